@@ -1,0 +1,1 @@
+"""What the service says: pure values in, pure values out."""

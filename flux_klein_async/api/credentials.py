@@ -1,0 +1,80 @@
+"""Where the token may come from, in order, and how it is kept out of everything that is shown.
+
+The only file that is read here is the vendor CLI's own, and only where nothing else gave a token.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from flux_klein_async.errors import ConfigurationError
+from flux_klein_async.options import TOKEN_VARIABLES, Environment
+
+__all__ = ["Redactor", "find_token"]
+
+_REDACTED = "[token]"
+_MAX_FILE_BYTES = 64 * 1024
+_SHORTEST_SECRET = 6  # a shorter "token" is a placeholder; replacing it would maim ordinary words
+
+
+def find_token(explicit: str | None, environment: Environment, *, wall_clock: Callable[[], float]) -> str:
+    """The token: the one given, else the environment's, else the vendor CLI's file.
+
+    Raises:
+        ConfigurationError: There is none, or it cannot be one. The message names the ways to give one.
+    """
+    token = explicit if explicit is not None else environment.token
+    if token is None and environment.token_file is not None:
+        token = _from_file(Path(environment.token_file), wall_clock)
+    if token is None:
+        raise ConfigurationError(
+            "No token. Pass api_key=..., or set "
+            + ", ".join(TOKEN_VARIABLES[:-1])
+            + f" or {TOKEN_VARIABLES[-1]}, or log in with the vendor's CLI (its token.json is read). "
+            "To try things without a token, use the emulator."
+        )
+    if not isinstance(token, str):
+        raise ConfigurationError("The token must be a string")
+    token = token.strip()
+    if not token or not all("!" <= character <= "~" for character in token):
+        raise ConfigurationError("The token is empty or holds spaces or characters that no header can carry")
+    return token
+
+
+def _from_file(path: Path, wall_clock: Callable[[], float]) -> str | None:
+    try:
+        with path.open("rb") as file:
+            content = json.loads(file.read(_MAX_FILE_BYTES))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigurationError(f"The token file {path} cannot be read", cause=type(error).__name__) from None
+    if not isinstance(content, dict) or not isinstance(content.get("access_token"), str):
+        raise ConfigurationError(f"The token file {path} holds no access_token")
+    expires_at = content.get("expires_at")
+    if isinstance(expires_at, int | float) and expires_at <= wall_clock():
+        raise ConfigurationError(f"The token in {path} has expired; log in again with the vendor's CLI")
+    return str(content["access_token"])
+
+
+class Redactor:
+    """Replaces the token wherever a server echoes it, before anything else sees the bytes."""
+
+    def __init__(self, token: str) -> None:
+        # Some encoders write "/" as "\/" in JSON; such an echo must not slip through either.
+        needles = {token, token.replace("/", "\\/")} if len(token) >= _SHORTEST_SECRET else set()
+        self._needles = tuple(needles)
+        self._bytes = tuple(needle.encode() for needle in self._needles)
+
+    def text(self, text: str) -> str:
+        """The same text without the token."""
+        for needle in self._needles:
+            text = text.replace(needle, _REDACTED)
+        return text
+
+    def body(self, body: bytes) -> bytes:
+        """The same bytes without the token."""
+        for needle in self._bytes:
+            if needle in body:
+                body = body.replace(needle, _REDACTED.encode())
+        return body

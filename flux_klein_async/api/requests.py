@@ -1,0 +1,113 @@
+"""What we ask: every call of the API as a frozen `Request`.
+
+The only place where the token enters a header, and the only one that writes JSON. Sources of every fact:
+docs/wire.md.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from flux_klein_async.api.addresses import Addresses
+from flux_klein_async.api.messages import Kind, Request
+from flux_klein_async.errors import InvalidInputError
+
+__all__ = ["Api", "encode_input"]
+
+# Seconds of silence on the socket. A half-open connection answers a look never: it is given up soon and simply
+# looked at again. A submit is given up late, since its loss costs money.
+_LOOK_SILENCE = 5.0
+_CALL_SILENCE = 30.0
+_SUBMIT_SILENCE = 60.0
+
+
+class Api:
+    """Builds every request; the only object that puts the token into a header."""
+
+    def __init__(self, addresses: Addresses, token: str, user_agent: str) -> None:
+        self.addresses = addresses
+        common = {"Accept": "application/json", "User-Agent": user_agent}
+        self._headers = {**common, "Authorization": f"Bearer {token}"}
+        self._post_headers = {**self._headers, "Content-Type": "application/json"}
+        self._file_headers = {"Accept": "*/*", "User-Agent": user_agent}
+
+    def submit(self, model: str, body: bytes) -> Request:
+        """The one request that costs money."""
+        return Request(
+            kind=Kind.SUBMIT,
+            method="POST",
+            url=self.addresses.model(model),
+            headers=self._post_headers,
+            body=body,
+            replayable=False,
+            silence=_SUBMIT_SILENCE,
+        )
+
+    def look(self, request_id: str) -> Request:
+        """A status call made while waiting."""
+        return self._get(self.addresses.request(request_id, "status"), _LOOK_SILENCE)
+
+    def status(self, request_id: str) -> Request:
+        """A status call made for its own sake."""
+        return self._get(self.addresses.request(request_id, "status"), _CALL_SILENCE)
+
+    def result(self, request_id: str) -> Request:
+        """The result, with its cost where the service tells it."""
+        return self._get(self.addresses.request(request_id, "result") + "?include_cost=true", _CALL_SILENCE)
+
+    def model(self, model: str) -> Request:
+        """The catalogue entry of a model."""
+        return self._get(self.addresses.model(model), _CALL_SILENCE)
+
+    def cancel(self, request_id: str) -> Request:
+        """A cancel has no body; asking twice cancels no more than once."""
+        return Request(
+            kind=Kind.CANCEL,
+            method="POST",
+            url=self.addresses.request(request_id, "cancel"),
+            headers=self._headers,
+            replayable=True,
+            silence=_CALL_SILENCE,
+        )
+
+    def file(self, url: str) -> Request:
+        """A hosted file: no token, whoever the host is."""
+        return Request(
+            kind=Kind.FILE,
+            method="GET",
+            url=url,
+            headers=self._file_headers,
+            replayable=True,
+            silence=_CALL_SILENCE,
+        )
+
+    def _get(self, url: str, silence: float) -> Request:
+        return Request(kind=Kind.READ, method="GET", url=url, headers=self._headers, replayable=True, silence=silence)
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, BaseModel):
+        fields = value.model_dump(exclude_none=True)
+        return fields["url"] if set(fields) == {"url"} else fields  # a HostedFile goes as its URL
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no place in JSON")
+
+
+def encode_input(value: BaseModel | Mapping[str, Any]) -> bytes:
+    """The body of a submit.
+
+    Raises:
+        InvalidInputError: It is no JSON object: a foreign type, NaN, a lone surrogate, a cycle.
+    """
+    try:
+        text = json.dumps(_plain(value), default=_plain, allow_nan=False, ensure_ascii=False)
+        return text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInputError("The input cannot be written as JSON", cause=_reason(error)) from None
+
+
+def _reason(error: Exception) -> str:
+    return error.reason if isinstance(error, UnicodeEncodeError) else str(error)

@@ -1,0 +1,522 @@
+"""`FluxKleinClient`: wires the parts together; each verb is a few lines over `flow`."""
+
+import asyncio
+import os
+import time
+import warnings
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from pydantic import ValidationError
+
+from flux_klein_async._version import USER_AGENT
+from flux_klein_async.api.addresses import Addresses, checked_model_id, checked_request_id
+from flux_klein_async.api.credentials import Redactor, find_token
+from flux_klein_async.api.requests import Api
+from flux_klein_async.errors import FluxKleinError, InvalidInputError
+from flux_klein_async.events import Closed, Event, Failed
+from flux_klein_async.flow import calls, download
+from flux_klein_async.flow.call import Call
+from flux_klein_async.flow.core import Core, log
+from flux_klein_async.flow.fanout import FanOut
+from flux_klein_async.flow.orders import Order, invalid_input, prepare
+from flux_klein_async.flow.submission import submit
+from flux_klein_async.flow.updates import Updates
+from flux_klein_async.flow.waiting import Ticket, wait
+from flux_klein_async.handle import RequestHandle
+from flux_klein_async.ledger.base import Budget, Journal, NoBudget, NoJournal
+from flux_klein_async.models import (
+    KLEIN_4B_TEXT_TO_IMAGE,
+    CancelOutcome,
+    GenerationResult,
+    Input,
+    ModelInfo,
+    Outcome,
+    RequestStatus,
+)
+from flux_klein_async.options import (
+    DEFAULT,
+    Limits,
+    OnAbandon,
+    RetryPolicy,
+    Timeout,
+    checked_timeout,
+    from_environ,
+)
+from flux_klein_async.polling.policies import ExponentialPolling, PollPolicy
+from flux_klein_async.transport.aiohttp import AiohttpTransport
+from flux_klein_async.transport.pacing import InProcessLimiter, Limiter
+from flux_klein_async.transport.retry import Backoff
+
+if TYPE_CHECKING:
+    import aiohttp
+
+__all__ = ["FluxKleinClient"]
+
+T = TypeVar("T")
+_OnStatus = Callable[[RequestStatus], object]
+_CLOSE_WITHIN = 5.0  # seconds that closing may take beyond its drain
+
+
+class FluxKleinClient:
+    """An asyncio client of RunComfy's Model API, made for FLUX.2 [klein] 4B text to image.
+
+    One client belongs to one event loop, opens its HTTP session at the first call, and serves any number of tasks.
+
+    Args:
+        api_key: The token. None: RUNCOMFY_API_TOKEN, RUNCOMFY_TOKEN, RUNCOMFY_API_KEY, then the vendor CLI's file.
+        base_url: None: RUNCOMFY_MODEL_API_BASE, then the service's own.
+        model: What `submit` and `generate*` run unless told otherwise.
+        timeout: Seconds for each verb as a whole; None is no limit.
+        limits: How much at once, and how large; or a `Limiter` of your own.
+        polling: When to look; None: `ExponentialPolling()`.
+        retry: How calls are repeated where that is safe; None: `RetryPolicy()`.
+        session: A session to borrow; it is never closed. It may have no credentials of its own.
+        journal: Where orders are written down; None: nowhere.
+        budget: What bounds the spending; None: nothing.
+        on_event: A plain function that is given each `Event`; one that raises is logged and ignored.
+        allow_insecure: Permit plain http to another machine, which sends the token in clear.
+
+    Raises:
+        ConfigurationError: No token, a bad base URL, an unusable session.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        *,
+        base_url: str | None = None,
+        model: str = KLEIN_4B_TEXT_TO_IMAGE,
+        timeout: float | None = 120.0,
+        limits: Limits | Limiter | None = None,
+        polling: PollPolicy | None = None,
+        retry: RetryPolicy | None = None,
+        session: "aiohttp.ClientSession | None" = None,
+        journal: Journal | None = None,
+        budget: Budget | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        allow_insecure: bool = False,
+    ) -> None:
+        environment = from_environ(os.environ)
+        token = find_token(api_key, environment, wall_clock=time.time)
+        addresses = Addresses(base_url or environment.base_url, allow_insecure=allow_insecure)
+        settings = limits if isinstance(limits, Limits) else Limits()
+        retry = retry or RetryPolicy()
+        self._model = checked_model_id(model)
+        self._timeout = checked_timeout(timeout, None)
+        self._max_in_flight = settings.max_in_flight
+        self._core = Core(
+            api=Api(addresses, token, USER_AGENT),
+            transport=AiohttpTransport(limits=settings, redactor=Redactor(token), session=session),
+            limiter=InProcessLimiter(settings) if limits is None or isinstance(limits, Limits) else limits,
+            polling=polling or ExponentialPolling(),
+            retry=retry,
+            journal=journal or NoJournal(),
+            budget=budget or NoBudget(),
+            on_event=on_event,
+            backoff=Backoff(retry),
+        )
+        self._closing: asyncio.Task[tuple[str, ...]] | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self._core.closing else "open"
+        return f"<FluxKleinClient {self._core.api.addresses.origin} {state}>"
+
+    # --- one request
+
+    async def submit(
+        self,
+        input: Input,  # noqa: A002
+        *,
+        model: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        timeout: Timeout = DEFAULT,
+    ) -> RequestHandle:
+        """Submit one input: one accepted POST at most, and it costs money.
+
+        Args:
+            input: A prompt, a typed input, or a Mapping that goes as it is.
+            model: The model's id; None is the client's (a typed input of another model names its own).
+            width: Pixels, 64 to 2048.
+            height: Pixels, 64 to 2048.
+            timeout: Seconds.
+
+        Raises:
+            InvalidInputError: Refused here; nothing was sent.
+            APIStatusError: Refused by the service.
+            SubmissionUncertainError: It may or may not have been accepted.
+            APIConnectionError, APITimeoutError: Nothing was sent.
+        """
+        order = self._order(input, model, width, height)
+        with self._call(timeout) as call:
+            await submit(self._core, call, order, on_abandon="cancel")
+            return RequestHandle(self, self._ticket_of(call, order))
+
+    async def status(self, request: str | RequestHandle) -> RequestStatus:
+        """Look once where a request stands.
+
+        Raises:
+            APIStatusError, APIConnectionError, APITimeoutError, InvalidResponseError: After the last attempt.
+        """
+        request_id = _id_of(request)
+        with self._call(DEFAULT, request_id=request_id) as call:
+            return await calls.status(self._core, call, request_id)
+
+    async def result(self, request: str | RequestHandle) -> GenerationResult:
+        """The result of a request that has ended.
+
+        Raises:
+            ResultNotReadyError: It has not.
+            GenerationFailedError, GenerationCancelledError: It ended so.
+            APIStatusError, APIConnectionError, APITimeoutError, InvalidResponseError: After the last attempt.
+        """
+        request_id = _id_of(request)
+        with self._call(DEFAULT, request_id=request_id) as call:
+            return await calls.fetch_result(self._core, call, request_id)
+
+    async def cancel(self, request: str | RequestHandle) -> CancelOutcome:
+        """Cancel a queued request; a running one goes on and is charged.
+
+        Raises:
+            APIStatusError, APIConnectionError, APITimeoutError: After the last attempt.
+            InvalidResponseError: The answer does not say whether it was cancelled.
+        """
+        request_id = _id_of(request)
+        with self._call(DEFAULT, request_id=request_id) as call:
+            return await calls.cancel(self._core, call, request_id)
+
+    async def wait_for_result(
+        self,
+        request: str | RequestHandle,
+        *,
+        timeout: Timeout = DEFAULT,
+        on_abandon: OnAbandon = "leave",
+        on_status: _OnStatus | None = None,
+    ) -> GenerationResult:
+        """Wait for a request's end and bring its result.
+
+        Args:
+            request: The request, or its id.
+            timeout: Seconds for looking and fetching together.
+            on_abandon: When the deadline passes or the task is cancelled: "cancel" asks the service to cancel,
+                "leave" sends nothing.
+            on_status: A plain function, given each change of state or queue position.
+
+        Raises:
+            WaitTimeoutError: The deadline passed; the request can be taken up again.
+            GenerationFailedError, GenerationCancelledError: It ended so.
+            APIStatusError: The service refused every look for 10 s.
+            ResultNotReadyError: "completed", yet no result for 10 s.
+        """
+        ticket = self._ticket(request)
+        _check_on_abandon(on_abandon)
+        call = self._call(timeout, request_id=ticket.request_id, waits=True)
+        try:
+            with call:
+                return await wait(self._core, call, ticket, on_abandon=on_abandon, on_status=on_status)
+        except FluxKleinError as error:
+            self._tell_failed(error, call)
+            raise
+
+    async def generate(
+        self,
+        input: Input,  # noqa: A002
+        *,
+        model: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        timeout: Timeout = DEFAULT,
+        on_abandon: OnAbandon = "cancel",
+        on_status: _OnStatus | None = None,
+        tag: object = None,
+    ) -> GenerationResult:
+        """Submit one input and wait for its result, in one of the `max_in_flight` slots.
+
+        Args:
+            input: A prompt, a typed input, or a Mapping that goes as it is.
+            model: The model's id; None is the client's (a typed input of another model names its own).
+            width: Pixels, 64 to 2048.
+            height: Pixels, 64 to 2048.
+            timeout: Seconds for the slot, the submit, the waiting, repeats and the fetch together.
+            on_abandon: When the deadline passes or the task is cancelled: "cancel" asks the service to cancel,
+                "leave" sends nothing.
+            on_status: A plain function, given each change of state or queue position.
+            tag: Anything; it travels through the events of this generation.
+
+        Raises:
+            InvalidInputError: Refused here; nothing was sent.
+            SubmissionUncertainError: The submit may or may not have been accepted.
+            FluxKleinError: As `submit` and `wait_for_result`.
+        """
+        order = self._order(input, model, width, height)
+        _check_on_abandon(on_abandon)
+        call = self._call(timeout, tag=tag, waits=True)
+        try:
+            with call:
+                await self._core.limiter.acquire()
+                try:
+                    return await self._run(call, order, on_abandon, on_status)
+                finally:
+                    self._core.limiter.release()
+        except FluxKleinError as error:
+            self._tell_failed(error, call)
+            raise
+
+    def handle(self, request_id: str) -> RequestHandle:
+        """Take up a request that was submitted earlier, by any process.
+
+        Raises:
+            InvalidInputError: It is no request id.
+        """
+        return RequestHandle(self, self._ticket(request_id))
+
+    def updates(self, request: str | RequestHandle, *, timeout: Timeout = DEFAULT) -> AsyncIterator[RequestStatus]:
+        """A `RequestStatus` at each change of state or queue position, the final one last.
+
+        The iterator raises what `wait_for_result` raises, but for the generation's own end.
+        """
+        return Updates(self._core, self._ticket(request), checked_timeout(timeout, self._timeout))
+
+    # --- many
+
+    def generate_many(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        concurrency: int | None = None,
+        ordered: bool = False,
+        to_input: Callable[[T], Input] | None = None,
+        timeout: Timeout = DEFAULT,
+        on_abandon: OnAbandon = "cancel",
+    ) -> FanOut[T]:
+        """Generate for many items: an async context manager that gives an async iterator of `Outcome`.
+
+        Args:
+            items: Inputs, or anything that `to_input` makes inputs of; read only as there is room.
+            concurrency: Items under way at once; the client's `max_in_flight` bounds it too.
+            ordered: Outcomes in the order of the items instead of as they finish.
+            to_input: From an item to its input.
+            timeout: Seconds for each item, from when it has its slot.
+            on_abandon: What to do with an item's request when the fan-out is left or its deadline passes.
+
+        Raises:
+            InvalidInputError: `items` is one input instead of many, or an option is no such thing.
+            ConfigurationError, AuthenticationError, PermissionDeniedError, InsufficientBalanceError,
+                BudgetExceededError: From the iterator, after the outcomes of the items that were under way:
+                every further submit would fail so too.
+        """
+        _check_on_abandon(on_abandon)
+        seconds = checked_timeout(timeout, self._timeout)
+        if concurrency is None:
+            concurrency = self._max_in_flight
+        if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
+            raise InvalidInputError("concurrency must be a whole number of at least 1, or None")
+
+        async def run(index: int, item: T) -> GenerationResult:
+            order = self._order_of(item, to_input)
+            await self._core.limiter.acquire()
+            try:
+                call = self._call(seconds, tag=index, waits=True)
+                try:
+                    with call:
+                        return await self._run(call, order, on_abandon, None)
+                except FluxKleinError as error:
+                    self._tell_failed(error, call)
+                    raise
+            finally:
+                self._core.limiter.release()
+
+        return FanOut(items, run, concurrency=concurrency, ordered=ordered)
+
+    async def generate_all(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        concurrency: int | None = None,
+        ordered: bool = False,
+        to_input: Callable[[T], Input] | None = None,
+        timeout: Timeout = DEFAULT,
+        on_abandon: OnAbandon = "cancel",
+    ) -> list[Outcome[T]]:
+        """`generate_many` to its end: the outcomes in the order of the items.
+
+        Raises:
+            InvalidInputError: As `generate_many`. An item's own error is its outcome, and an error that dooms
+                every further submit is the outcome of every item that was not submitted.
+        """
+        fan_out = self.generate_many(
+            items,
+            concurrency=concurrency,
+            ordered=ordered,
+            to_input=to_input,
+            timeout=timeout,
+            on_abandon=on_abandon,
+        )
+        return await fan_out.all()
+
+    # --- files and catalogue
+
+    async def model(self, model: str | None = None) -> ModelInfo:
+        """A model's catalogue entry, with its price; None is the client's own model.
+
+        Raises:
+            NotFoundError: There is no such model.
+            FluxKleinError: As `status`.
+        """
+        model = checked_model_id(model or self._model)
+        with self._call(DEFAULT) as call:
+            return await calls.model_info(self._core, call, model)
+
+    async def download(
+        self,
+        result: GenerationResult,
+        directory: str | os.PathLike[str],
+        *,
+        names: Sequence[str] | None = None,
+    ) -> list[Path]:
+        """Save every file of a result into a directory, which is made if need be.
+
+        Args:
+            result: What to save.
+            directory: Where to; nothing is written outside of it, whatever the URLs say.
+            names: A plain file name for each file; None: the request id and a suffix by content.
+
+        Raises:
+            DownloadError: A file could not be brought home; of that file nothing is left behind.
+            InvalidInputError: `names` are no such names.
+        """
+        return await download.save(self._core, self._call(DEFAULT), result, Path(directory), names)
+
+    async def read(self, result: GenerationResult) -> list[bytes]:
+        """Every file of a result, in memory.
+
+        Raises:
+            DownloadError: A file could not be brought home.
+        """
+        return await download.read(self._core, self._call(DEFAULT), result)
+
+    # --- closing
+
+    async def aclose(self, *, drain: float = 0.0) -> tuple[str, ...]:
+        """Close the client; closing again gives the same answer.
+
+        Args:
+            drain: Seconds to wait for calls under way; then they end with `ClientClosedError`. Closing takes at
+                most 5 s more.
+
+        Returns:
+            The ids of requests that nobody waits for any more and that may still run.
+        """
+        if self._closing is None:
+            if self._core.opened:
+                self._core.bind()
+            self._core.closing = True
+            self._closing = asyncio.ensure_future(self._close(checked_timeout(drain, None) or 0.0))
+        return await asyncio.shield(self._closing)
+
+    async def _close(self, drain: float) -> tuple[str, ...]:
+        core = self._core
+        await core.calls.drained(drain)
+        end = asyncio.get_running_loop().time() + _CLOSE_WITHIN
+        core.calls.close()
+        await core.calls.drained(_CLOSE_WITHIN)
+        await core.background.finish(max(0.0, end - asyncio.get_running_loop().time()))
+        await core.transport.aclose()
+        left = tuple(sorted(core.left_running))
+        if left:
+            log.warning("Closed; still running: %s", ", ".join(left))
+        core.emit(lambda at: Closed(at=at, left_running=left))
+        return left
+
+    async def __aenter__(self) -> Self:
+        self._core.bind()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        core: Core | None = getattr(self, "_core", None)  # None: the constructor raised
+        if core is not None and core.opened and not core.closing:
+            warnings.warn(
+                f"Unclosed {self!r}: use `async with` or await aclose()", ResourceWarning, stacklevel=2, source=self
+            )
+            core.transport.abandon()
+
+    # --- inside
+
+    def _order(self, input: Any, model: str | None, width: int | None, height: int | None) -> Order:  # noqa: A002
+        return prepare(input, model=model, width=width, height=height, default_model=self._model)
+
+    def _order_of(self, item: T, to_input: Callable[[T], Input] | None) -> Order:
+        """An item's order; whatever goes wrong in the making is the item's own error."""
+        if to_input is None:
+            return self._order(item, None, None, None)
+        try:
+            made = to_input(item)
+        except FluxKleinError:
+            raise
+        except ValidationError as error:
+            raise invalid_input(error) from error
+        except Exception as error:
+            raise InvalidInputError("to_input failed", cause=f"{type(error).__name__}: {error}") from error
+        return self._order(made, None, None, None)
+
+    def _call(
+        self, timeout: Timeout, *, request_id: str | None = None, tag: object = None, waits: bool = False
+    ) -> Call:
+        seconds = checked_timeout(timeout, self._timeout)
+        return self._core.call(seconds, request_id=request_id, tag=tag, waits=waits)
+
+    async def _run(
+        self, call: Call, order: Order, on_abandon: OnAbandon, on_status: _OnStatus | None
+    ) -> GenerationResult:
+        begun = self._core.loop.time()
+        await submit(self._core, call, order, on_abandon=on_abandon)
+        ticket = self._ticket_of(call, order, begun)
+        return await wait(self._core, call, ticket, on_abandon=on_abandon, on_status=on_status)
+
+    def _ticket_of(self, call: Call, order: Order, begun: float | None = None) -> Ticket:
+        now = self._core.loop.time()
+        return Ticket(
+            request_id=call.request_id or "",
+            model=order.model,
+            pixels=order.pixels,
+            accepted_at=now,
+            submit_seconds=now - (call.started if begun is None else begun),
+        )
+
+    def _ticket(self, request: str | RequestHandle) -> Ticket:
+        if isinstance(request, RequestHandle):
+            return request.ticket
+        return Ticket(request_id=checked_request_id(request))
+
+    def _tell_failed(self, error: FluxKleinError, call: Call) -> None:
+        if call.waits and call.submitted:
+            error.paid_by_this_call = True
+        self._core.emit(
+            lambda at: Failed(
+                at=at,
+                request_id=error.request_id,
+                tag=call.tag,
+                error_type=type(error).__name__,
+                error=str(error),
+            )
+        )
+
+
+def _id_of(request: str | RequestHandle) -> str:
+    return request.request_id if isinstance(request, RequestHandle) else checked_request_id(request)
+
+
+def _check_on_abandon(on_abandon: object) -> None:
+    if on_abandon not in {"cancel", "leave"}:
+        raise InvalidInputError('on_abandon must be "cancel" or "leave"')

@@ -1,0 +1,380 @@
+"""Every exception that leaves the package, and what each one knows.
+
+    FluxKleinError
+    ├── ConfigurationError             you set it up wrong
+    │   └── ClientClosedError          the client is closed, or was closed under the call
+    ├── InvalidInputError              refused here, before anything was sent (a ValueError)
+    ├── APIConnectionError             the wire broke
+    ├── APITimeoutError                the wire stayed silent (a TimeoutError)
+    ├── APIStatusError                 the service refused
+    │   ├── AuthenticationError, PermissionDeniedError, InsufficientBalanceError
+    │   ├── NotFoundError, InputRejectedError
+    │   └── RateLimitError, ServerError
+    ├── InvalidResponseError           the answer cannot be what the API documents
+    ├── SubmissionUncertainError       a submit that may or may not have been accepted
+    ├── ResultNotReadyError            asked for the result before the end
+    ├── GenerationFailedError          the generation itself failed
+    ├── GenerationCancelledError       the generation was cancelled
+    ├── WaitTimeoutError               we ran out of time, the request is known (a TimeoutError)
+    ├── DownloadError                  a finished file could not be brought home
+    ├── BudgetExceededError            the next submit would spend too much
+    └── JournalError                   what must be written down could not be
+
+An error carries facts; the sentence is made from them in ``__str__``. This module knows neither HTTP nor
+aiohttp: the table at its end says only which class stands for which code.
+"""
+
+from typing import Any, ClassVar, Literal
+
+__all__ = [
+    "APIConnectionError",
+    "APIStatusError",
+    "APITimeoutError",
+    "AuthenticationError",
+    "BudgetExceededError",
+    "Charged",
+    "ClientClosedError",
+    "ConfigurationError",
+    "DownloadError",
+    "FluxKleinError",
+    "GenerationCancelledError",
+    "GenerationFailedError",
+    "InputRejectedError",
+    "InsufficientBalanceError",
+    "InvalidInputError",
+    "InvalidResponseError",
+    "JournalError",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "ResultNotReadyError",
+    "ServerError",
+    "SubmissionUncertainError",
+    "WaitTimeoutError",
+    "status_error_class",
+]
+
+Charged = Literal["no", "yes", "unknown"]
+
+
+class FluxKleinError(Exception):
+    """The root: ``except FluxKleinError`` catches all that a server or a network can do.
+
+    Attributes:
+        request_id: The request's id, once known.
+        charged: May money be gone? ``"no"``, ``"yes"`` or ``"unknown"``.
+        retryable: Would the same call make sense later, without paying a second time?
+        cause: Type and text of the exception behind this one, where it could not be chained.
+    """
+
+    _transient: ClassVar[bool] = False
+    _default_charged: ClassVar[Charged | None] = None
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        request_id: str | None = None,
+        charged: Charged | None = None,
+        cause: str | None = None,
+    ) -> None:
+        # Everything but the message is optional: unpickling calls the class with `args` alone and then
+        # restores `__dict__`.
+        super().__init__(message)
+        self.request_id = request_id
+        self.cause = cause
+        self.paid_by_this_call = False
+        self._charged = charged
+
+    @property
+    def charged(self) -> Charged:
+        """May money be gone? An accepted request whose end is not known may be charged."""
+        if self._charged is not None:
+            return self._charged
+        if self._default_charged is not None:
+            return self._default_charged
+        return "unknown" if self.request_id else "no"
+
+    @property
+    def retryable(self) -> bool:
+        """Would the same call make sense later?
+
+        Never so after this very call had a submit accepted: making it again would pay again. Take up
+        ``request_id`` with ``wait_for_result`` then.
+        """
+        return self._transient and not self.paid_by_this_call
+
+    def __str__(self) -> str:
+        text = str(self.args[0]) if self.args and self.args[0] else self._summary()
+        if self.cause:
+            text += f": {self.cause}"
+        return f"{text} (request {self.request_id})" if self.request_id else text
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def _summary(self) -> str:
+        return (type(self).__doc__ or type(self).__name__).splitlines()[0].rstrip(".")
+
+
+class ConfigurationError(FluxKleinError):
+    """No token, a bad base URL, the wrong event loop, an unusable session."""
+
+
+class ClientClosedError(ConfigurationError):
+    """The client is closed, or was closed while the call was under way."""
+
+
+class InvalidInputError(FluxKleinError, ValueError):
+    """The input was refused here, before anything was sent."""
+
+
+class _WireError(FluxKleinError):
+    """What the two ways of the wire to fail have in common: whether a byte may have left."""
+
+    _transient = True
+
+    def __init__(self, message: str = "", *, sent: bool = True, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.sent = sent
+
+
+class APIConnectionError(_WireError):
+    """The connection to the service failed.
+
+    Attributes:
+        sent: False where it is certain that nothing of the request's body was written.
+    """
+
+
+class APITimeoutError(_WireError, TimeoutError):
+    """The service stayed silent for too long.
+
+    Attributes:
+        sent: False where it is certain that nothing of the request's body was written.
+    """
+
+
+class APIStatusError(FluxKleinError):
+    """The service refused the call.
+
+    Attributes:
+        status_code: The HTTP status.
+        error_code: The service's own code, where it gave one.
+        detail: Its message, or its list of the fields at fault.
+        retry_after: Seconds after which it wants to be asked again, or None.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        status_code: int = 0,
+        error_code: int | None = None,
+        detail: Any = None,
+        retry_after: float | None = None,
+        **facts: Any,
+    ) -> None:
+        super().__init__(message, **facts)
+        self.status_code = status_code
+        self.error_code = error_code
+        self.detail = detail
+        self.retry_after = retry_after
+
+    def _summary(self) -> str:
+        code = f", code {self.error_code}" if self.error_code is not None else ""
+        wait = f", retry after {self.retry_after:g} s" if self.retry_after is not None else ""
+        detail = f": {self.detail}" if self.detail else ""
+        return f"{super()._summary()} [HTTP {self.status_code}{code}{wait}]{detail}"
+
+
+class AuthenticationError(APIStatusError):
+    """The token is missing, wrong, expired or revoked."""
+
+
+class PermissionDeniedError(APIStatusError):
+    """The request belongs to somebody else, or the account may not do this."""
+
+
+class InsufficientBalanceError(APIStatusError):
+    """No balance is left on the account."""
+
+
+class NotFoundError(APIStatusError):
+    """The model or request is unknown, deleted or expired."""
+
+
+class InputRejectedError(APIStatusError):
+    """The service refused the input."""
+
+
+class RateLimitError(APIStatusError):
+    """The service wants the call later."""
+
+    _transient = True
+
+
+class ServerError(APIStatusError):
+    """The service is in trouble."""
+
+    _transient = True
+
+
+class InvalidResponseError(FluxKleinError):
+    """The answer cannot be what the API documents.
+
+    Attributes:
+        status_code: The HTTP status that came with it, or None.
+    """
+
+    _transient = True
+
+    def __init__(self, message: str = "", *, status_code: int | None = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.status_code = status_code
+
+
+class SubmissionUncertainError(FluxKleinError):
+    """The submit may or may not have been accepted; it was not repeated, since it may have been paid.
+
+    Attributes:
+        raw: What came back: the answer's text, shortened, or None where nothing came.
+    """
+
+    _default_charged = "unknown"
+
+    def __init__(self, message: str = "", *, raw: str | None = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.raw = raw
+
+
+class ResultNotReadyError(FluxKleinError):
+    """The generation has not ended yet."""
+
+    _transient = True
+
+
+class GenerationFailedError(FluxKleinError):
+    """The generation failed.
+
+    Attributes:
+        detail: What the service says went wrong, or None.
+    """
+
+    def __init__(self, message: str = "", *, detail: Any = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.detail = detail
+
+    def _summary(self) -> str:
+        return f"{super()._summary()}: {self.detail}" if self.detail else super()._summary()
+
+
+class GenerationCancelledError(FluxKleinError):
+    """The generation was cancelled."""
+
+    _default_charged = "no"
+
+
+class WaitTimeoutError(FluxKleinError, TimeoutError):
+    """The deadline passed while the generation was still under way; it may yet finish.
+
+    Attributes:
+        elapsed: Seconds since the call began.
+        looks: How many times the status was asked for.
+        state: The last state seen, as a word, or None.
+    """
+
+    _transient = True
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        elapsed: float | None = None,
+        looks: int = 0,
+        state: str | None = None,
+        **facts: Any,
+    ) -> None:
+        super().__init__(message, **facts)
+        self.elapsed = elapsed
+        self.looks = looks
+        self.state = state
+
+    def _summary(self) -> str:
+        after = f" after {self.elapsed:.3g} s" if self.elapsed is not None else ""
+        seen = f"last seen {self.state}" if self.state else "not seen yet"
+        plural = "" if self.looks == 1 else "s"
+        return f"The deadline passed{after}; {seen} in {self.looks} look{plural}; it may still finish"
+
+
+class DownloadError(FluxKleinError):
+    """A file could not be downloaded.
+
+    Attributes:
+        url: The file's URL, without its query.
+        status_code: The HTTP status, where there was one.
+    """
+
+    _default_charged = "yes"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        url: str | None = None,
+        status_code: int | None = None,
+        transient: bool = False,
+        **facts: Any,
+    ) -> None:
+        super().__init__(message, **facts)
+        self.url = url
+        self.status_code = status_code
+        self.transient = transient
+
+    @property
+    def retryable(self) -> bool:
+        """Whether what went wrong may pass; downloading again costs nothing."""
+        return self.transient
+
+
+class BudgetExceededError(FluxKleinError):
+    """The next submit could spend more than the budget allows."""
+
+
+class JournalError(FluxKleinError):
+    """What must be written down before going on could not be written down."""
+
+
+# docs/wire.md, "Errors": the service's own code decides where it is known, the HTTP status otherwise.
+_CLASSES: dict[int, type[APIStatusError]] = {
+    400001: InputRejectedError,
+    400002: InsufficientBalanceError,
+    400004: AuthenticationError,
+    401001: AuthenticationError,
+    403001: PermissionDeniedError,
+    403003: PermissionDeniedError,
+    404001: NotFoundError,
+    422001: InputRejectedError,
+    500001: ServerError,
+    400: InputRejectedError,
+    401: AuthenticationError,
+    402: InsufficientBalanceError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    408: RateLimitError,
+    422: InputRejectedError,
+    429: RateLimitError,
+    **dict.fromkeys(range(500, 600), ServerError),
+    # Sister products of the vendor: account or deployment switched off.
+    **dict.fromkeys((10001, 10002, 10003), PermissionDeniedError),
+}
+
+
+def status_error_class(status_code: int, error_code: int | None) -> type[APIStatusError]:
+    """The class that stands for a refusal: by known code, else by status, else by the code's first digits."""
+    if error_code in _CLASSES:
+        return _CLASSES[error_code]
+    if status_code in _CLASSES:
+        return _CLASSES[status_code]
+    leading = int(str(error_code)[:3]) if error_code is not None and error_code >= 0 else 0
+    return _CLASSES.get(leading, APIStatusError)

@@ -1,0 +1,120 @@
+"""The small frozen objects given to `on_event`: the only side channel.
+
+Progress displays, logs, metrics and traces are built on these. `at` is the running loop's time in seconds. No event
+holds a token, an input or an open resource.
+"""
+
+from dataclasses import dataclass
+
+from flux_klein_async.models import RequestState
+
+__all__ = [
+    "Cancelled",
+    "Closed",
+    "Downloaded",
+    "Event",
+    "Failed",
+    "Finished",
+    "Held",
+    "Looked",
+    "Retrying",
+    "StateChanged",
+    "Submitted",
+    "Uncertain",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What all events have: the request, the caller's tag, and the loop's time."""
+
+    at: float
+    request_id: str | None = None
+    tag: object = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted(Event):
+    """A submit was accepted; `seconds` since it was asked for."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked(Event):
+    """A look at the status was answered (`state`) or saw nothing (`error`: what stood in its way)."""
+
+    look: int
+    state: RequestState | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateChanged(Event):
+    """The state or the queue position is another one than at the last look."""
+
+    state: RequestState
+    queue_position: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held(Event):
+    """The service asked for patience: all calls of this kind wait for `seconds`."""
+
+    kind: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrying(Event):
+    """A call failed in a way that allows a repeat, which comes after `seconds`."""
+
+    attempt: int
+    seconds: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished(Event):
+    """A generation completed and its result is here; `seconds` since the call began."""
+
+    seconds: float
+    looks: int
+    lag_max: float | None
+    cost_usd: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed(Event):
+    """A call for a generation ended in an error (its class name and its sentence)."""
+
+    error_type: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled(Event):
+    """The service was asked to cancel. `cancelled` is its answer, or None where it gave none."""
+
+    cancelled: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uncertain(Event):
+    """A submit may or may not have been accepted, and was left alone."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Downloaded(Event):
+    """Files of a request are on disk."""
+
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closed(Event):
+    """The client is closed; `left_running` are the ids that nobody waits for any more."""
+
+    left_running: tuple[str, ...]

@@ -1,0 +1,1 @@
+"""Things that take time: submitting, waiting, downloading, fanning out."""

@@ -1,0 +1,177 @@
+"""One verb under way: its one deadline, its end by `aclose`, and what it knew when it ended.
+
+Works as `asyncio.timeout` does (cancel the task, turn the CancelledError that comes out into the right error, leave
+foreign cancellations alone), for two reasons instead of one: the deadline, and the client being closed.
+"""
+
+import asyncio
+from enum import Enum
+from types import TracebackType
+from typing import Self
+
+from flux_klein_async.errors import (
+    APITimeoutError,
+    ClientClosedError,
+    FluxKleinError,
+    SubmissionUncertainError,
+    WaitTimeoutError,
+)
+
+__all__ = ["Call", "Registry"]
+
+
+class _Reason(Enum):
+    EXPIRED = "expired"
+    CLOSED = "closed"
+
+
+class Registry:
+    """The verbs under way in one client: what `aclose` waits for, and then ends."""
+
+    def __init__(self) -> None:
+        self._calls: set[Call] = set()
+        self._empty: asyncio.Future[None] | None = None
+
+    def add(self, call: "Call") -> None:
+        """A verb has begun."""
+        self._calls.add(call)
+
+    def discard(self, call: "Call") -> None:
+        """A verb has ended."""
+        self._calls.discard(call)
+        if not self._calls and self._empty is not None and not self._empty.done():
+            self._empty.set_result(None)
+
+    async def drained(self, seconds: float) -> None:
+        """Wait until no verb is under way, for at most so long."""
+        if self._calls:
+            self._empty = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._empty}, timeout=seconds)
+
+    def close(self) -> None:
+        """End every verb with `ClientClosedError`."""
+        for call in list(self._calls):
+            call.close()
+
+
+class Call:
+    """A scope (`with call:`) and the facts that its error is made of.
+
+    Attributes:
+        deadline: The instant on the loop's clock after which nothing is awaited any more, or None.
+        request_id: Set as soon as it is known.
+        submitted: A submit of this very call was accepted.
+        uncertain: A submit's body has begun to be written and its answer is not known.
+        last_error: What the last attempt ended in.
+        waits: The verb waits for a generation's end: out of time is a `WaitTimeoutError` then.
+        gave_up: An error was raised because the deadline is too near; nothing may be repeated.
+    """
+
+    __slots__ = (
+        "_cancelling",
+        "_loop",
+        "_reason",
+        "_registry",
+        "_task",
+        "_timer",
+        "deadline",
+        "gave_up",
+        "last_error",
+        "looks",
+        "request_id",
+        "started",
+        "state",
+        "submitted",
+        "tag",
+        "uncertain",
+        "waits",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        registry: Registry,
+        timeout: float | None,
+        *,
+        request_id: str | None = None,
+        tag: object = None,
+        waits: bool = False,
+    ) -> None:
+        self._loop = loop
+        self._registry = registry
+        self.started = loop.time()
+        self.deadline = None if timeout is None else self.started + timeout
+        self.request_id = request_id
+        self.tag = tag
+        self.waits = waits
+        self.submitted = False
+        self.uncertain = False
+        self.gave_up = False
+        self.last_error: FluxKleinError | None = None
+        self.looks = 0
+        self.state: str | None = None
+        self._reason: _Reason | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        task = asyncio.current_task()
+        if task is None:
+            msg = "a verb must be awaited inside a task"
+            raise RuntimeError(msg)
+        self._task: asyncio.Task[object] = task
+        self._cancelling = task.cancelling()
+        if self.deadline is not None:
+            self._timer = self._loop.call_at(self.deadline, self._interrupt, _Reason.EXPIRED)
+        self._registry.add(self)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._registry.discard(self)
+        if self._reason is None:
+            return
+        if self._task.uncancel() <= self._cancelling and exc_type is asyncio.CancelledError:
+            if exc is not None:
+                exc.__context__ = None  # it may have passed through a request that holds the token
+            raise self._ended() from None
+
+    def close(self) -> None:
+        """End the verb with `ClientClosedError`."""
+        self._interrupt(_Reason.CLOSED)
+
+    def _interrupt(self, reason: _Reason) -> None:
+        if self._reason is None:
+            self._reason = reason
+            self._task.cancel()
+
+    def _ended(self) -> FluxKleinError:
+        if self._reason is _Reason.CLOSED:
+            return ClientClosedError(
+                "The client was closed while the call was under way",
+                request_id=self.request_id,
+                charged="unknown" if self.uncertain else None,
+            )
+        return self.out_of_time(self.last_error)
+
+    def out_of_time(self, last: FluxKleinError | None) -> FluxKleinError:
+        """The error for a deadline that has passed, or is too near for anything more to make sense."""
+        self.gave_up = True
+        if self.waits and self.request_id is not None:
+            return WaitTimeoutError(
+                request_id=self.request_id,
+                elapsed=self._loop.time() - self.started,
+                looks=self.looks,
+                state=self.state,
+                cause=str(last) if last else None,
+            )
+        if self.uncertain:
+            return SubmissionUncertainError("The deadline passed before the submit was answered")
+        if last is not None and (not self.waits or self.request_id is None):
+            return last
+        return APITimeoutError("The deadline passed", request_id=self.request_id, sent=False)

@@ -1,0 +1,93 @@
+"""The plain calls: status, result, cancel, catalogue entry. Each is repeated where repeating is harmless."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from flux_klein_async.api.answers import read_cancel, read_model, read_result, read_status
+from flux_klein_async.api.messages import Kind, Request, Response
+from flux_klein_async.errors import FluxKleinError
+from flux_klein_async.events import Cancelled
+from flux_klein_async.flow.call import Call, Registry
+from flux_klein_async.flow.core import Core, log
+from flux_klein_async.ledger.base import Entry, EntryState
+from flux_klein_async.models import CancelOutcome, GenerationResult, ModelInfo, RequestStatus
+from flux_klein_async.transport.retry import Verdict, classify, repeat
+
+__all__ = ["cancel", "cancel_abandoned", "fetch_result", "model_info", "single", "status"]
+
+T = TypeVar("T")
+CANCEL_WITHIN = 5.0  # seconds for a cancel that nobody waits for
+
+
+async def single(core: Core, call: Call, request: Request, read: Callable[[Response], T]) -> T:
+    """Make one call, with repeats inside the deadline and the client's quota.
+
+    Raises:
+        FluxKleinError: What the last attempt ended in.
+    """
+
+    async def once() -> T:
+        if request.kind is not Kind.CANCEL:
+            await core.gate(request.kind, call)
+        return read(await core.exchange(request))
+
+    try:
+        value = await once()
+    except FluxKleinError as error:
+        call.last_error = first = error
+    else:
+        core.quota.refund()
+        return value
+
+    def may_repeat(error: FluxKleinError) -> bool:
+        call.last_error = error
+        return not call.gave_up and classify(error, request) is Verdict.RETRY
+
+    return await repeat(
+        once,
+        first,
+        may_repeat=may_repeat,
+        attempts=core.retry.attempts,
+        backoff=core.backoff,
+        sleep=lambda seconds, failures, error: core.pause(request.kind, call, seconds, failures, error),
+    )
+
+
+async def status(core: Core, call: Call, request_id: str) -> RequestStatus:
+    """Where the request stands."""
+    return await single(core, call, core.api.status(request_id), lambda answer: read_status(answer, request_id))
+
+
+async def fetch_result(core: Core, call: Call, request_id: str) -> GenerationResult:
+    """The result of a completed request."""
+    return await single(core, call, core.api.result(request_id), lambda answer: read_result(answer, request_id))
+
+
+async def model_info(core: Core, call: Call, model: str) -> ModelInfo:
+    """The catalogue entry."""
+    return await single(core, call, core.api.model(model), read_model)
+
+
+async def cancel(core: Core, call: Call, request_id: str) -> CancelOutcome:
+    """Ask the service to cancel, and say what it answered."""
+    outcome = await single(core, call, core.api.cancel(request_id), lambda answer: read_cancel(answer, request_id))
+    core.emit(lambda at: Cancelled(at=at, request_id=request_id, tag=call.tag, cancelled=outcome.cancelled))
+    if outcome.cancelled:
+        core.budget.settle(request_id, 0.0)
+        await core.journal.record(Entry(state=EntryState.CANCELLED, request_id=request_id))
+    return outcome
+
+
+async def cancel_abandoned(core: Core, request_id: str, tag: object) -> None:
+    """Cancel a request that nobody waits for any more; what cannot be cancelled is remembered as running on."""
+    call = Call(core.loop, Registry(), CANCEL_WITHIN, request_id=request_id, tag=tag)
+    try:
+        with call:
+            if (await cancel(core, call, request_id)).cancelled:
+                core.left_running.discard(request_id)
+    except FluxKleinError as error:
+        log.warning("Request %s was abandoned and could not be cancelled: %s", request_id, error)
+        core.emit(lambda at: Cancelled(at=at, request_id=request_id, tag=tag, cancelled=None))
+    finally:
+        if not core.closing:  # only what is found running while closing is reported by it
+            core.left_running.discard(request_id)

@@ -1,0 +1,180 @@
+"""What every flow needs: the parts of one client, wired together, and the three things all calls do with them.
+
+Pass the gate, exchange a request for an answer, pause before a repeat.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from flux_klein_async.api.messages import Kind, Request, Response
+from flux_klein_async.api.requests import Api
+from flux_klein_async.api.retry_after import retry_after
+from flux_klein_async.errors import ClientClosedError, ConfigurationError, FluxKleinError, RateLimitError
+from flux_klein_async.events import Event, Held, Retrying
+from flux_klein_async.flow.background import Background
+from flux_klein_async.flow.call import Call, Registry
+from flux_klein_async.ledger.base import Budget, Journal
+from flux_klein_async.options import RetryPolicy
+from flux_klein_async.polling.policies import PollPolicy
+from flux_klein_async.transport.base import BodyGuard, Transport
+from flux_klein_async.transport.pacing import Limiter
+from flux_klein_async.transport.retry import Backoff, RetryQuota, refused_for_now
+
+__all__ = ["Core", "log", "sleep_until"]
+
+log = logging.getLogger("flux_klein_async")
+
+
+def _wake(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def sleep_until(loop: asyncio.AbstractEventLoop, when: float) -> None:
+    """Sleep until an instant of the loop's clock, exactly; `asyncio.sleep` takes a duration and rounds."""
+    future: asyncio.Future[None] = loop.create_future()
+    timer = loop.call_at(when, _wake, future)
+    try:
+        await future
+    finally:
+        timer.cancel()
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Core:
+    """The parts of one client.
+
+    Attributes:
+        calls: The verbs under way, for `aclose`.
+        left_running: Ids that nobody waits for and that may still run, found while closing.
+    """
+
+    api: Api
+    transport: Transport
+    limiter: Limiter
+    polling: PollPolicy
+    retry: RetryPolicy
+    journal: Journal
+    budget: Budget
+    on_event: Callable[[Event], None] | None
+    backoff: Backoff
+    quota: RetryQuota = field(default_factory=RetryQuota)
+    background: Background = field(default_factory=Background)
+    calls: Registry = field(default_factory=Registry)
+    left_running: set[str] = field(default_factory=set)
+    closing: bool = False
+    _loop: asyncio.AbstractEventLoop | None = None
+    _unknown_words: set[str] = field(default_factory=set)
+
+    # --- one loop
+
+    @property
+    def opened(self) -> bool:
+        """Whether anything was ever called, and so may be open."""
+        return self._loop is not None
+
+    def bind(self) -> asyncio.AbstractEventLoop:
+        """The loop that this client belongs to: the one of its first call.
+
+        Raises:
+            ClientClosedError: The client is closed.
+            ConfigurationError: It belongs to another loop.
+        """
+        if self.closing:
+            raise ClientClosedError("The client is closed")
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                raise ConfigurationError(
+                    "This client was first used in another event loop; make one client for each loop"
+                )
+            self._loop = loop
+        return loop
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop, once bound."""
+        return self._loop or self.bind()
+
+    def call(
+        self,
+        timeout: float | None,
+        *,
+        request_id: str | None = None,
+        tag: object = None,
+        waits: bool = False,
+    ) -> Call:
+        """A new scope for one verb."""
+        return Call(self.bind(), self.calls, timeout, request_id=request_id, tag=tag, waits=waits)
+
+    # --- telling
+
+    def emit(self, make: Callable[[float], Event]) -> None:
+        """Give an event to the handler, if there is one; a handler that raises is logged and ignored."""
+        if self.on_event is None:
+            return
+        try:
+            self.on_event(make(self.loop.time()))
+        except Exception:
+            log.exception("on_event raised; ignored")
+
+    def note_unknown(self, word: str) -> None:
+        """Log a state that nobody documented, once for each word, for a sane number of words."""
+        word = word[:40]
+        if word not in self._unknown_words and len(self._unknown_words) < 100:
+            self._unknown_words.add(word)
+            log.warning("Unknown state %r; waiting on until the deadline", word)
+
+    # --- calling
+
+    async def gate(self, kind: Kind, call: Call) -> None:
+        """Wait while the service wants no call of this kind; raise at once where that outlasts the deadline."""
+        while (until := self.limiter.held_until(kind)) > (now := self.loop.time()):
+            if call.deadline is not None and until > call.deadline:
+                raise call.out_of_time(
+                    RateLimitError(
+                        "The service wants no such call before the deadline",
+                        status_code=429,
+                        retry_after=until - now,
+                        request_id=call.request_id,
+                    )
+                )
+            await sleep_until(self.loop, until)
+
+    async def exchange(self, request: Request, guard: BodyGuard | None = None) -> Response:
+        """Send a request; a refusal that asks for patience holds all calls of its kind."""
+        response = await self.transport.send(request, guard)
+        if response.status >= 400:
+            self.heed(request.kind, response)
+        return response
+
+    def heed(self, kind: Kind, response: Response) -> None:
+        """Obey the `Retry-After` of a refusal."""
+        seconds = retry_after(response.headers)
+        if seconds and kind is not Kind.CANCEL:
+            self.limiter.hold(kind, self.loop.time() + seconds)
+            self.emit(lambda at: Held(at=at, kind=kind.value, seconds=seconds))
+
+    async def pause(self, kind: Kind, call: Call, seconds: float, failures: int, error: FluxKleinError) -> None:
+        """Sleep before a repeat, or give up: the deadline is too near, or the client has repeated too much."""
+        until = self.loop.time() + seconds
+        if kind is not Kind.CANCEL:
+            until = max(until, self.limiter.held_until(kind))
+        if call.deadline is not None and until > call.deadline:
+            raise call.out_of_time(error)
+        if not refused_for_now(error) and not self.quota.take():
+            raise error
+        wait = until - self.loop.time()
+        self.emit(
+            lambda at: Retrying(
+                at=at,
+                request_id=call.request_id,
+                tag=call.tag,
+                attempt=failures + 1,
+                seconds=wait,
+                error=str(error),
+            )
+        )
+        await sleep_until(self.loop, until)

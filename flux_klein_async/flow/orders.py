@@ -1,0 +1,92 @@
+"""From what a user gives to what is posted: model, body, size. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from flux_klein_async.api.addresses import checked_model_id
+from flux_klein_async.api.requests import encode_input
+from flux_klein_async.errors import InvalidInputError
+from flux_klein_async.models import (
+    KLEIN_4B_TEXT_TO_IMAGE,
+    KLEIN_9B_TEXT_TO_IMAGE,
+    Input,
+    TextToImage9BInput,
+    TextToImageInput,
+)
+
+__all__ = ["Order", "prepare"]
+
+_TYPED = {KLEIN_4B_TEXT_TO_IMAGE: TextToImageInput, KLEIN_9B_TEXT_TO_IMAGE: TextToImage9BInput}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One submit, ready to leave. `pixels` is width times height, where known."""
+
+    model: str
+    body: bytes = field(repr=False)
+    pixels: int | None
+
+
+def prepare(
+    input: Input,  # noqa: A002  # the public name
+    *,
+    model: str | None,
+    width: int | None,
+    height: int | None,
+    default_model: str,
+) -> Order:
+    """Check an input and encode it.
+
+    A string becomes the typed input of its model; for a model without one it goes as `{"prompt": ...}` with the
+    size where one was given. A Mapping goes as it is, so that a size beside it is refused.
+
+    Raises:
+        InvalidInputError: It cannot be sent, and nothing was.
+    """
+    size = {name: value for name, value in (("width", width), ("height", height)) if value is not None}
+    if model is None:
+        model = getattr(input, "default_model", None) if isinstance(input, TextToImage9BInput) else default_model
+    model = checked_model_id(model)
+    fields: BaseModel | Mapping[str, Any]
+    if isinstance(input, Mapping):
+        if size:
+            raise InvalidInputError("A Mapping goes as it is: put width and height into it")
+        fields = input
+    elif isinstance(input, str):
+        fields = _typed(_TYPED.get(model), {"prompt": input, **size})
+    elif isinstance(input, TextToImageInput):
+        fields = _typed(type(input), {**dict(input), **size}) if size else input
+    else:
+        raise InvalidInputError(f"An input is a string, a TextToImageInput or a Mapping, not {type(input).__name__}")
+    return Order(model=model, body=encode_input(fields), pixels=_pixels(fields))
+
+
+def _typed(kind: type[TextToImageInput] | None, fields: dict[str, Any]) -> TextToImageInput | dict[str, Any]:
+    if kind is None:
+        if not str(fields["prompt"]).strip():
+            raise InvalidInputError("prompt: the prompt is blank")
+        return fields
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        raise invalid_input(error) from None
+
+
+def invalid_input(error: ValidationError) -> InvalidInputError:
+    """Pydantic's findings as one sentence: field, then what is wrong with it."""
+    findings = [".".join(map(str, item["loc"])) + ": " + item["msg"] for item in error.errors(include_url=False)]
+    return InvalidInputError("; ".join(findings))
+
+
+def _pixels(fields: BaseModel | Mapping[str, Any]) -> int | None:
+    if isinstance(fields, TextToImageInput):
+        return fields.width * fields.height
+    if isinstance(fields, Mapping):
+        width, height = fields.get("width"), fields.get("height")
+        if type(width) is int and type(height) is int:
+            return width * height
+    return None

@@ -1,0 +1,218 @@
+"""The one paid POST: never repeated unless it was not accepted, never forgotten once it may have been.
+
+The POST runs in a task of its own, so that a caller who gives up does not tear it down half way: before its body
+began to be written it is dropped, later it is seen through for a few seconds.
+"""
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+
+from flux_klein_async.api.answers import excerpt, read_submit
+from flux_klein_async.api.messages import Kind
+from flux_klein_async.errors import FluxKleinError, SubmissionUncertainError
+from flux_klein_async.events import Submitted, Uncertain
+from flux_klein_async.flow.call import Call
+from flux_klein_async.flow.calls import cancel_abandoned, model_info
+from flux_klein_async.flow.core import Core, log
+from flux_klein_async.flow.orders import Order
+from flux_klein_async.ledger.base import Entry, EntryState
+from flux_klein_async.options import OnAbandon, RetryPolicy
+from flux_klein_async.transport.base import BodyGuard
+from flux_klein_async.transport.retry import Verdict, classify, refused_for_now, repeat
+
+__all__ = ["abandon", "submit"]
+
+SEEN_THROUGH = 5.0  # seconds that an abandoned POST is given to bring its id
+
+
+async def submit(core: Core, call: Call, order: Order, *, on_abandon: OnAbandon) -> str:
+    """Submit one order; the id of the accepted request.
+
+    Raises:
+        SubmissionUncertainError: It may or may not have been accepted.
+        FluxKleinError: It was not accepted.
+    """
+    submission = _Submission(core, call, order, on_abandon)
+    await core.budget.reserve(submission.key, order.model, lambda model: model_info(core, call, model))
+    try:
+        await core.journal.record(submission.entry(EntryState.SUBMITTING, body=order.body))
+        request_id = await submission.until_accepted()
+    except asyncio.CancelledError:
+        if not submission.handed_over:
+            core.background.queue(submission.refused)
+        raise
+    except SubmissionUncertainError as error:
+        await submission.uncertain(error)
+        raise
+    except FluxKleinError as error:
+        if error.request_id is None:  # else it was accepted, and only writing that down failed
+            await submission.refused(error)
+        raise
+    submission.tell_accepted(request_id)
+    return request_id
+
+
+@dataclass(slots=True)
+class _Patience:
+    """How often a submit may still be repeated: connections that failed and polite refusals count apart."""
+
+    policy: RetryPolicy
+    failures: int = 0
+    refusals: int = 0
+
+    def allows(self, error: FluxKleinError) -> bool:
+        if refused_for_now(error):
+            self.refusals += 1
+            limit = self.policy.refused_submits
+            return limit is None or self.refusals < limit
+        self.failures += 1
+        return self.failures < self.policy.attempts
+
+
+class _Submission:
+    """One order on its way, with the key that journal and budget know it by."""
+
+    def __init__(self, core: Core, call: Call, order: Order, on_abandon: OnAbandon) -> None:
+        self._core = core
+        self._call = call
+        self._order = order
+        self._on_abandon = on_abandon
+        self._request = core.api.submit(order.model, order.body)
+        self.key = secrets.token_hex(8)
+        self.handed_over = False
+
+    def entry(
+        self,
+        state: EntryState,
+        *,
+        request_id: str | None = None,
+        body: bytes | None = None,
+        error: str | None = None,
+    ) -> Entry:
+        """A line for the journal."""
+        return Entry(
+            state=state,
+            key=self.key,
+            request_id=request_id,
+            model=self._order.model,
+            body=body,
+            error=error,
+        )
+
+    async def until_accepted(self) -> str:
+        """Attempts, until one is accepted, fails for good, or may have been accepted."""
+        try:
+            request_id = await self._attempt()
+        except FluxKleinError as error:
+            self._call.last_error = first = error
+        else:
+            self._core.quota.refund()
+            return request_id
+        patience = _Patience(self._core.retry)
+
+        def may_repeat(error: FluxKleinError) -> bool:
+            self._call.last_error = error
+            return not self._call.gave_up and classify(error, self._request) is Verdict.RETRY and patience.allows(error)
+
+        return await repeat(
+            self._attempt,
+            first,
+            may_repeat=may_repeat,
+            attempts=None,
+            backoff=self._core.backoff,
+            sleep=lambda seconds, failures, error: self._core.pause(Kind.SUBMIT, self._call, seconds, failures, error),
+        )
+
+    async def _attempt(self) -> str:
+        await self._core.gate(Kind.SUBMIT, self._call)
+        guard = BodyGuard()
+        post = asyncio.ensure_future(self._post(guard))
+        try:
+            return await asyncio.shield(post)
+        except asyncio.CancelledError:
+            self._give_up(post, guard)
+            raise
+
+    async def _post(self, guard: BodyGuard) -> str:
+        """Send once, read the answer, write the id down: all of it, whether or not somebody still waits."""
+        raw = None
+        try:
+            response = await self._core.exchange(self._request, guard)
+            raw = excerpt(response) if response.status != 200 else None
+            request_id = read_submit(response)
+        except FluxKleinError as error:
+            if classify(error, self._request) is Verdict.AMBIGUOUS:
+                raise SubmissionUncertainError(raw=raw or error.cause, cause=str(error)) from error
+            raise
+        self._core.budget.accepted(self.key, request_id)
+        try:
+            await self._core.journal.record(self.entry(EntryState.SUBMITTED, request_id=request_id))
+        except FluxKleinError as error:
+            error.request_id = request_id  # the id must not be lost with the journal
+            raise
+        return request_id
+
+    # --- ends
+
+    def tell_accepted(self, request_id: str) -> None:
+        call = self._call
+        call.request_id, call.submitted = request_id, True
+        self._core.emit(lambda at: Submitted(at=at, request_id=request_id, tag=call.tag, seconds=at - call.started))
+
+    async def refused(self, error: FluxKleinError | None = None) -> None:
+        """Nothing was accepted: give the money back, and write that down."""
+        self._core.budget.release(self.key)
+        await self._core.journal.record(self.entry(EntryState.REFUSED, error=str(error) if error else None))
+
+    async def uncertain(self, error: FluxKleinError) -> None:
+        """It may have been accepted: say so everywhere. The money stays set aside."""
+        log.warning("A submit may or may not have been accepted; it is not repeated: %s", error)
+        tag = self._call.tag
+        self._core.emit(lambda at: Uncertain(at=at, tag=tag, error=str(error)))
+        await self._core.journal.record(self.entry(EntryState.UNCERTAIN, error=str(error)))
+
+    def _give_up(self, post: "asyncio.Task[str]", guard: BodyGuard) -> None:
+        """The caller is gone: drop the POST if nothing of its body was written, else see it through."""
+        if guard.drop():
+            post.cancel()
+            self._core.background.keep(post)
+            return
+        self.handed_over = True
+        self._call.uncertain = True
+        if post.done() and not post.cancelled() and post.exception() is None:
+            self._call.request_id = post.result()
+        self._core.background.start(lambda: self._see_through(post))
+
+    async def _see_through(self, post: "asyncio.Task[str]") -> None:
+        try:
+            await asyncio.wait({post}, timeout=SEEN_THROUGH)
+        finally:
+            if not post.done():
+                post.cancel()
+        if not post.done():
+            await asyncio.wait({post})
+        await self._after_abandoned(post)
+
+    async def _after_abandoned(self, post: "asyncio.Task[str]") -> None:
+        if post.cancelled():
+            await self.uncertain(SubmissionUncertainError(f"No answer within {SEEN_THROUGH:g} s"))
+        elif (error := post.exception()) is None:
+            request_id = post.result()
+            self.tell_accepted(request_id)
+            abandon(self._core, request_id, self._on_abandon, self._call.tag)
+        elif isinstance(error, SubmissionUncertainError):
+            await self.uncertain(error)
+        elif isinstance(error, FluxKleinError):
+            await self.refused(error)
+        else:
+            raise error
+
+
+def abandon(core: Core, request_id: str, on_abandon: OnAbandon, tag: object) -> None:
+    """Do with a request that nobody waits for as was said: cancel it, or leave it running."""
+    if on_abandon == "cancel":
+        core.left_running.add(request_id)
+        core.background.queue(lambda: cancel_abandoned(core, request_id, tag))
+    elif core.closing:
+        core.left_running.add(request_id)

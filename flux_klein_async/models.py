@@ -1,0 +1,310 @@
+"""What goes in and what comes out: inputs, states, results.
+
+Inputs are strict (a wrong type is refused, not coerced); answers are read tolerantly by `api.protocol`, which
+fills the models below and keeps the whole answer in `raw`. Nothing here performs I/O.
+"""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from yarl import URL
+
+from flux_klein_async.errors import FluxKleinError, InvalidResponseError
+
+__all__ = [
+    "KLEIN_4B_TEXT_TO_IMAGE",
+    "KLEIN_9B_TEXT_TO_IMAGE",
+    "CancelOutcome",
+    "GenerationOutput",
+    "GenerationResult",
+    "HostedFile",
+    "Input",
+    "ModelInfo",
+    "Outcome",
+    "RequestState",
+    "RequestStatus",
+    "TextToImage9BInput",
+    "TextToImageInput",
+    "Timings",
+]
+
+KLEIN_4B_TEXT_TO_IMAGE = "blackforestlabs/flux-2-klein/4b/text-to-image"
+KLEIN_9B_TEXT_TO_IMAGE = "blackforestlabs/flux-2-klein/9b/text-to-image"
+
+T = TypeVar("T")
+
+
+# --- states
+
+
+class RequestState(StrEnum):
+    """Where a request stands. `UNKNOWN` is a word nobody documented: it is waited out, never an end."""
+
+    IN_QUEUE = "in_queue"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+    @classmethod
+    def read(cls, word: object) -> "RequestState":
+        """The state that a word on the wire stands for, in any case."""
+        return _STATES.get(word.strip().lower(), cls.UNKNOWN) if isinstance(word, str) else cls.UNKNOWN
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing can follow."""
+        return self in _FINAL
+
+
+# docs/wire.md, "States": the documented words first, then those observed in the vendor's clients.
+_STATES = {
+    "in_queue": RequestState.IN_QUEUE,
+    "in_progress": RequestState.IN_PROGRESS,
+    "completed": RequestState.COMPLETED,
+    "cancelled": RequestState.CANCELLED,
+    "succeeded": RequestState.COMPLETED,
+    "failed": RequestState.FAILED,
+    "canceled": RequestState.CANCELLED,
+    "pending": RequestState.IN_QUEUE,
+    "waiting": RequestState.IN_QUEUE,
+    "starting": RequestState.IN_PROGRESS,
+    "processing": RequestState.IN_PROGRESS,
+}
+_FINAL = frozenset({RequestState.COMPLETED, RequestState.FAILED, RequestState.CANCELLED})
+
+
+# --- inputs
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        msg = "the prompt is blank"
+        raise ValueError(msg)
+    return text
+
+
+def _public_https(url: str) -> str:
+    """Refuse what the service could not, or should not, fetch: anything but HTTPS on a public host."""
+    try:
+        parsed = URL(url)
+        host = (parsed.host or "").rstrip(".").lower()
+    except ValueError as error:
+        msg = f"not a URL: {error}"
+        raise ValueError(msg) from None
+    if parsed.scheme != "https" or not host:
+        msg = "a hosted file needs an https:// URL"
+        raise ValueError(msg)
+    if parsed.user is not None or parsed.password is not None:
+        msg = "a hosted file's URL may not hold credentials"
+        raise ValueError(msg)
+    if not _public_host(host):
+        msg = f"{host} is not a public host; the service itself fetches the file"
+        raise ValueError(msg)
+    return url
+
+
+def _public_host(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        labels = host.split(".")
+    # A last label of digits (or 0x…) makes it an IPv4 address in disguise, by the WHATWG URL standard.
+    numeric = labels[-1].isdigit() or labels[-1].startswith("0x")
+    return len(labels) > 1 and not numeric and labels[-1] not in {"local", "localhost", "internal", "invalid"}
+
+
+_Strict = ConfigDict(extra="forbid", strict=True, frozen=True)
+_Pixels = Annotated[int, Field(ge=64, le=2048, description="pixels")]
+
+
+class TextToImageInput(BaseModel):
+    """Input of FLUX.2 [klein] 4B text to image (source: docs/wire.md, "Input").
+
+    Attributes:
+        prompt: What to paint; not blank. Past about 512 tokens quality falls.
+        width: Pixels, 64 to 2048.
+        height: Pixels, 64 to 2048.
+    """
+
+    model_config = _Strict
+    default_model: ClassVar[str] = KLEIN_4B_TEXT_TO_IMAGE
+
+    prompt: Annotated[str, AfterValidator(_not_blank)]
+    width: _Pixels = 1024
+    height: _Pixels = 1024
+
+
+class TextToImage9BInput(TextToImageInput):
+    """Input of the 9B sibling: the same, and `steps`, 4 to 50 (None: the service's own choice)."""
+
+    default_model: ClassVar[str] = KLEIN_9B_TEXT_TO_IMAGE
+
+    steps: Annotated[int, Field(ge=4, le=50)] | None = None
+
+
+class HostedFile(BaseModel):
+    """A file that the service fetches itself: a public HTTPS URL without credentials."""
+
+    model_config = _Strict
+
+    url: Annotated[str, AfterValidator(_public_https)]
+
+    def __init__(self, url: str, **data: Any) -> None:
+        super().__init__(url=url, **data)
+
+
+Input = str | TextToImageInput | TextToImage9BInput | Mapping[str, Any]
+
+
+# --- answers
+
+_Answer = ConfigDict(frozen=True, extra="ignore")
+_Raw = Annotated[Mapping[str, Any], Field(default_factory=dict, repr=False)]
+
+
+class RequestStatus(BaseModel):
+    """One look at a request.
+
+    Attributes:
+        state: Where it stands; an unknown word is in `raw["status"]`.
+        queue_position: Its place while in the queue, else None.
+        instance_id: The machine that runs it, where the service says so.
+        raw: The whole answer.
+    """
+
+    model_config = _Answer
+
+    request_id: str
+    state: RequestState
+    queue_position: int | None = None
+    instance_id: str | None = None
+    raw: _Raw
+
+
+class GenerationOutput(BaseModel):
+    """The files of a generation, as URLs."""
+
+    model_config = _Answer
+
+    image: str | None = None
+    video: str | None = None
+    images: tuple[str, ...] = ()
+    videos: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Where the time went, in seconds; None is unknown.
+
+    Attributes:
+        submit: From the call to the known request id.
+        queued: From there to the first look that no longer saw it queued.
+        running: From there to the look that saw the end.
+        fetch: The result's own round trip, with repeats.
+        lag_max: From the last look that said "not yet" to the one that saw the end: no end can have been
+            noticed later than this.
+        looks: How many times the status was asked for.
+    """
+
+    submit: float | None = None
+    queued: float | None = None
+    running: float | None = None
+    fetch: float | None = None
+    lag_max: float | None = None
+    looks: int = 0
+
+
+class GenerationResult(BaseModel):
+    """A finished generation.
+
+    Attributes:
+        output: Its files.
+        created_at: When the service took it, on the service's clock.
+        finished_at: When it ended, on the service's clock.
+        cost_usd: What it cost in USD, where the service says so.
+        timings: Where the time went, as seen from here.
+        raw: The whole answer.
+    """
+
+    model_config = _Answer
+
+    request_id: str
+    state: RequestState
+    output: GenerationOutput
+    created_at: datetime | None = None
+    finished_at: datetime | None = None
+    cost_usd: float | None = None
+    timings: Timings = Timings()
+    raw: _Raw
+
+    @property
+    def urls(self) -> list[str]:
+        """Every file's URL, images first, none twice."""
+        out = self.output
+        return list(dict.fromkeys(url for url in (out.image, *out.images, out.video, *out.videos) if url))
+
+    @property
+    def image_url(self) -> str:
+        """The first image's URL.
+
+        Raises:
+            InvalidResponseError: There is no image in this result (see `urls` and `raw`).
+        """
+        if self.output.image:
+            return self.output.image
+        if self.output.images:
+            return self.output.images[0]
+        raise InvalidResponseError("The result holds no image", request_id=self.request_id)
+
+
+class CancelOutcome(BaseModel):
+    """What became of a cancel.
+
+    Attributes:
+        cancelled: True: it will not run. False: it could not be cancelled, goes on and is charged.
+    """
+
+    model_config = _Answer
+
+    request_id: str
+    cancelled: bool
+    state: RequestState = RequestState.UNKNOWN
+    raw: _Raw
+
+
+class ModelInfo(BaseModel):
+    """A model's catalogue entry.
+
+    Attributes:
+        base_price_usd: USD for one `price_unit`; None where the service names no number.
+        price_unit: What the price is for, e.g. `output` or `second`.
+        input_schema: JSON schema of the input, where the entry has one.
+    """
+
+    model_config = _Answer
+
+    model_id: str
+    display_name: str | None = None
+    categories: tuple[str, ...] = ()
+    base_price_usd: float | None = None
+    price_unit: str | None = None
+    pricing_note: str | None = None
+    input_schema: Mapping[str, Any] | None = Field(default=None, repr=False)
+    raw: _Raw
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome(Generic[T]):
+    """What became of one item of a fan-out: exactly one of `result` and `error` is set."""
+
+    index: int
+    item: T = field(repr=False)
+    result: GenerationResult | None = None
+    error: FluxKleinError | None = None

@@ -1,0 +1,149 @@
+"""When to look: the `PollPolicy` protocol and the two explicit policies.
+
+Pure: a policy is told how a wait stands and answers with a plain number. It never sleeps, reads no clock, and takes
+its randomness as an argument.
+"""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from flux_klein_async.errors import ConfigurationError
+from flux_klein_async.models import RequestState
+
+__all__ = ["ExponentialPolling", "FixedPolling", "Observation", "PollPolicy", "Progress", "checked_interval"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How one wait stands when the next look is to be planned.
+
+    Attributes:
+        model: The model's id, or None for a request that another process submitted.
+        pixels: Width times height, or None where unknown.
+        looks: Looks made so far; 0 before the first.
+        age: Seconds since the request was accepted (or taken up).
+        state: What the last answered look saw, or None before any.
+        state_age: Seconds since the state last changed, as seen from here.
+        queue_position: What the last answered look saw.
+        last_interval: The interval chosen before, in seconds; None before the first look.
+        round_trip: Seconds that the last look took, or None.
+    """
+
+    model: str | None
+    pixels: int | None
+    looks: int
+    age: float
+    state: RequestState | None
+    state_age: float
+    queue_position: int | None
+    last_interval: float | None
+    round_trip: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What one finished wait taught, all in seconds since the request was accepted.
+
+    Attributes:
+        not_before: When the last look that said "not yet" was sent (0 where there was none).
+        not_after: When the look that saw the end was answered.
+        running_since: When it was first seen running, or None.
+        served: The service's own `finished_at - created_at`, or None.
+        looks: Looks in all.
+    """
+
+    model: str | None
+    pixels: int | None
+    not_before: float
+    not_after: float
+    running_since: float | None
+    served: float | None
+    looks: int
+
+
+class PollPolicy(Protocol):
+    """Decides when to look. One policy serves all waits of a client; each wait asks it before each look."""
+
+    def next_look(self, progress: Progress) -> float:
+        """Seconds from the start of the last look (from acceptance, before the first) to the next one.
+
+        The round trip is part of the interval: where it took longer, the next look goes out at once.
+        """
+        ...
+
+    def observe(self, observation: Observation) -> None:
+        """A wait has ended; learn from it, or do nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FixedPolling:
+    """Look every `interval` seconds; the first time after `first` (None: after `interval` too)."""
+
+    interval: float
+    first: float | None = None
+
+    def __post_init__(self) -> None:
+        _require_seconds(interval=self.interval, first=self.first or 0.0)
+        if self.interval == 0:
+            raise ConfigurationError("FixedPolling.interval must be above 0")
+
+    def next_look(self, progress: Progress) -> float:
+        """The same interval, always."""
+        return self.first if progress.looks == 0 and self.first is not None else self.interval
+
+    def observe(self, observation: Observation) -> None:
+        """Nothing to learn."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExponentialPolling:
+    """Look after `initial` seconds, then at intervals each `multiplier` times longer, at most `maximum`.
+
+    Each interval is spread evenly by plus and minus `jitter` (a fraction), so that waits which began together do
+    not look together for ever. `spread` returns numbers from 0 to 1.
+    """
+
+    initial: float = 0.1
+    multiplier: float = 1.25
+    maximum: float = 5.0
+    jitter: float = 0.1
+    spread: Callable[[], float] = random.random
+
+    def __post_init__(self) -> None:
+        _require_seconds(initial=self.initial, multiplier=self.multiplier, maximum=self.maximum)
+        if not (self.initial > 0 and self.multiplier >= 1 and 0 <= self.jitter < 1):
+            raise ConfigurationError(
+                "ExponentialPolling needs initial above 0, multiplier of at least 1, jitter from 0 to below 1"
+            )
+
+    def next_look(self, progress: Progress) -> float:
+        """The interval for this many looks, jittered."""
+        try:
+            grown = self.initial * self.multiplier**progress.looks
+        except OverflowError:
+            grown = self.maximum
+        return min(grown, self.maximum) * (1 + self.jitter * (2 * self.spread() - 1))
+
+    def observe(self, observation: Observation) -> None:
+        """Nothing to learn."""
+
+
+def _require_seconds(**values: float) -> None:
+    for name, value in values.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
+            raise ConfigurationError(f"{name} must be a finite number, 0 or more")
+
+
+def checked_interval(interval: float) -> float:
+    """What a policy answered, if it is a number of seconds.
+
+    Raises:
+        ConfigurationError: It is negative, infinite or no number: the wait would never look again, or hammer.
+    """
+    if isinstance(interval, int | float) and 0 <= interval < math.inf:
+        return interval
+    raise ConfigurationError(f"The poll policy answered {interval!r}, which is no number of seconds")

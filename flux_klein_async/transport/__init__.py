@@ -1,0 +1,1 @@
+"""Bytes: sending a request, whether to try again, and slowing everybody down."""

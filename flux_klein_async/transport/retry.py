@@ -1,0 +1,177 @@
+"""Whether to try again, and the loop that does: `classify` decides, tenacity repeats.
+
+The only import of tenacity. It is entered only after a first failure, so that a call that succeeds does not pay for
+it. It never sees `CancelledError`: what may be repeated is named, nothing else is caught.
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+from tenacity.wait import wait_base
+
+from flux_klein_async.api.messages import Request
+from flux_klein_async.errors import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    FluxKleinError,
+    InvalidResponseError,
+    RateLimitError,
+    ServerError,
+)
+from flux_klein_async.options import RetryPolicy
+
+__all__ = ["Backoff", "RetryQuota", "Verdict", "classify", "refused_for_now", "repeat"]
+
+T = TypeVar("T")
+
+
+class Verdict(Enum):
+    """What a failure allows."""
+
+    RETRY = "retry"  # the call had no effect, or may have it twice
+    FATAL = "fatal"  # the same call would fail again
+    AMBIGUOUS = "ambiguous"  # it may have been accepted, and accepting it twice costs money
+
+
+_PASSING = (APIConnectionError, APITimeoutError, RateLimitError, ServerError, InvalidResponseError)
+
+
+def classify(error: FluxKleinError, request: Request) -> Verdict:
+    """What this failure of this request allows. Pure; the one place that decides."""
+    if request.replayable:
+        return Verdict.RETRY if isinstance(error, _PASSING) else Verdict.FATAL
+    if isinstance(error, APIConnectionError | APITimeoutError):
+        return Verdict.AMBIGUOUS if error.sent else Verdict.RETRY
+    if isinstance(error, APIStatusError):
+        if refused_for_now(error):
+            return Verdict.RETRY
+        return Verdict.FATAL if _plain_refusal(error) else Verdict.AMBIGUOUS
+    return Verdict.AMBIGUOUS if isinstance(error, InvalidResponseError) else Verdict.FATAL
+
+
+def refused_for_now(error: FluxKleinError) -> bool:
+    """Whether a submit was refused with the wish to come later: 429, or 503 with a readable `Retry-After`.
+
+    A code in the body that says something else makes the answer contradictory, and so no such wish.
+    """
+    if isinstance(error, RateLimitError) and error.status_code == 429:
+        return error.error_code is None or _says(error.error_code, "4")
+    if isinstance(error, ServerError) and error.status_code == 503 and error.retry_after is not None:
+        return error.error_code is None or _says(error.error_code, "5")
+    return False
+
+
+def _plain_refusal(error: APIStatusError) -> bool:
+    """A 4xx other than 408 whose code, if any, says 4xx too; or a 200 whose code says 4xx."""
+    code = error.error_code
+    if 400 <= error.status_code < 500 and error.status_code != 408:
+        return code is None or _says(code, "4")
+    return error.status_code == 200 and code is not None and _says(code, "4")
+
+
+def _says(code: int, leading: str) -> bool:
+    """Whether a code such as 400002, or a bare 402, belongs to the statuses with this first digit."""
+    text = str(code)
+    return len(text) in {3, 6} and text.startswith(leading)
+
+
+class RetryQuota:
+    """One purse of repeats for a whole client, so that an outage is not multiplied.
+
+    A repeat takes 5 tokens of 500, a call that succeeded the first time gives one back: a hundred repeats are free,
+    then about one for every five successes. (The figures are those of the AWS SDKs' standard retry mode.)
+    """
+
+    CAPACITY = 500
+    COST = 5
+
+    def __init__(self) -> None:
+        self._tokens = self.CAPACITY
+
+    def take(self) -> bool:
+        """Whether one more repeat is allowed."""
+        if self._tokens < self.COST:
+            return False
+        self._tokens -= self.COST
+        return True
+
+    def refund(self) -> None:
+        """A call succeeded."""
+        if self._tokens < self.CAPACITY:
+            self._tokens += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Jittered exponential pauses: the n-th is uniform between half its bound and its bound."""
+
+    policy: RetryPolicy
+    spread: Callable[[], float] = random.random
+
+    def pause(self, failures: int) -> float:
+        """Seconds to pause after so many failures (1 or more)."""
+        growth = self.policy.multiplier ** min(failures - 1, 64)
+        return min(self.policy.maximum, self.policy.initial * growth) * (0.5 + self.spread() / 2)
+
+
+class _Wait(wait_base):
+    def __init__(self, backoff: Backoff) -> None:
+        self._backoff = backoff
+
+    def __call__(self, retry_state: RetryCallState) -> float:
+        return self._backoff.pause(retry_state.attempt_number)
+
+
+async def repeat(
+    call: Callable[[], Awaitable[T]],
+    first: FluxKleinError,
+    *,
+    may_repeat: Callable[[FluxKleinError], bool],
+    attempts: int | None,
+    backoff: Backoff,
+    sleep: Callable[[float, int, FluxKleinError], Awaitable[None]],
+) -> T:
+    """Repeat a call whose first attempt ended in `first`, for as long as `may_repeat` and `attempts` allow.
+
+    `sleep` is given the pause in seconds, the number of failures so far, and the last of them.
+
+    Raises:
+        FluxKleinError: The last failure.
+    """
+    pending = [first]
+    last = first
+
+    async def again() -> T:
+        nonlocal last
+        try:
+            if pending:
+                raise pending.pop()
+            return await call()
+        except FluxKleinError as error:
+            last = error
+            raise
+
+    failures = 0
+
+    async def pause(seconds: float) -> None:
+        nonlocal failures
+        failures += 1
+        await sleep(seconds, failures, last)
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception(lambda error: isinstance(error, FluxKleinError) and may_repeat(error)),
+        stop=stop_after_attempt(attempts) if attempts is not None else _never,
+        wait=_Wait(backoff),
+        sleep=pause,
+        reraise=True,
+    )
+    return await retrying(again)
+
+
+def _never(_: RetryCallState) -> bool:
+    return False
