@@ -1,6 +1,13 @@
-"""Fixtures only: a clean environment for every test."""
+"""Fixtures only: a clean environment, and clients of the in-process emulator that every test closes."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
+import pytest_asyncio
+
+from flux_klein_async import FluxKleinClient
+from flux_klein_async.emulator import Emulator, InProcessEmulator
 
 NAMES = (
     "RUNCOMFY_API_TOKEN",
@@ -11,6 +18,8 @@ NAMES = (
     "XDG_CONFIG_HOME",
 )
 
+Connect = Callable[..., FluxKleinClient]
+
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -18,3 +27,28 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp() / "home"))
+
+
+@pytest_asyncio.fixture
+async def connect(klein_emulator: InProcessEmulator) -> AsyncIterator[Connect]:
+    """Makes clients of the emulator with any options; each is closed after the test."""
+    clients = []
+
+    def make(api_key: str | None = None, **options: Any) -> FluxKleinClient:
+        options.setdefault("base_url", klein_emulator.base_url)
+        if "session" not in options:
+            options["session"] = klein_emulator.session()
+        client = FluxKleinClient(api_key or klein_emulator.api_key, **options)
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        await client.aclose()
+
+
+@pytest_asyncio.fixture
+async def live_emulator() -> AsyncIterator[Emulator]:
+    """The emulator on a loopback port; its generations take no time worth waiting for."""
+    async with Emulator(profile="fixed:0.01") as emulator:
+        yield emulator

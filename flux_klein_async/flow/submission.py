@@ -185,14 +185,18 @@ class _Submission:
         self._core.background.start(lambda: self._see_through(post))
 
     async def _see_through(self, post: "asyncio.Task[str]") -> None:
-        try:
-            await asyncio.wait({post}, timeout=SEEN_THROUGH)
-        finally:
-            if not post.done():
+        timer = self._core.loop.call_later(SEEN_THROUGH, post.cancel)
+        stopped: asyncio.CancelledError | None = None
+        while not post.done():
+            try:
+                await asyncio.wait({post})
+            except asyncio.CancelledError as error:  # the client closes: first tell what is not known
+                stopped = error
                 post.cancel()
-        if not post.done():
-            await asyncio.wait({post})
+        timer.cancel()
         await self._after_abandoned(post)
+        if stopped is not None:
+            raise stopped
 
     async def _after_abandoned(self, post: "asyncio.Task[str]") -> None:
         if post.cancelled():

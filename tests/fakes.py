@@ -1,0 +1,50 @@
+"""What tests of the flows need besides the emulator: facts about the loop, and lists of events."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+from flux_klein_async.events import Event
+
+E = TypeVar("E", bound=Event)
+_SERVER = ("HttpServer", "RequestHandler", "Server.")
+
+
+def now() -> float:
+    """The running loop's time."""
+    return asyncio.get_running_loop().time()
+
+
+def strays() -> list[str]:
+    """Tasks beside the current one that are not the emulator's own."""
+    names = [
+        repr(task.get_coro())
+        for task in asyncio.all_tasks()
+        if task is not asyncio.current_task() and not task.done()
+    ]
+    return [name for name in names if not any(mark in name for mark in _SERVER)]
+
+
+async def settle() -> None:
+    """Let everything that is ready run, without time passing."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+async def outcome(call: Awaitable[Any]) -> Any:
+    """What a call returned, or the exception that it raised."""
+    try:
+        return await call
+    except Exception as error:
+        return error
+
+
+class Events(list[Event]):
+    """An `on_event` handler that keeps what it was given."""
+
+    def __call__(self, event: Event) -> None:
+        self.append(event)
+
+    def of(self, kind: type[E]) -> list[E]:
+        """Those of one class."""
+        return [event for event in self if isinstance(event, kind)]

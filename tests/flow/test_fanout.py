@@ -1,0 +1,292 @@
+"""Fan-out: bounded, lazy, structured; one item's error is its outcome, and what dooms all stops the rest."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from flux_klein_async import (
+    AuthenticationError,
+    ConfigurationError,
+    FixedPolling,
+    InputRejectedError,
+    InsufficientBalanceError,
+    InvalidInputError,
+    Limits,
+    SubmissionUncertainError,
+    TextToImageInput,
+)
+from flux_klein_async.emulator import Generation, error_reply
+from tests.fakes import Events, now, outcome, settle, strays
+
+EVERY_SECOND = FixedPolling(1.0)
+
+
+def in_flight_peak(emulator: Any) -> int:
+    """How many generations ran at once, from the emulator's own completion instants and submit times."""
+    begun = [record.at for record in emulator.records if record.endpoint == "submit"]
+    marks = [(at, 1) for at in begun] + [(at, -1) for at in emulator.completions.values()]
+    peak = running = 0
+    for _, step in sorted(marks):
+        running += step
+        peak = max(peak, running)
+    return peak
+
+
+async def test_outcomes_come_as_they_finish(klein_emulator, connect):
+    klein_emulator.script("submit", *[Generation(after=seconds) for seconds in (4.5, 0.5, 2.5)])
+    async with connect(polling=EVERY_SECOND).generate_many(["a", "b", "c"]) as outcomes:
+        assert [(found.index, found.item) async for found in outcomes] == [(1, "b"), (2, "c"), (0, "a")]
+
+
+async def test_ordered_outcomes_come_in_the_order_of_the_items(klein_emulator, connect):
+    klein_emulator.script("submit", *[Generation(after=seconds) for seconds in (4.5, 0.5, 2.5)])
+    async with connect(polling=EVERY_SECOND).generate_many(["a", "b", "c"], ordered=True) as outcomes:
+        assert [found.item async for found in outcomes] == ["a", "b", "c"]
+
+
+async def _stream(count: int, read: list[int]) -> AsyncIterator[str]:
+    for number in range(count):
+        read.append(number)
+        await asyncio.sleep(0)
+        yield f"picture {number}"
+
+
+def _rows(count: int, read: list[int]) -> Iterator[str]:
+    for number in range(count):
+        read.append(number)
+        yield f"picture {number}"
+
+
+@pytest.mark.parametrize("make", [_rows, _stream])
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_no_more_than_concurrency_are_in_flight_and_twice_that_are_held(
+    klein_emulator, connect, make, ordered
+):
+    read: list[int] = []
+    taken = 0
+    async with connect(polling=EVERY_SECOND).generate_many(make(40, read), concurrency=4, ordered=ordered) as found:
+        async for item in found:
+            assert item.error is None
+            taken += 1
+            assert len(read) - taken <= 8
+            await asyncio.sleep(0.3)
+    assert (taken, len(read)) == (40, 40)
+    assert in_flight_peak(klein_emulator) <= 4
+
+
+async def test_a_reader_that_stops_reading_stops_the_reading_of_items(klein_emulator, connect):
+    read: list[int] = []
+    async with connect(polling=EVERY_SECOND).generate_many(_rows(1000, read), concurrency=4) as outcomes:
+        await anext(outcomes)
+        await asyncio.sleep(600)
+        assert len(read) <= 9
+    assert klein_emulator.accepted <= 9
+
+
+async def test_the_clients_slots_bound_concurrency_too(klein_emulator, connect):
+    client = connect(polling=EVERY_SECOND, limits=Limits(max_in_flight=3))
+    outcomes = await client.generate_all([f"picture {number}" for number in range(10)], concurrency=8)
+    assert [found.error for found in outcomes] == [None] * 10
+    assert in_flight_peak(klein_emulator) == 3
+
+
+async def test_an_items_timeout_starts_when_it_has_its_slot(klein_emulator, connect):
+    klein_emulator.script("submit", *[Generation(after=2.5)] * 6)
+    client = connect(polling=EVERY_SECOND, limits=Limits(max_in_flight=2))
+    outcomes = await client.generate_all(list("abcdef"), timeout=4)
+    assert ([found.error for found in outcomes], now()) == ([None] * 6, 9.0)
+
+
+async def test_an_items_own_error_is_its_outcome(klein_emulator, connect):
+    klein_emulator.script("submit", None, error_reply(422), error_reply(500), None)
+    outcomes = await connect(polling=EVERY_SECOND).generate_all(["a", "b", "c", " "], concurrency=1)
+    kinds = [type(found.error) for found in outcomes]
+    assert kinds == [type(None), InputRejectedError, SubmissionUncertainError, InvalidInputError]
+    assert [found.result is None for found in outcomes] == [False, True, True, True]
+
+
+async def test_to_input_makes_inputs_and_its_failures_are_outcomes(klein_emulator, connect):
+    rows: list[Any] = [{"prompt": "a"}, {}, {"prompt": ""}]
+    client = connect()
+    outcomes = await client.generate_all(rows, to_input=lambda row: TextToImageInput(prompt=row["prompt"], width=64))
+    assert [type(found.error) for found in outcomes] == [type(None), InvalidInputError, InvalidInputError]
+    assert "KeyError" in str(outcomes[1].error)
+    assert "blank" in str(outcomes[2].error)
+    assert klein_emulator.accepted == 1
+    refused = await client.generate_all([1], to_input=lambda _: client.handle("../x"))  # type: ignore[arg-type]
+    assert "Not a request id" in str(refused[0].error)
+
+
+DOOMS = [
+    (401, AuthenticationError),
+    (402, InsufficientBalanceError),
+]
+
+
+@pytest.mark.parametrize(("status", "kind"), DOOMS)
+async def test_what_dooms_every_item_stops_new_ones_lets_running_ones_finish_and_is_raised(
+    klein_emulator, connect, status, kind
+):
+    klein_emulator.script("submit", Generation(after=5.5), error_reply(status))
+    seen = []
+    with pytest.raises(kind) as caught:
+        async with connect(polling=EVERY_SECOND).generate_many(list("abcdef"), concurrency=2) as outcomes:
+            async for found in outcomes:
+                seen.append((found.index, type(found.error)))
+    assert seen == [(1, kind), (0, type(None))]
+    assert (caught.value.charged, klein_emulator.accepted, klein_emulator.calls["submit"]) == ("no", 1, 2)
+    assert strays() == []
+
+
+@pytest.mark.parametrize(("status", "kind"), DOOMS)
+async def test_generate_all_gives_what_dooms_to_every_item_not_submitted(klein_emulator, connect, status, kind):
+    klein_emulator.script("submit", Generation(after=5.5), error_reply(status))
+    outcomes = await connect(polling=EVERY_SECOND).generate_all(list("abcdef"), concurrency=2)
+    assert [type(found.error) for found in outcomes] == [type(None), *[kind] * 5]
+    assert {found.error.charged for found in outcomes[1:]} == {"no"}
+    assert len({id(found.error) for found in outcomes[1:]}) == 5
+
+
+async def test_an_exception_of_the_items_leaves_unwrapped_after_the_running_ones(klein_emulator, connect):
+    def rows() -> Iterator[str]:
+        yield "a"
+        raise LookupError("the table is gone")
+
+    seen = []
+    with pytest.raises(LookupError, match="the table is gone"):
+        async with connect().generate_many(rows()) as outcomes:
+            async for found in outcomes:
+                seen.append(found.item)
+    assert seen == ["a"]
+
+
+# --- leaving
+
+
+async def _leave_early(outcomes: Any) -> None:
+    await anext(outcomes)
+
+
+async def _raise_in_body(outcomes: Any) -> None:
+    await anext(outcomes)
+    raise ZeroDivisionError
+
+
+async def _be_cancelled(outcomes: Any) -> None:
+    await anext(outcomes)
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().call_soon(task.cancel)
+    async for _ in outcomes:
+        pass
+
+
+async def _time_out(outcomes: Any) -> None:
+    async with asyncio.timeout(2.25):
+        async for _ in outcomes:
+            pass
+
+
+LEAVING = [
+    (_leave_early, None),
+    (_raise_in_body, ZeroDivisionError),
+    (_be_cancelled, asyncio.CancelledError),
+    (_time_out, TimeoutError),
+]
+
+
+@pytest.mark.parametrize(("body", "expected"), LEAVING)
+@pytest.mark.parametrize("on_abandon", ["cancel", "leave"])
+async def test_leaving_in_any_way_leaves_nothing_running(klein_emulator, connect, body, expected, on_abandon):
+    client = connect(polling=EVERY_SECOND)
+    klein_emulator.script("submit", Generation(after=0.5), *[Generation(after=50)] * 99)
+
+    async def visit() -> None:
+        async with client.generate_many(
+            [f"picture {number}" for number in range(50)], concurrency=3, on_abandon=on_abandon
+        ) as outcomes:
+            await body(outcomes)
+
+    visitor = asyncio.ensure_future(visit())
+    [result] = await asyncio.gather(visitor, return_exceptions=True)
+    assert type(result) is (type(None) if expected is None else expected)
+    assert now() <= 2.25
+    await settle()
+    assert strays() == []
+    abandoned = klein_emulator.accepted - 1  # one has finished
+    assert abandoned >= 2
+    assert klein_emulator.calls["cancel"] == (abandoned if on_abandon == "cancel" else 0)
+
+
+async def test_a_cancelled_exit_still_leaves_nothing_running(klein_emulator, connect):
+    client = connect(polling=EVERY_SECOND)
+
+    async def visit() -> None:
+        async with client.generate_many(list("abc")):
+            await asyncio.sleep(0.5)
+            task = asyncio.current_task()
+            assert task is not None
+            asyncio.get_running_loop().call_soon(task.cancel)  # arrives inside __aexit__
+
+    [result] = await asyncio.gather(asyncio.ensure_future(visit()), return_exceptions=True)
+    assert isinstance(result, asyncio.CancelledError)
+    await settle()
+    assert strays() == []
+
+
+async def test_a_worker_cancelled_from_outside_does_not_hang_the_reader(klein_emulator, connect):
+    async with connect(polling=EVERY_SECOND).generate_many(list("ab")) as outcomes:
+        await settle()
+        for task in asyncio.all_tasks():
+            if "FanOut._work" in repr(task.get_coro()):
+                task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await anext(outcomes)
+
+
+async def test_after_leaving_the_iterator_is_at_its_end(connect):
+    async with connect().generate_many(["a"]) as outcomes:
+        pass
+    assert [found async for found in outcomes] == []
+
+
+# --- misuse
+
+
+@pytest.mark.parametrize(
+    "items", ["a prompt", b"bytes", {"prompt": "one"}, TextToImageInput(prompt="one"), 7, None]
+)
+async def test_one_input_instead_of_many_is_refused(klein_emulator, connect, items):
+    with pytest.raises(InvalidInputError):
+        connect().generate_many(items)
+
+
+@pytest.mark.parametrize("concurrency", [0, -1, 1.5, True, "8"])
+async def test_a_concurrency_that_is_no_count_is_refused(connect, concurrency):
+    with pytest.raises(InvalidInputError):
+        connect().generate_many(["a"], concurrency=concurrency)
+
+
+async def test_iterating_without_entering_says_how(connect):
+    fan_out = connect().generate_many(["a"])
+    with pytest.raises(ConfigurationError, match="async with"):
+        await anext(fan_out)
+
+
+async def test_a_fan_out_can_be_entered_only_once(connect):
+    fan_out = connect().generate_many([])
+    async with fan_out:
+        pass
+    assert isinstance(await outcome(fan_out.__aenter__()), ConfigurationError)
+
+
+async def test_no_items_give_no_outcomes(connect):
+    assert await connect().generate_all([]) == []
+
+
+async def test_the_index_of_an_item_is_the_tag_of_its_events(connect):
+    events = Events()
+    await connect(on_event=events).generate_all(["a", "b"])
+    assert {event.tag for event in events} == {0, 1}

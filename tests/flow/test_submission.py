@@ -1,0 +1,372 @@
+"""An accepted submit is never repeated, and one that may have been accepted never passes as a failure."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from flux_klein_async import (
+    APIConnectionError,
+    APIStatusError,
+    AuthenticationError,
+    FluxKleinError,
+    InputRejectedError,
+    InsufficientBalanceError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    RetryPolicy,
+    SubmissionUncertainError,
+)
+from flux_klein_async.emulator import Endless, Garbage, Hang, Pass, Refuse, Reply, Reset, Truncate, error_reply
+from flux_klein_async.events import Cancelled, Submitted, Uncertain
+from tests.fakes import Events, now, outcome, settle, strays
+
+HTML = Reply(200, "<html>welcome to the gateway</html>", {"Content-Type": "text/html"})
+
+# What the one submit gets; how many submits the service then has accepted.
+UNCERTAIN = [
+    pytest.param(Reset(), 0, id="reset before acceptance"),
+    pytest.param(Reset(accepted=True), 1, id="reset after acceptance"),
+    pytest.param(Hang(), 0, id="no answer, not accepted"),
+    pytest.param(Hang(accepted=True), 1, id="no answer, accepted"),
+    pytest.param(error_reply(408), 0, id="408"),
+    pytest.param(error_reply(408, retry_after=1), 0, id="408 with Retry-After"),
+    pytest.param(error_reply(500), 0, id="500"),
+    pytest.param(error_reply(500, 500001, accepted=True), 1, id="500 after acceptance"),
+    pytest.param(error_reply(500, retry_after=1), 0, id="500 with Retry-After"),
+    pytest.param(error_reply(502), 0, id="502"),
+    pytest.param(error_reply(503), 0, id="503 without Retry-After"),
+    pytest.param(error_reply(503, retry_after="soon"), 0, id="503 with unreadable Retry-After"),
+    pytest.param(error_reply(504, accepted=True), 1, id="504 after acceptance"),
+    pytest.param(Reply(302, "", {"Location": "https://elsewhere.invalid/"}), 0, id="redirect"),
+    pytest.param(Garbage(), 0, id="no HTTP"),
+    pytest.param(Garbage(accepted=True), 1, id="no HTTP, accepted"),
+    pytest.param(Truncate(accepted=True), 1, id="truncated, accepted"),
+    pytest.param(Endless(), 0, id="endless"),
+    pytest.param(HTML, 0, id="HTML with 200"),
+    pytest.param(Reply(200, {}), 0, id="no id"),
+    pytest.param(Reply(200, {"request_id": "../x"}), 0, id="unusable id"),
+    pytest.param(Reply(200, {"error_code": 500001}), 0, id="200 with 500001"),
+    pytest.param(error_reply(400, 500001), 0, id="400 with 500001"),
+    pytest.param(error_reply(429, 500001), 0, id="429 with 500001"),
+]
+
+
+@pytest.mark.parametrize(("answer", "accepted"), UNCERTAIN)
+async def test_what_may_have_been_accepted_is_uncertain_and_sent_once(klein_emulator, connect, answer, accepted):
+    events = Events()
+    client = connect(timeout=20, on_event=events)
+    klein_emulator.script("submit", answer)
+    error = await outcome(client.generate("a cat"))
+    assert type(error) is SubmissionUncertainError
+    assert (error.charged, error.retryable) == ("unknown", False)
+    assert (klein_emulator.calls["submit"], klein_emulator.accepted) == (1, accepted)
+    await client.aclose()
+    assert len(events.of(Uncertain)) == 1
+    assert strays() == []
+
+
+REFUSED = [
+    pytest.param(error_reply(400), InputRejectedError, id="400"),
+    pytest.param(error_reply(401), AuthenticationError, id="401"),
+    pytest.param(error_reply(402), InsufficientBalanceError, id="402"),
+    pytest.param(error_reply(400, 400002), InsufficientBalanceError, id="400 with 400002"),
+    pytest.param(error_reply(400, 400004), AuthenticationError, id="400 with 400004"),
+    pytest.param(error_reply(403, 403001), PermissionDeniedError, id="403 with 403001"),
+    pytest.param(error_reply(404, 404001), NotFoundError, id="404"),
+    pytest.param(error_reply(409), APIStatusError, id="409"),
+    pytest.param(error_reply(422, 422001, detail=[{"loc": ["prompt"]}]), InputRejectedError, id="422"),
+    pytest.param(Reply(200, {"error_code": 400002, "error_message": "none left"}), InsufficientBalanceError, id="200"),
+]
+
+
+@pytest.mark.parametrize(("answer", "kind"), REFUSED)
+async def test_a_plain_refusal_is_its_own_error_and_costs_nothing(klein_emulator, connect, answer, kind):
+    client = connect()
+    klein_emulator.script("submit", answer)
+    error = await outcome(client.submit("a cat"))
+    assert type(error) is kind
+    assert (error.charged, error.retryable, error.request_id) == ("no", False, None)
+    assert (klein_emulator.calls["submit"], klein_emulator.accepted) == (1, 0)
+
+
+REPEATED = [
+    pytest.param("connect", [Refuse(), Refuse()], 1, id="connection refused twice"),
+    pytest.param("submit", [error_reply(429)] * 8, 9, id="429 without Retry-After, eight times"),
+    pytest.param("submit", [error_reply(429, retry_after=2)], 2, id="429 with Retry-After"),
+    pytest.param("submit", [error_reply(429, 429001, retry_after=2)], 2, id="429 with 429001"),
+    pytest.param("submit", [error_reply(503, retry_after=2)], 2, id="503 with Retry-After"),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "answers", "submits"), REPEATED)
+async def test_what_was_not_accepted_is_repeated_until_it_is_accepted_once(
+    klein_emulator, connect, endpoint, answers, submits
+):
+    client = connect(timeout=60)
+    klein_emulator.script(endpoint, *answers)
+    handle = await client.submit("a cat")
+    assert handle.request_id in klein_emulator.completions
+    assert (klein_emulator.calls["submit"], klein_emulator.accepted) == (submits, 1)
+    if any(isinstance(answer, Reply) and answer.headers for answer in answers):
+        assert now() == 2.0
+
+
+@pytest.mark.parametrize("status", [200, 202, 400, 429, 500, 503])
+async def test_an_answer_with_a_usable_id_is_accepted_whatever_else_it_says(klein_emulator, connect, status):
+    client = connect()
+    body = {"request_id": "known-1", "error_code": 500001 if status >= 400 else None}
+    klein_emulator.script("submit", Reply(status, body, {"Retry-After": "1"}))
+    assert (await client.submit("a cat")).request_id == "known-1"
+    assert klein_emulator.calls["submit"] == 1
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7])
+async def test_the_policy_bounds_refused_submits(klein_emulator, connect, limit):
+    client = connect(retry=RetryPolicy(refused_submits=limit))
+    klein_emulator.script("submit", *[error_reply(429)] * 100)
+    error = await outcome(client.submit("a cat"))
+    assert type(error) is RateLimitError
+    assert (error.charged, klein_emulator.calls["submit"], klein_emulator.accepted) == ("no", limit, 0)
+
+
+async def test_refused_submits_are_repeated_until_the_deadline(klein_emulator, connect):
+    client = connect(timeout=30)
+    klein_emulator.script("submit", *[error_reply(429)] * 100)
+    error = await outcome(client.submit("a cat"))
+    assert type(error) is RateLimitError
+    assert klein_emulator.calls["submit"] > 5
+    assert 25 < now() <= 30
+
+
+async def test_a_service_that_cannot_be_reached_is_given_up_after_five_attempts(klein_emulator, connect):
+    client = connect()
+    klein_emulator.script("connect", *[Refuse()] * 9)
+    error = await outcome(client.submit("a cat"))
+    assert type(error) is APIConnectionError
+    assert (error.charged, error.sent, error.retryable) == ("no", False, True)
+    assert klein_emulator.calls["connect"] == 5
+    assert 0.75 <= now() <= 1.5
+
+
+async def test_a_hold_that_outlasts_the_deadline_raises_at_once(klein_emulator, connect):
+    client = connect(timeout=5)
+    klein_emulator.script("submit", error_reply(429, retry_after=60))
+    error = await outcome(client.generate("a cat"))
+    assert type(error) is RateLimitError
+    assert (error.charged, now()) == ("no", 0.0)
+    later = await outcome(client.generate("a dog"))
+    assert type(later) is RateLimitError
+    assert (later.retry_after, now(), klein_emulator.calls["submit"]) == (60.0, 0.0, 1)
+
+
+async def test_the_deadline_before_a_connection_ends_in_the_last_cause(klein_emulator, connect):
+    client = connect(timeout=3)
+    klein_emulator.script("connect", Refuse(), Hang())
+    error = await outcome(client.generate("a cat"))
+    assert type(error) is APIConnectionError
+    assert (error.charged, now()) == ("no", 3.0)
+
+
+async def test_the_deadline_without_any_cause_is_a_time_out_that_costs_nothing(klein_emulator, connect):
+    client = connect(timeout=3)
+    klein_emulator.script("connect", Hang())
+    error = await outcome(client.submit("a cat"))
+    assert isinstance(error, TimeoutError)
+    assert (error.charged, error.retryable, now()) == ("no", True, 3.0)
+
+
+# --- giving up
+
+
+async def give_up(task: "asyncio.Task[Any]") -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_submit_cancelled_before_its_body_is_never_sent(klein_emulator, connect):
+    client = connect()
+    klein_emulator.script("connect", Pass(delay=1.0))
+    task = asyncio.ensure_future(client.generate("a cat"))
+    await asyncio.sleep(0.5)
+    await give_up(task)
+    await asyncio.sleep(10)
+    assert (klein_emulator.calls["submit"], klein_emulator.accepted) == (0, 0)
+    assert strays() == []
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_a_submit_cancelled_at_any_step_is_either_never_sent_or_taken_back(klein_emulator, connect, steps):
+    """However far the POST has come when the caller goes: what was accepted is cancelled."""
+    client = connect()
+    task = asyncio.ensure_future(client.generate("a cat"))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    await give_up(task)
+    await settle()
+    assert await client.aclose() in {(), tuple(klein_emulator.completions)}
+    assert klein_emulator.calls["cancel"] == klein_emulator.accepted
+    assert strays() == []
+
+
+@pytest.mark.parametrize(("on_abandon", "cancels"), [("cancel", 1), ("leave", 0)])
+async def test_a_submit_cancelled_under_way_runs_on_and_is_then_treated_as_abandoned(
+    klein_emulator, connect, on_abandon, cancels
+):
+    events = Events()
+    client = connect(on_event=events)
+    klein_emulator.script("submit", Pass(delay=2.0))
+    task = asyncio.ensure_future(client.generate("a cat", on_abandon=on_abandon))
+    await asyncio.sleep(1)
+    await give_up(task)
+    assert now() == 1.0
+    await asyncio.sleep(3)
+    assert (klein_emulator.calls["submit"], klein_emulator.calls["cancel"]) == (1, cancels)
+    assert len(events.of(Submitted)) == 1
+    assert len(events.of(Cancelled)) == cancels
+    assert strays() == []
+
+
+async def test_a_bare_submit_that_is_cancelled_under_way_is_cancelled_upstream(klein_emulator, connect):
+    client = connect()
+    klein_emulator.script("submit", Pass(delay=2.0))
+    task = asyncio.ensure_future(client.submit("a cat"))
+    await asyncio.sleep(1)
+    await give_up(task)
+    await asyncio.sleep(2)
+    assert klein_emulator.calls["cancel"] == 1
+
+
+async def test_an_abandoned_submit_is_seen_through_for_five_seconds_and_then_uncertain(klein_emulator, connect):
+    events = Events()
+    client = connect(on_event=events)
+    klein_emulator.script("submit", Hang(accepted=True))
+    task = asyncio.ensure_future(client.generate("a cat"))
+    await asyncio.sleep(1)
+    await give_up(task)
+    await asyncio.sleep(4.9)
+    assert events.of(Uncertain) == []
+    await asyncio.sleep(0.2)
+    assert [event.at for event in events.of(Uncertain)] == [6.0]
+    assert strays() == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "uncertain"),
+    [(Reply(422, {}, delay=2.0), 0), (Reply(500, {}, delay=2.0), 1), (Reset(delay=2.0), 1)],
+)
+async def test_an_abandoned_submit_that_fails_is_told_as_what_it_is(klein_emulator, connect, answer, uncertain):
+    events = Events()
+    client = connect(on_event=events)
+    klein_emulator.script("submit", answer)
+    task = asyncio.ensure_future(client.submit("a cat"))
+    await asyncio.sleep(1)
+    await give_up(task)
+    await asyncio.sleep(6)
+    assert len(events.of(Uncertain)) == uncertain
+    assert klein_emulator.calls["submit"] == 1
+
+
+async def test_an_id_that_arrives_in_the_instant_of_the_cancellation_is_not_lost(klein_emulator, connect):
+    events = Events()
+    client = connect(on_event=events)
+    klein_emulator.script("submit", Pass(delay=2.0))
+    task = asyncio.ensure_future(client.generate("a cat"))
+    asyncio.get_running_loop().call_at(2.0, task.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await settle()
+    await client.aclose()
+    assert klein_emulator.calls["cancel"] == 1
+    assert len(events.of(Submitted)) == 1
+
+
+async def test_the_deadline_under_a_submit_is_uncertain_exactly_on_time(klein_emulator, connect):
+    client = connect(timeout=7)
+    klein_emulator.script("submit", Hang(accepted=True))
+    error = await outcome(client.generate("a cat"))
+    assert (type(error), now()) == (SubmissionUncertainError, 7.0)
+
+
+# --- the ledger
+
+
+class Book:
+    """A journal and a budget that keep what they are told."""
+
+    def __init__(self) -> None:
+        self.lines: list[Any] = []
+
+    async def record(self, entry: Any) -> None:
+        self.lines.append(entry.state.value)
+
+    async def reserve(self, key: str, model: str, price: Any) -> None:
+        assert key
+        assert (await price(model)).base_price_usd is not None
+        self.lines.append("reserve")
+
+    def release(self, key: str) -> None:
+        self.lines.append("release")
+
+    def accepted(self, key: str, request_id: str) -> None:
+        self.lines.append("accepted")
+
+    def settle(self, request_id: str, cost_usd: float | None) -> None:
+        self.lines.append(("settle", cost_usd))
+
+
+LEDGER = [
+    (None, ["reserve", "submitting", "accepted", "submitted", ("settle", 0.01), "completed"]),
+    (error_reply(422), ["reserve", "submitting", "release", "refused"]),
+    (error_reply(500), ["reserve", "submitting", "uncertain"]),
+]
+
+
+@pytest.mark.parametrize(("answer", "lines"), LEDGER)
+async def test_the_intent_is_written_before_the_post_and_the_id_before_anyone_waits(
+    klein_emulator, connect, answer, lines
+):
+    book = Book()
+    client = connect(journal=book, budget=book)
+    klein_emulator.script("submit", answer)
+    await outcome(client.generate("a cat"))
+    assert book.lines == lines
+
+
+class Torn(Book):
+    """A journal that cannot write one state."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__()
+        self.state = state
+
+    async def record(self, entry: Any) -> None:
+        await super().record(entry)
+        if entry.state.value == self.state:
+            raise FluxKleinError("the disk is full")
+
+
+async def test_nothing_is_submitted_when_the_intent_cannot_be_written(klein_emulator, connect):
+    error = await outcome(connect(journal=Torn("submitting")).generate("a cat"))
+    assert (str(error), error.charged, klein_emulator.calls["submit"]) == ("the disk is full", "no", 0)
+
+
+async def test_an_id_that_cannot_be_written_down_is_in_the_error(klein_emulator, connect):
+    book = Torn("submitted")
+    error = await outcome(connect(journal=book, budget=book).generate("a cat"))
+    assert error.request_id in klein_emulator.completions
+    assert error.charged == "unknown"
+    assert "release" not in book.lines
+
+
+async def test_a_submit_given_up_before_it_was_sent_gives_its_money_back(klein_emulator, connect):
+    book = Book()
+    client = connect(journal=book, budget=book)
+    klein_emulator.script("submit", error_reply(429, retry_after=5))
+    task = asyncio.ensure_future(client.generate("a cat"))
+    await asyncio.sleep(1)
+    await give_up(task)
+    await client.aclose()
+    assert book.lines == ["reserve", "submitting", "release", "refused"]

@@ -1,0 +1,399 @@
+"""Waiting: what each look and its failure leads to, exactly when, and how a wait ends."""
+
+import asyncio
+import logging
+import math
+
+import pytest
+
+from flux_klein_async import (
+    AuthenticationError,
+    ConfigurationError,
+    ExponentialPolling,
+    FixedPolling,
+    GenerationCancelledError,
+    GenerationFailedError,
+    Limits,
+    NotFoundError,
+    Observation,
+    Progress,
+    ResultNotReadyError,
+    ServerError,
+    WaitTimeoutError,
+)
+from flux_klein_async.emulator import Garbage, Generation, Hang, Pass, Reply, Reset, Truncate, error_reply
+from flux_klein_async.events import Failed, Finished, Held, Looked, StateChanged
+from tests.fakes import Events, now, outcome, settle, strays
+
+EVERY_SECOND = FixedPolling(1.0)
+
+
+async def test_a_result_comes_with_the_first_look_after_its_completion(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=2.5))
+    result = await connect(polling=EVERY_SECOND).generate("a cat")
+    assert now() == 3.0
+    assert result.timings.looks == 3
+    assert (result.timings.lag_max, result.timings.running) == (1.0, 2.0)
+    assert (result.timings.submit, result.timings.queued, result.timings.fetch) == (0.0, 1.0, 0.0)
+    assert result.cost_usd == 0.01
+
+
+FAILING_LOOKS = [
+    error_reply(500),
+    error_reply(502),
+    error_reply(503, retry_after="soon"),
+    error_reply(429),
+    error_reply(404, 404001),
+    error_reply(401),
+    Reply(200, {"error_code": 500001}),
+    Reply(200, "<html>"),
+    Reply(200, {"status": 7}),
+    Reply(200, []),
+    Reply(302, "", {"Location": "/elsewhere"}),
+    Garbage(),
+    Truncate(),
+]
+
+
+async def test_a_look_on_a_connection_that_breaks_twice_saw_nothing(klein_emulator, connect):
+    """aiohttp itself repeats a GET once when a kept-alive connection turns out dead."""
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("status", Reset(), Reset())
+    result = await connect(polling=EVERY_SECOND).generate("a cat")
+    assert (now(), result.timings.looks, klein_emulator.calls["status"]) == (2.0, 2, 3)
+
+
+@pytest.mark.parametrize("answer", FAILING_LOOKS, ids=repr)
+async def test_a_look_that_fails_saw_nothing_and_is_not_repeated(klein_emulator, connect, answer):
+    klein_emulator.script("submit", Generation(after=1.5))
+    klein_emulator.script("status", answer)
+    events = Events()
+    result = await connect(polling=EVERY_SECOND, on_event=events).generate("a cat")
+    assert (now(), result.timings.looks, klein_emulator.calls["status"]) == (2.0, 2, 2)
+    assert [event.error is None for event in events.of(Looked)] == [False, True]
+
+
+async def test_a_look_that_is_never_answered_is_given_up_after_five_seconds(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("status", Hang())
+    result = await connect(polling=EVERY_SECOND).generate("a cat")
+    assert (now(), result.timings.looks) == (6.0, 2)
+
+
+async def test_the_round_trip_is_part_of_the_interval(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=2.9))
+    klein_emulator.script("status", Pass(delay=0.7), Pass(delay=0.7))
+    await connect(polling=EVERY_SECOND).generate("a cat")
+    looks = [record.at for record in klein_emulator.records if record.endpoint == "status"]
+    assert looks == [1.0, 2.0, 3.0]
+
+
+async def test_a_hold_on_looks_is_obeyed_by_every_wait(klein_emulator, connect):
+    events = Events()
+    client = connect(polling=EVERY_SECOND, on_event=events)
+    klein_emulator.script("submit", Generation(after=1.5), Generation(after=1.5))
+    klein_emulator.script("status", error_reply(429, retry_after=5))
+    await asyncio.gather(client.generate("a cat"), client.generate("a dog"))
+    assert [record.at for record in klein_emulator.records if record.endpoint == "status"] == [1.0, 1.0, 6.0, 6.0]
+    assert [(event.kind, event.seconds) for event in events.of(Held)] == [("read", 5.0)]
+
+
+async def test_a_hold_on_looks_that_outlasts_the_deadline_ends_the_wait_at_once(klein_emulator, connect):
+    client = connect(polling=EVERY_SECOND, timeout=10)
+    klein_emulator.script("submit", Generation(after=1.5))
+    klein_emulator.script("status", error_reply(429, retry_after=60))
+    error = await outcome(client.generate("a cat"))
+    assert (type(error), now()) == (WaitTimeoutError, 2.0)
+    await settle()
+    assert klein_emulator.calls["cancel"] == 1  # cancels are never held
+
+
+async def test_the_ceiling_on_looks_spreads_them_evenly(klein_emulator, connect):
+    client = connect(polling=EVERY_SECOND, limits=Limits(looks_per_second=2))
+    klein_emulator.script("submit", *[Generation(after=0.5)] * 4)
+    await client.generate_all(["a", "b", "c", "d"])
+    looks = [record.at for record in klein_emulator.records if record.endpoint == "status"]
+    assert looks == [1.0, 1.5, 2.0, 2.5]
+
+
+# --- endings
+
+
+@pytest.mark.parametrize(
+    ("fate", "kind", "charged", "detail"),
+    [
+        (Generation(ends="failed", error="out of memory", after=0.5), GenerationFailedError, "unknown", "out of memory"),
+        (Generation(ends="cancelled", after=0.5), GenerationCancelledError, "no", None),
+    ],
+)
+async def test_a_generation_that_ends_badly_is_an_error(klein_emulator, connect, fate, kind, charged, detail):
+    events = Events()
+    client = connect(on_event=events)
+    klein_emulator.script("submit", fate)
+    error = await outcome(client.generate("a cat"))
+    assert (type(error), error.charged, error.retryable) == (kind, charged, False)
+    assert error.request_id in klein_emulator.completions
+    assert getattr(error, "detail", None) == detail
+    assert [event.error_type for event in events.of(Failed)] == [kind.__name__]
+
+
+async def test_the_reason_of_a_failure_is_taken_from_the_status_where_the_result_has_none(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(ends="failed", after=0.5))
+    klein_emulator.script("status", Reply(200, {"status": "failed", "error": "bad seed"}))
+    klein_emulator.script("result", Reply(404, {}))
+    error = await outcome(connect().generate("a cat"))
+    assert (type(error), error.detail) == (GenerationFailedError, "bad seed")
+
+
+async def test_a_result_that_lags_behind_its_status_is_asked_for_again(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=0.5, result_lag=3.0))
+    result = await connect(polling=EVERY_SECOND).generate("a cat")
+    assert 3.5 <= now() < 5.0
+    assert result.timings.fetch == now() - 1.0
+
+
+@pytest.mark.parametrize("early", [Reply(404, {"error_code": 404001}), Reply(400, {}), Reply(425, {}), Reply(409, {})])
+async def test_a_result_that_is_refused_for_a_moment_is_asked_for_again(klein_emulator, connect, early):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("result", early, early)
+    result = await connect(polling=EVERY_SECOND).generate("a cat")
+    assert result.image_url
+    assert now() == 1.0 + 0.05 + 0.1
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (Reply(200, {"status": "in_progress"}), ResultNotReadyError),
+        (Reply(200, {"status": "completed"}), ResultNotReadyError),
+        (Reply(404, {}), NotFoundError),
+    ],
+)
+async def test_a_completed_request_without_a_result_is_given_up_after_ten_seconds(
+    klein_emulator, connect, answer, kind
+):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("result", *[answer] * 100)
+    error = await outcome(connect(polling=EVERY_SECOND).generate("a cat"))
+    assert (type(error), error.charged, error.retryable) == (kind, "unknown", False)
+    assert 10.0 <= now() <= 11.0
+
+
+async def test_a_result_call_that_fails_is_repeated(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("result", Reset(), error_reply(503), Truncate())
+    result = await connect(polling=EVERY_SECOND).generate("a cat")
+    assert (result.image_url is not None, klein_emulator.calls["result"]) == (True, 4)
+
+
+async def test_a_result_call_that_fails_five_times_is_its_error(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("result", *[error_reply(500)] * 10)
+    error = await outcome(connect(polling=EVERY_SECOND).generate("a cat"))
+    assert (type(error), error.retryable, klein_emulator.calls["result"]) == (ServerError, False, 5)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, AuthenticationError), (404, NotFoundError)])
+async def test_a_refusal_that_stands_for_ten_seconds_is_believed(klein_emulator, connect, status, kind):
+    klein_emulator.script("status", *[error_reply(status)] * 100)
+    error = await outcome(connect(polling=EVERY_SECOND, timeout=None).wait_for_result("gone"))
+    assert (type(error), error.request_id, now()) == (kind, "gone", 11.0)
+
+
+async def test_trouble_that_passes_is_waited_out_until_the_deadline(klein_emulator, connect):
+    klein_emulator.script("status", *[error_reply(500)] * 100)
+    error = await outcome(connect(polling=EVERY_SECOND, timeout=30).wait_for_result("there"))
+    assert (type(error), error.looks, error.state, now()) == (WaitTimeoutError, 29, None, 30.0)
+    assert "HTTP 500" in str(error)
+
+
+async def test_an_unknown_state_is_waited_out_and_logged_once(klein_emulator, connect, caplog):
+    klein_emulator.script("submit", *[Generation(after=3.5, words={"in_progress": "PONDERING"})] * 2)
+    events = Events()
+    with caplog.at_level(logging.WARNING):
+        await connect(polling=EVERY_SECOND, on_event=events).generate_all(["a", "b"])
+    assert [record.getMessage() for record in caplog.records] == [
+        "Unknown state 'PONDERING'; waiting on until the deadline"
+    ]
+    assert {event.state.value for event in events.of(StateChanged)} == {"unknown", "completed"}
+
+
+async def test_states_in_other_words_and_cases_are_understood(klein_emulator, connect):
+    words = {"in_progress": "Processing", "completed": "SUCCEEDED"}
+    klein_emulator.script("submit", Generation(after=0.5, words=words))
+    assert (await connect().generate("a cat")).state == "completed"
+
+
+# --- the deadline
+
+
+HANGING = [
+    ("status", Hang()),
+    ("status", Reply(200, {"status": "in_progress"}, dribble=0.5)),
+    ("result", Hang()),
+    ("result", Reply(200, {"status": "completed", "output": {"image": "https://x.runcomfy.net/" + "y" * 99}}, dribble=0.5)),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "answer"), HANGING)
+@pytest.mark.parametrize("timeout", [2.5, 4.125])
+async def test_a_hanging_or_dribbling_answer_ends_exactly_at_the_deadline(
+    klein_emulator, connect, endpoint, answer, timeout
+):
+    client = connect(polling=EVERY_SECOND)
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script(endpoint, answer)
+    error = await outcome(client.generate("a cat", timeout=timeout, on_abandon="leave"))
+    assert (type(error), error.charged, error.retryable, now()) == (WaitTimeoutError, "unknown", False, timeout)
+    result = await client.wait_for_result(error.request_id, timeout=60)
+    assert result.request_id == error.request_id
+
+
+async def test_a_dribbling_submit_ends_exactly_at_the_deadline(klein_emulator, connect):
+    klein_emulator.script("submit", Reply(200, {"request_id": "x"}, dribble=0.5))
+    error = await outcome(connect().generate("a cat", timeout=3.25))
+    assert (error.charged, now()) == ("unknown", 3.25)
+
+
+@pytest.mark.parametrize("endpoint", ["status", "result", "cancel", "model"])
+async def test_a_single_call_ends_exactly_at_the_deadline(klein_emulator, connect, endpoint):
+    client = connect(timeout=3.5)
+    klein_emulator.script(endpoint, *[Hang()] * 10)
+    argument = [] if endpoint == "model" else ["some-id"]
+    error = await outcome(getattr(client, endpoint)(*argument))
+    assert (isinstance(error, TimeoutError), now()) == (True, 3.5)
+
+
+async def test_the_deadline_covers_the_wait_for_a_slot(klein_emulator, connect):
+    client = connect(limits=Limits(max_in_flight=1), polling=EVERY_SECOND)
+    klein_emulator.script("submit", Generation(after=50))
+    first = asyncio.ensure_future(client.generate("a cat"))
+    await settle()
+    error = await outcome(client.generate("a dog", timeout=5))
+    assert (isinstance(error, TimeoutError), error.charged, now()) == (True, "no", 5.0)
+    assert klein_emulator.accepted == 1
+    first.cancel()
+
+
+@pytest.mark.parametrize("timeout", [None, math.inf])
+async def test_no_limit_waits_for_days(klein_emulator, connect, timeout):
+    klein_emulator.script("submit", Generation(after=3 * 86_400))
+    await connect(polling=FixedPolling(3600)).generate("a cat", timeout=timeout)
+    assert now() == 3 * 86_400
+
+
+# --- abandoning
+
+
+PHASES = [
+    ("result", Hang(), 1.5),
+    ("status", Hang(), 1.5),
+    ("status", None, 0.5),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "answer", "at"), PHASES)
+@pytest.mark.parametrize(("on_abandon", "cancels"), [("cancel", 1), ("leave", 0)])
+async def test_a_cancelled_wait_does_with_the_request_as_was_said(
+    klein_emulator, connect, endpoint, answer, at, on_abandon, cancels
+):
+    client = connect(polling=EVERY_SECOND)
+    klein_emulator.script("submit", Generation(after=0.8))
+    klein_emulator.script(endpoint, answer)
+    task = asyncio.ensure_future(client.generate("a cat", on_abandon=on_abandon))
+    await asyncio.sleep(at)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert now() == at
+    await client.aclose()
+    assert (klein_emulator.calls["cancel"], strays()) == (cancels, [])
+
+
+async def test_an_exception_of_on_status_leaves_unwrapped_and_abandons(klein_emulator, connect):
+    def on_status(_status):
+        raise KeyError("mine")
+
+    client = connect(polling=EVERY_SECOND)
+    with pytest.raises(KeyError):
+        await client.generate("a cat", on_status=on_status)
+    await client.aclose()
+    assert klein_emulator.calls["cancel"] == 1
+
+
+async def test_on_status_and_updates_see_each_change_of_state_and_queue_position(klein_emulator, connect):
+    def described(status):
+        return (status.state.value, status.queue_position)
+
+    client = connect(polling=EVERY_SECOND)
+    looks = [("in_queue", 2), ("in_queue", 2), ("in_queue", 1), ("in_progress", None), ("in_progress", None)]
+    answers = [Reply(200, {"status": state, "queue_position": position}) for state, position in looks]
+    expected = [("in_queue", 2), ("in_queue", 1), ("in_progress", None), ("completed", None)]
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("status", *answers)
+    seen = []
+    await client.generate("a cat", on_status=lambda status: seen.append(described(status)))
+    assert seen == expected
+    handle = await client.submit("a dog")
+    klein_emulator.script("status", *answers)
+    assert [described(status) async for status in handle.updates()] == expected
+
+
+# --- the policy
+
+
+class Spy:
+    """A policy of a user's own."""
+
+    def __init__(self) -> None:
+        self.progress: list[Progress] = []
+        self.observations: list[Observation] = []
+
+    def next_look(self, progress: Progress) -> float:
+        self.progress.append(progress)
+        return 1.0
+
+    def observe(self, observation: Observation) -> None:
+        self.observations.append(observation)
+
+
+async def test_a_policy_is_told_how_the_wait_stands_and_what_it_taught(klein_emulator, connect):
+    spy = Spy()
+    klein_emulator.script("submit", Generation(after=2.5))
+    klein_emulator.script("status", Pass(delay=0.25))
+    await connect(polling=spy).generate("a cat", width=512, height=256)
+    facts = [(item.looks, item.age, item.state, item.pixels, item.round_trip) for item in spy.progress]
+    assert facts == [
+        (0, 0.0, None, 512 * 256, None),
+        (1, 1.25, "in_progress", 512 * 256, 0.25),
+        (2, 2.0, "in_progress", 512 * 256, 0.0),
+    ]
+    [taught] = spy.observations
+    assert (taught.not_before, taught.not_after, taught.served, taught.looks) == (2.0, 3.0, 2.5, 3)
+    assert taught.model == "blackforestlabs/flux-2-klein/4b/text-to-image"
+
+
+@pytest.mark.parametrize("answer", [-1.0, math.nan, math.inf])
+async def test_a_policy_that_answers_nonsense_is_a_configuration_error(klein_emulator, connect, answer):
+    class Nonsense(Spy):
+        def next_look(self, progress: Progress) -> float:
+            return answer
+
+    error = await outcome(connect(polling=Nonsense()).generate("a cat"))
+    assert type(error) is ConfigurationError
+    assert error.request_id is None
+
+
+async def test_the_default_policy_needs_few_looks_for_half_a_second(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=0.57))
+    client = connect(polling=ExponentialPolling(spread=lambda: 0.5))
+    result = await client.generate("a cat")
+    assert (result.timings.looks, round(now(), 3)) == (4, 0.577)
+
+
+async def test_a_finished_generation_is_an_event_with_its_figures(klein_emulator, connect):
+    events = Events()
+    klein_emulator.script("submit", Generation(after=2.5))
+    await connect(polling=EVERY_SECOND, on_event=events).generate("a cat", tag="mine")
+    [event] = events.of(Finished)
+    assert (event.tag, event.seconds, event.looks, event.lag_max, event.cost_usd) == ("mine", 3.0, 3, 1.0, 0.01)

@@ -1,0 +1,492 @@
+"""The client as a whole: one loop, one session, one token, and a clean end."""
+
+import asyncio
+import gc
+import logging
+import pickle
+import re
+import warnings
+from typing import Any
+
+import aiohttp
+import pytest
+
+from flux_klein_async import (
+    ClientClosedError,
+    ConfigurationError,
+    FixedPolling,
+    FluxKleinClient,
+    GenerationResult,
+    InvalidInputError,
+    Limits,
+    NotFoundError,
+    RequestState,
+    ServerError,
+    TextToImage9BInput,
+)
+from flux_klein_async.emulator import Garbage, Generation, Hang, InProcessEmulator, Pass, Reply, error_reply
+from flux_klein_async.events import Closed
+from flux_klein_async.transport.pacing import InProcessLimiter
+from tests.fakes import Events, now, outcome, settle, strays
+
+EVERY_SECOND = FixedPolling(1.0)
+
+
+# --- the verbs
+
+
+async def test_every_verb_of_the_service_works(klein_emulator, klein_client):
+    handle = await klein_client.submit("a snow leopard at dawn", width=640, height=384)
+    assert (await klein_client.status(handle)).state is RequestState.IN_PROGRESS
+    result = await handle.wait_for_result()
+    assert (await klein_client.result(handle.request_id)).output == result.output
+    assert (await handle.result()).request_id == handle.request_id
+    assert (await handle.status()).state is RequestState.COMPLETED
+    assert (await handle.cancel()).cancelled is False
+    info = await klein_client.model()
+    assert (info.model_id, info.base_price_usd) == ("blackforestlabs/flux-2-klein/4b/text-to-image", 0.01)
+    [picture] = await klein_client.read(result)
+    assert picture.startswith(b"\x89PNG")
+    submit = klein_emulator.records[0]
+    assert submit.body == b'{"prompt": "a snow leopard at dawn", "width": 640, "height": 384}'
+    assert submit.headers["authorization"] == f"Bearer {klein_emulator.api_key}"
+    assert submit.headers["content-type"] == "application/json"
+    assert submit.headers["user-agent"].startswith("flux_klein_async/")
+    assert repr(handle) == f"RequestHandle({handle.request_id!r})"
+
+
+async def test_a_queued_request_can_be_cancelled(connect):
+    async with InProcessEmulator(workers=0) as idle:
+        client = connect(idle.api_key, session=idle.session())
+        handle = await client.submit("a cat")
+        assert (await handle.status()).queue_position is not None
+        assert (await handle.cancel()).cancelled is True
+        assert (await client.status(handle)).state is RequestState.CANCELLED
+
+
+async def test_a_request_of_another_process_is_taken_up_by_its_id(klein_emulator, connect):
+    handle = await connect().submit("a cat")
+    result = await connect().handle(handle.request_id).wait_for_result()
+    assert result.request_id == handle.request_id
+    assert (result.timings.submit, result.timings.queued) == (None, None)
+
+
+async def test_other_models_take_a_mapping_and_typed_input_names_its_own_model(klein_emulator, connect):
+    client = connect()
+    typed = await client.generate(TextToImage9BInput(prompt="a cat", steps=8))
+    video = await client.generate({"prompt": "waves"}, model="emulator/any/text-to-video")
+    paths = [record.path for record in klein_emulator.records if record.endpoint == "submit"]
+    assert paths == [
+        "/v1/models/blackforestlabs/flux-2-klein/9b/text-to-image",
+        "/v1/models/emulator/any/text-to-video",
+    ]
+    assert typed.image_url
+    assert video.output.video
+
+
+@pytest.mark.parametrize("verb", ["status", "result", "cancel", "wait_for_result", "handle", "updates"])
+@pytest.mark.parametrize("request_id", ["", "../x", "a/b", "a?b", "x" * 129, "ä", None, 7])
+async def test_an_id_that_could_lead_elsewhere_is_refused_before_anything_is_sent(
+    klein_emulator, klein_client, verb, request_id
+):
+    with pytest.raises(InvalidInputError):
+        made = getattr(klein_client, verb)(request_id)
+        await made
+    assert sum(klein_emulator.calls.values()) == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout": -1},
+        {"timeout": "5"},
+        {"timeout": True},
+        {"timeout": float("nan")},
+        {"on_abandon": "forget"},
+        {"width": 63},
+        {"height": 2049},
+        {"width": 512.0},
+        {"width": True},
+        {"width": "512"},
+        {"model": "../x"},
+    ],
+    ids=repr,
+)
+async def test_bad_options_are_refused_before_anything_is_sent(klein_emulator, klein_client, options):
+    with pytest.raises(InvalidInputError):
+        await klein_client.generate("a cat", **options)
+    assert sum(klein_emulator.calls.values()) == 0
+
+
+@pytest.mark.parametrize("prompt", ["", " \n", "\ud800", b"bytes", 7, None, ["a"]])
+async def test_bad_prompts_are_refused_before_anything_is_sent(klein_emulator, klein_client, prompt):
+    with pytest.raises(InvalidInputError):
+        await klein_client.submit(prompt)
+    assert sum(klein_emulator.calls.values()) == 0
+
+
+async def test_single_calls_are_repeated_and_their_holds_obeyed(klein_emulator, connect):
+    client = connect(timeout=60)
+    klein_emulator.script("model", error_reply(500), error_reply(429, retry_after=7), Garbage())
+    await client.model()
+    assert klein_emulator.calls["model"] == 4
+    assert 7 <= now() <= 8
+
+
+async def test_a_cancel_goes_through_a_hold_on_reads(klein_emulator, connect):
+    client = connect(timeout=60)
+    handle = await client.submit("a cat")
+    klein_emulator.script("status", error_reply(429, retry_after=30))
+    looking = asyncio.ensure_future(client.status(handle))
+    await settle()
+    await client.cancel(handle)
+    assert now() == 0.0
+    await looking
+    assert now() == 30.0
+
+
+async def test_an_outage_is_not_multiplied_by_repeats(klein_emulator, connect):
+    client = connect(limits=Limits(max_connections=100))
+    klein_emulator.script("model", *[error_reply(500)] * 10_000)
+    errors = await asyncio.gather(*[outcome(client.model()) for _ in range(500)])
+    assert {type(error) for error in errors} == {ServerError}
+    assert klein_emulator.calls["model"] == 500 + 100
+
+
+async def test_a_model_that_does_not_exist_is_not_found(klein_client):
+    error = await outcome(klein_client.model("no/such/model"))
+    assert (type(error), error.charged) == (NotFoundError, "no")
+
+
+async def test_a_limiter_of_the_applications_own_is_asked(klein_emulator, connect):
+    class Counting(InProcessLimiter):
+        looks = slots = 0
+
+        async def acquire(self) -> None:
+            Counting.slots += 1
+            await super().acquire()
+
+        def look_at(self, wanted: float) -> float:
+            Counting.looks += 1
+            return super().look_at(wanted)
+
+    result = await connect(limits=Counting(Limits())).generate("a cat")
+    assert (Counting.slots, Counting.looks) == (1, result.timings.looks)
+
+
+# --- one token, one origin
+
+
+@pytest.mark.parametrize(
+    "base_url", ["http://example.com", "ftp://example.com", "https://u:p@example.com", "example.com", "https://"]
+)
+def test_a_bad_base_url_is_refused_at_once(base_url):
+    with pytest.raises(ConfigurationError):
+        FluxKleinClient("some-token", base_url=base_url)
+
+
+def test_plain_http_is_possible_when_asked_for():
+    assert "example.com" in repr(FluxKleinClient("some-token", base_url="http://example.com", allow_insecure=True))
+
+
+def test_without_a_token_the_ways_to_give_one_are_named():
+    with pytest.raises(ConfigurationError, match=r"RUNCOMFY_API_TOKEN.*emulator"):
+        FluxKleinClient()
+
+
+def test_token_and_base_url_are_found_in_the_environment(monkeypatch):
+    monkeypatch.setenv("RUNCOMFY_TOKEN", "from-the-environment")
+    monkeypatch.setenv("RUNCOMFY_MODEL_API_BASE", "http://127.0.0.1:9/v1")
+    assert "http://127.0.0.1:9 " in repr(FluxKleinClient())
+
+
+TOKEN = "tok/en+very-secret-0123456789"
+ECHO = {"error_message": f"who is Bearer {TOKEN}?", "echo": [TOKEN]}
+LEAKY = [
+    Reply(401, ECHO),
+    Reply(500, ECHO, {"X-Echo": TOKEN}),
+    Reply(500, ECHO["error_message"].replace("/", "\\/")),
+    Reply(200, {"request_id": "x", "status": "failed", "error": TOKEN, "echo": TOKEN}),
+    Reply(200, f"<html>{TOKEN}</html>"),
+    Reply(302, TOKEN, {"Location": f"https://evil.example/?{TOKEN}"}),
+    Garbage(f"HTTP/1.1 200 {TOKEN}\x00\r\nX: {TOKEN}\r\n{TOKEN}\r\n\r\n".encode()),
+    Garbage(f"{TOKEN} {TOKEN} {TOKEN}\r\n\r\n".encode()),
+]
+
+
+def facets(error: BaseException) -> list[str]:
+    """Everything of an error, its causes and its contexts that could be printed."""
+    found, queue, seen = [], [error], set()
+    while queue:
+        current = queue.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        found += [str(current), repr(current), repr(current.args), repr(vars(current)), repr(pickle.dumps(current))]
+        queue += [linked for linked in (current.__cause__, current.__context__) if linked is not None]
+    return found
+
+
+@pytest.mark.parametrize("answer", LEAKY)
+@pytest.mark.parametrize("endpoint", ["submit", "status", "result", "cancel", "model", "file"])
+@pytest.mark.usefixtures("klein_emulator")  # for its virtual time
+async def test_the_token_is_in_no_error_event_or_log(endpoint, answer, caplog):
+    emulator, events = InProcessEmulator(api_key=TOKEN), Events()
+    emulator.script(endpoint, *[answer] * 3)
+    shown: list[str] = []
+    with caplog.at_level(logging.DEBUG):
+        client = FluxKleinClient(
+            TOKEN,
+            base_url=emulator.base_url,
+            session=emulator.session(),
+            on_event=events,
+        )
+        async with emulator, client:
+            for attempt in (
+                client.generate("a cat", timeout=5),
+                client.status("some-id"),
+                client.result("some-id"),
+                client.cancel("some-id"),
+                client.model(),
+            ):
+                found = await outcome(attempt)
+                if isinstance(found, GenerationResult):
+                    shown.append(repr(found) + repr(found.raw))
+                    found = await outcome(client.read(found))
+                    found = found if isinstance(found, BaseException) else "a file's bytes are the user's own"
+                shown += facets(found) if isinstance(found, BaseException) else [repr(found)]
+            shown += [repr(client), repr(vars(client)), repr(events)]
+    shown += [record.getMessage() + str(record.exc_info) + str(record.exc_text) for record in caplog.records]
+    for text in shown:
+        assert TOKEN not in text
+        assert TOKEN.replace("/", "\\/") not in text
+
+
+async def test_the_token_goes_to_the_apis_origin_alone(klein_emulator, connect):
+    own, foreign = "https://emulator.invalid", "https://files.runcomfy.net/files/a.png"
+    picture = Reply(200, b"\x89PNG\r\n\x1a\n rest")
+    klein_emulator.script("submit", Generation(output={"images": [foreign, f"{own}/files/x.png"]}))
+    klein_emulator.script("file", Reply(302, "", {"Location": "https://other.runcomfy.com/files/b.png"}), picture, picture)
+    client = connect()
+    result = await client.generate("a cat")
+    await client.read(result)
+    hosts = [(record.headers["host"], "authorization" in record.headers) for record in klein_emulator.records]
+    assert [entry for entry in hosts if not entry[1]] == [
+        ("files.runcomfy.net", False),
+        ("other.runcomfy.com", False),
+        ("emulator.invalid", False),
+    ]
+    assert {host for host, token in hosts if token} == {"emulator.invalid"}
+
+
+# --- one loop, one session
+
+
+def test_the_session_is_made_lazily_and_from_any_place():
+    client = FluxKleinClient("some-token")  # outside of any loop
+    del client
+    gc.collect()  # nothing was opened: nothing to warn of
+
+
+async def test_a_borrowed_session_is_never_closed(klein_emulator, connect):
+    session = klein_emulator.session()
+    async with connect(session=session) as client:
+        result = await client.generate("a cat")
+        await client.read(result)
+    assert not session.closed
+
+
+BAD_SESSIONS = [
+    {"headers": {"Authorization": "Bearer mine"}},
+    {"headers": {"authorization": "Basic eA=="}},
+]
+
+
+@pytest.mark.parametrize("options", BAD_SESSIONS)
+async def test_a_session_with_credentials_of_its_own_is_refused(klein_emulator, connect, options):
+    with pytest.raises(ConfigurationError):
+        connect(session=klein_emulator.session(**options))
+
+
+async def test_a_session_with_auth_is_refused(klein_emulator, connect):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        session = klein_emulator.session(auth=aiohttp.BasicAuth("me", "secret"))
+    with pytest.raises(ConfigurationError):
+        connect(session=session)
+
+
+async def test_a_closed_or_foreign_session_is_refused(klein_emulator, connect):
+    session = klein_emulator.session()
+    await session.close()
+    for unusable in (session, object()):
+        with pytest.raises(ConfigurationError):
+            connect(session=unusable)
+
+
+async def test_a_session_closed_under_the_client_is_a_configuration_error(klein_emulator, connect):
+    session = klein_emulator.session()
+    client = connect(session=session)
+    await session.close()
+    error = await outcome(client.generate("a cat"))
+    assert (type(error), error.charged) == (ConfigurationError, "no")
+
+
+def test_use_from_another_loop_is_a_clear_error():
+    emulator = InProcessEmulator()
+    client: Any = None
+
+    async def first() -> None:
+        nonlocal client
+        client = FluxKleinClient("emulator-token", base_url=emulator.base_url, session=emulator.session())
+        await client.model()
+
+    async def second() -> None:
+        with pytest.raises(ConfigurationError, match="another event loop"):
+            await client.model()
+        with pytest.raises(ConfigurationError, match="another event loop"):
+            await client.aclose()
+
+    async def last() -> None:
+        await client.aclose()
+        await emulator.aclose()
+
+    with asyncio.Runner() as runner:
+        runner.run(first())
+        asyncio.run(second())
+        runner.run(last())
+
+
+async def test_a_client_dropped_unclosed_gives_one_warning_that_names_it(klein_emulator):
+    client = FluxKleinClient(
+        klein_emulator.api_key, base_url=klein_emulator.base_url, session=klein_emulator.session()
+    )
+    await client.read(await client.generate("a cat"))
+    with pytest.warns(ResourceWarning) as caught:
+        del client
+        gc.collect()
+    assert [re.findall("FluxKleinClient", str(warning.message)) for warning in caught] == [["FluxKleinClient"]]
+
+
+async def test_an_unclosed_client_of_its_own_session_gives_one_warning(live_emulator):
+    client = FluxKleinClient(live_emulator.api_key, base_url=live_emulator.base_url)
+    await client.model()
+    with pytest.warns(ResourceWarning) as caught:
+        del client
+        gc.collect()
+        await asyncio.sleep(0)
+        gc.collect()
+    assert ["FluxKleinClient" in str(warning.message) for warning in caught] == [True]
+
+
+# --- closing
+
+
+async def test_closing_twice_gives_the_same_answer_and_use_after_it_is_an_error(klein_emulator, connect):
+    client = connect()
+    await client.generate("a cat")
+    assert await client.aclose() == ()
+    assert await client.aclose() == ()
+    for call in (client.generate("a dog"), client.model(), client.status("x"), client.submit("a dog")):
+        assert type(await outcome(call)) is ClientClosedError
+    assert "closed" in repr(client)
+
+
+async def test_a_client_never_used_closes_too(connect):
+    assert await connect().aclose() == ()
+
+
+@pytest.mark.parametrize("drain", [0.0, 2.0])
+async def test_calls_under_way_end_with_client_closed_after_the_drain(klein_emulator, connect, drain):
+    events = Events()
+    client = connect(polling=EVERY_SECOND, on_event=events)
+    klein_emulator.script("submit", Generation(after=0.5), Generation(after=50), Generation(after=50))
+    calls = [
+        asyncio.ensure_future(outcome(client.generate("done within two seconds"))),
+        asyncio.ensure_future(outcome(client.generate("left", on_abandon="leave"))),
+        asyncio.ensure_future(outcome(client.generate("cancelled"))),
+    ]
+    await asyncio.sleep(0.25)
+    left = await client.aclose(drain=drain)
+    assert now() == 0.25 + drain
+    first, *others = await asyncio.gather(*calls)
+    assert isinstance(first, ClientClosedError if drain == 0 else GenerationResult)
+    assert [type(error) for error in others] == [ClientClosedError] * 2
+    assert {error.charged for error in others} == {"unknown"}
+    # The emulator runs them all at once: none could be cancelled any more.
+    still = {error.request_id for error in others} | ({first.request_id} if drain == 0 else set())
+    assert set(left) == still
+    assert [event.left_running for event in events.of(Closed)] == [left]
+    assert strays() == []
+
+
+async def test_what_is_cancelled_upstream_while_closing_is_not_left_running(connect):
+    async with InProcessEmulator(workers=0) as idle:
+        client = connect(idle.api_key, session=idle.session())
+        call = asyncio.ensure_future(outcome(client.generate("a cat")))
+        await asyncio.sleep(1)
+        assert await client.aclose() == ()
+        assert isinstance(await call, ClientClosedError)
+
+
+async def test_closing_takes_five_seconds_at_most_beyond_its_drain(klein_emulator, connect):
+    client = connect(polling=EVERY_SECOND)
+    klein_emulator.script("cancel", *[Hang()] * 100)
+    klein_emulator.script("submit", *[Generation(after=500)] * 50)
+    calls = [asyncio.ensure_future(outcome(client.generate("a cat"))) for _ in range(50)]
+    await asyncio.sleep(1.5)
+    left = await client.aclose(drain=3)
+    assert now() == 1.5 + 3 + 5
+    assert len(left) == 50
+    await asyncio.gather(*calls)
+    assert strays() == []
+
+
+async def test_a_submit_under_way_while_closing_is_seen_through(klein_emulator, connect):
+    client = connect()
+    klein_emulator.script("submit", Pass(delay=3.0))
+    call = asyncio.ensure_future(outcome(client.generate("a cat")))
+    await asyncio.sleep(1)
+    left = await client.aclose()
+    error = await call
+    assert (type(error), error.charged) == (ClientClosedError, "unknown")
+    assert (now(), klein_emulator.calls["cancel"]) == (3.0, 1)
+    assert left == tuple(klein_emulator.completions)
+
+
+async def test_a_fan_out_under_way_while_closing_ends_with_client_closed(klein_emulator, connect):
+    client = connect(polling=EVERY_SECOND)
+
+    async def run() -> list[Any]:
+        return await client.generate_all([f"picture {number}" for number in range(20)], concurrency=2)
+
+    running = asyncio.ensure_future(run())
+    await asyncio.sleep(2.5)
+    await client.aclose(drain=1)
+    outcomes = await running
+    assert len([found for found in outcomes if found.error is None]) == 6
+    assert {type(found.error) for found in outcomes if found.error} == {ClientClosedError}
+
+
+async def test_a_closing_that_is_cancelled_goes_on(klein_emulator, connect):
+    client = connect(polling=EVERY_SECOND)
+    klein_emulator.script("submit", Generation(after=3.5))
+    call = asyncio.ensure_future(outcome(client.generate("a cat")))
+    await asyncio.sleep(0.5)
+    closing = asyncio.ensure_future(client.aclose(drain=10))
+    await settle()
+    closing.cancel()
+    assert await client.aclose() == ()
+    assert (now(), isinstance(await call, GenerationResult)) == (4.0, True)
+
+
+# --- events
+
+
+async def test_a_handler_that_raises_is_logged_and_ignored(klein_emulator, connect, caplog):
+    def on_event(_event: object) -> None:
+        raise ValueError("mine")
+
+    result = await connect(on_event=on_event).generate("a cat")
+    assert result.image_url
+    assert {record.getMessage() for record in caplog.records} == {"on_event raised; ignored"}
