@@ -1,0 +1,180 @@
+"""What a scripted call gets instead of the normal answer.
+
+Pure data. Must not know how an answer is put on the wire, nor when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, get_args
+
+__all__ = [
+    "ENDPOINTS",
+    "Answer",
+    "Endless",
+    "Endpoint",
+    "Garbage",
+    "Generation",
+    "Hang",
+    "Pass",
+    "Refuse",
+    "Reply",
+    "Reset",
+    "Script",
+    "Truncate",
+    "check_answer",
+    "error_reply",
+]
+
+Endpoint: TypeAlias = Literal["connect", "submit", "status", "result", "cancel", "model", "models", "file", "other"]
+ENDPOINTS: tuple[str, ...] = get_args(Endpoint)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """The normal answer; the call takes effect when it arrives and the reply leaves `delay` seconds later."""
+
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Exactly this answer.
+
+    `body` goes out as it is when it is bytes or text, else as JSON. `accepted`: the call takes effect all the
+    same (a submit starts its generation, a cancel cancels), only the reply says otherwise. `dribble`: seconds
+    before each single byte of the body.
+    """
+
+    status: int = 200
+    body: Any = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    delay: float = 0.0
+    accepted: bool = False
+    dribble: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in self.headers.items():
+            if any(mark in name + value for mark in "\r\n"):
+                raise ValueError(f"a header cannot hold a line break: {name!r}: {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """No answer ever, on a connection that stays open (for `connect`: no connection ever)."""
+
+    accepted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The connection is aborted instead of an answer."""
+
+    accepted: bool = False
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """These bytes instead of an HTTP answer; then the connection is closed."""
+
+    data: bytes = b"\x00\xff this is no HTTP\r\n\r\n"
+    accepted: bool = False
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    """A body whose Content-Length promises `missing` bytes more than are sent; then a closed connection."""
+
+    body: bytes = b'{"request_id": "'
+    missing: int = 64
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
+    accepted: bool = False
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endless:
+    """A body that repeats `chunk` for as long as somebody reads it."""
+
+    chunk: bytes = b" " * 65_536
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
+    accepted: bool = False
+    delay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.chunk:
+            raise ValueError("an endless body needs a chunk of at least one byte")
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """For `connect` alone: the connection is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """For `submit` alone: accepted as usual, and this is the generation's fate.
+
+    `after`: seconds of running (`None`: as the profile says). `error`: what a failed one says. `output`: in
+    place of the model's own. `early_result`: answers `result` before the end. `result_lag`: seconds for which
+    `result` still looks unfinished after `status` has said the end. `words`: what to write in place of a
+    state, such as `{"completed": "succeeded"}`. `delay`: seconds before the reply to the submit.
+    """
+
+    ends: Literal["completed", "failed", "cancelled"] = "completed"
+    after: float | None = None
+    error: Any = None
+    output: Any = None
+    early_result: Reply | None = None
+    result_lag: float = 0.0
+    words: Mapping[str, str] = field(default_factory=dict)
+    delay: float = 0.0
+
+
+Answer: TypeAlias = Pass | Reply | Hang | Reset | Garbage | Truncate | Endless | Refuse | Generation
+Script: TypeAlias = Mapping[str, Sequence[Answer | None]]
+
+_CONNECTING = (Pass, Hang, Refuse)
+
+
+def check_answer(endpoint: str, answer: Answer | None) -> None:
+    """Refuse an answer that this endpoint cannot give.
+
+    Raises:
+        ValueError: no such endpoint, or an answer that belongs to another one.
+    """
+    if endpoint not in ENDPOINTS:
+        raise ValueError(f"no endpoint {endpoint!r}: there are {', '.join(ENDPOINTS)}")
+    if answer is None:
+        return
+    kind = type(answer).__name__
+    if endpoint == "connect" and not isinstance(answer, _CONNECTING):
+        raise ValueError(f"'connect' can be answered with Pass, Hang or Refuse, not with {kind}")
+    if endpoint != "connect" and isinstance(answer, Refuse):
+        raise ValueError(f"Refuse answers 'connect', not {endpoint!r}")
+    if endpoint != "submit" and isinstance(answer, Generation):
+        raise ValueError(f"Generation answers 'submit', not {endpoint!r}")
+
+
+def error_reply(
+    status: int,
+    code: int | None = None,
+    message: str = "scripted error",
+    *,
+    retry_after: float | str | None = None,
+    detail: Any = None,
+    accepted: bool = False,
+) -> Reply:
+    """Build the service's usual error body; `retry_after` is a number of seconds or an HTTP date."""
+    body: dict[str, Any] = {"error_message": message}
+    if code is not None:
+        body["error_code"] = code
+    if detail is not None:
+        body["detail"] = detail
+    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+    return Reply(status, body, headers, accepted=accepted)

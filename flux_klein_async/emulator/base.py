@@ -1,0 +1,104 @@
+"""What every form of the emulator offers to whoever scripts and questions it.
+
+Must not know how calls reach the engine.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+from .engine import Engine
+
+if TYPE_CHECKING:
+    from collections import Counter, deque
+    from collections.abc import Mapping
+
+    from .answers import Answer, Script
+    from .engine import Record
+    from .profiles import Profile
+
+__all__ = ["BaseEmulator", "Options"]
+
+
+class Options(TypedDict, total=False):
+    """What every form of the emulator can be constructed with.
+
+    Keys:
+        profile: `klein`, `queue`, `queue:WORKERS`, `fixed:SECONDS` or a `Profile`; default `klein`.
+        seed: decides request ids, durations, faults and pictures; default 0.
+        workers: generations that run side by side, in place of the profile's number; 0: none ever starts.
+        api_key: the one token that is accepted; default `emulator-token`.
+        script: by endpoint, what its first calls get; see `BaseEmulator.script()`.
+        max_records: how many of the last requests are remembered; default 10,000.
+        files_url: origin of the hosted files, where it is not the API's own.
+    """
+
+    profile: str | Profile
+    seed: int
+    workers: int | None
+    api_key: str
+    script: Script | None
+    max_records: int
+    files_url: str | None
+
+
+class BaseEmulator:
+    """The engine's public face, the same in process and on a port."""
+
+    def __init__(self, **options: Unpack[Options]) -> None:
+        self.engine = Engine(**options)
+
+    @property
+    def base_url(self) -> str:
+        """The origin to give to a client."""
+        return self.engine.service.base_url
+
+    @property
+    def api_key(self) -> str:
+        """The token to give to a client."""
+        return self.engine.api_key
+
+    @property
+    def records(self) -> deque[Record]:
+        """The last requests, oldest first."""
+        return self.engine.records
+
+    @property
+    def calls(self) -> Counter[str]:
+        """How often each endpoint was called; `connect` counts connections asked for."""
+        return self.engine.calls
+
+    @property
+    def accepted(self) -> int:
+        """How many submits were accepted, whatever their replies said: what the real service would charge."""
+        return self.engine.service.accepted
+
+    @property
+    def spent_usd(self) -> float:
+        """What the accepted generations cost, less those that were cancelled in the queue."""
+        return self.engine.service.spent_usd
+
+    @property
+    def completions(self) -> Mapping[str, float]:
+        """By request id the loop's instant at which each generation that has started ends, or ended."""
+        return self.engine.service.queue.completions
+
+    def script(self, endpoint: str, *answers: Answer | None) -> None:
+        """Give the next calls of an endpoint these answers in turn, after those still due; `None` is normal.
+
+        Raises:
+            ValueError: no such endpoint, or an answer that belongs to another one.
+        """
+        self.engine.script(endpoint, *answers)
+
+    def fault(self, endpoint: str, answer: Answer, *, probability: float) -> None:
+        """Give calls of an endpoint this answer with this probability, where no script speaks.
+
+        Raises:
+            ValueError: no such endpoint, an answer that belongs to another one, or no probability.
+        """
+        self.engine.fault(endpoint, answer, probability=probability)
+
+    def reset(self) -> None:
+        """Forget everything that happened and was scripted since, and start again as constructed."""
+        self.engine.reset()

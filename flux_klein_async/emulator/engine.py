@@ -1,0 +1,173 @@
+"""The emulated service with its scripts and its memory: one call in, what its caller gets out.
+
+Pure: no clock, no I/O, no `async`; the instant is an argument and chance comes from a seed. Together with
+`routes` and `service` it reads URLs and JSON by itself and shares nothing with the client. Must not know how
+bytes travel.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, deque
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from .answers import Generation, Pass, Refuse, check_answer
+from .profiles import Profile, parse_profile
+from .routes import Route, find_route
+from .service import Draw, Service
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .answers import Answer, Endless, Garbage, Hang, Reply, Reset, Script, Truncate
+
+    Action: TypeAlias = Reply | Draw | Hang | Reset | Garbage | Truncate | Endless
+
+__all__ = ["Call", "Engine", "Record"]
+
+_PLAIN = Generation()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP request as it arrived; the names of `headers` are in lower case."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What came, and what it got.
+
+    `at` is the instant of arrival; `request_id` what the path names or the submit started; `answer` the
+    script's, if it spoke; `status` is `None` where no HTTP status was sent.
+    """
+
+    endpoint: str
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    at: float
+    request_id: str | None
+    answer: Answer | None
+    status: int | None
+
+
+class Engine:
+    """Everything the emulated service knows."""
+
+    def __init__(
+        self,
+        *,
+        profile: str | Profile = "klein",
+        seed: int = 0,
+        workers: int | None = None,
+        api_key: str = "emulator-token",
+        script: Script | None = None,
+        max_records: int = 10_000,
+        epoch: float = 0.0,
+        base_url: str = "",
+        files_url: str | None = None,
+    ) -> None:
+        self.profile = parse_profile(profile) if isinstance(profile, str) else profile
+        self.seed = seed
+        self.api_key = api_key
+        self._workers = self.profile.workers if workers is None else workers
+        self._first_script = dict(script or {})
+        self._max_records = max_records
+        self._start(epoch, base_url, files_url)
+
+    def _start(self, epoch: float, base_url: str, files_url: str | None) -> None:
+        self.service = Service(
+            profile=self.profile,
+            seed=self.seed,
+            workers=self._workers,
+            api_key=self.api_key,
+            epoch=epoch,
+            base_url=base_url,
+            files_url=files_url,
+        )
+        self.records: deque[Record] = deque(maxlen=self._max_records)
+        self.calls: Counter[str] = Counter()
+        self._chance = random.Random(f"{self.seed}/faults")
+        self._scripts: dict[str, deque[Answer | None]] = {}
+        self._faults: dict[str, list[tuple[float, Answer]]] = {}
+        for endpoint, answers in self._first_script.items():
+            self.script(endpoint, *answers)
+
+    def reset(self) -> None:
+        """Forget everything that happened and was scripted since, and start again as constructed."""
+        self._start(self.service.epoch, self.service.base_url, self.service.files_url)
+
+    def script(self, endpoint: str, *answers: Answer | None) -> None:
+        """Give the next calls of an endpoint these answers in turn, after those still due; `None` is normal.
+
+        Raises:
+            ValueError: no such endpoint, or an answer that belongs to another one.
+        """
+        for answer in (None, *answers):
+            check_answer(endpoint, answer)
+        self._scripts.setdefault(endpoint, deque()).extend(answers)
+
+    def fault(self, endpoint: str, answer: Answer, *, probability: float) -> None:
+        """Give calls of an endpoint this answer with this probability, where no script speaks.
+
+        Raises:
+            ValueError: no such endpoint, an answer that belongs to another one, or no probability.
+        """
+        check_answer(endpoint, answer)
+        if not 0 <= probability <= 1:
+            raise ValueError(f"a probability lies between 0 and 1, not at {probability!r}")
+        self._faults.setdefault(endpoint, []).append((probability, answer))
+
+    def connect(self) -> Answer:
+        """Count one attempt to connect and say what becomes of it."""
+        return self._next_answer("connect") or Pass()
+
+    def handle(self, call: Call, now: float) -> Action:
+        """Let one request take effect at `now` and say what to send back, and how."""
+        route = find_route(call.method, call.target)
+        answer = self._next_answer(route.endpoint)
+        action, started = self._act(call, route, answer, now)
+        self.records.append(
+            Record(
+                route.endpoint,
+                call.method,
+                route.path,
+                route.query,
+                call.headers,
+                call.body,
+                now,
+                started or route.request_id,
+                answer,
+                getattr(action, "status", None),
+            )
+        )
+        return action
+
+    def _next_answer(self, endpoint: str) -> Answer | None:
+        self.calls[endpoint] += 1
+        if waiting := self._scripts.get(endpoint):
+            return waiting.popleft()
+        for probability, answer in self._faults.get(endpoint, ()):
+            if self._chance.random() < probability:
+                return answer
+        return None
+
+    def _act(self, call: Call, route: Route, answer: Answer | None, now: float) -> tuple[Action, str | None]:
+        if answer is None or isinstance(answer, (Pass, Generation)):
+            fate = answer if isinstance(answer, Generation) else _PLAIN
+            reply, started = self.service.respond(route, call.headers, call.body, fate, now)
+            delay = answer.delay if answer else 0.0
+            return (replace(reply, delay=delay) if delay else reply), started
+        assert not isinstance(answer, Refuse)  # noqa: S101  # check_answer keeps it to `connect`
+        started = None
+        if answer.accepted:
+            _, started = self.service.respond(route, call.headers, call.body, _PLAIN, now)
+        return answer, started

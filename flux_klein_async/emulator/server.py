@@ -1,0 +1,250 @@
+"""The engine behind HTTP: bytes in, the engine's answer out as bytes, on a loopback port.
+
+The only module that imports aiohttp.web. It uses aiohttp's parser and connection handling alone and writes
+answers itself, since half of them are meant to be wrong. Must not decide what an answer says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import time
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Self, Unpack
+
+from aiohttp import web
+
+from . import images, wire
+from .answers import Endless, Garbage, Hang, Reply, Reset, Truncate
+from .base import BaseEmulator, Options
+from .engine import Call
+from .service import Draw
+
+if TYPE_CHECKING:
+    from .answers import Answer
+    from .engine import Action, Engine
+
+__all__ = ["Emulator", "HttpServer"]
+
+# asyncio's default of 100 turns away most of ten thousand clients that arrive together; the kernel caps it.
+_BACKLOG = 16_384
+_MAX_BODY = 16 * 2**20
+_DRAIN_ABOVE = 65_536
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_PICTURES_KEPT = 8
+
+
+class _Sent(web.StreamResponse):
+    """Tells aiohttp that the answer has been written already."""
+
+    def __init__(self, *, keep: bool) -> None:
+        super().__init__()
+        self._keep_alive = keep
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Send nothing."""
+
+    async def write_eof(self, data: Any = b"") -> None:
+        """Send nothing."""
+
+
+_KEEP = _Sent(keep=True)
+_CLOSE = _Sent(keep=False)
+
+
+class HttpServer:
+    """Connections of one event loop to one engine; the instance makes their protocols."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._handling: set[asyncio.Task[Any]] = set()
+        self._web = web.Server(
+            self._handle,
+            handler_cancellation=True,
+            request_factory=self._make_request,
+            access_log=None,
+        )
+        self._draw = lru_cache(_PICTURES_KEPT)(_draw)
+
+    def protocol(self) -> asyncio.Protocol:
+        """Make the server's end of a new connection."""
+        return self._web()
+
+    async def aclose(self) -> None:
+        """End every handler, hanging ones too, and close every connection."""
+        self._web.pre_shutdown()
+        handling = list(self._handling)
+        for task in handling:
+            task.cancel()
+        await asyncio.gather(*handling, return_exceptions=True)
+        await self._web.shutdown(timeout=1.0)
+
+    def _make_request(  # aiohttp's signature
+        self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any
+    ) -> web.BaseRequest:
+        return web.BaseRequest(message, payload, protocol, writer, task, self._loop, client_max_size=_MAX_BODY)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # aiohttp runs each handler in one
+        self._handling.add(task)
+        try:
+            headers = {name.lower(): value for name, value in request.headers.items()}
+            body = await _read(request, headers) if request.can_read_body else b""
+            action = self._engine.handle(Call(request.method, request.raw_path, headers, body), self._loop.time())
+            return await self._send(request, action)
+        finally:
+            self._handling.discard(task)
+
+    async def _send(self, request: web.BaseRequest, action: Action) -> web.StreamResponse:
+        if not isinstance(action, Hang) and action.delay:
+            await asyncio.sleep(action.delay)
+        keep = request.keep_alive
+        match action:
+            case Reply(dribble=None):
+                await self._write(request, self._whole(action, keep=keep))
+                return _KEEP if keep else _CLOSE
+            case Draw():
+                data, content_type = await self._loop.run_in_executor(None, self._draw, action)
+                reply = Reply(200, data, {"Content-Type": content_type})
+                await self._write(request, self._whole(reply, keep=keep))
+                return _KEEP if keep else _CLOSE
+            case Reply():
+                await self._dribble(request, action)
+            case Reset():
+                _reset(request)
+            case Garbage():
+                await self._write(request, action.data)
+            case Truncate():
+                head = self._head(action, len(action.body) + action.missing)
+                await self._write(request, head + action.body)
+            case Hang():
+                await self._loop.create_future()
+            case _:
+                await self._flood(request, action)
+        return _CLOSE
+
+    def _whole(self, reply: Reply, *, keep: bool) -> bytes:
+        return wire.response(reply.status, reply.headers, reply.body, self._wall(), keep=keep)
+
+    def _head(self, action: Truncate | Endless, length: int | None) -> bytes:
+        default = "application/octet-stream"
+        return wire.head(action.status, action.headers, default, length, self._wall(), keep=False)
+
+    def _wall(self) -> float:
+        return self._engine.service.epoch + self._loop.time()
+
+    async def _write(self, request: web.BaseRequest, data: bytes) -> None:
+        _transport(request).write(data)
+        if len(data) > _DRAIN_ABOVE:
+            await request.writer.drain()
+
+    async def _dribble(self, request: web.BaseRequest, reply: Reply) -> None:
+        whole = self._whole(reply, keep=False)
+        end = whole.index(b"\r\n\r\n") + 4
+        await self._write(request, whole[:end])
+        for at in range(end, len(whole)):
+            await asyncio.sleep(reply.dribble or 0.0)
+            await self._write(request, whole[at : at + 1])
+
+    async def _flood(self, request: web.BaseRequest, action: Endless) -> None:
+        await self._write(request, self._head(action, None))
+        chunk = b"%x\r\n%b\r\n" % (len(action.chunk), action.chunk)
+        while True:
+            await self._write(request, chunk)
+            await request.writer.drain()
+            # A reader as fast as the writer would otherwise keep everybody else off the loop.
+            await asyncio.sleep(0)
+
+
+async def _read(request: web.BaseRequest, headers: dict[str, str]) -> bytes:
+    if headers.get("expect", "").lower() == "100-continue":
+        _transport(request).write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    return await request.read()
+
+
+def _transport(request: web.BaseRequest) -> asyncio.Transport:
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        # What aiohttp takes quietly for a client that has gone.
+        raise ConnectionResetError
+    return transport
+
+
+def _reset(request: web.BaseRequest) -> None:
+    transport = _transport(request)
+    # A socket closed without this says a polite FIN, which is no reset.
+    if (sock := transport.get_extra_info("socket")) is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    transport.abort()
+
+
+def _draw(action: Draw) -> tuple[bytes, str]:
+    if action.suffix == "mp4":
+        return images.film(action.prompt, request_id=action.request_id), "video/mp4"
+    picture = images.draw(action.prompt, action.width, action.height, seed=action.seed, request_id=action.request_id)
+    return picture, "image/png"
+
+
+class Emulator(BaseEmulator):
+    """The emulated service on a loopback port, in real time; takes `Options` besides host and port.
+
+    `async with Emulator() as emulator:` listens on `emulator.base_url` until the block ends.
+    """
+
+    def __init__(self, *, host: str = "127.0.0.1", port: int = 0, **options: Unpack[Options]) -> None:
+        super().__init__(**options)
+        for endpoint in options.get("script") or ():
+            _check_endpoint(endpoint)
+        self._address = (host, port)
+        self._running: tuple[asyncio.Server, HttpServer] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Start to listen.
+
+        Raises:
+            OSError: the port is taken, or not ours to take.
+        """
+        loop = asyncio.get_running_loop()
+        server = HttpServer(self.engine)
+        host, port = self._address
+        listener = await loop.create_server(server.protocol, host, port, backlog=_BACKLOG)
+        self._running = (listener, server)
+        port = listener.sockets[0].getsockname()[1]
+        self.engine.service.base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self.engine.service.epoch = time.time() - loop.time()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Stop listening and drop every connection."""
+        if self._running is None:
+            return
+        (listener, server), self._running = self._running, None
+        listener.close()
+        await server.aclose()
+        await listener.wait_closed()
+
+    def script(self, endpoint: str, *answers: Answer | None) -> None:
+        """As in process, but for `connect`, which happens in the kernel here.
+
+        Raises:
+            ValueError: no such endpoint, or an answer that it cannot give.
+        """
+        _check_endpoint(endpoint)
+        super().script(endpoint, *answers)
+
+    def fault(self, endpoint: str, answer: Answer, *, probability: float) -> None:
+        """As in process, but for `connect`, which happens in the kernel here.
+
+        Raises:
+            ValueError: no such endpoint, an answer that it cannot give, or no probability.
+        """
+        _check_endpoint(endpoint)
+        super().fault(endpoint, answer, probability=probability)
+
+
+def _check_endpoint(endpoint: str) -> None:
+    if endpoint == "connect":
+        raise ValueError("a loopback port cannot script 'connect': use InProcessEmulator")

@@ -1,0 +1,170 @@
+import pytest
+
+from flux_klein_async.emulator.answers import (
+    Garbage,
+    Generation,
+    Hang,
+    Pass,
+    Refuse,
+    Reply,
+    Reset,
+    Truncate,
+    error_reply,
+)
+from flux_klein_async.emulator.engine import Call, Engine
+from flux_klein_async.emulator.profiles import Profile
+
+from .helpers import BEARER, SUBMIT, ask, submit
+
+
+def test_scripted_answers_come_in_turn_and_then_all_is_normal():
+    busy = error_reply(429, retry_after=1)
+    engine = Engine(script={"status": [busy, None]})
+    engine.script("status", Hang())
+    request_id = submit(engine)
+    answers = [ask(engine, f"/v1/requests/{request_id}/status") for _ in range(4)]
+    assert [type(answer) for answer in answers] == [Reply, Reply, Hang, Reply]
+    assert [getattr(answer, "status", None) for answer in answers] == [429, 200, None, 200]
+
+
+def test_a_passing_call_takes_effect_at_once_and_is_answered_later():
+    engine = Engine(profile="fixed:1", script={"submit": [Pass(delay=5.0)], "file": [Pass(2.0)]})
+    reply = ask(engine, SUBMIT, 1.0, method="POST", body={"prompt": "x"})
+    assert (reply.delay, engine.service.accepted) == (5.0, 1)
+    request_id = reply.body["request_id"]
+    assert engine.service.queue.completions == {request_id: 2.0}
+    assert ask(engine, f"/files/{request_id}.png", 3.0).delay == 2.0
+
+
+def test_a_fate_can_delay_the_submits_reply():
+    engine = Engine(script={"submit": [Generation(delay=3.0)]})
+    assert ask(engine, SUBMIT, method="POST", body={"prompt": "x"}).delay == 3.0
+
+
+@pytest.mark.parametrize("kind", [Reply, Hang, Reset, Garbage, Truncate])
+@pytest.mark.parametrize("accepted", [True, False])
+def test_only_an_accepted_submit_starts_a_generation(kind, accepted):
+    answer = kind(accepted=accepted)
+    engine = Engine(script={"submit": [answer]})
+    assert ask(engine, SUBMIT, method="POST", body={"prompt": "x"}) is answer
+    assert engine.service.accepted == len(engine.service.queue.jobs) == accepted
+    assert (engine.records[-1].request_id in engine.service.queue.jobs) is accepted
+
+
+def test_a_bad_input_is_not_accepted_whatever_the_script_says():
+    engine = Engine(script={"submit": [Hang(accepted=True)]})
+    ask(engine, SUBMIT, method="POST", body={})
+    assert engine.service.accepted == 0
+
+
+def test_a_cancel_can_take_effect_although_its_reply_is_lost():
+    engine = Engine(workers=0, script={"cancel": [Reset(accepted=True)]})
+    request_id = submit(engine)
+    assert ask(engine, f"/v1/requests/{request_id}/cancel", method="POST") == Reset(accepted=True)
+    assert ask(engine, f"/v1/requests/{request_id}/status").body["status"] == "cancelled"
+
+
+def test_connections_are_scripted_and_counted_apart():
+    engine = Engine(script={"connect": [Refuse(), None, Hang()]})
+    assert [engine.connect() for _ in range(4)] == [Refuse(), Pass(), Hang(), Pass()]
+    assert (engine.calls["connect"], len(engine.records)) == (4, 0)
+
+
+def test_faults_strike_by_chance_where_no_script_speaks():
+    engine, twin = Engine(seed=3), Engine(seed=3)
+    for each in (engine, twin):
+        each.fault("models", Reply(503), probability=0.3)
+        each.script("models", Reply(418))
+    seen, again = ([ask(each, "/v1/models").status for _ in range(2001)] for each in (engine, twin))
+    assert seen == again
+    assert seen[0] == 418
+    assert 500 < seen.count(503) < 700
+
+
+@pytest.mark.parametrize(("probability", "status"), [(0, 200), (1, 503)])
+def test_a_fault_can_be_certain(probability, status):
+    engine = Engine()
+    engine.fault("models", Reply(503), probability=probability)
+    assert {ask(engine, "/v1/models").status for _ in range(50)} == {status}
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.1, float("nan")])
+def test_a_probability_is_checked(probability):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Engine().fault("models", Hang(), probability=probability)
+
+
+def test_scripts_are_checked_where_they_are_written():
+    with pytest.raises(ValueError, match="Refuse answers 'connect'"):
+        Engine(script={"status": [Refuse()]})
+    with pytest.raises(ValueError, match="no endpoint 'typo'"):
+        Engine().script("typo")
+    with pytest.raises(ValueError, match="no endpoint 'typo'"):
+        Engine().fault("typo", Hang(), probability=1)
+
+
+def test_every_call_is_recorded():
+    engine = Engine(script={"models": [Hang()]})
+    request_id = submit(engine, 1.0)
+    ask(engine, f"/v1/requests/{request_id}/result?include_cost=true", 2.0)
+    ask(engine, "/v1/models", 3.0)
+    ask(engine, "/nowhere", 4.0)
+    first, second, third, fourth = engine.records
+    assert (first.endpoint, first.method, first.path, first.at) == ("submit", "POST", SUBMIT, 1.0)
+    assert (first.body, first.headers) == (b'{"prompt": "a snow leopard"}', BEARER)
+    assert (first.request_id, first.answer, first.status) == (request_id, None, 200)
+    assert (second.query, second.request_id) == ({"include_cost": "true"}, request_id)
+    assert (third.answer, third.status, third.request_id) == (Hang(), None, None)
+    assert (fourth.endpoint, fourth.status) == ("other", 404)
+    assert engine.calls == {"submit": 1, "result": 1, "models": 1, "other": 1}
+
+
+def test_a_record_shows_neither_headers_nor_body():
+    engine = Engine()
+    submit(engine)
+    assert "emulator-token" not in repr(engine.records[0])
+    assert "leopard" not in repr(engine.records[0])
+
+
+def test_no_more_than_the_last_records_are_kept():
+    engine = Engine(max_records=2)
+    for now in range(5):
+        ask(engine, "/v1/models", now)
+    assert [record.at for record in engine.records] == [3, 4]
+    assert engine.calls["models"] == 5
+
+
+def test_reset_starts_again_as_constructed():
+    engine = Engine(seed=4, script={"models": [Reply(503)]}, base_url="https://b", epoch=7.0)
+
+    def story():
+        engine.script("status", Hang())
+        first = ask(engine, "/v1/models").status
+        return first, submit(engine), dict(engine.service.queue.completions)
+
+    before = story()
+    engine.fault("models", Reply(500), probability=1)
+    engine.reset()
+    assert (len(engine.records), engine.service.accepted, engine.service.spent_usd) == (0, 0, 0.0)
+    assert (engine.service.base_url, engine.service.epoch) == ("https://b", 7.0)
+    assert story() == before
+    assert ask(engine, "/v1/models").status == 200
+
+
+def test_workers_replace_the_profiles_number():
+    crowd = {"profile": "queue:2", "workers": 1}
+    states = []
+    for options in ({"profile": Profile("mine", 1.0, workers=2)}, crowd):
+        engine = Engine(**options)
+        ids = [submit(engine) for _ in range(3)]
+        states.append([engine.service.queue.jobs[request_id].state for request_id in ids])
+    assert states == [["in_progress", "in_progress", "in_queue"], ["in_progress", "in_queue", "in_queue"]]
+
+
+def test_the_token_can_be_chosen():
+    engine = Engine(api_key="mine")
+    seen = [
+        engine.handle(Call("GET", "/v1/models", {"authorization": f"Bearer {token}"}), 0.0).status
+        for token in ("mine", "emulator-token")
+    ]
+    assert seen == [200, 401]

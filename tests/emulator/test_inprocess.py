@@ -1,0 +1,318 @@
+import asyncio
+import gc
+import warnings
+
+import aiohttp
+import pytest
+
+from flux_klein_async.emulator import (
+    Endless,
+    Garbage,
+    Generation,
+    Hang,
+    InProcessEmulator,
+    Pass,
+    Refuse,
+    Reply,
+    Reset,
+    Truncate,
+    VirtualTimeLoop,
+)
+
+from .helpers import SUBMIT, run
+
+AUTH = {"Authorization": "Bearer emulator-token"}
+
+
+def story(tell, *, limit=None, **options):
+    """Let `tell` use an emulator through a session, in virtual time."""
+
+    async def main():
+        async with InProcessEmulator(**{"profile": "fixed:2", **options}) as emulator:
+            session = emulator.session(headers=AUTH, base_url=emulator.base_url, timeout=aiohttp.ClientTimeout(60))
+            return await tell(emulator, session)
+
+    return run(main())
+
+
+async def fetch(session, method, url, **options):
+    async with session.request(method, url, **options) as response:
+        return response.status, await response.read()
+
+
+async def submit(session, **given):
+    async with session.post(SUBMIT, json={"prompt": "a snow leopard", "width": 64, "height": 64, **given}) as response:
+        return (await response.json())["request_id"]
+
+
+def clock():
+    return asyncio.get_running_loop().time()
+
+
+def test_a_generation_runs_in_virtual_time():
+    async def tell(emulator, session):
+        request_id = await submit(session)
+        seen = []
+        for _ in range(3):
+            async with session.get(f"/v1/requests/{request_id}/status") as response:
+                seen.append((clock(), (await response.json())["status"]))
+            await asyncio.sleep(1)
+        return seen, emulator.completions[request_id]
+
+    seen, completion = story(tell)
+    assert seen == [(0.0, "in_progress"), (1.0, "in_progress"), (2.0, "completed")]
+    assert completion == 2.0
+
+
+def test_the_picture_comes_as_a_file_and_costs_no_virtual_time():
+    async def tell(emulator, session):
+        request_id = await submit(session)
+        await asyncio.sleep(2)
+        url = f"https://files.runcomfy.net/files/{request_id}.png"
+        async with aiohttp.ClientSession(connector=emulator.connector()) as plain, plain.get(url) as response:
+            picture = await response.read()
+            return response.headers, picture, clock(), emulator.records[-1]
+
+    headers, picture, now, record = story(tell)
+    assert picture.startswith(b"\x89PNG")
+    assert (headers["Content-Type"], headers["Content-Length"]) == ("image/png", str(len(picture)))
+    assert now == 2.0
+    assert (record.endpoint, record.headers["host"]) == ("file", "files.runcomfy.net")
+    assert "authorization" not in record.headers
+
+
+@pytest.mark.parametrize("url", ["http://a.test:81/v1/models", "https://b.test/v1/models"])
+def test_every_address_leads_to_the_emulator(url):
+    async def tell(emulator, session):
+        return (await fetch(session, "GET", url))[0], emulator.records[-1].headers["host"]
+
+    assert story(tell) == (200, url.split("/")[2])
+
+
+def test_a_round_trip_takes_its_time_half_each_way():
+    async def tell(emulator, session):
+        await fetch(session, "GET", "/v1/models")
+        await fetch(session, "GET", "/v1/models")
+        return [record.at for record in emulator.records], clock(), emulator.calls["connect"]
+
+    # The first call connects, which takes a round trip of its own.
+    assert story(tell, round_trip=0.5) == ([0.75, 1.25], 1.5, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "body", "elapsed"),
+    [
+        (Reply(599, "odd"), 599, b"odd", 0.0),
+        (Reply(200, b"ab", dribble=1.5), 200, b"ab", 3.0),
+        (Reply(204, {"a": 1}), 204, b"", 0.0),
+        (Pass(2.5), 200, None, 2.5),
+        (Reply(429, b"x", delay=4.0), 429, b"x", 4.0),
+    ],
+)
+def test_an_answer_arrives_as_scripted(answer, status, body, elapsed):
+    async def tell(emulator, session):
+        emulator.script("models", answer)
+        got = await fetch(session, "GET", "/v1/models")
+        return *got, clock(), (await fetch(session, "GET", "/v1/models"))[0]
+
+    got = story(tell)
+    assert (got[0], got[2], got[3]) == (status, elapsed, 200)
+    assert body is None or got[1] == body
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (Reset(), aiohttp.ClientOSError),
+        (Reset(delay=1.0), aiohttp.ClientOSError),
+        (Garbage(), aiohttp.ClientResponseError),
+        (Garbage(b""), aiohttp.ServerDisconnectedError),
+        (Truncate(), aiohttp.ClientPayloadError),
+        (Hang(), TimeoutError),
+    ],
+)
+def test_a_broken_answer_breaks_as_it_does_on_a_socket(answer, error):
+    async def tell(emulator, session):
+        emulator.script("submit", answer)
+        with pytest.raises(error):
+            await fetch(session, "POST", SUBMIT, json={"prompt": "x"})
+        return emulator.accepted, (await fetch(session, "GET", "/v1/models"))[0]
+
+    assert story(tell) == (0, 200)
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_a_lost_answer_may_hide_an_accepted_submit(accepted):
+    async def tell(emulator, session):
+        emulator.script("submit", Reset(accepted=accepted))
+        with pytest.raises(aiohttp.ClientOSError):
+            await fetch(session, "POST", SUBMIT, json={"prompt": "x"})
+        return emulator.accepted, emulator.spent_usd
+
+    assert story(tell) == ((1, 0.01) if accepted else (0, 0.0))
+
+
+def test_an_endless_body_flows_only_as_fast_as_it_is_read():
+    async def tell(emulator, session):
+        emulator.script("models", Endless(b"x" * 10_000))
+        async with session.get("/v1/models") as response:
+            first = await response.content.readexactly(300_000)
+            await asyncio.sleep(5)
+            transport = response.connection.transport
+            return len(first), transport.peer.get_write_buffer_size()
+
+    read, waiting = story(tell)
+    assert read == 300_000
+    assert 0 < waiting < 200_000
+
+
+def test_a_refused_connection_is_what_a_real_connector_raises():
+    async def tell(emulator, session):
+        emulator.script("connect", Refuse())
+        with pytest.raises(aiohttp.ClientConnectorError, match="Cannot connect to host") as caught:
+            await fetch(session, "GET", "/v1/models")
+        return type(caught.value.os_error), len(emulator.records), (await fetch(session, "GET", "/v1/models"))[0]
+
+    assert story(tell) == (ConnectionRefusedError, 0, 200)
+
+
+def test_a_connection_can_come_late_or_never():
+    async def tell(emulator, session):
+        emulator.script("connect", Pass(3.0), Hang())
+        await fetch(session, "GET", "/v1/models")
+        late = clock()
+        with pytest.raises(aiohttp.ConnectionTimeoutError):
+            await fetch(session, "GET", "http://other.test/", timeout=aiohttp.ClientTimeout(sock_connect=2))
+        return late, clock(), emulator.calls["connect"]
+
+    assert story(tell) == (3.0, 5.0, 2)
+
+
+def test_a_deadlock_is_found_although_connections_idle():
+    async def main():
+        async with InProcessEmulator() as emulator:
+            session = emulator.session(headers=AUTH, timeout=aiohttp.ClientTimeout(None))
+            await fetch(session, "GET", emulator.base_url + "/v1/models")
+            emulator.script("submit", Hang())
+            await fetch(session, "POST", emulator.base_url + SUBMIT, json={"prompt": "x"})
+
+    with (
+        pytest.raises(RuntimeError, match="deadlock in virtual time"),
+        asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(grace=0.0)) as runner,
+    ):
+        runner.run(main())
+
+
+@pytest.mark.parametrize("answer", [Hang(), Pass(1e6), Reply(body=b"ab", dribble=1e6), None])
+def test_closing_ends_everything_at_once_and_leaves_nothing(answer):
+    async def main():
+        emulator = InProcessEmulator(script={"models": [answer]})
+        session = emulator.session(headers=AUTH)
+        call = asyncio.create_task(fetch(session, "GET", emulator.base_url + "/v1/models"))
+        await asyncio.sleep(0.5)
+        await emulator.aclose()
+        await asyncio.wait([call])
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        return session.closed, clock(), left, call.exception() is None
+
+    closed, now, left, answered = run(main())
+    assert (closed, now, left) == (True, 0.5, set())
+    assert answered is (answer is None)
+
+
+def test_a_client_that_goes_away_ends_its_handler():
+    async def tell(emulator, session):
+        emulator.script("models", Hang())
+        before = len(asyncio.all_tasks())
+        with pytest.raises(TimeoutError):
+            await fetch(session, "GET", "/v1/models", timeout=aiohttp.ClientTimeout(1))
+        await asyncio.sleep(1)
+        return len(asyncio.all_tasks()) - before
+
+    assert story(tell) == 0
+
+
+def test_sessions_that_were_let_go_are_closed_too():
+    async def main():
+        async with InProcessEmulator() as emulator:
+            for _ in range(3):
+                await fetch(emulator.session(headers=AUTH), "GET", emulator.base_url + "/v1/models")
+            await emulator.session().close()
+            emulator.session()
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(main())
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == []
+
+
+def test_closing_twice_or_unused_is_harmless_and_a_closed_emulator_can_be_used_again():
+    async def main():
+        emulator = InProcessEmulator()
+        await emulator.aclose()
+        await emulator.aclose()
+        seen = []
+        for _ in range(2):
+            session = emulator.session(headers=AUTH)
+            seen.append((await fetch(session, "GET", emulator.base_url + "/v1/models"))[0])
+            await emulator.aclose()
+        return seen
+
+    assert run(main()) == [200, 200]
+
+
+def test_one_emulator_serves_one_loop_after_the_other():
+    emulator = InProcessEmulator(profile="fixed:1")
+
+    async def main():
+        session = emulator.session(headers=AUTH, base_url=emulator.base_url)
+        await submit(session)
+        await session.close()
+
+    run(main())
+    run(main())
+    run(emulator.aclose())
+    assert emulator.accepted == 2
+
+
+def test_a_user_may_bring_a_connector():
+    async def main():
+        async with InProcessEmulator() as emulator:
+            session = emulator.session(connector=emulator.connector(limit=3), headers=AUTH)
+            return session.connector.limit, (await fetch(session, "GET", emulator.base_url + "/v1/models"))[0]
+
+    assert run(main()) == (3, 200)
+
+
+def test_runs_with_equal_seeds_are_equal():
+    async def tell(emulator, session):
+        emulator.fault("status", Reply(503), probability=0.5)
+        ids = [await submit(session) for _ in range(5)]
+        codes = [(await fetch(session, "GET", f"/v1/requests/{ids[0]}/status"))[0] for _ in range(20)]
+        return ids, codes, dict(emulator.completions)
+
+    one, other = (story(tell, seed=3, profile="klein") for _ in range(2))
+    assert one == other
+    assert set(one[1]) == {200, 503}
+
+
+def test_many_calls_at_once_share_a_queue():
+    async def tell(emulator, session):
+        ids = await asyncio.gather(*(submit(session) for _ in range(50)))
+        return [emulator.completions.get(request_id) for request_id in ids], emulator.accepted
+
+    completions, accepted = story(tell, workers=10)
+    assert (completions.count(2.0), completions.count(None), accepted) == (10, 40, 50)
+
+
+def test_a_fate_is_scripted_through_the_emulator():
+    async def tell(emulator, session):
+        emulator.script("submit", Generation(ends="failed", after=7.0, error="too cold"))
+        request_id = await submit(session)
+        await asyncio.sleep(7)
+        async with session.get(f"/v1/requests/{request_id}/result") as response:
+            return await response.json()
+
+    body = story(tell)
+    assert (body["status"], body["error"], body["finished_at"]) == ("failed", "too cold", "2026-01-01T00:00:07.000Z")

@@ -1,0 +1,221 @@
+import asyncio
+import io
+import socket
+import threading
+
+import aiohttp
+import pytest
+from PIL import Image
+
+from flux_klein_async.emulator import (
+    Emulator,
+    Endless,
+    Garbage,
+    Hang,
+    Pass,
+    Refuse,
+    Reply,
+    Reset,
+    Truncate,
+    images,
+)
+
+from .helpers import SUBMIT
+
+AUTH = {"Authorization": "Bearer emulator-token"}
+
+
+async def fetch(session, method, url, **options):
+    async with session.request(method, url, **options) as response:
+        return response.status, await response.read()
+
+
+def open_session(emulator):
+    return aiohttp.ClientSession(emulator.base_url, headers=AUTH, timeout=aiohttp.ClientTimeout(10))
+
+
+async def raw(emulator, request):
+    """Send bytes to the port and return all that comes back until the server closes."""
+    reader, writer = await asyncio.open_connection(*emulator.base_url.removeprefix("http://").split(":"))
+    writer.write(request)
+    try:
+        return await asyncio.wait_for(reader.read(), 10)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_generation_from_submit_to_picture():
+    async with Emulator(profile="fixed:0") as emulator, open_session(emulator) as session:
+        given = {"prompt": "a snow leopard", "width": 80, "height": 64}
+        async with session.post(SUBMIT, json=given) as response:
+            submitted = await response.json()
+        assert submitted["status_url"].startswith(emulator.base_url + "/v1/requests/")
+        async with session.get(submitted["result_url"]) as response:
+            result = await response.json()
+        _, picture = await fetch(session, "GET", result["output"]["image"])
+    assert Image.open(io.BytesIO(picture)).size == (80, 64)
+    assert [record.endpoint for record in emulator.records] == ["submit", "result", "file"]
+    assert (emulator.accepted, emulator.records[0].status) == (1, 200)
+
+
+async def test_pictures_are_drawn_on_another_thread_and_only_once(monkeypatch):
+    threads = []
+
+    def note(*_args, **_options):
+        threads.append(threading.current_thread())
+        return b"drawn"
+
+    monkeypatch.setattr(images, "draw", note)
+    async with Emulator(profile="fixed:0") as emulator, open_session(emulator) as session:
+        async with session.post(SUBMIT, json={"prompt": "x"}) as response:
+            request_id = (await response.json())["request_id"]
+        got = [await fetch(session, "GET", f"/files/{request_id}.png") for _ in range(3)]
+    assert got == [(200, b"drawn")] * 3
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+
+
+async def test_a_film_is_hosted_too():
+    async with Emulator(profile="fixed:0") as emulator, open_session(emulator) as session:
+        async with session.post("/v1/models/emulator/any/text-to-video", json={}) as response:
+            request_id = (await response.json())["request_id"]
+        async with session.get(f"/files/{request_id}.mp4") as response:
+            assert response.content_type == "video/mp4"
+            assert (await response.read())[4:8] == b"ftyp"
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (Reset(), aiohttp.ClientOSError),
+        (Garbage(), aiohttp.ClientResponseError),
+        (Truncate(), aiohttp.ClientPayloadError),
+    ],
+)
+async def test_a_broken_answer_breaks(answer, error):
+    async with Emulator(script={"submit": [answer]}) as emulator, open_session(emulator) as session:
+        with pytest.raises(error):
+            await fetch(session, "POST", SUBMIT, json={"prompt": "x"})
+        assert (await fetch(session, "GET", "/v1/models"))[0] == 200
+
+
+async def test_a_reset_is_a_reset_and_no_polite_close():
+    async with Emulator(script={"models": [Reset()]}) as emulator:
+        with pytest.raises(ConnectionResetError):
+            await raw(emulator, b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+
+
+async def test_garbage_goes_out_to_the_byte():
+    async with Emulator(script={"models": [Garbage(b"\x00\r\nHTTP?")]}) as emulator:
+        assert await raw(emulator, b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n") == b"\x00\r\nHTTP?"
+
+
+async def test_a_truncated_body_promises_more_than_it_sends():
+    answer = Truncate(b"abc", missing=4, headers={"X": "y"})
+    async with Emulator(script={"models": [answer]}) as emulator:
+        head, _, body = (await raw(emulator, b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")).partition(b"\r\n\r\n")
+    assert b"Content-Length: 7" in head
+    assert body == b"abc"
+
+
+async def test_a_dribbled_body_arrives_whole():
+    script = {"models": [Reply(body=b"abc", dribble=0.0)]}
+    async with Emulator(script=script) as emulator, open_session(emulator) as session:
+        assert await fetch(session, "GET", "/v1/models") == (200, b"abc")
+
+
+async def test_an_endless_body_ends_when_nobody_reads_it():
+    script = {"models": [Endless()]}
+    async with (
+        Emulator(script=script) as emulator,
+        open_session(emulator) as session,
+        session.get("/v1/models") as response,
+    ):
+        assert len(await response.content.readexactly(500_000)) == 500_000
+
+
+async def test_a_large_answer_arrives_whole():
+    script = {"models": [Reply(body=b"x" * 5_000_000)]}
+    async with Emulator(script=script) as emulator, open_session(emulator) as session:
+        assert await fetch(session, "GET", "/v1/models") == (200, b"x" * 5_000_000)
+
+
+async def test_a_large_request_is_taken_and_a_huge_one_refused():
+    async with Emulator() as emulator, open_session(emulator) as session:
+        large = io.BytesIO(b'{"prompt": "%s"}' % (b"x" * 3_000_000))
+        assert (await fetch(session, "POST", SUBMIT, data=large))[0] == 200
+        assert (await fetch(session, "POST", SUBMIT, data=io.BytesIO(b"x" * 17_000_000)))[0] == 413
+        assert emulator.accepted == 1
+
+
+async def test_a_client_that_asks_first_is_told_to_go_on():
+    async with Emulator() as emulator, open_session(emulator) as session:
+        assert (await fetch(session, "POST", SUBMIT, json={"prompt": "x"}, expect100=True))[0] == 200
+
+
+@pytest.mark.parametrize("line", [b"HTTP/1.0\r\n", b"HTTP/1.1\r\nConnection: close\r\n"])
+async def test_a_connection_is_closed_when_the_client_wants_that(line):
+    async with Emulator() as emulator:
+        data = await raw(emulator, b"GET /v1/models " + line + b"Host: x\r\n\r\n")
+    assert data.startswith(b"HTTP/1.1 401 ")
+    assert b"\r\nConnection: close\r\n" in data
+
+
+@pytest.mark.parametrize("answer", [Hang(), Pass(3600.0), Reply(body=b"ab", dribble=3600.0), Endless()])
+async def test_closing_does_not_wait_for_handlers(answer):
+    async with asyncio.timeout(10):
+        async with Emulator(script={"models": [answer]}) as emulator:
+            session = open_session(emulator)
+            call = asyncio.create_task(fetch(session, "GET", "/v1/models"))
+            while not emulator.records:  # noqa: ASYNC110  # the kernel has no event for us
+                await asyncio.sleep(0)
+        assert isinstance((await asyncio.gather(call, return_exceptions=True))[0], aiohttp.ClientError)
+        await session.close()
+
+
+async def test_the_port_is_free_again_after_closing():
+    async with Emulator() as emulator:
+        port = int(emulator.base_url.rpartition(":")[2])
+    async with Emulator(port=port) as again:
+        assert again.base_url == emulator.base_url
+
+
+async def test_an_emulator_can_be_opened_twice_in_turn_but_closed_unopened_too():
+    emulator = Emulator()
+    await emulator.__aexit__()
+    for _ in range(2):
+        async with emulator, open_session(emulator) as session:
+            assert (await fetch(session, "GET", "/v1/models"))[0] == 200
+
+
+async def test_a_taken_port_is_an_error():
+    async with Emulator() as emulator:
+        port = int(emulator.base_url.rpartition(":")[2])
+        with pytest.raises(OSError, match="in use"):
+            await Emulator(port=port).__aenter__()
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+async def test_an_ipv6_address_is_bracketed():
+    async with Emulator(host="::1") as emulator, open_session(emulator) as session:
+        assert emulator.base_url.startswith("http://[::1]:")
+        assert (await fetch(session, "GET", "/v1/models"))[0] == 200
+
+
+def test_connections_cannot_be_scripted_on_a_port():
+    emulator = Emulator()
+    for attempt in (
+        lambda: Emulator(script={"connect": [Refuse()]}),
+        lambda: emulator.script("connect", Refuse()),
+        lambda: emulator.fault("connect", Refuse(), probability=1),
+    ):
+        with pytest.raises(ValueError, match="use InProcessEmulator"):
+            attempt()
+
+
+async def test_scripts_and_faults_work_on_a_port():
+    async with Emulator() as emulator, open_session(emulator) as session:
+        emulator.fault("models", Reply(503), probability=1)
+        emulator.script("models", Reply(418))
+        assert [(await fetch(session, "GET", "/v1/models"))[0] for _ in range(2)] == [418, 503]

@@ -1,0 +1,246 @@
+import json
+
+import pytest
+
+from flux_klein_async.emulator.answers import Generation, Reply
+from flux_klein_async.emulator.catalogue import MODELS
+from flux_klein_async.emulator.engine import Call, Engine
+from flux_klein_async.emulator.generations import KEPT_FOR
+from flux_klein_async.emulator.service import Draw
+
+from .helpers import BEARER, KLEIN_4B, SUBMIT, ask, submit
+
+BASE = "https://api.test"
+
+
+def make_engine(**options):
+    return Engine(**{"profile": "fixed:2", "base_url": BASE, **options})
+
+
+def test_a_submit_answers_at_once_with_an_id_and_its_addresses():
+    reply = ask(make_engine(), SUBMIT, method="POST", body={"prompt": "x"})
+    request_id = reply.body["request_id"]
+    assert (reply.status, reply.body) == (
+        200,
+        {
+            "request_id": request_id,
+            "status_url": f"{BASE}/v1/requests/{request_id}/status",
+            "result_url": f"{BASE}/v1/requests/{request_id}/result",
+            "cancel_url": f"{BASE}/v1/requests/{request_id}/cancel",
+        },
+    )
+
+
+def test_request_ids_are_fresh_and_follow_from_the_seed():
+    one, other, third = make_engine(seed=1), make_engine(seed=1, profile="klein"), make_engine(seed=2)
+    ids = [submit(one) for _ in range(50)]
+    assert len(set(ids)) == 50
+    assert [submit(other) for _ in range(50)] == ids
+    assert submit(third) not in ids
+
+
+def test_a_generation_passes_through_its_states():
+    engine = make_engine(workers=1)
+    first, second = submit(engine), submit(engine)
+    seen = [ask(engine, f"/v1/requests/{second}/status", now).body for now in (0, 1.99, 2, 3.99, 4)]
+    words = ["in_queue", "in_queue", "in_progress", "in_progress", "completed"]
+    assert [body["status"] for body in seen] == words
+    assert [body.get("queue_position") for body in seen] == [0, 0, None, None, None]
+    assert [body.get("instance_id") for body in seen] == [None, None, *["emulated-2"] * 3]
+    assert seen[0]["request_id"] == second
+    assert seen[0]["result_url"] == f"{BASE}/v1/requests/{second}/result"
+    assert ask(engine, f"/v1/requests/{first}/status", 4).body["status"] == "completed"
+
+
+def test_a_result_has_output_times_and_on_request_its_cost():
+    engine = make_engine(epoch=1_767_225_600.0)
+    request_id = submit(engine, 1.5)
+    url = f"/v1/requests/{request_id}/result"
+    plain = ask(engine, url, 10).body
+    assert plain == {
+        "request_id": request_id,
+        "status": "completed",
+        "created_at": "2026-01-01T00:00:01.500Z",
+        "finished_at": "2026-01-01T00:00:03.500Z",
+        "output": {"image": f"{BASE}/files/{request_id}.png"},
+    }
+    assert ask(engine, url + "?include_cost=true", 10).body == {**plain, "cost": MODELS[KLEIN_4B].price}
+
+
+def test_an_early_result_has_the_state_and_no_output():
+    engine = make_engine()
+    request_id = submit(engine)
+    body = ask(engine, f"/v1/requests/{request_id}/result?include_cost=true", 1).body
+    assert body == {"request_id": request_id, "status": "in_progress", "created_at": "1970-01-01T00:00:00.000Z"}
+
+
+def test_hosted_files_can_lie_on_another_origin():
+    engine = make_engine(files_url="https://files.runcomfy.net")
+    request_id = submit(engine)
+    body = ask(engine, f"/v1/requests/{request_id}/result", 5).body
+    assert body["output"] == {"image": f"https://files.runcomfy.net/files/{request_id}.png"}
+
+
+def test_cancelling_ends_what_waits_and_gives_the_money_back():
+    engine = make_engine(workers=1)
+    running, waiting = submit(engine), submit(engine)
+    replies = [
+        ask(engine, f"/v1/requests/{request_id}/cancel", 1, method="POST").body
+        for request_id in (running, waiting, waiting)
+    ]
+    assert [(body["outcome"], body["status"]) for body in replies] == [
+        ("not_cancellable", "in_progress"),
+        ("cancelled", "cancelled"),
+        ("not_cancellable", "cancelled"),
+    ]
+    assert (engine.service.accepted, engine.service.spent_usd) == (2, MODELS[KLEIN_4B].price)
+    result = ask(engine, f"/v1/requests/{waiting}/result?include_cost=true", 1).body
+    assert (result["status"], result["cost"], "output" in result) == ("cancelled", 0.0, False)
+
+
+@pytest.mark.parametrize(
+    ("fate", "status", "more"),
+    [
+        (Generation(ends="failed"), "failed", {"error": "The model failed"}),
+        (Generation(ends="failed", error={"a": 1}), "failed", {"error": {"a": 1}}),
+        (Generation(ends="cancelled"), "cancelled", {}),
+        (Generation(output="https://x/y.png"), "completed", {"output": "https://x/y.png"}),
+        (Generation(words={"completed": "SUCCEEDED"}, output=[]), "SUCCEEDED", {"output": []}),
+    ],
+)
+def test_a_scripted_fate_shows_in_status_and_result(fate, status, more):
+    engine = make_engine(script={"submit": [fate]})
+    request_id = submit(engine)
+    assert ask(engine, f"/v1/requests/{request_id}/status", 2).body["status"] == status
+    result = ask(engine, f"/v1/requests/{request_id}/result", 2).body
+    assert result["status"] == status
+    assert {key: result[key] for key in ("output", "error") if key in result} == more
+
+
+def test_a_scripted_length_replaces_the_profiles():
+    engine = make_engine(script={"submit": [Generation(after=0.25)]})
+    assert engine.service.queue.completions[submit(engine, 1.0)] == 1.25
+    assert engine.service.queue.completions[submit(engine, 1.0)] == 3.0
+
+
+def test_the_result_can_lag_behind_the_status():
+    engine = make_engine(script={"submit": [Generation(result_lag=0.5)]})
+    request_id = submit(engine)
+    assert ask(engine, f"/v1/requests/{request_id}/status", 2).body["status"] == "completed"
+    late = [ask(engine, f"/v1/requests/{request_id}/result", now).body["status"] for now in (2, 2.49, 2.5)]
+    assert late == ["in_progress", "in_progress", "completed"]
+
+
+def test_an_early_result_can_be_an_error():
+    early = Reply(409, {"error_message": "not yet"})
+    engine = make_engine(script={"submit": [Generation(early_result=early)]})
+    request_id = submit(engine)
+    replies = [ask(engine, f"/v1/requests/{request_id}/result", now).status for now in (1, 2)]
+    assert replies == [409, 200]
+
+
+@pytest.mark.parametrize(
+    ("authorization", "status"),
+    [
+        (None, 401),
+        ("", 401),
+        ("emulator-token", 401),
+        ("Bearer", 401),
+        ("Bearer wrong", 401),
+        ("Basic emulator-token", 401),
+        ("Bearer emulator-token", 200),
+        ("bearer  emulator-token", 200),
+    ],
+)
+@pytest.mark.parametrize("target", ["/v1/models", SUBMIT])
+def test_calls_need_the_token(target, authorization, status):
+    headers = {} if authorization is None else {"authorization": authorization}
+    reply = make_engine().handle(Call("GET", target, headers), 0.0)
+    assert reply.status == status
+    assert reply.body.get("error_code") == (400004 if status == 401 else None)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status", "code"),
+    [
+        ("GET", "/v1/requests/nobody/status", 404, 404001),
+        ("GET", "/v1/requests/nobody/result", 404, 404001),
+        ("POST", "/v1/requests/nobody/cancel", 404, 404001),
+        ("GET", "/v1/requests/no%20id/status", 400, 400001),
+        ("GET", "/v1/models/nobody/s", 404, 404001),
+        ("POST", "/v1/models/nobody/s", 404, 404001),
+        ("POST", "/v1/models/a//b", 400, 400001),
+        ("GET", "/v1/models/a//b", 400, 400001),
+        ("GET", "/v2", 404, None),
+        ("PUT", "/v1/models", 405, None),
+    ],
+)
+def test_what_is_unknown_or_malformed_is_refused(method, target, status, code):
+    reply = ask(make_engine(), target, method=method, body={"prompt": "x"})
+    assert (reply.status, reply.body.get("error_code")) == (status, code)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *[b"", b"{", b'{"prompt": NaN}', b'{"prompt": "x", "width": -Infinity}', b"[" * 100_000],
+        *[b'{"prompt": %s}' % (b"9" * 5000), b"\xff", b'"x"', b"{}"],
+    ],
+)
+def test_an_input_that_cannot_be_read_is_refused_and_costs_nothing(body):
+    engine = make_engine()
+    reply = ask(engine, SUBMIT, method="POST", body=body)
+    assert (reply.status, reply.body["error_code"]) == (422, 422001)
+    assert isinstance(reply.body["detail"], list)
+    assert json.dumps(reply.body)
+    assert (engine.service.accepted, engine.service.spent_usd) == (0, 0.0)
+
+
+def test_generations_are_gone_after_seven_days():
+    engine = make_engine()
+    request_id = submit(engine)
+    replies = [ask(engine, f"/v1/requests/{request_id}/status", 2 + KEPT_FOR - late).status for late in (0.1, 0)]
+    assert replies == [200, 404]
+    assert ask(engine, f"/files/{request_id}.png", 2 + KEPT_FOR).status == 404
+
+
+def test_the_catalogue_is_paged():
+    engine = make_engine()
+    everything = ask(engine, "/v1/models").body
+    assert [entry["model_id"] for entry in everything["models"]] == list(MODELS)
+    page = ask(engine, "/v1/models?limit=1&offset=1&include_schema=true").body
+    assert page["total"] == everything["total"] == len(MODELS)
+    assert [entry["model_id"] for entry in page["models"]] == [list(MODELS)[1]]
+    assert "input_schema" in page["models"][0]
+    assert "input_schema" not in everything["models"][0]
+    assert ask(engine, SUBMIT).body["model_id"] == KLEIN_4B
+
+
+@pytest.mark.parametrize("query", ["limit=x", "offset=-1", "limit=%C2%B2"])
+def test_a_page_is_counted_in_whole_numbers(query):
+    reply = ask(make_engine(), f"/v1/models?{query}")
+    assert (reply.status, reply.body["error_code"]) == (422, 422001)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "suffix", "drawn"),
+    [
+        (KLEIN_4B, {"width": 64, "height": 128}, "png", (64, 128, 5)),
+        (KLEIN_4B, {"seed": 9}, "png", (1024, 1024, 9)),
+        ("emulator/any/image-to-images", {"width": "wide"}, "1.png", (1024, 1024, 6)),
+        ("emulator/any/image-to-images", {"height": 9999}, "2.png", (1024, 1024, 7)),
+        ("emulator/any/text-to-video", {}, "mp4", (1024, 1024, 5)),
+    ],
+)
+def test_a_hosted_file_needs_no_token(model, given, suffix, drawn):
+    engine = make_engine(seed=5)
+    request_id = submit(engine, model=model, **given)
+    draw = engine.handle(Call("GET", f"/files/{request_id}.{suffix}"), 2.0)
+    assert draw == Draw("a snow leopard", *drawn, request_id, suffix.rpartition(".")[2])
+
+
+@pytest.mark.parametrize(("suffix", "now"), [("png", 1.9), ("1.png", 2.0), ("mp4", 2.0)])
+def test_a_file_that_is_not_there_is_not_found(suffix, now):
+    engine = make_engine()
+    reply = engine.handle(Call("GET", f"/files/{submit(engine)}.{suffix}", BEARER), now)
+    assert (reply.status, reply.headers["Content-Type"]) == (404, "text/html")
