@@ -9,22 +9,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from pydantic import ValidationError
-
 from flux_klein_async._version import USER_AGENT
 from flux_klein_async.api.addresses import Addresses, checked_model_id, checked_request_id
 from flux_klein_async.api.credentials import Redactor, find_token
 from flux_klein_async.api.requests import Api
 from flux_klein_async.errors import FluxKleinError, InvalidInputError
-from flux_klein_async.events import Closed, Event, Failed
+from flux_klein_async.events import Event, Failed
 from flux_klein_async.flow import calls, download
 from flux_klein_async.flow.call import Call
-from flux_klein_async.flow.core import Core, log
+from flux_klein_async.flow.closing import close
+from flux_klein_async.flow.core import Core
 from flux_klein_async.flow.fanout import FanOut
-from flux_klein_async.flow.orders import Order, invalid_input, prepare
+from flux_klein_async.flow.looking import Ticket
+from flux_klein_async.flow.orders import Order, made_input, prepare
 from flux_klein_async.flow.submission import submit
 from flux_klein_async.flow.updates import Updates
-from flux_klein_async.flow.waiting import Ticket, wait
+from flux_klein_async.flow.waiting import wait
 from flux_klein_async.handle import RequestHandle
 from flux_klein_async.ledger.base import Budget, Journal, NoBudget, NoJournal
 from flux_klein_async.models import (
@@ -57,7 +57,6 @@ __all__ = ["FluxKleinClient"]
 
 T = TypeVar("T")
 _OnStatus = Callable[[RequestStatus], object]
-_CLOSE_WITHIN = 5.0  # seconds that closing may take beyond its drain
 
 
 class FluxKleinClient:
@@ -316,7 +315,7 @@ class FluxKleinClient:
             raise InvalidInputError("concurrency must be a whole number of at least 1, or None")
 
         async def run(index: int, item: T) -> GenerationResult:
-            order = self._order_of(item, to_input)
+            order = self._order(made_input(item, to_input), None, None, None)
             await self._core.limiter.acquire()
             try:
                 call = self._call(seconds, tag=index, waits=True)
@@ -411,25 +410,10 @@ class FluxKleinClient:
             The ids of requests that nobody waits for any more and that may still run.
         """
         if self._closing is None:
-            if self._core.opened:
-                self._core.bind()
+            self._core.bind()
             self._core.closing = True
-            self._closing = asyncio.ensure_future(self._close(checked_timeout(drain, None) or 0.0))
+            self._closing = asyncio.ensure_future(close(self._core, checked_timeout(drain, None) or 0.0))
         return await asyncio.shield(self._closing)
-
-    async def _close(self, drain: float) -> tuple[str, ...]:
-        core = self._core
-        await core.calls.drained(drain)
-        end = asyncio.get_running_loop().time() + _CLOSE_WITHIN
-        core.calls.close()
-        await core.calls.drained(_CLOSE_WITHIN)
-        await core.background.finish(max(0.0, end - asyncio.get_running_loop().time()))
-        await core.transport.aclose()
-        left = tuple(sorted(core.left_running))
-        if left:
-            log.warning("Closed; still running: %s", ", ".join(left))
-        core.emit(lambda at: Closed(at=at, left_running=left))
-        return left
 
     async def __aenter__(self) -> Self:
         self._core.bind()
@@ -455,20 +439,6 @@ class FluxKleinClient:
 
     def _order(self, input: Any, model: str | None, width: int | None, height: int | None) -> Order:  # noqa: A002
         return prepare(input, model=model, width=width, height=height, default_model=self._model)
-
-    def _order_of(self, item: T, to_input: Callable[[T], Input] | None) -> Order:
-        """An item's order; whatever goes wrong in the making is the item's own error."""
-        if to_input is None:
-            return self._order(item, None, None, None)
-        try:
-            made = to_input(item)
-        except FluxKleinError:
-            raise
-        except ValidationError as error:
-            raise invalid_input(error) from error
-        except Exception as error:
-            raise InvalidInputError("to_input failed", cause=f"{type(error).__name__}: {error}") from error
-        return self._order(made, None, None, None)
 
     def _call(
         self, timeout: Timeout, *, request_id: str | None = None, tag: object = None, waits: bool = False

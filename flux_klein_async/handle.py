@@ -8,7 +8,7 @@ from flux_klein_async.options import DEFAULT, OnAbandon, Timeout
 
 if TYPE_CHECKING:
     from flux_klein_async.client import FluxKleinClient
-    from flux_klein_async.flow.waiting import Ticket
+    from flux_klein_async.flow.looking import Ticket
 
 __all__ = ["RequestHandle"]
 

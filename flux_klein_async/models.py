@@ -39,9 +39,6 @@ KLEIN_9B_TEXT_TO_IMAGE = "blackforestlabs/flux-2-klein/9b/text-to-image"
 T = TypeVar("T")
 
 
-# --- states
-
-
 class RequestState(StrEnum):
     """Where a request stands. `UNKNOWN` is a word nobody documented: it is waited out, never an end."""
 
@@ -78,9 +75,6 @@ _STATES = {
     "processing": RequestState.IN_PROGRESS,
 }
 _FINAL = frozenset({RequestState.COMPLETED, RequestState.FAILED, RequestState.CANCELLED})
-
-
-# --- inputs
 
 
 def _not_blank(text: str) -> str:
@@ -163,10 +157,7 @@ class HostedFile(BaseModel):
 Input = str | TextToImageInput | TextToImage9BInput | Mapping[str, Any]
 
 
-# --- answers
-
 _Answer = ConfigDict(frozen=True, extra="ignore")
-_Raw = Annotated[Mapping[str, Any], Field(default_factory=dict, repr=False)]
 
 
 class RequestStatus(BaseModel):
@@ -185,7 +176,7 @@ class RequestStatus(BaseModel):
     state: RequestState
     queue_position: int | None = None
     instance_id: str | None = None
-    raw: _Raw
+    raw: Mapping[str, Any] = Field(default_factory=dict, repr=False)
 
 
 class GenerationOutput(BaseModel):
@@ -242,7 +233,7 @@ class GenerationResult(BaseModel):
     finished_at: datetime | None = None
     cost_usd: float | None = None
     timings: Timings = Timings()
-    raw: _Raw
+    raw: Mapping[str, Any] = Field(default_factory=dict, repr=False)
 
     @property
     def urls(self) -> list[str]:
@@ -276,7 +267,7 @@ class CancelOutcome(BaseModel):
     request_id: str
     cancelled: bool
     state: RequestState = RequestState.UNKNOWN
-    raw: _Raw
+    raw: Mapping[str, Any] = Field(default_factory=dict, repr=False)
 
 
 class ModelInfo(BaseModel):
@@ -297,7 +288,7 @@ class ModelInfo(BaseModel):
     price_unit: str | None = None
     pricing_note: str | None = None
     input_schema: Mapping[str, Any] | None = Field(default=None, repr=False)
-    raw: _Raw
+    raw: Mapping[str, Any] = Field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

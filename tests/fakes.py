@@ -18,9 +18,7 @@ def now() -> float:
 def strays() -> list[str]:
     """Tasks beside the current one that are not the emulator's own."""
     names = [
-        repr(task.get_coro())
-        for task in asyncio.all_tasks()
-        if task is not asyncio.current_task() and not task.done()
+        repr(task.get_coro()) for task in asyncio.all_tasks() if task is not asyncio.current_task() and not task.done()
     ]
     return [name for name in names if not any(mark in name for mark in _SERVER)]
 

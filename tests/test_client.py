@@ -12,7 +12,6 @@ import aiohttp
 import pytest
 
 from flux_klein_async import (
-    ClientClosedError,
     ConfigurationError,
     FixedPolling,
     FluxKleinClient,
@@ -24,10 +23,9 @@ from flux_klein_async import (
     ServerError,
     TextToImage9BInput,
 )
-from flux_klein_async.emulator import Garbage, Generation, Hang, InProcessEmulator, Pass, Reply, error_reply
-from flux_klein_async.events import Closed
+from flux_klein_async.emulator import Garbage, Generation, InProcessEmulator, Reply, error_reply
 from flux_klein_async.transport.pacing import InProcessLimiter
-from tests.fakes import Events, now, outcome, settle, strays
+from tests.fakes import Events, now, outcome, settle
 
 EVERY_SECOND = FixedPolling(1.0)
 
@@ -266,7 +264,9 @@ async def test_the_token_goes_to_the_apis_origin_alone(klein_emulator, connect):
     own, foreign = "https://emulator.invalid", "https://files.runcomfy.net/files/a.png"
     picture = Reply(200, b"\x89PNG\r\n\x1a\n rest")
     klein_emulator.script("submit", Generation(output={"images": [foreign, f"{own}/files/x.png"]}))
-    klein_emulator.script("file", Reply(302, "", {"Location": "https://other.runcomfy.com/files/b.png"}), picture, picture)
+    klein_emulator.script(
+        "file", Reply(302, "", {"Location": "https://other.runcomfy.com/files/b.png"}), picture, picture
+    )
     client = connect()
     result = await client.generate("a cat")
     await client.read(result)
@@ -358,9 +358,7 @@ def test_use_from_another_loop_is_a_clear_error():
 
 
 async def test_a_client_dropped_unclosed_gives_one_warning_that_names_it(klein_emulator):
-    client = FluxKleinClient(
-        klein_emulator.api_key, base_url=klein_emulator.base_url, session=klein_emulator.session()
-    )
+    client = FluxKleinClient(klein_emulator.api_key, base_url=klein_emulator.base_url, session=klein_emulator.session())
     await client.read(await client.generate("a cat"))
     with pytest.warns(ResourceWarning) as caught:
         del client
@@ -377,107 +375,6 @@ async def test_an_unclosed_client_of_its_own_session_gives_one_warning(live_emul
         await asyncio.sleep(0)
         gc.collect()
     assert ["FluxKleinClient" in str(warning.message) for warning in caught] == [True]
-
-
-# --- closing
-
-
-async def test_closing_twice_gives_the_same_answer_and_use_after_it_is_an_error(klein_emulator, connect):
-    client = connect()
-    await client.generate("a cat")
-    assert await client.aclose() == ()
-    assert await client.aclose() == ()
-    for call in (client.generate("a dog"), client.model(), client.status("x"), client.submit("a dog")):
-        assert type(await outcome(call)) is ClientClosedError
-    assert "closed" in repr(client)
-
-
-async def test_a_client_never_used_closes_too(connect):
-    assert await connect().aclose() == ()
-
-
-@pytest.mark.parametrize("drain", [0.0, 2.0])
-async def test_calls_under_way_end_with_client_closed_after_the_drain(klein_emulator, connect, drain):
-    events = Events()
-    client = connect(polling=EVERY_SECOND, on_event=events)
-    klein_emulator.script("submit", Generation(after=0.5), Generation(after=50), Generation(after=50))
-    calls = [
-        asyncio.ensure_future(outcome(client.generate("done within two seconds"))),
-        asyncio.ensure_future(outcome(client.generate("left", on_abandon="leave"))),
-        asyncio.ensure_future(outcome(client.generate("cancelled"))),
-    ]
-    await asyncio.sleep(0.25)
-    left = await client.aclose(drain=drain)
-    assert now() == 0.25 + drain
-    first, *others = await asyncio.gather(*calls)
-    assert isinstance(first, ClientClosedError if drain == 0 else GenerationResult)
-    assert [type(error) for error in others] == [ClientClosedError] * 2
-    assert {error.charged for error in others} == {"unknown"}
-    # The emulator runs them all at once: none could be cancelled any more.
-    still = {error.request_id for error in others} | ({first.request_id} if drain == 0 else set())
-    assert set(left) == still
-    assert [event.left_running for event in events.of(Closed)] == [left]
-    assert strays() == []
-
-
-async def test_what_is_cancelled_upstream_while_closing_is_not_left_running(connect):
-    async with InProcessEmulator(workers=0) as idle:
-        client = connect(idle.api_key, session=idle.session())
-        call = asyncio.ensure_future(outcome(client.generate("a cat")))
-        await asyncio.sleep(1)
-        assert await client.aclose() == ()
-        assert isinstance(await call, ClientClosedError)
-
-
-async def test_closing_takes_five_seconds_at_most_beyond_its_drain(klein_emulator, connect):
-    client = connect(polling=EVERY_SECOND)
-    klein_emulator.script("cancel", *[Hang()] * 100)
-    klein_emulator.script("submit", *[Generation(after=500)] * 50)
-    calls = [asyncio.ensure_future(outcome(client.generate("a cat"))) for _ in range(50)]
-    await asyncio.sleep(1.5)
-    left = await client.aclose(drain=3)
-    assert now() == 1.5 + 3 + 5
-    assert len(left) == 50
-    await asyncio.gather(*calls)
-    assert strays() == []
-
-
-async def test_a_submit_under_way_while_closing_is_seen_through(klein_emulator, connect):
-    client = connect()
-    klein_emulator.script("submit", Pass(delay=3.0))
-    call = asyncio.ensure_future(outcome(client.generate("a cat")))
-    await asyncio.sleep(1)
-    left = await client.aclose()
-    error = await call
-    assert (type(error), error.charged) == (ClientClosedError, "unknown")
-    assert (now(), klein_emulator.calls["cancel"]) == (3.0, 1)
-    assert left == tuple(klein_emulator.completions)
-
-
-async def test_a_fan_out_under_way_while_closing_ends_with_client_closed(klein_emulator, connect):
-    client = connect(polling=EVERY_SECOND)
-
-    async def run() -> list[Any]:
-        return await client.generate_all([f"picture {number}" for number in range(20)], concurrency=2)
-
-    running = asyncio.ensure_future(run())
-    await asyncio.sleep(2.5)
-    await client.aclose(drain=1)
-    outcomes = await running
-    assert len([found for found in outcomes if found.error is None]) == 6
-    assert {type(found.error) for found in outcomes if found.error} == {ClientClosedError}
-
-
-async def test_a_closing_that_is_cancelled_goes_on(klein_emulator, connect):
-    client = connect(polling=EVERY_SECOND)
-    klein_emulator.script("submit", Generation(after=3.5))
-    call = asyncio.ensure_future(outcome(client.generate("a cat")))
-    await asyncio.sleep(0.5)
-    closing = asyncio.ensure_future(client.aclose(drain=10))
-    await settle()
-    closing.cancel()
-    assert await client.aclose() == ()
-    assert (now(), isinstance(await call, GenerationResult)) == (4.0, True)
 
 
 # --- events

@@ -1,14 +1,14 @@
 """From what a user gives to what is posted: model, body, size. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from flux_klein_async.api.addresses import checked_model_id
 from flux_klein_async.api.requests import encode_input
-from flux_klein_async.errors import InvalidInputError
+from flux_klein_async.errors import FluxKleinError, InvalidInputError
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
     KLEIN_9B_TEXT_TO_IMAGE,
@@ -17,7 +17,9 @@ from flux_klein_async.models import (
     TextToImageInput,
 )
 
-__all__ = ["Order", "prepare"]
+__all__ = ["Order", "made_input", "prepare"]
+
+T = TypeVar("T")
 
 _TYPED = {KLEIN_4B_TEXT_TO_IMAGE: TextToImageInput, KLEIN_9B_TEXT_TO_IMAGE: TextToImage9BInput}
 
@@ -73,10 +75,10 @@ def _typed(kind: type[TextToImageInput] | None, fields: dict[str, Any]) -> TextT
     try:
         return kind(**fields)
     except ValidationError as error:
-        raise invalid_input(error) from None
+        raise _invalid_input(error) from None
 
 
-def invalid_input(error: ValidationError) -> InvalidInputError:
+def _invalid_input(error: ValidationError) -> InvalidInputError:
     """Pydantic's findings as one sentence: field, then what is wrong with it."""
     findings = [".".join(map(str, item["loc"])) + ": " + item["msg"] for item in error.errors(include_url=False)]
     return InvalidInputError("; ".join(findings))
@@ -90,3 +92,21 @@ def _pixels(fields: BaseModel | Mapping[str, Any]) -> int | None:
         if type(width) is int and type(height) is int:
             return width * height
     return None
+
+
+def made_input(item: T, to_input: Callable[[T], Input] | None) -> Any:
+    """An item's input; whatever goes wrong in the making is the item's own error.
+
+    Raises:
+        InvalidInputError: `to_input` raised something that is no error of this package.
+    """
+    if to_input is None:
+        return item
+    try:
+        return to_input(item)
+    except FluxKleinError:
+        raise
+    except ValidationError as error:
+        raise _invalid_input(error) from error
+    except Exception as error:
+        raise InvalidInputError("to_input failed", cause=f"{type(error).__name__}: {error}") from error

@@ -7,7 +7,7 @@ at any time (PEP 789).
 from typing import Self
 
 from flux_klein_async.flow.core import Core
-from flux_klein_async.flow.waiting import Ticket, Watch
+from flux_klein_async.flow.looking import Ticket, Watch
 from flux_klein_async.models import RequestStatus
 
 __all__ = ["Updates"]

@@ -14,8 +14,18 @@ from flux_klein_async import (
     Limits,
     RequestState,
 )
-from flux_klein_async.emulator import Endless, Garbage, Generation, Hang, Pass, Refuse, Reply, Reset, Truncate
-from flux_klein_async.emulator import error_reply
+from flux_klein_async.emulator import (
+    Endless,
+    Garbage,
+    Generation,
+    Hang,
+    Pass,
+    Refuse,
+    Reply,
+    Reset,
+    Truncate,
+    error_reply,
+)
 from flux_klein_async.events import Downloaded
 from flux_klein_async.flow import download
 from tests.fakes import Events, now, outcome, settle, strays
@@ -194,9 +204,7 @@ async def test_a_cancelled_download_leaves_nothing(klein_emulator, connect, tmp_
     assert (listing(tmp_path), strays()) == ([], [])
 
 
-async def test_a_download_cancelled_under_a_disk_write_leaves_nothing(
-    klein_emulator, connect, tmp_path, monkeypatch
-):
+async def test_a_download_cancelled_under_a_disk_write_leaves_nothing(klein_emulator, connect, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "_FLUSH", 10)
     client = connect()
     klein_emulator.script("file", Reply(200, PNG * 50, dribble=0.01))

@@ -61,9 +61,7 @@ def _rows(count: int, read: list[int]) -> Iterator[str]:
 
 @pytest.mark.parametrize("make", [_rows, _stream])
 @pytest.mark.parametrize("ordered", [False, True])
-async def test_no_more_than_concurrency_are_in_flight_and_twice_that_are_held(
-    klein_emulator, connect, make, ordered
-):
+async def test_no_more_than_concurrency_are_in_flight_and_twice_that_are_held(klein_emulator, connect, make, ordered):
     read: list[int] = []
     taken = 0
     async with connect(polling=EVERY_SECOND).generate_many(make(40, read), concurrency=4, ordered=ordered) as found:
@@ -255,9 +253,7 @@ async def test_after_leaving_the_iterator_is_at_its_end(connect):
 # --- misuse
 
 
-@pytest.mark.parametrize(
-    "items", ["a prompt", b"bytes", {"prompt": "one"}, TextToImageInput(prompt="one"), 7, None]
-)
+@pytest.mark.parametrize("items", ["a prompt", b"bytes", {"prompt": "one"}, TextToImageInput(prompt="one"), 7, None])
 async def test_one_input_instead_of_many_is_refused(klein_emulator, connect, items):
     with pytest.raises(InvalidInputError):
         connect().generate_many(items)

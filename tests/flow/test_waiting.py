@@ -1,4 +1,4 @@
-"""Waiting: what each look and its failure leads to, exactly when, and how a wait ends."""
+"""Waiting: how a wait ends, exactly when, and what becomes of a request that nobody waits for."""
 
 import asyncio
 import logging
@@ -8,121 +8,31 @@ import pytest
 
 from flux_klein_async import (
     AuthenticationError,
-    ConfigurationError,
-    ExponentialPolling,
     FixedPolling,
     GenerationCancelledError,
     GenerationFailedError,
     Limits,
     NotFoundError,
-    Observation,
-    Progress,
     ResultNotReadyError,
     ServerError,
     WaitTimeoutError,
 )
-from flux_klein_async.emulator import Garbage, Generation, Hang, Pass, Reply, Reset, Truncate, error_reply
-from flux_klein_async.events import Failed, Finished, Held, Looked, StateChanged
+from flux_klein_async.emulator import Generation, Hang, Reply, Reset, Truncate, error_reply
+from flux_klein_async.events import Failed, Finished, StateChanged
 from tests.fakes import Events, now, outcome, settle, strays
 
 EVERY_SECOND = FixedPolling(1.0)
 
 
-async def test_a_result_comes_with_the_first_look_after_its_completion(klein_emulator, connect):
-    klein_emulator.script("submit", Generation(after=2.5))
-    result = await connect(polling=EVERY_SECOND).generate("a cat")
-    assert now() == 3.0
-    assert result.timings.looks == 3
-    assert (result.timings.lag_max, result.timings.running) == (1.0, 2.0)
-    assert (result.timings.submit, result.timings.queued, result.timings.fetch) == (0.0, 1.0, 0.0)
-    assert result.cost_usd == 0.01
-
-
-FAILING_LOOKS = [
-    error_reply(500),
-    error_reply(502),
-    error_reply(503, retry_after="soon"),
-    error_reply(429),
-    error_reply(404, 404001),
-    error_reply(401),
-    Reply(200, {"error_code": 500001}),
-    Reply(200, "<html>"),
-    Reply(200, {"status": 7}),
-    Reply(200, []),
-    Reply(302, "", {"Location": "/elsewhere"}),
-    Garbage(),
-    Truncate(),
-]
-
-
-async def test_a_look_on_a_connection_that_breaks_twice_saw_nothing(klein_emulator, connect):
-    """aiohttp itself repeats a GET once when a kept-alive connection turns out dead."""
-    klein_emulator.script("submit", Generation(after=0.5))
-    klein_emulator.script("status", Reset(), Reset())
-    result = await connect(polling=EVERY_SECOND).generate("a cat")
-    assert (now(), result.timings.looks, klein_emulator.calls["status"]) == (2.0, 2, 3)
-
-
-@pytest.mark.parametrize("answer", FAILING_LOOKS, ids=repr)
-async def test_a_look_that_fails_saw_nothing_and_is_not_repeated(klein_emulator, connect, answer):
-    klein_emulator.script("submit", Generation(after=1.5))
-    klein_emulator.script("status", answer)
-    events = Events()
-    result = await connect(polling=EVERY_SECOND, on_event=events).generate("a cat")
-    assert (now(), result.timings.looks, klein_emulator.calls["status"]) == (2.0, 2, 2)
-    assert [event.error is None for event in events.of(Looked)] == [False, True]
-
-
-async def test_a_look_that_is_never_answered_is_given_up_after_five_seconds(klein_emulator, connect):
-    klein_emulator.script("submit", Generation(after=0.5))
-    klein_emulator.script("status", Hang())
-    result = await connect(polling=EVERY_SECOND).generate("a cat")
-    assert (now(), result.timings.looks) == (6.0, 2)
-
-
-async def test_the_round_trip_is_part_of_the_interval(klein_emulator, connect):
-    klein_emulator.script("submit", Generation(after=2.9))
-    klein_emulator.script("status", Pass(delay=0.7), Pass(delay=0.7))
-    await connect(polling=EVERY_SECOND).generate("a cat")
-    looks = [record.at for record in klein_emulator.records if record.endpoint == "status"]
-    assert looks == [1.0, 2.0, 3.0]
-
-
-async def test_a_hold_on_looks_is_obeyed_by_every_wait(klein_emulator, connect):
-    events = Events()
-    client = connect(polling=EVERY_SECOND, on_event=events)
-    klein_emulator.script("submit", Generation(after=1.5), Generation(after=1.5))
-    klein_emulator.script("status", error_reply(429, retry_after=5))
-    await asyncio.gather(client.generate("a cat"), client.generate("a dog"))
-    assert [record.at for record in klein_emulator.records if record.endpoint == "status"] == [1.0, 1.0, 6.0, 6.0]
-    assert [(event.kind, event.seconds) for event in events.of(Held)] == [("read", 5.0)]
-
-
-async def test_a_hold_on_looks_that_outlasts_the_deadline_ends_the_wait_at_once(klein_emulator, connect):
-    client = connect(polling=EVERY_SECOND, timeout=10)
-    klein_emulator.script("submit", Generation(after=1.5))
-    klein_emulator.script("status", error_reply(429, retry_after=60))
-    error = await outcome(client.generate("a cat"))
-    assert (type(error), now()) == (WaitTimeoutError, 2.0)
-    await settle()
-    assert klein_emulator.calls["cancel"] == 1  # cancels are never held
-
-
-async def test_the_ceiling_on_looks_spreads_them_evenly(klein_emulator, connect):
-    client = connect(polling=EVERY_SECOND, limits=Limits(looks_per_second=2))
-    klein_emulator.script("submit", *[Generation(after=0.5)] * 4)
-    await client.generate_all(["a", "b", "c", "d"])
-    looks = [record.at for record in klein_emulator.records if record.endpoint == "status"]
-    assert looks == [1.0, 1.5, 2.0, 2.5]
-
-
-# --- endings
-
-
 @pytest.mark.parametrize(
     ("fate", "kind", "charged", "detail"),
     [
-        (Generation(ends="failed", error="out of memory", after=0.5), GenerationFailedError, "unknown", "out of memory"),
+        (
+            Generation(ends="failed", error="out of memory", after=0.5),
+            GenerationFailedError,
+            "unknown",
+            "out of memory",
+        ),
         (Generation(ends="cancelled", after=0.5), GenerationCancelledError, "no", None),
     ],
 )
@@ -231,7 +141,10 @@ HANGING = [
     ("status", Hang()),
     ("status", Reply(200, {"status": "in_progress"}, dribble=0.5)),
     ("result", Hang()),
-    ("result", Reply(200, {"status": "completed", "output": {"image": "https://x.runcomfy.net/" + "y" * 99}}, dribble=0.5)),
+    (
+        "result",
+        Reply(200, {"status": "completed", "output": {"image": "https://x.runcomfy.net/" + "y" * 99}}, dribble=0.5),
+    ),
 ]
 
 
@@ -337,58 +250,6 @@ async def test_on_status_and_updates_see_each_change_of_state_and_queue_position
     handle = await client.submit("a dog")
     klein_emulator.script("status", *answers)
     assert [described(status) async for status in handle.updates()] == expected
-
-
-# --- the policy
-
-
-class Spy:
-    """A policy of a user's own."""
-
-    def __init__(self) -> None:
-        self.progress: list[Progress] = []
-        self.observations: list[Observation] = []
-
-    def next_look(self, progress: Progress) -> float:
-        self.progress.append(progress)
-        return 1.0
-
-    def observe(self, observation: Observation) -> None:
-        self.observations.append(observation)
-
-
-async def test_a_policy_is_told_how_the_wait_stands_and_what_it_taught(klein_emulator, connect):
-    spy = Spy()
-    klein_emulator.script("submit", Generation(after=2.5))
-    klein_emulator.script("status", Pass(delay=0.25))
-    await connect(polling=spy).generate("a cat", width=512, height=256)
-    facts = [(item.looks, item.age, item.state, item.pixels, item.round_trip) for item in spy.progress]
-    assert facts == [
-        (0, 0.0, None, 512 * 256, None),
-        (1, 1.25, "in_progress", 512 * 256, 0.25),
-        (2, 2.0, "in_progress", 512 * 256, 0.0),
-    ]
-    [taught] = spy.observations
-    assert (taught.not_before, taught.not_after, taught.served, taught.looks) == (2.0, 3.0, 2.5, 3)
-    assert taught.model == "blackforestlabs/flux-2-klein/4b/text-to-image"
-
-
-@pytest.mark.parametrize("answer", [-1.0, math.nan, math.inf])
-async def test_a_policy_that_answers_nonsense_is_a_configuration_error(klein_emulator, connect, answer):
-    class Nonsense(Spy):
-        def next_look(self, progress: Progress) -> float:
-            return answer
-
-    error = await outcome(connect(polling=Nonsense()).generate("a cat"))
-    assert type(error) is ConfigurationError
-    assert error.request_id is None
-
-
-async def test_the_default_policy_needs_few_looks_for_half_a_second(klein_emulator, connect):
-    klein_emulator.script("submit", Generation(after=0.57))
-    client = connect(polling=ExponentialPolling(spread=lambda: 0.5))
-    result = await client.generate("a cat")
-    assert (result.timings.looks, round(now(), 3)) == (4, 0.577)
 
 
 async def test_a_finished_generation_is_an_event_with_its_figures(klein_emulator, connect):

@@ -1,0 +1,24 @@
+"""Closing a client: let calls finish, end the rest, see the background through, say what is left running."""
+
+from flux_klein_async.events import Closed
+from flux_klein_async.flow.core import Core, log
+
+__all__ = ["close"]
+
+_CLOSE_WITHIN = 5.0  # seconds that closing may take beyond its drain
+
+
+async def close(core: Core, drain: float) -> tuple[str, ...]:
+    """Wait `drain` seconds for calls under way, then end them; the ids left running, within 5 s more."""
+    loop = core.loop
+    await core.calls.drained(drain)
+    end = loop.time() + _CLOSE_WITHIN
+    core.calls.close()
+    await core.calls.drained(_CLOSE_WITHIN)
+    await core.background.finish(max(0.0, end - loop.time()))
+    await core.transport.aclose()
+    left = tuple(sorted(core.left_running))
+    if left:
+        log.warning("Closed; still running: %s", ", ".join(left))
+    core.emit(lambda at: Closed(at=at, left_running=left))
+    return left

@@ -1,0 +1,199 @@
+"""The only loop over time: look, ask the policy when to look again, until something has changed.
+
+A look that fails is a look that saw nothing: it is not repeated, the schedule goes on. Every instant is the running
+loop's.
+"""
+
+from dataclasses import dataclass
+
+from flux_klein_async.api.answers import read_status
+from flux_klein_async.api.messages import Kind
+from flux_klein_async.errors import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    FluxKleinError,
+    InvalidResponseError,
+)
+from flux_klein_async.events import Looked, StateChanged
+from flux_klein_async.flow.call import Call
+from flux_klein_async.flow.core import Core, sleep_until
+from flux_klein_async.models import RequestState, RequestStatus, Timings
+from flux_klein_async.polling.policies import Observation, Progress, checked_interval
+
+__all__ = ["PATIENCE", "Ticket", "Watch"]
+
+PATIENCE = 10.0  # seconds for what must pass by itself: a result that lags behind its status, a wrong refusal
+_SAW_NOTHING = (APIConnectionError, APITimeoutError, APIStatusError, InvalidResponseError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """A request to wait for, and what is known of it beforehand.
+
+    Attributes:
+        accepted_at: When it was accepted, on the loop's clock; None for one taken up later.
+        submit_seconds: How long its submit took, or None.
+    """
+
+    request_id: str
+    model: str | None = None
+    pixels: int | None = None
+    accepted_at: float | None = None
+    submit_seconds: float | None = None
+
+
+class Watch:
+    """Looks at one request until it ends. Holds no task and no timer between two looks."""
+
+    def __init__(self, core: Core, call: Call, ticket: Ticket) -> None:
+        self._core = core
+        self._call = call
+        self._ticket = ticket
+        now = core.loop.time()
+        self._begun = now if ticket.accepted_at is None else ticket.accepted_at
+        self._sent = self._begun  # when the last look was sent
+        self._not_yet = self._begun  # when the last look that said "not yet" was sent
+        self.seen = self._begun  # when the last look was answered
+        self._changed = self._begun
+        self._interval: float | None = None
+        self._round_trip: float | None = None
+        self._refused_since: float | None = None
+        self._last: RequestStatus | None = None
+        self._left_queue: float | None = None
+        self._running: float | None = None
+
+    def on(self, call: Call) -> None:
+        """Go on under another call's deadline."""
+        call.looks = self._call.looks
+        self._call = call
+
+    async def next_change(self) -> RequestStatus:
+        """Look until the state or the queue position is another one than before.
+
+        Raises:
+            APIStatusError: The service has refused every look for 10 s, in a way that time does not heal.
+        """
+        while True:
+            status = await self._look()
+            if status is not None and self._note(status):
+                return status
+
+    async def _look(self) -> RequestStatus | None:
+        core, call = self._core, self._call
+        await self._until_next()
+        self._sent = core.loop.time()
+        call.looks += 1
+        status, failure = None, None
+        try:
+            status = read_status(await core.exchange(core.api.look(self._ticket.request_id)), self._ticket.request_id)
+        except _SAW_NOTHING as error:
+            failure = call.last_error = error
+        self.seen = core.loop.time()
+        self._round_trip = self.seen - self._sent
+        if core.on_event is not None:
+            self._tell_look(status, failure)
+        self._weigh(failure)
+        return status
+
+    async def _until_next(self) -> None:
+        """Sleep until the policy wants a look, the ceiling allows one and no hold is in the way."""
+        core, call = self._core, self._call
+        now = core.loop.time()
+        last = self._last
+        progress = Progress(
+            model=self._ticket.model,
+            pixels=self._ticket.pixels,
+            looks=call.looks,
+            age=now - self._begun,
+            state=last.state if last else None,
+            state_age=now - self._changed,
+            queue_position=last.queue_position if last else None,
+            last_interval=self._interval,
+            round_trip=self._round_trip,
+        )
+        self._interval = checked_interval(core.polling.next_look(progress))
+        at = core.limiter.look_at(max(now, self._sent + self._interval))
+        if at > now:
+            await sleep_until(core.loop, at)
+        await core.gate(Kind.READ, call)
+
+    def _weigh(self, failure: FluxKleinError | None) -> None:
+        """Believe a refusal that time does not heal only when it has stood for a while: gateways err."""
+        if failure is None:
+            self._refused_since = None
+        elif isinstance(failure, APIStatusError) and not failure.retryable:
+            if self._refused_since is None:
+                self._refused_since = self.seen
+            elif self.seen - self._refused_since >= PATIENCE:
+                raise failure
+
+    def _note(self, status: RequestStatus) -> bool:
+        """Take in what a look saw; whether it is news."""
+        call, state, at = self._call, status.state, self.seen
+        call.state = state.value
+        if state is RequestState.UNKNOWN:
+            self._core.note_unknown(str(status.raw.get("status")))
+        if not state.final:
+            self._not_yet = self._sent
+        if state is not RequestState.IN_QUEUE and self._left_queue is None:
+            self._left_queue = at
+        if state is RequestState.IN_PROGRESS and self._running is None:
+            self._running = at
+        last, self._last = self._last, status
+        if last is not None and (last.state, last.queue_position) == (state, status.queue_position):
+            return False
+        if last is None or last.state is not state:
+            self._changed = at
+        self._core.emit(
+            lambda at: StateChanged(
+                at=at,
+                request_id=self._ticket.request_id,
+                tag=call.tag,
+                state=state,
+                queue_position=status.queue_position,
+            )
+        )
+        return True
+
+    def _tell_look(self, status: RequestStatus | None, failure: FluxKleinError | None) -> None:
+        call = self._call
+        self._core.emit(
+            lambda at: Looked(
+                at=at,
+                request_id=self._ticket.request_id,
+                tag=call.tag,
+                look=call.looks,
+                state=status.state if status else None,
+                error=str(failure) if failure else None,
+            )
+        )
+
+    # --- what the looks tell
+
+    def teach(self, served: float | None) -> None:
+        """Let the policy learn from this wait; `served` is the service's own duration in seconds, or None."""
+        self._core.polling.observe(
+            Observation(
+                model=self._ticket.model,
+                pixels=self._ticket.pixels,
+                not_before=self._not_yet - self._begun,
+                not_after=self.seen - self._begun,
+                running_since=None if self._running is None else self._running - self._begun,
+                served=served,
+                looks=self._call.looks,
+            )
+        )
+
+    def timings(self) -> Timings:
+        """Where the time went, now that the result is here."""
+        left_queue = self._left_queue
+        known = self._ticket.accepted_at is not None
+        return Timings(
+            submit=self._ticket.submit_seconds,
+            queued=left_queue - self._begun if left_queue is not None and known else None,
+            running=None if self._running is None else self.seen - self._running,
+            fetch=self._core.loop.time() - self.seen,
+            lag_max=self.seen - self._not_yet,
+            looks=self._call.looks,
+        )

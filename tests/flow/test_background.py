@@ -1,0 +1,74 @@
+"""The client's own tasks: few at a time, all awaited, failures logged."""
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from flux_klein_async.flow.background import Background
+from tests.fakes import now, settle, strays
+
+pytestmark = pytest.mark.usefixtures("klein_emulator")  # for its virtual time
+
+
+async def test_queued_jobs_run_a_few_at_a_time():
+    background, running, peak = Background(), 0, 0
+
+    async def job() -> None:
+        nonlocal running, peak
+        running += 1
+        peak = max(peak, running)
+        await asyncio.sleep(1)
+        running -= 1
+
+    for _ in range(20):
+        background.queue(job)
+    await background.finish(100)
+    assert (peak, now()) == (Background.AT_ONCE, 3.0)
+
+
+async def test_finishing_cancels_what_takes_too_long_and_forgets_what_waits():
+    background, begun = Background(), []
+
+    async def job() -> None:
+        begun.append(now())
+        await asyncio.sleep(1000)
+
+    for _ in range(20):
+        background.queue(job)
+    await background.finish(5)
+    assert (now(), len(begun), strays()) == (5.0, Background.AT_ONCE, [])
+
+
+async def test_a_job_that_fails_is_logged_and_does_not_stop_the_others(caplog):
+    background, done = Background(), []
+
+    async def broken() -> None:
+        raise KeyError("mine")
+
+    async def job() -> None:
+        done.append(True)
+
+    with caplog.at_level(logging.ERROR):
+        background.queue(broken)
+        background.queue(job)
+        await settle()
+    assert ([record.getMessage() for record in caplog.records], done) == (["A background task failed"], [True])
+
+
+async def test_a_kept_task_is_awaited_though_cancelled():
+    background = Background()
+
+    async def slow_to_die() -> None:
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            await asyncio.sleep(2)
+            raise
+
+    task: asyncio.Task[Any] = asyncio.ensure_future(slow_to_die())
+    background.keep(task)
+    await settle()
+    await background.finish(1)
+    assert (task.cancelled(), now()) == (True, 3.0)

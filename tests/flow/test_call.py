@@ -1,0 +1,126 @@
+"""One verb's scope: it ends at its deadline or with its client, and never swallows a cancellation."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from flux_klein_async import (
+    APITimeoutError,
+    ClientClosedError,
+    ServerError,
+    SubmissionUncertainError,
+    WaitTimeoutError,
+)
+from flux_klein_async.flow.call import Call, Registry
+from tests.fakes import now, outcome
+
+pytestmark = pytest.mark.usefixtures("klein_emulator")  # for its virtual time
+
+
+def make(timeout: float | None = 2.0, **options: Any) -> tuple[Call, Registry]:
+    registry = Registry()
+    return Call(asyncio.get_running_loop(), registry, timeout, **options), registry
+
+
+async def inside(call: Call) -> None:
+    with call:
+        await asyncio.sleep(10)
+
+
+@pytest.mark.parametrize(
+    ("facts", "kind", "charged"),
+    [
+        ({}, APITimeoutError, "no"),
+        ({"last_error": ServerError(status_code=500)}, ServerError, "no"),
+        ({"uncertain": True}, SubmissionUncertainError, "unknown"),
+        ({"request_id": "x"}, APITimeoutError, "unknown"),
+        ({"request_id": "x", "waits": True, "looks": 3}, WaitTimeoutError, "unknown"),
+        ({"waits": True, "last_error": ServerError(status_code=500)}, ServerError, "no"),
+    ],
+)
+async def test_the_deadline_ends_in_the_error_that_the_facts_call_for(facts, kind, charged):
+    call, _ = make()
+    for name, value in facts.items():
+        setattr(call, name, value)
+    error = await outcome(inside(call))
+    assert (type(error), error.charged, now()) == (kind, charged, 2.0)
+    assert error.__context__ is None or isinstance(error.__context__, asyncio.CancelledError)
+
+
+@pytest.mark.parametrize(("uncertain", "charged"), [(False, "no"), (True, "unknown")])
+async def test_closing_ends_every_call_with_client_closed(uncertain, charged):
+    call, registry = make(None)
+    call.uncertain = uncertain
+    task = asyncio.ensure_future(outcome(inside(call)))
+    await asyncio.sleep(1)
+    registry.close()
+    await registry.drained(5)
+    error = await task
+    assert (type(error), error.charged, now()) == (ClientClosedError, charged, 1.0)
+
+
+async def test_closing_twice_interrupts_once():
+    call, registry = make(None)
+    task = asyncio.ensure_future(outcome(inside(call)))
+    await asyncio.sleep(1)
+    registry.close()
+    registry.close()
+    assert isinstance(await task, ClientClosedError)
+
+
+async def test_waiting_for_no_calls_takes_no_time():
+    await Registry().drained(5)
+    assert now() == 0.0
+
+
+async def test_waiting_for_calls_ends_with_the_last_one_or_in_time():
+    call, registry = make(3.0)
+    task = asyncio.ensure_future(outcome(inside(call)))
+    await asyncio.sleep(1)
+    await registry.drained(1)
+    assert now() == 2.0
+    await registry.drained(60)
+    assert now() == 3.0
+    await task
+
+
+async def test_a_cancellation_from_outside_wins_over_the_deadline():
+    call, _ = make(2.0)
+    task = asyncio.ensure_future(inside(call))
+    asyncio.get_running_loop().call_at(2.0, task.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_value_returned_in_the_instant_of_the_deadline_is_kept():
+    call, _ = make(2.0)
+
+    async def body() -> str:
+        with call:
+            try:
+                await asyncio.sleep(10)
+            except asyncio.CancelledError:
+                return "kept"
+        return "lost"
+
+    assert await body() == "kept"
+    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+
+
+async def test_a_callers_own_timeout_is_left_alone():
+    call, _ = make(5.0)
+    with pytest.raises(TimeoutError) as caught:
+        async with asyncio.timeout(1):
+            await inside(call)
+    assert type(caught.value) is TimeoutError
+    assert now() == 1.0
+
+
+def test_a_call_needs_a_task():
+    loop = asyncio.new_event_loop()
+    try:
+        with pytest.raises(RuntimeError):
+            Call(loop, Registry(), None).__enter__()
+    finally:
+        loop.close()

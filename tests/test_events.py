@@ -1,0 +1,89 @@
+"""Events are small, frozen, exported, and hold nothing that must not be shown."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, get_type_hints
+
+import pytest
+
+from flux_klein_async import events
+from flux_klein_async.events import Event
+from flux_klein_async.models import RequestState
+
+
+def event_classes() -> list[type[Event]]:
+    found = [value for value in vars(events).values() if isinstance(value, type) and issubclass(value, Event)]
+    return sorted(found, key=lambda cls: cls.__name__)
+
+
+CLASSES = event_classes()
+
+# A field that is not listed here was added without asking whether it may hold a token, an input or a resource.
+FIELDS = {
+    "Cancelled": {"cancelled"},
+    "Closed": {"left_running"},
+    "Downloaded": {"paths"},
+    "Event": set(),
+    "Failed": {"error", "error_type"},
+    "Finished": {"cost_usd", "lag_max", "looks", "seconds"},
+    "Held": {"kind", "seconds"},
+    "Looked": {"error", "look", "state"},
+    "Retrying": {"attempt", "error", "seconds"},
+    "StateChanged": {"queue_position", "state"},
+    "Submitted": {"seconds"},
+    "Uncertain": {"error"},
+}
+
+
+def make(cls: Callable[..., Event]) -> Event:
+    """An event of this class, filled by the types of its fields."""
+    samples: dict[object, Any] = {
+        float: 1.0,
+        int: 1,
+        str: "a",
+        tuple[str, ...]: ("a",),
+        RequestState: RequestState.COMPLETED,
+    }
+    hints = get_type_hints(cls)
+    return cls(**{field.name: samples.get(hints[field.name]) for field in dataclasses.fields(cls)})
+
+
+def test_exports_every_event() -> None:
+    assert events.__all__ == [cls.__name__ for cls in CLASSES]
+
+
+def test_has_no_field_that_could_hold_an_input_or_a_token() -> None:
+    common = {field.name for field in dataclasses.fields(Event)}
+    own = {cls.__name__: {field.name for field in dataclasses.fields(cls)} - common for cls in CLASSES}
+    assert (common, own) == ({"at", "request_id", "tag"}, FIELDS)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_holds_plain_values_only(cls: type[Event]) -> None:
+    plain = {
+        float,
+        float | None,
+        int,
+        int | None,
+        str,
+        str | None,
+        bool | None,
+        RequestState,
+        RequestState | None,
+        tuple[str, ...],
+    }
+    assert {hint for name, hint in get_type_hints(cls).items() if name != "tag"} <= plain
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_cannot_be_changed(cls: type[Event]) -> None:
+    event = make(cls)
+    for field in dataclasses.fields(cls):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(event, field.name, None)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_has_slots_and_takes_keywords_only(cls: type[Event]) -> None:
+    assert not hasattr(make(cls), "__dict__")
+    assert all(field.kw_only for field in dataclasses.fields(cls))

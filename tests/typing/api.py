@@ -1,0 +1,78 @@
+"""A user's file: checked by strict type checkers, never run."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import assert_type
+
+from flux_klein_async import (
+    CancelOutcome,
+    ExponentialPolling,
+    FixedPolling,
+    FluxKleinClient,
+    FluxKleinError,
+    GenerationResult,
+    HostedFile,
+    Limits,
+    ModelInfo,
+    Observation,
+    Outcome,
+    PollPolicy,
+    Progress,
+    RequestHandle,
+    RequestStatus,
+    RetryPolicy,
+    TextToImageInput,
+)
+from flux_klein_async.events import Event
+
+
+class Impatient:
+    """A policy needs no base class."""
+
+    def next_look(self, progress: Progress) -> float:
+        return 0.05 if progress.looks else 0.2
+
+    def observe(self, observation: Observation) -> None:
+        pass
+
+
+def on_event(event: Event) -> None:
+    print(event.at, event.request_id, event.tag)
+
+
+async def rows() -> AsyncIterator[dict[str, str]]:
+    yield {"prompt": "a snow leopard at dawn"}
+
+
+async def main() -> None:
+    policies: list[PollPolicy] = [Impatient(), FixedPolling(0.5), ExponentialPolling()]
+    async with FluxKleinClient(
+        limits=Limits(max_in_flight=128, looks_per_second=50),
+        polling=policies[0],
+        retry=RetryPolicy(attempts=3),
+        on_event=on_event,
+        timeout=None,
+    ) as client:
+        result = await client.generate("a snow leopard at dawn", width=1024, height=768)
+        assert_type(result, GenerationResult)
+        assert_type(result.image_url, str)
+        assert_type(await client.download(result, Path("out")), list[Path])
+        assert_type(await client.read(result), list[bytes])
+        handle = await client.submit(TextToImageInput(prompt="a snow leopard at dawn"))
+        assert_type(handle, RequestHandle)
+        async for status in handle.updates():
+            assert_type(status, RequestStatus)
+        await client.generate({"image": HostedFile("https://example.com/a.png")}, model="owner/model/variant")
+        async with client.generate_many(rows(), concurrency=64, to_input=lambda row: row["prompt"]) as outcomes:
+            async for outcome in outcomes:
+                assert_type(outcome, Outcome[dict[str, str]])
+                assert_type(outcome.error, FluxKleinError | None)
+        assert_type(await client.generate_all(["a", "b"]), list[Outcome[str]])
+        assert_type(await client.model(), ModelInfo)
+        assert_type(await client.cancel(handle), CancelOutcome)
+        assert_type(await client.aclose(drain=5), tuple[str, ...])
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
