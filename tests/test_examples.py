@@ -1,0 +1,41 @@
+"""The examples and the README's first program run as they stand, without a token."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def run(program: str, cwd: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", program], cwd=cwd, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_the_readmes_program_brings_three_pictures_home(tmp_path):
+    assert run(README[0], tmp_path).count(".png") == 3
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_an_example_runs(path, tmp_path):
+    assert run(path.read_text(), tmp_path)
+
+
+def test_the_readmes_test_passes(pytester):
+    pytester.makepyfile(
+        "import pytest\n"
+        "from flux_klein_async import InputRejectedError\n"
+        "from flux_klein_async.emulator import error_reply\n\n\n" + README[2]
+    )
+    pytester.runpytest_inprocess(
+        "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"
+    ).assert_outcomes(passed=1)
+
+
+pytest_plugins = ["pytester"]
