@@ -4,7 +4,6 @@ Inputs are strict (a wrong type is refused, not coerced); answers are read toler
 fills the models below and keeps the whole answer in `raw`. Nothing here performs I/O.
 """
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from yarl import URL
 
 from flux_klein_async.errors import FluxKleinError, InvalidResponseError
+from flux_klein_async.hosts import host_of, is_public
 
 __all__ = [
     "KLEIN_4B_TEXT_TO_IMAGE",
@@ -88,30 +88,20 @@ def _public_https(url: str) -> str:
     """Refuse what the service could not, or should not, fetch: anything but HTTPS on a public host."""
     try:
         parsed = URL(url)
-        host = (parsed.host or "").rstrip(".").lower()
+        host = host_of(parsed)
     except ValueError as error:
         msg = f"not a URL: {error}"
         raise ValueError(msg) from None
-    if parsed.scheme != "https" or not host:
+    if parsed.scheme != "https" or host is None:
         msg = "a hosted file needs an https:// URL"
         raise ValueError(msg)
     if parsed.user is not None or parsed.password is not None:
         msg = "a hosted file's URL may not hold credentials"
         raise ValueError(msg)
-    if not _public_host(host):
+    if not is_public(host):
         msg = f"{host} is not a public host; the service itself fetches the file"
         raise ValueError(msg)
     return url
-
-
-def _public_host(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_global
-    except ValueError:
-        labels = host.split(".")
-    # A last label of digits (or 0x…) makes it an IPv4 address in disguise, by the WHATWG URL standard.
-    numeric = labels[-1].isdigit() or labels[-1].startswith("0x")
-    return len(labels) > 1 and not numeric and labels[-1] not in {"local", "localhost", "internal", "invalid"}
 
 
 _Strict = ConfigDict(extra="forbid", strict=True, frozen=True)

@@ -19,6 +19,7 @@ __all__ = [
     "RetryPolicy",
     "Timeout",
     "checked_timeout",
+    "finite",
     "from_environ",
 ]
 
@@ -45,8 +46,14 @@ def _count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _seconds(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+def finite(value: object) -> bool:
+    """Whether it is a number, 0 or more, that the loop's clock can add."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return 0 <= float(value) < math.inf
+    except OverflowError:
+        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +78,7 @@ class Limits:
         for name in ("max_in_flight", "max_connections", "max_json_bytes", "max_file_bytes"):
             _require(_count(getattr(self, name)), f"Limits.{name} must be a whole number of at least 1")
         rate = self.looks_per_second
-        _require(rate is None or (_seconds(rate) and rate > 0), "Limits.looks_per_second must be above 0 or None")
+        _require(rate is None or (finite(rate) and rate > 0), "Limits.looks_per_second must be above 0 or None")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +103,7 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         _require(_count(self.attempts), "RetryPolicy.attempts must be a whole number of at least 1")
         for name in ("initial", "multiplier", "maximum"):
-            _require(_seconds(getattr(self, name)), f"RetryPolicy.{name} must be a finite number, 0 or more")
+            _require(finite(getattr(self, name)), f"RetryPolicy.{name} must be a finite number, 0 or more")
         _require(
             self.refused_submits is None or _count(self.refused_submits),
             "RetryPolicy.refused_submits must be a whole number of at least 1, or None",
@@ -144,6 +151,8 @@ def checked_timeout(timeout: Timeout, default: float | None) -> float | None:
         return default
     if timeout is None:
         return None
-    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not timeout >= 0:
+    if timeout == math.inf and not isinstance(timeout, bool):
+        return None
+    if not finite(timeout):
         raise InvalidInputError("timeout must be a number of seconds, 0 or more, or None for no limit")
-    return None if timeout == math.inf else float(timeout)
+    return float(timeout)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
 from flux_klein_async import FluxKleinClient
 from flux_klein_async.emulator import Emulator, InProcessEmulator
@@ -17,6 +18,9 @@ NAMES = (
     "RUNCOMFY_MODEL_API_BASE",
     "XDG_CONFIG_HOME",
 )
+
+settings.register_profile("shared machine", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("shared machine")
 
 Connect = Callable[..., FluxKleinClient]
 

@@ -11,7 +11,7 @@ from flux_klein_async.options import DEFAULT, Environment, Limits, RetryPolicy, 
 NAN, INF, HUGE = math.nan, math.inf, 10**400
 
 NO_COUNTS: list[Any] = [0, -1, 1.0, 1.5, True, "1", None, NAN, INF]
-NO_SECONDS: list[Any] = [-0.1, NAN, INF, -INF, True, "1", None, 1j]
+NO_SECONDS: list[Any] = [-0.1, NAN, INF, -INF, True, "1", None, 1j, HUGE]
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ NO_SECONDS: list[Any] = [-0.1, NAN, INF, -INF, True, "1", None, 1j]
         *[(RetryPolicy, {name: value}) for name in ("initial", "multiplier", "maximum") for value in NO_SECONDS],
         *[(RetryPolicy, {"refused_submits": value}) for value in NO_COUNTS if value is not None],
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 def test_refuses_a_setting_out_of_range_and_names_it(cls: type, settings: dict[str, Any]) -> None:
     [name] = settings

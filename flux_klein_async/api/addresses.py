@@ -5,13 +5,13 @@ the token. Parsing is done by yarl, the parser that aiohttp opens connections wi
 is what is opened there.
 """
 
-import ipaddress
 import re
 from urllib.parse import quote
 
 from yarl import URL
 
 from flux_klein_async.errors import ConfigurationError, InvalidInputError
+from flux_klein_async.hosts import host_of, is_loopback
 
 __all__ = ["DEFAULT_BASE_URL", "Addresses", "checked_model_id", "checked_request_id", "trusted_file_url"]
 
@@ -44,13 +44,6 @@ def checked_model_id(model: object) -> str:
     raise InvalidInputError(f"Not a model id such as 'owner/model/variant': {str(model)[:140]!r}")
 
 
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 class Addresses:
     """Every address of the API, built from one base URL."""
 
@@ -63,14 +56,16 @@ class Addresses:
         text = DEFAULT_BASE_URL if base_url is None else base_url
         try:
             url = URL(text.strip())
-            host, port = url.host, url.port
+            host, port = host_of(url), url.port
+            if not text.strip().isprintable():  # yarl drops line breaks
+                raise ValueError(text)
         except (ValueError, AttributeError, TypeError) as error:
             raise ConfigurationError("The base URL cannot be read", cause=type(error).__name__) from None
         if url.scheme not in {"http", "https"} or not host or port is None:
             raise ConfigurationError("The base URL must begin with https:// and name a host")
         if url.user is not None or url.password is not None or url.raw_query_string or url.raw_fragment:
             raise ConfigurationError("The base URL may hold neither credentials nor query nor fragment")
-        if url.scheme == "http" and not allow_insecure and not _loopback(host):
+        if url.scheme == "http" and not allow_insecure and not is_loopback(host):
             raise ConfigurationError(
                 f"Plain http to {host} would send the token in clear; use https or allow_insecure=True"
             )
@@ -94,8 +89,8 @@ def trusted_file_url(text: str, origin: str) -> str | None:
     """
     try:
         url = URL(text)
-        host = (url.host or "").lower()
-        if "\\" in text or url.user is not None or url.password is not None or url.port is None:
+        host = host_of(url)
+        if host is None or "\\" in text or url.user is not None or url.password is not None or url.port is None:
             return None
         own = str(url.origin()) == origin
     except (ValueError, TypeError):

@@ -160,7 +160,9 @@ def read_status(response: Response, request_id: str) -> RequestStatus:
     """
     data = _answer(response, request_id)
     if not isinstance(data.get("status"), str):
-        raise InvalidResponseError("The answer holds no status", request_id=request_id, cause=excerpt(response))
+        raise InvalidResponseError(
+            "The answer holds no status", status_code=response.status, request_id=request_id, cause=excerpt(response)
+        )
     position, instance = data.get("queue_position"), data.get("instance_id")
     return RequestStatus(
         request_id=request_id,
@@ -211,12 +213,15 @@ def read_cancel(response: Response, request_id: str) -> CancelOutcome:
     data = _answer(response, request_id)
     state = RequestState.read(data.get("status"))
     outcome = data.get("outcome")
-    if outcome == "cancelled" or (outcome is None and state is RequestState.CANCELLED):
+    if outcome in ("cancelled", "canceled") or (outcome is None and state is RequestState.CANCELLED):
         return CancelOutcome(request_id=request_id, cancelled=True, state=state, raw=data)
     if outcome == "not_cancellable":
         return CancelOutcome(request_id=request_id, cancelled=False, state=state, raw=data)
     raise InvalidResponseError(
-        "The answer does not say whether it was cancelled", request_id=request_id, cause=excerpt(response)
+        "The answer does not say whether it was cancelled",
+        status_code=response.status,
+        request_id=request_id,
+        cause=excerpt(response),
     )
 
 
@@ -241,7 +246,9 @@ def read_model(response: Response) -> ModelInfo:
             raw=data,
         )
     except ValidationError:
-        raise InvalidResponseError("The answer holds no model_id", cause=excerpt(response)) from None
+        raise InvalidResponseError(
+            "The answer holds no model_id", status_code=response.status, cause=excerpt(response)
+        ) from None
 
 
 def _text(value: object) -> str | None:

@@ -4,6 +4,7 @@ The only file that is read here is the vendor CLI's own, and only where nothing 
 """
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from flux_klein_async.options import TOKEN_VARIABLES, Environment
 
 __all__ = ["Redactor", "find_token"]
 
-_REDACTED = "[token]"
+_REDACTED = b"[token]"
 _MAX_FILE_BYTES = 64 * 1024
 _SHORTEST_SECRET = 6  # a shorter "token" is a placeholder; replacing it would maim ordinary words
 
@@ -58,23 +59,24 @@ def _from_file(path: Path, wall_clock: Callable[[], float]) -> str | None:
 
 
 class Redactor:
-    """Replaces the token wherever a server echoes it, before anything else sees the bytes."""
+    r"""Replaces the token wherever a server echoes it, before anything else sees the bytes.
+
+    JSON has several spellings for each character (`/`, `\/`, `\u002f`); none of them may slip through.
+    """
 
     def __init__(self, token: str) -> None:
-        # Some encoders write "/" as "\/" in JSON; such an echo must not slip through either.
-        needles = {token, token.replace("/", "\\/")} if len(token) >= _SHORTEST_SECRET else set()
-        self._needles = tuple(needles)
-        self._bytes = tuple(needle.encode() for needle in self._needles)
+        self._token = token.encode()
+        self._spellings: re.Pattern[bytes] | None = None
+        if len(token) >= _SHORTEST_SECRET:
+            spelt = (rf"(?:\\?{re.escape(sign)}|\\u00(?i:{ord(sign):02x}))" for sign in token)
+            self._spellings = re.compile("".join(spelt).encode())
 
     def text(self, text: str) -> str:
         """The same text without the token."""
-        for needle in self._needles:
-            text = text.replace(needle, _REDACTED)
-        return text
+        return self.body(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
 
     def body(self, body: bytes) -> bytes:
         """The same bytes without the token."""
-        for needle in self._bytes:
-            if needle in body:
-                body = body.replace(needle, _REDACTED.encode())
-        return body
+        if self._spellings is None or not (b"\\" in body or self._token in body):
+            return body
+        return self._spellings.sub(_REDACTED, body)

@@ -103,7 +103,10 @@ def encode_input(value: BaseModel | Mapping[str, Any]) -> bytes:
         InvalidInputError: It is no JSON object: a foreign type, NaN, a lone surrogate, a cycle.
     """
     try:
-        text = json.dumps(_plain(value), default=_plain, allow_nan=False, ensure_ascii=False)
+        fields = _plain(value)
+        if not isinstance(fields, dict):
+            raise TypeError("an input is a JSON object")
+        text = json.dumps(fields, default=_plain, allow_nan=False, ensure_ascii=False)
         return text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInputError("The input cannot be written as JSON", cause=_reason(error)) from None

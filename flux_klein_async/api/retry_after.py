@@ -3,9 +3,9 @@
 The only place that reads a wall clock, and only where an HTTP date comes without the server's own `Date`.
 """
 
-import math
 import time
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 __all__ = ["CAP", "retry_after"]
@@ -44,12 +44,13 @@ def _until(text: str, date: str | None) -> float | None:
     now = _timestamp(date) if date else None
     if then is None:
         return None
-    return max(0.0, then - now) if now is not None else then - time.time()
+    return then - (now if now is not None else time.time())
 
 
 def _timestamp(text: str) -> float | None:
     try:
-        stamp = parsedate_to_datetime(text.strip()).timestamp()
+        moment = parsedate_to_datetime(text.strip())
+        # The obsolete forms carry no zone; all of HTTP's dates are in GMT (RFC 9110, 5.6.7).
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError, OSError, IndexError):
         return None
-    return stamp if math.isfinite(stamp) else None

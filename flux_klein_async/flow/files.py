@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,8 @@ _SIGNATURES = (
     (0, b"\xff\xd8\xff", ".jpg"),
     (8, b"WEBP", ".webp"),
     (0, b"GIF8", ".gif"),
+    (4, b"ftypavif", ".avif"),
+    (4, b"ftypheic", ".heic"),
     (4, b"ftyp", ".mp4"),
     (0, b"\x1aE\xdf\xa3", ".webm"),
 )
@@ -42,12 +45,22 @@ def checked_names(names: Sequence[str], count: int) -> list[str]:
     if isinstance(names, str) or len(names) != count:
         raise InvalidInputError(f"names must be a list of {count} file names, one for each file")
     for name in names:
-        fits = isinstance(name, str) and len(name.encode("utf-8", "replace")) <= _LONGEST
-        if not fits or _BAD_CHARACTERS.search(name) or _RESERVED.fullmatch(name) or not name.strip(". "):
+        if not _plain(name):
             raise InvalidInputError(f"Not a plain file name: {str(name)[:80]!r}")
-    if len({name.casefold() for name in names}) != count:
+    # What one file system keeps apart is one file on another: case, and the ways to compose a letter.
+    if len({unicodedata.normalize("NFC", name).casefold() for name in names}) != count:
         raise InvalidInputError("The same file name was given twice")
     return list(names)
+
+
+def _plain(name: object) -> bool:
+    if not isinstance(name, str) or _BAD_CHARACTERS.search(name) or _RESERVED.fullmatch(name):
+        return False
+    try:
+        fits = 0 < len(name.encode()) <= _LONGEST
+    except UnicodeEncodeError:
+        return False
+    return fits and name[-1] not in ". "  # some file systems drop these from the end
 
 
 class PartFile:
@@ -60,19 +73,21 @@ class PartFile:
 
     def write(self, data: bytes) -> None:
         """Append; the directory and the file are made with the first bytes."""
-        if self._file is None:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("xb")
-        self._file.write(data)
+        self._opened().write(data)
 
     def commit(self, data: bytes, name: str) -> Path:
         """Append the last bytes and give the file its name, replacing what had it."""
-        self.write(data)
-        if self._file is not None:
-            self._file.close()
+        with self._opened() as file:
+            file.write(data)
         final = self._directory / name
         os.replace(self._path, final)  # noqa: PTH105  # atomic on one file system
         return final
+
+    def _opened(self) -> BinaryIO:
+        if self._file is None:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("xb")
+        return self._file
 
     def discard(self) -> None:
         """Leave nothing behind."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from flux_klein_async.api.addresses import checked_model_id
 from flux_klein_async.api.requests import encode_input
@@ -53,7 +53,7 @@ def prepare(
     if model is None:
         model = getattr(input, "default_model", None) if isinstance(input, TextToImage9BInput) else default_model
     model = checked_model_id(model)
-    fields: BaseModel | Mapping[str, Any]
+    fields: TextToImageInput | Mapping[str, Any]
     if isinstance(input, Mapping):
         if size:
             raise InvalidInputError("A Mapping goes as it is: put width and height into it")
@@ -84,13 +84,12 @@ def _invalid_input(error: ValidationError) -> InvalidInputError:
     return InvalidInputError("; ".join(findings))
 
 
-def _pixels(fields: BaseModel | Mapping[str, Any]) -> int | None:
+def _pixels(fields: TextToImageInput | Mapping[str, Any]) -> int | None:
     if isinstance(fields, TextToImageInput):
         return fields.width * fields.height
-    if isinstance(fields, Mapping):
-        width, height = fields.get("width"), fields.get("height")
-        if type(width) is int and type(height) is int:
-            return width * height
+    width, height = fields.get("width"), fields.get("height")
+    if type(width) is int and type(height) is int and width > 0 and height > 0:
+        return width * height
     return None
 
 

@@ -4,7 +4,6 @@ Pure: a policy is told how a wait stands and answers with a plain number. It nev
 its randomness as an argument.
 """
 
-import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Protocol
 
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.models import RequestState
+from flux_klein_async.options import finite
 
 __all__ = ["ExponentialPolling", "FixedPolling", "Observation", "PollPolicy", "Progress", "checked_interval"]
 
@@ -87,7 +87,7 @@ class FixedPolling:
     first: float | None = None
 
     def __post_init__(self) -> None:
-        _require_seconds(interval=self.interval, first=self.first or 0.0)
+        _require_seconds(interval=self.interval, first=0.0 if self.first is None else self.first)
         if self.interval == 0:
             raise ConfigurationError("FixedPolling.interval must be above 0")
 
@@ -115,9 +115,10 @@ class ExponentialPolling:
 
     def __post_init__(self) -> None:
         _require_seconds(initial=self.initial, multiplier=self.multiplier, maximum=self.maximum)
-        if not (self.initial > 0 and self.multiplier >= 1 and 0 <= self.jitter < 1):
+        _require_seconds(jitter=self.jitter)
+        if not (self.initial > 0 and self.maximum > 0 and self.multiplier >= 1 and self.jitter < 1):
             raise ConfigurationError(
-                "ExponentialPolling needs initial above 0, multiplier of at least 1, jitter from 0 to below 1"
+                "ExponentialPolling needs initial and maximum above 0, multiplier of at least 1, jitter below 1"
             )
 
     def next_look(self, progress: Progress) -> float:
@@ -134,7 +135,7 @@ class ExponentialPolling:
 
 def _require_seconds(**values: float) -> None:
     for name, value in values.items():
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
+        if not finite(value):
             raise ConfigurationError(f"{name} must be a finite number, 0 or more")
 
 
@@ -144,6 +145,6 @@ def checked_interval(interval: float) -> float:
     Raises:
         ConfigurationError: It is negative, infinite or no number: the wait would never look again, or hammer.
     """
-    if isinstance(interval, int | float) and 0 <= interval < math.inf:
+    if finite(interval):
         return interval
     raise ConfigurationError(f"The poll policy answered {interval!r}, which is no number of seconds")

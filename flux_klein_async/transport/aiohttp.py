@@ -67,10 +67,12 @@ MEANINGS: dict[type[BaseException], _Meaning] = {
     OSError: (APIConnectionError, None),
     aiohttp.ClientError: (APIConnectionError, None),  # what a later aiohttp may add
     RuntimeError: (ConfigurationError, None),  # "Session is closed"
+    ValueError: (APIConnectionError, None),  # what the resolver or a parser chokes on
+    TypeError: (APIConnectionError, None),
 }
 if hasattr(aiohttp, "UploadAbortedError"):  # added after our oldest supported aiohttp
     MEANINGS[aiohttp.UploadAbortedError] = (APIConnectionError, None)
-_CAUGHT = (aiohttp.ClientError, OSError, RuntimeError)
+_CAUGHT = (aiohttp.ClientError, OSError, RuntimeError, ValueError, TypeError)
 
 
 def map_error(error: BaseException, redactor: Redactor, guard: BodyGuard | None) -> FluxKleinError:

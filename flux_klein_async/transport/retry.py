@@ -67,8 +67,13 @@ def refused_for_now(error: FluxKleinError) -> bool:
 
 
 def _plain_refusal(error: APIStatusError) -> bool:
-    """A 4xx other than 408 whose code, if any, says 4xx too; or a 200 whose code says 4xx."""
+    """A 4xx other than 408 whose code, if any, says 4xx too; or a 200 whose code says 4xx.
+
+    A code that says 408 is a time-out in another place: it proves nothing.
+    """
     code = error.error_code
+    if code is not None and str(code).startswith("408"):
+        return False
     if 400 <= error.status_code < 500 and error.status_code != 408:
         return code is None or _says(code, "4")
     return error.status_code == 200 and code is not None and _says(code, "4")
@@ -115,8 +120,11 @@ class Backoff:
 
     def pause(self, failures: int) -> float:
         """Seconds to pause after so many failures (1 or more)."""
-        growth = self.policy.multiplier ** min(failures - 1, 64)
-        return min(self.policy.maximum, self.policy.initial * growth) * (0.5 + self.spread() / 2)
+        try:
+            bound = min(self.policy.maximum, self.policy.initial * self.policy.multiplier ** (failures - 1))
+        except OverflowError:
+            bound = self.policy.maximum
+        return bound * (0.5 + self.spread() / 2)
 
 
 class _Wait(wait_base):

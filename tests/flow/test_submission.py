@@ -50,6 +50,8 @@ UNCERTAIN = [
     pytest.param(Reply(200, {"error_code": 500001}), 0, id="200 with 500001"),
     pytest.param(error_reply(400, 500001), 0, id="400 with 500001"),
     pytest.param(error_reply(429, 500001), 0, id="429 with 500001"),
+    pytest.param(error_reply(400, 408), 0, id="400 with 408"),
+    pytest.param(Reply(200, {"error_code": 408001}), 0, id="200 with 408001"),
 ]
 
 

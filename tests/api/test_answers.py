@@ -1,0 +1,203 @@
+"""What each answer means: one folder of `tests/samples` for each situation, and whatever strangers may write.
+
+A sample is an answer (`response.json` with status and headers, `body` as it came) and, in `expected.json`, what each
+reader makes of it: the fields that it returns (those that differ from the defaults), or the error with its text and
+its facts.
+"""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from flux_klein_async.api.answers import (
+    excerpt,
+    ok,
+    read_cancel,
+    read_error,
+    read_model,
+    read_result,
+    read_status,
+    read_submit,
+    request_id_in,
+)
+from flux_klein_async.api.messages import Response
+from flux_klein_async.errors import APIStatusError, FluxKleinError, InvalidResponseError
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+REQUEST_ID = "0e3b2c1a-8c1d-4f6e-9b7a-1234567890ab"
+
+READERS: dict[str, Callable[[Response], Any]] = {
+    "read_submit": read_submit,
+    "read_status": lambda response: read_status(response, REQUEST_ID),
+    "read_result": lambda response: read_result(response, REQUEST_ID),
+    "read_cancel": lambda response: read_cancel(response, REQUEST_ID),
+    "read_model": read_model,
+}
+
+
+def sample(situation: str) -> Response:
+    folder = SAMPLES / situation
+    head = json.loads((folder / "response.json").read_text(encoding="utf-8"))
+    return Response(status=head["status"], headers=head["headers"], body=(folder / "body").read_bytes())
+
+
+def cases() -> list[Any]:
+    return [
+        pytest.param(folder.name, reader, expected, id=f"{folder.name}-{reader}")
+        for folder in sorted(SAMPLES.iterdir())
+        for reader, expected in json.loads((folder / "expected.json").read_text(encoding="utf-8")).items()
+    ]
+
+
+def told(value: Any) -> Any:
+    """What a reader returned, without what it leaves at the default and without the raw answer."""
+    if isinstance(value, BaseModel):
+        fields = value.model_dump(mode="json", exclude={"raw", "timings"}, exclude_defaults=True)
+        return fields if "output" not in type(value).model_fields else {"output": {}, **fields}
+    return value
+
+
+def facts(error: FluxKleinError) -> dict[str, Any]:
+    public = {name: value for name, value in vars(error).items() if not name.startswith("_")}
+    del public["paid_by_this_call"]
+    return {name: value for name, value in public.items() if value is not None}
+
+
+@pytest.mark.parametrize(("situation", "reader", "expected"), cases())
+def test_reads_the_sample(situation: str, reader: str, expected: dict[str, Any]) -> None:
+    try:
+        actual = {"returns": told(READERS[reader](sample(situation)))}
+    except FluxKleinError as error:
+        actual = {"raises": type(error).__name__, "text": str(error), "facts": facts(error)}
+    assert expected == actual
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_every_reader_has_samples_of_success_and_of_failure(reader: str) -> None:
+    outcomes = {next(iter(case.values[2])) for case in cases() if case.values[1] == reader}
+    assert outcomes == {"returns", "raises"}
+
+
+@pytest.mark.parametrize(
+    ("situation", "reader"),
+    [
+        ("status-in-queue", "read_status"),
+        ("result-unknown-fields", "read_result"),
+        ("cancel-too-late", "read_cancel"),
+        ("model-entry", "read_model"),
+    ],
+)
+def test_the_whole_answer_stays_in_raw(situation: str, reader: str) -> None:
+    response = sample(situation)
+    assert READERS[reader](response).raw == json.loads(response.body)
+
+
+@pytest.mark.parametrize(("status", "success"), [(199, False), (200, True), (204, True), (299, True), (300, False)])
+def test_success_is_a_status_of_2xx(status: int, success: bool) -> None:
+    assert ok(Response(status=status, headers={}, body=b"")) is success
+
+
+@pytest.mark.parametrize(
+    ("body", "request_id"),
+    [
+        (b'{"request_id": "r-1"}', "r-1"),
+        (b'{"request_id": "r-1", "error_code": 500001}', "r-1"),
+        (b'{"request_id": ""}', None),
+        (b'{"request_id": "a/b"}', None),
+        (b'{"request_id": 5}', None),
+        (b'{"request_id": null}', None),
+        (b'{"id": "r-1"}', None),
+        (b"{}", None),
+        (b'["r-1"]', None),
+        (b"r-1", None),
+        (b"", None),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 302, 400, 500])
+def test_finds_a_usable_request_id_whatever_else_an_answer_says(
+    body: bytes, request_id: str | None, status: int
+) -> None:
+    assert request_id_in(Response(status=status, headers={}, body=body)) == request_id
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b"", None),
+        (b" \r\n\t", None),
+        (b"a", "a"),
+        (b"  a \r\n\t b ", "a b"),
+        (b"\x00\x1b[31ma\x7f", "[31ma"),
+        ("h\u00e9 \u202e \u200b".encode(), "h\u00e9  "),
+        (b"\xff", "\ufffd"),
+        (b"x" * 300, "x" * 300),
+        (b"x" * 301, "x" * 300 + "\u2026"),
+        (b"x" * 10_000_000, "x" * 300 + "\u2026"),
+    ],
+    ids=range(10),
+)
+def test_an_excerpt_is_short_and_fit_to_be_shown(body: bytes, text: str | None) -> None:
+    assert excerpt(Response(status=200, headers={}, body=body)) == text
+
+
+def test_an_error_of_the_service_knows_the_request_that_was_asked_about() -> None:
+    error = read_error(Response(status=404, headers={}, body=b""), request_id="r-1")
+    assert (type(error).__name__, error.request_id) == ("NotFoundError", "r-1")
+
+
+words = st.sampled_from(["completed", "failed", "in_queue", "cancelled", "not_cancellable", "r-1", "https://x/a.mp4"])
+leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | words
+values = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10)
+names = st.sampled_from(
+    [
+        "request_id",
+        "status",
+        "queue_position",
+        "instance_id",
+        "output",
+        "error",
+        "message",
+        "error_message",
+        "error_code",
+        "detail",
+        "outcome",
+        "cost",
+        "created_at",
+        "finished_at",
+        "model_id",
+        "categories",
+        "schema",
+        "input_schema",
+        "base_price_usd",
+    ]
+)
+outputs = st.dictionaries(st.sampled_from(["image", "video", "images", "videos", "url"]), values)
+objects = st.dictionaries(names, values | outputs)
+bodies = st.binary() | values.map(json.dumps).map(str.encode) | objects.map(json.dumps).map(str.encode)
+statuses = st.sampled_from([200, 200, 200, 201, 204, 302, 400, 401, 404, 408, 422, 429, 500, 503])
+headers = st.dictionaries(st.sampled_from(["retry-after", "date", "content-type", "location"]), st.text())
+
+
+def only_our_errors(response: Response) -> None:
+    for read in READERS.values():
+        with suppress(FluxKleinError):
+            read(response)
+    assert isinstance(read_error(response), APIStatusError | InvalidResponseError)
+
+
+@given(bodies, statuses, headers)
+def test_an_answer_is_read_or_refused_whatever_it_is(body: bytes, status: int, headers: dict[str, str]) -> None:
+    only_our_errors(Response(status=status, headers=headers, body=body))
+
+
+@settings(max_examples=50, deadline=None)
+@given(objects.map(json.dumps).map(str.encode))
+def test_an_object_is_read_or_refused_whatever_its_fields(body: bytes) -> None:
+    only_our_errors(Response(status=200, headers={}, body=body))

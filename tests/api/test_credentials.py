@@ -1,0 +1,226 @@
+"""Where the token comes from, in order, and that it is shown nowhere."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flux_klein_async.api.credentials import Redactor, find_token
+from flux_klein_async.errors import ConfigurationError
+from flux_klein_async.options import Environment
+
+NOW = 1_800_000_000.0
+SECRET = "s3cr3t-token-0123456789"
+
+
+def environment(token: str | None = None, token_file: Path | str | None = None) -> Environment:
+    return Environment(
+        token=token,
+        token_variable="RUNCOMFY_API_TOKEN" if token else None,
+        token_file=None if token_file is None else str(token_file),
+        base_url=None,
+    )
+
+
+def find(explicit: Any = None, *, token: str | None = None, token_file: Path | str | None = None) -> str:
+    return find_token(explicit, environment(token, token_file), wall_clock=lambda: NOW)
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    return tmp_path / "token.json"
+
+
+@pytest.mark.parametrize(
+    ("explicit", "token", "stored", "expected"),
+    [
+        ("given", "environment", "file", "given"),
+        ("given", None, None, "given"),
+        (None, "environment", "file", "environment"),
+        (None, "environment", None, "environment"),
+        (None, None, "file", "file"),
+        ("  given \n", None, None, "given"),
+        (None, None, " file\n", "file"),
+    ],
+)
+def test_the_token_given_comes_first_then_the_environment_then_the_file(
+    explicit: str | None, token: str | None, stored: str | None, expected: str, token_file: Path
+) -> None:
+    token_file.write_text(json.dumps({"access_token": stored}), encoding="utf-8")
+    assert find(explicit, token=token, token_file=token_file) == expected
+
+
+def test_the_file_is_not_opened_where_another_source_has_the_token(token_file: Path) -> None:
+    token_file.write_bytes(b"garbled")
+    assert find(SECRET, token_file=token_file) == SECRET
+    assert find(token=SECRET, token_file=token_file) == SECRET
+
+
+@pytest.mark.parametrize("expires_at", [None, NOW + 1, NOW + 0.5, 10**400, "soon", "absent"])
+def test_a_file_that_has_not_expired_gives_its_token(expires_at: object, token_file: Path) -> None:
+    content = {"access_token": SECRET, "expires_at": expires_at}
+    if expires_at == "absent":
+        del content["expires_at"]
+    token_file.write_text(json.dumps(content), encoding="utf-8")
+    assert find(token_file=token_file) == SECRET
+
+
+@pytest.mark.parametrize("expires_at", [NOW, NOW - 1, 0, -1, 1.5])
+def test_a_file_that_has_expired_says_so(expires_at: float, token_file: Path) -> None:
+    token_file.write_text(json.dumps({"access_token": SECRET, "expires_at": expires_at}), encoding="utf-8")
+    with pytest.raises(ConfigurationError) as caught:
+        find(token_file=token_file)
+    assert str(caught.value) == f"The token in {token_file} has expired; log in again with the vendor's CLI"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"garbled",
+        b'{"access_token": "s3cr3t-token-0123456789"',
+        b'{"access_token": "s3cr3t-token-0123456789 \xff"}',
+        b"\xff\xfe\x00",
+        b"[" * 60_000,
+        b'{"expires_at": ' + b"9" * 5000 + b"}",
+        b'{"access_token": "s3cr3t-token-0123456789", "padding": "' + b"x" * 70_000 + b'"}',
+    ],
+    ids=range(8),
+)
+def test_a_garbled_file_cannot_be_read(content: bytes, token_file: Path) -> None:
+    token_file.write_bytes(content)
+    with pytest.raises(ConfigurationError) as caught:
+        find(token_file=token_file)
+    text = str(caught.value)
+    assert text.startswith(f"The token file {token_file} cannot be read: ")
+    assert "s3cr3t" not in text
+    assert (caught.value.__cause__, caught.value.__suppress_context__) == (None, True)
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "5", '"a"', "{}", '{"access_token": null}', '{"access_token": 5}'])
+def test_a_file_without_a_token_says_so(content: str, token_file: Path) -> None:
+    token_file.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigurationError) as caught:
+        find(token_file=token_file)
+    assert str(caught.value) == f"The token file {token_file} holds no access_token"
+
+
+def test_a_folder_in_the_place_of_the_file_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"cannot be read: IsADirectoryError$"):
+        find(token_file=tmp_path)
+
+
+def test_a_path_that_no_file_can_have_cannot_be_read() -> None:
+    with pytest.raises(ConfigurationError, match=r"cannot be read: ValueError$"):
+        find(token_file="/a\0b")
+
+
+@pytest.mark.parametrize("path", [None, "missing"])
+def test_without_any_source_the_message_names_all_ways_to_give_a_token(path: str | None, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        find(token_file=tmp_path / path if path else None)
+    assert str(caught.value) == (
+        "No token. Pass api_key=..., or set RUNCOMFY_API_TOKEN, RUNCOMFY_TOKEN or RUNCOMFY_API_KEY, or log in with the "
+        "vendor's CLI (its token.json is read). To try things without a token, use the emulator."
+    )
+
+
+@pytest.mark.parametrize("token", [SECRET, "a", "!~", "a.b-c_d/e+f==", "\tpadded\n"])
+def test_takes_a_token_that_a_header_can_carry(token: str) -> None:
+    assert find(token) == token.strip()
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        "  ",
+        "s3cr3t token",
+        "s3cr3t\ttoken",
+        "s3cr3t\r\nX-Evil: 1",
+        "s3cr3t\0",
+        "s3cr3t\x7f",
+        "s3cr3t\u00e9",
+        "s3cr3t\u200b",
+        "\u0663s3cr3t",
+        "s3cr3t\ud800",
+    ],
+)
+@pytest.mark.parametrize("source", ["explicit", "environment", "file"])
+def test_refuses_a_token_that_no_header_can_carry_without_repeating_it(
+    token: str, source: str, token_file: Path
+) -> None:
+    token_file.write_text(json.dumps({"access_token": token}), encoding="utf-8")
+    with pytest.raises(ConfigurationError) as caught:
+        find(
+            token if source == "explicit" else None,
+            token=token if source == "environment" else None,
+            token_file=token_file if source == "file" else None,
+        )
+    assert str(caught.value) == "The token is empty or holds spaces or characters that no header can carry"
+
+
+@pytest.mark.parametrize("token", [5, b"s3cr3t", ["s3cr3t"], True])
+def test_refuses_a_token_that_is_no_string_without_repeating_it(token: object) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        find(token)
+    assert str(caught.value) == "The token must be a string"
+
+
+@pytest.mark.parametrize(
+    ("token", "echo", "shown"),
+    [
+        (SECRET, f"Bearer {SECRET}", "Bearer [token]"),
+        (SECRET, f"{SECRET}, {SECRET}", "[token], [token]"),
+        (SECRET, "nothing of it", "nothing of it"),
+        (SECRET, "", ""),
+        ("abc/def==", "token abc/def== is wrong", "token [token] is wrong"),
+        ("abc/def==", r"token abc\/def== is wrong", "token [token] is wrong"),
+        # A placeholder is no secret, and replacing it would maim ordinary words.
+        ("a", "a bad apple", "a bad apple"),
+        ("dummy", "a dummy", "a dummy"),
+        ("dummy6", "a dummy6", "a [token]"),
+    ],
+)
+def test_replaces_the_token_wherever_it_is_echoed(token: str, echo: str, shown: str) -> None:
+    redactor = Redactor(token)
+    assert (redactor.text(echo), redactor.body(echo.encode())) == (shown, shown.encode())
+
+
+def escaped(text: str) -> str:
+    return "".join(f"\\u{ord(character):04x}" for character in text)
+
+
+@pytest.mark.parametrize(
+    ("token", "spelling"),
+    [
+        ('s3cr3t"token', json.dumps('s3cr3t"token')),
+        ("s3cr3t\\token", json.dumps("s3cr3t\\token")),
+        ("s3cr3t/token/2", '"s3cr3t\\/token/2"'),
+        ("s3cr3t+token", '"s3cr3t\\u002Btoken"'),  # as .NET writes it
+        ("s3cr3t==", '"s3cr3t\\u003d\\u003d"'),  # as Gson writes it
+        ("s3cr3t&token", '"s3cr3t\\u0026token"'),  # as Go writes it
+        (SECRET, f'"{escaped(SECRET)}"'),
+        (SECRET, f'"{escaped(SECRET).upper().replace("U", "u")}"'),
+    ],
+)
+def test_no_json_spelling_of_the_token_survives(token: str, spelling: str) -> None:
+    body = b'{"message": ' + spelling.encode() + b"}"
+    assert token not in json.loads(Redactor(token).body(body))["message"]
+
+
+def test_a_body_that_is_no_text_is_left_as_it_is() -> None:
+    assert Redactor(SECRET).body(b"\x89PNG\xff\x00") == b"\x89PNG\xff\x00"
+
+
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=6), st.binary(), st.binary())
+def test_no_plain_echo_of_any_token_survives(token: str, before: bytes, after: bytes) -> None:
+    shown = Redactor(token).body(before + token.encode() + after)
+    assert b"[token]" in shown
+
+
+def test_does_not_show_the_token_itself() -> None:
+    assert SECRET not in repr(Redactor(SECRET))

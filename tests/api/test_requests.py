@@ -1,0 +1,221 @@
+"""Every request as it is sent: where the token goes, and what JSON goes with it."""
+
+import json
+import math
+import types
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from flux_klein_async.api.addresses import Addresses
+from flux_klein_async.api.messages import Kind, Request
+from flux_klein_async.api.requests import Api, encode_input
+from flux_klein_async.errors import InvalidInputError
+from flux_klein_async.models import HostedFile, TextToImage9BInput, TextToImageInput
+
+API = Api(Addresses("https://h.example"), "s3cr3t-token", "flux_klein_async/1.0")
+MODEL = "blackforestlabs/flux-2-klein/4b/text-to-image"
+
+COMMON = {"Accept": "application/json", "User-Agent": "flux_klein_async/1.0", "Authorization": "Bearer s3cr3t-token"}
+FILE = "https://x.runcomfy.net/a.png?signature=x"
+
+REQUESTS: list[tuple[Request, Kind, str, str, dict[str, str], bytes | None, bool]] = [
+    (
+        API.submit(MODEL, b'{"prompt": "a"}'),
+        Kind.SUBMIT,
+        "POST",
+        f"https://h.example/v1/models/{MODEL}",
+        {**COMMON, "Content-Type": "application/json"},
+        b'{"prompt": "a"}',
+        False,
+    ),
+    (API.look("r-1"), Kind.READ, "GET", "https://h.example/v1/requests/r-1/status", COMMON, None, True),
+    (API.status("r-1"), Kind.READ, "GET", "https://h.example/v1/requests/r-1/status", COMMON, None, True),
+    (
+        API.result("r-1"),
+        Kind.READ,
+        "GET",
+        "https://h.example/v1/requests/r-1/result?include_cost=true",
+        COMMON,
+        None,
+        True,
+    ),
+    (API.cancel("r-1"), Kind.CANCEL, "POST", "https://h.example/v1/requests/r-1/cancel", COMMON, None, True),
+    (API.model(MODEL), Kind.READ, "GET", f"https://h.example/v1/models/{MODEL}", COMMON, None, True),
+    (API.file(FILE), Kind.FILE, "GET", FILE, {"Accept": "*/*", "User-Agent": "flux_klein_async/1.0"}, None, True),
+]
+
+
+@pytest.mark.parametrize(("request_", "kind", "method", "url", "headers", "body", "replayable"), REQUESTS)
+def test_builds_each_call_as_the_service_wants_it(
+    request_: Request,
+    kind: Kind,
+    method: str,
+    url: str,
+    headers: dict[str, str],
+    body: bytes | None,
+    replayable: bool,
+) -> None:
+    assert request_ == Request(
+        kind=kind,
+        method=method,
+        url=url,
+        headers=headers,
+        body=body,
+        replayable=replayable,
+        silence=request_.silence,
+    )
+
+
+def test_only_a_submit_may_not_be_sent_twice() -> None:
+    assert [request.kind for request, *_ in REQUESTS if not request.replayable] == [Kind.SUBMIT]
+
+
+def test_the_token_is_in_one_header_of_api_calls_and_in_no_file_request() -> None:
+    holders = {
+        (request.kind, name)
+        for request, *_ in REQUESTS
+        for name, value in [*request.headers.items(), ("url", request.url), ("body", str(request.body))]
+        if "s3cr3t-token" in value
+    }
+    assert holders == {(kind, "Authorization") for kind in (Kind.SUBMIT, Kind.READ, Kind.CANCEL)}
+
+
+def test_a_look_is_given_up_sooner_than_a_call_and_a_submit_latest() -> None:
+    silences = [API.look("r-1"), API.status("r-1"), API.cancel("r-1"), API.submit(MODEL, b"{}")]
+    assert [request.silence for request in silences] == [5.0, 30.0, 30.0, 60.0]
+
+
+@pytest.mark.parametrize("call", [API.look, API.status, API.result, API.cancel])
+def test_an_id_is_checked_before_an_address_is_built(call: Any) -> None:
+    with pytest.raises(InvalidInputError):
+        call("../models")
+
+
+@pytest.mark.parametrize("call", [API.model, lambda model: API.submit(model, b"{}")])
+def test_a_model_is_checked_before_an_address_is_built(call: Any) -> None:
+    with pytest.raises(InvalidInputError):
+        call("../requests")
+
+
+class Size(BaseModel):
+    width: int = 1
+    depth: int | None = None
+
+
+PICTURE = HostedFile("https://files.example.com/a.png")
+
+
+@pytest.mark.parametrize(
+    ("value", "body"),
+    [
+        ({}, "{}"),
+        ({"prompt": "a"}, '{"prompt": "a"}'),
+        ({"prompt": "h\u00e9 \u2603 \U0001f406"}, '{"prompt": "h\u00e9 \u2603 \U0001f406"}'),
+        ({"a": None, "b": True, "c": 1.5, "d": [1, (2, 3)], "e": {"f": ""}}, None),
+        (TextToImageInput(prompt="a"), '{"prompt": "a", "width": 1024, "height": 1024}'),
+        (TextToImage9BInput(prompt="a"), '{"prompt": "a", "width": 1024, "height": 1024}'),
+        (TextToImage9BInput(prompt="a", steps=4), '{"prompt": "a", "width": 1024, "height": 1024, "steps": 4}'),
+        (types.MappingProxyType({"a": types.MappingProxyType({"b": 1})}), '{"a": {"b": 1}}'),
+        ({"image": PICTURE}, '{"image": "https://files.example.com/a.png"}'),
+        (
+            {"images": [PICTURE, {"deep": PICTURE}]},
+            '{"images": ["https://files.example.com/a.png", {"deep": "https://files.example.com/a.png"}]}',
+        ),
+        ({"size": Size()}, '{"size": {"width": 1}}'),
+        ({"image": "https://files.example.com/a.png"}, None),
+    ],
+    ids=str,
+)
+def test_writes_an_input_as_json(value: Any, body: str | None) -> None:
+    assert encode_input(value) == (json.dumps(value) if body is None else body).encode()
+
+
+def cyclic() -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    value["self"] = [value]
+    return value
+
+
+def cyclic_proxy() -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    value["self"] = types.MappingProxyType(value)
+    return value
+
+
+def deep() -> dict[str, Any]:
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+    return {"deep": value}
+
+
+@pytest.mark.parametrize(
+    ("value", "cause"),
+    [
+        ({"a": math.nan}, "Out of range float values"),
+        ({"a": [math.inf]}, "Out of range float values"),
+        ({"a": -math.inf}, "Out of range float values"),
+        ({"a": "\ud800"}, "surrogates not allowed"),
+        ({"\udfff": "a"}, "surrogates not allowed"),
+        (TextToImageInput(prompt="a \ud83d"), "surrogate"),
+        (cyclic(), "Circular reference"),
+        (cyclic_proxy(), ""),
+        (deep(), ""),  # the interpreter's own words, which change
+        ({"a": b"bytes"}, "bytes has no place in JSON"),
+        ({"a": {1, 2}}, "set has no place in JSON"),
+        ({"a": 1j}, "complex has no place in JSON"),
+        ({"a": object()}, "object has no place in JSON"),
+        ({"a": len}, "builtin_function_or_method has no place in JSON"),
+        ({(1, 2): "a"}, "keys must be"),
+        ({"a": 10**5000}, "4300"),
+        ([], "list has no place in JSON"),
+        ("a", "str has no place in JSON"),
+        (None, "NoneType has no place in JSON"),
+    ],
+    ids=range(19),
+)
+def test_refuses_what_is_no_json_object(value: Any, cause: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        encode_input(value)
+    assert str(caught.value).startswith("The input cannot be written as JSON: ")
+    assert cause in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [PICTURE, HostedFile("https://files.example.com/b.png")])
+def test_a_hosted_file_alone_is_no_json_object(value: HostedFile) -> None:
+    with pytest.raises(InvalidInputError):
+        encode_input(value)
+
+
+def test_a_refusal_does_not_chain_the_input() -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        encode_input({"prompt": "\ud800 private"})
+    assert (caught.value.__cause__, caught.value.__suppress_context__) == (None, True)
+    assert "private" not in str(caught.value)
+
+
+def test_an_input_is_not_changed_by_writing_it() -> None:
+    value = {"images": [PICTURE], "size": types.MappingProxyType({"width": 64})}
+    before = dict(value)
+    encode_input(value)
+    assert value == before
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.just(PICTURE),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers() | st.none(), inner),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.dictionaries(st.text(), anything))
+def test_any_mapping_is_written_or_refused(value: dict[str, Any]) -> None:
+    try:
+        assert isinstance(json.loads(encode_input(value)), dict)
+    except InvalidInputError:
+        return

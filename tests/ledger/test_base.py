@@ -1,0 +1,66 @@
+"""The defaults write nothing down and bound nothing."""
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from flux_klein_async.ledger.base import Budget, Entry, EntryState, Journal, NoBudget, NoJournal
+from flux_klein_async.models import ModelInfo
+
+ENTRY = Entry(state=EntryState.SUBMITTING, key="k-1", model="a/b", body=b'{"prompt": "a"}')
+
+
+async def price(model: str) -> ModelInfo:
+    raise AssertionError(model)
+
+
+def test_the_default_journal_takes_every_entry() -> None:
+    journal: Journal = NoJournal()
+
+    async def main() -> None:
+        for state in EntryState:
+            await journal.record(Entry(state=state, request_id="r-1"))
+
+    asyncio.run(main())
+
+
+def test_the_default_budget_allows_everything_without_asking_the_price() -> None:
+    budget: Budget = NoBudget()
+    asyncio.run(budget.reserve("k-1", "a/b", price))
+    budget.accepted("k-1", "r-1")
+    budget.settle("r-1", 0.004)
+    budget.settle("r-2", None)
+    budget.release("k-2")
+
+
+def test_an_entry_is_empty_but_for_its_state() -> None:
+    assert dataclasses.asdict(Entry(state=EntryState.FAILED)) == {
+        "state": "failed",
+        "key": None,
+        "request_id": None,
+        "model": None,
+        "body": None,
+        "cost_usd": None,
+        "files": (),
+        "error": None,
+    }
+
+
+def test_an_entry_cannot_be_changed() -> None:
+    for field in dataclasses.fields(ENTRY):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(ENTRY, field.name, None)
+
+
+def test_the_words_of_a_journal_stay_what_they_are() -> None:
+    assert [state.value for state in EntryState] == [
+        "submitting",
+        "refused",
+        "uncertain",
+        "submitted",
+        "completed",
+        "downloaded",
+        "failed",
+        "cancelled",
+    ]

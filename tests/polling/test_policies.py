@@ -1,0 +1,143 @@
+"""A policy answers with plain numbers: its schedule is a list to compare."""
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flux_klein_async.errors import ConfigurationError
+from flux_klein_async.polling.policies import (
+    ExponentialPolling,
+    FixedPolling,
+    Observation,
+    PollPolicy,
+    Progress,
+    checked_interval,
+)
+
+NAN, INF, HUGE = math.nan, math.inf, 10**400
+
+
+def progress(looks: int) -> Progress:
+    return Progress(
+        model=None,
+        pixels=None,
+        looks=looks,
+        age=0.0,
+        state=None,
+        state_age=0.0,
+        queue_position=None,
+        last_interval=None,
+        round_trip=None,
+    )
+
+
+def schedule(policy: PollPolicy, looks: int) -> list[float]:
+    return [policy.next_look(progress(number)) for number in range(looks)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "intervals"),
+    [
+        (FixedPolling(2.0), [2.0, 2.0, 2.0]),
+        (FixedPolling(2.0, first=0.5), [0.5, 2.0, 2.0]),
+        (FixedPolling(2.0, first=0), [0, 2.0, 2.0]),
+        (FixedPolling(1, first=3), [3, 1, 1]),
+        (ExponentialPolling(jitter=0), [0.1, 0.125, 0.15625, 0.1953125]),
+        (ExponentialPolling(0.5, 2, 3, jitter=0), [0.5, 1.0, 2.0, 3.0, 3.0]),
+        (ExponentialPolling(0.5, 1, 3, jitter=0), [0.5, 0.5, 0.5]),
+        (ExponentialPolling(4.0, 2, 3, jitter=0), [3.0, 3.0]),
+        (ExponentialPolling(0.5, 2, 3, jitter=0.1, spread=lambda: 0.0), [0.45, 0.9, 1.8, 2.7, 2.7]),
+        (ExponentialPolling(0.5, 2, 3, jitter=0.1, spread=lambda: 0.5), [0.5, 1.0, 2.0, 3.0, 3.0]),
+        (ExponentialPolling(0.5, 2, 3, jitter=0.1, spread=lambda: 1.0), [0.55, 1.1, 2.2, 3.3, 3.3]),
+    ],
+    ids=repr,
+)
+def test_looks_at_these_intervals(policy: PollPolicy, intervals: list[float]) -> None:
+    assert schedule(policy, len(intervals)) == pytest.approx(intervals)
+
+
+@pytest.mark.parametrize("looks", [1_000, 10**6, 10**9])
+def test_no_number_of_looks_is_too_many(looks: int) -> None:
+    assert ExponentialPolling(jitter=0).next_look(progress(looks)) == 5.0
+
+
+def test_waits_that_began_together_do_not_look_together() -> None:
+    policy = ExponentialPolling()
+    intervals = {policy.next_look(progress(0)) for _ in range(20)}
+    assert len(intervals) > 1
+    assert all(0.09 <= interval <= 0.11 for interval in intervals)
+
+
+@given(
+    st.floats(1e-6, 1e6),
+    st.floats(1, 1e6),
+    st.floats(1e-6, 1e6),
+    st.floats(0, 1, exclude_max=True),
+    st.floats(0, 1),
+    st.integers(0, 10**6),
+)
+def test_an_interval_stays_within_its_bounds(
+    initial: float, multiplier: float, maximum: float, jitter: float, spread: float, looks: int
+) -> None:
+    policy = ExponentialPolling(initial, multiplier, maximum, jitter, lambda: spread)
+    interval = policy.next_look(progress(looks))
+    least, most = min(initial, maximum) * (1 - jitter), maximum * (1 + jitter)
+    assert least * (1 - 1e-9) <= checked_interval(interval) <= most * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("policy", [FixedPolling(2.0), ExponentialPolling(jitter=0)])
+def test_an_explicit_policy_learns_nothing(policy: PollPolicy) -> None:
+    before = schedule(policy, 5)
+    policy.observe(
+        Observation(model=None, pixels=None, not_before=0.0, not_after=9.0, running_since=None, served=None, looks=3)
+    )
+    assert schedule(policy, 5) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        *[(FixedPolling, {"interval": value}) for value in (0, 0.0, -1, NAN, INF, HUGE, True, "1", None)],
+        *[(FixedPolling, {"interval": 1.0, "first": value}) for value in (-1, NAN, INF, HUGE, True, "1")],
+        *[(ExponentialPolling, {"initial": value}) for value in (0, -1, NAN, INF, HUGE, True, "1", None)],
+        *[(ExponentialPolling, {"multiplier": value}) for value in (0.99, 0, -1, NAN, INF, HUGE, True, "2", None)],
+        *[(ExponentialPolling, {"maximum": value}) for value in (-1, NAN, INF, HUGE, True, "1", None)],
+        *[(ExponentialPolling, {"jitter": value}) for value in (1, 1.5, -0.1, NAN, INF)],
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_refuses_a_setting_out_of_range(kind: type, settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        kind(**settings)
+
+
+@pytest.mark.parametrize("jitter", ["0.1", None, [0.1]])
+def test_refuses_a_jitter_that_is_no_number(jitter: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        ExponentialPolling(jitter=jitter)
+
+
+@pytest.mark.parametrize("maximum", [0, 0.0])
+def test_refuses_a_maximum_that_would_hammer(maximum: float) -> None:
+    with pytest.raises(ConfigurationError):
+        ExponentialPolling(maximum=maximum)
+
+
+@pytest.mark.parametrize("interval", [0, 0.0, 1, 0.25, 1e9])
+def test_a_policy_may_answer_any_number_of_seconds(interval: float) -> None:
+    assert checked_interval(interval) == interval
+
+
+@pytest.mark.parametrize("interval", [-1, -0.001, NAN, INF, -INF, None, "1", b"1", 1j, [1.0]])
+def test_a_policy_may_answer_nothing_else(interval: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"^The poll policy answered .*, which is no number of seconds$"):
+        checked_interval(interval)
+
+
+@pytest.mark.parametrize("interval", [True, False, HUGE], ids=["True", "False", "huge"])
+def test_a_policy_may_not_answer_a_truth_value_or_what_no_clock_can_add(interval: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        checked_interval(interval)
