@@ -387,7 +387,8 @@ class FluxKleinClient:
             DownloadError: A file could not be brought home; of that file nothing is left behind.
             InvalidInputError: `names` are no such names.
         """
-        return await download.save(self._core, self._call(DEFAULT), result, Path(directory), names)
+        call = self._call(DEFAULT, request_id=result.request_id)
+        return await download.save(self._core, call, result, Path(directory), names)
 
     async def read(self, result: GenerationResult) -> list[bytes]:
         """Every file of a result, in memory.
@@ -395,7 +396,7 @@ class FluxKleinClient:
         Raises:
             DownloadError: A file could not be brought home.
         """
-        return await download.read(self._core, self._call(DEFAULT), result)
+        return await download.read(self._core, self._call(DEFAULT, request_id=result.request_id), result)
 
     # --- closing
 

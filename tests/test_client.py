@@ -172,6 +172,17 @@ async def test_a_limiter_of_the_applications_own_is_asked(klein_emulator, connec
     assert (Counting.slots, Counting.looks) == (1, result.timings.looks)
 
 
+@pytest.mark.parametrize("answer", [None, error_reply(422)])
+async def test_a_slot_is_given_back_whatever_the_end(klein_emulator, connect, answer):
+    client = connect(limits=Limits(max_in_flight=1))
+    for _ in range(3):
+        klein_emulator.script("submit", answer)
+        await outcome(client.generate("a cat"))
+        klein_emulator.script("submit", answer)
+        await client.generate_all(["a", "b"])
+    assert now() < 10
+
+
 # --- one token, one origin
 
 
@@ -277,6 +288,16 @@ async def test_the_token_goes_to_the_apis_origin_alone(klein_emulator, connect):
         ("emulator.invalid", False),
     ]
     assert {host for host, token in hosts if token} == {"emulator.invalid"}
+
+
+async def test_a_file_host_sees_nothing_of_a_borrowed_session(klein_emulator, connect):
+    jar = aiohttp.CookieJar(unsafe=True)
+    jar.update_cookies({"session": "mine"})
+    client = connect(session=klein_emulator.session(headers={"X-Mine": "1"}, cookie_jar=jar))
+    await client.read(await client.generate("a cat", width=64, height=64))
+    api, *_, file = klein_emulator.records
+    assert (api.headers.get("x-mine"), api.headers.get("cookie")) == ("1", "session=mine")
+    assert (file.endpoint, file.headers.get("x-mine"), file.headers.get("cookie")) == ("file", None, None)
 
 
 # --- one loop, one session

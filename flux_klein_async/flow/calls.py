@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from flux_klein_async.api.answers import read_cancel, read_model, read_result, read_status
-from flux_klein_async.api.messages import Kind, Request, Response
+from flux_klein_async.api.messages import Request, Response
 from flux_klein_async.errors import FluxKleinError
 from flux_klein_async.events import Cancelled
 from flux_klein_async.flow.call import Call, Registry
@@ -27,8 +27,7 @@ async def single(core: Core, call: Call, request: Request, read: Callable[[Respo
     """
 
     async def once() -> T:
-        if request.kind is not Kind.CANCEL:
-            await core.gate(request.kind, call)
+        await core.gate(request.kind, call)
         return read(await core.exchange(request))
 
     try:

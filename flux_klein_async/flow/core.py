@@ -151,7 +151,7 @@ class Core:
         return response
 
     def heed(self, kind: Kind, response: Response) -> None:
-        """Obey the `Retry-After` of a refusal."""
+        """Obey the `Retry-After` of a refusal; cancels are never held."""
         seconds = retry_after(response.headers)
         if seconds and kind is not Kind.CANCEL:
             self.limiter.hold(kind, self.loop.time() + seconds)
@@ -159,9 +159,7 @@ class Core:
 
     async def pause(self, kind: Kind, call: Call, seconds: float, failures: int, error: FluxKleinError) -> None:
         """Sleep before a repeat, or give up: the deadline is too near, or the client has repeated too much."""
-        until = self.loop.time() + seconds
-        if kind is not Kind.CANCEL:
-            until = max(until, self.limiter.held_until(kind))
+        until = max(self.loop.time() + seconds, self.limiter.held_until(kind))
         if call.deadline is not None and until > call.deadline:
             raise call.out_of_time(error)
         if not refused_for_now(error) and not self.quota.take():

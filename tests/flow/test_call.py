@@ -48,6 +48,22 @@ async def test_the_deadline_ends_in_the_error_that_the_facts_call_for(facts, kin
     assert error.__context__ is None or isinstance(error.__context__, asyncio.CancelledError)
 
 
+async def test_what_was_being_handled_when_the_deadline_passed_is_not_chained():
+    """It may be an error of the wire, which holds the request and its token."""
+    call, _ = make()
+
+    async def body() -> None:
+        with call:
+            try:
+                raise KeyError("secret")
+            except KeyError:
+                await asyncio.sleep(10)
+
+    error = await outcome(body())
+    assert isinstance(error.__context__, asyncio.CancelledError)
+    assert (error.__cause__, error.__context__.__context__) == (None, None)
+
+
 @pytest.mark.parametrize(("uncertain", "charged"), [(False, "no"), (True, "unknown")])
 async def test_closing_ends_every_call_with_client_closed(uncertain, charged):
     call, registry = make(None)

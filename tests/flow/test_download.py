@@ -231,7 +231,8 @@ async def test_closing_ends_a_download(klein_emulator, connect, tmp_path):
     task = asyncio.ensure_future(outcome(client.download(result_of(OWN), tmp_path)))
     await settle()
     await client.aclose()
-    assert isinstance(await task, ClientClosedError)
+    error = await task
+    assert (type(error), error.request_id) == (ClientClosedError, "some-id")
 
 
 async def test_a_directory_that_cannot_be_written_is_a_download_error(klein_emulator, connect, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from flux_klein_async import (
     AuthenticationError,
+    ClientClosedError,
     ConfigurationError,
     FixedPolling,
     InputRejectedError,
@@ -18,6 +19,7 @@ from flux_klein_async import (
     TextToImageInput,
 )
 from flux_klein_async.emulator import Generation, error_reply
+from flux_klein_async.flow.fanout import FanOut
 from tests.fakes import Events, now, outcome, settle, strays
 
 EVERY_SECOND = FixedPolling(1.0)
@@ -145,6 +147,15 @@ async def test_generate_all_gives_what_dooms_to_every_item_not_submitted(klein_e
     assert [type(found.error) for found in outcomes] == [type(None), *[kind] * 5]
     assert {found.error.charged for found in outcomes[1:]} == {"no"}
     assert len({id(found.error) for found in outcomes[1:]}) == 5
+
+
+async def test_an_item_never_submitted_is_charged_no_whatever_the_first_one_was():
+    async def run(_index: int, _item: str) -> Any:
+        raise ClientClosedError("closed", charged="unknown", request_id="x")
+
+    outcomes = await FanOut(["a", "b", "c"], run, concurrency=1, ordered=False).all()
+    assert [found.error.charged for found in outcomes if found.error] == ["unknown", "no", "no"]
+    assert [found.error.request_id for found in outcomes if found.error] == ["x", None, None]
 
 
 async def test_an_exception_of_the_items_leaves_unwrapped_after_the_running_ones(klein_emulator, connect):

@@ -1,0 +1,60 @@
+"""Which exit code an error stands for, and which of many decides. Pure: ends no process itself."""
+
+from collections.abc import Iterable
+from enum import IntEnum
+
+from flux_klein_async.errors import (
+    APIConnectionError,
+    APITimeoutError,
+    AuthenticationError,
+    ConfigurationError,
+    FluxKleinError,
+    InputRejectedError,
+    InsufficientBalanceError,
+    InvalidInputError,
+    InvalidResponseError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    ResultNotReadyError,
+    ServerError,
+    WaitTimeoutError,
+)
+
+__all__ = ["ExitCode", "exit_code", "worst"]
+
+
+class ExitCode(IntEnum):
+    """Those of the vendor's own command (docs/wire.md), and the shells' 128 + signal."""
+
+    OK = 0
+    OTHER = 1
+    USAGE = 64
+    BAD_INPUT = 65
+    UNAVAILABLE = 69
+    TRY_LATER = 75
+    NO_ACCESS = 77
+    INTERRUPTED = 130
+    READER_GONE = 141
+    TERMINATED = 143
+
+
+# The classes of one line share no instance with another's, so that their order does not matter.
+_CODES: dict[ExitCode, tuple[type[FluxKleinError], ...]] = {
+    ExitCode.NO_ACCESS: (AuthenticationError, PermissionDeniedError, InsufficientBalanceError, ConfigurationError),
+    ExitCode.UNAVAILABLE: (ServerError, APIConnectionError, InvalidResponseError),
+    ExitCode.TRY_LATER: (WaitTimeoutError, APITimeoutError, RateLimitError, ResultNotReadyError),
+    ExitCode.BAD_INPUT: (InvalidInputError, InputRejectedError, NotFoundError),
+}
+_WORST_FIRST = (*_CODES, ExitCode.OTHER)
+
+
+def exit_code(error: FluxKleinError) -> ExitCode:
+    """The code that an error ends the command with."""
+    return next((code for code, kinds in _CODES.items() if isinstance(error, kinds)), ExitCode.OTHER)
+
+
+def worst(codes: Iterable[ExitCode]) -> ExitCode:
+    """The code that decides among those of many items; 0 where there is none."""
+    seen = set(codes)
+    return next((code for code in _WORST_FIRST if code in seen), ExitCode.OK)

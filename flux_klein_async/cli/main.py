@@ -1,0 +1,93 @@
+"""Wires the commands together and turns everything that can end one into an exit code."""
+
+import logging
+import os
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from flux_klein_async._version import __version__
+from flux_klein_async.cli import emulate, generate, requests
+from flux_klein_async.cli.exits import ExitCode, exit_code
+from flux_klein_async.cli.render import Screen
+from flux_klein_async.errors import FluxKleinError
+
+__all__ = ["app", "run"]
+
+DEBUG_VARIABLE = "FLUX_KLEIN_DEBUG"
+
+# Plain help: rich's panels leave too little of 80 columns. Pretty exceptions show values, which may be the token.
+app = typer.Typer(
+    name="flux-klein",
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"flux-klein {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001  # its callback has answered
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Text to image with FLUX.2 [klein] on RunComfy's Model API.
+
+    The token comes from RUNCOMFY_API_TOKEN, RUNCOMFY_TOKEN, RUNCOMFY_API_KEY or the vendor CLI's login. Without one:
+    flux-klein generate "a snow leopard" --emulator
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(ExitCode.USAGE)
+
+
+app.command("generate", cls=generate.PromptCommand)(generate.generate)
+app.command("status")(requests.status)
+app.command("result")(requests.result)
+app.command("cancel")(requests.cancel)
+app.command("emulator")(emulate.emulator)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line; its exit code. Raises nothing but KeyboardInterrupt."""
+    debug = bool(os.environ.get(DEBUG_VARIABLE))
+    log = logging.getLogger("flux_klein_async")
+    if not debug and not log.handlers:
+        log.addHandler(logging.NullHandler())  # what matters is told below, once
+    screen = Screen()
+    try:
+        command = typer.main.get_command(app)
+        return int(command.main(args=list(argv), prog_name="flux-klein", standalone_mode=False) or ExitCode.OK)
+    except FluxKleinError as error:
+        screen.note(f"Error: {error}")
+        return exit_code(error)
+    except BrokenPipeError:
+        return ExitCode.READER_GONE
+    except Exception as error:  # noqa: BLE001  # a command ends in a sentence, not in a traceback
+        if hasattr(error, "format_message"):  # typer brings click's exceptions with it, or click's own, by release
+            return _usage(error, screen)
+        if debug:
+            traceback.print_exc()  # without the values of variables
+        screen.note(f"Unexpected {type(error).__name__}; {DEBUG_VARIABLE}=1 shows where.")
+        return ExitCode.OTHER
+
+
+def _usage(error: Exception, screen: Screen) -> int:
+    context = getattr(error, "ctx", None)
+    if context is not None:
+        for line in context.get_usage().splitlines():
+            screen.note(line)
+        screen.note(f"Try: {context.command_path} --help")
+    message = getattr(error, "format_message", error.__str__)()
+    screen.note(f"Error: {message}")
+    return ExitCode.USAGE

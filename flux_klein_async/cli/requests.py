@@ -1,0 +1,112 @@
+"""`flux-klein status`, `result` and `cancel`: one request, known by its id."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flux_klein_async.cli import service, stopping
+from flux_klein_async.cli.exits import ExitCode, exit_code
+from flux_klein_async.cli.records import Record, error_facts, json_line, result_facts
+from flux_klein_async.cli.render import Screen
+from flux_klein_async.client import FluxKleinClient
+from flux_klein_async.errors import FluxKleinError
+from flux_klein_async.models import GenerationResult
+
+__all__ = ["cancel", "result", "status"]
+
+_Answer = tuple[ExitCode, Record, list[str]]  # how it ends, for --json, for people
+_Ask = Callable[[FluxKleinClient], Awaitable[_Answer]]
+
+RequestId = Annotated[str, typer.Argument(metavar="ID", help="The request's id.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+BaseUrl = Annotated[str | None, typer.Option(help="The API's address, if it is not the usual one.", metavar="URL")]
+
+
+def _answer(request_id: str, base_url: str | None, ask: _Ask, *, as_json: bool) -> typer.Exit:
+    """Ask, print the answer or the error, and say how to exit."""
+    screen = Screen()
+
+    async def body(stop: stopping.Stop) -> ExitCode:
+        screen.when_reader_gone(lambda: stop.because(ExitCode.READER_GONE))
+        try:
+            async with service.build_client((base_url, None)) as client:
+                code, record, lines = await ask(client)
+        except FluxKleinError as error:
+            code, record, lines = exit_code(error), {"request_id": request_id, "error": error_facts(error)}, []
+            screen.note(str(error))
+        for line in [json_line(record)] if as_json else lines:
+            screen.out(line)
+        return code
+
+    return typer.Exit(stopping.run(body))
+
+
+def status(request_id: RequestId, as_json: AsJson = False, base_url: BaseUrl = None) -> None:
+    """Look once where a request stands."""
+
+    async def ask(client: FluxKleinClient) -> _Answer:
+        status = await client.status(request_id)
+        record = {
+            "request_id": status.request_id,
+            "state": status.state.value,
+            "queue_position": status.queue_position,
+            "instance_id": status.instance_id,
+            "error": None,
+        }
+        place = f", position {status.queue_position}" if status.queue_position is not None else ""
+        return ExitCode.OK, record, [f"{status.request_id}: {status.state.value}{place}"]
+
+    raise _answer(request_id, base_url, ask, as_json=as_json)
+
+
+def result(
+    request_id: RequestId,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Save the files there and print their paths.", metavar="DIR")
+    ] = None,
+    wait: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for the end, if it has not ended.", metavar="S")
+    ] = 0.0,
+    as_json: AsJson = False,
+    base_url: BaseUrl = None,
+) -> None:
+    """Print the URLs of a request's files, or save them.
+
+    \b
+    Examples:
+      flux-klein result ID --output-dir out
+      flux-klein result ID --wait 60 --json
+    """  # noqa: D301  # \b: what follows is not to be wrapped
+
+    async def ask(client: FluxKleinClient) -> _Answer:
+        found = await _found(client)
+        paths = await client.download(found, output_dir) if output_dir is not None else []
+        files = [str(path) for path in paths]
+        return ExitCode.OK, {**result_facts(found, files), "error": None}, files or found.urls
+
+    async def _found(client: FluxKleinClient) -> GenerationResult:
+        if wait > 0:
+            return await client.wait_for_result(request_id, timeout=wait)
+        return await client.result(request_id)
+
+    raise _answer(request_id, base_url, ask, as_json=as_json)
+
+
+def cancel(request_id: RequestId, as_json: AsJson = False, base_url: BaseUrl = None) -> None:
+    """Cancel a request that is still queued; a running one goes on and is charged (exit code 1)."""
+
+    async def ask(client: FluxKleinClient) -> _Answer:
+        outcome = await client.cancel(request_id)
+        record = {
+            "request_id": outcome.request_id,
+            "cancelled": outcome.cancelled,
+            "state": outcome.state.value,
+            "error": None,
+        }
+        if outcome.cancelled:
+            return ExitCode.OK, record, [f"{outcome.request_id}: cancelled, it will not run"]
+        return ExitCode.OTHER, record, [f"{outcome.request_id}: not cancelled, it has begun or ended"]
+
+    raise _answer(request_id, base_url, ask, as_json=as_json)

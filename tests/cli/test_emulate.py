@@ -1,0 +1,56 @@
+"""`flux-klein emulator` without clients; with them it is in tests/test_end_to_end.py."""
+
+import os
+import signal
+import socket
+import sys
+
+import pytest
+
+from flux_klein_async.cli.render import Screen
+
+from .helpers import Command
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--profile", "slow"], ["--port", "65536"], ["--workers", "-1"], ["--seed", "x"], ["extra"]]
+)
+def test_a_wrong_call_is_told(flux_klein: Command, arguments: list[str]) -> None:
+    ran = flux_klein("emulator", *arguments)
+    assert ran.code == 64
+    assert "Error: " in ran.err
+
+
+def test_a_port_that_is_taken_is_a_sentence(flux_klein: Command) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ran = flux_klein("emulator", "--port", str(port))
+    assert ran.code == 1
+    assert f"Cannot listen on port {port}" in ran.err
+
+
+def test_without_pillow_it_says_what_to_install(flux_klein: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    ran = flux_klein("emulator")
+    assert ran.code == 1
+    assert "pip install 'flux_klein_async[emulator]'" in ran.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_prints_what_to_export_and_runs_until_it_is_stopped(
+    flux_klein: Command, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def out(_: Screen, line: str) -> None:
+        sys.stdout.write(f"{line}\n")
+        if line.startswith("export RUNCOMFY_API_TOKEN"):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Screen, "out", out)
+    ran = flux_klein("emulator", "--profile", "queue:2", "--seed", "7")
+    assert ran.code == 0
+    url, token, *exports = ran.out.splitlines()
+    assert exports == [
+        f"export RUNCOMFY_MODEL_API_BASE={url.removeprefix('base URL: ')}",
+        f"export RUNCOMFY_API_TOKEN={token.removeprefix('token: ')}",
+    ]
+    assert "nothing is charged" in ran.err

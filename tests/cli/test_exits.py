@@ -1,0 +1,50 @@
+import pytest
+
+from flux_klein_async import errors
+from flux_klein_async.cli.exits import ExitCode, exit_code, worst
+from flux_klein_async.errors import FluxKleinError
+
+EXPECTED = {
+    "APIConnectionError": 69,
+    "APIStatusError": 1,
+    "APITimeoutError": 75,
+    "AuthenticationError": 77,
+    "BudgetExceededError": 1,
+    "ClientClosedError": 77,
+    "ConfigurationError": 77,
+    "DownloadError": 1,
+    "FluxKleinError": 1,
+    "GenerationCancelledError": 1,
+    "GenerationFailedError": 1,
+    "InputRejectedError": 65,
+    "InsufficientBalanceError": 77,
+    "InvalidInputError": 65,
+    "InvalidResponseError": 69,
+    "JournalError": 1,
+    "NotFoundError": 65,
+    "PermissionDeniedError": 77,
+    "RateLimitError": 75,
+    "ResultNotReadyError": 75,
+    "ServerError": 69,
+    "SubmissionUncertainError": 1,
+    "WaitTimeoutError": 75,
+}
+
+
+def test_the_table_names_every_error() -> None:
+    kinds = [getattr(errors, name) for name in errors.__all__]
+    assert set(EXPECTED) == {
+        kind.__name__ for kind in kinds if isinstance(kind, type) and issubclass(kind, FluxKleinError)
+    }
+
+
+@pytest.mark.parametrize(("name", "code"), EXPECTED.items())
+def test_each_error_has_its_code(name: str, code: int) -> None:
+    assert exit_code(getattr(errors, name)("broken")) == code
+
+
+def test_the_worst_item_decides() -> None:
+    order = [ExitCode(code) for code in (77, 69, 75, 65, 1)]
+    for place, code in enumerate(order):
+        assert worst(reversed(order[place:])) == code
+    assert worst([]) == 0

@@ -1,0 +1,141 @@
+import hashlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from flux_klein_async.emulator import Emulator, Generation
+
+from .helpers import Command
+
+
+def test_eight_pictures_are_eight_different_files(served: Emulator, flux_klein: Command) -> None:
+    ran = flux_klein("generate", "a snow leopard at dawn", "--count", "8", "--width", "128", "--height", "96")
+    assert ran.code == 0
+    paths = [Path(line) for line in ran.out.splitlines()]
+    assert len({hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}) == 8
+    assert {path.parent for path in paths} == {Path("out")}
+    assert "Generating 8 pictures of 128 x 96: a snow leopard at dawn" in ran.err
+    assert "8 of 8 done in out" in ran.err
+    assert served.accepted == 8
+
+
+def test_json_is_one_object_a_line_for_each_picture(served: Emulator, flux_klein: Command) -> None:
+    prompt = 'a "quoted" 🐆 שלום\n\x1b[31m\u2028'
+    ran = flux_klein("generate", prompt, "--count", "3", "--json", "--output-dir", "deep/er", "--quiet")
+    assert (ran.code, ran.err) == (0, "")
+    assert sorted(record["index"] for record in ran.records) == [0, 1, 2]
+    for record in ran.records:
+        assert record["input"] == {"prompt": prompt, "width": 1024, "height": 1024}
+        assert record["state"] == "completed"
+        assert record["files"] == [f"deep/er/{record['request_id']}.png"]
+        assert Path(record["files"][0]).read_bytes().startswith(b"\x89PNG")
+        assert record["cost_usd"] > 0
+        assert record["timings"]["looks"] >= 1
+        assert record["error"] is None
+
+
+def test_without_download_urls_are_printed_and_nothing_is_saved(served: Emulator, flux_klein: Command) -> None:
+    ran = flux_klein("generate", "x", "--no-download", "--count", "2")
+    assert [line.startswith(served.base_url) for line in ran.out.splitlines()] == [True, True]
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "prompt"),
+    [
+        (["-5 degrees"], b"", "-5 degrees"),
+        (["--dashes-- and words"], b"", "--dashes-- and words"),
+        (["--", "--count"], b"", "--count"),
+        (["--", "-"], "-é 🐆\nsecond line\n".encode(), "-é 🐆\nsecond line"),
+        (["-"], b"--help\r\n", "--help"),
+    ],
+)
+def test_prompts_with_dashes_and_from_standard_input(
+    served: Emulator, flux_klein: Command, arguments: list[str], stdin: bytes, prompt: str
+) -> None:
+    ran = flux_klein("generate", "--json", "--no-download", *arguments, stdin=stdin)
+    assert ran.code == 0
+    assert ran.records[0]["input"]["prompt"] == prompt
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--widht=512"],
+        ["x", "--widht", "512"],
+        ["x", "y"],
+        [],
+        ["x", "--count", "0"],
+        ["x", "--count", "many"],
+        ["x", "--timeout", "0"],
+        ["x", "--timeout", "nan"],
+        ["x", "--concurrency", "0"],
+        ["x", "--emulator", "--base-url", "http://127.0.0.1:1"],
+        ["x", "--output-dir", __file__],
+        ["\x1b[31m", "\x1b[32m"],
+    ],
+)
+def test_a_wrong_call_is_told_and_buys_nothing(served: Emulator, flux_klein: Command, arguments: list[str]) -> None:
+    ran = flux_klein("generate", *arguments)
+    assert ran.code == 64
+    assert "Error: " in ran.err
+    assert "\x1b" not in ran.err
+    assert served.accepted == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "named"),
+    [
+        (["x", "--width", "63"], b"", "width"),
+        (["x", "--height", "2049"], b"", "height"),
+        ([" "], b"", "prompt"),
+        (["-"], b"caf\xe9", "UTF-8"),
+        (["\udcff"], b"", "surrogates"),
+        (["x", "--model", "../x"], b"", "model"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_sent(
+    served: Emulator, flux_klein: Command, arguments: list[str], stdin: bytes, named: str
+) -> None:
+    ran = flux_klein("generate", *arguments, stdin=stdin)
+    assert ran.code == 65
+    assert named in ran.err
+    assert not served.records
+
+
+def test_another_model_takes_the_prompt_as_it_is(served: Emulator, flux_klein: Command) -> None:
+    model = "blackforestlabs/flux-2-klein/9b/text-to-image"
+    ran = flux_klein("generate", "x", "--model", model, "--json", "--no-download", "--width", "256")
+    assert ran.code == 0
+    assert ran.records[0]["input"]["width"] == 256
+
+
+def test_no_token_ends_with_77_and_names_the_ways(flux_klein: Command) -> None:
+    ran = flux_klein("generate", "x")
+    assert (ran.code, ran.out) == (77, "")
+    assert "RUNCOMFY_API_TOKEN" in ran.err
+
+
+def test_the_emulator_needs_no_token(flux_klein: Command) -> None:
+    ran = flux_klein("generate", "x", "--emulator", "--width", "64", "--height", "64")
+    assert ran.code == 0
+    assert "placeholders, and nothing is charged" in ran.err
+    assert "$" not in ran.err
+    assert Path(ran.out.strip()).is_file()
+
+
+def test_without_pillow_the_emulator_says_what_to_install(flux_klein: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    ran = flux_klein("generate", "x", "--emulator")
+    assert ran.code == 1
+    assert "pip install 'flux_klein_async[emulator]'" in ran.err
+
+
+def test_the_way_to_take_up_a_request_again_can_be_copied(served: Emulator, flux_klein: Command) -> None:
+    served.script("submit", Generation(after=60))
+    ran = flux_klein("generate", "x", "--timeout", "0.3", "--output-dir", "my pictures", "--base-url", served.base_url)
+    assert ran.code == 75
+    [line] = [line for line in ran.err.splitlines() if "flux-klein result" in line]
+    request_id = line.split()[2]
+    assert line == f"  flux-klein result {request_id} --output-dir 'my pictures' --base-url {served.base_url}"

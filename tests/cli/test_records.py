@@ -1,0 +1,89 @@
+import json
+
+import pytest
+
+from flux_klein_async.cli.records import error_record, json_line, result_record, stopped_record
+from flux_klein_async.errors import (
+    AuthenticationError,
+    DownloadError,
+    FluxKleinError,
+    GenerationCancelledError,
+    GenerationFailedError,
+    InvalidInputError,
+    NotFoundError,
+    SubmissionUncertainError,
+    WaitTimeoutError,
+)
+from flux_klein_async.models import GenerationOutput, GenerationResult, RequestState
+
+KEYS = ["index", "input", "request_id", "state", "urls", "files", "cost_usd", "timings", "error"]
+RESULT = GenerationResult(
+    request_id="abc",
+    state=RequestState.COMPLETED,
+    output=GenerationOutput(image="https://files.runcomfy.net/a.png"),
+    cost_usd=0.01,
+)
+
+
+@pytest.mark.parametrize("text", ["\x00\x1b\x7f\x85\x9b", "\u2028\u2029\u202e", "🐆 שלום", "\ud800", 'quote " \\ \n'])
+def test_a_line_is_printable_ascii_and_reads_back(text: str) -> None:
+    line = json_line({"input": text})
+    assert line.isascii()
+    assert line.isprintable()
+    assert json.loads(line) == {"input": text}
+
+
+def test_a_finished_item_has_its_result_and_files() -> None:
+    record = result_record(3, {"prompt": "p"}, RESULT, files=["out/abc.png"])
+    assert list(record) == KEYS
+    assert record["state"] == "completed"
+    assert record["files"] == ["out/abc.png"]
+    assert record["timings"]["looks"] == 0
+    assert record["error"] is None
+
+
+def test_an_item_whose_files_were_not_saved_keeps_its_urls() -> None:
+    record = result_record(3, {}, RESULT, error=DownloadError("disk full", request_id="abc"))
+    assert record["urls"] == RESULT.urls
+    assert record["error"] == {
+        "type": "DownloadError",
+        "message": "disk full (request abc)",
+        "charged": "yes",
+        "retryable": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (InvalidInputError("bad"), None),
+        (SubmissionUncertainError("lost"), "unknown"),
+        (GenerationFailedError(request_id="abc"), "failed"),
+        (GenerationCancelledError(request_id="abc"), "cancelled"),
+        (WaitTimeoutError(request_id="abc", state="in_progress"), "in_progress"),
+        (WaitTimeoutError(request_id="abc"), "unknown"),
+        (DownloadError(request_id="abc"), "completed"),
+        (NotFoundError(request_id="abc"), "unknown"),
+    ],
+)
+def test_a_failed_item_tells_where_its_request_stands(error: FluxKleinError, state: str | None) -> None:
+    record = error_record(0, {}, error)
+    assert list(record) == KEYS
+    assert record["state"] == state
+    assert record["request_id"] == error.request_id
+    assert record["error"]["charged"] == error.charged
+
+
+def test_an_item_never_submitted_has_no_request_and_costs_nothing() -> None:
+    record = error_record(7, {}, AuthenticationError(request_id="another", charged="unknown"), submitted=False)
+    assert (record["request_id"], record["state"], record["error"]["charged"]) == (None, None, "no")
+
+
+@pytest.mark.parametrize(
+    ("state", "charged"),
+    [(RequestState.CANCELLED, "no"), (RequestState.COMPLETED, "yes"), (RequestState.IN_PROGRESS, "unknown")],
+)
+def test_a_stopped_item_says_whether_it_may_be_charged(state: RequestState, charged: str) -> None:
+    record = stopped_record(0, {}, "abc", state)
+    assert list(record) == KEYS
+    assert (record["state"], record["error"]["charged"]) == (state.value, charged)

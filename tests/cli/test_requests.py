@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import pytest
+
+from flux_klein_async import FluxKleinClient
+from flux_klein_async.cli import stopping
+from flux_klein_async.cli.exits import ExitCode
+from flux_klein_async.cli.stopping import Stop
+from flux_klein_async.emulator import Emulator, Generation, Reply, error_reply
+
+from .helpers import Command
+
+
+def submitted(*, until_done: bool = False) -> str:
+    """The id of a request that was submitted with the environment's address and token."""
+    ids = []
+
+    async def body(_stop: Stop) -> ExitCode:
+        async with FluxKleinClient() as client:
+            handle = await client.submit("x", width=64, height=64)
+            ids.append(handle.request_id)
+            if until_done:
+                await handle.wait_for_result()
+        return ExitCode.OK
+
+    stopping.run(body)
+    return ids[0]
+
+
+def test_status_says_where_a_request_stands(served: Emulator, flux_klein: Command) -> None:
+    served.script("submit", Generation(after=60))
+    request_id = submitted()
+    ran = flux_klein("status", request_id)
+    assert ran.code == 0
+    assert ran.out.startswith(f"{request_id}: in_")
+    [record] = flux_klein("status", request_id, "--json").records
+    assert list(record) == ["request_id", "state", "queue_position", "instance_id", "error"]
+    assert record["request_id"] == request_id
+
+
+def test_result_prints_urls_or_saves_files(served: Emulator, flux_klein: Command) -> None:
+    request_id = submitted(until_done=True)
+    ran = flux_klein("result", request_id)
+    assert ran.out.startswith(served.base_url)
+    saved = flux_klein("result", request_id, "--output-dir", "here")
+    assert Path(saved.out.strip()) == Path(f"here/{request_id}.png")
+    [record] = flux_klein("result", "--json", request_id, "--output-dir", "here").records
+    assert record["files"] == [f"here/{request_id}.png"]
+    assert record["error"] is None
+
+
+def test_result_before_the_end_is_75_unless_it_waits(served: Emulator, flux_klein: Command) -> None:
+    served.script("submit", Generation(after=0.2))
+    request_id = submitted()
+    early = flux_klein("result", request_id, "--json")
+    assert early.code == 75
+    assert early.records[0]["error"]["type"] == "ResultNotReadyError"
+    assert "not ready" in early.err
+    assert flux_klein("result", request_id, "--wait", "5").code == 0
+
+
+def test_cancel_says_whether_it_could(served: Emulator, flux_klein: Command) -> None:
+    request_id = submitted(until_done=True)
+    ran = flux_klein("cancel", request_id)
+    assert ran.code == 1
+    assert "not cancelled" in ran.out
+    assert flux_klein("cancel", request_id, "--json").records[0]["cancelled"] is False
+    served.script("cancel", Reply(200, {"request_id": request_id, "status": "cancelled", "outcome": "cancelled"}))
+    ran = flux_klein("cancel", request_id)
+    assert (ran.code, ran.out) == (0, f"{request_id}: cancelled, it will not run\n")
+
+
+@pytest.mark.parametrize("command", ["status", "result"])
+@pytest.mark.parametrize(
+    ("status", "error_code", "code"),
+    [(401, 401001, 77), (403, 403001, 77), (404, 404001, 65), (500, 500001, 69), (429, None, 75)],
+)
+def test_refusals_have_their_codes(
+    served: Emulator, flux_klein: Command, command: str, status: int, error_code: int | None, code: int
+) -> None:
+    served.fault(command, error_reply(status, error_code, retry_after=300), probability=1)
+    ran = flux_klein(command, "abc", "--json")
+    assert ran.code == code
+    assert ran.records[0]["error"]["charged"] in {"no", "unknown"}
+    assert "abc" in ran.err
+
+
+@pytest.mark.parametrize("command", ["status", "result", "cancel"])
+def test_what_is_no_request_id_is_never_sent(served: Emulator, flux_klein: Command, command: str) -> None:
+    ran = flux_klein(command, "../../\x1b[31m")
+    assert ran.code == 65
+    assert "\x1b" not in ran.err
+    assert not served.records
+
+
+def test_a_request_is_asked_for_at_the_address_given(flux_klein: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert flux_klein("status", "abc").code == 77
+    monkeypatch.setenv("RUNCOMFY_API_TOKEN", "secret-token-of-the-test")
+    ran = flux_klein("status", "abc", "--base-url", "http://example.com")
+    assert ran.code == 77, "plain http to another machine would show the token"

@@ -1,0 +1,120 @@
+"""The command line as its users start it: processes of its own against the emulator's, signals and pipes included."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+FLUX_KLEIN = [sys.executable, "-m", "flux_klein_async"]
+
+
+def start(
+    *arguments: str, environment: dict[str, str] | None = None, cwd: Path | None = None
+) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*FLUX_KLEIN, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
+        cwd=cwd,
+    )
+
+
+def lines_until(process: "subprocess.Popen[str]", count: int) -> list[str]:
+    assert process.stdout is not None
+    return [process.stdout.readline() for _ in range(count)]
+
+
+@contextmanager
+def emulator(*arguments: str) -> Iterator[dict[str, str]]:
+    """`flux-klein emulator` in a process of its own: the environment that its output says to export."""
+    with start("emulator", *arguments) as process:
+        printed = lines_until(process, 4)
+        exports = [line.removeprefix("export ").strip() for line in printed if line.startswith("export ")]
+        yield dict(line.split("=", 1) for line in exports)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=10)
+        assert process.returncode == 0, err
+        assert out == ""
+
+
+@pytest.fixture
+def one_worker() -> Iterator[dict[str, str]]:
+    """An emulated service that makes one picture after the other and lets the others queue."""
+    with emulator("--profile", "fixed:0.5", "--workers", "1") as environment:
+        yield environment
+
+
+def test_ctrl_c_keeps_what_is_done_cancels_what_is_queued_and_names_what_runs_on(
+    one_worker: dict[str, str], tmp_path: Path
+) -> None:
+    arguments = ["generate", "a leopard", "--count", "4", "--width", "64", "--height", "64", "--json"]
+    with start(*arguments, environment=one_worker, cwd=tmp_path) as process:
+        [first] = lines_until(process, 1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert process.returncode == 130, err
+    done, *stopped = [json.loads(line) for line in [first, *out.splitlines()]]
+    assert (tmp_path / done["files"][0]).is_file()
+    assert sorted(record["state"] for record in stopped) == ["cancelled", "cancelled", "in_progress"]
+    assert "Stopped: 1 of 4 done, 2 cancelled before they ran." in err
+    [running] = [record["request_id"] for record in stopped if record["state"] == "in_progress"]
+    [again] = [line.split() for line in err.splitlines() if line.startswith("  flux-klein result")]
+    assert again[2] == running
+    assert one_worker["RUNCOMFY_API_TOKEN"] not in out + err
+
+    taken_up = subprocess.run(
+        [*FLUX_KLEIN, *again[1:], "--wait", "5"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **one_worker},
+        cwd=tmp_path,
+    )
+    assert (tmp_path / taken_up.stdout.strip()).is_file()
+
+
+def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
+    with (
+        emulator("--workers", "0") as environment,
+        start("generate", "x", "--count", "2000", "--concurrency", "500", environment=environment) as process,
+    ):
+        assert process.stderr is not None
+        process.stderr.readline()
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        sent = time.monotonic()
+        process.communicate(timeout=10)
+        assert process.returncode == 130
+        assert time.monotonic() - sent < 2
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:
+    command = (
+        f"{sys.executable} -m flux_klein_async generate x --count 50 --concurrency 5 --emulator --width 64 --quiet"
+    )
+    ran = subprocess.run(
+        f"{command} | head -1", shell=True, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=20
+    )
+    assert (tmp_path / ran.stdout.strip()).is_file()
+    assert ran.stderr == "Emulated: the pictures are placeholders, and nothing is charged.\n"
+    assert len(list((tmp_path / "out").iterdir())) < 50
+
+
+def test_nobody_at_either_stream_is_no_traceback(tmp_path: Path) -> None:
+    process = start("generate", "x", "--emulator", "--width", "64", cwd=tmp_path)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(10) == 141

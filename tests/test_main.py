@@ -1,0 +1,42 @@
+import subprocess
+import sys
+
+import pytest
+
+from flux_klein_async import __main__, __version__
+
+
+def test_python_m_works_the_same() -> None:
+    command = [sys.executable, "-m", "flux_klein_async", "--version"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ran.stdout == f"flux-klein {__version__}\n"
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_a_missing_extra_is_one_sentence(
+    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in list(sys.modules):
+        if name.startswith("flux_klein_async.cli") or name.partition(".")[0] == missing:
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert __main__.main(["--version"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "pip install 'flux_klein_async[cli]'" in err
+
+
+def test_another_missing_module_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "flux_klein_async.cli.main", None)
+    with pytest.raises(ModuleNotFoundError):
+        __main__.main(["--version"])
+
+
+def test_ctrl_c_before_anything_began_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flux_klein_async.cli import main
+
+    def interrupted(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "run", interrupted)
+    assert __main__.main([]) == 130
