@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from flux_klein_async.errors import FluxKleinError
+
 __all__ = ["Background"]
 
 _log = logging.getLogger("flux_klein_async")
@@ -51,7 +53,11 @@ class Background:
 
     def _forget(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, FluxKleinError):  # a POST that was dropped, and failed by itself in that instant
+            _log.warning("A background task failed: %s", error)
+        else:
             _log.error("A background task failed", exc_info=error)
 
     async def finish(self, seconds: float) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from flux_klein_async import ServerError
 from flux_klein_async.flow.background import Background
 from tests.fakes import now, settle, strays
 
@@ -55,6 +56,19 @@ async def test_a_job_that_fails_is_logged_and_does_not_stop_the_others(caplog):
         background.queue(job)
         await settle()
     assert ([record.getMessage() for record in caplog.records], done) == (["A background task failed"], [True])
+
+
+async def test_an_expected_failure_is_told_in_one_line(caplog):
+    background = Background()
+
+    async def refused() -> None:
+        raise ServerError(status_code=500)
+
+    with caplog.at_level(logging.WARNING):
+        background.start(refused)
+        await settle()
+    [record] = caplog.records
+    assert (record.levelname, record.exc_info) == ("WARNING", None)
 
 
 async def test_a_kept_task_is_awaited_though_cancelled():
