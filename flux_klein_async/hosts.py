@@ -30,9 +30,11 @@ def host_of(url: URL) -> str | None:
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host)
     except ValueError:
         return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address  # Python's releases differ in what they say of a mapped one
 
 
 def is_loopback(host: str) -> bool:

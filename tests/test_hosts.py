@@ -44,7 +44,7 @@ def test_a_host_is_a_name_or_an_address(url, host):
         ("224.0.0.1", False, False),
         ("64:ff9b::7f00:1", False, False),
         ("2002:7f00:1::", False, False),
-        ("::ffff:127.0.0.1", False, False),
+        ("::ffff:127.0.0.1", True, False),
         ("intranet", False, False),
         ("printer.local", False, False),
         ("a.0x7f", False, False),
