@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidation
 from yarl import URL
 
 from flux_klein_async.errors import FluxKleinError, InvalidResponseError
@@ -148,6 +148,7 @@ Input = str | TextToImageInput | TextToImage9BInput | Mapping[str, Any]
 
 
 _Answer = ConfigDict(frozen=True, extra="ignore")
+_Raw = Annotated[Mapping[str, Any], SkipValidation]  # parsed JSON: there is nothing to validate
 
 
 class RequestStatus(BaseModel):
@@ -166,7 +167,7 @@ class RequestStatus(BaseModel):
     state: RequestState
     queue_position: int | None = None
     instance_id: str | None = None
-    raw: Mapping[str, Any] = Field(default_factory=dict, repr=False)
+    raw: _Raw = Field(default_factory=dict, repr=False)
 
 
 class GenerationOutput(BaseModel):
@@ -223,7 +224,7 @@ class GenerationResult(BaseModel):
     finished_at: datetime | None = None
     cost_usd: float | None = None
     timings: Timings = Timings()
-    raw: Mapping[str, Any] = Field(default_factory=dict, repr=False)
+    raw: _Raw = Field(default_factory=dict, repr=False)
 
     @property
     def urls(self) -> list[str]:
@@ -257,7 +258,7 @@ class CancelOutcome(BaseModel):
     request_id: str
     cancelled: bool
     state: RequestState = RequestState.UNKNOWN
-    raw: Mapping[str, Any] = Field(default_factory=dict, repr=False)
+    raw: _Raw = Field(default_factory=dict, repr=False)
 
 
 class ModelInfo(BaseModel):
@@ -278,7 +279,7 @@ class ModelInfo(BaseModel):
     price_unit: str | None = None
     pricing_note: str | None = None
     input_schema: Mapping[str, Any] | None = Field(default=None, repr=False)
-    raw: Mapping[str, Any] = Field(default_factory=dict, repr=False)
+    raw: _Raw = Field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """One HTTP response, read in full. Header names are in lower case."""
+    """One HTTP response, read in full. Headers are looked up by their names in lower case."""
 
     status: int
     headers: Mapping[str, str]

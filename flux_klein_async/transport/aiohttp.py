@@ -7,7 +7,8 @@ socket only: the wait for a free connection is not silence.
 import asyncio
 import warnings
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache
 from typing import Any
 
 import aiohttp
@@ -141,28 +142,26 @@ class AiohttpTransport:
     def _open(self, connector: aiohttp.BaseConnector, *, owner: bool = True) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(connector=connector, connector_owner=owner, cookie_jar=aiohttp.DummyCookieJar())
 
-    @asynccontextmanager
-    async def _open_response(self, request: Request, guard: BodyGuard | None) -> AsyncIterator[aiohttp.ClientResponse]:
-        data: Any = request.body
-        if guard is not None and request.body is not None:
-            data = _GuardedBody(request.body, guard)
-        async with self._session(request.kind).request(
+    def _request(self, request: Request, data: Any) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        return self._session(request.kind).request(
             request.method,
             request.url,
             data=data,
             headers=request.headers,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(sock_connect=_CONNECT_TIMEOUT, sock_read=request.silence),
-        ) as response:
-            yield response
+            timeout=_timeout(request.silence),
+        )
 
     async def send(self, request: Request, guard: BodyGuard | None = None) -> Response:
         """Send one request and read its whole answer, at most `Limits.max_json_bytes` of it."""
         failure: BaseException
+        data: Any = request.body
+        if guard is not None and request.body is not None:
+            data = _GuardedBody(request.body, guard)
         try:
-            async with self._open_response(request, guard) as answer:
+            async with self._request(request, data) as answer:
                 body = await _read_bounded(answer, self._limits.max_json_bytes)
-                return Response(status=answer.status, headers=_lower(answer), body=self._redactor.body(body))
+                return Response(status=answer.status, headers=answer.headers, body=self._redactor.body(body))
         except _CAUGHT as error:
             failure = error
         raise map_error(failure, self._redactor, guard)  # outside of `except`: no context is kept
@@ -172,8 +171,8 @@ class AiohttpTransport:
         """Send one request; its head, and its body in pieces, at most `Limits.max_file_bytes`."""
         failure: BaseException
         try:
-            async with self._open_response(request, None) as answer:
-                head = Response(status=answer.status, headers=_lower(answer), body=b"")
+            async with self._request(request, request.body) as answer:
+                head = Response(status=answer.status, headers=answer.headers, body=b"")
                 yield head, _pieces(answer, self._limits.max_file_bytes)
                 return
         except _CAUGHT as error:
@@ -209,8 +208,10 @@ def _check_borrowed(session: object) -> None:
         raise ConfigurationError("The session is closed")
 
 
-def _lower(answer: aiohttp.ClientResponse) -> dict[str, str]:
-    return {name.lower(): value for name, value in answer.headers.items()}
+@cache
+def _timeout(silence: float) -> aiohttp.ClientTimeout:
+    """One object for each of the few values: making one costs as much as parsing an answer."""
+    return aiohttp.ClientTimeout(sock_connect=_CONNECT_TIMEOUT, sock_read=silence)
 
 
 async def _pieces(answer: aiohttp.ClientResponse, limit: int) -> AsyncIterator[bytes]:
