@@ -26,7 +26,7 @@ from flux_klein_async.flow.submission import submit
 from flux_klein_async.flow.updates import Updates
 from flux_klein_async.flow.waiting import wait
 from flux_klein_async.handle import RequestHandle
-from flux_klein_async.ledger.base import Budget, Journal, NoBudget, NoJournal
+from flux_klein_async.ledger.base import Budget, Journal, NoBudget
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
     CancelOutcome,
@@ -112,7 +112,7 @@ class FluxKleinClient:
             limiter=InProcessLimiter(settings) if limits is None or isinstance(limits, Limits) else limits,
             polling=polling or ExponentialPolling(),
             retry=retry,
-            journal=journal or NoJournal(),
+            journal=journal,
             budget=budget or NoBudget(),
             on_event=on_event,
             backoff=Backoff(retry),

@@ -52,7 +52,9 @@ class RequestState(StrEnum):
     @classmethod
     def read(cls, word: object) -> "RequestState":
         """The state that a word on the wire stands for, in any case."""
-        return _STATES.get(word.strip().lower(), cls.UNKNOWN) if isinstance(word, str) else cls.UNKNOWN
+        if not isinstance(word, str):
+            return cls.UNKNOWN
+        return _STATES.get(word) or _STATES.get(word.strip().lower(), cls.UNKNOWN)
 
     @property
     def final(self) -> bool:

@@ -96,6 +96,10 @@ def _plain(value: object) -> Any:
     raise TypeError(f"{type(value).__name__} has no place in JSON")
 
 
+# json.dumps would make a new encoder for each call with options.
+_ENCODER = json.JSONEncoder(default=_plain, allow_nan=False, ensure_ascii=False)
+
+
 def encode_input(value: BaseModel | Mapping[str, Any]) -> bytes:
     """The body of a submit.
 
@@ -106,7 +110,7 @@ def encode_input(value: BaseModel | Mapping[str, Any]) -> bytes:
         fields = _plain(value)
         if not isinstance(fields, dict):
             raise TypeError("an input is a JSON object")
-        text = json.dumps(fields, default=_plain, allow_nan=False, ensure_ascii=False)
+        text = _ENCODER.encode(fields)
         return text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInputError("The input cannot be written as JSON", cause=_reason(error)) from None

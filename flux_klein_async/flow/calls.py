@@ -9,7 +9,7 @@ from flux_klein_async.errors import FluxKleinError
 from flux_klein_async.events import Cancelled
 from flux_klein_async.flow.call import Call, Registry
 from flux_klein_async.flow.core import Core, log
-from flux_klein_async.ledger.base import Entry, EntryState
+from flux_klein_async.ledger.base import EntryState
 from flux_klein_async.models import CancelOutcome, GenerationResult, ModelInfo, RequestStatus
 from flux_klein_async.transport.retry import Verdict, classify, repeat
 
@@ -73,7 +73,7 @@ async def cancel(core: Core, call: Call, request_id: str) -> CancelOutcome:
     core.emit(lambda at: Cancelled(at=at, request_id=request_id, tag=call.tag, cancelled=outcome.cancelled))
     if outcome.cancelled:
         core.budget.settle(request_id, 0.0)
-        await core.journal.record(Entry(state=EntryState.CANCELLED, request_id=request_id))
+        await core.write(EntryState.CANCELLED, request_id=request_id)
     return outcome
 
 

@@ -5,6 +5,7 @@ from flux_klein_async.flow.core import Core, log
 
 __all__ = ["close"]
 
+_IDS_LOGGED = 10
 _CLOSE_WITHIN = 5.0  # seconds that closing may take beyond its drain
 
 
@@ -19,6 +20,7 @@ async def close(core: Core, drain: float) -> tuple[str, ...]:
     await core.transport.aclose()
     left = tuple(sorted(core.left_running))
     if left:
-        log.warning("Closed; still running: %s", ", ".join(left))
+        more = f" and {len(left) - _IDS_LOGGED} more" if len(left) > _IDS_LOGGED else ""
+        log.warning("Closed; still running: %s%s", ", ".join(left[:_IDS_LOGGED]), more)
     core.emit(lambda at: Closed(at=at, left_running=left))
     return left

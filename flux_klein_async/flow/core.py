@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from flux_klein_async.api.messages import Kind, Request, Response
 from flux_klein_async.api.requests import Api
@@ -15,7 +16,7 @@ from flux_klein_async.errors import ClientClosedError, ConfigurationError, FluxK
 from flux_klein_async.events import Event, Held, Retrying
 from flux_klein_async.flow.background import Background
 from flux_klein_async.flow.call import Call, Registry
-from flux_klein_async.ledger.base import Budget, Journal
+from flux_klein_async.ledger.base import Budget, Entry, EntryState, Journal
 from flux_klein_async.options import RetryPolicy
 from flux_klein_async.polling.policies import PollPolicy
 from flux_klein_async.transport.base import BodyGuard, Transport
@@ -56,7 +57,7 @@ class Core:
     limiter: Limiter
     polling: PollPolicy
     retry: RetryPolicy
-    journal: Journal
+    journal: Journal | None
     budget: Budget
     on_event: Callable[[Event], None] | None
     backoff: Backoff
@@ -126,6 +127,15 @@ class Core:
         if word not in self._unknown_words and len(self._unknown_words) < 100:
             self._unknown_words.add(word)
             log.warning("Unknown state %r; waiting on until the deadline", word)
+
+    async def write(self, state: EntryState, **facts: Any) -> None:
+        """Write an entry into the journal, if there is one.
+
+        Raises:
+            JournalError: It could not be written.
+        """
+        if self.journal is not None:
+            await self.journal.record(Entry(state=state, **facts))
 
     # --- calling
 

@@ -26,7 +26,7 @@ from flux_klein_async.events import Downloaded
 from flux_klein_async.flow.call import Call
 from flux_klein_async.flow.core import Core
 from flux_klein_async.flow.files import PartFile, checked_names, suffix_of
-from flux_klein_async.ledger.base import Entry, EntryState
+from flux_klein_async.ledger.base import EntryState
 from flux_klein_async.models import GenerationResult
 from flux_klein_async.transport.retry import repeat
 
@@ -61,7 +61,7 @@ async def save(
     with _within(call, result.request_id):
         paths = [await _fetch(core, call, url, result.request_id, receive(number)) for number, url in enumerate(urls)]
     files = tuple(str(path) for path in paths)
-    await core.journal.record(Entry(state=EntryState.DOWNLOADED, request_id=result.request_id, files=files))
+    await core.write(EntryState.DOWNLOADED, request_id=result.request_id, files=files)
     core.emit(lambda at: Downloaded(at=at, request_id=result.request_id, tag=call.tag, paths=files))
     return paths
 

@@ -50,7 +50,9 @@ class Watch:
         self._core = core
         self._call = call
         self._ticket = ticket
-        now = core.loop.time()
+        self._loop = core.loop
+        self._request = core.api.look(ticket.request_id)  # the same for every look
+        now = self._loop.time()
         self._begun = now if ticket.accepted_at is None else ticket.accepted_at
         self._sent = self._begun  # when the last look was sent
         self._not_yet = self._begun  # when the last look that said "not yet" was sent
@@ -82,14 +84,14 @@ class Watch:
     async def _look(self) -> RequestStatus | None:
         core, call = self._core, self._call
         await self._until_next()
-        self._sent = core.loop.time()
+        self._sent = self._loop.time()
         call.looks += 1
         status, failure = None, None
         try:
-            status = read_status(await core.exchange(core.api.look(self._ticket.request_id)), self._ticket.request_id)
+            status = read_status(await core.exchange(self._request), self._ticket.request_id)
         except _SAW_NOTHING as error:
             failure = call.last_error = error
-        self.seen = core.loop.time()
+        self.seen = self._loop.time()
         self._round_trip = self.seen - self._sent
         if core.on_event is not None:
             self._tell_look(status, failure)
@@ -99,7 +101,7 @@ class Watch:
     async def _until_next(self) -> None:
         """Sleep until the policy wants a look, the ceiling allows one and no hold is in the way."""
         core, call = self._core, self._call
-        now = core.loop.time()
+        now = self._loop.time()
         last = self._last
         progress = Progress(
             model=self._ticket.model,
@@ -115,8 +117,9 @@ class Watch:
         self._interval = checked_interval(core.polling.next_look(progress))
         at = core.limiter.look_at(max(now, self._sent + self._interval))
         if at > now:
-            await sleep_until(core.loop, at)
-        await core.gate(Kind.READ, call)
+            await sleep_until(self._loop, at)
+        if core.limiter.held_until(Kind.READ) > at:
+            await core.gate(Kind.READ, call)
 
     def _weigh(self, failure: FluxKleinError | None) -> None:
         """Believe a refusal that time does not heal only when it has stood for a while: gateways err."""
@@ -145,16 +148,20 @@ class Watch:
             return False
         if last is None or last.state is not state:
             self._changed = at
+        if self._core.on_event is not None:
+            self._tell_change(status)
+        return True
+
+    def _tell_change(self, status: RequestStatus) -> None:
         self._core.emit(
             lambda at: StateChanged(
                 at=at,
                 request_id=self._ticket.request_id,
-                tag=call.tag,
-                state=state,
+                tag=self._call.tag,
+                state=status.state,
                 queue_position=status.queue_position,
             )
         )
-        return True
 
     def _tell_look(self, status: RequestStatus | None, failure: FluxKleinError | None) -> None:
         call = self._call
@@ -193,7 +200,7 @@ class Watch:
             submit=self._ticket.submit_seconds,
             queued=left_queue - self._begun if left_queue is not None and known else None,
             running=None if self._running is None else self.seen - self._running,
-            fetch=self._core.loop.time() - self.seen,
+            fetch=self._loop.time() - self.seen,
             lag_max=self.seen - self._not_yet,
             looks=self._call.looks,
         )

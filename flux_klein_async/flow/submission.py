@@ -7,6 +7,7 @@ began to be written it is dropped, later it is seen through for a few seconds.
 import asyncio
 import secrets
 from dataclasses import dataclass
+from typing import Any
 
 from flux_klein_async.api.answers import excerpt, read_submit
 from flux_klein_async.api.messages import Kind
@@ -16,7 +17,7 @@ from flux_klein_async.flow.call import Call
 from flux_klein_async.flow.calls import cancel_abandoned, model_info
 from flux_klein_async.flow.core import Core, log
 from flux_klein_async.flow.orders import Order
-from flux_klein_async.ledger.base import Entry, EntryState
+from flux_klein_async.ledger.base import EntryState
 from flux_klein_async.options import OnAbandon, RetryPolicy
 from flux_klein_async.transport.base import BodyGuard
 from flux_klein_async.transport.retry import Verdict, classify, refused_for_now, repeat
@@ -36,7 +37,7 @@ async def submit(core: Core, call: Call, order: Order, *, on_abandon: OnAbandon)
     submission = _Submission(core, call, order, on_abandon)
     await core.budget.reserve(submission.key, order.model, lambda model: model_info(core, call, model))
     try:
-        await core.journal.record(submission.entry(EntryState.SUBMITTING, body=order.body))
+        await submission.write(EntryState.SUBMITTING, body=order.body)
         request_id = await submission.until_accepted()
     except asyncio.CancelledError:
         if not submission.handed_over:
@@ -82,23 +83,9 @@ class _Submission:
         self.key = secrets.token_hex(8)
         self.handed_over = False
 
-    def entry(
-        self,
-        state: EntryState,
-        *,
-        request_id: str | None = None,
-        body: bytes | None = None,
-        error: str | None = None,
-    ) -> Entry:
+    async def write(self, state: EntryState, **facts: Any) -> None:
         """A line for the journal."""
-        return Entry(
-            state=state,
-            key=self.key,
-            request_id=request_id,
-            model=self._order.model,
-            body=body,
-            error=error,
-        )
+        await self._core.write(state, key=self.key, model=self._order.model, **facts)
 
     async def until_accepted(self) -> str:
         """Attempts, until one is accepted, fails for good, or may have been accepted."""
@@ -147,7 +134,7 @@ class _Submission:
             raise
         self._core.budget.accepted(self.key, request_id)
         try:
-            await self._core.journal.record(self.entry(EntryState.SUBMITTED, request_id=request_id))
+            await self.write(EntryState.SUBMITTED, request_id=request_id)
         except FluxKleinError as error:
             error.request_id = request_id  # the id must not be lost with the journal
             raise
@@ -163,14 +150,14 @@ class _Submission:
     async def refused(self, error: FluxKleinError | None = None) -> None:
         """Nothing was accepted: give the money back, and write that down."""
         self._core.budget.release(self.key)
-        await self._core.journal.record(self.entry(EntryState.REFUSED, error=str(error) if error else None))
+        await self.write(EntryState.REFUSED, error=str(error) if error else None)
 
     async def uncertain(self, error: FluxKleinError) -> None:
         """It may have been accepted: say so everywhere. The money stays set aside."""
         log.warning("A submit may or may not have been accepted; it is not repeated: %s", error)
         tag = self._call.tag
         self._core.emit(lambda at: Uncertain(at=at, tag=tag, error=str(error)))
-        await self._core.journal.record(self.entry(EntryState.UNCERTAIN, error=str(error)))
+        await self.write(EntryState.UNCERTAIN, error=str(error))
 
     def _give_up(self, post: "asyncio.Task[str]", guard: BodyGuard) -> None:
         """The caller is gone: drop the POST if nothing of its body was written, else see it through."""

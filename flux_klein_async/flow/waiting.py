@@ -22,7 +22,7 @@ from flux_klein_async.flow.calls import fetch_result
 from flux_klein_async.flow.core import Core, sleep_until
 from flux_klein_async.flow.looking import PATIENCE, Ticket, Watch
 from flux_klein_async.flow.submission import abandon
-from flux_klein_async.ledger.base import Entry, EntryState
+from flux_klein_async.ledger.base import EntryState
 from flux_klein_async.models import GenerationResult, RequestState, RequestStatus
 from flux_klein_async.options import OnAbandon
 
@@ -69,7 +69,7 @@ async def wait(
         raise
     result = result.model_copy(update={"timings": watch.timings()})
     core.budget.settle(ticket.request_id, result.cost_usd)
-    await core.journal.record(Entry(state=EntryState.COMPLETED, request_id=ticket.request_id, cost_usd=result.cost_usd))
+    await core.write(EntryState.COMPLETED, request_id=ticket.request_id, cost_usd=result.cost_usd)
     core.emit(
         lambda at: Finished(
             at=at,
@@ -134,4 +134,4 @@ async def _write_down(core: Core, request_id: str, error: FluxKleinError) -> Non
     cancelled = isinstance(error, GenerationCancelledError)
     core.budget.settle(request_id, 0.0 if cancelled else None)
     state = EntryState.CANCELLED if cancelled else EntryState.FAILED
-    await core.journal.record(Entry(state=state, request_id=request_id, error=str(error)))
+    await core.write(state, request_id=request_id, error=str(error))

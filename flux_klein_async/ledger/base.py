@@ -1,4 +1,4 @@
-"""What was paid for: the `Journal` and `Budget` protocols and their no-op defaults.
+"""What was paid for: the `Journal` and `Budget` protocols; by default nothing is written and nothing bounded.
 
 Both are called where money moves: the budget reserves and the journal writes the intent before a submit leaves, the
 id is written before anyone waits on it. What a journal raises ends the call before anything is paid.
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from flux_klein_async.models import ModelInfo
 
-__all__ = ["Budget", "Entry", "EntryState", "Journal", "NoBudget", "NoJournal"]
+__all__ = ["Budget", "Entry", "EntryState", "Journal", "NoBudget"]
 
 
 class EntryState(StrEnum):
@@ -79,13 +79,6 @@ class Budget(Protocol):
     def settle(self, request_id: str, cost_usd: float | None) -> None:
         """The request ended; what it cost, or None where the service does not say."""
         ...
-
-
-class NoJournal:
-    """Writes nothing."""
-
-    async def record(self, entry: Entry) -> None:
-        """Do nothing."""
 
 
 class NoBudget:

@@ -64,7 +64,7 @@ async def test_what_is_cancelled_upstream_while_closing_is_not_left_running(conn
         assert isinstance(await call, ClientClosedError)
 
 
-async def test_closing_takes_five_seconds_at_most_beyond_its_drain(klein_emulator, connect):
+async def test_closing_takes_five_seconds_at_most_beyond_its_drain(klein_emulator, connect, caplog):
     client = connect(polling=EVERY_SECOND)
     klein_emulator.script("cancel", *[Hang()] * 100)
     klein_emulator.script("submit", *[Generation(after=500)] * 50)
@@ -73,6 +73,8 @@ async def test_closing_takes_five_seconds_at_most_beyond_its_drain(klein_emulato
     left = await client.aclose(drain=3)
     assert now() == 1.5 + 3 + 5
     assert len(left) == 50
+    [line] = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Closed")]
+    assert line.endswith(" and 40 more")
     await asyncio.gather(*calls)
     assert strays() == []
 

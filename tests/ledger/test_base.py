@@ -1,11 +1,11 @@
-"""The defaults write nothing down and bound nothing."""
+"""What is written down, and the budget that bounds nothing."""
 
 import asyncio
 import dataclasses
 
 import pytest
 
-from flux_klein_async.ledger.base import Budget, Entry, EntryState, Journal, NoBudget, NoJournal
+from flux_klein_async.ledger.base import Budget, Entry, EntryState, NoBudget
 from flux_klein_async.models import ModelInfo
 
 ENTRY = Entry(state=EntryState.SUBMITTING, key="k-1", model="a/b", body=b'{"prompt": "a"}')
@@ -13,16 +13,6 @@ ENTRY = Entry(state=EntryState.SUBMITTING, key="k-1", model="a/b", body=b'{"prom
 
 async def price(model: str) -> ModelInfo:
     raise AssertionError(model)
-
-
-def test_the_default_journal_takes_every_entry() -> None:
-    journal: Journal = NoJournal()
-
-    async def main() -> None:
-        for state in EntryState:
-            await journal.record(Entry(state=state, request_id="r-1"))
-
-    asyncio.run(main())
 
 
 def test_the_default_budget_allows_everything_without_asking_the_price() -> None:
