@@ -136,9 +136,8 @@ class Call:
         self._registry.discard(self)
         if self._reason is None:
             return
-        if self._task.uncancel() <= self._cancelling and exc_type is asyncio.CancelledError:
-            if exc is not None:
-                exc.__context__ = None  # it may have passed through a request that holds the token
+        if self._task.uncancel() <= self._cancelling and isinstance(exc, asyncio.CancelledError):
+            exc.__context__ = None  # it may have passed through a request that holds the token
             raise self._ended() from None
 
     def close(self) -> None:

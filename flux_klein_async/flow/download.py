@@ -196,11 +196,12 @@ class _Disk:
 
     def clean_up(self, part: PartFile) -> None:
         """Remove what was written, after the job under way, in the background."""
+        job = self._job
+        if job is None:
+            return
 
         async def remove() -> None:
-            if self._job is not None:
-                await asyncio.wait({self._job})
+            await asyncio.wait({job})
             await self._core.loop.run_in_executor(None, part.discard)
 
-        if self._job is not None:
-            self._core.background.start(remove)
+        self._core.background.start(remove)

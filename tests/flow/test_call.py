@@ -133,10 +133,14 @@ async def test_a_callers_own_timeout_is_left_alone():
     assert now() == 1.0
 
 
-def test_a_call_needs_a_task():
-    loop = asyncio.new_event_loop()
-    try:
-        with pytest.raises(RuntimeError):
-            Call(loop, Registry(), None).__enter__()
-    finally:
-        loop.close()
+async def test_a_call_needs_a_task():
+    call, _ = make()
+    found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def outside_of_any_task() -> None:
+        with pytest.raises(RuntimeError, match="inside a task"):
+            call.__enter__()
+        found.set_result(None)
+
+    asyncio.get_running_loop().call_soon(outside_of_any_task)
+    await found

@@ -255,6 +255,15 @@ async def test_a_worker_cancelled_from_outside_does_not_hang_the_reader(klein_em
             await anext(outcomes)
 
 
+async def test_a_defect_in_the_callable_reaches_the_reader():
+    async def run(_index: int, _item: str) -> Any:
+        raise ZeroDivisionError
+
+    async with FanOut(["a", "b"], run, concurrency=2, ordered=True) as outcomes:
+        with pytest.raises(ZeroDivisionError):
+            await anext(outcomes)
+
+
 async def test_after_leaving_the_iterator_is_at_its_end(connect):
     async with connect().generate_many(["a"]) as outcomes:
         pass

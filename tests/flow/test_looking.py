@@ -143,6 +143,27 @@ async def test_a_policy_is_told_how_the_wait_stands_and_what_it_taught(klein_emu
     assert taught.model == "blackforestlabs/flux-2-klein/4b/text-to-image"
 
 
+@pytest.mark.parametrize(
+    ("created", "finished", "served"),
+    [
+        ("2026-01-01T00:00:00Z", "2026-01-01T00:00:02.5+00:00", 2.5),
+        ("2026-01-01T00:00:00", "2026-01-01T00:00:02", 2.0),
+        ("2026-01-01T00:00:00", "2026-01-01T00:00:02Z", None),
+        ("2026-01-01T00:00:02Z", "2026-01-01T00:00:00Z", -2.0),
+        (None, "2026-01-01T00:00:02Z", None),
+        ("yesterday", "today", None),
+    ],
+)
+async def test_the_services_own_duration_is_taught_where_it_gives_one(
+    klein_emulator, connect, created, finished, served
+):
+    spy = Spy()
+    answer = {"status": "completed", "output": {}, "created_at": created, "finished_at": finished}
+    klein_emulator.script("result", Reply(200, answer))
+    await connect(polling=spy).generate("a cat")
+    assert [taught.served for taught in spy.observations] == [served]
+
+
 @pytest.mark.parametrize("answer", [-1.0, math.nan, math.inf])
 async def test_a_policy_that_answers_nonsense_is_a_configuration_error(klein_emulator, connect, answer):
     class Nonsense(Spy):

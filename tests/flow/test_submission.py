@@ -363,6 +363,21 @@ async def test_an_id_that_cannot_be_written_down_is_in_the_error(klein_emulator,
     assert "release" not in book.lines
 
 
+async def test_a_defect_under_an_abandoned_submit_is_logged(klein_emulator, connect, caplog):
+    class Broken(Book):
+        async def record(self, entry: Any) -> None:
+            if entry.state.value == "submitted":
+                raise ZeroDivisionError
+
+    client = connect(journal=Broken())
+    klein_emulator.script("submit", Pass(delay=2.0))
+    task = asyncio.ensure_future(client.generate("a cat"))
+    await asyncio.sleep(1)
+    await give_up(task)
+    await client.aclose()
+    assert [record.getMessage() for record in caplog.records] == ["A background task failed"]
+
+
 async def test_a_submit_given_up_before_it_was_sent_gives_its_money_back(klein_emulator, connect):
     book = Book()
     client = connect(journal=book, budget=book)
