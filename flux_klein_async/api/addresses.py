@@ -6,7 +6,6 @@ is what is opened there.
 """
 
 import re
-from urllib.parse import quote
 
 from yarl import URL
 
@@ -74,7 +73,7 @@ class Addresses:
 
     def model(self, model: str) -> str:
         """Where a model is described, and where its input is posted."""
-        return f"{self._prefix}/models/{quote(checked_model_id(model))}"
+        return f"{self._prefix}/models/{checked_model_id(model)}"
 
     def request(self, request_id: str, verb: str) -> str:
         """Where a request's status, result or cancel is."""

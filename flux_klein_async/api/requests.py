@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic import BaseModel
 
 from flux_klein_async.api.addresses import Addresses
@@ -29,9 +30,10 @@ class Api:
     def __init__(self, addresses: Addresses, token: str, user_agent: str) -> None:
         self.addresses = addresses
         common = {"Accept": "application/json", "User-Agent": user_agent}
-        self._headers = {**common, "Authorization": f"Bearer {token}"}
-        self._post_headers = {**self._headers, "Content-Type": "application/json"}
-        self._file_headers = {"Accept": "*/*", "User-Agent": user_agent}
+        secret = {**common, "Authorization": f"Bearer {token}"}
+        self._headers = _frozen(secret)
+        self._post_headers = _frozen({**secret, "Content-Type": "application/json"})
+        self._file_headers = _frozen({"Accept": "*/*", "User-Agent": user_agent})
 
     def submit(self, model: str, body: bytes) -> Request:
         """The one request that costs money."""
@@ -85,6 +87,11 @@ class Api:
 
     def _get(self, url: str, silence: float) -> Request:
         return Request(kind=Kind.READ, method="GET", url=url, headers=self._headers, replayable=True, silence=silence)
+
+
+def _frozen(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Headers in the form that aiohttp takes as it is: a plain dict it would convert for every call."""
+    return CIMultiDictProxy(CIMultiDict(headers))
 
 
 def _plain(value: object) -> Any:

@@ -31,9 +31,9 @@ def test_a_request_has_no_body_unless_given_one() -> None:
 
 @pytest.mark.parametrize("message", [REQUEST, Response(status=200, headers={}, body=b"")])
 def test_a_message_cannot_be_changed(message: Request | Response) -> None:
-    for field in dataclasses.fields(message):
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            setattr(message, field.name, None)
+    for name in message._fields if isinstance(message, Response) else [f.name for f in dataclasses.fields(message)]:
+        with pytest.raises(AttributeError):
+            setattr(message, name, None)
 
 
 def test_there_are_four_kinds_of_calls() -> None:
