@@ -100,7 +100,7 @@ class FluxKleinClient:
     ) -> None:
         environment = from_environ(os.environ)
         token = find_token(api_key, environment, wall_clock=time.time)
-        addresses = Addresses(base_url or environment.base_url, allow_insecure=allow_insecure)
+        addresses = Addresses(environment.base_url if base_url is None else base_url, allow_insecure=allow_insecure)
         settings = limits if isinstance(limits, Limits) else Limits()
         retry = retry or RetryPolicy()
         self._model = checked_model_id(model)
@@ -400,20 +400,21 @@ class FluxKleinClient:
 
     # --- closing
 
-    async def aclose(self, *, drain: float = 0.0) -> tuple[str, ...]:
+    async def aclose(self, *, drain: float | None = 0.0) -> tuple[str, ...]:
         """Close the client; closing again gives the same answer.
 
         Args:
-            drain: Seconds to wait for calls under way; then they end with `ClientClosedError`. Closing takes at
-                most 5 s more.
+            drain: Seconds to wait for calls under way (None: until they end); then they end with
+                `ClientClosedError`. Closing takes at most 5 s more.
 
         Returns:
             The ids of requests that nobody waits for any more and that may still run.
         """
         if self._closing is None:
+            seconds = checked_timeout(drain, None)
             self._core.bind()
             self._core.closing = True
-            self._closing = asyncio.ensure_future(close(self._core, checked_timeout(drain, None) or 0.0))
+            self._closing = asyncio.ensure_future(close(self._core, seconds))
         return await asyncio.shield(self._closing)
 
     async def __aenter__(self) -> Self:

@@ -55,6 +55,7 @@ __all__ = [
 ]
 
 Charged = Literal["no", "yes", "unknown"]
+_LONGEST = 2100  # characters of a detail in a sentence; the whole is in the attribute
 
 
 class FluxKleinError(Exception):
@@ -184,7 +185,7 @@ class APIStatusError(FluxKleinError):
     def _summary(self) -> str:
         code = f", code {self.error_code}" if self.error_code is not None else ""
         wait = f", retry after {self.retry_after:g} s" if self.retry_after is not None else ""
-        detail = f": {self.detail}" if self.detail else ""
+        detail = f": {self.detail}"[:_LONGEST] if self.detail else ""
         return f"{super()._summary()} [HTTP {self.status_code}{code}{wait}]{detail}"
 
 
@@ -266,7 +267,7 @@ class GenerationFailedError(FluxKleinError):
         self.detail = detail
 
     def _summary(self) -> str:
-        return f"{super()._summary()}: {self.detail}" if self.detail else super()._summary()
+        return f"{super()._summary()}: {self.detail}"[:_LONGEST] if self.detail else super()._summary()
 
 
 class GenerationCancelledError(FluxKleinError):

@@ -63,7 +63,7 @@ class Limits:
     Attributes:
         max_in_flight: Generations run by `generate*` at the same time.
         max_connections: Open connections to the API.
-        looks_per_second: Ceiling for status calls of the whole client; None is no ceiling.
+        looks_per_second: Ceiling for the looks of all waits of the client together; None is no ceiling.
         max_json_bytes: Largest answer read, after decompression (8 MiB).
         max_file_bytes: Largest file downloaded (64 MiB).
     """

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import gzip
 import logging
 import pickle
 import re
@@ -16,6 +17,7 @@ from flux_klein_async import (
     FixedPolling,
     FluxKleinClient,
     GenerationResult,
+    InputRejectedError,
     InvalidInputError,
     Limits,
     NotFoundError,
@@ -164,9 +166,9 @@ async def test_a_limiter_of_the_applications_own_is_asked(klein_emulator, connec
             Counting.slots += 1
             await super().acquire()
 
-        def look_at(self, wanted: float) -> float:
+        async def look(self) -> None:
             Counting.looks += 1
-            return super().look_at(wanted)
+            await super().look()
 
     result = await connect(limits=Counting(Limits())).generate("a cat")
     assert (Counting.slots, Counting.looks) == (1, result.timings.looks)
@@ -345,6 +347,15 @@ async def test_a_closed_or_foreign_session_is_refused(klein_emulator, connect):
             connect(session=unusable)
 
 
+async def test_a_session_of_other_habits_is_used_as_ours_would_be(klein_emulator, connect):
+    session = klein_emulator.session(raise_for_status=True, auto_decompress=False)
+    client = connect(session=session)
+    packed = gzip.compress(b'{"error_code": 422001, "error_message": "no"}')
+    klein_emulator.script("submit", Reply(422, packed, {"Content-Encoding": "gzip"}))
+    error = await outcome(client.submit("a cat"))
+    assert (type(error), error.detail) == (InputRejectedError, "no")
+
+
 async def test_a_session_closed_under_the_client_is_a_configuration_error(klein_emulator, connect):
     session = klein_emulator.session()
     client = connect(session=session)
@@ -396,6 +407,15 @@ async def test_an_unclosed_client_of_its_own_session_gives_one_warning(live_emul
         await asyncio.sleep(0)
         gc.collect()
     assert ["FluxKleinClient" in str(warning.message) for warning in caught] == [True]
+
+
+async def test_a_message_of_any_length_makes_a_short_error_and_small_events(klein_emulator, connect):
+    events = Events()
+    client = connect(on_event=events, polling=FixedPolling(1), timeout=3)
+    klein_emulator.script("status", *[Reply(500, {"message": "x" * 5_000_000})] * 3)
+    error = await outcome(client.wait_for_result("some-id"))
+    assert len(str(error)) < 3000
+    assert max(len(repr(event)) for event in events) < 3000
 
 
 # --- events

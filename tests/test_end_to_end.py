@@ -118,3 +118,26 @@ def test_nobody_at_either_stream_is_no_traceback(tmp_path: Path) -> None:
     process.stdout.close()
     process.stderr.close()
     assert process.wait(10) == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_under_the_results_still_names_what_was_paid_for(one_worker: dict[str, str]) -> None:
+    arguments = [
+        *FLUX_KLEIN,
+        "generate",
+        "a leopard",
+        "--count",
+        "3",
+        "--width",
+        "64",
+        "--height",
+        "64",
+        "--no-download",
+    ]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            arguments, stdout=full, stderr=subprocess.PIPE, text=True, env={**os.environ, **one_worker}, check=False
+        )
+    assert done.returncode != 0
+    assert "Results cannot be written" in done.stderr
+    assert "flux-klein result " in done.stderr

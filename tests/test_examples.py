@@ -30,11 +30,7 @@ def test_an_example_runs(path, tmp_path):
 
 
 def test_the_readmes_test_passes(pytester):
-    pytester.makepyfile(
-        "import pytest\n"
-        "from flux_klein_async import InputRejectedError\n"
-        "from flux_klein_async.emulator import error_reply\n\n\n" + README[2]
-    )
+    pytester.makepyfile(README[2])
     pytester.runpytest_inprocess(
         "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"
     ).assert_outcomes(passed=1)

@@ -47,6 +47,8 @@ __all__ = [
 
 _VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".m4v")
 _EXCERPT = 300
+_LONGEST_MESSAGE = 2000  # characters of a message that anybody reads
+_MOST_FINDINGS = 50  # fields at fault
 _MOST_USD = 1e9
 
 
@@ -120,9 +122,11 @@ def _code(value: object) -> int | None:
 def _message(data: Mapping[str, Any]) -> Any:
     for name in ("error_message", "message", "error"):
         if isinstance(data.get(name), str) and data[name]:
-            return data[name]
+            return data[name][:_LONGEST_MESSAGE]
     detail = data.get("detail")
-    return detail if isinstance(detail, str | list) and detail else None
+    if isinstance(detail, str):
+        return detail[:_LONGEST_MESSAGE] or None
+    return detail[:_MOST_FINDINGS] or None if isinstance(detail, list) else None
 
 
 def request_id_in(response: Response) -> str | None:

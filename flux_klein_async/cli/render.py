@@ -102,6 +102,11 @@ class Screen:
             stream.flush()
         except BrokenPipeError:
             return False
+        except OSError as error:  # a full disk; what was paid for is still told on stderr
+            if stream is sys.stderr:
+                return False
+            self.note(f"Results cannot be written: {error.strerror}")
+            return False
         finally:
             if hidden is not None and terminal:  # after a pipe, the next tick shows it: `| tee` needs its moment
                 hidden.show()

@@ -47,15 +47,20 @@ class Background:
     async def _work(self) -> None:
         try:
             while self._waiting:
-                await self._waiting.popleft()()
+                try:
+                    await self._waiting.popleft()()
+                except Exception as error:  # noqa: BLE001  # one job's failure is not the others'
+                    self._tell(error)
         finally:
             self._workers -= 1
 
     def _forget(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        if isinstance(error, FluxKleinError):  # a POST that was dropped, and failed by itself in that instant
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._tell(error)
+
+    def _tell(self, error: BaseException) -> None:
+        if isinstance(error, FluxKleinError):  # the journal, or a dropped POST that failed by itself in that instant
             _log.warning("A background task failed: %s", error)
         else:
             _log.error("A background task failed", exc_info=error)

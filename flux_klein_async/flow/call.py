@@ -42,8 +42,8 @@ class Registry:
         if not self._calls and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
 
-    async def drained(self, seconds: float) -> None:
-        """Wait until no verb is under way, for at most so long."""
+    async def drained(self, seconds: float | None) -> None:
+        """Wait until no verb is under way, for at most so long (None: without limit)."""
         if self._calls:
             self._empty = asyncio.get_running_loop().create_future()
             await asyncio.wait({self._empty}, timeout=seconds)
@@ -134,6 +134,8 @@ class Call:
         if self._timer is not None:
             self._timer.cancel()
         self._registry.discard(self)
+        if isinstance(exc, FluxKleinError) and exc.request_id is None:
+            exc.request_id = self.request_id  # the wire, a policy or a journal knows no id; it must not be lost
         if self._reason is None:
             return
         if self._task.uncancel() <= self._cancelling and isinstance(exc, asyncio.CancelledError):
@@ -162,7 +164,9 @@ class Call:
         """The error for a deadline that has passed, or is too near for anything more to make sense."""
         self.gave_up = True
         if self.waits and self.request_id is not None:
+            early = self.deadline is None or self._loop.time() < self.deadline
             return WaitTimeoutError(
+                "The service wants no such call before the deadline; the request may still finish" if early else "",
                 request_id=self.request_id,
                 elapsed=self._loop.time() - self.started,
                 looks=self.looks,

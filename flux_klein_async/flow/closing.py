@@ -9,15 +9,21 @@ _IDS_LOGGED = 10
 _CLOSE_WITHIN = 5.0  # seconds that closing may take beyond its drain
 
 
-async def close(core: Core, drain: float) -> tuple[str, ...]:
-    """Wait `drain` seconds for calls under way, then end them; the ids left running, within 5 s more."""
+async def close(core: Core, drain: float | None) -> tuple[str, ...]:
+    """Wait `drain` seconds (None: without limit) for calls under way, then end them, within 5 s more.
+
+    Returns:
+        The ids left running.
+    """
     loop = core.loop
-    await core.calls.drained(drain)
-    end = loop.time() + _CLOSE_WITHIN
-    core.calls.close()
-    await core.calls.drained(_CLOSE_WITHIN)
-    await core.background.finish(max(0.0, end - loop.time()))
-    await core.transport.aclose()
+    try:
+        await core.calls.drained(drain)
+        end = loop.time() + _CLOSE_WITHIN
+        core.calls.close()
+        await core.calls.drained(_CLOSE_WITHIN)
+        await core.background.finish(max(0.0, end - loop.time()))
+    finally:  # also where the loop itself ends, and cancels this
+        await core.transport.aclose()
     left = tuple(sorted(core.left_running))
     if left:
         more = f" and {len(left) - _IDS_LOGGED} more" if len(left) > _IDS_LOGGED else ""

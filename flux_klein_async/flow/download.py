@@ -134,7 +134,10 @@ async def _follow(core: Core, url: str, receive: _Receive[T]) -> T:
 def _elsewhere(core: Core, head: Response, url: str) -> str:
     location = head.headers.get("location")
     if head.status in {301, 302, 303, 307, 308} and location:
-        return urljoin(url, location)
+        try:
+            return urljoin(url, location)
+        except ValueError:
+            raise DownloadError("The file's host redirects to no URL", url=_shown(url)) from None
     core.heed(Kind.FILE, head)
     kind = status_error_class(head.status, None)
     raise DownloadError(

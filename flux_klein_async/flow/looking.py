@@ -115,10 +115,13 @@ class Watch:
             round_trip=self._round_trip,
         )
         self._interval = checked_interval(core.polling.next_look(progress))
-        at = core.limiter.look_at(max(now, self._sent + self._interval))
-        if at > now:
+        at = self._sent + self._interval
+        if core.limiter.held_until(Kind.READ) > at:  # else a hold that outlasts the deadline would be slept towards
+            await core.gate(Kind.READ, call)
+        if at > self._loop.time():
             await sleep_until(self._loop, at)
-        if core.limiter.held_until(Kind.READ) > at:
+        await core.limiter.look()
+        if core.limiter.held_until(Kind.READ) > at:  # it may have come meanwhile
             await core.gate(Kind.READ, call)
 
     def _weigh(self, failure: FluxKleinError | None) -> None:

@@ -82,6 +82,7 @@ class _Submission:
         self._request = core.api.submit(order.model, order.body)
         self.key = secrets.token_hex(8)
         self.handed_over = False
+        self._accepted_as: str | None = None
 
     async def write(self, state: EntryState, **facts: Any) -> None:
         """A line for the journal."""
@@ -132,6 +133,7 @@ class _Submission:
             if classify(error, self._request) is Verdict.AMBIGUOUS:
                 raise SubmissionUncertainError(raw=raw or error.cause, cause=str(error)) from error
             raise
+        self._accepted_as = request_id
         self._core.budget.accepted(self.key, request_id)
         try:
             await self.write(EntryState.SUBMITTED, request_id=request_id)
@@ -186,17 +188,19 @@ class _Submission:
             raise stopped
 
     async def _after_abandoned(self, post: "asyncio.Task[str]") -> None:
-        if post.cancelled():
+        error = None if post.cancelled() else post.exception()
+        if self._accepted_as is not None:  # whether or not that could be written down
+            self.tell_accepted(self._accepted_as)
+            abandon(self._core, self._accepted_as, self._on_abandon, self._call.tag)
+            if error is not None:
+                raise error
+        elif post.cancelled():
             await self.uncertain(SubmissionUncertainError(f"No answer within {SEEN_THROUGH:g} s"))
-        elif (error := post.exception()) is None:
-            request_id = post.result()
-            self.tell_accepted(request_id)
-            abandon(self._core, request_id, self._on_abandon, self._call.tag)
         elif isinstance(error, SubmissionUncertainError):
             await self.uncertain(error)
         elif isinstance(error, FluxKleinError):
             await self.refused(error)
-        else:
+        elif error is not None:
             raise error
 
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from flux_klein_async.errors import (
     APIStatusError,
     AuthenticationError,
+    ConfigurationError,
     FluxKleinError,
     GenerationCancelledError,
     GenerationFailedError,
@@ -62,7 +63,7 @@ async def wait(
         result = await _conclude(core, call, status)
         watch.teach(_served(result.created_at, result.finished_at))
     except BaseException as error:
-        if not isinstance(error, FluxKleinError) or isinstance(error, WaitTimeoutError):
+        if not isinstance(error, FluxKleinError) or isinstance(error, WaitTimeoutError | ConfigurationError):
             abandon(core, ticket.request_id, on_abandon, call.tag)
         elif isinstance(error, GenerationFailedError | GenerationCancelledError):
             await _write_down(core, ticket.request_id, error)

@@ -85,7 +85,8 @@ def map_error(error: BaseException, redactor: Redactor, guard: BodyGuard | None)
     cause = redactor.text(f"{type(error).__name__}: {error}")[:500]
     if issubclass(meaning, APIConnectionError | APITimeoutError):
         return meaning(cause=cause, sent=(guard is None or guard.begun) if sent is None else sent)
-    return meaning(cause=cause)
+    message = "The session cannot be used" if meaning is ConfigurationError else ""
+    return meaning(message, cause=cause)
 
 
 class _GuardedBody(aiohttp.BytesPayload):
@@ -108,7 +109,7 @@ class AiohttpTransport:
     """Sends over one lazily opened session, or over a borrowed one, which it never closes.
 
     Files go through a session of our own in either case, with no default header, cookie or credential, over the
-    same connector: a proxy, a resolver or a certificate store of the application's serves them too.
+    same connector: its resolver and its certificates serve them too (a proxy set on the session itself does not).
     """
 
     def __init__(self, *, limits: Limits, redactor: Redactor, session: aiohttp.ClientSession | None = None) -> None:
@@ -149,6 +150,8 @@ class AiohttpTransport:
             data=data,
             headers=request.headers,
             allow_redirects=False,
+            raise_for_status=False,  # a borrowed session may have other defaults
+            auto_decompress=True,
             timeout=_timeout(request.silence),
         )
 

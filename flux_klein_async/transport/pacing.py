@@ -1,7 +1,7 @@
 """Slowing everybody down: slots for generations, the service's wishes for patience, a ceiling on looks.
 
-Instants are the running loop's, given as arguments; whoever calls sleeps. The limiter is a public seam: an
-application may bring one that is shared between processes.
+Instants are the running loop's. The limiter is a public seam: an application may bring one that is shared between
+processes.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ class Limiter(Protocol):
         """The instant before which no call of this kind may go."""
         ...
 
-    def look_at(self, wanted: float) -> float:
-        """The instant, `wanted` or later, that is reserved for one more look."""
+    async def look(self) -> None:
+        """Wait for the turn of one more look. One who gives up while waiting has taken nothing."""
         ...
 
 
@@ -45,6 +45,7 @@ class InProcessLimiter:
         self._holds: dict[Kind, float] = {}
         self._spacing = 1 / limits.looks_per_second if limits.looks_per_second else 0.0
         self._next_look = float("-inf")
+        self._turn = asyncio.Lock()
 
     async def acquire(self) -> None:
         """Wait for a slot, first come first served."""
@@ -63,10 +64,12 @@ class InProcessLimiter:
         """The instant before which no call of this kind may go."""
         return self._holds.get(kind, float("-inf"))
 
-    def look_at(self, wanted: float) -> float:
-        """Reserve the first free instant at or after the one wanted."""
+    async def look(self) -> None:
+        """Wait for a turn, first come first served; turns are evenly spaced."""
         if not self._spacing:
-            return wanted
-        granted = max(wanted, self._next_look)
-        self._next_look = granted + self._spacing
-        return granted
+            return
+        loop = asyncio.get_running_loop()
+        async with self._turn:
+            if (pause := self._next_look - loop.time()) > 0:
+                await asyncio.sleep(pause)
+            self._next_look = loop.time() + self._spacing

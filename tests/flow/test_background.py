@@ -52,10 +52,12 @@ async def test_a_job_that_fails_is_logged_and_does_not_stop_the_others(caplog):
         done.append(True)
 
     with caplog.at_level(logging.ERROR):
-        background.queue(broken)
+        for _ in range(2 * Background.AT_ONCE):
+            background.queue(broken)
         background.queue(job)
         await settle()
-    assert ([record.getMessage() for record in caplog.records], done) == (["A background task failed"], [True])
+    told = {record.getMessage() for record in caplog.records}
+    assert (told, done) == ({"A background task failed"}, [True])
 
 
 async def test_an_expected_failure_is_told_in_one_line(caplog):

@@ -8,9 +8,11 @@ import pytest
 from flux_klein_async import (
     ClientClosedError,
     FixedPolling,
+    FluxKleinClient,
     GenerationResult,
+    InvalidInputError,
 )
-from flux_klein_async.emulator import Generation, Hang, InProcessEmulator, Pass
+from flux_klein_async.emulator import Generation, Hang, InProcessEmulator, Pass, VirtualTimeLoop
 from flux_klein_async.events import Closed
 from tests.fakes import Events, now, outcome, settle, strays
 
@@ -103,6 +105,43 @@ async def test_a_fan_out_under_way_while_closing_ends_with_client_closed(klein_e
     outcomes = await running
     assert len([found for found in outcomes if found.error is None]) == 6
     assert {type(found.error) for found in outcomes if found.error} == {ClientClosedError}
+
+
+@pytest.mark.parametrize("drain", [-1, "5", float("nan")])
+async def test_a_drain_that_is_no_number_leaves_the_client_open(klein_emulator, connect, drain):
+    client = connect()
+    with pytest.raises(InvalidInputError):
+        await client.aclose(drain=drain)
+    assert await client.generate("a cat")
+    assert await client.aclose() == ()
+
+
+async def test_a_drain_without_limit_waits_for_every_call(klein_emulator, connect):
+    client = connect(polling=EVERY_SECOND)
+    klein_emulator.script("submit", Generation(after=90.5))
+    call = asyncio.ensure_future(client.generate("a cat"))
+    await asyncio.sleep(1)
+    assert await client.aclose(drain=None) == ()
+    assert (now(), (await call).state) == (91.0, "completed")
+
+
+def test_a_closing_that_the_end_of_the_loop_cuts_short_leaves_no_warning():
+    emulator = InProcessEmulator()
+    emulator.script("cancel", Hang())
+
+    async def main() -> None:
+        connector = emulator.connector()
+        client = FluxKleinClient(
+            "emulator-token", base_url=emulator.base_url, session=emulator.session(connector=connector)
+        )
+        call = asyncio.ensure_future(outcome(client.generate("a cat", timeout=1)))
+        await call
+        asyncio.ensure_future(client.aclose())  # noqa: RUF006  # nobody waits: the loop ends first
+        await asyncio.sleep(0.1)
+        await emulator.aclose()
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(main())
 
 
 async def test_a_closing_that_is_cancelled_goes_on(klein_emulator, connect):

@@ -106,6 +106,12 @@ async def test_an_untrusted_address_is_never_asked(klein_emulator, connect, tmp_
     assert listing(tmp_path) == []
 
 
+async def test_a_redirect_to_no_url_is_not_repeated(klein_emulator, connect, tmp_path):
+    klein_emulator.script("file", Reply(302, "", {"Location": "http://[::1"}))
+    error = await outcome(connect().download(result_of(OWN), tmp_path))
+    assert (type(error), error.retryable, klein_emulator.calls["file"]) == (DownloadError, False, 1)
+
+
 @pytest.mark.parametrize(("hops", "arrives"), [(5, True), (6, False)])
 async def test_at_most_five_redirects_are_followed(klein_emulator, connect, tmp_path, hops, arrives):
     step = Reply(307, "", {"Location": "/files/y.png"})

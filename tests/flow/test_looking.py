@@ -96,9 +96,16 @@ async def test_a_hold_on_looks_that_outlasts_the_deadline_ends_the_wait_at_once(
     klein_emulator.script("submit", Generation(after=1.5))
     klein_emulator.script("status", error_reply(429, retry_after=60))
     error = await outcome(client.generate("a cat"))
-    assert (type(error), now()) == (WaitTimeoutError, 2.0)
+    assert (type(error), now()) == (WaitTimeoutError, 1.0)
     await settle()
     assert klein_emulator.calls["cancel"] == 1  # cancels are never held
+
+
+async def test_a_hold_known_before_the_next_look_is_not_slept_towards(klein_emulator, connect):
+    klein_emulator.script("status", error_reply(429, retry_after=100))
+    error = await outcome(connect(polling=FixedPolling(5.0), timeout=30).wait_for_result("x"))
+    assert (type(error), now()) == (WaitTimeoutError, 5.0)
+    assert str(error).startswith("The service wants no such call before the deadline")
 
 
 async def test_the_ceiling_on_looks_spreads_them_evenly(klein_emulator, connect):
@@ -171,8 +178,10 @@ async def test_a_policy_that_answers_nonsense_is_a_configuration_error(klein_emu
             return answer
 
     error = await outcome(connect(polling=Nonsense()).generate("a cat"))
-    assert type(error) is ConfigurationError
-    assert error.request_id is None
+    assert (type(error), error.charged) == (ConfigurationError, "unknown")
+    assert error.request_id in klein_emulator.completions
+    await settle()
+    assert klein_emulator.calls["cancel"] == 1
 
 
 async def test_the_default_policy_needs_few_looks_for_half_a_second(klein_emulator, connect):

@@ -363,6 +363,27 @@ async def test_an_id_that_cannot_be_written_down_is_in_the_error(klein_emulator,
     assert "release" not in book.lines
 
 
+@pytest.mark.parametrize("trouble", ["torn", "slow"])
+async def test_an_abandoned_submit_that_was_accepted_but_not_written_down_is_still_cancelled(
+    klein_emulator, connect, trouble
+):
+    class Slow(Book):
+        async def record(self, entry: Any) -> None:
+            await super().record(entry)
+            if entry.state.value == "submitted":
+                await asyncio.sleep(7)
+
+    book = Torn("submitted") if trouble == "torn" else Slow()
+    client = connect(journal=book, budget=book)
+    klein_emulator.script("submit", Pass(delay=0.5))
+    task = asyncio.ensure_future(client.generate("a cat"))
+    await asyncio.sleep(0.25)
+    await give_up(task)
+    await asyncio.sleep(10)
+    assert klein_emulator.calls["cancel"] == 1
+    assert not {"release", "refused", "uncertain"} & set(book.lines)
+
+
 async def test_a_defect_under_an_abandoned_submit_is_logged(klein_emulator, connect, caplog):
     class Broken(Book):
         async def record(self, entry: Any) -> None:
@@ -375,7 +396,8 @@ async def test_a_defect_under_an_abandoned_submit_is_logged(klein_emulator, conn
     await asyncio.sleep(1)
     await give_up(task)
     await client.aclose()
-    assert [record.getMessage() for record in caplog.records] == ["A background task failed"]
+    assert caplog.records[0].getMessage() == "A background task failed"
+    assert klein_emulator.calls["cancel"] == 1
 
 
 async def test_a_submit_given_up_before_it_was_sent_gives_its_money_back(klein_emulator, connect):

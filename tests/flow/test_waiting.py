@@ -17,7 +17,7 @@ from flux_klein_async import (
     ServerError,
     WaitTimeoutError,
 )
-from flux_klein_async.emulator import Generation, Hang, Reply, Reset, Truncate, error_reply
+from flux_klein_async.emulator import Endless, Garbage, Generation, Hang, Reply, Reset, Truncate, error_reply
 from flux_klein_async.events import Failed, Finished, StateChanged
 from tests.fakes import Events, now, outcome, settle, strays
 
@@ -101,6 +101,15 @@ async def test_a_result_call_that_fails_five_times_is_its_error(klein_emulator, 
     klein_emulator.script("result", *[error_reply(500)] * 10)
     error = await outcome(connect(polling=EVERY_SECOND).generate("a cat"))
     assert (type(error), error.retryable, klein_emulator.calls["result"]) == (ServerError, False, 5)
+
+
+@pytest.mark.parametrize("answer", [Reset(), Garbage(), Truncate(), Endless()])
+async def test_an_error_of_the_wire_after_a_paid_submit_holds_its_id(klein_emulator, connect, answer):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("result", *[answer] * 20)
+    error = await outcome(connect(polling=EVERY_SECOND).generate("a cat"))
+    assert error.request_id in klein_emulator.completions
+    assert (error.charged, error.retryable) == ("unknown", False)
 
 
 @pytest.mark.parametrize(("status", "kind"), [(401, AuthenticationError), (404, NotFoundError)])

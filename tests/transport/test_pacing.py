@@ -2,12 +2,15 @@
 
 import asyncio
 import itertools
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_klein_async.api.messages import Kind
+from flux_klein_async.emulator import VirtualTimeLoop
 from flux_klein_async.options import Limits
 from flux_klein_async.transport.pacing import InProcessLimiter
 
@@ -109,6 +112,19 @@ def test_cancels_are_never_held() -> None:
     assert shared.held_until(Kind.CANCEL) == NEVER
 
 
+async def look(shared: InProcessLimiter, at: float) -> float:
+    """Ask for a look at this instant; when it was allowed."""
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(at - loop.time())
+    await shared.look()
+    return loop.time()
+
+
+def in_virtual_time(main: Coroutine[Any, Any, Any]) -> Any:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(main)
+
+
 @pytest.mark.parametrize(
     ("rate", "wanted", "granted"),
     [
@@ -117,20 +133,38 @@ def test_cancels_are_never_held() -> None:
         (2.0, [1.0, 9.0, 9.0], [1.0, 9.0, 9.5]),
         (4.0, [1.0, 1.1, 1.9], [1.0, 1.25, 1.9]),
         (0.5, [0.0, 0.0, 0.0], [0.0, 2.0, 4.0]),
-        (1, [-5.0, -5.0], [-5.0, -4.0]),
     ],
 )
 def test_looks_keep_their_distance_under_the_ceiling(
     rate: float | None, wanted: list[float], granted: list[float]
 ) -> None:
-    shared = limiter(rate=rate)
-    assert [shared.look_at(instant) for instant in wanted] == granted
+    async def main() -> list[float]:
+        shared = limiter(rate=rate)
+        return await asyncio.gather(*(look(shared, at) for at in wanted))
+
+    assert in_virtual_time(main()) == granted
 
 
-@given(st.floats(0.01, 1000), st.lists(st.floats(-1e6, 1e6), min_size=2))
+@given(st.floats(0.01, 1000), st.lists(st.floats(0, 1e4), min_size=2, max_size=20))
 def test_a_look_is_never_granted_early_or_too_close(rate: float, wanted: list[float]) -> None:
-    shared = limiter(rate=rate)
-    granted = [shared.look_at(instant) for instant in wanted]
+    async def main() -> list[float]:
+        shared = limiter(rate=rate)
+        return await asyncio.gather(*(look(shared, at) for at in wanted))
+
+    granted = in_virtual_time(main())
     assert all(given >= asked for given, asked in zip(granted, wanted, strict=True))
-    gaps = [later - earlier for earlier, later in itertools.pairwise(granted)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(sorted(granted))]
     assert min(gaps) >= 1 / rate - 1e-9
+
+
+def test_those_who_give_up_while_waiting_for_a_turn_have_taken_none() -> None:
+    async def main() -> float:
+        shared = limiter(rate=1.0)
+        crowd = [asyncio.ensure_future(look(shared, 0.0)) for _ in range(100)]
+        await asyncio.sleep(0.5)
+        for one in crowd:
+            one.cancel()
+        await asyncio.gather(*crowd, return_exceptions=True)
+        return await look(shared, 0.5)
+
+    assert in_virtual_time(main()) == 1.0
