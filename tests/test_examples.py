@@ -24,6 +24,11 @@ def test_the_readmes_program_brings_three_pictures_home(tmp_path):
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
 
 
+def test_the_program_of_the_testing_page_runs_in_no_time(tmp_path):
+    [program] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "testing.md").read_text(), re.DOTALL)
+    assert float(run(program, tmp_path).split()[1]) > 60
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
 def test_an_example_runs(path, tmp_path):
     assert run(path.read_text(), tmp_path)
