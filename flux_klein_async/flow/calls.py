@@ -11,7 +11,7 @@ from flux_klein_async.flow.call import Call, Registry
 from flux_klein_async.flow.core import Core, log
 from flux_klein_async.ledger.base import EntryState
 from flux_klein_async.models import CancelOutcome, GenerationResult, ModelInfo, RequestStatus
-from flux_klein_async.transport.retry import Verdict, classify, repeat
+from flux_klein_async.transport.retry import Verdict, classify
 
 __all__ = ["cancel", "cancel_abandoned", "fetch_result", "model_info", "single", "status"]
 
@@ -30,25 +30,12 @@ async def single(core: Core, call: Call, request: Request, read: Callable[[Respo
         await core.gate(request.kind, call)
         return read(await core.exchange(request))
 
-    try:
-        value = await once()
-    except FluxKleinError as error:
-        call.last_error = first = error
-    else:
-        core.quota.refund()
-        return value
-
-    def may_repeat(error: FluxKleinError) -> bool:
-        call.last_error = error
-        return not call.gave_up and classify(error, request) is Verdict.RETRY
-
-    return await repeat(
+    return await core.attempt(
+        request.kind,
+        call,
         once,
-        first,
-        may_repeat=may_repeat,
+        allows=lambda error: classify(error, request) is Verdict.RETRY,
         attempts=core.retry.attempts,
-        backoff=core.backoff,
-        sleep=lambda seconds, failures, error: core.pause(request.kind, call, seconds, failures, error),
     )
 
 

@@ -1,13 +1,13 @@
 """What every flow needs: the parts of one client, wired together, and the three things all calls do with them.
 
-Pass the gate, exchange a request for an answer, pause before a repeat.
+Pass the gate, exchange a request for an answer, repeat what may be repeated.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from flux_klein_async.api.messages import Kind, Request, Response
 from flux_klein_async.api.requests import Api
@@ -21,10 +21,11 @@ from flux_klein_async.options import RetryPolicy
 from flux_klein_async.polling.policies import PollPolicy
 from flux_klein_async.transport.base import BodyGuard, Transport
 from flux_klein_async.transport.pacing import Limiter
-from flux_klein_async.transport.retry import Backoff, RetryQuota, refused_for_now
+from flux_klein_async.transport.retry import Backoff, RetryQuota, refused_for_now, repeat
 
 __all__ = ["Core", "log", "sleep_until"]
 
+T = TypeVar("T")
 log = logging.getLogger("flux_klein_async")
 
 
@@ -167,7 +168,42 @@ class Core:
             self.limiter.hold(kind, self.loop.time() + seconds)
             self.emit(lambda at: Held(at=at, kind=kind.value, seconds=seconds))
 
-    async def pause(self, kind: Kind, call: Call, seconds: float, failures: int, error: FluxKleinError) -> None:
+    async def attempt(
+        self,
+        kind: Kind,
+        call: Call,
+        once: Callable[[], Awaitable[T]],
+        *,
+        allows: Callable[[FluxKleinError], bool],
+        attempts: int | None,
+    ) -> T:
+        """Make a call, and again while `allows` says that repeating is harmless, inside deadline and quota.
+
+        Raises:
+            FluxKleinError: What the last attempt ended in.
+        """
+        try:
+            value = await once()
+        except FluxKleinError as error:
+            call.last_error = first = error
+        else:
+            self.quota.refund()
+            return value
+
+        def may_repeat(error: FluxKleinError) -> bool:
+            call.last_error = error
+            return not call.gave_up and allows(error)
+
+        return await repeat(
+            once,
+            first,
+            may_repeat=may_repeat,
+            attempts=attempts,
+            backoff=self.backoff,
+            sleep=lambda seconds, failures, error: self._pause(kind, call, seconds, failures, error),
+        )
+
+    async def _pause(self, kind: Kind, call: Call, seconds: float, failures: int, error: FluxKleinError) -> None:
         """Sleep before a repeat, or give up: the deadline is too near, or the client has repeated too much."""
         until = max(self.loop.time() + seconds, self.limiter.held_until(kind))
         if call.deadline is not None and until > call.deadline:

@@ -28,7 +28,6 @@ from flux_klein_async.flow.core import Core
 from flux_klein_async.flow.files import PartFile, checked_names, suffix_of
 from flux_klein_async.ledger.base import EntryState
 from flux_klein_async.models import GenerationResult
-from flux_klein_async.transport.retry import repeat
 
 __all__ = ["read", "save"]
 
@@ -101,21 +100,7 @@ async def _fetch(core: Core, call: Call, url: str, request_id: str, receive: _Re
                 url=_shown(url), request_id=request_id, transient=error.retryable, cause=str(error)
             ) from error
 
-    def may_repeat(error: FluxKleinError) -> bool:
-        call.last_error = error
-        return not call.gave_up and error.retryable
-
-    try:
-        return await once()
-    except DownloadError as first:
-        return await repeat(
-            once,
-            first,
-            may_repeat=may_repeat,
-            attempts=core.retry.attempts,
-            backoff=core.backoff,
-            sleep=lambda seconds, failures, error: core.pause(Kind.FILE, call, seconds, failures, error),
-        )
+    return await core.attempt(Kind.FILE, call, once, allows=lambda error: error.retryable, attempts=core.retry.attempts)
 
 
 async def _follow(core: Core, url: str, receive: _Receive[T]) -> T:

@@ -20,7 +20,7 @@ from flux_klein_async.flow.orders import Order
 from flux_klein_async.ledger.base import EntryState
 from flux_klein_async.options import OnAbandon, RetryPolicy
 from flux_klein_async.transport.base import BodyGuard
-from flux_klein_async.transport.retry import Verdict, classify, refused_for_now, repeat
+from flux_klein_async.transport.retry import Verdict, classify, refused_for_now
 
 __all__ = ["abandon", "submit"]
 
@@ -90,26 +90,13 @@ class _Submission:
 
     async def until_accepted(self) -> str:
         """Attempts, until one is accepted, fails for good, or may have been accepted."""
-        try:
-            request_id = await self._attempt()
-        except FluxKleinError as error:
-            self._call.last_error = first = error
-        else:
-            self._core.quota.refund()
-            return request_id
         patience = _Patience(self._core.retry)
-
-        def may_repeat(error: FluxKleinError) -> bool:
-            self._call.last_error = error
-            return not self._call.gave_up and classify(error, self._request) is Verdict.RETRY and patience.allows(error)
-
-        return await repeat(
+        return await self._core.attempt(
+            Kind.SUBMIT,
+            self._call,
             self._attempt,
-            first,
-            may_repeat=may_repeat,
+            allows=lambda error: classify(error, self._request) is Verdict.RETRY and patience.allows(error),
             attempts=None,
-            backoff=self._core.backoff,
-            sleep=lambda seconds, failures, error: self._core.pause(Kind.SUBMIT, self._call, seconds, failures, error),
         )
 
     async def _attempt(self) -> str:
