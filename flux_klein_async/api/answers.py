@@ -5,7 +5,7 @@ retry: `transport.retry` decides what a failure means, `flow` what to do about i
 docs/wire.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -31,6 +31,7 @@ from flux_klein_async.models import (
     ModelInfo,
     RequestState,
     RequestStatus,
+    Timings,
 )
 
 __all__ = [
@@ -177,8 +178,8 @@ def read_status(response: Response, request_id: str) -> RequestStatus:
     )
 
 
-def read_result(response: Response, request_id: str) -> GenerationResult:
-    """The result of a completed request.
+def read_result(response: Response, request_id: str, timings: Callable[[], Timings] = Timings) -> GenerationResult:
+    """The result of a completed request; `timings` says where the time went, now that it is here.
 
     Raises:
         ResultNotReadyError: It has not ended, or its output is not there yet.
@@ -204,6 +205,7 @@ def read_result(response: Response, request_id: str) -> GenerationResult:
         created_at=_time(data.get("created_at")),
         finished_at=_time(data.get("finished_at")),
         cost_usd=_amount(data.get("cost")),
+        timings=timings(),
         raw=data,
     )
 

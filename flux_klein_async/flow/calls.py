@@ -10,7 +10,7 @@ from flux_klein_async.events import Cancelled
 from flux_klein_async.flow.call import Call, Registry
 from flux_klein_async.flow.core import Core, log
 from flux_klein_async.ledger.base import EntryState
-from flux_klein_async.models import CancelOutcome, GenerationResult, ModelInfo, RequestStatus
+from flux_klein_async.models import CancelOutcome, GenerationResult, ModelInfo, RequestStatus, Timings
 from flux_klein_async.transport.retry import Verdict, classify
 
 __all__ = ["cancel", "cancel_abandoned", "fetch_result", "model_info", "single", "status"]
@@ -44,9 +44,12 @@ async def status(core: Core, call: Call, request_id: str) -> RequestStatus:
     return await single(core, call, core.api.status(request_id), lambda answer: read_status(answer, request_id))
 
 
-async def fetch_result(core: Core, call: Call, request_id: str) -> GenerationResult:
+async def fetch_result(
+    core: Core, call: Call, request_id: str, timings: Callable[[], Timings] = Timings
+) -> GenerationResult:
     """The result of a completed request."""
-    return await single(core, call, core.api.result(request_id), lambda answer: read_result(answer, request_id))
+    request = core.api.result(request_id)
+    return await single(core, call, request, lambda answer: read_result(answer, request_id, timings))
 
 
 async def model_info(core: Core, call: Call, model: str) -> ModelInfo:

@@ -24,7 +24,7 @@ from flux_klein_async.flow.core import Core, sleep_until
 from flux_klein_async.flow.looking import PATIENCE, Ticket, Watch
 from flux_klein_async.flow.submission import abandon
 from flux_klein_async.ledger.base import EntryState
-from flux_klein_async.models import GenerationResult, RequestState, RequestStatus
+from flux_klein_async.models import GenerationResult, RequestState, RequestStatus, Timings
 from flux_klein_async.options import OnAbandon
 
 __all__ = ["wait"]
@@ -60,7 +60,7 @@ async def wait(
     try:
         watch = Watch(core, call, ticket)
         status = await _last_status(watch, on_status)
-        result = await _conclude(core, call, status)
+        result = await _conclude(core, call, status, watch.timings)
         watch.teach(_served(result.created_at, result.finished_at))
     except BaseException as error:
         if not isinstance(error, FluxKleinError) or isinstance(error, WaitTimeoutError | ConfigurationError):
@@ -68,7 +68,6 @@ async def wait(
         elif isinstance(error, GenerationFailedError | GenerationCancelledError):
             await _write_down(core, ticket.request_id, error)
         raise
-    result = result.model_copy(update={"timings": watch.timings()})
     core.budget.settle(ticket.request_id, result.cost_usd)
     await core.write(EntryState.COMPLETED, request_id=ticket.request_id, cost_usd=result.cost_usd)
     core.emit(
@@ -94,7 +93,7 @@ async def _last_status(watch: Watch, on_status: Callable[[RequestStatus], object
             return status
 
 
-async def _conclude(core: Core, call: Call, status: RequestStatus) -> GenerationResult:
+async def _conclude(core: Core, call: Call, status: RequestStatus, timings: Callable[[], Timings]) -> GenerationResult:
     """From a final state to the result, or to the error that it stands for."""
     if status.state is RequestState.CANCELLED:
         raise GenerationCancelledError(request_id=status.request_id)
@@ -103,7 +102,7 @@ async def _conclude(core: Core, call: Call, status: RequestStatus) -> Generation
     until, pause = core.loop.time() + PATIENCE, _FIRST_AGAIN
     while True:
         try:
-            return await fetch_result(core, call, status.request_id)
+            return await fetch_result(core, call, status.request_id, timings)
         except (ResultNotReadyError, APIStatusError) as error:
             if call.gave_up or isinstance(error, _NOT_LATE) or core.loop.time() + pause > until:
                 raise
