@@ -149,7 +149,7 @@ class HostedFile(BaseModel):
 Input = str | TextToImageInput | TextToImage9BInput | Mapping[str, Any]
 
 
-_Answer = ConfigDict(frozen=True, extra="ignore")
+_Answer = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())  # "model_" is the service's own word
 _Raw = Annotated[Mapping[str, Any], SkipValidation]  # parsed JSON: there is nothing to validate
 
 
