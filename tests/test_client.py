@@ -136,13 +136,13 @@ async def test_single_calls_are_repeated_and_their_holds_obeyed(klein_emulator, 
 async def test_a_cancel_goes_through_a_hold_on_reads(klein_emulator, connect):
     client = connect(timeout=60)
     handle = await client.submit("a cat")
-    klein_emulator.script("status", error_reply(429, retry_after=29))
+    klein_emulator.script("status", error_reply(429, retry_after=30))
     looking = asyncio.ensure_future(client.status(handle))
     await settle()
     await client.cancel(handle)
     assert now() == 0.0
     await looking
-    assert now() == 29.0
+    assert now() == 30.0
 
 
 async def test_an_outage_is_not_multiplied_by_repeats(klein_emulator, connect):

@@ -45,12 +45,12 @@ async def test_a_cancel_that_is_told_to_come_later_holds_nobody(klein_emulator, 
 async def test_a_longer_hold_that_comes_meanwhile_is_obeyed_too(klein_emulator, connect):
     client = connect(timeout=600, polling=EVERY_SECOND)
     klein_emulator.script("model", error_reply(429, retry_after=5))
-    klein_emulator.script("status", Reply(429, {}, {"Retry-After": "29"}, delay=2.0))
+    klein_emulator.script("status", Reply(429, {}, {"Retry-After": "30"}, delay=2.0))
     klein_emulator.script("submit", Generation(after=0.5))
     waiting = asyncio.ensure_future(client.generate("a cat"))
     await asyncio.sleep(1.5)
     await client.model()
-    assert now() == 32.0
+    assert now() == 33.0
     await waiting
 
 
