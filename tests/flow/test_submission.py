@@ -18,7 +18,17 @@ from flux_klein_async import (
     RetryPolicy,
     SubmissionUncertainError,
 )
-from flux_klein_async.emulator import Endless, Garbage, Hang, Pass, Refuse, Reply, Reset, Truncate, error_reply
+from flux_klein_async.emulator import (
+    Endless,
+    Garbage,
+    Hang,
+    Pass,
+    Refuse,
+    Reply,
+    Reset,
+    Truncate,
+    error_reply,
+)
 from flux_klein_async.events import Cancelled, Submitted, Uncertain
 from tests.fakes import Events, now, outcome, settle, strays
 
@@ -252,6 +262,19 @@ async def test_an_abandoned_submit_is_seen_through_for_five_seconds_and_then_unc
     assert events.of(Uncertain) == []
     await asyncio.sleep(0.2)
     assert [event.at for event in events.of(Uncertain)] == [6.0]
+    assert strays() == []
+
+
+async def test_an_abandoned_submit_is_told_as_uncertain_even_when_all_tasks_are_cancelled(klein_emulator, connect):
+    """As asyncio.run does at its end."""
+    events = Events()
+    client = connect(on_event=events)
+    klein_emulator.script("submit", Hang(accepted=True))
+    await outcome(client.generate("a cat", timeout=1))
+    [task] = [task for task in asyncio.all_tasks() if "_see_through" in repr(task.get_coro())]
+    task.cancel()
+    [ended] = await asyncio.gather(task, return_exceptions=True)
+    assert (isinstance(ended, asyncio.CancelledError), len(events.of(Uncertain)), now()) == (True, 1, 1.0)
     assert strays() == []
 
 
