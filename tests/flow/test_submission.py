@@ -271,6 +271,7 @@ async def test_an_abandoned_submit_is_told_as_uncertain_even_when_all_tasks_are_
     client = connect(on_event=events)
     klein_emulator.script("submit", Hang(accepted=True))
     await outcome(client.generate("a cat", timeout=1))
+    await settle()
     [task] = [task for task in asyncio.all_tasks() if "_see_through" in repr(task.get_coro())]
     task.cancel()
     [ended] = await asyncio.gather(task, return_exceptions=True)
