@@ -141,7 +141,7 @@ class _Submission:
         self._core.budget.release(self.key)
         await self.write(EntryState.REFUSED, error=str(error) if error else None)
 
-    async def uncertain(self, error: FluxKleinError) -> None:
+    async def uncertain(self, error: BaseException) -> None:
         """It may have been accepted: say so everywhere. The money stays set aside."""
         log.warning("A submit may or may not have been accepted; it is not repeated: %s", error)
         tag = self._call.tag
@@ -181,14 +181,10 @@ class _Submission:
             abandon(self._core, self._accepted_as, self._on_abandon, self._call.tag)
             if error is not None:
                 raise error
-        elif post.cancelled():
-            await self.uncertain(SubmissionUncertainError(f"No answer within {SEEN_THROUGH:g} s"))
-        elif isinstance(error, SubmissionUncertainError):
-            await self.uncertain(error)
-        elif isinstance(error, FluxKleinError):
+        elif isinstance(error, FluxKleinError) and not isinstance(error, SubmissionUncertainError):
             await self.refused(error)
-        elif error is not None:
-            raise error
+        else:
+            await self.uncertain(error or SubmissionUncertainError(f"No answer within {SEEN_THROUGH:g} s"))
 
 
 def abandon(core: Core, request_id: str, on_abandon: OnAbandon, tag: object) -> None:
