@@ -15,6 +15,7 @@ from flux_klein_async import (
     InsufficientBalanceError,
     InvalidInputError,
     Limits,
+    PermissionDeniedError,
     SubmissionUncertainError,
     TextToImageInput,
 )
@@ -122,6 +123,7 @@ async def test_to_input_makes_inputs_and_its_failures_are_outcomes(klein_emulato
 DOOMS = [
     (401, AuthenticationError),
     (402, InsufficientBalanceError),
+    (403, PermissionDeniedError),
 ]
 
 
