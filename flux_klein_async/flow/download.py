@@ -92,9 +92,8 @@ async def _fetch(core: Core, call: Call, url: str, request_id: str, receive: _Re
         try:
             await core.gate(Kind.FILE, call)
             return await _follow(core, url, receive)
-        except (DownloadError, ConfigurationError) as error:
-            error.request_id = request_id
-            raise
+        except (DownloadError, ConfigurationError):
+            raise  # the call's scope adds the request id
         except FluxKleinError as error:
             raise DownloadError(
                 url=_shown(url), request_id=request_id, transient=error.retryable, cause=str(error)
