@@ -2,13 +2,17 @@
 
 import asyncio
 import secrets
-from typing import Annotated, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flux_klein_async.cli import service, stopping
 from flux_klein_async.cli.exits import ExitCode
 from flux_klein_async.cli.render import Screen
+
+if TYPE_CHECKING:
+    from flux_klein_async.emulator import Emulator
 
 __all__ = ["emulator"]
 
@@ -22,40 +26,63 @@ def emulator(
         int | None, typer.Option(min=0, help="Generations side by side; 0: none ever starts.", metavar="N")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Decides ids, durations and pictures; else random.", metavar="N")
+        int | None, typer.Option(help="Decides ids, durations, faults and pictures; else random.", metavar="N")
     ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(help="Go wrong with this probability, such as status:503=0.05; again for more.", metavar="FAULT"),
+    ] = None,
+    faults: Annotated[bool, typer.Option("--faults", help="List every fault by name, and leave.")] = False,
 ) -> None:
     """Emulate the service on this machine: placeholder pictures, no account, no charge.
 
     Prints its address, its token and the lines that make another shell use it; runs until Ctrl-C.
 
     \b
-    Example:
+    Examples:
       flux-klein emulator --port 8188 --profile queue:2
+      flux-klein emulator --seed 7 --fault submit:reset+accepted=0.01 --fault any:503+after=0.05
     """  # noqa: D301  # \b: what follows is not to be wrapped
+    if faults:
+        _list_faults()
+        return
     service.require_pillow()
-    from flux_klein_async.emulator import parse_profile  # noqa: PLC0415  # the server's import is for this command
-
-    try:
-        parse_profile(profile)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--profile") from None
     # Ids name the files that clients save: those of the next emulator must not replace them.
     seed = secrets.randbits(32) if seed is None else seed
-    options = {"port": port, "profile": profile, "workers": workers, "seed": seed}
-    code = stopping.run(lambda stop: _serve(options, Screen(), stop))
+    server = _build(fault or (), port=port, profile=profile, workers=workers, seed=seed)
+    code = stopping.run(lambda stop: _serve(server, port, Screen(), stop))
     raise typer.Exit(ExitCode.OK if code in {ExitCode.INTERRUPTED, ExitCode.TERMINATED} else code)
 
 
-async def _serve(options: dict[str, Any], screen: Screen, stop: stopping.Stop) -> ExitCode:
-    from flux_klein_async.emulator import Emulator  # noqa: PLC0415
+def _list_faults() -> None:
+    from flux_klein_async.emulator import FAULTS  # noqa: PLC0415
 
+    width = max(map(len, FAULTS))
+    for name, entry in FAULTS.items():
+        typer.echo(f"{name:{width}}  {entry.meaning} ({', '.join(entry.endpoints)})")
+
+
+def _build(faults: Iterable[str], *, profile: str, **options: Any) -> "Emulator":
+    from flux_klein_async.emulator import Emulator, parse_fault, parse_profile  # noqa: PLC0415  # for this command
+
+    hint = "--profile"
+    try:
+        server = Emulator(profile=parse_profile(profile), **options)
+        hint = "--fault"
+        for text in faults:
+            for endpoint, answer, probability in parse_fault(text):
+                server.fault(endpoint, answer, probability=probability)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=hint) from None
+    return server
+
+
+async def _serve(server: "Emulator", port: int, screen: Screen, stop: stopping.Stop) -> ExitCode:
     screen.when_reader_gone(lambda: stop.because(ExitCode.READER_GONE))
-    server = Emulator(**options)
     try:
         await server.__aenter__()
     except OSError as error:
-        screen.note(f"Cannot listen on port {options['port']}: {error.strerror}")
+        screen.note(f"Cannot listen on port {port}: {error.strerror}")
         return ExitCode.OTHER
     try:
         screen.note("An emulated service: placeholder pictures, nothing is charged. Ctrl-C ends it.")

@@ -6,6 +6,7 @@
 
 from .answers import (
     Answer,
+    Drop,
     Endless,
     Garbage,
     Generation,
@@ -14,24 +15,29 @@ from .answers import (
     Refuse,
     Reply,
     Reset,
+    Rewrite,
     Script,
     Truncate,
     error_reply,
 )
 from .base import BaseEmulator, Options
 from .engine import Call, Engine, Record
+from .faults import FAULTS, Fault, fault, parse_fault
 from .inprocess import InProcessEmulator
 from .profiles import Profile, parse_profile
 from .server import Emulator
 from .virtual import VirtualTimeLoop
 
 __all__ = [
+    "FAULTS",
     "Answer",
     "BaseEmulator",
     "Call",
+    "Drop",
     "Emulator",
     "Endless",
     "Engine",
+    "Fault",
     "Garbage",
     "Generation",
     "Hang",
@@ -43,9 +49,12 @@ __all__ = [
     "Refuse",
     "Reply",
     "Reset",
+    "Rewrite",
     "Script",
     "Truncate",
     "VirtualTimeLoop",
     "error_reply",
+    "fault",
+    "parse_fault",
     "parse_profile",
 ]

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 __all__ = [
     "ENDPOINTS",
     "Answer",
+    "Drop",
     "Endless",
     "Endpoint",
     "Garbage",
@@ -21,6 +22,7 @@ __all__ = [
     "Refuse",
     "Reply",
     "Reset",
+    "Rewrite",
     "Script",
     "Truncate",
     "check_answer",
@@ -36,6 +38,23 @@ class Pass:
     """The normal answer; the call takes effect when it arrives and the reply leaves `delay` seconds later."""
 
     delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """The normal answer with some of it changed; the call takes effect.
+
+    `fields` replace those of its JSON object (`None` removes one), `headers` go out besides its own. `dribble`:
+    seconds before each single byte of the body.
+    """
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    delay: float = 0.0
+    dribble: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_headers(self.headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +74,13 @@ class Reply:
     dribble: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in self.headers.items():
-            if any(mark in name + value for mark in "\r\n"):
-                raise ValueError(f"a header cannot hold a line break: {name!r}: {value!r}")
+        _check_headers(self.headers)
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    for name, value in headers.items():
+        if any(mark in name + value for mark in "\r\n"):
+            raise ValueError(f"a header cannot hold a line break: {name!r}: {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +140,11 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True)
+class Drop:
+    """For `connect` alone: the connection is accepted and closed at once."""
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     """For `submit` alone: accepted as usual, and this is the generation's fate.
 
@@ -136,10 +164,10 @@ class Generation:
     delay: float = 0.0
 
 
-Answer: TypeAlias = Pass | Reply | Hang | Reset | Garbage | Truncate | Endless | Refuse | Generation
+Answer: TypeAlias = Pass | Rewrite | Reply | Hang | Reset | Garbage | Truncate | Endless | Refuse | Drop | Generation
 Script: TypeAlias = Mapping[str, Sequence[Answer | None]]
 
-_CONNECTING = (Pass, Hang, Refuse)
+_CONNECTING = (Pass, Hang, Refuse, Drop)
 
 
 def check_answer(endpoint: str, answer: Answer | None) -> None:
@@ -154,9 +182,9 @@ def check_answer(endpoint: str, answer: Answer | None) -> None:
         return
     kind = type(answer).__name__
     if endpoint == "connect" and not isinstance(answer, _CONNECTING):
-        raise ValueError(f"'connect' can be answered with Pass, Hang or Refuse, not with {kind}")
-    if endpoint != "connect" and isinstance(answer, Refuse):
-        raise ValueError(f"Refuse answers 'connect', not {endpoint!r}")
+        raise ValueError(f"'connect' can be answered with Pass, Hang, Refuse or Drop, not with {kind}")
+    if endpoint != "connect" and isinstance(answer, Refuse | Drop):
+        raise ValueError(f"{kind} answers 'connect', not {endpoint!r}")
     if endpoint != "submit" and isinstance(answer, Generation):
         raise ValueError(f"Generation answers 'submit', not {endpoint!r}")
 

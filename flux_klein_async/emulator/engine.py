@@ -12,7 +12,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from .answers import Generation, Pass, Refuse, check_answer
+from .answers import Drop, Generation, Pass, Refuse, Reply, Rewrite, check_answer
 from .profiles import Profile, parse_profile
 from .routes import Route, find_route
 from .service import Draw, Service
@@ -20,7 +20,8 @@ from .service import Draw, Service
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .answers import Answer, Endless, Garbage, Hang, Reply, Reset, Script, Truncate
+    from .answers import Answer, Endless, Garbage, Hang, Reset, Script, Truncate
+    from .service import Response
 
     Action: TypeAlias = Reply | Draw | Hang | Reset | Garbage | Truncate | Endless
 
@@ -166,8 +167,21 @@ class Engine:
             reply, started = self.service.respond(route, call.headers, call.body, fate, now)
             delay = answer.delay if answer else 0.0
             return (replace(reply, delay=delay) if delay else reply), started
-        assert not isinstance(answer, Refuse)  # noqa: S101  # check_answer keeps it to `connect`
+        if isinstance(answer, Rewrite):
+            reply, started = self.service.respond(route, call.headers, call.body, _PLAIN, now)
+            return _rewritten(reply, answer), started
+        assert not isinstance(answer, Refuse | Drop)  # noqa: S101  # check_answer keeps them to `connect`
         started = None
         if answer.accepted:
             _, started = self.service.respond(route, call.headers, call.body, _PLAIN, now)
         return answer, started
+
+
+def _rewritten(reply: Response, how: Rewrite) -> Response:
+    changed = replace(
+        reply, headers={**reply.headers, **how.headers}, delay=how.delay, dribble=how.dribble or reply.dribble
+    )
+    if isinstance(changed, Reply) and isinstance(changed.body, dict):
+        body = {**changed.body, **how.fields}
+        return replace(changed, body={name: value for name, value in body.items() if value is not None})
+    return changed

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import aiohttp
 
-from .answers import Hang, Pass, Refuse
+from .answers import Drop, Hang, Pass, Refuse
 from .base import BaseEmulator, Options
 from .pipes import join
-from .server import HttpServer
+from .server import Closing, HttpServer
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
@@ -119,6 +119,6 @@ class _Connector(aiohttp.BaseConnector):
             await asyncio.sleep(delay)
         client = self._factory()
         address = (req.url.raw_host or "", req.url.port or 0)
-        server = emulator.server().protocol()
+        server = Closing() if isinstance(answer, Drop) else emulator.server().protocol()
         join(self._loop, client, server, latency=emulator.round_trip / 2, server_address=address)
         return client

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from aiohttp import web
 
 from . import images, wire
-from .answers import Endless, Garbage, Hang, Reply, Reset, Truncate
+from .answers import Drop, Endless, Garbage, Hang, Reply, Reset, Truncate
 from .base import BaseEmulator, Options
 from .engine import Call
 from .service import Draw
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .answers import Answer
     from .engine import Action, Engine
 
-__all__ = ["Emulator", "HttpServer"]
+__all__ = ["Closing", "Emulator", "HttpServer"]
 
 # asyncio's default of 100 turns away most of ten thousand clients that arrive together; the kernel caps it.
 _BACKLOG = 16_384
@@ -53,6 +53,14 @@ _KEEP = _Sent(keep=True)
 _CLOSE = _Sent(keep=False)
 
 
+class Closing(asyncio.Protocol):
+    """Hangs up as soon as somebody is there."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Hang up."""
+        transport.close()
+
+
 class HttpServer:
     """Connections of one event loop to one engine; the instance makes their protocols."""
 
@@ -71,6 +79,10 @@ class HttpServer:
     def protocol(self) -> asyncio.Protocol:
         """Make the server's end of a new connection."""
         return self._web()
+
+    def listening(self) -> asyncio.Protocol:
+        """Make the server's end of a connection that a kernel has accepted, after asking what becomes of it."""
+        return Closing() if isinstance(self._engine.connect(), Drop) else self.protocol()
 
     async def aclose(self) -> None:
         """End every handler, hanging ones too, and close every connection."""
@@ -106,13 +118,12 @@ class HttpServer:
             case Reply(dribble=None):
                 await self._write(request, self._whole(action, keep=keep))
                 return _KEEP if keep else _CLOSE
-            case Draw():
-                data, content_type = await self._loop.run_in_executor(None, self._draw, action)
-                reply = Reply(200, data, {"Content-Type": content_type})
-                await self._write(request, self._whole(reply, keep=keep))
-                return _KEEP if keep else _CLOSE
             case Reply():
                 await self._dribble(request, action)
+            case Draw():
+                data, content_type = await self._loop.run_in_executor(None, self._draw, action)
+                headers = {"Content-Type": content_type, **action.headers}
+                return await self._send(request, Reply(200, data, headers, dribble=action.dribble))
             case Reset():
                 _reset(request)
             case Garbage():
@@ -196,8 +207,8 @@ class Emulator(BaseEmulator):
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0, **options: Unpack[Options]) -> None:
         super().__init__(**options)
-        for endpoint in options.get("script") or ():
-            _check_endpoint(endpoint)
+        for endpoint, answers in (options.get("script") or {}).items():
+            _check_endpoint(endpoint, *answers)
         self._address = (host, port)
         self._running: tuple[asyncio.Server, HttpServer] | None = None
 
@@ -210,7 +221,7 @@ class Emulator(BaseEmulator):
         loop = asyncio.get_running_loop()
         server = HttpServer(self.engine)
         host, port = self._address
-        listener = await loop.create_server(server.protocol, host, port, backlog=_BACKLOG)
+        listener = await loop.create_server(server.listening, host, port, backlog=_BACKLOG)
         self._running = (listener, server)
         port = listener.sockets[0].getsockname()[1]
         self.engine.service.base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -227,24 +238,24 @@ class Emulator(BaseEmulator):
         await listener.wait_closed()
 
     def script(self, endpoint: str, *answers: Answer | None) -> None:
-        """As in process, but for `connect`, which happens in the kernel here.
+        """As in process, but that a connection can only be dropped: the rest of `connect` is the kernel's here.
 
         Raises:
             ValueError: no such endpoint, or an answer that it cannot give.
         """
-        _check_endpoint(endpoint)
+        _check_endpoint(endpoint, *answers)
         super().script(endpoint, *answers)
 
     def fault(self, endpoint: str, answer: Answer, *, probability: float) -> None:
-        """As in process, but for `connect`, which happens in the kernel here.
+        """As in process, but that a connection can only be dropped: the rest of `connect` is the kernel's here.
 
         Raises:
             ValueError: no such endpoint, an answer that it cannot give, or no probability.
         """
-        _check_endpoint(endpoint)
+        _check_endpoint(endpoint, answer)
         super().fault(endpoint, answer, probability=probability)
 
 
-def _check_endpoint(endpoint: str) -> None:
-    if endpoint == "connect":
-        raise ValueError("a loopback port cannot script 'connect': use InProcessEmulator")
+def _check_endpoint(endpoint: str, *answers: Answer | None) -> None:
+    if endpoint == "connect" and not all(answer is None or isinstance(answer, Drop) for answer in answers):
+        raise ValueError("on a loopback port 'connect' can only be answered with Drop: use InProcessEmulator")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -43,7 +43,9 @@ class Draw:
     seed: int
     request_id: str
     suffix: str = "png"
+    headers: Mapping[str, str] = field(default_factory=dict, compare=False)
     delay: float = 0.0
+    dribble: float | None = None
     status: int = 200
 
 

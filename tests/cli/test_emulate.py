@@ -7,13 +7,17 @@ import sys
 
 import pytest
 
+from flux_klein_async.cli import emulate
 from flux_klein_async.cli.render import Screen
+from flux_klein_async.emulator import FAULTS, Call, Drop, Emulator, Pass
 
 from .helpers import Command
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--profile", "slow"], ["--port", "65536"], ["--workers", "-1"], ["--seed", "x"], ["extra"]]
+    "arguments",
+    [["--profile", "slow"], ["--port", "65536"], ["--workers", "-1"], ["--seed", "x"], ["extra"]]
+    + [["--fault", text] for text in ("", "status:503", "status:503=2", "status:none=0.1", "connect:refuse=0.1")],
 )
 def test_a_wrong_call_is_told(flux_klein: Command, arguments: list[str]) -> None:
     ran = flux_klein("emulator", *arguments)
@@ -46,7 +50,7 @@ def test_it_prints_what_to_export_and_runs_until_it_is_stopped(
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(Screen, "out", out)
-    ran = flux_klein("emulator", "--profile", "queue:2", "--seed", "7")
+    ran = flux_klein("emulator", "--profile", "queue:2", "--seed", "7", "--fault", "status:503=0.5")
     assert ran.code == 0
     url, token, *exports = ran.out.splitlines()
     assert exports == [
@@ -54,3 +58,28 @@ def test_it_prints_what_to_export_and_runs_until_it_is_stopped(
         f"export RUNCOMFY_API_TOKEN={token.removeprefix('token: ')}",
     ]
     assert "nothing is charged" in ran.err
+
+
+def test_it_lists_every_fault(flux_klein: Command) -> None:
+    ran = flux_klein("emulator", "--faults")
+    assert (ran.code, ran.err) == (0, "")
+    assert [line.split()[0] for line in ran.out.splitlines()] == list(FAULTS)
+
+
+def test_a_fault_happens_as_often_as_it_was_told_to(flux_klein: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = []
+
+    async def serve(server: Emulator, *_: object) -> int:
+        served.append(server)
+        return 0
+
+    monkeypatch.setattr(emulate, "_serve", serve)
+    assert flux_klein("emulator", "--seed", "7", "--fault", "any:drop=0.5", "--fault", "models:503=0.25").code == 0
+    engine = served[0].engine
+    answers = [
+        engine.handle(Call("GET", "/v1/models", {"authorization": "Bearer emulator-token"}), 0.0).status
+        for _ in range(400)
+    ]
+    assert 70 <= answers.count(503) <= 130
+    assert answers.count(200) == 400 - answers.count(503)
+    assert {type(engine.connect()) for _ in range(50)} == {Pass, Drop}

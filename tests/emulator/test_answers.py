@@ -2,6 +2,7 @@ import pytest
 
 from flux_klein_async.emulator.answers import (
     ENDPOINTS,
+    Drop,
     Endless,
     Garbage,
     Generation,
@@ -10,12 +11,13 @@ from flux_klein_async.emulator.answers import (
     Refuse,
     Reply,
     Reset,
+    Rewrite,
     Truncate,
     check_answer,
     error_reply,
 )
 
-ANYWHERE = [Reply(), Reset(), Garbage(), Truncate(), Endless()]
+ANYWHERE = [Reply(), Rewrite(), Reset(), Garbage(), Truncate(), Endless()]
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
@@ -32,6 +34,7 @@ def test_every_http_endpoint_can_misbehave(endpoint, answer):
 
 def test_connections_can_be_refused_and_submits_can_have_a_fate():
     check_answer("connect", Refuse())
+    check_answer("connect", Drop())
     check_answer("submit", Generation())
 
 
@@ -39,9 +42,10 @@ def test_connections_can_be_refused_and_submits_can_have_a_fate():
     ("endpoint", "answer", "sentence"),
     [
         ("upload", None, "no endpoint 'upload': there are connect, submit"),
-        ("connect", Reply(), "'connect' can be answered with Pass, Hang or Refuse, not with Reply"),
+        ("connect", Reply(), "'connect' can be answered with Pass, Hang, Refuse or Drop, not with Reply"),
         ("connect", Generation(), "not with Generation"),
         ("status", Refuse(), "Refuse answers 'connect', not 'status'"),
+        ("submit", Drop(), "Drop answers 'connect', not 'submit'"),
         ("status", Generation(), "Generation answers 'submit', not 'status'"),
     ],
 )
@@ -51,9 +55,10 @@ def test_an_answer_in_the_wrong_place_is_refused(endpoint, answer, sentence):
 
 
 @pytest.mark.parametrize("headers", [{"A": "b\r\nC: d"}, {"A\n": "b"}])
-def test_a_header_cannot_smuggle_another(headers):
+@pytest.mark.parametrize("kind", [Reply, Rewrite])
+def test_a_header_cannot_smuggle_another(kind, headers):
     with pytest.raises(ValueError, match="line break"):
-        Reply(headers=headers)
+        kind(headers=headers)
 
 
 def test_an_endless_body_needs_something_to_repeat():

@@ -8,6 +8,7 @@ from flux_klein_async.emulator.answers import (
     Refuse,
     Reply,
     Reset,
+    Rewrite,
     Truncate,
     error_reply,
 )
@@ -49,6 +50,23 @@ def test_only_an_accepted_submit_starts_a_generation(kind, accepted):
     assert ask(engine, SUBMIT, method="POST", body={"prompt": "x"}) is answer
     assert engine.service.accepted == len(engine.service.queue.jobs) == accepted
     assert (engine.records[-1].request_id in engine.service.queue.jobs) is accepted
+
+
+def test_a_rewritten_answer_is_the_normal_one_with_other_words():
+    engine = Engine(profile="fixed:1", script={"submit": [Rewrite({"request_id": None, "more": 1}, delay=2.0)]})
+    reply = ask(engine, SUBMIT, method="POST", body={"prompt": "x"})
+    assert (reply.status, reply.delay, engine.service.accepted) == (200, 2.0, 1)
+    assert sorted(reply.body) == ["cancel_url", "more", "result_url", "status_url"]
+    assert engine.records[-1].request_id in engine.service.queue.jobs
+
+
+def test_a_rewritten_file_keeps_its_picture():
+    engine = Engine(
+        profile="fixed:1", script={"file": [Rewrite({"x": 1}, {"Content-Type": "image/webp"}, dribble=0.5)]}
+    )
+    request_id = submit(engine)
+    drawn = ask(engine, f"/files/{request_id}.png", 3.0)
+    assert (drawn.request_id, drawn.headers, drawn.dribble) == (request_id, {"Content-Type": "image/webp"}, 0.5)
 
 
 def test_a_bad_input_is_not_accepted_whatever_the_script_says():

@@ -6,6 +6,7 @@ import aiohttp
 import pytest
 
 from flux_klein_async.emulator import (
+    Drop,
     Endless,
     Garbage,
     Generation,
@@ -174,6 +175,16 @@ def test_a_refused_connection_is_what_a_real_connector_raises():
         return type(caught.value.os_error), len(emulator.records), (await fetch(session, "GET", "/v1/models"))[0]
 
     assert story(tell) == (ConnectionRefusedError, 0, 200)
+
+
+def test_a_dropped_connection_is_made_and_closed():
+    async def tell(emulator, session):
+        emulator.script("connect", Drop())
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await fetch(session, "POST", SUBMIT, json={"prompt": "x"})
+        return (await fetch(session, "GET", "/v1/models"))[0], emulator.accepted
+
+    assert story(tell) == (200, 0)
 
 
 def test_a_connection_can_come_late_or_never():

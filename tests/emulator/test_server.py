@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from flux_klein_async.emulator import (
+    Drop,
     Emulator,
     Endless,
     Garbage,
@@ -16,6 +17,7 @@ from flux_klein_async.emulator import (
     Refuse,
     Reply,
     Reset,
+    Rewrite,
     Truncate,
     images,
 )
@@ -203,7 +205,29 @@ async def test_an_ipv6_address_is_bracketed():
         assert (await fetch(session, "GET", "/v1/models"))[0] == 200
 
 
-def test_connections_cannot_be_scripted_on_a_port():
+async def test_a_connection_to_a_port_can_be_dropped():
+    async with Emulator(script={"connect": [None, Drop()]}) as emulator:
+        statuses = []
+        for _ in range(2):
+            async with open_session(emulator) as session:
+                try:
+                    statuses.append((await fetch(session, "POST", SUBMIT, data=b"{}"))[0])
+                except aiohttp.ClientConnectionError:
+                    statuses.append("dropped")
+        assert (statuses, emulator.accepted, emulator.calls["connect"]) == ([422, "dropped"], 0, 2)
+
+
+async def test_a_picture_can_come_byte_by_byte():
+    async with Emulator(profile="fixed:0") as emulator, open_session(emulator) as session:
+        async with session.post(SUBMIT, json={"prompt": "x", "width": 64, "height": 64}) as response:
+            request_id = (await response.json())["request_id"]
+        emulator.script("file", None, Rewrite(headers={"X-Odd": "yes"}, dribble=1e-9))
+        pictures = [await fetch(session, "GET", f"/files/{request_id}.png") for _ in range(2)]
+        assert pictures[0] == pictures[1]
+        assert pictures[0][1].startswith(b"\x89PNG")
+
+
+def test_only_a_drop_can_be_scripted_for_connections_to_a_port():
     emulator = Emulator()
     for attempt in (
         lambda: Emulator(script={"connect": [Refuse()]}),

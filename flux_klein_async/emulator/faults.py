@@ -1,0 +1,304 @@
+"""The catalogue of faults: everything a service of this kind can do wrong, by name.
+
+Pure data over `answers`. A name is what the command line takes (`--fault status:503=0.05`) and what a script gets
+with `fault("503")`. Must not know how an answer is put on the wire.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from .answers import (
+    Drop,
+    Endless,
+    Garbage,
+    Generation,
+    Hang,
+    Pass,
+    Refuse,
+    Reply,
+    Reset,
+    Rewrite,
+    Truncate,
+    error_reply,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from .answers import Answer
+
+__all__ = ["FAULTS", "Fault", "fault", "parse_fault"]
+
+_JSON = ("submit", "status", "result", "cancel", "model", "models")
+_HTTP = (*_JSON, "file")
+_EFFECTS = ("submit", "cancel")  # what they did cannot be taken back by a lost answer
+ANY = "any"
+
+RETRY_AFTER: Final = 3
+_DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
+_DATE_AFTER = "Thu, 01 Jan 2026 00:00:03 GMT"
+_YEARS_AWAY = "Tue, 01 Jan 2199 00:00:00 GMT"
+_HTML = "<!doctype html><title>Bad gateway</title><h1>Something went wrong</h1>"
+_BOMB = 80 * 2**20  # bytes, inflated: above every bound of a client
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One entry: what happens, to which endpoints it can happen, and the answer that does it."""
+
+    name: str
+    meaning: str
+    endpoints: tuple[str, ...]
+    make: Callable[[], Answer]
+
+
+def _constant(name: str, meaning: str, endpoints: tuple[str, ...], answer: Answer) -> Fault:
+    return Fault(name, meaning, endpoints, lambda: answer)
+
+
+# --- refusals: docs/wire.md, "Errors"; every status and code that it knows.
+# status, code
+_REFUSALS = (
+    (400, None),
+    (400, 400001),
+    (402, None),
+    (400, 400002),
+    (401, None),
+    (401, 401001),
+    (400, 400004),
+    (403, None),
+    (403, 403001),
+    (403, 403003),
+    (404, None),
+    (404, 404001),
+    (408, None),
+    (422, None),
+    (422, 422001),
+    (429, None),
+    (500, None),
+    (500, 500001),
+    (502, None),
+    (503, None),
+    (504, None),
+)
+# The codes ride on 400 as well as on their own status, and on 200.
+_RIDING = (401001, 403001, 404001, 422001, 500001)
+_ON_SUCCESS = (400002, 400004, 401001, 403001, 404001, 422001, 500001)
+_FROM_GATEWAYS = (502, 504)
+
+
+def _refusals() -> Iterator[Fault]:
+    for status, code in _REFUSALS:
+        name = str(code or status)
+        body: Any = _HTML if status in _FROM_GATEWAYS else error_reply(status, code).body
+        says = f"HTTP {status}" + (f" with error_code {code}" if code else "")
+        says += ", a gateway's HTML" if status in _FROM_GATEWAYS else ""
+        after = {"Retry-After": str(RETRY_AFTER)}
+        date = {"Retry-After": _DATE_AFTER, "Date": _DATE}
+        yield _constant(name, says, _HTTP, Reply(status, body))
+        yield _constant(f"{name}+after", f"{says}, Retry-After in seconds", _HTTP, Reply(status, body, after))
+        yield _constant(f"{name}+date", f"{says}, Retry-After as a date", _HTTP, Reply(status, body, date))
+    for code in _RIDING:
+        yield _constant(f"{code}@400", f"HTTP 400 with error_code {code}", _JSON, error_reply(400, code))
+    for code in _ON_SUCCESS:
+        yield _constant(f"{code}@200", f"HTTP 200 with error_code {code}", _JSON, error_reply(200, code))
+
+
+# --- the wire
+
+
+_BROKEN: tuple[tuple[str, str, Reset | Hang | Garbage | Truncate | Endless | Reply], ...] = (
+    ("reset", "the connection is reset instead of an answer", Reset()),
+    ("hang", "no answer ever, on an open connection", Hang()),
+    ("no-http", "bytes that are no HTTP", Garbage()),
+    ("truncated", "a body shorter than its Content-Length", Truncate()),
+    ("endless", "a body without end", Endless()),
+    ("html", "HTTP 200 with a page of HTML", Reply(200, _HTML)),
+)
+
+
+def _wire() -> Iterator[Fault]:
+    yield _constant("refuse", "the connection is refused", ("connect",), Refuse())
+    yield _constant("no-connection", "the connection is never made", ("connect",), Hang())
+    yield _constant("slow-connection", "the connection takes 5 s", ("connect",), Pass(5.0))
+    yield _constant("drop", "the connection is accepted and closed at once", ("connect",), Drop())
+    yield _constant("slow", "the answer comes 7 s late", _HTTP, Pass(7.0))
+    for name, meaning, answer in _BROKEN:
+        yield _constant(name, meaning, _HTTP, answer)
+    for name, meaning, answer in (*_BROKEN, ("500", "HTTP 500", error_reply(500))):
+        took_effect = replace(answer, accepted=True)
+        yield _constant(f"{name}+accepted", f"the call took effect; {meaning}", _EFFECTS, took_effect)
+    yield _constant("drip", "the right answer, a byte each 100 ms", _HTTP, Rewrite(dribble=0.1))
+    own, other = {"Location": "/v1/elsewhere"}, {"Location": "https://elsewhere.example/x"}
+    yield _constant("redirect", "a redirect to the same origin", _HTTP, Reply(307, "", own))
+    yield _constant("redirect-away", "a redirect to another origin", _HTTP, Reply(307, "", other))
+
+
+# --- heads that no server should write
+_HEADS = {
+    "header-no-colon": ("a header without a colon", "Content-Type application/json\r\nContent-Length: 2"),
+    "header-too-long": ("a header of 100,000 bytes", f"X-Noise: {'x' * 100_000}\r\nContent-Length: 2"),
+    "length-no-number": ("a Content-Length that is no number", "Content-Length: many"),
+    "length-twice": ("two Content-Lengths that differ", "Content-Length: 2\r\nContent-Length: 3"),
+}
+
+
+def _heads() -> Iterator[Fault]:
+    for name, (meaning, head) in _HEADS.items():
+        yield _constant(name, meaning, _HTTP, Garbage(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n{{}}".encode()))
+    overlong = Reply(200, '{"status": "completed"}', {"Content-Length": "5"})
+    yield _constant("overlong", "a body longer than its Content-Length", _HTTP, overlong)
+    lying = Reply(200, "{}", {"Content-Encoding": "gzip", "Content-Type": "application/json"})
+    yield _constant("no-gzip", "plain bytes that call themselves gzip", _HTTP, lying)
+    yield Fault("gzip-bomb", "a small body that inflates to 80 MiB", _HTTP, _gzip_bomb)
+    yield _constant(
+        "date-away", "the right answer, dated in the year 2199", _HTTP, Rewrite(headers={"Date": _YEARS_AWAY})
+    )
+
+
+@cache
+def _gzip_bomb() -> Reply:
+    deflate = zlib.compressobj(wbits=31)
+    zeros = bytes(2**20)
+    body = b"".join(deflate.compress(zeros) for _ in range(_BOMB // len(zeros))) + deflate.flush()
+    return Reply(200, body, {"Content-Encoding": "gzip", "Content-Type": "application/json"})
+
+
+# --- bodies: each says all that a careless reader could want, and one thing that is no JSON
+_WANTED = (
+    '{"request_id": "a-careless-reader", "status": "completed", "outcome": "cancelled", "model_id": "a/b", '
+    '"output": {"image": "https://files.runcomfy.net/files/x.png"}, "noise": '
+)
+_NOISE = {
+    "nan": ("a NaN in the JSON", "NaN"),
+    "huge-digits": ("a number of 5,000 digits in the JSON", "1" * 5_000),
+    "surrogate": ("half a surrogate pair in the JSON", r'"\ud800"'),
+    "deep": ("JSON nested 200,000 levels deep", "[" * 200_000 + "]" * 200_000),
+    "cut-json": ("JSON that stops in the middle", '"'),
+}
+_BODIES = {
+    "empty": ("HTTP 200 with an empty body", ""),
+    "json-null": ("HTTP 200 with null", "null"),
+    "json-list": ("HTTP 200 with a list", "[]"),
+    "json-bare": ("HTTP 200 with an empty object", "{}"),
+}
+
+
+def _bodies() -> Iterator[Fault]:
+    for name, (meaning, noise) in _NOISE.items():
+        body = f"{_WANTED}{noise}" + ("" if name == "cut-json" else "}")
+        yield _constant(name, meaning, _JSON, _json(body))
+    for name, (meaning, body) in _BODIES.items():
+        yield _constant(name, meaning, _JSON, _json(body))
+
+
+def _json(text: str) -> Reply:
+    return Reply(200, text.encode(), {"Content-Type": "application/json"})
+
+
+# --- answers whose form is right and whose content is odd
+_ODD: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
+    ("submit", "no-id", "accepted, without a request id", {"request_id": None}),
+    ("submit", "bad-id", "accepted, with a request id that is none", {"request_id": "../../x"}),
+    ("status", "no-status", "a status without its state", {"status": None}),
+    ("status", "unknown-state", "a state that nobody documented", {"status": "on_fire"}),
+    ("status", "gone-back", "queued again, after it ran or ended", {"status": "in_queue", "queue_position": 7}),
+    ("status", "done-too-soon", "completed before the result is there", {"status": "completed"}),
+    ("status", "failed-too-soon", "failed, while the generation goes on", {"status": "failed"}),
+    ("status", "odd-position", "a queue position below nothing", {"status": "in_queue", "queue_position": -5}),
+    ("result", "no-output", "completed, without an output", {"output": None}),
+    ("result", "bare-output", "the output is a bare list", {"output": ["https://files.runcomfy.net/files/x.png"]}),
+    ("result", "odd-cost", "a cost below nothing", {"cost": -1}),
+    ("result", "ended-in-2199", "finished in the year 2199", {"finished_at": "2199-01-01T00:00:00Z"}),
+    ("result", "ended-first", "finished before it was created", {"finished_at": "1999-01-01T00:00:00Z"}),
+    ("cancel", "no-outcome", "a cancel that does not say what became of it", {"status": "in_queue", "outcome": None}),
+    ("model", "no-price", "a catalogue entry without a price", {"base_price_usd": None}),
+    ("model", "odd-price", "a price below nothing", {"base_price_usd": -1}),
+)
+
+
+def _contents() -> Iterator[Fault]:
+    for endpoint, name, meaning, fields in _ODD:
+        yield _constant(name, meaning, (endpoint,), Rewrite(fields))
+    somebody = Rewrite({"request_id": "somebody-elses"})
+    yield _constant("other-id", "the answer to another request", ("status", "result", "cancel"), somebody)
+    said = {"status": "cancelled", "outcome": "cancelled"}
+    late = {"status": "in_progress", "outcome": "not_cancellable"}
+    yield _constant("only-said", "cancelled, it says; it goes on", ("cancel",), Reply(200, said))
+    yield _constant("too-late", "not cancellable: it has begun meanwhile", ("cancel",), Reply(200, late))
+
+
+# --- generations that go an odd way
+_LOUD = {word: word.upper() for word in ("in_queue", "in_progress", "completed", "failed", "cancelled")}
+_OBSERVED = {"in_queue": "pending", "in_progress": "processing", "completed": "succeeded", "cancelled": "canceled"}
+_FATES: tuple[tuple[str, str, Generation], ...] = (
+    ("fails", "the generation fails", Generation(ends="failed", error="the model ran out of memory")),
+    ("is-cancelled", "the generation is cancelled by the service", Generation(ends="cancelled")),
+    ("never-ends", "the generation runs for ever", Generation(after=1e9)),
+    ("upper-case", "its states are written in capitals", Generation(words=_LOUD)),
+    ("other-words", "its states have the names that vendor clients know", Generation(words=_OBSERVED)),
+    ("odd-word", "an unknown state while it runs", Generation(words={"in_progress": "warming_up"})),
+    ("result-late", "the result comes 3 s after the state", Generation(result_lag=3.0)),
+    ("result-never", "the result never comes", Generation(result_lag=1e9)),
+    ("early-404", "a result asked for too early is 404", Generation(early_result=error_reply(404, 404001))),
+)
+
+# --- pictures
+_PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x40\x00\x00\x00\x40\x08\x02\x00\x00\x00"
+
+
+def _pictures() -> Iterator[Fault]:
+    for name, meaning, fate in _FATES:
+        yield _constant(name, meaning, ("submit",), fate)
+    png = {"Content-Type": "image/png"}
+    pictures: tuple[tuple[str, str, Answer], ...] = (
+        ("picture-empty", "a picture of no bytes", Reply(200, b"", png)),
+        ("picture-short", "half a picture, of the length it names", Reply(200, _PNG, png)),
+        ("picture-mislabelled", "a PNG that calls itself WebP", Rewrite(headers={"Content-Type": "image/webp"})),
+        ("picture-text", "a page of text that calls itself a PNG", Reply(200, _HTML, png)),
+        ("picture-endless", "a picture without end", Endless(_PNG * 1_500, headers=png)),
+    )
+    for name, meaning, answer in pictures:
+        yield _constant(name, meaning, ("file",), answer)
+
+
+_ALL = (*_refusals(), *_wire(), *_heads(), *_bodies(), *_contents(), *_pictures())
+FAULTS: Mapping[str, Fault] = {entry.name: entry for entry in _ALL}
+
+
+def fault(name: str) -> Answer:
+    """The answer that does what this name says.
+
+    Raises:
+        ValueError: There is no such fault; the message names those that come near.
+    """
+    if name not in FAULTS:
+        near = [known for known in FAULTS if known.startswith(name[:3])] or list(FAULTS)
+        raise ValueError(f"no fault {name!r}: there are {', '.join(near[:12])}")
+    return FAULTS[name].make()
+
+
+def parse_fault(text: str) -> list[tuple[str, Answer, float]]:
+    """Read `ENDPOINT:FAULT=PROBABILITY`; `any` as the endpoint is all to which it can happen.
+
+    Raises:
+        ValueError: It is no such text, or the fault cannot happen there; the message says which.
+    """
+    what, equals, chance = text.partition("=")
+    endpoint, colon, name = what.strip().partition(":")
+    if not (equals and colon):
+        raise ValueError(f"a fault is written ENDPOINT:FAULT=PROBABILITY, such as status:503=0.05, not {text!r}")
+    try:
+        probability = float(chance)
+    except ValueError:
+        probability = -1.0
+    if not 0 <= probability <= 1:
+        raise ValueError(f"a probability lies between 0 and 1, not at {chance!r}")
+    answer, places = fault(name), FAULTS[name].endpoints
+    if endpoint not in {ANY, *places}:
+        raise ValueError(f"{name} happens to {', '.join(places)}, not to {endpoint!r}")
+    return [(place, answer, probability) for place in places if endpoint in {ANY, place}]

@@ -1,0 +1,110 @@
+"""The catalogue of faults: whole, named once, and each able to happen where it says."""
+
+import gzip
+import json
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flux_klein_async.emulator.answers import ENDPOINTS, Reply, check_answer, error_reply
+from flux_klein_async.emulator.faults import FAULTS, fault, parse_fault
+
+
+@pytest.mark.parametrize("entry", FAULTS.values(), ids=lambda entry: entry.name)
+def test_every_fault_can_happen_where_it_says(entry):
+    assert entry.endpoints
+    assert set(entry.endpoints) <= set(ENDPOINTS)
+    for endpoint in entry.endpoints:
+        check_answer(endpoint, entry.make())
+
+
+def test_no_two_faults_say_the_same():
+    meanings = [(entry.meaning, entry.endpoints) for entry in FAULTS.values()]
+    assert len(set(meanings)) == len(meanings)
+
+
+# docs/wire.md, "Errors", written down once more.
+REFUSALS = {
+    400: (None, 400001, 400002, 400004),
+    401: (None, 401001),
+    402: (None,),
+    403: (None, 403001, 403003),
+    404: (None, 404001),
+    408: (None,),
+    422: (None, 422001),
+    429: (None,),
+    500: (None, 500001),
+    502: (None,),
+    503: (None,),
+    504: (None,),
+}
+
+
+@pytest.mark.parametrize(("status", "code"), [(status, code) for status, codes in REFUSALS.items() for code in codes])
+@pytest.mark.parametrize(("form", "header"), [("", None), ("+after", "3"), ("+date", "Thu, 01 Jan 2026 00:00:03 GMT")])
+def test_every_refusal_comes_with_retry_after_in_both_forms_and_without(status, code, form, header):
+    answer = fault(f"{code or status}{form}")
+    assert isinstance(answer, Reply)
+    assert (answer.status, answer.headers.get("Retry-After")) == (status, header)
+    if status in (502, 504):
+        assert answer.body.startswith("<!doctype html>")
+    else:
+        assert answer.body.get("error_code") == code
+
+
+def test_the_noise_in_a_body_is_what_it_says():
+    assert json.loads(fault("nan").body)["noise"] != json.loads(fault("nan").body)["noise"]
+    assert json.loads(fault("surrogate").body)["noise"] == "\ud800"
+    with pytest.raises(ValueError, match="digits"):
+        json.loads(fault("huge-digits").body)
+    with pytest.raises(RecursionError):
+        json.loads(fault("deep").body)
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(fault("cut-json").body)
+    bomb = fault("gzip-bomb").body
+    assert (len(bomb) < 100_000, len(gzip.decompress(bomb))) == (True, 80 * 2**20)
+
+
+def test_an_unknown_fault_is_told_what_comes_near():
+    with pytest.raises(ValueError, match=r"no fault '5033': there are 503, 503\+after, 503\+date$"):
+        fault("5033")
+    with pytest.raises(ValueError, match="there are 400, "):
+        fault("zebra")
+
+
+def test_a_fault_is_read_with_its_place_and_its_probability():
+    assert parse_fault("status:503=0.05") == [("status", error_reply(503), 0.05)]
+    assert parse_fault(" submit:reset+accepted=1") == [("submit", fault("reset+accepted"), 1.0)]
+
+
+def test_any_is_every_endpoint_that_it_can_happen_to():
+    assert [place for place, _, _ in parse_fault("any:hang+accepted=0.5")] == ["submit", "cancel"]
+    assert [place for place, _, _ in parse_fault("any:drop=0")] == ["connect"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "ENDPOINT:FAULT=PROBABILITY, such as status:503=0.05, not ''"),
+        ("503=0.1", "ENDPOINT:FAULT=PROBABILITY"),
+        ("status:503", "ENDPOINT:FAULT=PROBABILITY"),
+        ("status:503=", "between 0 and 1, not at ''"),
+        ("status:503=2", "between 0 and 1"),
+        ("status:503=-0.1", "between 0 and 1"),
+        ("status:503=nan", "between 0 and 1"),
+        ("status:=0.1", "no fault ''"),
+        ("status:fails=0.1", "fails happens to submit, not to 'status'"),
+        ("upload:503=0.1", "503 happens to submit, .*, not to 'upload'"),
+    ],
+)
+def test_what_is_no_fault_is_refused(text, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        parse_fault(text)
+
+
+@given(st.text())
+def test_any_text_is_a_fault_or_a_sentence(text):
+    with suppress(ValueError):
+        assert parse_fault(text)
