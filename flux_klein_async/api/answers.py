@@ -80,7 +80,7 @@ def _answer(response: Response, request_id: str | None = None) -> dict[str, Any]
 
     Raises:
         APIStatusError: The service refused, by HTTP status or by `error_code`.
-        InvalidResponseError: It is no JSON object.
+        InvalidResponseError: It is no JSON object, or about another request: one picture must not pass for another.
     """
     data = _object(response)
     if not ok(response) or (data is not None and data.get("error_code") is not None):
@@ -91,6 +91,11 @@ def _answer(response: Response, request_id: str | None = None) -> dict[str, Any]
             status_code=response.status,
             request_id=request_id,
             cause=excerpt(response),
+        )
+    said = data.get("request_id")
+    if request_id is not None and isinstance(said, str) and said != request_id:
+        raise InvalidResponseError(
+            f"The answer is about another request: {said[:140]!r}", status_code=response.status, request_id=request_id
         )
     return data
 

@@ -18,9 +18,11 @@ from flux_klein_async.errors import InvalidInputError
 __all__ = ["Api", "encode_input"]
 
 # Seconds of silence on the socket. A half-open connection answers a look never: it is given up soon and simply
-# looked at again. A submit is given up late, since its loss costs money.
+# looked at again. Other calls are small and repeated too, files may come from cold storage. A submit is given up late,
+# since its loss costs money.
 _LOOK_SILENCE = 5.0
-_CALL_SILENCE = 30.0
+_CALL_SILENCE = 10.0
+_FILE_SILENCE = 30.0
 _SUBMIT_SILENCE = 60.0
 
 
@@ -82,7 +84,7 @@ class Api:
             url=url,
             headers=self._file_headers,
             replayable=True,
-            silence=_CALL_SILENCE,
+            silence=_FILE_SILENCE,
         )
 
     def _get(self, url: str, silence: float) -> Request:

@@ -134,13 +134,19 @@ class Call:
         if self._timer is not None:
             self._timer.cancel()
         self._registry.discard(self)
-        if isinstance(exc, FluxKleinError) and exc.request_id is None:
-            exc.request_id = self.request_id  # the wire, a policy or a journal knows no id; it must not be lost
+        if isinstance(exc, FluxKleinError):
+            self._with_id(exc)
         if self._reason is None:
             return
         if self._task.uncancel() <= self._cancelling and isinstance(exc, asyncio.CancelledError):
             exc.__context__ = None  # it may have passed through a request that holds the token
-            raise self._ended() from None
+            raise self._with_id(self._ended()) from None
+
+    def _with_id(self, error: FluxKleinError) -> FluxKleinError:
+        """The wire, a policy or a journal knows no request id; it must not be lost."""
+        if error.request_id is None:
+            error.request_id = self.request_id
+        return error
 
     def close(self) -> None:
         """End the verb with `ClientClosedError`."""

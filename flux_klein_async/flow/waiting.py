@@ -94,31 +94,37 @@ async def _last_status(watch: Watch, on_status: Callable[[RequestStatus], object
 
 
 async def _conclude(core: Core, call: Call, status: RequestStatus, timings: Callable[[], Timings]) -> GenerationResult:
-    """From a final state to the result, or to the error that it stands for."""
+    """From a final state to the result, or to the error that it stands for.
+
+    The result's own word decides: a picture that is there is not lost to a status that said "failed".
+    """
     if status.state is RequestState.CANCELLED:
         raise GenerationCancelledError(request_id=status.request_id)
-    if status.state is RequestState.FAILED:
-        raise await _failure(core, call, status)
     until, pause = core.loop.time() + PATIENCE, _FIRST_AGAIN
     while True:
         try:
             return await fetch_result(core, call, status.request_id, timings)
-        except (ResultNotReadyError, APIStatusError) as error:
-            if call.gave_up or isinstance(error, _NOT_LATE) or core.loop.time() + pause > until:
+        except (GenerationFailedError, GenerationCancelledError):
+            raise
+        except FluxKleinError as error:
+            if call.gave_up or not _late(error, status.state) or core.loop.time() + pause > until:
+                if status.state is RequestState.FAILED:
+                    raise _failure(status) from error
                 raise
             call.last_error = error
         await sleep_until(core.loop, core.loop.time() + pause)
         pause = min(2 * pause, _LONGEST_AGAIN)
 
 
-async def _failure(core: Core, call: Call, status: RequestStatus) -> FluxKleinError:
-    """What went wrong stands in the result; where that cannot be read, in the status, or nowhere."""
-    try:
-        await fetch_result(core, call, status.request_id)
-    except GenerationFailedError as error:
-        return error
-    except FluxKleinError as error:
-        call.last_error = error
+def _late(error: FluxKleinError, state: RequestState) -> bool:
+    """Whether a result may only lag behind its status. One that failed has nothing to wait for but the result's no."""
+    if isinstance(error, ResultNotReadyError):
+        return True
+    return state is RequestState.COMPLETED and isinstance(error, APIStatusError) and not isinstance(error, _NOT_LATE)
+
+
+def _failure(status: RequestStatus) -> GenerationFailedError:
+    """The failure as the status tells it, for where the result does not."""
     detail = next((status.raw[key] for key in ("error_message", "message", "error") if status.raw.get(key)), None)
     return GenerationFailedError(request_id=status.request_id, detail=detail)
 

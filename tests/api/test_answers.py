@@ -152,6 +152,13 @@ def test_an_error_of_the_service_knows_the_request_that_was_asked_about() -> Non
     assert (type(error).__name__, error.request_id) == ("NotFoundError", "r-1")
 
 
+@pytest.mark.parametrize("read", [read_status, read_result, read_cancel])
+def test_an_answer_about_another_request_is_none(read) -> None:
+    body = b'{"request_id": "r-2", "status": "completed", "outcome": "cancelled", "output": {}}'
+    with pytest.raises(InvalidResponseError, match=r"about another request: 'r-2' \(request r-1\)"):
+        read(Response(status=200, headers={}, body=body), "r-1")
+
+
 words = st.sampled_from(["completed", "failed", "in_queue", "cancelled", "not_cancellable", "r-1", "https://x/a.mp4"])
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | words
 values = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10)

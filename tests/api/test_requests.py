@@ -85,8 +85,9 @@ def test_the_token_is_in_one_header_of_api_calls_and_in_no_file_request() -> Non
 
 
 def test_a_look_is_given_up_sooner_than_a_call_and_a_submit_latest() -> None:
-    silences = [API.look("r-1"), API.status("r-1"), API.cancel("r-1"), API.submit(MODEL, b"{}")]
-    assert [request.silence for request in silences] == [5.0, 30.0, 30.0, 60.0]
+    url = "https://files.runcomfy.net/x.png"
+    silences = [API.look("r-1"), API.status("r-1"), API.cancel("r-1"), API.file(url), API.submit(MODEL, b"{}")]
+    assert [request.silence for request in silences] == [5.0, 10.0, 10.0, 30.0, 60.0]
 
 
 @pytest.mark.parametrize("call", [API.look, API.status, API.result, API.cancel])

@@ -32,6 +32,7 @@ async def inside(call: Call) -> None:
     ("facts", "kind", "charged"),
     [
         ({}, APITimeoutError, "no"),
+        ({"request_id": "x", "last_error": ServerError(status_code=500)}, ServerError, "unknown"),
         ({"last_error": ServerError(status_code=500)}, ServerError, "no"),
         ({"uncertain": True}, SubmissionUncertainError, "unknown"),
         ({"request_id": "x"}, APITimeoutError, "unknown"),
@@ -45,6 +46,7 @@ async def test_the_deadline_ends_in_the_error_that_the_facts_call_for(facts, kin
         setattr(call, name, value)
     error = await outcome(inside(call))
     assert (type(error), error.charged, now()) == (kind, charged, 2.0)
+    assert error.request_id == facts.get("request_id")
     assert error.__context__ is None or isinstance(error.__context__, asyncio.CancelledError)
 
 

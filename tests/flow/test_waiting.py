@@ -14,6 +14,7 @@ from flux_klein_async import (
     Limits,
     NotFoundError,
     ResultNotReadyError,
+    RetryPolicy,
     ServerError,
     WaitTimeoutError,
 )
@@ -53,6 +54,35 @@ async def test_the_reason_of_a_failure_is_taken_from_the_status_where_the_result
     klein_emulator.script("result", Reply(404, {}))
     error = await outcome(connect().generate("a cat"))
     assert (type(error), error.detail) == (GenerationFailedError, "bad seed")
+
+
+FAILED = Reply(200, {"status": "failed", "error": "bad seed"})
+
+
+async def test_a_picture_is_not_lost_to_a_status_that_says_failed(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("status", FAILED)
+    result = await connect(polling=FixedPolling(5.0, first=0.2)).generate("a cat")
+    assert result.image_url
+    assert (klein_emulator.calls["status"], now()) == (1, 0.55)  # the result's own doubling pauses from 0.05 s
+
+
+async def test_a_failure_that_its_result_never_admits_is_believed_after_ten_seconds(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=60))
+    klein_emulator.script("status", FAILED)
+    error = await outcome(connect(polling=EVERY_SECOND).generate("a cat"))
+    assert (type(error), error.detail) == (GenerationFailedError, "bad seed")
+    assert 10 < now() <= 11
+
+
+@pytest.mark.parametrize("answer", [Reply(404, {}), Reply(401, {}), Reply(200, "<html>"), Reset()], ids=repr)
+async def test_a_failure_whose_result_cannot_be_had_is_told_at_once(klein_emulator, connect, answer):
+    klein_emulator.script("submit", Generation(ends="failed", after=0.5))
+    klein_emulator.script("status", FAILED)
+    klein_emulator.fault("result", answer, probability=1)
+    client = connect(polling=EVERY_SECOND, retry=RetryPolicy(attempts=1))
+    error = await outcome(client.generate("a cat"))
+    assert (type(error), error.detail, now()) == (GenerationFailedError, "bad seed", 1.0)
 
 
 async def test_a_result_that_lags_behind_its_status_is_asked_for_again(klein_emulator, connect):
