@@ -70,13 +70,17 @@ async def cancel(core: Core, call: Call, request_id: str) -> CancelOutcome:
 async def cancel_abandoned(core: Core, request_id: str, tag: object) -> None:
     """Cancel a request that nobody waits for any more; what cannot be cancelled is remembered as running on."""
     call = Call(core.loop, Registry(), CANCEL_WITHIN, request_id=request_id, tag=tag)
+    answered = False
     try:
         with call:
-            if (await cancel(core, call, request_id)).cancelled:
-                core.left_running.discard(request_id)
+            outcome = await cancel(core, call, request_id)
+        answered = True
+        if outcome.cancelled:
+            core.left_running.discard(request_id)
     except FluxKleinError as error:
         log.warning("Request %s was abandoned and could not be cancelled: %s", request_id, error)
-        core.emit(lambda at: Cancelled(at=at, request_id=request_id, tag=tag, cancelled=None))
-    finally:
+    finally:  # also where the client closes and ends this
+        if not answered:
+            core.emit(lambda at: Cancelled(at=at, request_id=request_id, tag=tag, cancelled=None))
         if not core.closing:  # only what is found running while closing is reported by it
             core.left_running.discard(request_id)

@@ -1,0 +1,48 @@
+"""Every fault at every endpoint that every verb meets, and what the table says of it."""
+
+from pathlib import Path
+
+import pytest
+
+from flux_klein_async.emulator import FAULTS
+from tests.faults.render import render
+from tests.faults.table import TABLE
+from tests.faults.verbs import ABANDONED, PLACES, abandon, observe
+
+DOCS = Path(__file__).parents[2] / "docs" / "faults.md"
+ROWS = [
+    pytest.param(verb, endpoint, row, id=f"{verb}-{endpoint}-{row[0][0]}")
+    for (verb, endpoint), rows in TABLE.items()
+    for row in rows
+]
+
+
+@pytest.mark.parametrize(("verb", "endpoint", "row"), ROWS)
+def test_a_fault_ends_as_the_table_says(verb, endpoint, row):
+    faults, once, always = row
+    expected = dict.fromkeys(faults, (once, always))
+    observed = {
+        name: (observe(verb, endpoint, name, always=False), observe(verb, endpoint, name, always=True))
+        for name in faults
+    }
+    assert observed == expected
+
+
+@pytest.mark.parametrize(("verb", "endpoint"), PLACES)
+def test_the_table_has_each_fault_once_wherever_it_can_happen(verb, endpoint):
+    listed = sorted(name for faults, _, _ in TABLE[verb, endpoint] for name in faults)
+    assert listed == sorted(name for name, entry in FAULTS.items() if endpoint in entry.endpoints)
+
+
+def test_the_table_has_no_place_that_no_verb_reaches():
+    assert list(TABLE) == PLACES
+
+
+@pytest.mark.parametrize("name", [name for name, entry in FAULTS.items() if ABANDONED in entry.endpoints])
+def test_a_cancel_that_goes_wrong_holds_up_nobody(name):
+    """The generation was abandoned at its deadline: what its cancel meets changes nothing for the caller."""
+    abandon(name)
+
+
+def test_the_page_shows_the_table():
+    assert DOCS.read_text(encoding="utf-8") == render(), "python -m tests.faults.render > docs/faults.md"
