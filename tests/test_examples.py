@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-README = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+README, TESTING = (
+    re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    for page in ("README.md", "docs/testing.md")
+)
 
 
 def run(program: str, cwd: Path) -> str:
@@ -25,8 +28,7 @@ def test_the_readmes_program_brings_three_pictures_home(tmp_path):
 
 
 def test_the_program_of_the_testing_page_runs_in_no_time(tmp_path):
-    [program] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "testing.md").read_text(), re.DOTALL)
-    assert float(run(program, tmp_path).split()[1]) > 60
+    assert float(run(TESTING[0], tmp_path).split()[1]) > 60
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
@@ -34,8 +36,9 @@ def test_an_example_runs(path, tmp_path):
     assert run(path.read_text(), tmp_path)
 
 
-def test_the_readmes_test_passes(pytester):
-    pytester.makepyfile(README[2])
+@pytest.mark.parametrize("test", [README[2], TESTING[1]], ids=["readme", "testing"])
+def test_a_test_that_a_page_shows_passes(pytester, test):
+    pytester.makepyfile(test)
     pytester.runpytest_inprocess(
         "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"
     ).assert_outcomes(passed=1)

@@ -177,9 +177,9 @@ async def test_a_connection_that_takes_too_long_was_never_sent_anything(monkeypa
 async def test_waiting_for_a_free_connection_is_not_silence(klein_emulator, connect):
     session = klein_emulator.session(connector=klein_emulator.connector(limit=1))
     client = connect(session=session, timeout=600)
-    klein_emulator.script("model", *[Pass(delay=20)] * 10)
+    klein_emulator.script("model", *[Pass(delay=9)] * 10)
     await asyncio.gather(*[client.model() for _ in range(10)])
-    assert (now(), klein_emulator.calls["model"]) == (200.0, 10)
+    assert (now(), klein_emulator.calls["model"]) == (90.0, 10)
 
 
 # --- bounds
