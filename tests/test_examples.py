@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README, TESTING = (
-    re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     for page in ("README.md", "docs/testing.md")
 )
 
