@@ -6,6 +6,7 @@
 
 from .answers import (
     Answer,
+    Cut,
     Endless,
     Garbage,
     Generation,
@@ -29,6 +30,7 @@ __all__ = [
     "Answer",
     "BaseEmulator",
     "Call",
+    "Cut",
     "Emulator",
     "Endless",
     "Engine",

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 __all__ = [
     "ENDPOINTS",
     "Answer",
+    "Cut",
     "Endless",
     "Endpoint",
     "Garbage",
@@ -39,12 +40,20 @@ class Pass:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """The normal answer, until its head and `after` bytes of its body have left; then the connection is closed."""
+
+    after: int
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """Exactly this answer.
 
     `body` goes out as it is when it is bytes or text, else as JSON. `accepted`: the call takes effect all the
     same (a submit starts its generation, a cancel cancels), only the reply says otherwise. `dribble`: seconds
-    before each single byte of the body.
+    before each single byte of the body. `cut`: so many bytes of the body, then a closed connection.
     """
 
     status: int = 200
@@ -53,6 +62,7 @@ class Reply:
     delay: float = 0.0
     accepted: bool = False
     dribble: float | None = None
+    cut: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in self.headers.items():
@@ -136,7 +146,7 @@ class Generation:
     delay: float = 0.0
 
 
-Answer: TypeAlias = Pass | Reply | Hang | Reset | Garbage | Truncate | Endless | Refuse | Generation
+Answer: TypeAlias = Pass | Cut | Reply | Hang | Reset | Garbage | Truncate | Endless | Refuse | Generation
 Script: TypeAlias = Mapping[str, Sequence[Answer | None]]
 
 _CONNECTING = (Pass, Hang, Refuse)

@@ -10,6 +10,7 @@ import asyncio
 import socket
 import struct
 import time
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -19,6 +20,7 @@ from . import images, wire
 from .answers import Endless, Garbage, Hang, Reply, Reset, Truncate
 from .base import BaseEmulator, Options
 from .engine import Call
+from .hosted import etag_of, hosted
 from .service import Draw
 
 if TYPE_CHECKING:
@@ -103,14 +105,17 @@ class HttpServer:
             await asyncio.sleep(action.delay)
         keep = request.keep_alive
         match action:
+            case Reply(cut=int(after)):
+                whole = self._whole(action, keep=False)
+                await self._write(request, whole[: whole.index(b"\r\n\r\n") + 4 + after])
             case Reply(dribble=None):
                 await self._write(request, self._whole(action, keep=keep))
                 return _KEEP if keep else _CLOSE
             case Draw():
-                data, content_type = await self._loop.run_in_executor(None, self._draw, action)
-                reply = Reply(200, data, {"Content-Type": content_type})
-                await self._write(request, self._whole(reply, keep=keep))
-                return _KEEP if keep else _CLOSE
+                # Drawn once, whatever part of it is asked for and however it is sent.
+                drawn = await self._loop.run_in_executor(None, self._draw, replace(action, delay=0.0, cut=None))
+                asked = {name.lower(): value for name, value in request.headers.items()}
+                return await self._send(request, replace(hosted(*drawn, asked), cut=action.cut))
             case Reply():
                 await self._dribble(request, action)
             case Reset():
@@ -181,11 +186,14 @@ def _reset(request: web.BaseRequest) -> None:
     transport.abort()
 
 
-def _draw(action: Draw) -> tuple[bytes, str]:
+def _draw(action: Draw) -> tuple[bytes, str, str]:
     if action.suffix == "mp4":
-        return images.film(action.prompt, request_id=action.request_id), "video/mp4"
-    picture = images.draw(action.prompt, action.width, action.height, seed=action.seed, request_id=action.request_id)
-    return picture, "image/png"
+        data, content_type = images.film(action.prompt, request_id=action.request_id), "video/mp4"
+    else:
+        size = (action.width, action.height)
+        data = images.draw(action.prompt, *size, seed=action.seed, request_id=action.request_id)
+        content_type = "image/png"
+    return data, content_type, etag_of(data)
 
 
 class Emulator(BaseEmulator):

@@ -45,6 +45,7 @@ class Draw:
     suffix: str = "png"
     delay: float = 0.0
     status: int = 200
+    cut: int | None = None
 
 
 Response: TypeAlias = Reply | Draw

@@ -2,6 +2,7 @@ import pytest
 
 from flux_klein_async.emulator.answers import (
     ENDPOINTS,
+    Cut,
     Endless,
     Garbage,
     Generation,
@@ -15,7 +16,7 @@ from flux_klein_async.emulator.answers import (
     error_reply,
 )
 
-ANYWHERE = [Reply(), Reset(), Garbage(), Truncate(), Endless()]
+ANYWHERE = [Cut(0), Reply(), Reset(), Garbage(), Truncate(), Endless()]
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
