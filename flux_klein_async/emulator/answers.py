@@ -41,9 +41,13 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The normal answer, until its head and `after` bytes of its body have left; then the connection is closed."""
+    """The normal answer, until its head and `after` bytes of its body have left.
+
+    Then the connection is closed or, if `silent`, stays open and says nothing more.
+    """
 
     after: int
+    silent: bool = False
     delay: float = 0.0
 
 
@@ -53,7 +57,7 @@ class Reply:
 
     `body` goes out as it is when it is bytes or text, else as JSON. `accepted`: the call takes effect all the
     same (a submit starts its generation, a cancel cancels), only the reply says otherwise. `dribble`: seconds
-    before each single byte of the body. `cut`: so many bytes of the body, then a closed connection.
+    before each single byte of the body. `cut`: where it breaks off.
     """
 
     status: int = 200
@@ -62,7 +66,7 @@ class Reply:
     delay: float = 0.0
     accepted: bool = False
     dribble: float | None = None
-    cut: int | None = None
+    cut: Cut | None = None
 
     def __post_init__(self) -> None:
         for name, value in self.headers.items():

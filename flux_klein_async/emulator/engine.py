@@ -166,7 +166,7 @@ class Engine:
             reply, started = self.service.respond(route, call.headers, call.body, fate, now)
             delay = answer.delay if answer else 0.0
             if isinstance(answer, Cut):
-                reply = replace(reply, cut=answer.after)
+                reply = replace(reply, cut=answer)
             return (replace(reply, delay=delay) if delay else reply), started
         assert not isinstance(answer, Refuse)  # noqa: S101  # check_answer keeps it to `connect`
         started = None

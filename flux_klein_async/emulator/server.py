@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from aiohttp import web
 
 from . import images, wire
-from .answers import Endless, Garbage, Hang, Reply, Reset, Truncate
+from .answers import Cut, Endless, Garbage, Hang, Reply, Reset, Truncate
 from .base import BaseEmulator, Options
 from .engine import Call
 from .hosted import etag_of, hosted
@@ -105,9 +105,8 @@ class HttpServer:
             await asyncio.sleep(action.delay)
         keep = request.keep_alive
         match action:
-            case Reply(cut=int(after)):
-                whole = self._whole(action, keep=False)
-                await self._write(request, whole[: whole.index(b"\r\n\r\n") + 4 + after])
+            case Reply(cut=Cut() as cut):
+                await self._break_off(request, action, cut)
             case Reply(dribble=None):
                 await self._write(request, self._whole(action, keep=keep))
                 return _KEEP if keep else _CLOSE
@@ -145,6 +144,12 @@ class HttpServer:
         _transport(request).write(data)
         if len(data) > _DRAIN_ABOVE:
             await request.writer.drain()
+
+    async def _break_off(self, request: web.BaseRequest, reply: Reply, cut: Cut) -> None:
+        whole = self._whole(reply, keep=False)
+        await self._write(request, whole[: whole.index(b"\r\n\r\n") + 4 + cut.after])
+        if cut.silent:
+            await self._loop.create_future()
 
     async def _dribble(self, request: web.BaseRequest, reply: Reply) -> None:
         whole = self._whole(reply, keep=False)

@@ -20,7 +20,7 @@ from .generations import Job, Queue
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .answers import Generation
+    from .answers import Cut, Generation
     from .profiles import Profile
     from .routes import Route
 
@@ -45,7 +45,7 @@ class Draw:
     suffix: str = "png"
     delay: float = 0.0
     status: int = 200
-    cut: int | None = None
+    cut: Cut | None = None
 
 
 Response: TypeAlias = Reply | Draw

@@ -120,7 +120,7 @@ async def test_a_truncated_body_promises_more_than_it_sends():
     assert body == b"abc"
 
 
-@pytest.mark.parametrize("script", [{"models": [Cut(9)]}, {"models": [Reply(401, b"{" + b" " * 99, cut=9)]}])
+@pytest.mark.parametrize("script", [{"models": [Cut(9)]}, {"models": [Reply(401, b"{" + b" " * 99, cut=Cut(9))]}])
 async def test_an_answer_is_cut_after_so_many_bytes_of_its_body(script):
     async with Emulator(script=script) as emulator:
         head, _, body = (await raw(emulator, b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")).partition(b"\r\n\r\n")
@@ -187,7 +187,9 @@ async def test_a_connection_is_closed_when_the_client_wants_that(line):
     assert b"\r\nConnection: close\r\n" in data
 
 
-@pytest.mark.parametrize("answer", [Hang(), Pass(3600.0), Reply(body=b"ab", dribble=3600.0), Endless()])
+@pytest.mark.parametrize(
+    "answer", [Hang(), Cut(5, silent=True), Pass(3600.0), Reply(body=b"ab", dribble=3600.0), Endless()]
+)
 async def test_closing_does_not_wait_for_handlers(answer):
     async with asyncio.timeout(10):
         async with Emulator(script={"models": [answer]}) as emulator:
