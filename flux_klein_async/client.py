@@ -116,6 +116,7 @@ class FluxKleinClient:
             budget=budget or NoBudget(),
             on_event=on_event,
             backoff=Backoff(retry),
+            max_file_bytes=settings.max_file_bytes,
         )
         self._closing: asyncio.Task[tuple[str, ...]] | None = None
 
