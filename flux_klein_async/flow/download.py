@@ -71,4 +71,5 @@ def _within(call: Call, request_id: str) -> Iterator[None]:
         with call:
             yield
     except (APITimeoutError, RateLimitError) as error:
-        raise DownloadError(request_id=request_id, transient=True, cause=str(error)) from error
+        cause = str(error).removesuffix(f" (request {request_id})")  # said once is enough
+        raise DownloadError(request_id=request_id, transient=True, cause=cause) from error

@@ -126,6 +126,7 @@ async def test_the_deadline_ends_a_download_exactly(klein_emulator, connect, tmp
     klein_emulator.script("file", *[answer] * 9)
     error = await outcome(client.download(result_of(OWN), tmp_path))
     assert (type(error), error.retryable, now()) == (DownloadError, True, 3.5)
+    assert str(error) == "A file could not be downloaded: The deadline passed (request some-id)"
     await client.aclose()
     assert listing(tmp_path) == []
 
