@@ -187,9 +187,9 @@ class Transfer(Generic[T]):
     # --- on the worker
 
     async def _work(self, job: Callable[[], R]) -> R:
-        """Run one blocking job; it outlives its caller's cancellation."""
+        """Run one blocking job; one that has begun outlives its caller's cancellation."""
         self._handed_over = True
-        return await asyncio.shield(self._core.loop.run_in_executor(None, job))
+        return await self._core.loop.run_in_executor(None, job)
 
     def _drop(self) -> "asyncio.Future[None]":
         """Have removed what was written: a job for the executor at once, since the loop may be about to end."""

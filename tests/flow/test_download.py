@@ -185,7 +185,7 @@ async def test_closing_ends_a_download(klein_emulator, connect, tmp_path):
 
 
 async def test_a_download_whose_loop_ends_leaves_nothing(klein_emulator, connect, tmp_path, monkeypatch):
-    """The removal is on its way to the executor before the task ends, not a task that may never begin."""
+    """The removal is a job of the executor, which ends after the tasks: no task need live to see it."""
     monkeypatch.setattr(transfer, "_FLUSH", 10)
     client = connect()
     klein_emulator.script("file", Reply(200, PNG, cut=Cut(100, silent=True)))

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_klein_async.errors import DownloadError, InvalidInputError
+from flux_klein_async.flow import files
 from flux_klein_async.flow.files import Arrival, InMemory, PartFile, checked_names
 
 
@@ -217,6 +218,17 @@ def test_a_link_with_the_name_is_replaced_and_not_followed(tmp_path: Path) -> No
     paths = [saved(tmp_path / "out", b"new"), saved(tmp_path / "out", b"new", "b")]
     assert [(path.is_symlink(), path.read_bytes()) for path in paths] == [(False, b"new")] * 2
     assert (elsewhere.read_bytes(), listing(tmp_path)) == (b"mine", ["elsewhere", "out", "out/a.png", "out/b.png"])
+
+
+def test_the_hidden_file_is_never_one_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.secrets, "token_hex", lambda _count: "foreseen")
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / ".foreseen.part").symlink_to(tmp_path / "mine")
+    part = part_of(tmp_path)
+    with pytest.raises(DownloadError):
+        part.write(b"new", 0)
+    part.discard()
+    assert ((tmp_path / "mine").read_bytes(), listing(tmp_path)) == (b"mine", [".foreseen.part", "mine"])
 
 
 def test_a_directory_that_is_a_link_is_the_users_choice(tmp_path: Path) -> None:
