@@ -116,6 +116,7 @@ class FluxKleinClient:
             budget=budget or NoBudget(),
             on_event=on_event,
             backoff=Backoff(retry),
+            max_file_bytes=settings.max_file_bytes,
         )
         self._closing: asyncio.Task[tuple[str, ...]] | None = None
 
@@ -290,16 +291,21 @@ class FluxKleinClient:
         to_input: Callable[[T], Input] | None = None,
         timeout: Timeout = DEFAULT,
         on_abandon: OnAbandon = "cancel",
+        directory: str | os.PathLike[str] | None = None,
     ) -> FanOut[T]:
         """Generate for many items: an async context manager that gives an async iterator of `Outcome`.
 
         Args:
             items: Inputs, or anything that `to_input` makes inputs of; read only as there is room.
-            concurrency: Items under way at once; the client's `max_in_flight` bounds it too.
+            concurrency: Items under way at once, being saved included; the generations among them are bounded by
+                the client's `max_in_flight` too. None: as many as that, with `directory` twice as many.
             ordered: Outcomes in the order of the items instead of as they finish.
             to_input: From an item to its input.
-            timeout: Seconds for each item, from when it has its slot.
+            timeout: Seconds for each item, from when it has its slot; with `directory`, as many again for its files.
             on_abandon: What to do with an item's request when the fan-out is left or its deadline passes.
+            directory: Where each item's files are saved as soon as its result is there, next to the generation of
+                the others: its slot is free by then. An item whose files cannot be saved has a `DownloadError` for
+                its outcome, with the id by which the result can be fetched again.
 
         Raises:
             InvalidInputError: `items` is one input instead of many, or an option is no such thing.
@@ -310,7 +316,7 @@ class FluxKleinClient:
         _check_on_abandon(on_abandon)
         seconds = checked_timeout(timeout, self._timeout)
         if concurrency is None:
-            concurrency = self._max_in_flight
+            concurrency = self._max_in_flight * (1 if directory is None else 2)
         if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
             raise InvalidInputError("concurrency must be a whole number of at least 1, or None")
 
@@ -328,7 +334,15 @@ class FluxKleinClient:
             finally:
                 self._core.limiter.release()
 
-        return FanOut(items, run, concurrency=concurrency, ordered=ordered)
+        if directory is None:
+            return FanOut(items, run, concurrency=concurrency, ordered=ordered)
+        folder = Path(directory)
+
+        async def save(index: int, result: GenerationResult) -> list[Path]:
+            call = self._call(seconds, request_id=result.request_id, tag=index)
+            return await download.save(self._core, call, result, folder, None)
+
+        return FanOut(items, run, concurrency=concurrency, ordered=ordered, save=save)
 
     async def generate_all(
         self,
@@ -339,6 +353,7 @@ class FluxKleinClient:
         to_input: Callable[[T], Input] | None = None,
         timeout: Timeout = DEFAULT,
         on_abandon: OnAbandon = "cancel",
+        directory: str | os.PathLike[str] | None = None,
     ) -> list[Outcome[T]]:
         """`generate_many` to its end: the outcomes in the order of the items.
 
@@ -353,6 +368,7 @@ class FluxKleinClient:
             to_input=to_input,
             timeout=timeout,
             on_abandon=on_abandon,
+            directory=directory,
         )
         return await fan_out.all()
 

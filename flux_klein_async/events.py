@@ -108,9 +108,10 @@ class Uncertain(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Downloaded(Event):
-    """Files of a request are on disk."""
+    """Files of a request are on disk; `sha256` has for each path the digest of its bytes, in hexadecimal digits."""
 
     paths: tuple[str, ...]
+    sha256: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

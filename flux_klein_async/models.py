@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidation
 from yarl import URL
 
 from flux_klein_async.errors import FluxKleinError, InvalidResponseError
 from flux_klein_async.hosts import host_of, is_public
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = [
     "KLEIN_4B_TEXT_TO_IMAGE",
@@ -286,9 +289,14 @@ class ModelInfo(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome(Generic[T]):
-    """What became of one item of a fan-out: exactly one of `result` and `error` is set."""
+    """What became of one item of a fan-out: exactly one of `result` and `error` is set.
+
+    Attributes:
+        paths: Where its files are, if the fan-out was given a directory.
+    """
 
     index: int
     item: T = field(repr=False)
     result: GenerationResult | None = None
     error: FluxKleinError | None = None
+    paths: "tuple[Path, ...]" = ()

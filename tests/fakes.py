@@ -1,6 +1,9 @@
 """What tests of the flows need besides the emulator: facts about the loop, and lists of events."""
 
 import asyncio
+import random
+import struct
+import zlib
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
@@ -8,6 +11,17 @@ from flux_klein_async.events import Event
 
 E = TypeVar("E", bound=Event)
 _SERVER = ("HttpServer", "RequestHandler", "Server.")
+
+
+def png(size: int = 200) -> bytes:
+    """A whole PNG of about so many bytes, which no compression would make smaller."""
+    noise = random.Random(size).randbytes(size)
+    header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"noIs", noise), (b"IDAT", zlib.compress(b"\0\0")), (b"IEND", b"")]
+    parts = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def now() -> float:

@@ -27,7 +27,7 @@ from flux_klein_async import (
 )
 from flux_klein_async.emulator import Garbage, Generation, InProcessEmulator, Reply, error_reply
 from flux_klein_async.transport.pacing import InProcessLimiter
-from tests.fakes import Events, now, outcome, settle
+from tests.fakes import Events, now, outcome, png, settle
 
 EVERY_SECOND = FixedPolling(1.0)
 
@@ -275,7 +275,7 @@ async def test_the_token_is_in_no_error_event_or_log(endpoint, answer, caplog):
 
 async def test_the_token_goes_to_the_apis_origin_alone(klein_emulator, connect):
     own, foreign = "https://emulator.invalid", "https://files.runcomfy.net/files/a.png"
-    picture = Reply(200, b"\x89PNG\r\n\x1a\n rest")
+    picture = Reply(200, png())
     klein_emulator.script("submit", Generation(output={"images": [foreign, f"{own}/files/x.png"]}))
     klein_emulator.script(
         "file", Reply(302, "", {"Location": "https://other.runcomfy.com/files/b.png"}), picture, picture

@@ -21,7 +21,7 @@ CLASSES = event_classes()
 FIELDS = {
     "Cancelled": {"cancelled"},
     "Closed": {"left_running"},
-    "Downloaded": {"paths"},
+    "Downloaded": {"paths", "sha256"},
     "Event": set(),
     "Failed": {"error", "error_type"},
     "Finished": {"cost_usd", "lag_max", "looks", "seconds"},

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from flux_klein_async.api.addresses import Addresses
 from flux_klein_async.api.messages import Kind, Request
+from flux_klein_async.api.ranges import Part, range_headers
 from flux_klein_async.errors import InvalidInputError
 
 __all__ = ["Api", "encode_input"]
@@ -35,7 +36,8 @@ class Api:
         secret = {**common, "Authorization": f"Bearer {token}"}
         self._headers = _frozen(secret)
         self._post_headers = _frozen({**secret, "Content-Type": "application/json"})
-        self._file_headers = _frozen({"Accept": "*/*", "User-Agent": user_agent})
+        # Ranges and lengths count the bytes as they are sent: a compressed file could be neither checked nor continued.
+        self._file_headers = _frozen({"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": user_agent})
 
     def submit(self, model: str, body: bytes) -> Request:
         """The one request that costs money."""
@@ -76,13 +78,13 @@ class Api:
             silence=_CALL_SILENCE,
         )
 
-    def file(self, url: str) -> Request:
-        """A hosted file: no token, whoever the host is."""
+    def file(self, url: str, part: Part | None = None) -> Request:
+        """A hosted file, or what is missing of it: no token, whoever the host is."""
         return Request(
             kind=Kind.FILE,
             method="GET",
             url=url,
-            headers=self._file_headers,
+            headers=_frozen({**self._file_headers, **range_headers(part)}) if part else self._file_headers,
             replayable=True,
             silence=_FILE_SILENCE,
         )

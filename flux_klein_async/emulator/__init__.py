@@ -6,6 +6,7 @@
 
 from .answers import (
     Answer,
+    Cut,
     Drop,
     Endless,
     Garbage,
@@ -33,6 +34,7 @@ __all__ = [
     "Answer",
     "BaseEmulator",
     "Call",
+    "Cut",
     "Drop",
     "Emulator",
     "Endless",

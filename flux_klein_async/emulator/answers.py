@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 __all__ = [
     "ENDPOINTS",
     "Answer",
+    "Cut",
     "Drop",
     "Endless",
     "Endpoint",
@@ -58,12 +59,24 @@ class Rewrite:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """The normal answer, until its head and `after` bytes of its body have left.
+
+    Then the connection is closed or, if `silent`, stays open and says nothing more.
+    """
+
+    after: int
+    silent: bool = False
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """Exactly this answer.
 
     `body` goes out as it is when it is bytes or text, else as JSON. `accepted`: the call takes effect all the
     same (a submit starts its generation, a cancel cancels), only the reply says otherwise. `dribble`: seconds
-    before each single byte of the body.
+    before each single byte of the body. `cut`: where it breaks off.
     """
 
     status: int = 200
@@ -72,6 +85,7 @@ class Reply:
     delay: float = 0.0
     accepted: bool = False
     dribble: float | None = None
+    cut: Cut | None = None
 
     def __post_init__(self) -> None:
         _check_headers(self.headers)
@@ -164,7 +178,9 @@ class Generation:
     delay: float = 0.0
 
 
-Answer: TypeAlias = Pass | Rewrite | Reply | Hang | Reset | Garbage | Truncate | Endless | Refuse | Drop | Generation
+Answer: TypeAlias = (
+    Pass | Rewrite | Cut | Reply | Hang | Reset | Garbage | Truncate | Endless | Refuse | Drop | Generation
+)
 Script: TypeAlias = Mapping[str, Sequence[Answer | None]]
 
 _CONNECTING = (Pass, Hang, Refuse, Drop)

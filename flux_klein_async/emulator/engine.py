@@ -12,7 +12,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from .answers import Drop, Generation, Pass, Refuse, Reply, Rewrite, check_answer
+from .answers import Cut, Drop, Generation, Pass, Refuse, Reply, Rewrite, check_answer
 from .profiles import Profile, parse_profile
 from .routes import Route, find_route
 from .service import Draw, Service
@@ -162,10 +162,12 @@ class Engine:
         return None
 
     def _act(self, call: Call, route: Route, answer: Answer | None, now: float) -> tuple[Action, str | None]:
-        if answer is None or isinstance(answer, (Pass, Generation)):
+        if answer is None or isinstance(answer, (Pass, Cut, Generation)):
             fate = answer if isinstance(answer, Generation) else _PLAIN
             reply, started = self.service.respond(route, call.headers, call.body, fate, now)
             delay = answer.delay if answer else 0.0
+            if isinstance(answer, Cut):
+                reply = replace(reply, cut=answer)
             return (replace(reply, delay=delay) if delay else reply), started
         if isinstance(answer, Rewrite):
             reply, started = self.service.respond(route, call.headers, call.body, _PLAIN, now)

@@ -12,6 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from .answers import (
+    Cut,
     Drop,
     Endless,
     Garbage,
@@ -256,6 +257,7 @@ def _pictures() -> Iterator[Fault]:
         yield _constant(name, meaning, ("submit",), fate)
     png = {"Content-Type": "image/png"}
     pictures: tuple[tuple[str, str, Answer], ...] = (
+        ("cut", "the transfer breaks after 100 bytes", Cut(100)),
         ("picture-empty", "a picture of no bytes", Reply(200, b"", png)),
         ("picture-short", "half a picture, of the length it names", Reply(200, _PNG, png)),
         ("picture-mislabelled", "a PNG that calls itself WebP", Rewrite(headers={"Content-Type": "image/webp"})),

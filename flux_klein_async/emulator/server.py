@@ -10,15 +10,17 @@ import asyncio
 import socket
 import struct
 import time
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from aiohttp import web
 
 from . import images, wire
-from .answers import Drop, Endless, Garbage, Hang, Reply, Reset, Truncate
+from .answers import Cut, Drop, Endless, Garbage, Hang, Reply, Reset, Truncate
 from .base import BaseEmulator, Options
 from .engine import Call
+from .hosted import etag_of, hosted
 from .service import Draw
 
 if TYPE_CHECKING:
@@ -115,15 +117,22 @@ class HttpServer:
             await asyncio.sleep(action.delay)
         keep = request.keep_alive
         match action:
+            case Reply(cut=Cut() as cut):
+                await self._break_off(request, action, cut)
             case Reply(dribble=None):
                 await self._write(request, self._whole(action, keep=keep))
                 return _KEEP if keep else _CLOSE
+            case Draw():
+                # Drawn once, whatever part of it is asked for and however it is sent.
+                plain = replace(action, delay=0.0, cut=None, dribble=None)
+                drawn = await self._loop.run_in_executor(None, self._draw, plain)
+                asked = {name.lower(): value for name, value in request.headers.items()}
+                reply = hosted(*drawn, asked)
+                headers = {**reply.headers, **action.headers}
+                odd = replace(reply, headers=headers, cut=action.cut, dribble=action.dribble)
+                return await self._send(request, odd)
             case Reply():
                 await self._dribble(request, action)
-            case Draw():
-                data, content_type = await self._loop.run_in_executor(None, self._draw, action)
-                headers = {"Content-Type": content_type, **action.headers}
-                return await self._send(request, Reply(200, data, headers, dribble=action.dribble))
             case Reset():
                 _reset(request)
             case Garbage():
@@ -151,6 +160,12 @@ class HttpServer:
         _transport(request).write(data)
         if len(data) > _DRAIN_ABOVE:
             await request.writer.drain()
+
+    async def _break_off(self, request: web.BaseRequest, reply: Reply, cut: Cut) -> None:
+        whole = self._whole(reply, keep=False)
+        await self._write(request, whole[: whole.index(b"\r\n\r\n") + 4 + cut.after])
+        if cut.silent:
+            await self._loop.create_future()
 
     async def _dribble(self, request: web.BaseRequest, reply: Reply) -> None:
         whole = self._whole(reply, keep=False)
@@ -192,11 +207,14 @@ def _reset(request: web.BaseRequest) -> None:
     transport.abort()
 
 
-def _draw(action: Draw) -> tuple[bytes, str]:
+def _draw(action: Draw) -> tuple[bytes, str, str]:
     if action.suffix == "mp4":
-        return images.film(action.prompt, request_id=action.request_id), "video/mp4"
-    picture = images.draw(action.prompt, action.width, action.height, seed=action.seed, request_id=action.request_id)
-    return picture, "image/png"
+        data, content_type = images.film(action.prompt, request_id=action.request_id), "video/mp4"
+    else:
+        size = (action.width, action.height)
+        data = images.draw(action.prompt, *size, seed=action.seed, request_id=action.request_id)
+        content_type = "image/png"
+    return data, content_type, etag_of(data)
 
 
 class Emulator(BaseEmulator):

@@ -20,7 +20,7 @@ from .generations import Job, Queue
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .answers import Generation
+    from .answers import Cut, Generation
     from .profiles import Profile
     from .routes import Route
 
@@ -47,6 +47,7 @@ class Draw:
     delay: float = 0.0
     dribble: float | None = None
     status: int = 200
+    cut: Cut | None = None
 
 
 Response: TypeAlias = Reply | Draw

@@ -49,6 +49,7 @@ class Core:
     """The parts of one client.
 
     Attributes:
+        max_file_bytes: The largest file that is downloaded.
         calls: The verbs under way, for `aclose`.
         left_running: Ids that nobody waits for and that may still run, found while closing.
     """
@@ -62,6 +63,7 @@ class Core:
     budget: Budget
     on_event: Callable[[Event], None] | None
     backoff: Backoff
+    max_file_bytes: int
     quota: RetryQuota = field(default_factory=RetryQuota)
     background: Background = field(default_factory=Background)
     calls: Registry = field(default_factory=Registry)

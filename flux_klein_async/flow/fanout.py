@@ -7,7 +7,8 @@ exception in a group. Not an async generator: one that holds tasks across `yield
 import asyncio
 import copy
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -50,9 +51,12 @@ class FanOut(Generic[T]):
         *,
         concurrency: int,
         ordered: bool,
+        save: Callable[[int, GenerationResult], Awaitable[Sequence[Path]]] | None = None,
     ) -> None:
+        """`run` makes an item's result; `save` then brings its files home, while its place among the items is kept."""
         self._source = _Source(items)
         self._run = run
+        self._save = save
         self._concurrency = concurrency
         self._ordered = ordered
         self._workers: set[asyncio.Task[None]] = set()
@@ -167,7 +171,9 @@ class FanOut(Generic[T]):
 
     async def _one(self, index: int, item: T) -> Outcome[T]:
         try:
-            return Outcome(index=index, item=item, result=await self._run(index, item))
+            result = await self._run(index, item)
+            paths = tuple(await self._save(index, result)) if self._save is not None else ()
+            return Outcome(index=index, item=item, result=result, paths=paths)
         except FluxKleinError as error:
             if dooms(error):
                 self._stop(error)

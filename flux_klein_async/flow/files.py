@@ -1,39 +1,49 @@
-"""One file on its way to disk: all of it under its name, or nothing. Blocking, for worker threads only."""
+"""One file on its way to disk or memory: all of it under its name, or nothing. Blocking, for worker threads only."""
 
+import errno
+import hashlib
 import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from threading import Lock
+from typing import BinaryIO, Generic, NamedTuple, Protocol, TypeVar
 
-from flux_klein_async.errors import InvalidInputError
+from flux_klein_async.errors import DownloadError, InvalidInputError
+from flux_klein_async.flow.formats import Inspection
 
-__all__ = ["PartFile", "checked_names", "suffix_of"]
+__all__ = ["Arrival", "InMemory", "PartFile", "Saved", "Sink", "checked_names"]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 # What some file system of our users' cannot hold, or reads as more than a name.
 _BAD_CHARACTERS = re.compile(r'[\x00-\x1f\x7f/\\:<>"|?*]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _LONGEST = 255  # bytes, on every common file system
 
-# The first bytes of the formats that models deliver, and where in the file they stand.
-_SIGNATURES = (
-    (0, b"\x89PNG\r\n\x1a\n", ".png"),
-    (0, b"\xff\xd8\xff", ".jpg"),
-    (8, b"WEBP", ".webp"),
-    (0, b"GIF8", ".gif"),
-    (4, b"ftypavif", ".avif"),
-    (4, b"ftypheic", ".heic"),
-    (4, b"ftyp", ".mp4"),
-    (0, b"\x1aE\xdf\xa3", ".webm"),
-)
-
-
-def suffix_of(start: bytes) -> str:
-    """The suffix that a file's first bytes call for; `.bin` where they are of no known format."""
-    return next((suffix for at, mark, suffix in _SIGNATURES if start[at:].startswith(mark)), ".bin")
+_NO_ROOM = "the disk or the quota is full; make room, then download again"
+_NO_RIGHT = "it may not be written to; choose another directory"
+_IN_THE_WAY = "a file stands where a directory should be; choose another directory"
+_ADVICE = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EFBIG: "it is larger than the file system or the limit of this process allows (see ulimit -f)",
+    errno.EROFS: _NO_RIGHT,
+    errno.EACCES: _NO_RIGHT,
+    errno.EPERM: _NO_RIGHT,
+    errno.ENOENT: "the directory vanished, or cannot be made; make it again, then download again",
+    errno.EEXIST: _IN_THE_WAY,
+    errno.ENOTDIR: _IN_THE_WAY,
+    errno.EISDIR: "a directory has the name of the file; move it, or give another name",
+    errno.ENOTEMPTY: "a directory has the name of the file; move it, or give another name",
+    errno.ENAMETOOLONG: "the name is too long; give a shorter one",
+    errno.EMFILE: "too many files are open (see ulimit -n); save fewer at once",
+    errno.ENFILE: "too many files are open on this machine; save fewer at once",
+}
 
 
 def checked_names(names: Sequence[str], count: int) -> list[str]:
@@ -63,25 +73,96 @@ def _plain(name: object) -> bool:
     return fits and name[-1] not in ". "  # some file systems drop these from the end
 
 
+class Saved(NamedTuple):
+    """A file on disk, and the SHA-256 of its bytes in hexadecimal digits."""
+
+    path: Path
+    sha256: str
+
+
+class Sink(Protocol[T_co]):
+    """Where the bytes of one file go.
+
+    Raises of all its calls: `DownloadError` that says what to do.
+    """
+
+    def write(self, data: bytes, at: int) -> None:
+        """Take bytes at this place of the file: where it ends so far, or 0, which begins it anew."""
+        ...
+
+    def commit(self, suffix: str) -> T_co:
+        """The file is complete; its content calls for this suffix."""
+        ...
+
+    def discard(self) -> None:
+        """Leave nothing behind, but for a file that is complete."""
+        ...
+
+
+class InMemory:
+    """A file as bytes."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def write(self, data: bytes, at: int) -> None:
+        """Append, or begin anew."""
+        del self._data[at:]
+        self._data += data
+
+    def commit(self, suffix: str) -> bytes:  # noqa: ARG002  # bytes have no name
+        """The whole."""
+        return bytes(self._data)
+
+    def discard(self) -> None:
+        """Give the memory back."""
+        self._data.clear()
+
+
 class PartFile:
     """A file that exists under a hidden name until it is complete."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: Callable[[str], str]) -> None:
+        """`name` makes the file's name from the suffix that its content calls for."""
         self._directory = directory
+        self._name = name
+        # A name that nobody can foresee, so that no link can lie in wait there; opened only if it is new.
         self._path = directory / f".{secrets.token_hex(8)}.part"
         self._file: BinaryIO | None = None
+        self._hash = hashlib.sha256()
 
-    def write(self, data: bytes) -> None:
-        """Append; the directory and the file are made with the first bytes."""
-        self._opened().write(data)
-
-    def commit(self, data: bytes, name: str) -> Path:
-        """Append the last bytes and give the file its name, replacing what had it."""
-        with self._opened() as file:
+    def write(self, data: bytes, at: int) -> None:
+        """Append, or begin anew; the directory and the file are made with the first bytes."""
+        with self._telling():
+            file = self._opened()
+            if at == 0:
+                file.seek(0)
+                file.truncate()
+                self._hash = hashlib.sha256()
             file.write(data)
-        final = self._directory / name
-        os.replace(self._path, final)  # noqa: PTH105  # atomic on one file system
-        return final
+            self._hash.update(data)
+
+    def commit(self, suffix: str) -> Saved:
+        """Give the file its name; what had it is replaced, and a link of that name is not followed."""
+        with self._telling():
+            with self._opened() as file:
+                file.flush()
+                # Worth its milliseconds, on a thread that nobody waits for: without it a loss of power can leave a
+                # file of the right name and no content, which a journal or a user takes for saved until the service
+                # has deleted the original. The directory is not synced: a name that got lost is seen to be missing.
+                os.fsync(file.fileno())
+            final = self._directory / self._name(suffix)
+            os.replace(self._path, final)  # noqa: PTH105  # atomic on one file system
+            return Saved(final, self._hash.hexdigest())
+
+    def discard(self) -> None:
+        """Remove the hidden file."""
+        if self._file is None:
+            return
+        with suppress(OSError):  # a full disk may refuse the flush; the file goes anyway
+            self._file.close()
+        with self._telling():
+            self._path.unlink(missing_ok=True)
 
     def _opened(self) -> BinaryIO:
         if self._file is None:
@@ -89,9 +170,66 @@ class PartFile:
             self._file = self._path.open("xb")
         return self._file
 
-    def discard(self) -> None:
-        """Leave nothing behind."""
-        if self._file is not None:
-            with suppress(OSError):  # a full disk may refuse the flush; the file goes anyway
-                self._file.close()
-            self._path.unlink(missing_ok=True)
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # ValueError: a path with a NUL byte, or that cannot be encoded
+            advice = _ADVICE.get(getattr(error, "errno", None) or 0, "try another directory")
+            raise DownloadError(
+                f"The file cannot be saved in {str(self._directory)!r}: {advice}",
+                cause=f"{type(error).__name__}: {error}",
+            ) from error
+
+
+class Arrival(Generic[T]):
+    """One file as its bytes come in: looked at, handed to its sink, in the end kept or rejected.
+
+    Blocking, for worker threads. A job that was already under way when the file was dropped may come later than the
+    dropping; it finds that nothing is wanted any more.
+    """
+
+    def __init__(self, sink: Sink[T]) -> None:
+        self._sink = sink
+        self._seen = Inspection()
+        self._lock = Lock()
+        self._dropped = False
+
+    def add(self, data: bytes, at: int) -> None:
+        """The next bytes, or at 0 the first.
+
+        Raises:
+            DownloadError: They cannot be kept.
+        """
+        with self._lock:
+            self._add(data, at)
+
+    def finish(self, data: bytes, at: int, complaint: Callable[[Inspection], str | None]) -> T:
+        """The last bytes, and what the sink makes of the whole.
+
+        Raises:
+            DownloadError: There is a complaint, or the file cannot be kept.
+        """
+        with self._lock:
+            self._add(data, at)
+            if (sentence := complaint(self._seen)) is not None:
+                raise DownloadError(sentence, transient=True)
+            return self._sink.commit(self._seen.suffix)
+
+    def drop(self) -> None:
+        """Leave nothing behind.
+
+        Raises:
+            DownloadError: Something stays behind.
+        """
+        with self._lock:
+            self._dropped = True
+            self._sink.discard()
+
+    def _add(self, data: bytes, at: int) -> None:
+        if self._dropped:
+            raise DownloadError("The download was given up")
+        if at == 0:
+            self._seen = Inspection()
+        self._seen.feed(data)
+        self._sink.write(data, at)

@@ -171,12 +171,12 @@ class AiohttpTransport:
 
     @asynccontextmanager
     async def stream(self, request: Request) -> AsyncIterator[tuple[Response, AsyncIterator[bytes]]]:
-        """Send one request; its head, and its body in pieces, at most `Limits.max_file_bytes`."""
+        """Send one request; its head, and its body in pieces as they come."""
         failure: BaseException
         try:
             async with self._request(request, request.body) as answer:
                 head = Response(status=answer.status, headers=answer.headers, body=b"")
-                yield head, _pieces(answer, self._limits.max_file_bytes)
+                yield head, _pieces(answer)
                 return
         except _CAUGHT as error:
             failure = error
@@ -217,12 +217,8 @@ def _timeout(silence: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(sock_connect=_CONNECT_TIMEOUT, sock_read=silence)
 
 
-async def _pieces(answer: aiohttp.ClientResponse, limit: int) -> AsyncIterator[bytes]:
-    left = limit
+async def _pieces(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     while piece := await answer.content.readany():
-        left -= len(piece)
-        if left < 0:
-            raise _too_large(answer, limit)
         yield piece
 
 

@@ -49,8 +49,8 @@ class Transport(Protocol):
     """Sends requests. Implementations map every failure of theirs to the package's errors.
 
     Raises of both calls: `APIConnectionError`, `APITimeoutError` (with `sent` telling whether the body may have
-    left), `InvalidResponseError` for what is no HTTP or exceeds the bound, `ConfigurationError` for a session that
-    cannot be used.
+    left), `InvalidResponseError` for what is no HTTP or, in `send`, exceeds the bound, `ConfigurationError` for a
+    session that cannot be used.
     """
 
     async def send(self, request: Request, guard: BodyGuard | None = None) -> Response:
@@ -58,7 +58,10 @@ class Transport(Protocol):
         ...
 
     def stream(self, request: Request) -> AbstractAsyncContextManager[tuple[Response, AsyncIterator[bytes]]]:
-        """Send one request; its head (with an empty body), and the body in pieces, bounded."""
+        """Send one request; its head (with an empty body), and the body in pieces.
+
+        Whoever reads them bounds them: a file that comes in several transfers has one bound.
+        """
         ...
 
     async def aclose(self) -> None:

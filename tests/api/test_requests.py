@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from flux_klein_async.api.addresses import Addresses
 from flux_klein_async.api.messages import Kind, Request
+from flux_klein_async.api.ranges import Part
 from flux_klein_async.api.requests import Api, encode_input
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.models import HostedFile, TextToImage9BInput, TextToImageInput
@@ -21,6 +22,7 @@ MODEL = "blackforestlabs/flux-2-klein/4b/text-to-image"
 
 COMMON = {"Accept": "application/json", "User-Agent": "flux_klein_async/1.0", "Authorization": "Bearer s3cr3t-token"}
 FILE = "https://x.runcomfy.net/a.png?signature=x"
+FILE_HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "flux_klein_async/1.0"}
 
 REQUESTS: list[tuple[Request, Kind, str, str, dict[str, str], bytes | None, bool]] = [
     (
@@ -45,7 +47,16 @@ REQUESTS: list[tuple[Request, Kind, str, str, dict[str, str], bytes | None, bool
     ),
     (API.cancel("r-1"), Kind.CANCEL, "POST", "https://h.example/v1/requests/r-1/cancel", COMMON, None, True),
     (API.model(MODEL), Kind.READ, "GET", f"https://h.example/v1/models/{MODEL}", COMMON, None, True),
-    (API.file(FILE), Kind.FILE, "GET", FILE, {"Accept": "*/*", "User-Agent": "flux_klein_async/1.0"}, None, True),
+    (API.file(FILE), Kind.FILE, "GET", FILE, FILE_HEADERS, None, True),
+    (
+        API.file(FILE, Part(size=7, etag='"v1"', total=None)),
+        Kind.FILE,
+        "GET",
+        FILE,
+        {**FILE_HEADERS, "Range": "bytes=7-", "If-Range": '"v1"'},
+        None,
+        True,
+    ),
 ]
 
 

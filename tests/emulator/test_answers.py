@@ -2,6 +2,7 @@ import pytest
 
 from flux_klein_async.emulator.answers import (
     ENDPOINTS,
+    Cut,
     Drop,
     Endless,
     Garbage,
@@ -17,7 +18,7 @@ from flux_klein_async.emulator.answers import (
     error_reply,
 )
 
-ANYWHERE = [Reply(), Rewrite(), Reset(), Garbage(), Truncate(), Endless()]
+ANYWHERE = [Cut(0), Reply(), Rewrite(), Reset(), Garbage(), Truncate(), Endless()]
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)

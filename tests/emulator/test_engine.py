@@ -1,6 +1,7 @@
 import pytest
 
 from flux_klein_async.emulator.answers import (
+    Cut,
     Garbage,
     Generation,
     Hang,
@@ -35,6 +36,14 @@ def test_a_passing_call_takes_effect_at_once_and_is_answered_later():
     request_id = reply.body["request_id"]
     assert engine.service.queue.completions == {request_id: 2.0}
     assert ask(engine, f"/files/{request_id}.png", 3.0).delay == 2.0
+
+
+def test_an_answer_can_be_cut_short_and_takes_effect():
+    engine = Engine(profile="fixed:1", script={"submit": [Cut(5, delay=2.0)], "file": [Cut(7)]})
+    reply = ask(engine, SUBMIT, method="POST", body={"prompt": "x"})
+    assert (reply.status, reply.cut, reply.delay, engine.service.accepted) == (200, Cut(5, delay=2.0), 2.0, 1)
+    picture = ask(engine, f"/files/{reply.body['request_id']}.png", 1.0)
+    assert (picture.cut, picture.delay) == (Cut(7), 0.0)
 
 
 def test_a_fate_can_delay_the_submits_reply():

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from flux_klein_async.emulator import (
+    Cut,
     Drop,
     Emulator,
     Endless,
@@ -121,6 +122,30 @@ async def test_a_truncated_body_promises_more_than_it_sends():
     assert body == b"abc"
 
 
+@pytest.mark.parametrize("script", [{"models": [Cut(9)]}, {"models": [Reply(401, b"{" + b" " * 99, cut=Cut(9))]}])
+async def test_an_answer_is_cut_after_so_many_bytes_of_its_body(script):
+    async with Emulator(script=script) as emulator:
+        head, _, body = (await raw(emulator, b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")).partition(b"\r\n\r\n")
+    [promised] = [int(line.split()[1]) for line in head.splitlines() if line.startswith(b"Content-Length: ")]
+    assert head.startswith(b"HTTP/1.1 401 ")
+    assert len(body) == 9 < promised
+
+
+async def test_a_hosted_file_is_continued_where_it_was_cut():
+    async with Emulator(profile="fixed:0") as emulator, open_session(emulator) as session:
+        async with session.post(SUBMIT, json={"prompt": "x", "width": 64, "height": 64}) as response:
+            url = f"/files/{(await response.json())['request_id']}.png"
+        _, whole = await fetch(session, "GET", url)
+        emulator.script("file", Cut(100))
+        async with session.get(url) as cut:
+            start = await cut.content.readexactly(100)
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await cut.read()
+        wanted = {"Range": "bytes=100-", "If-Range": cut.headers["ETag"]}
+        assert start + (await fetch(session, "GET", url, headers=wanted))[1] == whole
+        assert (await fetch(session, "GET", url, headers={"Range": f"bytes={len(whole)}-"}))[0] == 416
+
+
 async def test_a_dribbled_body_arrives_whole():
     script = {"models": [Reply(body=b"abc", dribble=0.0)]}
     async with Emulator(script=script) as emulator, open_session(emulator) as session:
@@ -164,7 +189,9 @@ async def test_a_connection_is_closed_when_the_client_wants_that(line):
     assert b"\r\nConnection: close\r\n" in data
 
 
-@pytest.mark.parametrize("answer", [Hang(), Pass(3600.0), Reply(body=b"ab", dribble=3600.0), Endless()])
+@pytest.mark.parametrize(
+    "answer", [Hang(), Cut(5, silent=True), Pass(3600.0), Reply(body=b"ab", dribble=3600.0), Endless()]
+)
 async def test_closing_does_not_wait_for_handlers(answer):
     async with asyncio.timeout(10):
         async with Emulator(script={"models": [answer]}) as emulator:

@@ -160,19 +160,21 @@ _NO_FILE = Cell("DownloadError", 1, "yes")
 _NO_FILE_YET = Cell("DownloadError", 1, "yes", retryable=True)
 _PASSING_FILES = (
     *_forms("500", "500001", "502", "503", "504", "429", "408"),
-    *("reset", "truncated", "no-gzip", "no-http", "overlong", *HEADS),
-    *("picture-empty", "endless", "gzip-bomb", "picture-endless"),
+    *("reset", "truncated", "no-gzip", "no-http", "overlong", "html", "cut", *HEADS),
+    *("picture-empty", "picture-short", "picture-text"),
 )
 _REFUSED_FILES = (
     *_forms("400", "400001", "402", "400002", "401", "401001", "400004", "403", "403001", "403003"),
     *_forms("404", "404001", "422", "422001"),
     *("redirect", "redirect-away"),
 )
+_LARGE_FILES = ("endless", "gzip-bomb", "picture-endless")
 _FILES: list[Row] = [
     _same(_REFUSED_FILES, _NO_FILE),
     (_PASSING_FILES, _FILE, _NO_FILE_YET),
+    _same(_LARGE_FILES, _NO_FILE),
     _same((*SLOW, *SILENT), _NO_FILE_YET),
-    _same((*FINE, "picture-mislabelled", "html", "picture-short", "picture-text"), _FILE),
+    _same((*FINE, "picture-mislabelled"), _FILE),
 ]
 _FILE_CONNECTING = _connecting(_FILE, _NO_FILE_YET, _NO_FILE_YET)
 

@@ -125,7 +125,7 @@ async def _observe(verb: str, endpoint: str, name: str, always: bool, directory:
         await client.aclose()
         assert loop.time() - begun <= 5
         files = [Path(name).suffix for name in os.listdir(directory)]  # noqa: PTH208  # a look, not work for the loop
-        assert len(files) == (1 if verb == "download" and error is None else 0)
+        assert files == ([".png"] if verb == "download" and error is None else [])
         assert strays() == []
         if error is None:
             return Cell(OK, emulator.accepted)

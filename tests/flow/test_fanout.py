@@ -10,6 +10,7 @@ from flux_klein_async import (
     AuthenticationError,
     ClientClosedError,
     ConfigurationError,
+    DownloadError,
     FixedPolling,
     InputRejectedError,
     InsufficientBalanceError,
@@ -19,9 +20,11 @@ from flux_klein_async import (
     SubmissionUncertainError,
     TextToImageInput,
 )
-from flux_klein_async.emulator import Generation, error_reply
+from flux_klein_async.emulator import Cut, Generation, Hang, Reply, error_reply
+from flux_klein_async.events import Downloaded
+from flux_klein_async.flow import transfer
 from flux_klein_async.flow.fanout import FanOut
-from tests.fakes import Events, now, outcome, settle, strays
+from tests.fakes import Events, now, outcome, png, settle, strays
 
 EVERY_SECOND = FixedPolling(1.0)
 
@@ -173,6 +176,83 @@ async def test_an_exception_of_the_items_leaves_unwrapped_after_the_running_ones
     assert seen == ["a"]
 
 
+# --- saving next to generating
+
+
+def of(emulator: Any, endpoint: str) -> list[float]:
+    return [record.at for record in emulator.records if record.endpoint == endpoint]
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_each_items_files_are_saved_as_soon_as_its_result_is_there(klein_emulator, connect, tmp_path, ordered):
+    klein_emulator.script("submit", *[Generation(after=seconds) for seconds in (4.5, 0.5, 2.5)])
+    events = Events()
+    client = connect(polling=EVERY_SECOND, on_event=events)
+    async with client.generate_many(list("abc"), ordered=ordered, directory=tmp_path / "out") as outcomes:
+        found = [outcome async for outcome in outcomes]
+    assert [entry.item for entry in found] == (list("abc") if ordered else list("bca"))
+    for entry in found:
+        assert entry.result is not None
+        assert entry.paths == (tmp_path / "out" / f"{entry.result.request_id}.png",)
+        assert [path.read_bytes() for path in entry.paths] == await client.read(entry.result)
+    assert [(event.at, event.tag) for event in events.of(Downloaded)] == [(1.0, 1), (3.0, 2), (5.0, 0)]
+
+
+async def test_without_a_directory_nothing_is_fetched_and_there_are_no_paths(klein_emulator, connect):
+    outcomes = await connect().generate_all(["a", "b"])
+    assert ([entry.paths for entry in outcomes], klein_emulator.calls["file"]) == ([(), ()], 0)
+
+
+SLOW = Reply(200, png(100), dribble=1.0)  # a byte a second, for minutes
+
+
+async def test_generations_go_on_while_a_download_dribbles(klein_emulator, connect, tmp_path):
+    klein_emulator.script("submit", *[Generation(after=0.5)] * 4)
+    klein_emulator.script("file", SLOW)
+    client = connect(polling=EVERY_SECOND, limits=Limits(max_in_flight=1), timeout=None)
+    async with client.generate_many(list("abcd"), directory=tmp_path) as outcomes:
+        found = [(entry.item, entry.error, now()) async for entry in outcomes]
+    # One generation at a time, and the next as soon as one has ended: the slot is not kept for the files.
+    assert of(klein_emulator, "submit") == [0.0, 1.0, 2.0, 3.0]
+    slowest = 1.0 + len(SLOW.body)
+    assert found == [("b", None, 2.0), ("c", None, 3.0), ("d", None, 4.0), ("a", None, slowest)]
+
+
+async def test_an_item_keeps_its_place_until_its_files_are_saved(klein_emulator, connect, tmp_path):
+    klein_emulator.script("submit", *[Generation(after=0.5)] * 4)
+    klein_emulator.script("file", SLOW, SLOW)
+    client = connect(polling=EVERY_SECOND, limits=Limits(max_in_flight=1), timeout=None)
+    await client.generate_all(list("abcd"), directory=tmp_path, concurrency=2)
+    length = len(SLOW.body)
+    assert of(klein_emulator, "submit") == [0.0, 1.0, 1.0 + length, 2.0 + length]
+
+
+@pytest.mark.parametrize(
+    ("answers", "retryable"),
+    [([error_reply(404)], False), ([Reply(200, png()[:-1])] * 5, True), ([Hang()], True)],
+    ids=["refused", "incomplete", "silent"],
+)
+async def test_a_download_that_fails_is_its_items_error_and_the_result_can_be_fetched_again(
+    klein_emulator, connect, tmp_path, answers, retryable
+):
+    klein_emulator.script("file", *answers)
+    client = connect(timeout=20)
+    [bad, good] = await client.generate_all(["a", "b"], concurrency=1, directory=tmp_path)
+    assert type(bad.error) is DownloadError
+    assert (bad.error.charged, bad.error.retryable, bad.result, bad.paths) == ("yes", retryable, None, ())
+    assert (good.error, [path.parent for path in good.paths]) == (None, [tmp_path])
+    again = await client.download(await client.result(bad.error.request_id or ""), tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([*again, *good.paths])
+
+
+async def test_the_files_of_an_item_have_as_many_seconds_as_its_generation(klein_emulator, connect, tmp_path):
+    klein_emulator.script("submit", Generation(after=2.5))
+    klein_emulator.script("file", Hang())
+    client = connect(polling=EVERY_SECOND, timeout=None)
+    [found] = await client.generate_all(["a"], timeout=4, directory=tmp_path)
+    assert (type(found.error), now()) == (DownloadError, 7.0)
+
+
 # --- leaving
 
 
@@ -229,6 +309,27 @@ async def test_leaving_in_any_way_leaves_nothing_running(klein_emulator, connect
     abandoned = klein_emulator.accepted - 1  # one has finished
     assert abandoned >= 2
     assert klein_emulator.calls["cancel"] == (abandoned if on_abandon == "cancel" else 0)
+
+
+@pytest.mark.parametrize(("body", "expected"), LEAVING)
+async def test_leaving_in_any_way_ends_downloads_and_leaves_nothing_partial(
+    klein_emulator, connect, tmp_path, monkeypatch, body, expected
+):
+    monkeypatch.setattr(transfer, "_FLUSH", 10)
+    client = connect(polling=EVERY_SECOND)
+    klein_emulator.script("submit", *[Generation(after=0.5)] * 9)
+    klein_emulator.script("file", None, *[Reply(200, png(100), cut=Cut(90, silent=True))] * 9)
+
+    async def visit() -> None:
+        async with client.generate_many([f"picture {number}" for number in range(9)], directory=tmp_path) as outcomes:
+            await body(outcomes)
+
+    [result] = await asyncio.gather(asyncio.ensure_future(visit()), return_exceptions=True)
+    assert type(result) is (type(None) if expected is None else expected)
+    assert klein_emulator.calls["file"] == 9
+    await client.aclose()
+    assert strays() == []
+    assert [path.suffix for path in tmp_path.iterdir()] == [".png"]
 
 
 async def test_a_cancelled_exit_still_leaves_nothing_running(klein_emulator, connect):

@@ -1,5 +1,8 @@
 """A file is on disk whole, under a plain name, or not at all."""
 
+import hashlib
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -7,36 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_klein_async.errors import InvalidInputError
-from flux_klein_async.flow.files import PartFile, checked_names, suffix_of
-
-
-@pytest.mark.parametrize(
-    ("start", "suffix"),
-    [
-        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", ".png"),
-        (b"\xff\xd8\xff\xe0\0\x10JFIF", ".jpg"),
-        (b"\xff\xd8\xff\xe1\0\x10Exif", ".jpg"),
-        (b"RIFF\x24\0\0\0WEBPVP8 ", ".webp"),
-        (b"GIF89a", ".gif"),
-        (b"GIF87a", ".gif"),
-        (b"\0\0\0\x20ftypisom", ".mp4"),
-        (b"\x1aE\xdf\xa3\x01", ".webm"),
-        (b"", ".bin"),
-        (b"\x89PNG", ".bin"),
-        (b"\xff\xd8", ".bin"),
-        (b"RIFF\x24\0\0\0WAVEfmt ", ".bin"),
-        (b" \x89PNG\r\n\x1a\n", ".bin"),
-        (b"<html>", ".bin"),
-    ],
-)
-def test_the_first_bytes_call_for_a_suffix(start: bytes, suffix: str) -> None:
-    assert suffix_of(start) == suffix
-
-
-@given(st.binary())
-def test_any_bytes_have_a_suffix(start: bytes) -> None:
-    assert suffix_of(start).startswith(".")
+from flux_klein_async.errors import DownloadError, InvalidInputError
+from flux_klein_async.flow import files
+from flux_klein_async.flow.files import Arrival, InMemory, PartFile, checked_names
 
 
 @pytest.mark.parametrize(
@@ -140,76 +116,271 @@ def test_a_name_is_refused_or_stays_in_its_folder(name: str) -> None:
     assert (kept, Path("out") / kept, Path(kept).name) == (name, Path(f"out/{name}"), name)
 
 
+WILD_NAMES = st.text(st.characters(exclude_categories=[])) | st.sampled_from(
+    [
+        "../../x",
+        "..",
+        "con",
+        "a:b",
+        "",
+        "x" * 300,
+        "a\0b",
+        "a\nb",
+        "/etc/x",
+        "a/../../x",
+        "\\\\host\\x",
+        "a.png",
+        "A.PNG",
+    ]
+)
+
+
+@given(st.lists(WILD_NAMES, max_size=4))
+def test_whatever_the_names_nothing_is_written_outside_the_directory(names: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "inner" / "out"
+        try:
+            checked = checked_names(names, len(names))
+        except InvalidInputError:
+            return
+        saved = []
+        for name in checked:
+            part = PartFile(out, lambda _suffix, name=name: name)  # type: ignore[misc]
+            part.write(name.encode(), 0)
+            saved.append(part.commit(".png").path)
+        assert saved == [out / name for name in names]
+        assert [path.read_bytes() for path in saved] == [name.encode() for name in names]
+        everything = {path for path in Path(folder).rglob("*") if path.is_file()}
+        assert everything == set(saved)
+
+
 def listing(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
+def part_of(directory: Path, stem: str = "a") -> PartFile:
+    return PartFile(directory, lambda suffix: stem + suffix)
+
+
+def saved(directory: Path, data: bytes, stem: str = "a") -> Path:
+    part = part_of(directory, stem)
+    part.write(data, 0)
+    return part.commit(".png").path
+
+
 def test_a_file_appears_under_its_name_when_it_is_complete(tmp_path: Path) -> None:
-    part = PartFile(tmp_path / "out" / "deeper")
-    part.write(b"first ")
-    part.write(b"second ")
+    part = part_of(tmp_path / "out" / "deeper")
+    part.write(b"first ", 0)
+    part.write(b"second ", 6)
     hidden = listing(tmp_path)
-    final = part.commit(b"last", "a.png")
-    assert (final, final.read_bytes()) == (tmp_path / "out/deeper/a.png", b"first second last")
+    part.write(b"last", 13)
+    final = part.commit(".png")
+    assert (final.path, final.path.read_bytes()) == (tmp_path / "out/deeper/a.png", b"first second last")
+    assert final.sha256 == hashlib.sha256(b"first second last").hexdigest()
     assert ([name.endswith(".part") for name in hidden], listing(tmp_path)) == (
         [False, False, True],
         ["out", "out/deeper", "out/deeper/a.png"],
     )
 
 
-def test_a_small_file_is_committed_at_once(tmp_path: Path) -> None:
-    assert PartFile(tmp_path).commit(b"all", "a.png").read_bytes() == b"all"
-    assert listing(tmp_path) == ["a.png"]
+def test_a_file_begun_anew_has_nothing_of_what_was_there(tmp_path: Path) -> None:
+    part = part_of(tmp_path)
+    part.write(b"something longer", 0)
+    part.write(b" and more", 16)
+    part.write(b"new", 0)
+    part.write(b"er", 3)
+    final = part.commit(".jpg")
+    assert (final.path.read_bytes(), final.sha256) == (b"newer", hashlib.sha256(b"newer").hexdigest())
+
+
+def test_bytes_in_memory_are_begun_anew_and_given_back() -> None:
+    sink = InMemory()
+    sink.write(b"something longer", 0)
+    sink.write(b"new", 0)
+    sink.write(b"er", 3)
+    assert sink.commit(".png") == b"newer"
+    sink.discard()
+    assert sink.commit(".png") == b""
 
 
 def test_a_file_replaces_what_had_its_name(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"old and longer")
-    PartFile(tmp_path).commit(b"new", "a.png")
-    assert ((tmp_path / "a.png").read_bytes(), listing(tmp_path)) == (b"new", ["a.png"])
+    assert saved(tmp_path, b"new").read_bytes() == b"new"
+    assert listing(tmp_path) == ["a.png"]
+
+
+def test_a_link_with_the_name_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").symlink_to(elsewhere)
+    (tmp_path / "out" / "b.png").symlink_to(tmp_path / "nowhere")
+    paths = [saved(tmp_path / "out", b"new"), saved(tmp_path / "out", b"new", "b")]
+    assert [(path.is_symlink(), path.read_bytes()) for path in paths] == [(False, b"new")] * 2
+    assert (elsewhere.read_bytes(), listing(tmp_path)) == (b"mine", ["elsewhere", "out", "out/a.png", "out/b.png"])
+
+
+def test_the_hidden_file_is_never_one_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.secrets, "token_hex", lambda _count: "foreseen")
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / ".foreseen.part").symlink_to(tmp_path / "mine")
+    part = part_of(tmp_path)
+    with pytest.raises(DownloadError):
+        part.write(b"new", 0)
+    part.discard()
+    assert ((tmp_path / "mine").read_bytes(), listing(tmp_path)) == (b"mine", [".foreseen.part", "mine"])
+
+
+def test_a_directory_that_is_a_link_is_the_users_choice(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert saved(tmp_path / "link", b"new") == tmp_path / "link" / "a.png"
+    assert (tmp_path / "real" / "a.png").read_bytes() == b"new"
 
 
 def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"old")
-    part = PartFile(tmp_path)
-    part.write(b"new")
+    part = part_of(tmp_path)
+    part.write(b"new", 0)
     assert (tmp_path / "a.png").read_bytes() == b"old"
     part.discard()
     assert ((tmp_path / "a.png").read_bytes(), listing(tmp_path)) == (b"old", ["a.png"])
 
 
 def test_nothing_is_made_before_the_first_bytes(tmp_path: Path) -> None:
-    part = PartFile(tmp_path / "out")
-    part.discard()
+    part_of(tmp_path / "out").discard()
     assert listing(tmp_path) == []
 
 
 def test_a_discarded_file_leaves_nothing(tmp_path: Path) -> None:
-    part = PartFile(tmp_path)
-    part.write(b"some")
+    part = part_of(tmp_path)
+    part.write(b"some", 0)
     part.discard()
     part.discard()
     assert listing(tmp_path) == []
 
 
 def test_discarding_a_committed_file_leaves_it_alone(tmp_path: Path) -> None:
-    part = PartFile(tmp_path)
-    part.commit(b"all", "a.png")
-    part.discard()
-    assert listing(tmp_path) == ["a.png"]
-
-
-def test_a_file_that_cannot_get_its_name_leaves_nothing_when_discarded(tmp_path: Path) -> None:
-    (tmp_path / "a.png").mkdir()
-    part = PartFile(tmp_path)
-    with pytest.raises(OSError, match=r"a\.png"):
-        part.commit(b"all", "a.png")
+    part = part_of(tmp_path)
+    part.write(b"all", 0)
+    part.commit(".png")
     part.discard()
     assert listing(tmp_path) == ["a.png"]
 
 
 def test_files_of_one_folder_do_not_meet_while_they_are_written(tmp_path: Path) -> None:
-    parts = [PartFile(tmp_path) for _ in range(10)]
+    parts = [part_of(tmp_path, str(number)) for number in range(10)]
     for number, part in enumerate(parts):
-        part.write(b"%d" % number)
-    paths = [part.commit(b"!", f"{number}.png") for number, part in enumerate(parts)]
-    assert [path.read_bytes() for path in paths] == [b"%d!" % number for number in range(10)]
+        part.write(b"%d" % number, 0)
+    paths = [part.commit(".png").path for part in parts]
+    assert [path.read_bytes() for path in paths] == [b"%d" % number for number in range(10)]
+
+
+# --- trouble with the disk
+
+
+def a_file_in_the_way(folder: Path) -> Path:
+    (folder / "way").write_bytes(b"")
+    return folder / "way"
+
+
+def a_dangling_link(folder: Path) -> Path:
+    (folder / "way").symlink_to(folder / "nowhere")
+    return folder / "way"
+
+
+def a_ring_of_links(folder: Path) -> Path:
+    (folder / "way").symlink_to(folder / "way")
+    return folder / "way" / "deeper"
+
+
+@pytest.mark.parametrize(
+    ("place", "advice"),
+    [
+        (a_file_in_the_way, "a file stands where a directory should be"),
+        (lambda folder: a_file_in_the_way(folder) / "deeper", "a file stands where a directory should be"),
+        (a_dangling_link, "a file stands where a directory should be"),
+        (a_ring_of_links, "try another directory"),
+        (lambda _folder: Path("/proc"), "the directory vanished, or cannot be made"),
+        (lambda _folder: Path("/proc/new"), "the directory vanished, or cannot be made"),
+        (lambda folder: folder / ("x" * 300), "the name is too long"),
+        (lambda folder: folder / "a\0b", "try another directory"),
+        (lambda folder: folder / "a\ud800b", "try another directory"),
+    ],
+    ids=range(9),
+)
+def test_a_place_where_nothing_can_be_written_is_a_download_error(tmp_path: Path, place: Any, advice: str) -> None:
+    directory = place(tmp_path)
+    before = listing(tmp_path)
+    part = part_of(directory)
+    with pytest.raises(DownloadError) as caught:
+        part.write(b"some", 0)
+    part.discard()
+    assert f"{str(directory)!r}: {advice}" in str(caught.value)
+    assert (caught.value.retryable, caught.value.charged, listing(tmp_path)) == (False, "yes", before)
+
+
+def test_a_directory_with_the_files_name_stays_and_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").mkdir()
+    part = part_of(tmp_path)
+    part.write(b"all", 0)
+    with pytest.raises(DownloadError, match=r"a directory has the name of the file; .*a\.png"):
+        part.commit(".png")
+    part.discard()
+    assert listing(tmp_path) == ["a.png"]
+
+
+def test_a_directory_that_vanishes_before_the_file_has_its_name_is_a_download_error(tmp_path: Path) -> None:
+    part = part_of(tmp_path / "out")
+    part.write(b"all", 0)
+    shutil.rmtree(tmp_path / "out")
+    part.write(b"!", 3)
+    with pytest.raises(DownloadError, match="the directory vanished"):
+        part.commit(".png")
+    part.discard()
+    assert listing(tmp_path) == []
+
+
+def full(part: PartFile) -> None:
+    """As if the disk had become full: the kernel's own device for that stands in for the file."""
+    part._file = Path("/dev/full").open("wb")  # noqa: SIM115  # closed by the part
+
+
+def test_a_full_disk_is_a_download_error_at_the_write_and_at_the_end(tmp_path: Path) -> None:
+    for end in (lambda part: part.write(bytes(100_000), 1), lambda part: (part.write(b"x", 1), part.commit(".png"))):
+        part = part_of(tmp_path)
+        full(part)
+        with pytest.raises(DownloadError, match="make room, then download again"):
+            end(part)
+        part.discard()
+    assert listing(tmp_path) == []
+
+
+# --- one file as its bytes come in
+
+
+def test_a_file_that_was_dropped_is_not_begun_again_by_a_job_that_comes_late(tmp_path: Path) -> None:
+    arrival = Arrival(part_of(tmp_path))
+    arrival.add(b"some", 0)
+    arrival.drop()
+    with pytest.raises(DownloadError, match="given up"):
+        arrival.add(b"more", 0)
+    with pytest.raises(DownloadError, match="given up"):
+        arrival.finish(b"more", 4, lambda _seen: None)
+    assert listing(tmp_path) == []
+
+
+def test_a_complaint_keeps_a_file_from_its_name(tmp_path: Path) -> None:
+    arrival = Arrival(part_of(tmp_path))
+    with pytest.raises(DownloadError, match="it has 4 bytes") as caught:
+        arrival.finish(b"some", 0, lambda seen: f"it has {seen.size} bytes")
+    assert caught.value.retryable
+    arrival.drop()
+    assert listing(tmp_path) == []
+
+
+def test_a_file_begun_anew_is_looked_at_anew(tmp_path: Path) -> None:
+    arrival = Arrival(part_of(tmp_path))
+    arrival.add(b"<html>", 0)
+    arrival.add(b"GIF89a", 0)
+    assert arrival.finish(b"...", 6, lambda seen: None if seen.size == 9 else "?").path == tmp_path / "a.gif"

@@ -64,11 +64,14 @@ async def main() -> None:
         async for status in handle.updates():
             assert_type(status, RequestStatus)
         await client.generate({"image": HostedFile("https://example.com/a.png")}, model="owner/model/variant")
-        async with client.generate_many(rows(), concurrency=64, to_input=lambda row: row["prompt"]) as outcomes:
+        async with client.generate_many(
+            rows(), concurrency=64, to_input=lambda row: row["prompt"], directory="out"
+        ) as outcomes:
             async for outcome in outcomes:
+                assert_type(outcome.paths, tuple[Path, ...])
                 assert_type(outcome, Outcome[dict[str, str]])
                 assert_type(outcome.error, FluxKleinError | None)
-        assert_type(await client.generate_all(["a", "b"]), list[Outcome[str]])
+        assert_type(await client.generate_all(["a", "b"], directory=Path("out")), list[Outcome[str]])
         assert_type(await client.model(), ModelInfo)
         assert_type(await client.cancel(handle), CancelOutcome)
         assert_type(await client.aclose(drain=5), tuple[str, ...])

@@ -1,0 +1,488 @@
+"""One file's transfer: only from trusted hosts, bounded, continued where it broke, never a mixture of two."""
+
+import gzip
+import hashlib
+import threading
+from typing import Any
+
+import pytest
+
+from flux_klein_async import ConfigurationError, DownloadError, Limits, RetryPolicy
+from flux_klein_async.emulator import (
+    Cut,
+    Endless,
+    Garbage,
+    Hang,
+    Refuse,
+    Reply,
+    Reset,
+    Truncate,
+    error_reply,
+)
+from flux_klein_async.events import Downloaded, Retrying
+from flux_klein_async.flow import files, formats, transfer
+from tests.fakes import Events, now, outcome, png
+from tests.flow.test_download import OWN, listing, result_of
+
+PNG = png()
+ONE, TWO = png(300), png(301)  # two versions of one picture, of nearly the same length
+V1, V2 = {"ETag": '"v1"'}, {"ETag": '"v2"'}
+
+
+def ranges(emulator: Any) -> list[str | None]:
+    """Which part each request for a file asked for."""
+    return [record.headers.get("range") for record in emulator.records if record.endpoint == "file"]
+
+
+# --- which hosts
+
+UNTRUSTED = [
+    "http://files.runcomfy.net/x.png",
+    "https://runcomfy.net.evil.example/x.png",
+    "https://evilruncomfy.net/x.png",
+    "https://evil.example/#@runcomfy.net",
+    "https://evil.example/?runcomfy.net",
+    "https://runcomfy.net@evil.example/x.png",
+    "https://user@files.runcomfy.net/x.png",
+    "https://user:password@files.runcomfy.net/x.png",
+    "https://evil.example\\@runcomfy.net/x.png",
+    "https://files.runcomfy.net\\.evil.example/x.png",
+    "https://10.0.0.1/x.png",
+    "https://[::1]/x.png",
+    "https://2130706433/x.png",
+    "https://runcomfy.net./x.png",
+    "https://RUNCOMFY.NET.EVIL.EXAMPLE/x.png",
+    "https://evil.example\0.runcomfy.net/x.png",
+    "https://evil.example%2f.runcomfy.net/x.png",
+    "http://emulator.invalid/x.png",
+    "https://emulator.invalid:8443/x.png",
+    "https://emulator.invalid./x.png",
+    "file:///etc/passwd",
+    "//evil.example/x.png",
+]
+
+
+@pytest.mark.parametrize("url", UNTRUSTED)
+async def test_an_untrusted_address_is_never_asked(klein_emulator, connect, tmp_path, url):
+    client = connect()
+    direct = await outcome(client.download(result_of(url), tmp_path))
+    klein_emulator.script("file", Reply(302, "", {"Location": url.replace("\0", "%00")}))
+    redirected = await outcome(client.download(result_of(OWN), tmp_path))
+    for error in (direct, redirected):
+        assert (type(error), error.charged, error.retryable) == (DownloadError, "yes", False)
+        assert "not taken from this address" in str(error)
+    assert sum(klein_emulator.calls.values()) - klein_emulator.calls["connect"] == 1
+    assert listing(tmp_path) == []
+
+
+async def test_a_trusted_host_is_asked_in_whatever_case_it_is_written(klein_emulator, connect):
+    klein_emulator.script("file", Reply(200, PNG))
+    assert await connect().read(result_of("HTTPS://Files.RunComfy.NET/files/x.png")) == [PNG]
+    assert klein_emulator.records[-1].headers["host"] == "files.runcomfy.net"
+
+
+async def test_a_redirect_to_no_url_is_not_repeated(klein_emulator, connect, tmp_path):
+    klein_emulator.script("file", Reply(302, "", {"Location": "http://[::1"}))
+    error = await outcome(connect().download(result_of(OWN), tmp_path))
+    assert (type(error), error.retryable, klein_emulator.calls["file"]) == (DownloadError, False, 1)
+
+
+@pytest.mark.parametrize(("hops", "arrives"), [(5, True), (6, False)])
+async def test_at_most_five_redirects_are_followed(klein_emulator, connect, tmp_path, hops, arrives):
+    step = Reply(307, "", {"Location": "/files/y.png"})
+    klein_emulator.script("file", *[step] * hops, Reply(200, PNG))
+    found = await outcome(connect().download(result_of(OWN), tmp_path))
+    assert isinstance(found, list if arrives else DownloadError)
+    assert klein_emulator.calls["file"] == 6
+
+
+# --- beginning again
+
+BROKEN = [
+    error_reply(500),
+    error_reply(429, retry_after=3),
+    Reset(),
+    Hang(),
+    Truncate(body=PNG, missing=10),
+    Garbage(),
+    Reply(200, b""),
+    Reply(200, PNG, cut=Cut(0)),
+    Reply(200, PNG, {"Content-Type": "image/png"}, cut=Cut(50)),
+    Reply(200, PNG, cut=Cut(50, silent=True)),
+    Reply(200, PNG[:-1], V1),
+    Reply(200, "<!doctype html><h1>502 Bad Gateway</h1>"),
+    Reply(206, PNG, V1 | {"Content-Range": f"bytes 0-{len(PNG) - 1}/{len(PNG)}"}),  # nobody asked for a part
+]
+
+
+@pytest.mark.parametrize("answer", BROKEN, ids=repr)
+async def test_a_transfer_that_broke_is_begun_again(klein_emulator, connect, tmp_path, answer):
+    klein_emulator.script("file", answer, answer, Reply(200, PNG))
+    [path] = await connect().download(result_of(OWN), tmp_path)
+    assert path.read_bytes() == PNG
+    assert (listing(tmp_path), ranges(klein_emulator)) == (["some-id.png"], [None] * 3)
+
+
+@pytest.mark.parametrize("answer", BROKEN, ids=repr)
+async def test_a_transfer_that_breaks_five_times_is_a_download_error_with_nothing_left(
+    klein_emulator, connect, tmp_path, answer
+):
+    events = Events()
+    klein_emulator.script("file", *[answer] * 20)
+    client = connect(timeout=None, on_event=events)
+    error = await outcome(client.download(result_of(OWN + "?sig=secret"), tmp_path))
+    assert (type(error), error.charged, error.retryable, error.request_id) == (DownloadError, "yes", True, "some-id")
+    assert (error.url, len(events.of(Retrying)), listing(tmp_path)) == (OWN, 4, [])
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 416, 304, 302, 204])
+async def test_a_file_that_is_refused_is_not_asked_for_again(klein_emulator, connect, tmp_path, status):
+    klein_emulator.script("file", Reply(status, ""))
+    error = await outcome(connect().download(result_of(OWN + "?sig=secret"), tmp_path))
+    assert (type(error), error.status_code, error.retryable) == (DownloadError, status, False)
+    assert "secret" not in str(error)
+    assert (error.url, klein_emulator.calls["file"]) == (OWN, 1)
+
+
+async def test_a_file_host_that_cannot_be_reached_is_a_download_error(klein_emulator, connect, tmp_path):
+    klein_emulator.script("connect", *[Refuse()] * 10)
+    error = await outcome(connect().download(result_of(OWN), tmp_path))
+    assert (type(error), error.retryable, klein_emulator.calls["connect"]) == (DownloadError, True, 5)
+
+
+async def test_a_session_that_its_owner_has_closed_is_no_trouble_of_the_files(klein_emulator, connect):
+    session = klein_emulator.session()
+    client = connect(session=session)
+    await session.close()
+    error = await outcome(client.read(result_of(OWN)))
+    assert (type(error), error.request_id, klein_emulator.calls["file"]) == (ConfigurationError, "some-id", 0)
+
+
+# --- going on
+
+
+@pytest.mark.parametrize("flush", [1000, transfer._FLUSH])
+@pytest.mark.parametrize("silent", [False, True])
+async def test_a_picture_that_broke_off_is_continued_at_the_bytes_that_are_here(
+    klein_emulator, connect, tmp_path, monkeypatch, flush, silent
+):
+    monkeypatch.setattr(transfer, "_FLUSH", flush)
+    events = Events()
+    client = connect(on_event=events)
+    result = await client.generate("a cat", width=256, height=256)
+    [whole] = await client.read(result)
+    assert len(whole) > 9000
+    klein_emulator.records.clear()
+    klein_emulator.script("file", *[Cut(count, silent=silent) for count in (10, 4000, 5000)])
+    [path] = await client.download(result, tmp_path)
+    assert (path.read_bytes(), listing(tmp_path)) == (whole, [f"{result.request_id}.png"])
+    [told] = events.of(Downloaded)
+    assert told.sha256 == (hashlib.sha256(whole).hexdigest(),)
+    assert ranges(klein_emulator) == [None, "bytes=10-", "bytes=4010-", "bytes=9010-"]
+    validators = {record.headers.get("if-range") for record in klein_emulator.records}
+    assert len(validators - {None}) == 1
+    assert len(events.of(Retrying)) == 3
+
+
+async def test_what_is_read_is_continued_too(klein_emulator, connect):
+    client = connect()
+    result = await client.generate("a cat", width=64, height=64)
+    klein_emulator.script("file", Cut(700), Cut(1), None, None)
+    continued, whole = await client.read(result), await client.read(result)
+    assert (continued, ranges(klein_emulator)) == (whole, [None, "bytes=700-", "bytes=701-", None])
+
+
+async def test_a_file_of_unknown_length_is_continued(klein_emulator, connect):
+    chunks = {"Transfer-Encoding": "chunked", **V1}
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(ONE), ONE)
+    rest = {**V1, "Content-Range": f"bytes 100-{len(ONE) - 1}/{len(ONE)}"}
+    klein_emulator.script("file", Reply(200, body, chunks, cut=Cut(105)), Reply(206, ONE[100:], rest))
+    assert await connect().read(result_of(OWN)) == [ONE]
+    assert ranges(klein_emulator) == [None, "bytes=100-"]
+
+
+async def test_a_host_that_gives_less_than_asked_for_is_asked_for_the_rest(klein_emulator, connect):
+    parts = [
+        Reply(206, ONE[first:end], {**V1, "Content-Range": f"bytes {first}-{end - 1}/{len(ONE)}"})
+        for first, end in ((50, 80), (80, len(ONE)))
+    ]
+    klein_emulator.script("file", Reply(200, ONE, V1, cut=Cut(50)), *parts)
+    assert await connect().read(result_of(OWN)) == [ONE]
+    assert ranges(klein_emulator) == [None, "bytes=50-", "bytes=80-"]
+
+
+def rest(data: bytes = ONE, first: int = 60, etag: str | None = '"v1"', **headers: str) -> Reply:
+    """The answer of a host that is right, or wrong in one thing."""
+    said = {"Content-Range": f"bytes {first}-{len(data) - 1}/{len(data)}"}
+    said |= {"ETag": etag} if etag else {}
+    said |= {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(206, data[60:], said)
+
+
+WHOLE = Reply(200, ONE, V1)
+WRONG = {
+    "no such part": [Reply(416, ""), WHOLE],
+    "forbidden": [Reply(403, ""), WHOLE],
+    "gone": [Reply(410, ""), WHOLE],
+    "redirected": [Reply(302, "", {"Location": "/files/z.png"}), WHOLE],
+    "whole, no ranges there": [WHOLE],
+    "whole, another version": [Reply(200, ONE, V2)],
+    "another version": [rest(TWO, etag='"v2"'), WHOLE],
+    "no version": [rest(TWO, etag=None), WHOLE],
+    "weak version": [rest(etag='W/"v1"'), WHOLE],
+    "another length": [rest(TWO), WHOLE],
+    "another place": [rest(first=59), WHOLE],
+    "no place": [rest(Content_Range="x"), WHOLE],
+    "several parts": [rest(Content_Range="", Content_Type="multipart/byteranges; boundary=x"), WHOLE],
+    "more than it says": [rest(Content_Range=f"bytes 60-70/{len(ONE)}"), WHOLE],
+    "compressed": [Reply(206, gzip.compress(ONE[60:]), {**rest().headers, "Content-Encoding": "gzip"}), WHOLE],
+}
+
+
+@pytest.mark.parametrize("answers", WRONG.values(), ids=WRONG)
+async def test_what_is_not_surely_the_rest_makes_the_file_begin_again(klein_emulator, connect, tmp_path, answers):
+    klein_emulator.script("file", Reply(200, ONE, V1, cut=Cut(60)), *answers)
+    [path] = await connect().download(result_of(OWN), tmp_path)
+    assert (path.read_bytes(), listing(tmp_path)) == (ONE, ["some-id.png"])
+    assert ranges(klein_emulator) == [None, "bytes=60-", *[None] * (len(answers) - 1)]
+    assert now() <= 0.1  # at once: the one pause is that before the repeat
+
+
+async def test_a_rest_that_is_longer_than_announced_makes_the_file_begin_again(klein_emulator, connect):
+    data = bytes(range(200))  # of no format that could tell
+    said = {**V1, "Content-Range": "bytes 60-199/200", "Transfer-Encoding": "chunked"}  # no other length is announced
+    longer = Reply(206, b"%x\r\n%b\r\n0\r\n\r\n" % (141, data[60:] + b"!"), said)
+    klein_emulator.script("file", Reply(200, data, V1, cut=Cut(60)), longer, Reply(200, data, V1))
+    assert await connect().read(result_of("https://emulator.invalid/files/x")) == [data]
+    assert ranges(klein_emulator) == [None, "bytes=60-", None]
+
+
+UNFIT = {
+    "no version": {},
+    "weak version": {"ETag": 'W/"v1"'},
+    "a date alone": {"Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"},
+    "compressed": {**V1, "Content-Encoding": "gzip"},
+}
+
+
+@pytest.mark.parametrize("headers", UNFIT.values(), ids=UNFIT)
+async def test_without_a_strong_version_of_the_very_bytes_a_file_begins_again(klein_emulator, connect, headers):
+    body = gzip.compress(ONE) if "Content-Encoding" in headers else ONE
+    klein_emulator.script("file", Reply(200, body, headers, cut=Cut(200)), Reply(200, body, headers))
+    assert await connect().read(result_of(OWN)) == [ONE]
+    assert ranges(klein_emulator) == [None, None]
+    assert {record.headers["accept-encoding"] for record in klein_emulator.records} == {"identity"}
+
+
+async def test_a_file_that_changes_between_two_breaks_is_never_a_mixture(klein_emulator, connect):
+    klein_emulator.script(
+        "file",
+        Reply(200, ONE, V1, cut=Cut(200)),
+        Reply(200, TWO, V2, cut=Cut(90)),  # the version asked for is no more: the new one from its beginning
+        Reply(206, TWO[90:], {**V2, "Content-Range": f"bytes 90-{len(TWO) - 1}/{len(TWO)}"}),
+    )
+    assert await connect().read(result_of(OWN)) == [TWO]
+    assert [record.headers.get("if-range") for record in klein_emulator.records] == [None, '"v1"', '"v2"']
+
+
+async def test_a_busy_host_is_asked_for_the_rest_when_it_wants_to_be(klein_emulator, connect):
+    klein_emulator.script("file", Reply(200, ONE, V1, cut=Cut(60)), error_reply(503, retry_after=7), rest())
+    assert await connect().read(result_of(OWN)) == [ONE]
+    assert ranges(klein_emulator) == [None, "bytes=60-", "bytes=60-"]
+    assert 7 <= now() <= 7.2
+
+
+AWAY = "https://files.runcomfy.net/files/signed.png?signature=1"
+
+
+async def test_the_rest_is_asked_of_the_host_that_had_the_beginning(klein_emulator, connect):
+    to = Reply(302, "", {"Location": AWAY})
+    klein_emulator.script("file", to, Reply(200, ONE, V1, cut=Cut(60)), rest())
+    assert await connect().read(result_of(OWN)) == [ONE]
+    asked = [(record.headers["host"], record.headers.get("range")) for record in klein_emulator.records]
+    assert asked == [("emulator.invalid", None), ("files.runcomfy.net", None), ("files.runcomfy.net", "bytes=60-")]
+    assert all("authorization" not in record.headers for record in klein_emulator.records)
+
+
+async def test_where_that_host_has_it_no_more_the_first_address_is_asked_again(klein_emulator, connect):
+    to = [Reply(302, "", {"Location": AWAY.replace("=1", f"={number}")}) for number in (1, 2)]
+    klein_emulator.script("file", to[0], Reply(200, ONE, V1, cut=Cut(60)), Reply(403, ""), to[1], WHOLE)
+    assert await connect().read(result_of(OWN)) == [ONE]
+    assert [record.query.get("signature") for record in klein_emulator.records] == [None, "1", "1", None, "2"]
+
+
+@pytest.mark.parametrize("url", UNTRUSTED[:4])
+async def test_the_rest_is_not_fetched_from_an_untrusted_host_either(klein_emulator, connect, tmp_path, url):
+    away = Reply(302, "", {"Location": url})
+    klein_emulator.script("file", Reply(200, ONE, V1, cut=Cut(60)), away, away)
+    error = await outcome(connect().download(result_of(OWN), tmp_path))
+    assert (type(error), error.retryable, klein_emulator.calls["file"]) == (DownloadError, False, 3)
+    assert listing(tmp_path) == []
+
+
+async def test_a_continuation_is_a_repeat_and_counts_as_one(klein_emulator, connect, tmp_path):
+    client = connect(retry=RetryPolicy(attempts=3))
+    result = await client.generate("a cat", width=64, height=64)
+    klein_emulator.script("file", *[Cut(10)] * 9)
+    error = await outcome(client.download(result, tmp_path))
+    assert (type(error), error.retryable, ranges(klein_emulator)) == (
+        DownloadError,
+        True,
+        [None, "bytes=10-", "bytes=20-"],
+    )
+    assert listing(tmp_path) == []
+
+
+async def test_the_clients_quota_bounds_continuations_too(klein_emulator, connect):
+    client = connect(retry=RetryPolicy(attempts=1000), timeout=None)
+    result = await client.generate("a cat", width=256, height=256)
+    klein_emulator.script("file", *[Cut(10)] * 1000)
+    assert type(await outcome(client.read(result))) is DownloadError
+    assert 100 <= klein_emulator.calls["file"] <= 102
+
+
+async def test_the_deadline_bounds_continuations_too(klein_emulator, connect, tmp_path):
+    client = connect(timeout=40)
+    result = await client.generate("a cat", width=64, height=64)
+    klein_emulator.script("file", *[Cut(10, silent=True)] * 9)
+    begun = now()
+    error = await outcome(client.download(result, tmp_path))
+    assert (type(error), error.retryable, now()) == (DownloadError, True, begun + 40)
+    await client.aclose()
+    assert listing(tmp_path) == []
+
+
+# --- how large
+
+CHUNKED_FILE = {**V1, "Transfer-Encoding": "chunked"}
+LARGE = png(150_000)
+TOO_LARGE = {
+    "endless": [Endless(chunk=b"x" * 65_536)],
+    "announced": [Reply(200, LARGE)],
+    "announced and never sent": [Reply(200, LARGE, cut=Cut(0, silent=True))],
+    "unannounced": [Reply(200, b"%x\r\n%b\r\n" % (len(LARGE), LARGE), CHUNKED_FILE)],
+    "a bomb": [Reply(200, gzip.compress(bytes(10**7)), {"Content-Encoding": "gzip"})],
+    "in two parts, each of which would do": [
+        Reply(200, b"%x\r\n%b\r\n" % (len(LARGE), LARGE), CHUNKED_FILE, cut=Cut(60_007)),
+        Reply(206, LARGE[60_000:], {**V1, "Content-Range": f"bytes 60000-{len(LARGE) - 1}/{len(LARGE)}"}),
+    ],
+}
+
+
+@pytest.mark.parametrize("answers", TOO_LARGE.values(), ids=TOO_LARGE)
+async def test_a_file_larger_than_the_bound_is_refused_and_not_asked_for_again(
+    klein_emulator, connect, tmp_path, answers
+):
+    klein_emulator.script("file", *answers, *[Reply(200, PNG)] * 5)
+    client = connect(limits=Limits(max_file_bytes=100_000))
+    error = await outcome(client.download(result_of(OWN), tmp_path))
+    assert (type(error), error.retryable) == (DownloadError, False)
+    assert "larger than 100000 bytes" in str(error)
+    assert (klein_emulator.calls["file"], listing(tmp_path)) == (len(answers), [])
+    assert now() <= 0.1
+
+
+async def test_a_file_of_just_the_bound_is_taken(klein_emulator, connect):
+    klein_emulator.script("file", Reply(200, PNG), Reply(200, PNG, V1, cut=Cut(60)))
+    client = connect(limits=Limits(max_file_bytes=len(PNG)))
+    assert await client.read(result_of(OWN)) == [PNG]
+    klein_emulator.script("file", Reply(206, PNG[60:], {**V1, "Content-Range": f"bytes 60-{len(PNG) - 1}/{len(PNG)}"}))
+    assert await client.read(result_of(OWN)) == [PNG]
+
+
+# --- what it is
+
+JPEG = b"\xff\xd8\xff" + bytes(50) + b"\xff\xd9"
+
+
+@pytest.mark.parametrize(
+    ("url", "answer", "name"),
+    [
+        (OWN, Reply(200, JPEG, {"Content-Type": "image/png"}), "some-id.jpg"),  # mislabelled
+        (OWN, Reply(200, gzip.compress(PNG), {"Content-Encoding": "gzip"}), "some-id.png"),
+        (OWN.replace(".png", ".glb"), Reply(200, b"glTF"), "some-id.bin"),
+        (OWN, Reply(200, b"II*\0", {"Content-Type": "image/tiff"}), "some-id.bin"),
+    ],
+)
+async def test_the_content_names_the_file_and_what_promised_nothing_is_kept(
+    klein_emulator, connect, tmp_path, url, answer, name
+):
+    klein_emulator.script("file", answer)
+    await connect().download(result_of(url), tmp_path)
+    assert listing(tmp_path) == [name]
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (Reply(200, b""), "The file is empty"),
+        (Reply(200, PNG[:-1], V1), "The file is incomplete"),
+        (Reply(200, JPEG[:-1]), "The file is incomplete"),
+        (Reply(200, b"<html>busy</html>"), "A web page came in place of the file"),
+        (Reply(200, b"busy"), "no picture or film of a known format"),
+    ],
+)
+async def test_what_is_not_the_picture_is_asked_for_again_from_its_beginning(
+    klein_emulator, connect, tmp_path, answer, sentence
+):
+    events = Events()
+    klein_emulator.script("file", answer, Reply(200, PNG))
+    [path] = await connect(on_event=events).download(result_of(OWN), tmp_path)
+    assert (path.read_bytes(), ranges(klein_emulator), listing(tmp_path)) == (PNG, [None] * 2, ["some-id.png"])
+    assert [sentence in event.error for event in events.of(Retrying)] == [True]
+
+
+async def test_a_part_that_says_nothing_of_its_type_is_held_against_the_first_answer(klein_emulator, connect):
+    data = bytes(200)
+    page = {**V1, "Content-Type": "text/html"}
+    said = {**V1, "Content-Range": "bytes 60-199/200"}
+    klein_emulator.script("file", Reply(200, data, page, cut=Cut(60)), Reply(206, data[60:], said), Reply(200, PNG))
+    assert await connect().read(result_of("https://emulator.invalid/files/x")) == [PNG]
+    assert ranges(klein_emulator) == [None, "bytes=60-", None]
+
+
+# --- where the work is done
+
+
+async def test_neither_hashing_nor_looking_nor_writing_is_done_on_the_loops_thread(
+    klein_emulator, connect, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(transfer, "_FLUSH", 50_000)
+    done: dict[str, set[int]] = {}
+
+    def watched(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def noting(*arguments: Any, **options: Any) -> Any:
+            done.setdefault(name, set()).add(threading.get_ident())
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, noting)
+
+    class Hash:
+        def __init__(self) -> None:
+            self._hash = original_hash()
+
+        def update(self, data: bytes) -> None:
+            done.setdefault("update", set()).add(threading.get_ident())
+            self._hash.update(data)
+
+        def hexdigest(self) -> str:
+            return self._hash.hexdigest()
+
+    original_hash = hashlib.sha256
+    monkeypatch.setattr(files.hashlib, "sha256", Hash)
+    for owner, name in (
+        (files.PartFile, "write"),
+        (files.PartFile, "discard"),
+        (formats.Inspection, "feed"),
+        (files.os, "fsync"),
+        (files.os, "replace"),
+    ):
+        watched(owner, name)
+    client = connect()
+    klein_emulator.script("file", Reply(200, LARGE, V1, cut=Cut(120_000)), None, None, Reply(200, LARGE))
+    assert type(await outcome(client.download(result_of(OWN), tmp_path))) is DownloadError  # no such file any more
+    await client.download(result_of(OWN), tmp_path)
+    assert set(done) == {"write", "discard", "feed", "fsync", "replace", "update"}
+    assert threading.get_ident() not in set().union(*done.values())
