@@ -107,6 +107,8 @@ class HttpServer:
             body = await _read(request, headers) if request.can_read_body else b""
             action = self._engine.handle(Call(request.method, request.raw_path, headers, body), self._loop.time())
             return await self._send(request, action)
+        except ConnectionResetError:
+            return _CLOSE  # the client has gone: aiohttp would log that as our mistake
         finally:
             self._handling.discard(task)
 
@@ -179,7 +181,6 @@ async def _read(request: web.BaseRequest, headers: dict[str, str]) -> bytes:
 def _transport(request: web.BaseRequest) -> asyncio.Transport:
     transport = request.transport
     if transport is None or transport.is_closing():
-        # What aiohttp takes quietly for a client that has gone.
         raise ConnectionResetError
     return transport
 
