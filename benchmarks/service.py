@@ -48,7 +48,7 @@ class Service:
         self._process.communicate()  # closes its standard input, which ends it
 
     def calls(self) -> Counter[str]:
-        """How often each endpoint was called since the start."""
+        """How often each endpoint was called since the start; connections are no calls."""
         return Counter(self._ask("calls"))
 
     def faults(self) -> Counter[str]:
@@ -76,7 +76,7 @@ class Service:
 
 def answer(emulator: Emulator, question: str) -> Any:
     if question == "calls":
-        return emulator.calls
+        return {endpoint: number for endpoint, number in emulator.calls.items() if endpoint != "connect"}
     if question == "faults":
         return Counter(record.endpoint for record in emulator.records if record.answer is not None)
     if question == "submits":
