@@ -23,7 +23,7 @@ from .answers import (
 )
 from .base import BaseEmulator, Options
 from .engine import Call, Engine, Record
-from .faults import FAULTS, Fault, fault, parse_fault
+from .faults import FAULTS, Fault, fault, faults_at, parse_fault
 from .inprocess import InProcessEmulator
 from .profiles import Profile, parse_profile
 from .server import Emulator
@@ -57,6 +57,7 @@ __all__ = [
     "VirtualTimeLoop",
     "error_reply",
     "fault",
+    "faults_at",
     "parse_fault",
     "parse_profile",
 ]

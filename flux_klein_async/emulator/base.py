@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
+from .answers import ENDPOINTS
 from .engine import Engine
+from .faults import faults_at
 
 if TYPE_CHECKING:
     from collections import Counter, deque
@@ -30,6 +32,8 @@ class Options(TypedDict, total=False):
         api_key: the one token that is accepted; default `emulator-token`.
         script: by endpoint, what its first calls get; see `BaseEmulator.script()`.
         max_records: how many of the last requests are remembered; default 10,000.
+        max_generations: how many of the last generations that have ended are remembered; default 200,000. One that is
+            forgotten is unknown, as it is anyway 7 days after its end.
         files_url: origin of the hosted files, where it is not the API's own.
     """
 
@@ -39,6 +43,7 @@ class Options(TypedDict, total=False):
     api_key: str
     script: Script | None
     max_records: int
+    max_generations: int
     files_url: str | None
 
 
@@ -91,13 +96,29 @@ class BaseEmulator:
         """
         self.engine.script(endpoint, *answers)
 
-    def fault(self, endpoint: str, answer: Answer, *, probability: float) -> None:
-        """Give calls of an endpoint this answer with this probability, where no script speaks.
+    def fault(self, endpoint: str, *answers: Answer, probability: float) -> None:
+        """Give calls of an endpoint one of these answers, all equally likely, with this probability.
+
+        A script goes before it. Of several faults of an endpoint the one given first is tried first.
 
         Raises:
-            ValueError: no such endpoint, an answer that belongs to another one, or no probability.
+            ValueError: no such endpoint, an answer that belongs to another one, none at all, or no probability.
         """
-        self.engine.fault(endpoint, answer, probability=probability)
+        self.engine.fault(endpoint, *answers, probability=probability)
+
+    def storm(self, probability: float) -> None:
+        """Let the calls of every endpoint go wrong with this probability, in every way that can happen there.
+
+        Raises:
+            ValueError: no probability.
+        """
+        for endpoint in ENDPOINTS:
+            if answers := [answer for answer in faults_at(endpoint) if self.can_answer(endpoint, answer)]:
+                self.fault(endpoint, *answers, probability=probability)
+
+    def can_answer(self, endpoint: str, answer: Answer | None) -> bool:  # noqa: ARG002  # a port can do less
+        """Whether this form of the emulator has the means to give an endpoint this answer."""
+        return True
 
     def reset(self) -> None:
         """Forget everything that happened and was scripted since, and start again as constructed."""

@@ -72,6 +72,7 @@ class Engine:
         api_key: str = "emulator-token",
         script: Script | None = None,
         max_records: int = 10_000,
+        max_generations: int = 200_000,
         epoch: float = 0.0,
         base_url: str = "",
         files_url: str | None = None,
@@ -82,6 +83,7 @@ class Engine:
         self._workers = self.profile.workers if workers is None else workers
         self._first_script = dict(script or {})
         self._max_records = max_records
+        self._max_generations = max_generations
         self._start(epoch, base_url, files_url)
 
     def _start(self, epoch: float, base_url: str, files_url: str | None) -> None:
@@ -93,12 +95,13 @@ class Engine:
             epoch=epoch,
             base_url=base_url,
             files_url=files_url,
+            max_generations=self._max_generations,
         )
         self.records: deque[Record] = deque(maxlen=self._max_records)
         self.calls: Counter[str] = Counter()
         self._chance = random.Random(f"{self.seed}/faults")
         self._scripts: dict[str, deque[Answer | None]] = {}
-        self._faults: dict[str, list[tuple[float, Answer]]] = {}
+        self._faults: dict[str, list[tuple[float, tuple[Answer, ...]]]] = {}
         for endpoint, answers in self._first_script.items():
             self.script(endpoint, *answers)
 
@@ -116,16 +119,19 @@ class Engine:
             check_answer(endpoint, answer)
         self._scripts.setdefault(endpoint, deque()).extend(answers)
 
-    def fault(self, endpoint: str, answer: Answer, *, probability: float) -> None:
-        """Give calls of an endpoint this answer with this probability, where no script speaks.
+    def fault(self, endpoint: str, *answers: Answer, probability: float) -> None:
+        """Give calls of an endpoint one of these answers with this probability, where no script speaks.
 
         Raises:
-            ValueError: no such endpoint, an answer that belongs to another one, or no probability.
+            ValueError: no such endpoint, an answer that belongs to another one, none at all, or no probability.
         """
-        check_answer(endpoint, answer)
+        if not answers:
+            raise ValueError("a fault needs at least one answer")
+        for answer in answers:
+            check_answer(endpoint, answer)
         if not 0 <= probability <= 1:
             raise ValueError(f"a probability lies between 0 and 1, not at {probability!r}")
-        self._faults.setdefault(endpoint, []).append((probability, answer))
+        self._faults.setdefault(endpoint, []).append((probability, answers))
 
     def connect(self) -> Answer:
         """Count one attempt to connect and say what becomes of it."""
@@ -156,9 +162,9 @@ class Engine:
         self.calls[endpoint] += 1
         if waiting := self._scripts.get(endpoint):
             return waiting.popleft()
-        for probability, answer in self._faults.get(endpoint, ()):
+        for probability, answers in self._faults.get(endpoint, ()):
             if self._chance.random() < probability:
-                return answer
+                return self._chance.choice(answers)
         return None
 
     def _act(self, call: Call, route: Route, answer: Answer | None, now: float) -> tuple[Action, str | None]:

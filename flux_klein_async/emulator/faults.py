@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from .answers import Answer
 
-__all__ = ["FAULTS", "Fault", "fault", "parse_fault"]
+__all__ = ["FAULTS", "Fault", "fault", "faults_at", "parse_fault"]
 
 _JSON = ("submit", "status", "result", "cancel", "model", "models")
 _HTTP = (*_JSON, "file")
@@ -282,6 +282,11 @@ def fault(name: str) -> Answer:
         near = [known for known in FAULTS if known.startswith(name[:3])] or list(FAULTS)
         raise ValueError(f"no fault {name!r}: there are {', '.join(near[:12])}")
     return FAULTS[name].make()
+
+
+def faults_at(endpoint: str) -> list[Answer]:
+    """Every fault of the catalogue that can happen at this endpoint, in its order."""
+    return [entry.make() for entry in FAULTS.values() if endpoint in entry.endpoints]
 
 
 def parse_fault(text: str) -> list[tuple[str, Answer, float]]:

@@ -43,9 +43,14 @@ class Job:
 
 
 class Queue:
-    """First come, first served, by `workers` workers (`None`: one for each; 0: nothing ever starts)."""
+    """First come, first served, by `workers` workers (`None`: one for each; 0: nothing ever starts).
+
+    The last `keep` generations that have ended are remembered.
+    """
 
     def __init__(self, workers: int | None, *, keep: int) -> None:
+        if keep < 0:
+            raise ValueError(f"max_generations cannot be below 0, at {keep}")
         self.jobs: dict[str, Job] = {}
         # By request id the instant at which each generation that has started ends, or ended.
         self.completions: dict[str, float] = {}

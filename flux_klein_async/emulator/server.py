@@ -109,6 +109,8 @@ class HttpServer:
             body = await _read(request, headers) if request.can_read_body else b""
             action = self._engine.handle(Call(request.method, request.raw_path, headers, body), self._loop.time())
             return await self._send(request, action)
+        except ConnectionResetError:
+            return _CLOSE  # the client has gone: aiohttp would log that as our mistake
         finally:
             self._handling.discard(task)
 
@@ -194,7 +196,6 @@ async def _read(request: web.BaseRequest, headers: dict[str, str]) -> bytes:
 def _transport(request: web.BaseRequest) -> asyncio.Transport:
     transport = request.transport
     if transport is None or transport.is_closing():
-        # What aiohttp takes quietly for a client that has gone.
         raise ConnectionResetError
     return transport
 
@@ -226,7 +227,7 @@ class Emulator(BaseEmulator):
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0, **options: Unpack[Options]) -> None:
         super().__init__(**options)
         for endpoint, answers in (options.get("script") or {}).items():
-            _check_endpoint(endpoint, *answers)
+            self._check(endpoint, *answers)
         self._address = (host, port)
         self._running: tuple[asyncio.Server, HttpServer] | None = None
 
@@ -261,19 +262,22 @@ class Emulator(BaseEmulator):
         Raises:
             ValueError: no such endpoint, or an answer that it cannot give.
         """
-        _check_endpoint(endpoint, *answers)
+        self._check(endpoint, *answers)
         super().script(endpoint, *answers)
 
-    def fault(self, endpoint: str, answer: Answer, *, probability: float) -> None:
+    def fault(self, endpoint: str, *answers: Answer, probability: float) -> None:
         """As in process, but that a connection can only be dropped: the rest of `connect` is the kernel's here.
 
         Raises:
-            ValueError: no such endpoint, an answer that it cannot give, or no probability.
+            ValueError: no such endpoint, an answer that it cannot give, none at all, or no probability.
         """
-        _check_endpoint(endpoint, answer)
-        super().fault(endpoint, answer, probability=probability)
+        self._check(endpoint, *answers)
+        super().fault(endpoint, *answers, probability=probability)
 
+    def can_answer(self, endpoint: str, answer: Answer | None) -> bool:
+        """Whether a port can do it: a connection can only be dropped, the rest of `connect` is the kernel's."""
+        return endpoint != "connect" or answer is None or isinstance(answer, Drop)
 
-def _check_endpoint(endpoint: str, *answers: Answer | None) -> None:
-    if endpoint == "connect" and not all(answer is None or isinstance(answer, Drop) for answer in answers):
-        raise ValueError("on a loopback port 'connect' can only be answered with Drop: use InProcessEmulator")
+    def _check(self, endpoint: str, *answers: Answer | None) -> None:
+        if not all(self.can_answer(endpoint, answer) for answer in answers):
+            raise ValueError("on a loopback port 'connect' can only be answered with Drop: use InProcessEmulator")

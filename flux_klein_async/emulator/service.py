@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Draw", "Response", "Service"]
 
-# More ended generations than any test or benchmark asks for, few enough to fit in memory.
-_KEEP_ENDED = 200_000
 _PIXELS = range(64, 2049)
 _DEFAULT_PIXELS = 1024
 _PAGE = 50
@@ -66,11 +64,12 @@ class Service:
         epoch: float,
         base_url: str,
         files_url: str | None,
+        max_generations: int,
     ) -> None:
         self.epoch = epoch
         self.base_url = base_url
         self.files_url = files_url
-        self.queue = Queue(workers, keep=_KEEP_ENDED)
+        self.queue = Queue(workers, keep=max_generations)
         self.accepted = 0
         self.spent_usd = 0.0
         self._profile = profile

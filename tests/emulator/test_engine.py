@@ -1,3 +1,5 @@
+from collections import Counter
+
 import pytest
 
 from flux_klein_async.emulator.answers import (
@@ -115,6 +117,15 @@ def test_a_fault_can_be_certain(probability, status):
     assert {ask(engine, "/v1/models").status for _ in range(50)} == {status}
 
 
+def test_one_of_several_faults_is_as_likely_as_the_other_and_all_together_as_was_said():
+    engine = Engine(seed=3)
+    engine.fault("models", Reply(500), Reply(502), Reply(503), probability=0.3)
+    seen = Counter(ask(engine, "/v1/models").status for _ in range(9000))
+    assert set(seen) == {200, 500, 502, 503}
+    assert 6100 < seen[200] < 6500
+    assert all(800 < seen[status] < 1000 for status in (500, 502, 503))
+
+
 @pytest.mark.parametrize("probability", [-0.1, 1.1, float("nan")])
 def test_a_probability_is_checked(probability):
     with pytest.raises(ValueError, match="between 0 and 1"):
@@ -128,6 +139,10 @@ def test_scripts_are_checked_where_they_are_written():
         Engine().script("typo")
     with pytest.raises(ValueError, match="no endpoint 'typo'"):
         Engine().fault("typo", Hang(), probability=1)
+    with pytest.raises(ValueError, match="Refuse answers 'connect'"):
+        Engine().fault("status", Hang(), Refuse(), probability=1)
+    with pytest.raises(ValueError, match="at least one answer"):
+        Engine().fault("status", probability=1)
 
 
 def test_every_call_is_recorded():
@@ -159,6 +174,23 @@ def test_no_more_than_the_last_records_are_kept():
         ask(engine, "/v1/models", now)
     assert [record.at for record in engine.records] == [3, 4]
     assert engine.calls["models"] == 5
+
+
+def test_no_more_than_the_last_ended_generations_are_kept():
+    engine = Engine(profile="fixed:1", max_generations=2)
+    ids = [submit(engine, now) for now in (0.0, 1.0, 2.0)]
+    assert [ask(engine, f"/v1/requests/{each}/status", 4.0).status for each in ids] == [404, 200, 200]
+    assert set(engine.service.queue.completions) == set(ids[1:])
+    engine.reset()
+    for now in range(5):
+        submit(engine, now)
+    assert len(engine.service.queue.jobs) == 3
+    assert engine.service.accepted == 5
+
+
+def test_a_number_of_generations_is_checked():
+    with pytest.raises(ValueError, match="max_generations cannot be below 0, at -1"):
+        Engine(max_generations=-1)
 
 
 def test_reset_starts_again_as_constructed():

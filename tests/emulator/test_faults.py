@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_klein_async.emulator.answers import ENDPOINTS, Reply, check_answer, error_reply
-from flux_klein_async.emulator.faults import FAULTS, fault, parse_fault
+from flux_klein_async.emulator.faults import FAULTS, fault, faults_at, parse_fault
 
 
 @pytest.mark.parametrize("entry", FAULTS.values(), ids=lambda entry: entry.name)
@@ -102,6 +102,11 @@ def test_any_is_every_endpoint_that_it_can_happen_to():
 def test_what_is_no_fault_is_refused(text, sentence):
     with pytest.raises(ValueError, match=sentence):
         parse_fault(text)
+
+
+def test_the_faults_of_an_endpoint_are_those_that_name_it():
+    assert faults_at("connect") == [fault(name) for name in ("refuse", "no-connection", "slow-connection", "drop")]
+    assert faults_at("other") == []
 
 
 @given(st.text())

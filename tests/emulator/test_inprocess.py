@@ -287,6 +287,22 @@ def test_one_emulator_serves_one_loop_after_the_other():
     assert emulator.accepted == 2
 
 
+@pytest.mark.parametrize("steps", range(4))
+def test_a_client_that_leaves_an_endless_body_is_no_error_of_the_server(steps, caplog):
+    async def tell(emulator, session):
+        emulator.script("models", Endless(b"x"))
+        async with session.get("/v1/models") as response:
+            await response.content.readany()
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            response.close()
+        await asyncio.sleep(1)
+        return (await fetch(session, "GET", "/v1/models"))[0]
+
+    assert story(tell) == 200
+    assert caplog.records == []
+
+
 def test_a_user_may_bring_a_connector():
     async def main():
         async with InProcessEmulator() as emulator:

@@ -259,7 +259,7 @@ def test_only_a_drop_can_be_scripted_for_connections_to_a_port():
     for attempt in (
         lambda: Emulator(script={"connect": [Refuse()]}),
         lambda: emulator.script("connect", Refuse()),
-        lambda: emulator.fault("connect", Refuse(), probability=1),
+        lambda: emulator.fault("connect", Drop(), Refuse(), probability=1),
     ):
         with pytest.raises(ValueError, match="use InProcessEmulator"):
             attempt()
