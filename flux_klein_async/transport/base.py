@@ -33,10 +33,18 @@ class BodyGuard:
         return self._state is _Body.BEGUN
 
     def begin(self) -> bool:
-        """Called before the first byte is written; False forbids writing."""
-        if self._state is _Body.WAITING:
-            self._state = _Body.BEGUN
-        return self._state is _Body.BEGUN
+        """Called before the first byte is written; False forbids writing.
+
+        True once: a middleware of a borrowed session that sends again what was sent would pay twice.
+        """
+        if self._state is not _Body.WAITING:
+            return False
+        self._state = _Body.BEGUN
+        return True
+
+    def failed(self) -> None:
+        """Called by the writer when the first write was refused: nothing has left, and nothing will."""
+        self._state = _Body.DROPPED
 
     def drop(self) -> bool:
         """Called by who gives up; True promises that nothing was written and nothing will be."""

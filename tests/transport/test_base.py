@@ -15,9 +15,9 @@ from flux_klein_async.transport.base import BodyGuard
         (["drop"], [True], False),
         (["begin", "drop"], [True, False], True),
         (["drop", "begin"], [True, False], False),
-        (["begin", "begin"], [True, True], True),
+        (["begin", "begin"], [True, False], True),
         (["drop", "drop"], [True, True], False),
-        (["begin", "drop", "begin", "drop"], [True, False, True, False], True),
+        (["begin", "drop", "begin", "drop"], [True, False, False, False], True),
         (["drop", "begin", "drop", "begin"], [True, False, True, False], False),
     ],
 )
@@ -37,3 +37,10 @@ def test_guards_do_not_share_their_state() -> None:
     first, second = BodyGuard(), BodyGuard()
     first.begin()
     assert (first.begun, second.begun) == (True, False)
+
+
+def test_a_first_write_that_was_refused_leaves_nothing() -> None:
+    guard = BodyGuard()
+    guard.begin()
+    guard.failed()
+    assert (guard.begun, guard.begin(), guard.drop()) == (False, False, True)
