@@ -63,13 +63,10 @@ class _GuardedBody(aiohttp.BytesPayload):
             raise ConnectionResetError(errno.ECONNRESET, "The server had closed the idle connection")
         if not self._guard.begin():
             raise asyncio.CancelledError  # given up before a byte was written
-        try:
-            # Headers and body leave in one write, or none of both does: what is raised here was raised before it, by
-            # a connection that closed while a trace of the session was awaited, or by the trace.
-            await stream.write(self._value, drain=False)
-        except BaseException:
-            self._guard.failed()
-            raise
+        # Headers and body leave in one write, or neither does. A session's trace is awaited before it: where the
+        # connection closes meanwhile, the body was begun but not written.
+        await stream.write(self._value, drain=False)
+        self._guard.wrote()
         await stream.drain()
 
 

@@ -14,6 +14,7 @@ __all__ = ["BodyGuard", "Transport"]
 class _Body(Enum):
     WAITING = "waiting"
     BEGUN = "begun"
+    WRITTEN = "written"
     DROPPED = "dropped"
 
 
@@ -28,9 +29,9 @@ class BodyGuard:
     _state: _Body = _Body.WAITING
 
     @property
-    def begun(self) -> bool:
-        """Whether a byte of the body may have left."""
-        return self._state is _Body.BEGUN
+    def written(self) -> bool:
+        """Whether a byte of the body was written; asked when the call has failed, and nothing more can be."""
+        return self._state is _Body.WRITTEN
 
     def begin(self) -> bool:
         """Called before the first byte is written; False forbids writing.
@@ -42,9 +43,9 @@ class BodyGuard:
         self._state = _Body.BEGUN
         return True
 
-    def failed(self) -> None:
-        """Called by the writer when the first write was refused: nothing has left, and nothing will."""
-        self._state = _Body.DROPPED
+    def wrote(self) -> None:
+        """Called when the first byte has been written."""
+        self._state = _Body.WRITTEN
 
     def drop(self) -> bool:
         """Called by who gives up; True promises that nothing was written and nothing will be."""

@@ -73,11 +73,11 @@ def map_error(error: BaseException, redactor: Redactor, guard: BodyGuard | None)
     aiohttp's errors hold the request with its headers, so none of them may be chained.
     """
     meaning, sent = next(MEANINGS[cls.__name__] for cls in type(error).__mro__ if cls.__name__ in MEANINGS)
-    if meaning is InvalidResponseError and guard is not None and not guard.begun:
+    if meaning is InvalidResponseError and guard is not None and not guard.written:
         meaning = APIConnectionError  # no answer to what was not sent: it is a proxy's to CONNECT
     cause = redactor.text(f"{type(error).__name__}: {error}")[:500]
     if issubclass(meaning, APIConnectionError | APITimeoutError):
         advice = _ADVICE.get(type(error).__name__, "")
-        return meaning(advice, cause=cause, sent=(guard is None or guard.begun) if sent is None else sent)
+        return meaning(advice, cause=cause, sent=(guard is None or guard.written) if sent is None else sent)
     message = "The session cannot be used" if meaning is ConfigurationError else ""
     return meaning(message, cause=cause)

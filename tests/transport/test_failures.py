@@ -63,21 +63,21 @@ def sample(cls: type[BaseException]) -> BaseException:
     return cls(f"about {TOKEN}")
 
 
-@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("written", [False, True])
 @pytest.mark.parametrize(
     "cls", [*TREE, aiohttp.ClientError, OSError, TimeoutError, RuntimeError], ids=lambda cls: cls.__name__
 )
-def test_a_mapped_error_is_ours_keeps_type_and_text_and_drops_the_request(cls, begun):
+def test_a_mapped_error_is_ours_keeps_type_and_text_and_drops_the_request(cls, written):
     guard = BodyGuard()
-    if begun:
-        guard.begin()
+    if written:
+        guard.wrote()
     error = map_error(sample(cls), Redactor(TOKEN), guard)
     assert isinstance(error, FluxKleinError)
     assert (error.__cause__, error.__context__) == (None, None)
     assert cls.__name__ in str(error)
     assert TOKEN not in f"{error} {vars(error)}"
     if isinstance(error, APIConnectionError | APITimeoutError):
-        assert error.sent is (begun and not issubclass(cls, NOTHING_SENT))
+        assert error.sent is (written and not issubclass(cls, NOTHING_SENT))
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,12 @@ def test_every_name_is_that_of_an_exception(name):
 
 
 @pytest.mark.parametrize(
-    ("begun", "kind", "sent"), [(False, APIConnectionError, False), (True, InvalidResponseError, None)]
+    ("written", "kind", "sent"), [(False, APIConnectionError, False), (True, InvalidResponseError, None)]
 )
-def test_an_answer_to_a_submit_that_never_left_is_a_proxys(begun, kind, sent):
+def test_an_answer_to_a_submit_that_never_left_is_a_proxys(written, kind, sent):
     guard = BodyGuard()
-    if begun:
-        guard.begin()
+    if written:
+        guard.wrote()
     error = map_error(sample(aiohttp.ClientResponseError), Redactor(TOKEN), guard)
     assert (type(error), getattr(error, "sent", None)) == (kind, sent)
 
