@@ -79,7 +79,7 @@ class FluxKleinClient:
         allow_insecure: Permit plain http to another machine, which sends the token in clear.
         trust_env: Take the proxy for https (HTTPS_PROXY, ALL_PROXY, NO_PROXY) and the certificate authorities
             (SSL_CERT_FILE, SSL_CERT_DIR) from the environment, once, now. Plain http and loopback hosts are never
-            called through a proxy, and netrc is never read. A borrowed session's own `trust_env` counts instead.
+            called through a proxy, and netrc is never used. A borrowed session's own `trust_env` counts instead.
 
     Raises:
         ConfigurationError: No token, a bad base URL, an unusable session, proxy or certificate file.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import trustme
+from aiohttp.abc import AbstractResolver
 
 from flux_klein_async.emulator import Engine
 from flux_klein_async.emulator.server import HttpServer
@@ -166,6 +167,29 @@ def answering(data: bytes) -> Behaviour:
 async def silent(_proxy: ConnectProxy, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
     """Takes the request and says nothing until the client leaves."""
     await reader.read()
+
+
+class Names(AbstractResolver):
+    """A name server whose one answer changes; all of it is on this machine, on ports of its own."""
+
+    def __init__(self, *ports: int) -> None:
+        self.ports = list(ports)
+        self.asked = 0
+
+    async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> Any:
+        self.asked += 1
+        return [
+            {"hostname": host, "host": "127.0.0.1", "port": port, "family": socket.AF_INET, "proto": 0, "flags": 0}
+            for port in self.ports
+        ]
+
+    async def close(self) -> None:
+        """Hold nothing."""
+
+    async def getaddrinfo(self, *_: Any, **__: Any) -> Any:
+        """The same for the loop's own resolver."""
+        self.asked += 1
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in self.ports]
 
 
 def closed_port() -> int:

@@ -1,47 +1,22 @@
 """The service moves while the client lives: the next call reaches it where it is now, and no submit is doubled."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp.abc import AbstractResolver
 
 from flux_klein_async import APIConnectionError, FluxKleinClient, RetryPolicy
 from flux_klein_async.emulator import Emulator, Generation, Pass
 from flux_klein_async.events import Retrying, Submitted
 from tests.fakes import Events, outcome
-from tests.networks import closed_port, until
+from tests.networks import Names, closed_port, until
 
 TOKEN = "emulator-token"
 NAME = "http://service.test"
 QUICK = RetryPolicy(initial=0.001, maximum=0.001)
-
-
-class Names(AbstractResolver):
-    """A name server of one name, whose answer changes; every answer is on this machine, on ports of its own."""
-
-    def __init__(self) -> None:
-        self.ports: list[int] = []
-        self.asked = 0
-
-    async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> Any:
-        self.asked += 1
-        return [
-            {"hostname": host, "host": "127.0.0.1", "port": port, "family": socket.AF_INET, "proto": 0, "flags": 0}
-            for port in self.ports
-        ]
-
-    async def close(self) -> None:
-        """Hold nothing."""
-
-    async def getaddrinfo(self, *_: Any, **__: Any) -> Any:
-        """The same for the loop's own resolver."""
-        self.asked += 1
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in self.ports]
 
 
 @asynccontextmanager

@@ -167,6 +167,20 @@ async def test_headers_leave_together_with_the_body_so_that_a_close_after_them_i
 
 
 @pytest.mark.usefixtures("klein_emulator")
+async def test_a_body_too_large_for_the_window_has_been_written_while_its_rest_waits():
+    async with wired() as (client, wire):
+        far = wire.connections[0].server.transport
+        far.pause_reading()
+        submit = asyncio.ensure_future(client.submit({"prompt": "x" * 500_000}))
+        await settle()
+        assert (bodies(wire), submit.done()) == (1, False)
+        far.abort()
+        found = await outcome(submit)
+        assert isinstance(found, SubmissionUncertainError)
+        consistent(found, wire)
+
+
+@pytest.mark.usefixtures("klein_emulator")
 async def test_a_close_while_a_trace_is_awaited_before_the_write_is_not_uncertain():
     """The guard has been asked by then, yet nothing left: it is told so."""
     trace = aiohttp.TraceConfig()

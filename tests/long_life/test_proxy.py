@@ -24,6 +24,7 @@ from tests.networks import (
     API_HOST,
     FILE_HOST,
     ConnectProxy,
+    Names,
     answering,
     client_context,
     closed_port,
@@ -267,16 +268,19 @@ async def test_a_borrowed_session_that_would_show_the_token_to_a_proxy_is_refuse
     assert heard == []
 
 
-async def test_a_borrowed_session_without_trust_takes_nothing_from_the_environment(proxy, monkeypatch):
-    asked = []
+@pytest.mark.parametrize("trusting", [False, True])
+async def test_calls_and_downloads_of_a_borrowed_session_go_where_its_own_trust_says(proxy, engine, trusting):
+    ran = []
 
-    async def resolve(host, *_, **__):
-        asked.append(host)
-        raise OSError
+    async def noted(request, handler):
+        ran.append(request.method)
+        return await handler(request)
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
-    async with aiohttp.ClientSession() as session:
-        client = FluxKleinClient(TOKEN, base_url=API, session=session, retry=QUICK)
-        await outcome(client.submit("a cat"))
-        await client.aclose()
-    assert (set(asked), proxy.heads) == ({API_HOST}, [])
+    connector = aiohttp.TCPConnector(ssl=client_context(), resolver=Names(proxy._upstream))
+    session = aiohttp.ClientSession(trust_env=trusting, connector=connector, middlewares=[noted])
+    # The client's own option is for sessions that it opens itself.
+    async with session, FluxKleinClient(TOKEN, base_url=API, session=session, trust_env=not trusting) as client:
+        [picture] = await client.read(await client.generate("a cat", width=64, height=64))
+    assert picture
+    assert set(proxy.targets) == ({f"{API_HOST}:443", f"{FILE_HOST}:443"} if trusting else set())
+    assert ran.count("POST") == engine.service.accepted == 1  # what the session does with every request, it did

@@ -189,3 +189,14 @@ async def test_files_need_an_open_session(klein_emulator):
 
 def test_abandoning_what_was_never_opened_does_nothing():
     AiohttpTransport(limits=Limits(), redactor=Redactor(TOKEN)).abandon()
+
+
+async def test_our_own_connections_are_made_for_a_process_that_lives_for_months():
+    transport = AiohttpTransport(limits=Limits(max_connections=7), redactor=Redactor(TOKEN))
+    connector = transport._session(Kind.READ).connector
+    assert connector.limit == 7
+    assert connector._keepalive_timeout < 5  # before uvicorn and Node close theirs
+    assert connector._cached_hosts._ttl <= 60
+    assert connector._happy_eyeballs_delay == 0.25
+    assert not transport._session(Kind.FILE).trust_env
+    await transport.aclose()
