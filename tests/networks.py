@@ -186,8 +186,10 @@ class Names(AbstractResolver):
     async def close(self) -> None:
         """Hold nothing."""
 
-    async def getaddrinfo(self, *_: Any, **__: Any) -> Any:
-        """The same for the loop's own resolver."""
+    async def getaddrinfo(self, host: str, port: int, **_: Any) -> Any:
+        """The same for the loop's own resolver; uvloop asks it again for the address that it is to connect to."""
+        if host == "127.0.0.1":
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port))]
         self.asked += 1
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in self.ports]
 

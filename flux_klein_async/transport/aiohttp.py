@@ -62,7 +62,8 @@ class _GuardedBody(aiohttp.BytesPayload):
         if gone(stream.transport):
             raise ConnectionResetError(errno.ECONNRESET, "The server had closed the idle connection")
         if not self._guard.begin():
-            raise asyncio.CancelledError  # given up before a byte was written
+            # No CancelledError: where tasks begin eagerly (Python 3.12), aiohttp would stumble over it.
+            raise ConnectionAbortedError(errno.ECONNABORTED, "The body was given up, or has been sent before")
         # Headers and body leave in one write, or neither does. A session's trace is awaited before it: where the
         # connection closes meanwhile, the body was begun but not written.
         await stream.write(self._value, drain=False)
