@@ -77,9 +77,12 @@ class FluxKleinClient:
         budget: What bounds the spending; None: nothing.
         on_event: A plain function that is given each `Event`; one that raises is logged and ignored.
         allow_insecure: Permit plain http to another machine, which sends the token in clear.
+        trust_env: Take the proxy for https (HTTPS_PROXY, ALL_PROXY, NO_PROXY) and the certificate authorities
+            (SSL_CERT_FILE, SSL_CERT_DIR) from the environment, once, now. Plain http and loopback hosts are never
+            called through a proxy, and netrc is never used. A borrowed session's own `trust_env` counts instead.
 
     Raises:
-        ConfigurationError: No token, a bad base URL, an unusable session.
+        ConfigurationError: No token, a bad base URL, an unusable session, proxy or certificate file.
     """
 
     def __init__(
@@ -97,6 +100,9 @@ class FluxKleinClient:
         budget: Budget | None = None,
         on_event: Callable[[Event], None] | None = None,
         allow_insecure: bool = False,
+        # True, as in pip, curl, requests and httpx: who must use a proxy has set it for all of them, and would find
+        # here alone that the service "cannot be reached". The base URL comes from the environment as well.
+        trust_env: bool = True,
     ) -> None:
         environment = from_environ(os.environ)
         token = find_token(api_key, environment, wall_clock=time.time)
@@ -106,9 +112,16 @@ class FluxKleinClient:
         self._model = checked_model_id(model)
         self._timeout = checked_timeout(timeout, None)
         self._max_in_flight = settings.max_in_flight
+        transport = AiohttpTransport(
+            limits=settings,
+            redactor=Redactor(token),
+            session=session,
+            environment=environment if trust_env or session is not None else None,
+            origin=addresses.origin,
+        )
         self._core = Core(
             api=Api(addresses, token, USER_AGENT),
-            transport=AiohttpTransport(limits=settings, redactor=Redactor(token), session=session),
+            transport=transport,
             limiter=InProcessLimiter(settings) if limits is None or isinstance(limits, Limits) else limits,
             polling=polling or ExponentialPolling(),
             retry=retry,

@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Literal
 
@@ -112,17 +112,36 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """What the process environment says: candidates only, nothing is checked or opened here."""
+    """What the process environment says: candidates only, nothing is checked or opened here.
 
-    token: str | None
-    token_variable: str | None
-    token_file: str | None
-    base_url: str | None
+    Attributes:
+        proxy: For https, with its credentials; None: none.
+        no_proxy: Names of hosts that are called directly, as they stand in the variable.
+        ca_file: The certificate authorities to trust, and `ca_dir` a directory of them.
+    """
+
+    token: str | None = field(default=None, repr=False)
+    token_variable: str | None = None
+    token_file: str | None = None
+    base_url: str | None = None
+    proxy: str | None = field(default=None, repr=False)
+    no_proxy: str = ""
+    ca_file: str | None = None
+    ca_dir: str | None = None
 
 
 # docs/wire.md, "Names that RunComfy users already have"; the first that is set wins.
 TOKEN_VARIABLES = ("RUNCOMFY_API_TOKEN", "RUNCOMFY_TOKEN", "RUNCOMFY_API_KEY")
 BASE_URL_VARIABLE = "RUNCOMFY_MODEL_API_BASE"
+
+# The names that curl, pip and requests know. HTTP_PROXY is not among them: it is for plain http, which never goes
+# through a proxy here (transport/proxies.py).
+_PROXY_VARIABLES = ("https_proxy", "all_proxy")
+
+
+def _in_either_case(environ: Mapping[str, str], name: str) -> str | None:
+    """As curl and urllib read them: lower case goes first, and an empty value switches off what follows."""
+    return environ.get(name, environ.get(name.upper()))
 
 
 def from_environ(environ: Mapping[str, str]) -> Environment:
@@ -133,11 +152,16 @@ def from_environ(environ: Mapping[str, str]) -> Environment:
         folder = f"{parent}/runcomfy"
     if folder is None and (home := environ.get("HOME") or environ.get("USERPROFILE")):
         folder = f"{home}/.config/runcomfy"
+    proxy = next((value for name in _PROXY_VARIABLES if (value := _in_either_case(environ, name)) is not None), "")
     return Environment(
         token=environ[variable].strip() if variable else None,
         token_variable=variable,
         token_file=f"{folder}/token.json" if folder else None,
         base_url=environ.get(BASE_URL_VARIABLE) or None,
+        proxy=proxy.strip() or None,
+        no_proxy=_in_either_case(environ, "no_proxy") or "",
+        ca_file=environ.get("SSL_CERT_FILE") or None,  # OpenSSL's own names for them
+        ca_dir=environ.get("SSL_CERT_DIR") or None,
     )
 
 

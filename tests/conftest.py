@@ -17,6 +17,10 @@ NAMES = (
     "RUNCOMFY_CONFIG_DIR",
     "RUNCOMFY_MODEL_API_BASE",
     "XDG_CONFIG_HOME",
+    *("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "all_proxy", "no_proxy"),
+    "NETRC",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
 )
 
 settings.register_profile("shared machine", deadline=None)  # how long an example takes is the machine's affair
@@ -27,7 +31,7 @@ Connect = Callable[..., FluxKleinClient]
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test finds the developer's own token, or a proxy."""
+    """No test finds the developer's own token, or a proxy, or passwords for other services."""
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp() / "home"))

@@ -97,12 +97,28 @@ def test_has_the_defaults_that_the_documentation_promises() -> None:
         ),
         ({"RUNCOMFY_MODEL_API_BASE": "https://h.example/v1"}, {"base_url": "https://h.example/v1"}),
         ({"RUNCOMFY_MODEL_API_BASE": ""}, {}),
+        ({"HTTPS_PROXY": "http://a"}, {"proxy": "http://a"}),
+        ({"https_proxy": " http://a "}, {"proxy": "http://a"}),
+        ({"HTTPS_PROXY": "http://a", "https_proxy": "http://b"}, {"proxy": "http://b"}),
+        ({"ALL_PROXY": "http://a"}, {"proxy": "http://a"}),
+        ({"all_proxy": "http://a", "HTTPS_PROXY": "http://b"}, {"proxy": "http://b"}),
+        ({"HTTPS_PROXY": "", "ALL_PROXY": "http://a"}, {}),
+        ({"https_proxy": "", "HTTPS_PROXY": "http://a"}, {}),
+        ({"HTTP_PROXY": "http://a", "http_proxy": "http://a"}, {}),
+        ({"NO_PROXY": "a,b"}, {"no_proxy": "a,b"}),
+        ({"NO_PROXY": "a", "no_proxy": "b"}, {"no_proxy": "b"}),
+        ({"SSL_CERT_FILE": "/f", "SSL_CERT_DIR": "/d"}, {"ca_file": "/f", "ca_dir": "/d"}),
+        ({"SSL_CERT_FILE": "", "SSL_CERT_DIR": ""}, {}),
     ],
     ids=str,
 )
-def test_reads_the_environment_in_order(environ: dict[str, str], expected: dict[str, str]) -> None:
-    nothing: dict[str, Any] = {"token": None, "token_variable": None, "token_file": None, "base_url": None}
-    assert from_environ(environ) == Environment(**{**nothing, **expected})
+def test_reads_the_environment_in_order(environ: dict[str, str], expected: dict[str, Any]) -> None:
+    assert from_environ(environ) == Environment(**expected)
+
+
+def test_what_was_read_shows_no_secret() -> None:
+    shown = repr(from_environ({"RUNCOMFY_TOKEN": "my-token", "HTTPS_PROXY": "http://me:secret@proxy"}))
+    assert not any(secret in shown for secret in ("my-token", "secret"))
 
 
 @pytest.mark.parametrize(

@@ -1,92 +1,50 @@
-"""The only client-side import of aiohttp: send, stream, bound, and map every error.
+"""The only client-side import of aiohttp: send, stream, and bound.
 
 Knows nothing of the API's meaning. Follows no redirect, keeps no cookie, reads no netrc, and counts silence on the
 socket only: the wait for a free connection is not silence.
 """
 
 import asyncio
+import errno
+import ssl
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache
 from typing import Any
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
+from multidict import CIMultiDict
+from yarl import URL
 
 from flux_klein_async.api.credentials import Redactor
 from flux_klein_async.api.messages import Kind, Request, Response
-from flux_klein_async.errors import (
-    APIConnectionError,
-    APITimeoutError,
-    ConfigurationError,
-    FluxKleinError,
-    InvalidResponseError,
-)
-from flux_klein_async.options import Limits
+from flux_klein_async.errors import ConfigurationError, FluxKleinError, InvalidResponseError
+from flux_klein_async.options import Environment, Limits
 from flux_klein_async.transport.base import BodyGuard
+from flux_klein_async.transport.certificates import named_authorities
+from flux_klein_async.transport.failures import map_error
+from flux_klein_async.transport.peers import gone
+from flux_klein_async.transport.proxies import Proxies
 
-__all__ = ["AiohttpTransport", "map_error"]
+__all__ = ["AiohttpTransport"]
 
 _CONNECT_TIMEOUT = 10.0  # seconds for TCP and TLS together; ends in an error that says nothing was sent
-_KEEP_ALIVE = 15.0  # seconds; shorter than servers keep theirs, so that a submit rarely meets a dying connection
+# Seconds until there is a connection at all: the name looked up, every address tried, a proxy's tunnel made. aiohttp
+# itself waits for a resolver and for a proxy's answer to CONNECT without limit.
+_CONNECTED_WITHIN = 30.0
+# Seconds that a connection may idle. Servers close theirs after 5 s (uvicorn, Node), 60 s (load balancers) or 75 s
+# (nginx); a submit that meets its connection in the round trip before that is uncertain, and uncertain costs more than
+# a new handshake.
+_KEEP_ALIVE = 4.0
+# Seconds that an address looked up is believed: a process that lives for months must follow a service that moves.
+# An address that refuses is forgotten at once.
+_DNS_BELIEVED = 10
+_NEXT_ADDRESS_AFTER = 0.25  # seconds, the delay that RFC 8305 (happy eyeballs) recommends
 
-# What each failure of aiohttp means: our class, and whether a byte of the request may have left (None: ask the
-# body's guard). Found by walking the exception's classes; a test walks aiohttp's tree and fails on a new branch.
-_Meaning = tuple[type[FluxKleinError], bool | None]
-MEANINGS: dict[type[BaseException], _Meaning] = {
-    # no connection was obtained
-    aiohttp.ClientConnectorError: (APIConnectionError, False),
-    aiohttp.ClientProxyConnectionError: (APIConnectionError, False),
-    aiohttp.ClientConnectorDNSError: (APIConnectionError, False),
-    aiohttp.ClientSSLError: (APIConnectionError, False),
-    aiohttp.ClientHttpProxyError: (APIConnectionError, False),
-    aiohttp.ServerFingerprintMismatch: (APIConnectionError, False),
-    aiohttp.ConnectionTimeoutError: (APITimeoutError, False),
-    # the connection broke or went silent
-    aiohttp.ServerTimeoutError: (APITimeoutError, None),
-    aiohttp.SocketTimeoutError: (APITimeoutError, None),
-    aiohttp.ClientConnectionError: (APIConnectionError, None),
-    aiohttp.ClientConnectionResetError: (APIConnectionError, None),
-    aiohttp.ClientOSError: (APIConnectionError, None),
-    aiohttp.ServerConnectionError: (APIConnectionError, None),
-    aiohttp.ServerDisconnectedError: (APIConnectionError, None),
-    aiohttp.ClientPayloadError: (APIConnectionError, None),
-    # what came back is no HTTP
-    aiohttp.ClientResponseError: (InvalidResponseError, None),
-    aiohttp.ContentTypeError: (InvalidResponseError, None),
-    aiohttp.WSServerHandshakeError: (InvalidResponseError, None),
-    aiohttp.TooManyRedirects: (InvalidResponseError, None),
-    aiohttp.RedirectClientError: (InvalidResponseError, None),
-    aiohttp.InvalidUrlRedirectClientError: (InvalidResponseError, None),
-    aiohttp.NonHttpUrlRedirectClientError: (InvalidResponseError, None),
-    # what was asked cannot be sent
-    aiohttp.InvalidURL: (ConfigurationError, False),
-    aiohttp.NonHttpUrlClientError: (ConfigurationError, False),
-    # outside of aiohttp's tree
-    TimeoutError: (APITimeoutError, None),
-    OSError: (APIConnectionError, None),
-    aiohttp.ClientError: (APIConnectionError, None),  # what a later aiohttp may add
-    RuntimeError: (ConfigurationError, None),  # "Session is closed"
-    ValueError: (APIConnectionError, None),  # what the resolver or a parser chokes on
-    TypeError: (APIConnectionError, None),
-}
-if hasattr(aiohttp, "UploadAbortedError"):  # added after our oldest supported aiohttp
-    MEANINGS[aiohttp.UploadAbortedError] = (APIConnectionError, None)
 _CAUGHT = (aiohttp.ClientError, OSError, RuntimeError, ValueError, TypeError)
-
-
-def map_error(error: BaseException, redactor: Redactor, guard: BodyGuard | None) -> FluxKleinError:
-    """The package's error for a failure of aiohttp; its type and text are kept, the exception is not.
-
-    aiohttp's errors hold the request with its headers, so none of them may be chained.
-    """
-    meaning, sent = next(MEANINGS[cls] for cls in type(error).__mro__ if cls in MEANINGS)
-    cause = redactor.text(f"{type(error).__name__}: {error}")[:500]
-    if issubclass(meaning, APIConnectionError | APITimeoutError):
-        return meaning(cause=cause, sent=(guard is None or guard.begun) if sent is None else sent)
-    message = "The session cannot be used" if meaning is ConfigurationError else ""
-    return meaning(message, cause=cause)
 
 
 class _GuardedBody(aiohttp.BytesPayload):
@@ -99,10 +57,39 @@ class _GuardedBody(aiohttp.BytesPayload):
     async def write(self, writer: AbstractStreamWriter) -> None:
         await self.write_with_length(writer, None)
 
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+    async def write_with_length(self, writer: AbstractStreamWriter, _content_length: int | None) -> None:
+        stream: Any = writer  # its `transport` and `drain` are younger than its abstract class
+        if gone(stream.transport):
+            raise ConnectionResetError(errno.ECONNRESET, "The server had closed the idle connection")
         if not self._guard.begin():
-            raise asyncio.CancelledError  # given up before a byte was written
-        await super().write_with_length(writer, content_length)
+            # No CancelledError: where tasks begin eagerly (Python 3.12), aiohttp would stumble over it.
+            raise ConnectionAbortedError(errno.ECONNABORTED, "The body was given up, or has been sent before")
+        # Headers and body leave in one write, or neither does. A session's trace is awaited before it: where the
+        # connection closes meanwhile, the body was begun but not written.
+        await stream.write(self._value, drain=False)
+        self._guard.wrote()
+        await stream.drain()
+
+
+class _Connector(aiohttp.TCPConnector):
+    """The connections of a client that lives for months; what obtaining one may take is bounded as a whole."""
+
+    def __init__(self, limits: Limits, certificates: ssl.SSLContext | None) -> None:
+        super().__init__(
+            limit=limits.max_connections,
+            keepalive_timeout=_KEEP_ALIVE,
+            ttl_dns_cache=_DNS_BELIEVED,
+            happy_eyeballs_delay=_NEXT_ADDRESS_AFTER,
+            ssl=True if certificates is None else certificates,
+        )
+
+    async def _create_connection(self, *args: Any, **options: Any) -> Any:  # aiohttp's seam for connectors
+        try:
+            async with asyncio.timeout(_CONNECTED_WITHIN):
+                return await super()._create_connection(*args, **options)
+        except (aiohttp.ClientConnectorError, TimeoutError):
+            self.clear_dns_cache()  # the service may have moved: ask again
+            raise
 
 
 class AiohttpTransport:
@@ -110,27 +97,42 @@ class AiohttpTransport:
 
     Files go through a session of our own in either case, with no default header, cookie or credential, over the
     same connector: its resolver and its certificates serve them too (a proxy set on the session itself does not).
+    Where the environment is trusted, our own sessions take their proxy from it; a borrowed session's `trust_env` says
+    whether it is.
     """
 
-    def __init__(self, *, limits: Limits, redactor: Redactor, session: aiohttp.ClientSession | None = None) -> None:
-        """Refuse a borrowed session that would add credentials of its own.
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        redactor: Redactor,
+        session: aiohttp.ClientSession | None = None,
+        environment: Environment | None = None,
+        origin: str | None = None,
+    ) -> None:
+        """Refuse what would fail at every call; `origin` is the API's.
 
         Raises:
-            ConfigurationError: The session has `auth`, an `Authorization` default, or is no session.
+            ConfigurationError: The session has `auth`, an `Authorization` default, or is no session; the
+                certificates or the proxy that the environment names cannot be used.
         """
+        environment = environment or Environment()
         if session is not None:
             _check_borrowed(session)
+            environment = environment if session.trust_env else Environment()
         self._limits = limits
         self._redactor = redactor
         self._borrowed = session
+        self._proxies = Proxies(environment)
+        self._certificates = named_authorities(environment) if session is None else None
+        if session is None and origin is not None:
+            self._proxies.of(origin)
         self._api: aiohttp.ClientSession | None = session
         self._files: aiohttp.ClientSession | None = None
 
     def _session(self, kind: Kind) -> aiohttp.ClientSession:
         if self._api is None:
-            self._api = self._open(
-                aiohttp.TCPConnector(limit=self._limits.max_connections, keepalive_timeout=_KEEP_ALIVE)
-            )
+            self._api = self._open(_Connector(self._limits, self._certificates))
         if kind is not Kind.FILE:
             return self._api
         if self._files is None:
@@ -141,18 +143,25 @@ class AiohttpTransport:
         return self._files
 
     def _open(self, connector: aiohttp.BaseConnector, *, owner: bool = True) -> aiohttp.ClientSession:
+        # Never with trust_env: it would have aiohttp read netrc, whose credentials no host here is meant to see.
         return aiohttp.ClientSession(connector=connector, connector_owner=owner, cookie_jar=aiohttp.DummyCookieJar())
 
     def _request(self, request: Request, data: Any) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        return self._session(request.kind).request(
+        session = self._session(request.kind)
+        options: dict[str, Any] = {"headers": request.headers}
+        if session.trust_env:
+            options = _kept_from_environment(request, session)
+        elif self._proxies and session is not self._borrowed and (proxy := self._proxies.of(request.url)):
+            options.update(proxy=proxy.url, proxy_headers=proxy.headers)
+        return session.request(
             request.method,
             request.url,
             data=data,
-            headers=request.headers,
             allow_redirects=False,
             raise_for_status=False,  # a borrowed session may have other defaults
             auto_decompress=True,
             timeout=_timeout(request.silence),
+            **options,
         )
 
     async def send(self, request: Request, guard: BodyGuard | None = None) -> Response:
@@ -167,7 +176,7 @@ class AiohttpTransport:
                 return Response(status=answer.status, headers=answer.headers, body=self._redactor.body(body))
         except _CAUGHT as error:
             failure = error
-        raise map_error(failure, self._redactor, guard)  # outside of `except`: no context is kept
+        raise self._mapped(failure, guard)  # outside of `except`: no context is kept
 
     @asynccontextmanager
     async def stream(self, request: Request) -> AsyncIterator[tuple[Response, AsyncIterator[bytes]]]:
@@ -180,7 +189,13 @@ class AiohttpTransport:
                 return
         except _CAUGHT as error:
             failure = error
-        raise map_error(failure, self._redactor, None)
+        raise self._mapped(failure, None)
+
+    def _mapped(self, failure: BaseException, guard: BodyGuard | None) -> FluxKleinError:
+        error = map_error(failure, self._redactor, guard)
+        for secret in self._proxies.secrets:  # a proxy may answer with what it was sent
+            error.cause = Redactor(secret).text(error.cause or "")
+        return error
 
     async def aclose(self) -> None:
         """Close the sessions that this transport opened; a borrowed one stays open."""
@@ -209,6 +224,31 @@ def _check_borrowed(session: object) -> None:
         raise ConfigurationError("The session has credentials of its own; the token must be the only one")
     if session.closed:
         raise ConfigurationError("The session is closed")
+
+
+def _kept_from_environment(request: Request, session: aiohttp.ClientSession) -> dict[str, Any]:
+    """What keeps a borrowed session that trusts the environment from giving passwords away, the token among them.
+
+    aiohttp looks into netrc before each request of such a session, and refuses one that has an `Authorization` already;
+    a `default` entry matches any host. So our header comes in last, in place of whatever was found.
+
+    Raises:
+        ConfigurationError: The session would send the token through a proxy in clear.
+    """
+    url = URL(request.url)
+    if url.scheme == "http" and "http" in getproxies() and not proxy_bypass(url.host or ""):  # as aiohttp decides
+        raise ConfigurationError(
+            f"The session's trust_env would send the token through HTTP_PROXY in clear: let NO_PROXY name {url.host}"
+        )
+    headers = CIMultiDict(request.headers)
+    token = headers.pop("Authorization")
+
+    async def authorized(sent: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        sent.headers["Authorization"] = token
+        return await handler(sent)
+
+    own = session._middlewares  # noqa: SLF001  # those of a request replace the session's, and nothing else tells them
+    return {"headers": headers, "middlewares": (*own, authorized)}
 
 
 @cache

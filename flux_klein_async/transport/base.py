@@ -14,6 +14,7 @@ __all__ = ["BodyGuard", "Transport"]
 class _Body(Enum):
     WAITING = "waiting"
     BEGUN = "begun"
+    WRITTEN = "written"
     DROPPED = "dropped"
 
 
@@ -28,15 +29,23 @@ class BodyGuard:
     _state: _Body = _Body.WAITING
 
     @property
-    def begun(self) -> bool:
-        """Whether a byte of the body may have left."""
-        return self._state is _Body.BEGUN
+    def written(self) -> bool:
+        """Whether a byte of the body was written; asked when the call has failed, and nothing more can be."""
+        return self._state is _Body.WRITTEN
 
     def begin(self) -> bool:
-        """Called before the first byte is written; False forbids writing."""
-        if self._state is _Body.WAITING:
-            self._state = _Body.BEGUN
-        return self._state is _Body.BEGUN
+        """Called before the first byte is written; False forbids writing.
+
+        True once: a middleware of a borrowed session that sends again what was sent would pay twice.
+        """
+        if self._state is not _Body.WAITING:
+            return False
+        self._state = _Body.BEGUN
+        return True
+
+    def wrote(self) -> None:
+        """Called when the first byte has been written."""
+        self._state = _Body.WRITTEN
 
     def drop(self) -> bool:
         """Called by who gives up; True promises that nothing was written and nothing will be."""

@@ -1,109 +1,28 @@
-"""The shell around aiohttp: every failure is mapped, every body bounded, nothing of a request is kept."""
+"""The shell around aiohttp: every body bounded, every phase cancellable, the environment heeded where it is trusted."""
 
 import asyncio
 import gzip
 import socket
-from collections.abc import Iterator
 from typing import Any
 
-import aiohttp
 import pytest
-from aiohttp.client_reqrep import ConnectionKey, RequestInfo
-from multidict import CIMultiDict, CIMultiDictProxy
-from yarl import URL
 
 from flux_klein_async import (
     APIConnectionError,
     APITimeoutError,
     ConfigurationError,
     FluxKleinClient,
-    FluxKleinError,
     InvalidResponseError,
     Limits,
 )
 from flux_klein_async.api.credentials import Redactor
 from flux_klein_async.api.messages import Kind, Request
 from flux_klein_async.emulator import Endless, Pass, Refuse, Reply
-from flux_klein_async.transport.aiohttp import MEANINGS, AiohttpTransport, map_error
-from flux_klein_async.transport.base import BodyGuard
+from flux_klein_async.emulator.pipes import join
+from flux_klein_async.transport.aiohttp import AiohttpTransport
 from tests.fakes import now, outcome, settle, strays
 
 TOKEN = "very-secret-token"
-NOTHING_SENT = (
-    aiohttp.ClientConnectorError,
-    aiohttp.ConnectionTimeoutError,
-    aiohttp.ServerFingerprintMismatch,
-    aiohttp.ClientHttpProxyError,
-)
-
-
-def walk(cls: type[BaseException]) -> Iterator[type[BaseException]]:
-    yield cls
-    for below in cls.__subclasses__():
-        yield from walk(below)
-
-
-TREE = sorted(set(walk(aiohttp.ClientError)) - {aiohttp.ClientError}, key=lambda cls: cls.__name__)
-
-
-@pytest.mark.parametrize("cls", TREE, ids=lambda cls: cls.__name__)
-def test_every_error_of_aiohttp_has_a_meaning_of_its_own_branch(cls):
-    """Fails where a new aiohttp brings a branch that only the root's fallback would catch."""
-    assert any(ancestor in MEANINGS for ancestor in cls.__mro__[: cls.__mro__.index(aiohttp.ClientError)])
-
-
-def sample(cls: type[BaseException]) -> BaseException:
-    """An instance that holds the request with its token, as aiohttp's own do."""
-    headers = CIMultiDictProxy(CIMultiDict({"Authorization": f"Bearer {TOKEN}"}))
-    info = RequestInfo(URL("https://api.invalid/"), "POST", headers)
-    key = ConnectionKey("api.invalid", 443, True, True, None, None, None)
-    if issubclass(cls, aiohttp.ClientResponseError):
-        return cls(info, (), status=400, message=f"bad {TOKEN}", headers=CIMultiDict())
-    if issubclass(cls, aiohttp.ClientSSLError):
-        return cls(key, OSError(1, f"no {TOKEN}"))
-    if issubclass(cls, aiohttp.client_exceptions.UnixClientConnectorError):
-        return cls("/nowhere", key, OSError(1, "refused"))
-    if issubclass(cls, aiohttp.ClientConnectorError):
-        return cls(key, OSError(1, "refused"))
-    if issubclass(cls, aiohttp.ServerFingerprintMismatch):
-        return cls(b"a", b"b", "api.invalid", 443)
-    return cls(f"about {TOKEN}")
-
-
-@pytest.mark.parametrize("begun", [False, True])
-@pytest.mark.parametrize(
-    "cls", [*TREE, aiohttp.ClientError, OSError, TimeoutError, RuntimeError], ids=lambda cls: cls.__name__
-)
-def test_a_mapped_error_is_ours_keeps_type_and_text_and_drops_the_request(cls, begun):
-    guard = BodyGuard()
-    if begun:
-        guard.begin()
-    error = map_error(sample(cls), Redactor(TOKEN), guard)
-    assert isinstance(error, FluxKleinError)
-    assert (error.__cause__, error.__context__) == (None, None)
-    assert cls.__name__ in str(error)
-    assert TOKEN not in f"{error} {vars(error)}"
-    if isinstance(error, APIConnectionError | APITimeoutError):
-        assert error.sent is (begun and not issubclass(cls, NOTHING_SENT))
-
-
-@pytest.mark.parametrize(
-    ("cls", "kind"),
-    [
-        (aiohttp.ClientConnectorError, APIConnectionError),
-        (aiohttp.ClientConnectorCertificateError, APIConnectionError),
-        (aiohttp.ServerDisconnectedError, APIConnectionError),
-        (aiohttp.ClientPayloadError, APIConnectionError),
-        (aiohttp.ConnectionTimeoutError, APITimeoutError),
-        (aiohttp.SocketTimeoutError, APITimeoutError),
-        (aiohttp.ClientResponseError, InvalidResponseError),
-        (aiohttp.InvalidURL, ConfigurationError),
-        (TimeoutError, APITimeoutError),
-        (ConnectionResetError, APIConnectionError),
-    ],
-)
-def test_what_an_error_means(cls, kind):
-    assert type(map_error(sample(cls), Redactor(TOKEN), None)) is kind
 
 
 # --- phases of a call, on the real connector
@@ -174,6 +93,36 @@ async def test_a_connection_that_takes_too_long_was_never_sent_anything(monkeypa
     assert 50 <= now() <= 55  # five attempts of ten seconds, and the pauses between them
 
 
+class Silent(asyncio.Protocol):
+    """A proxy that takes what it is told and never answers."""
+
+
+async def _to_a_silent_proxy(factory: Any, *, sock: socket.socket, **_: Any) -> Any:
+    sock.close()
+    protocol = factory()
+    join(asyncio.get_running_loop(), protocol, Silent())
+    return protocol.transport, protocol
+
+
+TUNNEL = {"getaddrinfo": _local, "sock_connect": lambda *_: _nothing(), "create_connection": _to_a_silent_proxy}
+
+
+@pytest.mark.usefixtures("klein_emulator")
+@pytest.mark.parametrize("phase", ["DNS", "CONNECT"])
+async def test_what_aiohttp_waits_for_without_limit_is_given_up_and_was_never_sent_anything(phase, monkeypatch):
+    loop = asyncio.get_running_loop()
+    for name, stand_in in (TUNNEL if phase == "CONNECT" else PHASES[phase]).items():
+        monkeypatch.setattr(loop, name, stand_in)
+    if phase == "CONNECT":
+        monkeypatch.setenv("HTTPS_PROXY", "http://proxy.invalid:3128")
+    async with FluxKleinClient(TOKEN, base_url="https://api.invalid", timeout=None) as client:
+        error = await outcome(client.submit("a cat"))
+    assert (type(error), error.sent, error.charged) == (APITimeoutError, False, "no")
+    assert 150 <= now() <= 155  # five attempts of thirty seconds, and the pauses between them
+    await settle()
+    assert [task for task in strays() if "getaddrinfo" not in task and "resolve" not in task] == []
+
+
 async def test_waiting_for_a_free_connection_is_not_silence(klein_emulator, connect):
     session = klein_emulator.session(connector=klein_emulator.connector(limit=1))
     client = connect(session=session, timeout=600)
@@ -240,3 +189,14 @@ async def test_files_need_an_open_session(klein_emulator):
 
 def test_abandoning_what_was_never_opened_does_nothing():
     AiohttpTransport(limits=Limits(), redactor=Redactor(TOKEN)).abandon()
+
+
+async def test_our_own_connections_are_made_for_a_process_that_lives_for_months():
+    transport = AiohttpTransport(limits=Limits(max_connections=7), redactor=Redactor(TOKEN))
+    connector = transport._session(Kind.READ).connector
+    assert connector.limit == 7
+    assert connector._keepalive_timeout < 5  # before uvicorn and Node close theirs
+    assert connector._cached_hosts._ttl <= 60
+    assert connector._happy_eyeballs_delay == 0.25
+    assert not transport._session(Kind.FILE).trust_env
+    await transport.aclose()

@@ -1,0 +1,105 @@
+"""Which proxy an address is called through: what the environment's variables mean. Pure.
+
+Only https goes through a proxy, inside a tunnel (CONNECT) that the proxy cannot read. Over plain http the proxy would
+be given the token, and the token goes to the API's origin alone: `allow_insecure` permits the way to the API to be
+read, not somebody else to be sent it. For the same reason a loopback host is never called through one.
+"""
+
+import base64
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from yarl import URL
+
+from flux_klein_async.errors import ConfigurationError
+from flux_klein_async.hosts import host_of, is_loopback
+from flux_klein_async.options import Environment
+
+__all__ = ["Proxies", "Proxy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy whose address holds no credentials: those are a header that the proxy alone is sent."""
+
+    url: URL
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+
+class Proxies:
+    """The proxy for https and the hosts that are called without it; false where there is none."""
+
+    def __init__(self, environment: Environment) -> None:
+        """Nothing is refused here: what cannot be used may not be needed either."""
+        self._problem = ""
+        self._proxy: Proxy | None = None
+        self._direct = tuple(filter(None, environment.no_proxy.lower().replace(",", " ").split()))
+        if environment.proxy is not None:
+            try:
+                self._proxy = _parsed(environment.proxy)
+            except ValueError as error:
+                self._problem = f"The proxy that HTTPS_PROXY or ALL_PROXY names cannot be used: {error}"
+
+    def __bool__(self) -> bool:
+        return bool(self._proxy or self._problem)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown, whatever a proxy answers."""
+        return self._proxy.secrets if self._proxy else ()
+
+    def of(self, address: str) -> Proxy | None:
+        """The proxy to call this address through, or None.
+
+        Raises:
+            ConfigurationError: It is to be called through one that cannot be used.
+        """
+        url = URL(address)
+        host = host_of(url)
+        if url.scheme != "https" or host is None or is_loopback(host) or self._is_direct(host, url.port):
+            return None
+        if self._problem:
+            raise ConfigurationError(self._problem)
+        return self._proxy
+
+    def _is_direct(self, host: str, port: int | None) -> bool:
+        name = host.rstrip(".")
+        return any(entry == "*" or _covers(entry, name, port) for entry in self._direct)
+
+
+def _parsed(text: str) -> Proxy:
+    """The proxy of a variable's value; without a scheme it is http, as curl and requests have it."""
+    try:
+        url = URL(text if "://" in text else f"http://{text}")
+        host, port = host_of(url), url.port
+    except ValueError:  # its text would show the credentials
+        raise ValueError("it is no URL") from None
+    if url.scheme not in {"http", "https"}:
+        raise ValueError(
+            f"{url.scheme} is none of http and https (for SOCKS lend the client a session with a SOCKS connector, "
+            "or pass trust_env=False)"
+        )
+    if host is None or port is None:
+        raise ValueError("it names no host")
+    plain = URL.build(scheme=url.scheme, host=host, port=port)
+    if url.user is None and url.password is None:
+        return Proxy(plain)
+    user, password = url.user or "", url.password or ""
+    basic = base64.b64encode(f"{user}:{password}".encode()).decode()  # UTF-8: RFC 7617, 2.1
+    secrets = tuple(filter(None, (basic, password, url.raw_password)))
+    return Proxy(plain, {"Proxy-Authorization": f"Basic {basic}"}, secrets)
+
+
+def _covers(entry: str, host: str, port: int | None) -> bool:
+    """Whether an entry of NO_PROXY means this host: its name or a domain above, an address, a network (as in Go)."""
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(entry.strip("[]"), strict=False)
+    except ValueError:
+        pass
+    name, colon, wanted = entry.lstrip(".").rpartition(":")
+    if not colon:
+        name, wanted = wanted, str(port)
+    name = name.strip("[]").rstrip(".")
+    return wanted == str(port) and bool(name) and (host == name or host.endswith(f".{name}"))

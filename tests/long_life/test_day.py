@@ -1,0 +1,157 @@
+"""Twenty-four hours of one client, in virtual time: quiet stretches, bursts, faults, holds; nothing piles up."""
+
+import asyncio
+import gc
+import logging
+import random
+from collections import Counter
+from itertools import count
+from typing import Any
+
+import pytest
+
+from flux_klein_async import FluxKleinClient, GenerationResult, SubmissionUncertainError, WaitTimeoutError
+from flux_klein_async.emulator import Generation, InProcessEmulator, Refuse, Reset, error_reply
+from flux_klein_async.events import Cancelled, Event, Held, Retrying
+from flux_klein_async.transport.retry import RetryQuota
+from tests.fakes import now, outcome, settle, strays
+
+HOUR = 3600.0
+SMALL = {"width": 64, "height": 64}
+
+
+def misbehave(emulator: InProcessEmulator) -> None:
+    """Each fault now and then, on every endpoint that a day's work asks."""
+    busy = error_reply(503, None, "busy")
+    for endpoint, answer in [
+        ("connect", Refuse()),
+        ("submit", error_reply(429, None, "slower", retry_after=7)),
+        ("submit", Reset(accepted=True)),
+        ("status", busy),
+        ("status", Reset()),
+        ("status", error_reply(429, None, "slower", retry_after=3)),
+        ("result", busy),
+        ("file", busy),
+        ("cancel", busy),
+    ]:
+        emulator.fault(endpoint, answer, probability=0.02)
+
+
+class Day:
+    """One client's work, and what it must have come to."""
+
+    def __init__(self, emulator: InProcessEmulator, client: FluxKleinClient) -> None:
+        self.emulator = emulator
+        self.client = client
+        self.ids: list[str] = []  # of results
+        self.errors: Counter[type[Exception]] = Counter()
+        self._numbers = count()
+
+    async def one(self) -> None:
+        """A generation with its file; the service calls its states by words of its own invention."""
+        number = next(self._numbers)
+        self.emulator.script("submit", Generation(after=2.0, words={"in_progress": f"pondering {number}"}))
+        found = await outcome(self.client.generate(f"cat {number}", **SMALL))
+        self.take(found)
+        if isinstance(found, GenerationResult):
+            [picture] = await self.client.read(found)
+            assert picture.startswith(b"\x89PNG")
+
+    async def burst(self) -> None:
+        """Many at once."""
+        outcomes = await self.client.generate_all([f"dog {next(self._numbers)}" for _ in range(30)], concurrency=20)
+        for found in outcomes:
+            self.take(found.result or found.error)
+
+    async def abandoned(self) -> None:
+        """A visitor who leaves, and one who has no time."""
+        task = asyncio.ensure_future(self.client.generate("nobody waits", **SMALL))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        await asyncio.wait({task})
+        found = await outcome(self.client.generate("no time", timeout=0.2, **SMALL))
+        assert isinstance(found, Exception)
+
+    def take(self, found: Any) -> None:
+        """Keep what is needed of it: results and tracebacks would pile up here."""
+        if isinstance(found, GenerationResult):
+            self.ids.append(found.request_id)
+        else:
+            self.errors[type(found)] += 1
+
+    async def hour(self) -> None:
+        """Six times ten minutes."""
+        for part in range(6):
+            begun = now()
+            await self.one()
+            if part == 2:
+                await self.burst()
+            if part == 4:
+                await self.abandoned()
+            await asyncio.sleep(begun + HOUR / 6 - now())
+
+
+def held() -> Counter[str]:
+    """The package's living objects, by class; the emulator's own memory is not the client's."""
+    gc.collect()
+    names = (f"{type(thing).__module__}.{type(thing).__qualname__}" for thing in gc.get_objects())
+    return Counter(name for name in names if name.startswith("flux_klein_async.") and ".emulator." not in name)
+
+
+def timers() -> int:
+    """Timers that are still to go off."""
+    return sum(not timer.cancelled() for timer in asyncio.get_running_loop()._scheduled)
+
+
+@pytest.mark.usefixtures("klein_emulator")
+async def test_a_day_leaves_nothing_behind(monkeypatch):
+    random.seed(24)  # the pauses between repeats; the emulator's faults have a seed of their own
+    # A handler that keeps what was logged, as pytest's does, keeps the errors and all that they lead to.
+    monkeypatch.setattr(logging.getLogger("flux_klein_async"), "disabled", True)
+    seen: Counter[type[Event]] = Counter()
+    async with InProcessEmulator(round_trip=0.04, max_records=10) as emulator:
+        misbehave(emulator)
+        client = FluxKleinClient(
+            emulator.api_key,
+            base_url=emulator.base_url,
+            session=emulator.session(),
+            on_event=lambda event: seen.update([type(event)]),
+        )
+        core, day = client._core, Day(emulator, client)
+        for _ in range(2):
+            await day.hour()
+        early, early_timers = held(), timers()
+        for _ in range(21):
+            await day.hour()
+        assert held() - early == Counter()
+        assert timers() <= early_timers
+
+        # The last hour is a good one: what the bad ones took is given back.
+        emulator.engine._faults.clear()
+        await day.hour()
+        assert now() == pytest.approx(24 * HOUR)
+        assert core.quota._tokens == RetryQuota.CAPACITY
+
+        # A hold, and a long drain.
+        emulator.script("status", error_reply(429, None, "slower", retry_after=100))
+        emulator.script("submit", Generation(after=2000.0))
+        last = asyncio.ensure_future(client.generate("the last", timeout=None))
+        await asyncio.sleep(1)
+        assert await client.aclose(drain=HOUR) == ()
+        day.take(await last)
+        assert 2000 <= now() - 24 * HOUR <= 2010
+        await settle()
+
+        assert strays() == []
+        assert (core.calls._calls, core.background._tasks, list(core.background._waiting)) == (set(), set(), [])
+        assert core.left_running == set()
+        assert len(core._unknown_words) <= 100
+        assert len(core.limiter._holds) <= 3
+        connector = core.transport._api.connector
+        assert (connector._acquired, connector._waiters) == (set(), {})
+
+    assert len(set(day.ids)) == len(day.ids) > 700
+    assert set(day.errors) <= {SubmissionUncertainError, WaitTimeoutError}
+    assert {Retrying, Held, Cancelled} <= set(seen)
+    await asyncio.sleep(1)  # until the last goodbye has crossed the wire
+    assert timers() == 0

@@ -1,0 +1,100 @@
+"""The server goes away and comes back on the same port, with calls under way: no id is lost, nothing is paid twice."""
+
+import asyncio
+
+import pytest
+
+from flux_klein_async import FixedPolling, FluxKleinClient, RequestHandle, RetryPolicy, SubmissionUncertainError
+from flux_klein_async.emulator import Emulator, Generation, Hang, Pass
+from flux_klein_async.events import Looked, Retrying, Submitted
+from tests.fakes import Events, outcome
+from tests.networks import closed_port, until
+
+TOKEN = "emulator-token"
+PATIENT = RetryPolicy(attempts=1000, initial=0.05, maximum=0.5)  # few repeats: a client has a hundred free ones
+MANY = 20
+
+
+@pytest.fixture
+def emulator() -> Emulator:
+    """One service, whose port can be opened and closed again and again."""
+    return Emulator(port=closed_port(), profile="fixed:0.1")
+
+
+def client_of(emulator: Emulator, events: Events) -> FluxKleinClient:
+    host, port = emulator._address
+    return FluxKleinClient(
+        TOKEN,
+        base_url=f"http://{host}:{port}",
+        retry=PATIENT,
+        polling=FixedPolling(0.01),
+        on_event=events,
+        timeout=30,
+    )
+
+
+async def test_waits_go_on_over_a_restart_and_every_result_comes(emulator):
+    events = Events()
+    async with client_of(emulator, events) as client:
+        async with emulator:
+            emulator.script("submit", *[Generation(after=1.0)] * MANY)
+            handles = [await client.submit(f"cat {number}") for number in range(MANY)]
+            waits = [asyncio.ensure_future(handle.wait_for_result()) for handle in handles]
+            await until(lambda: len({look.request_id for look in events.of(Looked)}) == MANY)
+        # Nobody listens now: every wait has a look that finds nobody.
+        await until(lambda: len({look.request_id for look in events.of(Looked) if look.error}) == MANY)
+        async with emulator:
+            results = await asyncio.gather(*waits)
+    assert [result.request_id for result in results] == [handle.request_id for handle in handles]
+    assert emulator.accepted == MANY
+
+
+async def test_submits_made_while_nobody_listens_are_sent_once_when_it_is_back(emulator):
+    events = Events()
+    async with client_of(emulator, events) as client:
+        async with emulator:
+            await client.model()  # a connection that will be dead
+        submits = [asyncio.ensure_future(client.submit(f"cat {number}")) for number in range(MANY)]
+        await until(lambda: len(events.of(Retrying)) >= MANY)
+        assert not any(submit.done() for submit in submits)
+        async with emulator:
+            handles = await asyncio.gather(*submits)
+    assert len({handle.request_id for handle in handles}) == emulator.accepted == MANY
+
+
+@pytest.mark.parametrize("answer", [Pass(delay=60), Hang(accepted=True), Hang()], ids=["late", "lost", "not accepted"])
+async def test_submits_under_way_when_it_goes_are_uncertain_and_not_sent_again(emulator, answer):
+    events = Events()
+    async with client_of(emulator, events) as client:
+        async with emulator:
+            emulator.script("submit", *[answer] * MANY)
+            submits = [asyncio.ensure_future(outcome(client.submit(f"cat {number}"))) for number in range(MANY)]
+            await until(lambda: emulator.calls["submit"] == MANY)
+            accepted = emulator.accepted
+        errors = await asyncio.gather(*submits)
+        async with emulator:
+            again = await client.submit("a dog")
+    assert {(type(error), error.charged) for error in errors} == {(SubmissionUncertainError, "unknown")}
+    assert emulator.accepted == accepted + 1
+    assert isinstance(again, RequestHandle)
+    assert emulator.calls["submit"] == MANY + 1
+    assert [event.request_id for event in events.of(Submitted)] == [again.request_id]
+
+
+async def test_restarts_in_the_middle_of_a_fan_out_lose_and_double_nothing(emulator):
+    """Whatever is uncertain is told, everything else is a result, and the service accepted no more than both."""
+    events = Events()
+    async with client_of(emulator, events) as client:
+        await emulator.__aenter__()
+        fan_out = asyncio.ensure_future(client.generate_all([f"cat {number}" for number in range(60)], concurrency=10))
+        for done in (5, 20, 40):
+            await until(lambda done=done: fan_out.done() or len(events.of(Submitted)) >= done)
+            await emulator.__aexit__()
+            await emulator.__aenter__()
+        outcomes = await fan_out
+        await emulator.__aexit__()
+    errors = [found.error for found in outcomes if found.error is not None]
+    results = {found.result.request_id for found in outcomes if found.result is not None}
+    assert {type(error) for error in errors} <= {SubmissionUncertainError}
+    assert len(results) == 60 - len(errors)
+    assert len(results) <= emulator.accepted <= 60

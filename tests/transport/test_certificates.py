@@ -1,0 +1,48 @@
+"""Certificate authorities: those that the environment names are trusted, and a name that leads nowhere is refused."""
+
+import os
+from pathlib import Path
+
+import pytest
+import trustme
+
+from flux_klein_async import ConfigurationError
+from flux_klein_async.options import Environment
+from flux_klein_async.transport.certificates import named_authorities
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("authority") / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(path)
+    return path
+
+
+def test_nothing_named_is_nothing_made():
+    assert named_authorities(Environment()) is None
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_file_is_trusted_and_the_usual_checks_stay(authority, both):
+    context = named_authorities(Environment(ca_file=str(authority), ca_dir=str(authority.parent) if both else None))
+    assert any("trustme" in str(found["subject"]) for found in context.get_ca_certs())
+    assert (context.check_hostname, context.verify_mode.name) == (True, "CERT_REQUIRED")
+
+
+def test_one_directory_of_several_is_enough(authority):
+    directories = os.pathsep.join(["/nowhere", str(authority.parent)])
+    assert named_authorities(Environment(ca_dir=directories)) is not None
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+def test_a_file_without_certificates_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"SSL_CERT_FILE names .*ca\.pem"):
+        named_authorities(Environment(ca_file=str(path)))
+
+
+def test_a_directory_that_is_none_is_refused_by_name():
+    with pytest.raises(ConfigurationError, match="SSL_CERT_DIR names /nowhere"):
+        named_authorities(Environment(ca_dir="/nowhere"))
