@@ -1,6 +1,8 @@
 """Fixtures only: a clean environment, and clients of the in-process emulator that every test closes."""
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -9,6 +11,8 @@ from hypothesis import settings
 
 from flux_klein_async import FluxKleinClient
 from flux_klein_async.emulator import Emulator, InProcessEmulator
+
+from .loops import chosen_loop
 
 NAMES = (
     "RUNCOMFY_API_TOKEN",
@@ -23,10 +27,17 @@ NAMES = (
     "SSL_CERT_DIR",
 )
 
-settings.register_profile("shared machine", deadline=None)  # how long an example takes is the machine's affair
-settings.load_profile("shared machine")
+# How long an example takes is the machine's affair. The profile for hunts takes minutes for what takes seconds else.
+settings.register_profile("default", deadline=None)
+settings.register_profile("long", deadline=None, max_examples=50 * settings.default.max_examples)
+settings.load_profile(os.environ.get("FLUX_KLEIN_TEST_PROFILE") or "default")
 
 Connect = Callable[..., FluxKleinClient]
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]] | None:
+    """The loop that the environment asks for, where the plugin would not choose virtual time."""
+    return None if "klein_emulator" in getattr(item, "fixturenames", ()) else {"chosen": chosen_loop()}
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "flux_klein_async"
+import flux_klein_async
+
+TESTS = Path(__file__).parent
+PACKAGE = Path(flux_klein_async.__file__).parent  # of the checkout or of an installed wheel
+ROOT = PACKAGE.parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 NAMES = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES}
 
@@ -165,7 +168,7 @@ def test_the_emulator_shares_none_of_the_clients_knowledge(path):
 @pytest.mark.parametrize("path", MODULES, ids=short)
 def test_every_module_has_its_own_test_file(path):
     relative = path.relative_to(PACKAGE)
-    assert (ROOT / "tests" / relative.parent / f"test_{relative.stem.strip('_')}.py").is_file()
+    assert (TESTS / relative.parent / f"test_{relative.stem.strip('_')}.py").is_file()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=short)

@@ -5,12 +5,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from flux_klein_async.emulator import Emulator, Generation, Hang, Reply
+from tests.served import in_thread, once
 
 FLUX_KLEIN = [sys.executable, "-m", "flux_klein_async"]
 
@@ -53,50 +56,55 @@ def one_worker() -> Iterator[dict[str, str]]:
         yield environment
 
 
-def test_ctrl_c_keeps_what_is_done_cancels_what_is_queued_and_names_what_runs_on(
-    one_worker: dict[str, str], tmp_path: Path
-) -> None:
-    arguments = ["generate", "a leopard", "--count", "4", "--width", "64", "--height", "64", "--json"]
-    with start(*arguments, environment=one_worker, cwd=tmp_path) as process:
-        [first] = lines_until(process, 1)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
-    assert process.returncode == 130, err
-    done, *stopped = [json.loads(line) for line in [first, *out.splitlines()]]
-    assert (tmp_path / done["files"][0]).is_file()
-    assert sorted(record["state"] for record in stopped) == ["cancelled", "cancelled", "in_progress"]
-    assert "Stopped: 1 of 4 done, 2 cancelled before they ran." in err
-    [running] = [record["request_id"] for record in stopped if record["state"] == "in_progress"]
-    [again] = [line.split() for line in err.splitlines() if line.startswith("  flux-klein result")]
-    assert again[2] == running
-    assert one_worker["RUNCOMFY_API_TOKEN"] not in out + err
+def environment_of(emulated: Emulator) -> dict[str, str]:
+    return {"RUNCOMFY_MODEL_API_BASE": emulated.base_url, "RUNCOMFY_API_TOKEN": emulated.api_key}
 
-    taken_up = subprocess.run(
-        [*FLUX_KLEIN, *again[1:], "--wait", "5"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, **one_worker},
-        cwd=tmp_path,
-    )
-    assert (tmp_path / taken_up.stdout.strip()).is_file()
+
+def test_ctrl_c_keeps_what_is_done_cancels_what_is_queued_and_names_what_runs_on(tmp_path: Path) -> None:
+    arguments = ["generate", "a leopard", "--count", "4", "--width", "64", "--height", "64", "--json"]
+    for_ever = Generation(after=3600)
+    all_known = threading.Event()
+    with in_thread(Emulator(workers=1, api_key="token-of-the-test")) as emulated:
+        emulated.script("submit", Generation(after=0.01), for_ever, for_ever, for_ever)
+
+        def looked_at() -> int:
+            return len({record.request_id for record in emulated.records if record.endpoint == "status"})
+
+        once(emulated, lambda: looked_at() == 4, all_known.set)
+        with start(*arguments, environment=environment_of(emulated), cwd=tmp_path) as process:
+            [first] = lines_until(process, 1)
+            assert all_known.wait(30)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+        assert process.returncode == 130, err
+        done, *stopped = [json.loads(line) for line in [first, *out.splitlines()]]
+        assert (tmp_path / done["files"][0]).is_file()
+        assert sorted(record["state"] for record in stopped) == ["cancelled", "cancelled", "in_progress"]
+        assert "Stopped: 1 of 4 done, 2 cancelled before they ran." in err
+        [running] = [record["request_id"] for record in stopped if record["state"] == "in_progress"]
+        [again] = [line.split() for line in err.splitlines() if line.startswith("  flux-klein result")]
+        assert again[2] == running
+        assert emulated.api_key not in out + err
+
+        ended = {"request_id": running, "status": "completed", "output": done["urls"][0]}
+        emulated.script("status", Reply(200, ended))
+        emulated.script("result", Reply(200, ended))
+        with start(*again[1:], "--wait", "30", environment=environment_of(emulated), cwd=tmp_path) as process:
+            path, _ = process.communicate(timeout=30)
+    assert (tmp_path / path.strip()).is_file()
+    assert running in path
 
 
 def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
-    with (
-        emulator("--workers", "0") as environment,
-        start("generate", "x", "--count", "2000", "--concurrency", "500", environment=environment) as process,
-    ):
-        assert process.stderr is not None
-        process.stderr.readline()
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        sent = time.monotonic()
-        process.communicate(timeout=10)
-        assert process.returncode == 130
-        assert time.monotonic() - sent < 2
+    """The first is pressed when the first look has come; the second when a cancel has, which is never answered."""
+    with in_thread(Emulator(workers=0)) as emulated:
+        emulated.script("cancel", *[Hang()] * 40)
+        with start("generate", "x", "--count", "40", environment=environment_of(emulated), cwd=tmp_path) as process:
+            once(emulated, lambda: emulated.calls["status"] > 0, lambda: process.send_signal(signal.SIGINT))
+            once(emulated, lambda: emulated.calls["cancel"] > 0, lambda: process.send_signal(signal.SIGINT))
+            _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Stopped" not in err, "it did not wait to say what became of the others"
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:

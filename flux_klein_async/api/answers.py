@@ -61,7 +61,8 @@ def ok(response: Response) -> bool:
 def excerpt(response: Response) -> str | None:
     """The start of an answer's text, on one line, for people."""
     text = " ".join(response.body[: 4 * _EXCERPT].decode("utf-8", "replace").split())
-    text = "".join(character for character in text if character.isprintable())
+    # Marked, not dropped: what a control character divided may be the token, which is looked for as a whole.
+    text = "".join(character if character.isprintable() else "\ufffd" for character in text)
     return (text[:_EXCERPT] + "…" if len(text) > _EXCERPT else text) or None
 
 

@@ -61,14 +61,15 @@ def _from_file(path: Path, wall_clock: Callable[[], float]) -> str | None:
 class Redactor:
     r"""Replaces the token wherever a server echoes it, before anything else sees the bytes.
 
-    JSON has several spellings for each character (`/`, `\/`, `\u002f`); none of them may slip through.
+    JSON has several spellings for each character (`/`, `\/`, `\u002f`), and a URL one more (`%2f`), which whoever
+    opens it may undo; none of them may slip through.
     """
 
     def __init__(self, token: str) -> None:
         self._token = token.encode()
         self._spellings: re.Pattern[bytes] | None = None
         if len(token) >= _SHORTEST_SECRET:
-            spelt = (rf"(?:\\?{re.escape(sign)}|\\u00(?i:{ord(sign):02x}))" for sign in token)
+            spelt = (rf"(?:\\?{re.escape(sign)}|(?:\\u00|%)(?i:{ord(sign):02x}))" for sign in token)
             self._spellings = re.compile("".join(spelt).encode())
 
     def text(self, text: str) -> str:
@@ -77,6 +78,6 @@ class Redactor:
 
     def body(self, body: bytes) -> bytes:
         """The same bytes without the token."""
-        if self._spellings is None or not (b"\\" in body or self._token in body):
+        if self._spellings is None or not (b"\\" in body or b"%" in body or self._token in body):
             return body
         return self._spellings.sub(_REDACTED, body)

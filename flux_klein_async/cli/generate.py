@@ -28,6 +28,8 @@ from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 __all__ = ["PromptCommand", "generate"]
 
 _REDRAW = 0.1  # seconds between two looks at the progress
+_LONGEST_NAME = 255  # bytes, on every common file system
+_MOST = 1_000_000  # pictures in one call: more fit in no memory, and a typing error costs enough as it is
 
 
 class PromptCommand(TyperCommand):
@@ -68,7 +70,7 @@ def generate(
         str, typer.Argument(metavar="PROMPT", help="What to paint; - reads it from standard input.", show_default=False)
     ],
     *,
-    count: Annotated[int, typer.Option(min=1, help="How many pictures.", metavar="N")] = 1,
+    count: Annotated[int, typer.Option(min=1, max=_MOST, help="How many pictures.", metavar="N")] = 1,
     width: Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")] = None,
     model: Annotated[str, typer.Option(help="Model id.", metavar="ID")] = KLEIN_4B_TEXT_TO_IMAGE,
@@ -122,8 +124,13 @@ def generate(
 
 def _writable(directory: Path) -> Path:
     """The directory, if files can go there: found out before anything is paid for."""
-    existing = next((path for path in (directory, *directory.absolute().parents) if path.exists()), directory)
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    try:
+        fits = all(len(os.fsencode(part)) <= _LONGEST_NAME for part in directory.parts)
+        existing = next((path for path in (directory, *directory.absolute().parents) if path.exists()), directory)
+        usable = fits and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    except OSError:  # the path as a whole is too long
+        usable = False
+    if not usable:
         raise typer.BadParameter(f"nothing can be written to {str(directory)!r}", param_hint="--output-dir")
     return directory
 

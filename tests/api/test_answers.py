@@ -134,14 +134,15 @@ def test_finds_a_usable_request_id_whatever_else_an_answer_says(
         (b" \r\n\t", None),
         (b"a", "a"),
         (b"  a \r\n\t b ", "a b"),
-        (b"\x00\x1b[31ma\x7f", "[31ma"),
-        ("h\u00e9 \u202e \u200b".encode(), "h\u00e9  "),
+        (b"\x00\x1b[31ma\x7f", "\ufffd\ufffd[31ma\ufffd"),
+        ("h\u00e9 \u202e \u200b".encode(), "h\u00e9 \ufffd \ufffd"),
         (b"\xff", "\ufffd"),
         (b"x" * 300, "x" * 300),
         (b"x" * 301, "x" * 300 + "\u2026"),
+        ("to\u200bken".encode("utf-16-le"), "t\ufffdo\ufffd k\ufffde\ufffdn\ufffd"),  # never joined to a word
         (b"x" * 10_000_000, "x" * 300 + "\u2026"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_an_excerpt_is_short_and_fit_to_be_shown(body: bytes, text: str | None) -> None:
     assert excerpt(Response(status=200, headers={}, body=body)) == text

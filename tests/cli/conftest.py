@@ -1,47 +1,22 @@
 """Fixtures only: an emulator in a thread of its own, and the command line called in this process."""
 
-import asyncio
 import io
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from flux_klein_async.__main__ import main
 from flux_klein_async.emulator import Emulator
+from tests.served import in_thread
 
 from .helpers import Command, Ran
-
-
-@contextmanager
-def _in_thread(emulator: Emulator) -> Iterator[Emulator]:
-    loop, ready, over = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
-
-    async def serve() -> None:
-        async with emulator:
-            ready.set()
-            await over.wait()
-
-    def work() -> None:
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            runner.run(serve())
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    assert ready.wait(5)
-    try:
-        yield emulator
-    finally:
-        loop.call_soon_threadsafe(over.set)
-        thread.join(5)
 
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     """An emulator on a loopback port that the environment names, with its token."""
-    with _in_thread(Emulator(profile="fixed:0.01", api_key="secret-token-of-the-test")) as emulator:
+    with in_thread(Emulator(profile="fixed:0.01", api_key="secret-token-of-the-test")) as emulator:
         monkeypatch.setenv("RUNCOMFY_MODEL_API_BASE", emulator.base_url)
         monkeypatch.setenv("RUNCOMFY_API_TOKEN", emulator.api_key)
         yield emulator

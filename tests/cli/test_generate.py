@@ -68,6 +68,7 @@ def test_prompts_with_dashes_and_from_standard_input(
         [],
         ["x", "--count", "0"],
         ["x", "--count", "many"],
+        ["x", "--count", "9" * 20],
         ["x", "--timeout", "0"],
         ["x", "--timeout", "nan"],
         ["x", "--concurrency", "0"],
@@ -139,3 +140,13 @@ def test_the_way_to_take_up_a_request_again_can_be_copied(served: Emulator, flux
     [line] = [line for line in ran.err.splitlines() if "flux-klein result" in line]
     request_id = line.split()[2]
     assert line == f"  flux-klein result {request_id} --output-dir 'my pictures' --base-url {served.base_url}"
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a/" + "b" * 300, "a/" * 3000], ids=["long", "long below", "deep"])
+def test_a_directory_that_no_file_system_takes_is_refused_before_anything_is_paid_for(
+    served: Emulator, flux_klein: Command, name: str
+) -> None:
+    ran = flux_klein("generate", "x", "--output-dir", name)
+    assert ran.code == 64
+    assert "nothing can be written" in ran.err
+    assert served.accepted == 0

@@ -1,17 +1,19 @@
 """What becomes of items that fail or are stopped."""
 
+import json
 import os
 import signal
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from flux_klein_async.cli import items
 from flux_klein_async.cli.board import Board
-from flux_klein_async.emulator import Answer, Emulator, Generation, Hang, Pass, Reply, error_reply
+from flux_klein_async.cli.items import Plan, Production
+from flux_klein_async.cli.render import Screen
+from flux_klein_async.emulator import Answer, Emulator, Generation, Hang, InProcessEmulator, Pass, Reply, error_reply
+from tests.conftest import Connect
+from tests.served import once
 
 from .helpers import Command
 
@@ -19,15 +21,8 @@ GONE = error_reply(404, 404001)
 SMALL = ("--width", "64", "--height", "64")
 
 
-def interrupt_when(happened: Callable[[], bool]) -> None:
-    """Press Ctrl-C as soon as something has happened."""
-
-    def wait() -> None:
-        while not happened():
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=wait, daemon=True).start()
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.parametrize(
@@ -95,22 +90,32 @@ def test_pictures_under_way_are_kept_when_submits_are_doomed(served: Emulator, f
     assert "2 of 20 done in out, 18 failed" in ran.err
 
 
-def test_saving_overlaps_with_generating(served: Emulator, flux_klein: Command) -> None:
-    served.script("file", Pass(delay=0.6))
-    ran = flux_klein("generate", "x", "--count", "2", "--concurrency", "1", "--json", *SMALL)
-    assert [record["index"] for record in ran.records] == [1, 0], "the first one's file was slow; nobody waited for it"
+async def test_saving_overlaps_with_generating(
+    klein_emulator: InProcessEmulator, connect: Connect, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    klein_emulator.script("file", Pass(delay=10))
+    prompt = {"prompt": "x", "width": 64, "height": 64}
+    plan = Plan(inputs=[prompt] * 2, concurrency=1, directory=tmp_path, as_json=True, take_up=None)
+    assert await Production(connect(), Board(2), Screen(), plan).run() == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["index"] for record in records] == [1, 0], "the first one's file was slow; nobody waited for it"
 
 
 def test_stopped_it_saves_what_is_finished_and_names_what_is_not(
     served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(items, "_GRACE", 0.5)
+    monkeypatch.setattr(items, "_GRACE", 1.0)
     served.script("submit", None, None, Generation(after=60), Generation(after=60), Hang())
-    served.script("file", Hang(), Pass(delay=0.05))
+    served.script("file", Hang())
     cancelled = {"status": "cancelled", "outcome": "cancelled"}
     served.script("cancel", None, Reply(200, cancelled))
     monkeypatch.setattr("flux_klein_async.flow.submission.SEEN_THROUGH", 0.1)
-    interrupt_when(lambda: served.calls["file"] == 2)
+
+    def all_are_where_they_should_be() -> bool:
+        looked_at = {record.request_id for record in served.records if record.endpoint == "status"}
+        return len(looked_at) == 4 and served.calls["submit"] == 5 and served.calls["file"] == 2
+
+    once(served, all_are_where_they_should_be, press_ctrl_c)
     ran = flux_klein("generate", "x", "--count", "5", "--json", *SMALL)
     assert ran.code == 130
     states = sorted((record["state"], bool(record["files"])) for record in ran.records)
@@ -127,8 +132,13 @@ def test_stopped_with_the_emulator_there_is_nothing_to_take_up(
     flux_klein: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[object] = []
-    monkeypatch.setattr(Board, "note", lambda _, event: told.append(event))
-    interrupt_when(lambda: bool(told))
+
+    def note(_: Board, event: object) -> None:
+        if not told:
+            press_ctrl_c()
+        told.append(event)
+
+    monkeypatch.setattr(Board, "note", note)
     ran = flux_klein("generate", "x", "--count", "3", "--emulator")
     assert ran.code == 130
     assert ran.err.endswith("Stopped: 0 of 3 done, 0 cancelled before they ran.\n")

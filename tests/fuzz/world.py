@@ -1,0 +1,225 @@
+"""One verb of a client against an emulator that does whatever was drawn, in virtual time; and what must hold then."""
+
+import asyncio
+import logging
+import pickle
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from pydantic import BaseModel
+
+from flux_klein_async import FluxKleinClient, GenerationResult, Limits, errors
+from flux_klein_async.emulator import Answer, InProcessEmulator, VirtualTimeLoop
+from flux_klein_async.errors import FluxKleinError, GenerationCancelledError
+from flux_klein_async.events import Submitted
+from tests.fakes import Events, strays
+
+DOCUMENTED = {getattr(errors, name) for name in errors.__all__ if isinstance(getattr(errors, name), type)}
+CLOSING = 5.0  # seconds that `aclose()` may take
+SMALL = {"width": 64, "height": 64}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is done, and what the service does meanwhile.
+
+    Attributes:
+        scripts: By endpoint, what its first calls get.
+        faults: By endpoint, what all later calls get.
+    """
+
+    token: str
+    timeout: float
+    on_abandon: Any
+    scripts: Mapping[str, Sequence[Answer | None]]
+    faults: Mapping[str, Answer | None]
+    output: Any = None
+
+
+@dataclass
+class Played:
+    """What came of it, on the loop's clock."""
+
+    outcome: Any
+    deadline: float
+    ended: float
+    closed: float
+    request_id: str | None
+    accepted: int
+    events: Events
+    submitted: list[Submitted]
+    told: list[str]
+    left_over: list[str]
+
+
+Verb = Callable[[FluxKleinClient, GenerationResult, Case, Path], Awaitable[Any]]
+
+
+async def _updates(client: FluxKleinClient, result: GenerationResult, case: Case, _: Path) -> Any:
+    return [status async for status in client.updates(result.request_id, timeout=case.timeout)]
+
+
+# Name: the endpoints that it asks, whether it is about a request that is known before, and the call.
+VERBS: dict[str, tuple[tuple[str, ...], bool, Verb]] = {
+    "submit": (("submit", "cancel"), False, lambda client, _, case, __: client.submit("x", **SMALL)),
+    "generate": (
+        ("submit", "status", "result", "cancel"),
+        False,
+        lambda client, _, case, __: client.generate("x", **SMALL, on_abandon=case.on_abandon),
+    ),
+    "status": (("status",), True, lambda client, result, *_: client.status(result.request_id)),
+    "result": (("result",), True, lambda client, result, *_: client.result(result.request_id)),
+    "cancel": (("cancel",), True, lambda client, result, *_: client.cancel(result.request_id)),
+    "wait_for_result": (
+        ("status", "result", "cancel"),
+        True,
+        lambda client, result, case, _: client.wait_for_result(result.request_id, on_abandon=case.on_abandon),
+    ),
+    "updates": (("status",), True, _updates),
+    "model": (("model",), False, lambda client, *_: client.model()),
+    "read": (("file",), True, lambda client, result, *_: client.read(result)),
+    "download": (("file",), True, lambda client, result, _, folder: client.download(result, folder / "out")),
+}
+
+
+async def _play(name: str, case: Case, folder: Path) -> Played:
+    told: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: told.append(f"to the loop: {context}"))
+    events = Events()
+    _, known, verb = VERBS[name]
+    async with InProcessEmulator(api_key=case.token, profile="fixed:1", round_trip=0.02) as emulator:
+        client = FluxKleinClient(
+            case.token,
+            base_url=emulator.base_url,
+            session=emulator.session(cookie_jar=aiohttp.DummyCookieJar()),
+            timeout=case.timeout,
+            limits=Limits(max_json_bytes=2**17, max_file_bytes=2**17),
+            on_event=events,
+        )
+        with _listening(told):
+            result = await _earlier(client, emulator, case) if known else GenerationResult.model_construct()
+            before, begun = emulator.accepted, loop.time()
+            events.clear()
+            for endpoint, answers in case.scripts.items():
+                emulator.script(endpoint, *answers)
+            for endpoint, answer in case.faults.items():
+                if answer is not None:
+                    emulator.fault(endpoint, answer, probability=1.0)
+            try:
+                outcome = await verb(client, result, case, folder)
+            except Exception as error:
+                outcome = error
+            ended, submitted = loop.time(), events.of(Submitted)
+            await client.aclose()
+            closed = loop.time()
+            accepted = emulator.accepted - before
+    return Played(
+        outcome=outcome,
+        deadline=begun + case.timeout,
+        ended=ended,
+        closed=closed,
+        request_id=result.request_id if known else None,
+        accepted=accepted,
+        events=events,
+        submitted=submitted,
+        told=told,
+        left_over=strays(),
+    )
+
+
+async def _earlier(client: FluxKleinClient, emulator: InProcessEmulator, case: Case) -> GenerationResult:
+    """A generation that has ended before the trouble begins, with files wherever the case says."""
+    result = await client.generate("x", **SMALL, timeout=None)
+    return result if case.output is None else result.model_copy(update={"output": case.output})
+
+
+class _listening:  # noqa: N801  # used as a function is
+    """Keep what the package logs, tracebacks included."""
+
+    def __init__(self, told: list[str]) -> None:
+        self._handler = logging.Handler()
+        self._handler.emit = lambda record: told.append(logging.Formatter().format(record))  # type: ignore[method-assign]
+
+    def __enter__(self) -> None:
+        logging.getLogger("flux_klein_async").addHandler(self._handler)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("flux_klein_async").removeHandler(self._handler)
+
+
+def play(name: str, case: Case, folder: Path) -> Played:
+    """Run one case in virtual time; a call that would wait for ever is a deadlock there, and raises."""
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(_play(name, case, folder))
+
+
+# --- what must hold
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in a value, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, bytes):
+        yield value.decode("latin-1")
+    elif isinstance(value, BaseModel):
+        yield from texts(dict(value))
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from texts([getattr(value, field.name) for field in fields(value)])
+    elif isinstance(value, Mapping):
+        yield from texts([*value.keys(), *value.values()])
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            yield from texts(item)
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and all that stands behind it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def assert_untold(token: str, *values: Any) -> None:
+    """Nothing here holds the token."""
+    assert [text for text in texts(values) if token in text] == []
+
+
+def assert_documented(error: Exception, token: str) -> None:
+    """An error of the tree that can cross a process border and holds no secret, nor does anything behind it."""
+    assert type(error) in DOCUMENTED, "".join(traceback.format_exception(error))
+    same = pickle.loads(pickle.dumps(error))
+    assert (type(same), str(same), vars(same)) == (type(error), str(error), vars(error))
+    for one in chain(error):
+        assert_untold(token, str(one), repr(one), one.args, vars(one))
+    assert_untold(token, *traceback.format_exception(error))
+
+
+def assert_promises(name: str, case: Case, played: Played) -> None:
+    """What every verb promises whatever the service does."""
+    outcome = played.outcome
+    assert played.ended <= played.deadline, "later than the deadline"
+    assert played.closed <= played.ended + CLOSING, "closing took too long"
+    assert played.accepted <= 1, "paid twice"
+    assert played.left_over == []
+    assert [line for line in played.told if line.startswith("to the loop")] == []
+    assert_untold(case.token, played.told, list(played.events))
+    if not isinstance(outcome, Exception):
+        assert_untold(case.token, outcome, repr(outcome))
+        return
+    assert_documented(outcome, case.token)
+    assert isinstance(outcome, FluxKleinError)
+    known = played.request_id or next((event.request_id for event in played.submitted), None)
+    # A call of one request that is cut off at its deadline raises its last failure as it was, without the id; whoever
+    # made the call holds that id.
+    cut_off = name in {"status", "result", "cancel", "read", "download"} and played.ended == played.deadline
+    assert known is None or cut_off or outcome.request_id == known, "the request id was lost"
+    if (played.accepted or (known and not cut_off)) and not isinstance(outcome, GenerationCancelledError):
+        assert outcome.charged != "no", "it was accepted, and may be charged"
+    if played.accepted or played.submitted:
+        assert not outcome.retryable, "the same call would pay again"

@@ -1,0 +1,23 @@
+"""The whole suite can be run on another event loop; were the wish ignored, that run would prove nothing."""
+
+import asyncio
+import os
+
+import pytest
+
+from .loops import LOOP_VARIABLE, chosen_loop
+
+
+async def test_a_test_runs_on_the_loop_that_was_asked_for():
+    asked = os.environ.get(LOOP_VARIABLE) or "asyncio"
+    assert type(asyncio.get_running_loop()).__module__.partition(".")[0] == asked
+
+
+async def test_virtual_time_has_a_loop_of_its_own_all_the_same(klein_emulator):
+    assert type(asyncio.get_running_loop()).__name__ == "VirtualTimeLoop"
+
+
+def test_a_misspelt_wish_is_refused(monkeypatch):
+    monkeypatch.setenv(LOOP_VARIABLE, "uvlop")
+    with pytest.raises(pytest.UsageError, match="uvlop"):
+        chosen_loop()
