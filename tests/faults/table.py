@@ -50,13 +50,12 @@ def _same(faults: tuple[str, ...], cell: Cell) -> Row:
     return faults, cell, cell
 
 
-def _connecting(fine: Cell, refused: Cell, never: Cell, dropped: Cell | None = None) -> list[Row]:
-    """Connections: refused, never made, made late, made and closed at once."""
+def _connecting(fine: Cell, refused: Cell, never: Cell) -> list[Row]:
+    """Connections: refused or closed before a byte was written, never made, made late."""
     return [
-        (("refuse",), fine, refused),
+        (("refuse", "drop"), fine, refused),
         (("no-connection",), fine, never),
         _same(("slow-connection",), fine),
-        (("drop",), fine, refused) if dropped is None else _same(("drop",), dropped),
     ]
 
 
@@ -80,7 +79,6 @@ _SUBMITTING = _connecting(
     Cell(OK, 1),
     Cell("APIConnectionError", 0, "no", retryable=True),
     Cell("APITimeoutError", 0, "no", retryable=True),
-    Cell("SubmissionUncertainError", 0, "unknown"),
 )
 
 # --- single calls: repeated where that is harmless
