@@ -55,6 +55,7 @@ class Watch:
         self._status_request = core.api.look(ticket.request_id)  # the same for every look
         self._result_request = core.api.look_at_result(ticket.request_id) if core.looks_at_result else None
         self._at_once = False
+        self._price = 1.0
         self._answer: Response | None = None
         now = self._loop.time()
         self._begun = now if ticket.accepted_at is None else ticket.accepted_at
@@ -122,13 +123,14 @@ class Watch:
         if not self._at_once:
             await self._until_due()
         self._at_once = False
-        await core.limiter.look()
+        await core.limiter.look(self._price)
         await core.lane(Kind.READ, call)
 
     async def _until_due(self) -> None:
         core, call = self._core, self._call
         now = self._loop.time()
         last = self._last
+        self._price = core.limiter.look_price()
         progress = Progress(
             model=self._ticket.model,
             pixels=self._ticket.pixels,
@@ -139,7 +141,7 @@ class Watch:
             queue_position=last.queue_position if last else None,
             last_interval=self._interval,
             round_trip=self._round_trip,
-            look_price=core.limiter.look_price(),
+            look_price=self._price,
         )
         self._interval = checked_interval(core.polling.next_look(progress))
         at = self._sent + self._interval

@@ -50,8 +50,8 @@ class Limiter(Protocol):
         """What a look costs at present, as a multiple of the usual; 1 or more."""
         ...
 
-    async def look(self) -> None:
-        """Wait for the turn of one more look. One who gives up while waiting has taken nothing."""
+    async def look(self, price: float) -> None:
+        """Wait for the turn of one more look, planned at this price; one who gives up meanwhile has taken nothing."""
         ...
 
 
@@ -123,11 +123,11 @@ class LookPrice:
         crowding = self._demand * math.exp((self._counted - now) / self._MEMORY) / self._ceiling
         return min(self.MOST, max(1.0, crowding * crowding) * self._refusals)
 
-    def asked(self, now: float) -> None:
-        """One more look is wanted."""
+    def asked(self, now: float, price: float) -> None:
+        """One more look is wanted, planned when the price was this."""
         if self._ceiling is not None:
-            unpriced = math.sqrt(self.now(now) / self._refusals)
-            self._demand = self._demand * math.exp((self._counted - now) / self._MEMORY) + unpriced / self._MEMORY
+            faded = self._demand * math.exp((self._counted - now) / self._MEMORY)
+            self._demand = faded + math.sqrt(price) / self._MEMORY
             self._counted = now
 
     def refused(self, now: float) -> None:
@@ -205,12 +205,12 @@ class InProcessLimiter:
         """What a look costs at present, as a multiple of the usual."""
         return self._price.now(asyncio.get_running_loop().time())
 
-    async def look(self) -> None:
+    async def look(self, price: float) -> None:
         """Wait for a turn, first come first served; turns are evenly spaced."""
         if not self._spacing:
             return
         loop = asyncio.get_running_loop()
-        self._price.asked(loop.time())
+        self._price.asked(loop.time(), price)
         async with self._turn:
             if (pause := self._next_look - loop.time()) > 0:
                 await asyncio.sleep(pause)
