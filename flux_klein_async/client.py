@@ -7,13 +7,13 @@ import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from flux_klein_async._version import USER_AGENT
 from flux_klein_async.api.addresses import Addresses, checked_model_id, checked_request_id
 from flux_klein_async.api.credentials import Redactor, find_token
 from flux_klein_async.api.requests import Api
-from flux_klein_async.errors import FluxKleinError, InvalidInputError
+from flux_klein_async.errors import ConfigurationError, FluxKleinError, InvalidInputError
 from flux_klein_async.events import Event, Failed
 from flux_klein_async.flow import calls, download
 from flux_klein_async.flow.call import Call
@@ -47,8 +47,9 @@ from flux_klein_async.options import (
 )
 from flux_klein_async.polling.policies import ExponentialPolling, PollPolicy
 from flux_klein_async.transport.aiohttp import AiohttpTransport
-from flux_klein_async.transport.pacing import InProcessLimiter, Limiter
+from flux_klein_async.transport.pacing import InProcessLimiter, Limiter, Slot
 from flux_klein_async.transport.retry import Backoff
+from flux_klein_async.transport.slots import Lanes
 
 if TYPE_CHECKING:
     import aiohttp
@@ -80,6 +81,8 @@ class FluxKleinClient:
         trust_env: Take the proxy for https (HTTPS_PROXY, ALL_PROXY, NO_PROXY) and the certificate authorities
             (SSL_CERT_FILE, SSL_CERT_DIR) from the environment, once, now. Plain http and loopback hosts are never
             called through a proxy, and netrc is never used. A borrowed session's own `trust_env` counts instead.
+        look_at: What to ask while waiting. "result" saves a round trip where the service answers it before the end with
+            the state; where it does not, the client goes back to "status" by itself.
 
     Raises:
         ConfigurationError: No token, a bad base URL, an unusable session, proxy or certificate file.
@@ -103,6 +106,7 @@ class FluxKleinClient:
         # True, as in pip, curl, requests and httpx: who must use a proxy has set it for all of them, and would find
         # here alone that the service "cannot be reached". The base URL comes from the environment as well.
         trust_env: bool = True,
+        look_at: Literal["status", "result"] = "status",
     ) -> None:
         environment = from_environ(os.environ)
         token = find_token(api_key, environment, wall_clock=time.time)
@@ -112,6 +116,8 @@ class FluxKleinClient:
         self._model = checked_model_id(model)
         self._timeout = checked_timeout(timeout, None)
         self._max_in_flight = settings.max_in_flight
+        if look_at not in {"status", "result"}:
+            raise ConfigurationError('look_at must be "status" or "result"')
         transport = AiohttpTransport(
             limits=settings,
             redactor=Redactor(token),
@@ -122,6 +128,8 @@ class FluxKleinClient:
         self._core = Core(
             api=Api(addresses, token, USER_AGENT),
             transport=transport,
+            lanes=Lanes(transport.connections),
+            looks_at_result=look_at == "result",
             limiter=InProcessLimiter(settings) if limits is None or isinstance(limits, Limits) else limits,
             polling=polling or ExponentialPolling(),
             retry=retry,
@@ -269,11 +277,12 @@ class FluxKleinClient:
         call = self._call(timeout, tag=tag, waits=True)
         try:
             with call:
-                await self._core.limiter.acquire()
+                slot = Slot(self._core.limiter)
+                await slot.take()
                 try:
-                    return await self._run(call, order, on_abandon, on_status)
+                    return await self._run(call, order, slot, on_abandon, on_status)
                 finally:
-                    self._core.limiter.release()
+                    slot.give()
         except FluxKleinError as error:
             self._tell_failed(error, call)
             raise
@@ -335,17 +344,18 @@ class FluxKleinClient:
 
         async def run(index: int, item: T) -> GenerationResult:
             order = self._order(made_input(item, to_input), None, None, None)
-            await self._core.limiter.acquire()
+            slot = Slot(self._core.limiter)
+            await slot.take()
             try:
                 call = self._call(seconds, tag=index, waits=True)
                 try:
                     with call:
-                        return await self._run(call, order, on_abandon, None)
+                        return await self._run(call, order, slot, on_abandon, None)
                 except FluxKleinError as error:
                     self._tell_failed(error, call)
                     raise
             finally:
-                self._core.limiter.release()
+                slot.give()
 
         if directory is None:
             return FanOut(items, run, concurrency=concurrency, ordered=ordered)
@@ -478,10 +488,10 @@ class FluxKleinClient:
         return self._core.call(seconds, request_id=request_id, tag=tag, waits=waits)
 
     async def _run(
-        self, call: Call, order: Order, on_abandon: OnAbandon, on_status: _OnStatus | None
+        self, call: Call, order: Order, slot: Slot, on_abandon: OnAbandon, on_status: _OnStatus | None
     ) -> GenerationResult:
         begun = self._core.loop.time()
-        await submit(self._core, call, order, on_abandon=on_abandon)
+        await submit(self._core, call, order, on_abandon=on_abandon, slot=slot)
         ticket = self._ticket_of(call, order, begun)
         return await wait(self._core, call, ticket, on_abandon=on_abandon, on_status=on_status)
 

@@ -36,6 +36,7 @@ ORDER = [
     "transport.peers",
     "transport.aiohttp",
     "transport.retry",
+    "transport.slots",
     "transport.pacing",
     "polling.policies",
     "ledger.base",

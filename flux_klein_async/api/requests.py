@@ -25,6 +25,7 @@ _LOOK_SILENCE = 5.0
 _CALL_SILENCE = 10.0
 _FILE_SILENCE = 30.0
 _SUBMIT_SILENCE = 60.0
+_WITH_COST = "?include_cost=true"
 
 
 class Api:
@@ -55,13 +56,17 @@ class Api:
         """A status call made while waiting."""
         return self._get(self.addresses.request(request_id, "status"), _LOOK_SILENCE)
 
+    def look_at_result(self, request_id: str) -> Request:
+        """A result call made while waiting: before the end it is answered with the state, after it with all."""
+        return self._get(self.addresses.request(request_id, "result") + _WITH_COST, _LOOK_SILENCE)
+
     def status(self, request_id: str) -> Request:
         """A status call made for its own sake."""
         return self._get(self.addresses.request(request_id, "status"), _CALL_SILENCE)
 
     def result(self, request_id: str) -> Request:
         """The result, with its cost where the service tells it."""
-        return self._get(self.addresses.request(request_id, "result") + "?include_cost=true", _CALL_SILENCE)
+        return self._get(self.addresses.request(request_id, "result") + _WITH_COST, _CALL_SILENCE)
 
     def model(self, model: str) -> Request:
         """The catalogue entry of a model."""

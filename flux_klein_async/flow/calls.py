@@ -27,8 +27,7 @@ async def single(core: Core, call: Call, request: Request, read: Callable[[Respo
     """
 
     async def once() -> T:
-        await core.gate(request.kind, call)
-        return read(await core.exchange(request))
+        return read(await core.exchange(request, call))
 
     return await core.attempt(
         request.kind,

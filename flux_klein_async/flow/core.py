@@ -22,6 +22,7 @@ from flux_klein_async.polling.policies import PollPolicy
 from flux_klein_async.transport.base import BodyGuard, Transport
 from flux_klein_async.transport.pacing import Limiter
 from flux_klein_async.transport.retry import Backoff, RetryQuota, refused_for_now, repeat
+from flux_klein_async.transport.slots import Lanes
 
 __all__ = ["Core", "log", "sleep_until"]
 
@@ -52,6 +53,7 @@ class Core:
         max_file_bytes: The largest file that is downloaded.
         calls: The verbs under way, for `aclose`.
         left_running: Ids that nobody waits for and that may still run, found while closing.
+        looks_at_result: Whether looks ask for the result itself; no longer where the service was seen not to like it.
     """
 
     api: Api
@@ -64,11 +66,13 @@ class Core:
     on_event: Callable[[Event], None] | None
     backoff: Backoff
     max_file_bytes: int
+    lanes: Lanes
     quota: RetryQuota = field(default_factory=RetryQuota)
     background: Background = field(default_factory=Background)
     calls: Registry = field(default_factory=Registry)
     left_running: set[str] = field(default_factory=set)
     closing: bool = False
+    looks_at_result: bool = False
     _loop: asyncio.AbstractEventLoop | None = None
     _unknown_words: set[str] = field(default_factory=set)
 
@@ -144,28 +148,57 @@ class Core:
 
     async def gate(self, kind: Kind, call: Call) -> None:
         """Wait while the service wants no call of this kind; raise at once where that outlasts the deadline."""
-        while (until := self.limiter.held_until(kind)) > (now := self.loop.time()):
-            if call.deadline is not None and until > call.deadline:
-                raise call.out_of_time(
-                    RateLimitError(
-                        "The service wants no such call before the deadline",
-                        status_code=429,
-                        retry_after=until - now,
-                        request_id=call.request_id,
-                    )
-                )
+        while (until := self.limiter.admit(kind)) > self.loop.time():
+            self.check_hold(until, call)
             await sleep_until(self.loop, until)
+            if self.limiter.held_until(kind) <= self.loop.time():  # else a longer hold came meanwhile
+                return
 
-    async def exchange(self, request: Request, guard: BodyGuard | None = None) -> Response:
-        """Send a request; a refusal that asks for patience holds all calls of its kind."""
+    def check_hold(self, until: float, call: Call) -> None:
+        """Raise now if a hold outlasts the deadline: sleeping towards either would be in vain."""
+        if call.deadline is not None and until > call.deadline:
+            raise call.out_of_time(
+                RateLimitError(
+                    "The service wants no such call before the deadline",
+                    status_code=429,
+                    retry_after=until - self.loop.time(),
+                    request_id=call.request_id,
+                )
+            )
+
+    async def lane(self, kind: Kind, call: Call) -> None:
+        """Wait for a connection that this call may use, and for the end of every hold; `lanes.leave` gives it back."""
+        while True:
+            await self.gate(kind, call)
+            if self.lanes.take(kind):
+                return
+            await self.lanes.wait(kind)
+            if self.limiter.held_until(kind) <= self.loop.time():
+                return
+            self.lanes.leave(kind)  # thousands may have queued before the service asked for patience
+
+    async def exchange(self, request: Request, call: Call) -> Response:
+        """Send a request in its turn; a refusal that asks for patience holds all calls of its kind."""
+        await self.lane(request.kind, call)
+        try:
+            return await self.send(request)
+        finally:
+            self.lanes.leave(request.kind)
+
+    async def send(self, request: Request, guard: BodyGuard | None = None) -> Response:
+        """Send a request whose lane was taken."""
         response = await self.transport.send(request, guard)
         if response.status >= 400:
             self.heed(request.kind, response)
+        else:
+            self.limiter.served(request.kind)
         return response
 
     def heed(self, kind: Kind, response: Response) -> None:
-        """Obey the `Retry-After` of a refusal; cancels are never held."""
+        """Slow down at a refusal, and obey its `Retry-After`; cancels are never held."""
         seconds = retry_after(response.headers)
+        if response.status == 429 or (response.status == 503 and seconds is not None):
+            self.limiter.refused(kind)
         if seconds and kind is not Kind.CANCEL:
             self.limiter.hold(kind, self.loop.time() + seconds)
             self.emit(lambda at: Held(at=at, kind=kind.value, seconds=seconds))

@@ -6,19 +6,20 @@ loop's.
 
 from dataclasses import dataclass
 
-from flux_klein_async.api.answers import read_status
-from flux_klein_async.api.messages import Kind
+from flux_klein_async.api.answers import read_result, read_status
+from flux_klein_async.api.messages import Kind, Response
 from flux_klein_async.errors import (
     APIConnectionError,
     APIStatusError,
     APITimeoutError,
     FluxKleinError,
     InvalidResponseError,
+    ResultNotReadyError,
 )
 from flux_klein_async.events import Looked, StateChanged
 from flux_klein_async.flow.call import Call
-from flux_klein_async.flow.core import Core, sleep_until
-from flux_klein_async.models import RequestState, RequestStatus, Timings
+from flux_klein_async.flow.core import Core, log, sleep_until
+from flux_klein_async.models import GenerationResult, RequestState, RequestStatus, Timings
 from flux_klein_async.polling.policies import Observation, Progress, checked_interval
 
 __all__ = ["PATIENCE", "Ticket", "Watch"]
@@ -51,7 +52,11 @@ class Watch:
         self._call = call
         self._ticket = ticket
         self._loop = core.loop
-        self._request = core.api.look(ticket.request_id)  # the same for every look
+        self._status_request = core.api.look(ticket.request_id)  # the same for every look
+        self._result_request = core.api.look_at_result(ticket.request_id) if core.looks_at_result else None
+        self._at_once = False
+        self._price = 1.0
+        self._answer: Response | None = None
         now = self._loop.time()
         self._begun = now if ticket.accepted_at is None else ticket.accepted_at
         self._sent = self._begun  # when the last look was sent
@@ -87,10 +92,17 @@ class Watch:
         self._sent = self._loop.time()
         call.looks += 1
         status, failure = None, None
+        direct = self._result_request if core.looks_at_result else None
         try:
-            status = read_status(await core.exchange(self._request), self._ticket.request_id)
+            answer = await core.send(direct or self._status_request)
+            status = read_status(answer, self._ticket.request_id)
+            self._answer = answer if direct else None
         except _SAW_NOTHING as error:
             failure = call.last_error = error
+            if direct and (isinstance(error, InvalidResponseError) or not error.retryable):
+                self._look_at_status(error)
+        finally:
+            core.lanes.leave(Kind.READ)
         self.seen = self._loop.time()
         self._round_trip = self.seen - self._sent
         if core.on_event is not None:
@@ -98,11 +110,27 @@ class Watch:
         self._weigh(failure)
         return status
 
+    def _look_at_status(self, error: FluxKleinError) -> None:
+        """The service does not answer `result` before the end: ask for the status from now on, and now."""
+        if self._core.looks_at_result:
+            self._core.looks_at_result = False
+            log.info("The service gives no early results; looking at the status instead: %s", error)
+        self._at_once = True
+
     async def _until_next(self) -> None:
         """Sleep until the policy wants a look, the ceiling allows one and no hold is in the way."""
         core, call = self._core, self._call
+        if not self._at_once:
+            await self._until_due()
+        self._at_once = False
+        await core.limiter.look(self._price)
+        await core.lane(Kind.READ, call)
+
+    async def _until_due(self) -> None:
+        core, call = self._core, self._call
         now = self._loop.time()
         last = self._last
+        self._price = core.limiter.look_price()
         progress = Progress(
             model=self._ticket.model,
             pixels=self._ticket.pixels,
@@ -113,16 +141,13 @@ class Watch:
             queue_position=last.queue_position if last else None,
             last_interval=self._interval,
             round_trip=self._round_trip,
+            look_price=self._price,
         )
         self._interval = checked_interval(core.polling.next_look(progress))
         at = self._sent + self._interval
-        if core.limiter.held_until(Kind.READ) > at:  # else a hold that outlasts the deadline would be slept towards
-            await core.gate(Kind.READ, call)
+        core.check_hold(core.limiter.held_until(Kind.READ), call)
         if at > self._loop.time():
             await sleep_until(self._loop, at)
-        await core.limiter.look()
-        if core.limiter.held_until(Kind.READ) > at:  # it may have come meanwhile
-            await core.gate(Kind.READ, call)
 
     def _weigh(self, failure: FluxKleinError | None) -> None:
         """Believe a refusal that time does not heal only when it has stood for a while: gateways err."""
@@ -180,6 +205,15 @@ class Watch:
         )
 
     # --- what the looks tell
+
+    def early_result(self) -> GenerationResult | None:
+        """The result, where the last look asked for it and it is whole."""
+        if self._answer is None:
+            return None
+        try:
+            return read_result(self._answer, self._ticket.request_id, self.timings)
+        except ResultNotReadyError:
+            return None
 
     def teach(self, served: float | None) -> None:
         """Let the policy learn from this wait; `served` is the service's own duration in seconds, or None."""

@@ -20,6 +20,7 @@ from flux_klein_async.flow.orders import Order
 from flux_klein_async.ledger.base import EntryState
 from flux_klein_async.options import OnAbandon, RetryPolicy
 from flux_klein_async.transport.base import BodyGuard
+from flux_klein_async.transport.pacing import Slot
 from flux_klein_async.transport.retry import Verdict, classify, refused_for_now
 
 __all__ = ["abandon", "submit"]
@@ -27,14 +28,14 @@ __all__ = ["abandon", "submit"]
 SEEN_THROUGH = 5.0  # seconds that an abandoned POST is given to bring its id
 
 
-async def submit(core: Core, call: Call, order: Order, *, on_abandon: OnAbandon) -> str:
-    """Submit one order; the id of the accepted request.
+async def submit(core: Core, call: Call, order: Order, *, on_abandon: OnAbandon, slot: Slot | None = None) -> str:
+    """Submit one order; the id of the accepted request. A refusal for now gives the slot back until the next try.
 
     Raises:
         SubmissionUncertainError: It may or may not have been accepted.
         FluxKleinError: It was not accepted.
     """
-    submission = _Submission(core, call, order, on_abandon)
+    submission = _Submission(core, call, order, on_abandon, slot)
     await core.budget.reserve(submission.key, order.model, lambda model: model_info(core, call, model))
     try:
         await submission.write(EntryState.SUBMITTING, body=order.body)
@@ -74,11 +75,12 @@ class _Patience:
 class _Submission:
     """One order on its way, with the key that journal and budget know it by."""
 
-    def __init__(self, core: Core, call: Call, order: Order, on_abandon: OnAbandon) -> None:
+    def __init__(self, core: Core, call: Call, order: Order, on_abandon: OnAbandon, slot: Slot | None) -> None:
         self._core = core
         self._call = call
         self._order = order
         self._on_abandon = on_abandon
+        self._slot = slot
         self._request = core.api.submit(order.model, order.body)
         self.key = secrets.token_hex(8)
         self.handed_over = False
@@ -95,14 +97,23 @@ class _Submission:
             Kind.SUBMIT,
             self._call,
             self._attempt,
-            allows=lambda error: classify(error, self._request) is Verdict.RETRY and patience.allows(error),
+            allows=lambda error: self._may_repeat(error) and patience.allows(error),
             attempts=None,
         )
 
+    def _may_repeat(self, error: FluxKleinError) -> bool:
+        if self._slot is not None and refused_for_now(error):
+            self._slot.give()  # the service takes fewer at present: who goes next is decided anew
+        return classify(error, self._request) is Verdict.RETRY
+
     async def _attempt(self) -> str:
-        await self._core.gate(Kind.SUBMIT, self._call)
+        core = self._core
+        if self._slot is not None:
+            await self._slot.take()
+        await core.lane(Kind.SUBMIT, self._call)
         guard = BodyGuard()
         post = asyncio.ensure_future(self._post(guard))
+        post.add_done_callback(lambda _: core.lanes.leave(Kind.SUBMIT))
         try:
             return await asyncio.shield(post)
         except asyncio.CancelledError:
@@ -113,7 +124,7 @@ class _Submission:
         """Send once, read the answer, write the id down: all of it, whether or not somebody still waits."""
         raw = None
         try:
-            response = await self._core.exchange(self._request, guard)
+            response = await self._core.send(self._request, guard)
             raw = excerpt(response) if response.status != 200 else None
             request_id = read_submit(response)
         except FluxKleinError as error:

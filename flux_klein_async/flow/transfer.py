@@ -71,8 +71,11 @@ class Transfer(Generic[T]):
 
     async def _once(self) -> T:
         try:
-            await self._core.gate(Kind.FILE, self._call)
-            await self._follow()
+            await self._core.lane(Kind.FILE, self._call)
+            try:
+                await self._follow()
+            finally:
+                self._core.lanes.leave(Kind.FILE)
             return await self._finish()
         except DownloadError as error:
             error.url = error.url or _shown(self._url)

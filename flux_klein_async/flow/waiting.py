@@ -60,7 +60,7 @@ async def wait(
     try:
         watch = Watch(core, call, ticket)
         status = await _last_status(watch, on_status)
-        result = await _conclude(core, call, status, watch.timings)
+        result = watch.early_result() or await _conclude(core, call, status, watch.timings)
         watch.teach(_served(result.created_at, result.finished_at))
     except BaseException as error:
         if not isinstance(error, FluxKleinError) or isinstance(error, WaitTimeoutError | ConfigurationError):

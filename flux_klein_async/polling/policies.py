@@ -31,6 +31,8 @@ class Progress(NamedTuple):
         queue_position: What the last answered look saw.
         last_interval: The interval chosen before, in seconds; None before the first look.
         round_trip: Seconds that the last look took, or None.
+        look_price: What a look costs the client at present, as a multiple of the usual (1 or more): it rises when the
+            service refuses looks, or when a ceiling on looks is reached.
     """
 
     model: str | None
@@ -42,6 +44,7 @@ class Progress(NamedTuple):
     queue_position: int | None
     last_interval: float | None
     round_trip: float | None
+    look_price: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

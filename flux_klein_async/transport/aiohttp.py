@@ -130,6 +130,13 @@ class AiohttpTransport:
         self._api: aiohttp.ClientSession | None = session
         self._files: aiohttp.ClientSession | None = None
 
+    @property
+    def connections(self) -> int:
+        """How many calls can be on the wire at once: ours, or fewer where a borrowed session has fewer."""
+        connector = self._borrowed.connector if self._borrowed is not None else None
+        theirs = (connector.limit, connector.limit_per_host) if connector is not None else ()
+        return min([self._limits.max_connections, *(limit for limit in theirs if limit)])
+
     def _session(self, kind: Kind) -> aiohttp.ClientSession:
         if self._api is None:
             self._api = self._open(_Connector(self._limits, self._certificates))

@@ -1,20 +1,22 @@
-"""Slowing everybody down: slots for generations, the service's wishes for patience, a ceiling on looks.
+"""Slowing everybody down: slots for generations, the service's wishes for patience, what a look costs at present.
 
 Instants are the running loop's. The limiter is a public seam: an application may bring one that is shared between
 processes.
 """
 
 import asyncio
+import math
 from typing import Protocol
 
 from flux_klein_async.api.messages import Kind
 from flux_klein_async.options import Limits
+from flux_klein_async.transport.slots import Slots
 
-__all__ = ["InProcessLimiter", "Limiter"]
+__all__ = ["InProcessLimiter", "Limiter", "LookPrice", "Ramp", "Slot"]
 
 
 class Limiter(Protocol):
-    """What the client asks before it calls."""
+    """What the client asks before it calls, and tells of what came of it."""
 
     async def acquire(self) -> None:
         """Wait for a slot: one generation more in flight."""
@@ -32,20 +34,129 @@ class Limiter(Protocol):
         """The instant before which no call of this kind may go."""
         ...
 
-    async def look(self) -> None:
-        """Wait for the turn of one more look. One who gives up while waiting has taken nothing."""
+    def admit(self, kind: Kind) -> float:
+        """The instant at which one more call of this kind may go (past or present: now); it is taken."""
+        ...
+
+    def refused(self, kind: Kind) -> None:
+        """The service has too much of this kind of call: slow down."""
+        ...
+
+    def served(self, kind: Kind) -> None:
+        """A call of this kind was answered: speed up again, gradually."""
+        ...
+
+    def look_price(self) -> float:
+        """What a look costs at present, as a multiple of the usual; 1 or more."""
+        ...
+
+    async def look(self, price: float) -> None:
+        """Wait for the turn of one more look, planned at this price; one who gives up meanwhile has taken nothing."""
         ...
 
 
+class Slot:
+    """One generation's place among those in flight; it may be given back for a while and taken again."""
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+        self._held = False
+
+    async def take(self) -> None:
+        """Wait for a slot, unless it is held already."""
+        if not self._held:
+            await self._limiter.acquire()
+            self._held = True
+
+    def give(self) -> None:
+        """Give it back, if it is held."""
+        if self._held:
+            self._held = False
+            self._limiter.release()
+
+
+class Ramp:
+    """After a hold, calls come back gradually: ten a second at first, twice as many with each second that passes.
+
+    All that was held would otherwise go in the same instant, and be refused in the next. The k-th call (from 0) goes
+    log2(1 + k ln 2 / 10) seconds after the hold: the integral of the rate 10 * 2**t is k then.
+    """
+
+    RATE = 10.0  # calls a second, at first
+    SECONDS = 10.0  # after which whoever comes may go: 10,000 calls have
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self._admitted = 0
+
+    def admit(self) -> float:
+        """The instant of the next call."""
+        seconds = math.log2(1 + self._admitted * math.log(2) / self.RATE)
+        self._admitted += 1
+        return self.until + min(seconds, self.SECONDS)
+
+
+class LookPrice:
+    """One price for all waiters of a client; a schedule stretches with its square root (Keller's rule).
+
+    Two things raise it. A refusal doubles it, and each look that is answered takes a hundredth of that back. A ceiling
+    on looks a second raises it to where the demand meets the ceiling: demand falls with the square root of the price,
+    so that what would be asked for at the price 1 can be told from what is asked for now.
+    """
+
+    MOST = 1e6
+    _MEMORY = 1.0  # seconds over which demand is averaged
+    _MOST_REFUSED = 64.0
+    _SINKING = 0.99
+
+    def __init__(self, ceiling: float | None) -> None:
+        self._ceiling = ceiling
+        self._demand = 0.0  # looks a second, at the price 1
+        self._counted = 0.0
+        self._refusals = 1.0
+        self._raised = float("-inf")
+
+    def now(self, now: float) -> float:
+        """The price."""
+        if self._ceiling is None:
+            return self._refusals
+        crowding = self._demand * math.exp((self._counted - now) / self._MEMORY) / self._ceiling
+        return min(self.MOST, max(1.0, crowding * crowding) * self._refusals)
+
+    def asked(self, now: float, price: float) -> None:
+        """One more look is wanted, planned when the price was this."""
+        if self._ceiling is not None:
+            faded = self._demand * math.exp((self._counted - now) / self._MEMORY)
+            self._demand = faded + math.sqrt(price) / self._MEMORY
+            self._counted = now
+
+    def refused(self, now: float) -> None:
+        """A look was refused; refusals within a second count as one."""
+        if now - self._raised >= 1.0:
+            self._raised = now
+            self._refusals = min(self._MOST_REFUSED, 2 * self._refusals)
+
+    def served(self) -> None:
+        """A look was answered."""
+        if self._refusals > 1.0:
+            self._refusals = max(1.0, self._refusals * self._SINKING)
+
+
 class InProcessLimiter:
-    """The default: fair slots, one hold for each kind of call, looks evenly spread under the ceiling."""
+    """The default: slots that follow what the service can take, a hold for each kind of call, one price for looks."""
 
     def __init__(self, limits: Limits) -> None:
-        self._slots = asyncio.Semaphore(limits.max_in_flight)
-        self._holds: dict[Kind, float] = {}
+        self._slots = Slots(limits.max_in_flight)
+        self._holds: dict[Kind, Ramp] = {}
+        self._price = LookPrice(limits.looks_per_second)
         self._spacing = 1 / limits.looks_per_second if limits.looks_per_second else 0.0
         self._next_look = float("-inf")
         self._turn = asyncio.Lock()
+
+    @property
+    def in_flight_limit(self) -> int:
+        """How many generations may be in flight at present: `Limits.max_in_flight`, or less after refusals."""
+        return self._slots.limit
 
     async def acquire(self) -> None:
         """Wait for a slot, first come first served."""
@@ -57,18 +168,49 @@ class InProcessLimiter:
 
     def hold(self, kind: Kind, until: float) -> None:
         """Remember the latest instant asked for; a shorter wish never shortens a longer one."""
-        if kind is not Kind.CANCEL:
-            self._holds[kind] = max(until, self.held_until(kind))
+        if kind is not Kind.CANCEL and until > self.held_until(kind):
+            self._holds[kind] = Ramp(until)
 
     def held_until(self, kind: Kind) -> float:
         """The instant before which no call of this kind may go."""
-        return self._holds.get(kind, float("-inf"))
+        ramp = self._holds.get(kind)
+        return float("-inf") if ramp is None else ramp.until
 
-    async def look(self) -> None:
+    def admit(self, kind: Kind) -> float:
+        """The instant at which one more call of this kind may go."""
+        ramp = self._holds.get(kind)
+        if ramp is None:
+            return float("-inf")
+        if asyncio.get_running_loop().time() > ramp.until + Ramp.SECONDS:
+            del self._holds[kind]
+            return float("-inf")
+        return ramp.admit()
+
+    def refused(self, kind: Kind) -> None:
+        """Fewer generations in flight, or dearer looks."""
+        now = asyncio.get_running_loop().time()
+        if kind is Kind.SUBMIT:
+            self._slots.refused(now)
+        elif kind is Kind.READ:
+            self._price.refused(now)
+
+    def served(self, kind: Kind) -> None:
+        """A little more again."""
+        if kind is Kind.SUBMIT:
+            self._slots.served()
+        elif kind is Kind.READ:
+            self._price.served()
+
+    def look_price(self) -> float:
+        """What a look costs at present, as a multiple of the usual."""
+        return self._price.now(asyncio.get_running_loop().time())
+
+    async def look(self, price: float) -> None:
         """Wait for a turn, first come first served; turns are evenly spaced."""
         if not self._spacing:
             return
         loop = asyncio.get_running_loop()
+        self._price.asked(loop.time(), price)
         async with self._turn:
             if (pause := self._next_look - loop.time()) > 0:
                 await asyncio.sleep(pause)

@@ -9,6 +9,9 @@ from flux_klein_async import (
     ConfigurationError,
     ExponentialPolling,
     FixedPolling,
+    FluxKleinClient,
+    GenerationCancelledError,
+    GenerationFailedError,
     Limits,
     Observation,
     Progress,
@@ -87,7 +90,12 @@ async def test_a_hold_on_looks_is_obeyed_by_every_wait(klein_emulator, connect):
     klein_emulator.script("submit", Generation(after=1.5), Generation(after=1.5))
     klein_emulator.script("status", error_reply(429, retry_after=5))
     await asyncio.gather(client.generate("a cat"), client.generate("a dog"))
-    assert [record.at for record in klein_emulator.records if record.endpoint == "status"] == [1.0, 1.0, 6.0, 6.0]
+    assert [record.at for record in klein_emulator.records if record.endpoint == "status"] == [
+        1.0,
+        1.0,
+        6.0,
+        pytest.approx(6.097, abs=1e-3),  # one after the other
+    ]
     assert [(event.kind, event.seconds) for event in events.of(Held)] == [("read", 5.0)]
 
 
@@ -114,6 +122,66 @@ async def test_the_ceiling_on_looks_spreads_them_evenly(klein_emulator, connect)
     await client.generate_all(["a", "b", "c", "d"])
     looks = [record.at for record in klein_emulator.records if record.endpoint == "status"]
     assert looks == [1.0, 1.5, 2.0, 2.5]
+
+
+# --- looking at the result itself
+
+
+async def test_looking_at_the_result_saves_a_round_trip(klein_emulator, connect):
+    klein_emulator.round_trip = 0.5
+    klein_emulator.script("submit", Generation(after=2.8))
+    client = connect(polling=EVERY_SECOND, look_at="result")
+    begun = now()
+    result = await client.generate("a cat")
+    assert result.image_url
+    assert result.cost_usd == 0.01
+    # The connection and the submit take a round trip each; the third look is sent 3 s later and brings it all.
+    assert (now() - begun, result.timings.looks, result.timings.fetch) == (0.5 + 0.5 + 3.0 + 0.5, 3, 0.0)
+    assert (klein_emulator.calls["status"], klein_emulator.calls["result"]) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "early", [error_reply(404, 404001), error_reply(400, 400001), error_reply(409), Reply(200, {}), Reply(200, "no")]
+)
+async def test_a_service_without_early_results_is_looked_at_by_its_status_from_then_on(klein_emulator, connect, early):
+    fate = Generation(after=2.5, early_result=early)
+    klein_emulator.script("submit", fate, fate)
+    client = connect(polling=EVERY_SECOND, look_at="result")
+    assert (await client.generate("a cat")).image_url
+    assert now() == 3.0
+    looks = [(record.endpoint, record.at) for record in klein_emulator.records][1:]
+    assert looks == [("result", 1.0), ("status", 1.0), ("status", 2.0), ("status", 3.0), ("result", 3.0)]
+    await client.generate("a dog")
+    assert klein_emulator.calls["result"] == 3
+
+
+@pytest.mark.parametrize("answer", [error_reply(500), error_reply(429), Reset(), Hang()], ids=repr)
+async def test_trouble_at_the_result_is_no_reason_to_look_elsewhere(klein_emulator, connect, answer):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("result", answer, answer)  # aiohttp repeats a GET whose connection was reset
+    await connect(polling=EVERY_SECOND, look_at="result").generate("a cat")
+    assert klein_emulator.calls["status"] == 0
+
+
+async def test_a_completed_state_without_its_output_is_asked_for_again(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("result", Reply(200, {"status": "completed"}))
+    result = await connect(polling=EVERY_SECOND, look_at="result").generate("a cat")
+    assert result.image_url
+    assert klein_emulator.calls["result"] == 2
+
+
+@pytest.mark.parametrize(("ends", "kind"), [("failed", GenerationFailedError), ("cancelled", GenerationCancelledError)])
+async def test_a_bad_end_seen_in_the_result_is_its_error(klein_emulator, connect, ends, kind):
+    klein_emulator.script("submit", Generation(ends=ends, error="out of memory", after=0.5))
+    error = await outcome(connect(polling=EVERY_SECOND, look_at="result").generate("a cat"))
+    assert type(error) is kind
+    assert klein_emulator.calls["result"] == 1
+
+
+def test_looking_at_anything_else_is_refused():
+    with pytest.raises(ConfigurationError, match="look_at"):
+        FluxKleinClient("some-token", look_at="stars")
 
 
 # --- the policy

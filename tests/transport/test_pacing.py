@@ -1,7 +1,8 @@
-"""Slots go in the order they were asked for; holds only grow; looks keep their distance."""
+"""Slots go in the order they were asked for; holds only grow and end gradually; looks keep their distance."""
 
 import asyncio
 import itertools
+import math
 from collections.abc import Coroutine
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from flux_klein_async.api.messages import Kind
 from flux_klein_async.emulator import VirtualTimeLoop
 from flux_klein_async.options import Limits
-from flux_klein_async.transport.pacing import InProcessLimiter
+from flux_klein_async.transport.pacing import InProcessLimiter, LookPrice, Ramp, Slot
 
 NEVER = float("-inf")
 
@@ -116,7 +117,7 @@ async def look(shared: InProcessLimiter, at: float) -> float:
     """Ask for a look at this instant; when it was allowed."""
     loop = asyncio.get_running_loop()
     await asyncio.sleep(at - loop.time())
-    await shared.look()
+    await shared.look(1.0)
     return loop.time()
 
 
@@ -168,3 +169,149 @@ def test_those_who_give_up_while_waiting_for_a_turn_have_taken_none() -> None:
         return await look(shared, 0.5)
 
     assert in_virtual_time(main()) == 1.0
+
+
+# --- after a hold
+
+
+def test_calls_come_back_at_ten_a_second_that_double_with_each_second():
+    ramp = Ramp(100.0)
+    instants = [ramp.admit() for _ in range(20_000)]
+    assert (instants[0], instants[-1]) == (100.0, 110.0)
+    assert instants == sorted(instants)
+    for second in range(5):
+        admitted = sum(100 + second <= at < 101 + second for at in instants)
+        assert admitted == pytest.approx(10 * 2**second / math.log(2), rel=0.1)
+
+
+def test_a_limiter_admits_at_once_what_is_not_held_and_in_turn_what_was():
+    async def main() -> list[float]:
+        shared, loop = limiter(), asyncio.get_running_loop()
+        assert shared.admit(Kind.READ) == NEVER
+        shared.hold(Kind.READ, 5.0)
+        admitted = [shared.admit(Kind.READ) for _ in range(3)]
+        assert shared.admit(Kind.SUBMIT) == NEVER
+        await asyncio.sleep(15.1 - loop.time())
+        return [*admitted, shared.admit(Kind.READ), shared.admit(Kind.READ)]
+
+    first, second, third, *later = in_virtual_time(main())
+    assert 5.0 == first < second < third < 5.3
+    assert later == [NEVER, NEVER]
+
+
+def test_a_longer_hold_begins_the_ramp_again():
+    async def main() -> list[float]:
+        shared = limiter()
+        shared.hold(Kind.READ, 5.0)
+        shared.admit(Kind.READ)
+        shared.admit(Kind.READ)
+        shared.hold(Kind.READ, 7.0)
+        return [shared.admit(Kind.READ), shared.held_until(Kind.READ)]
+
+    assert in_virtual_time(main()) == [7.0, 7.0]
+
+
+# --- what a look costs
+
+
+def test_without_a_ceiling_only_refusals_raise_the_price():
+    price = LookPrice(None)
+    for _ in range(1000):
+        price.asked(0.0, 1.0)
+    assert price.now(0.0) == 1.0
+    for at, costs in [(0.0, 2.0), (0.5, 2.0), (1.0, 4.0), (2.0, 8.0)]:
+        price.refused(at)
+        assert price.now(at) == costs
+
+
+def test_the_price_sinks_back_with_each_look_that_is_answered():
+    price = LookPrice(None)
+    price.refused(0.0)
+    for looks in range(1, 70):
+        price.served()
+        assert price.now(0.0) == pytest.approx(max(1.0, 2 * 0.99**looks))
+    price.served()
+    assert price.now(0.0) == 1.0
+
+
+def test_refusals_never_make_looks_dearer_than_sixty_four_times():
+    price = LookPrice(None)
+    for second in range(20):
+        price.refused(float(second))
+    assert price.now(20.0) == 64.0
+
+
+@pytest.mark.parametrize("waiters", [100, 1000, 5000])
+def test_the_price_settles_where_the_demand_meets_the_ceiling(waiters):
+    """Each waiter would look once a second; at a price it looks as much rarer as its square root says."""
+    price, ceiling, now, looks = LookPrice(50.0), 50.0, 0.0, 0
+    while now < 20.0:
+        planned = price.now(now)
+        now += math.sqrt(planned) / waiters
+        price.asked(now, planned)
+        looks += now > 10.0
+    assert looks / 10.0 == pytest.approx(ceiling, rel=0.25)
+    assert price.now(now) == pytest.approx((waiters / ceiling) ** 2, rel=0.5)
+
+
+def test_below_the_ceiling_the_price_is_one_and_after_a_crowd_it_is_one_again():
+    price = LookPrice(50.0)
+    for second in range(10):
+        price.asked(float(second), 1.0)
+        assert price.now(float(second)) == 1.0
+    for _ in range(500):
+        price.asked(10.0, 1.0)
+    assert 100 < price.now(10.0) < 110
+    assert price.now(15.0) == 1.0
+
+
+@given(st.floats(0.001, 1e6), st.lists(st.tuples(st.floats(0, 10), st.sampled_from(["asked", "refused", "served"]))))
+def test_the_price_is_a_number_between_one_and_its_bound(ceiling, story):
+    price, now = LookPrice(ceiling), 0.0
+    for pause, what in story:
+        now += pause
+        if what == "asked":
+            price.asked(now, price.now(now))
+        elif what == "refused":
+            price.refused(now)
+        else:
+            price.served()
+        assert 1.0 <= price.now(now) <= LookPrice.MOST
+
+
+def test_a_limiter_hears_of_refusals_and_successes():
+    async def main() -> list[tuple[float, int]]:
+        shared = limiter(slots=8)
+        told = []
+        for kind in (Kind.FILE, Kind.CANCEL, Kind.READ, Kind.SUBMIT):
+            shared.refused(kind)
+            told.append((shared.look_price(), shared.in_flight_limit))
+        for kind in (Kind.FILE, Kind.READ, Kind.SUBMIT):
+            for _ in range(100):
+                shared.served(kind)
+            told.append((shared.look_price(), shared.in_flight_limit))
+        return told
+
+    assert in_virtual_time(main()) == [(1, 8), (1, 8), (2, 8), (2, 4), (2, 4), (1, 4), (1, 8)]
+
+
+def test_a_slot_is_taken_once_and_given_back_once():
+    async def main() -> list[bool]:
+        shared = limiter(slots=1)
+        slot, other = Slot(shared), Slot(shared)
+        await slot.take()
+        await slot.take()
+        waiting = asyncio.ensure_future(other.take())
+        await asyncio.sleep(1)
+        before = waiting.done()
+        slot.give()
+        slot.give()
+        await waiting
+        return [before, await asyncio.wait_for(_blocked(shared), 1)]
+
+    async def _blocked(shared: InProcessLimiter) -> bool:
+        task = asyncio.ensure_future(shared.acquire())
+        await asyncio.sleep(0.5)
+        return not task.done() and task.cancel()
+
+    assert in_virtual_time(main()) == [False, True]
