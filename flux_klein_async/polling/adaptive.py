@@ -15,7 +15,7 @@ from flux_klein_async.models import RequestState
 from flux_klein_async.options import finite
 from flux_klein_async.polling.durations import Size
 from flux_klein_async.polling.outlook import History, Outlook
-from flux_klein_async.polling.policies import Observation, Progress, Queued
+from flux_klein_async.polling.policies import Observation, Progress
 from flux_klein_async.polling.served import ServedTimes
 from flux_klein_async.polling.store import ModelSnapshot, SizeSnapshot, Snapshot, Store
 
@@ -27,7 +27,6 @@ __all__ = ["AdaptivePolling"]
 _logger = logging.getLogger("flux_klein_async")
 _MODELS: Final = 64  # histories kept; the oldest goes first
 _KEYS: Final = 4096  # pairs of model and pixels whose outlook is found without arithmetic
-_STORED_WEIGHT: Final = 64.0  # samples that a stored history counts: the service may have changed since
 _FOREVER: Final = 1e9  # seconds that no wait takes
 _ODD: Final = 10.0  # seconds by which an account may exceed what was seen
 
@@ -96,14 +95,15 @@ class AdaptivePolling:
         round_trip = observation.not_after - high
         low, high = self._narrow(low, high, observation.served, round_trip)
         queued = observation.queued
-        history = self.outlook(observation.model, observation.pixels, queued=queued is not None).history
-        size = Size.of(observation.pixels, queued=queued is not None)
+        outlook = self.outlook(observation.model, observation.pixels, queued=queued is not None)
         if queued is not None:
             running = observation.running_since
             left = high if running is None else min(max(running - round_trip, queued.until), high)
-            _learn_pace(history, size, queued, left, (low + high) / 2)
+            # It started a generation before its end, between the look that saw it queued and the one that did not.
+            started = (low + high) / 2 - outlook.distribution().quantile(0.5)
+            outlook.history.pace.learn(queued, min(max(started, queued.until), left))
             low, high = max(low - left, 0.0), max(high - queued.until, 0.0)
-        history.learn(size, low, high)
+        outlook.learn(low, high)
         self._new += 1
 
     def outlook(self, model: str | None, pixels: int | None, *, queued: bool = False) -> Outlook:
@@ -139,7 +139,9 @@ class AdaptivePolling:
         return found
 
     def _narrow(self, low: float, high: float, served: float | None, round_trip: float) -> tuple[float, float]:
-        if served is not None and not (finite(served) and served <= high + _ODD):
+        if served is None:
+            return low, high
+        if not 0 <= served <= high + _ODD:
             self._tell("The service says that a generation took %r s, which cannot be; what was seen counts", served)
         found = self._served.narrow(low, high, served, round_trip)
         if not self._served.believed:
@@ -174,20 +176,14 @@ class AdaptivePolling:
             history = self._history(kept.model)
             history.pace.restore(kept.seconds, kept.variance, kept.count)
             for size in kept.sizes:
-                history.durations.restore(Size(size.octave, size.queued), size.bins, _STORED_WEIGHT)
+                history.durations.restore(Size(size.octave, size.queued), size.bins)
 
 
 def _possible(observation: Observation, low: float, high: float) -> bool:
-    """Whether the instants are such as a loop's clock tells, in their order."""
-    instants = [low, high]
-    if observation.queued is not None:
-        instants = [observation.queued.entered, observation.queued.until, *instants]
-    if observation.running_since is not None:
-        instants.append(max(observation.running_since, high))
-    return all(finite(instant) for instant in instants) and instants == sorted(instants) and instants[-1] <= _FOREVER
-
-
-def _learn_pace(history: History, size: Size, queued: Queued, left: float, ended: float) -> None:
-    """It started a generation before its end, between the last look that saw it queued and the first that did not."""
-    typical = history.outlook(size).distribution().quantile(0.5)
-    history.pace.learn(queued, min(max(ended - typical, queued.until), left))
+    """Whether the instants are such as a loop's clock tells, in their order. For NaN no comparison holds."""
+    queued, running = observation.queued, observation.running_since
+    return (
+        0 <= low <= high <= _FOREVER
+        and (queued is None or 0 <= queued.entered <= queued.until <= high)
+        and (running is None or 0 <= running <= _FOREVER)
+    )

@@ -3,7 +3,7 @@
 A histogram of log time for each picture size, old samples fading. Sizes lend each other what they do not know
 themselves: the middle of a size never seen comes from a line through those seen (around the published shape,
 docs/wire.md), and the spread around the middle is shared until a size has enough samples of its own. The distribution
-is that mixture smoothed by a kernel (of Silverman's width), with a prior that counts one sample and a heavy tail that
+is that mixture smoothed by a kernel (of Silverman's width), with a prior that a sample outweighs and a heavy tail that
 never goes away.
 
 A sample is mostly known to lie between two looks. It is entered where the present estimate says it lies within them
@@ -22,6 +22,7 @@ __all__ = ["Durations", "Size", "shape"]
 _LARGEST: Final = 8 * 50  # a size of 2 ** 50 pixels, so that no arithmetic overflows
 _POINTS: Final = (40, 72)  # entries of a table, before and after the middle
 _PRIOR_SPREAD: Final = 0.45  # of log time: the service may well be twice as slow as published
+_PRIOR_SAMPLES: Final = 4.0  # with which it counts half a sample; one before, ever less after
 _SPREAD: Final = 0.2  # of one size's generations, before they are known
 _SPREAD_SAMPLES: Final = 4.0  # what that is worth
 _SIZE_SPREAD: Final = 0.1  # of the sizes' middles around the line
@@ -76,11 +77,9 @@ class Durations:
         """What there is to keep of each size."""
         return [(size, dict(kept.bins)) for size, kept in self._sizes.items() if kept.bins]
 
-    def restore(self, size: Size, bins: dict[int, float], weight: float) -> None:
-        """Take a size's samples up again, weighing `weight` at most."""
-        histogram = self._sizes[size] = Histogram()
-        histogram.bins, histogram.total = dict(bins), sum(bins.values())
-        histogram.fade(weight)
+    def restore(self, size: Size, bins: dict[int, float]) -> None:
+        """Take a size's samples up again."""
+        self._sizes[size] = Histogram(bins)
 
     def add(self, size: Size, low: float, high: float, estimate: Distribution) -> float:
         """Enter a sample that lies between `low` and `high` seconds; say where it lies in the estimate, from 0 to 1."""
@@ -130,9 +129,11 @@ class Durations:
         prior = grid.bell(shape(size), _PRIOR_SPREAD)
         heavy = grid.tail(middle)
         tail = 1.0 / (total + 20.0)
-        kept = (1 - tail) / (total + 1.0)
+        doubt = 1.0 / (1.0 + total / _PRIOR_SAMPLES)
+        kept = (1 - tail) / (total + doubt)
         mixed = [
-            kept * (sample + before) + tail * late for sample, before, late in zip(masses, prior, heavy, strict=True)
+            kept * (sample + doubt * before) + tail * late
+            for sample, before, late in zip(masses, prior, heavy, strict=True)
         ]
         return grid.table(mixed)
 

@@ -4,6 +4,7 @@ In log time services spread evenly whatever their speed. Pure arithmetic: knows 
 """
 
 import math
+from collections.abc import Mapping
 from itertools import accumulate
 from typing import Final
 
@@ -22,9 +23,10 @@ class Histogram:
 
     __slots__ = ("bins", "total")
 
-    def __init__(self) -> None:
-        self.bins: dict[int, float] = {}
-        self.total = 0.0
+    def __init__(self, bins: Mapping[int, float] | None = None) -> None:
+        self.bins: dict[int, float] = dict(bins or {})
+        self.total = sum(self.bins.values())
+        self.fade(_MEMORY)
 
     def add(self, seconds: float, weight: float) -> None:
         """Enter a sample."""

@@ -1,7 +1,8 @@
 """One model's history, and for each size the outlook: the distribution and the schedules made from it.
 
-An outlook is worked out again only when enough is new: after every sample at first, then after half as many again as it
-was made from. A change of the service is noticed by the ranks of the samples in the distribution that predicted them.
+An outlook is worked out again only when enough is new: after every sample at first, then after three quarters as many
+as it was made from. A change of the service is noticed by the ranks of the samples in the distribution that foretold
+them.
 """
 
 import math
@@ -14,8 +15,8 @@ from flux_klein_async.polling.schedule import Schedule
 
 __all__ = ["History", "Outlook"]
 
-_RENEWED: Final = 0.5  # the part of new samples that makes an outlook old
-_NEW_AT_MOST: Final = 64.0
+_RENEWED: Final = 0.75
+_NEW_AT_MOST: Final = 128.0
 _BORROWING: Final = 4.0  # samples of its own below which other sizes' samples make an outlook old too
 _FORGOTTEN: Final = 0.3  # samples that a history weighs after the service has changed
 _SCHEDULES: Final = 256
@@ -67,16 +68,13 @@ class History:
             found = self._outlooks[size] = Outlook(self, size)
         return found
 
-    def learn(self, size: Size, low: float, high: float) -> None:
-        """Take in a generation that took between `low` and `high` seconds."""
-        outlook = self.outlook(size)
-        rank = self.durations.add(size, low, high, outlook.distribution())
+    def notice(self, rank: float) -> None:
+        """A sample has come, at this rank of what was believed of its size."""
         self.count += 1
-        outlook.age()
         if self._drift.push(rank):
             self.durations.fade(_FORGOTTEN)
-            for other in self._outlooks.values():
-                other.expire()
+            for outlook in self._outlooks.values():
+                outlook.expire()
 
 
 class Outlook:
@@ -92,11 +90,13 @@ class Outlook:
         self._left = 0.0
         self._lent_until = 0.0
 
-    def age(self) -> None:
-        """One more sample of this size has come."""
+    def learn(self, low: float, high: float) -> None:
+        """Take in a generation that took between `low` and `high` seconds."""
+        rank = self.history.durations.add(self._size, low, high, self.distribution())
         self._left -= 1
         if self._left <= 0:
             self.expire()
+        self.history.notice(rank)
 
     def expire(self) -> None:
         """Work everything out again when it is next asked for."""

@@ -5,9 +5,8 @@ the acceptance. The offset between the two (half a round trip at either end, or 
 is learned, and an account that contradicts what the looks saw is not believed.
 """
 
+import math
 from typing import Final
-
-from flux_klein_async.options import finite
 
 __all__ = ["ServedTimes"]
 
@@ -37,12 +36,10 @@ class ServedTimes:
         """Whether accounts are used at all."""
         return self.trust >= _BELIEVED
 
-    def narrow(self, low: float, high: float, served: float | None, round_trip: float) -> tuple[float, float]:
+    def narrow(self, low: float, high: float, served: float, round_trip: float) -> tuple[float, float]:
         """The part of (low, high] in which the end lies; `round_trip` is that of the look that saw it."""
-        if served is None:
-            return low, high
         agrees = False
-        if finite(served):
+        if 0 <= served < math.inf:
             if self._offset is None:
                 self._offset = round_trip
             at = served - self._offset

@@ -15,7 +15,7 @@ def taught(history: History, count: int, median: float = 0.57, *, size: Size = S
     chance = random.Random(seed)
     for _ in range(count):
         seconds = median * chance.lognormvariate(0, 0.15)
-        history.learn(size, seconds, seconds)
+        history.outlook(size).learn(seconds, seconds)
     return history
 
 
@@ -47,7 +47,7 @@ def test_it_is_worked_out_again_ever_more_rarely() -> None:
     first, then, warm = renewals(history, 8), renewals(history, 200), renewals(history, 640)
     assert first >= 4
     assert then <= 12
-    assert 8 <= warm <= 14
+    assert 4 <= warm <= 8
 
 
 def test_a_size_with_little_of_its_own_follows_the_others() -> None:

@@ -17,10 +17,6 @@ def waits(count: int, *, gap: float = 0.06, seed: int = 0):
         yield end, low, low + gap
 
 
-def test_without_an_account_what_was_seen_stands() -> None:
-    assert ServedTimes().narrow(0.5, 0.6, None, 0.0) == (0.5, 0.6)
-
-
 @pytest.mark.parametrize(("offset", "round_trip"), [(0.0, 0.0), (0.04, 0.04), (0.04, 0.0), (0.5, 0.04), (-0.3, 0.04)])
 def test_the_offset_between_the_clocks_is_learned(offset: float, round_trip: float) -> None:
     served, errors, narrowed = ServedTimes(), [], 0
@@ -36,6 +32,13 @@ def test_the_offset_between_the_clocks_is_learned(offset: float, round_trip: flo
     assert max(errors) - min(errors) < 0.065
 
 
+def test_a_long_way_to_the_service_is_no_contradiction() -> None:
+    served = ServedTimes()
+    for end, low, high in waits(100):
+        served.narrow(low, high, end + 0.3, 0.3)
+        assert served.trust > 0.9
+
+
 @pytest.mark.parametrize(
     "lie",
     [
@@ -45,10 +48,9 @@ def test_the_offset_between_the_clocks_is_learned(offset: float, round_trip: flo
         lambda _: math.inf,
         lambda _: 3e8,
         lambda end: 7 * end,
-        lambda end: 10**400 if end else 0,
         lambda end: end * (hash(end) % 7),
     ],
-    ids=["zeros", "before", "nan", "inf", "years", "another unit", "huge", "anything"],
+    ids=["zeros", "before", "nan", "inf", "years", "another unit", "anything"],
 )
 def test_an_account_that_contradicts_what_was_seen_is_soon_not_believed(lie) -> None:
     served, taken_in = ServedTimes(), 0
