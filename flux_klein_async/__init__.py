@@ -57,12 +57,15 @@ from flux_klein_async.models import (
     Timings,
 )
 from flux_klein_async.options import DEFAULT, Limits, RetryPolicy
+from flux_klein_async.polling.adaptive import AdaptivePolling
 from flux_klein_async.polling.policies import (
     ExponentialPolling,
     FixedPolling,
     Observation,
     PollPolicy,
     Progress,
+    Queued,
+    SavedPolicy,
 )
 from flux_klein_async.transport.pacing import Limiter
 
@@ -73,6 +76,7 @@ __all__ = [
     "APIConnectionError",
     "APIStatusError",
     "APITimeoutError",
+    "AdaptivePolling",
     "AuthenticationError",
     "Budget",
     "BudgetExceededError",
@@ -108,12 +112,14 @@ __all__ = [
     "PermissionDeniedError",
     "PollPolicy",
     "Progress",
+    "Queued",
     "RateLimitError",
     "RequestHandle",
     "RequestState",
     "RequestStatus",
     "ResultNotReadyError",
     "RetryPolicy",
+    "SavedPolicy",
     "ServerError",
     "SubmissionUncertainError",
     "TextToImage9BInput",

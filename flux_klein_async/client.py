@@ -45,7 +45,8 @@ from flux_klein_async.options import (
     checked_timeout,
     from_environ,
 )
-from flux_klein_async.polling.policies import ExponentialPolling, PollPolicy
+from flux_klein_async.polling.adaptive import AdaptivePolling
+from flux_klein_async.polling.policies import PollPolicy, SavedPolicy
 from flux_klein_async.transport.aiohttp import AiohttpTransport
 from flux_klein_async.transport.pacing import InProcessLimiter, Limiter, Slot
 from flux_klein_async.transport.retry import Backoff
@@ -71,7 +72,7 @@ class FluxKleinClient:
         model: What `submit` and `generate*` run unless told otherwise.
         timeout: Seconds for each verb as a whole; None is no limit.
         limits: How much at once, and how large; or a `Limiter` of your own.
-        polling: When to look; None: `ExponentialPolling()`.
+        polling: When to look; None: `AdaptivePolling()`, which learns how long generations take.
         retry: How calls are repeated where that is safe; None: `RetryPolicy()`.
         session: A session to borrow; it is never closed. It may have no credentials of its own.
         journal: Where orders are written down; None: nowhere.
@@ -118,6 +119,7 @@ class FluxKleinClient:
         self._max_in_flight = settings.max_in_flight
         if look_at not in {"status", "result"}:
             raise ConfigurationError('look_at must be "status" or "result"')
+        policy = polling or AdaptivePolling()
         transport = AiohttpTransport(
             limits=settings,
             redactor=Redactor(token),
@@ -131,7 +133,8 @@ class FluxKleinClient:
             lanes=Lanes(transport.connections),
             looks_at_result=look_at == "result",
             limiter=InProcessLimiter(settings) if limits is None or isinstance(limits, Limits) else limits,
-            polling=polling or ExponentialPolling(),
+            polling=policy,
+            learning=policy if isinstance(policy, SavedPolicy) else None,
             retry=retry,
             journal=journal,
             budget=budget or NoBudget(),

@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from flux_klein_async.api.messages import Kind, Request, Response
@@ -18,7 +19,7 @@ from flux_klein_async.flow.background import Background
 from flux_klein_async.flow.call import Call, Registry
 from flux_klein_async.ledger.base import Budget, Entry, EntryState, Journal
 from flux_klein_async.options import RetryPolicy
-from flux_klein_async.polling.policies import PollPolicy
+from flux_klein_async.polling.policies import PollPolicy, SavedPolicy
 from flux_klein_async.transport.base import BodyGuard, Transport
 from flux_klein_async.transport.pacing import Limiter
 from flux_klein_async.transport.retry import Backoff, RetryQuota, refused_for_now, repeat
@@ -52,6 +53,7 @@ class Core:
     Attributes:
         max_file_bytes: The largest file that is downloaded.
         calls: The verbs under way, for `aclose`.
+        learning: The poll policy, if it is one that keeps what it learned.
         left_running: Ids that nobody waits for and that may still run, found while closing.
         looks_at_result: Whether looks ask for the result itself; no longer where the service was seen not to like it.
     """
@@ -71,6 +73,7 @@ class Core:
     background: Background = field(default_factory=Background)
     calls: Registry = field(default_factory=Registry)
     left_running: set[str] = field(default_factory=set)
+    learning: SavedPolicy | None = None
     closing: bool = False
     looks_at_result: bool = False
     _loop: asyncio.AbstractEventLoop | None = None
@@ -116,6 +119,17 @@ class Core:
     ) -> Call:
         """A new scope for one verb."""
         return Call(self.bind(), self.calls, timeout, request_id=request_id, tag=tag, waits=waits)
+
+    # --- learning
+
+    def save_learned(self, at_least: int = 1) -> None:
+        """Have what the policy learned saved in a thread, if so many waits are new."""
+        write = self.learning.unsaved(at_least) if self.learning is not None else None
+        if write is not None:
+            self.background.start(partial(self._in_thread, write))
+
+    async def _in_thread(self, job: Callable[[], None]) -> None:
+        await self.loop.run_in_executor(None, job)
 
     # --- telling
 

@@ -20,7 +20,7 @@ from flux_klein_async.events import Looked, StateChanged
 from flux_klein_async.flow.call import Call
 from flux_klein_async.flow.core import Core, log, sleep_until
 from flux_klein_async.models import GenerationResult, RequestState, RequestStatus, Timings
-from flux_klein_async.polling.policies import Observation, Progress, checked_interval
+from flux_klein_async.polling.policies import Observation, Progress, Queued, checked_interval
 
 __all__ = ["PATIENCE", "Ticket", "Watch"]
 
@@ -69,6 +69,7 @@ class Watch:
         self._last: RequestStatus | None = None
         self._left_queue: float | None = None
         self._running: float | None = None
+        self._queued: Queued | None = None
 
     def on(self, call: Call) -> None:
         """Go on under another call's deadline."""
@@ -141,7 +142,9 @@ class Watch:
             queue_position=last.queue_position if last else None,
             last_interval=self._interval,
             round_trip=self._round_trip,
-            look_price=self._price,
+            sent=self._sent - self._begun,
+            queued=self._queued,
+            price=self._price,
         )
         self._interval = checked_interval(core.polling.next_look(progress))
         at = self._sent + self._interval
@@ -167,7 +170,9 @@ class Watch:
             self._core.note_unknown(str(status.raw.get("status")))
         if not state.final:
             self._not_yet = self._sent
-        if state is not RequestState.IN_QUEUE and self._left_queue is None:
+        if state is RequestState.IN_QUEUE:
+            self._note_queued(status.queue_position)
+        elif self._left_queue is None:
             self._left_queue = at
         if state is RequestState.IN_PROGRESS and self._running is None:
             self._running = at
@@ -179,6 +184,15 @@ class Watch:
         if self._core.on_event is not None:
             self._tell_change(status)
         return True
+
+    def _note_queued(self, position: int | None) -> None:
+        sent, queued = self._sent - self._begun, self._queued
+        if queued is None:
+            self._queued = Queued(sent, position, sent, position, sent)
+        elif queued.position == position:
+            self._queued = queued._replace(until=sent)
+        else:
+            self._queued = queued._replace(since=sent, position=position, until=sent)
 
     def _tell_change(self, status: RequestStatus) -> None:
         self._core.emit(
@@ -226,6 +240,8 @@ class Watch:
                 running_since=None if self._running is None else self._running - self._begun,
                 served=served,
                 looks=self._call.looks,
+                sent=self._sent - self._begun,
+                queued=self._queued,
             )
         )
 

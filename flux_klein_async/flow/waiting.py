@@ -31,6 +31,7 @@ __all__ = ["wait"]
 
 _FIRST_AGAIN = 0.05  # seconds before a result that is not there yet is asked for again; then twice as long
 _LONGEST_AGAIN = 1.0
+_SAVED_EVERY = 200  # waits after which what was learned is saved: a process may be killed before it closes
 # A result refused so is not late: the refusal stands, or has been repeated already.
 _NOT_LATE = (
     AuthenticationError,
@@ -62,6 +63,7 @@ async def wait(
         status = await _last_status(watch, on_status)
         result = watch.early_result() or await _conclude(core, call, status, watch.timings)
         watch.teach(_served(result.created_at, result.finished_at))
+        core.save_learned(_SAVED_EVERY)
     except BaseException as error:
         if not isinstance(error, FluxKleinError) or isinstance(error, WaitTimeoutError | ConfigurationError):
             abandon(core, ticket.request_id, on_abandon, call.tag)

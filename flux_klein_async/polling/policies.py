@@ -7,13 +7,38 @@ its randomness as an argument.
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.models import RequestState
 from flux_klein_async.options import finite
 
-__all__ = ["ExponentialPolling", "FixedPolling", "Observation", "PollPolicy", "Progress", "checked_interval"]
+__all__ = [
+    "ExponentialPolling",
+    "FixedPolling",
+    "Observation",
+    "PollPolicy",
+    "Progress",
+    "Queued",
+    "SavedPolicy",
+    "checked_interval",
+]
+
+
+class Queued(NamedTuple):
+    """What looks saw of a request in the queue; instants in seconds since acceptance, when the look was sent.
+
+    Attributes:
+        entered: The first look that saw it queued, and `entered_position` what that saw.
+        since: The first look that saw it at `position`, the last position seen.
+        until: The last look that saw it queued.
+    """
+
+    entered: float
+    entered_position: int | None
+    since: float
+    position: int | None
+    until: float
 
 
 class Progress(NamedTuple):
@@ -31,8 +56,10 @@ class Progress(NamedTuple):
         queue_position: What the last answered look saw.
         last_interval: The interval chosen before, in seconds; None before the first look.
         round_trip: Seconds that the last look took, or None.
-        look_price: What a look costs the client at present, as a multiple of the usual (1 or more): it rises when the
-            service refuses looks, or when a ceiling on looks is reached.
+        sent: When the last look was sent, in seconds since acceptance (0 before the first); None where untold: then it
+            is taken from `age` and `round_trip`.
+        queued: What the looks saw of the queue, also when it has left it; None if none saw it queued.
+        price: How many times its usual price a look costs now; above 1 while the service or a ceiling asks for fewer.
     """
 
     model: str | None
@@ -44,7 +71,9 @@ class Progress(NamedTuple):
     queue_position: int | None
     last_interval: float | None
     round_trip: float | None
-    look_price: float = 1.0
+    sent: float | None = None
+    queued: Queued | None = None
+    price: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +86,8 @@ class Observation:
         running_since: When it was first seen running, or None.
         served: The service's own `finished_at - created_at`, or None.
         looks: Looks in all.
+        sent: When the look that saw the end was sent, or None.
+        queued: What the looks saw of the queue, or None if none saw it queued.
     """
 
     model: str | None
@@ -66,6 +97,8 @@ class Observation:
     running_since: float | None
     served: float | None
     looks: int
+    sent: float | None = None
+    queued: Queued | None = None
 
 
 class PollPolicy(Protocol):
@@ -80,6 +113,15 @@ class PollPolicy(Protocol):
 
     def observe(self, observation: Observation) -> None:
         """A wait has ended; learn from it, or do nothing."""
+        ...
+
+
+@runtime_checkable
+class SavedPolicy(Protocol):
+    """What a policy that keeps what it learned offers besides: the client has it saved now and then, and at its end."""
+
+    def unsaved(self, at_least: int = 1) -> Callable[[], None] | None:
+        """A function that saves, to be called in a thread; None if fewer waits than that are new."""
         ...
 
 

@@ -1,0 +1,433 @@
+"""The learning policy: near the optimum when warm, sane when cold, between its bounds whatever it is told."""
+
+import logging
+import math
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flux_klein_async.errors import ConfigurationError
+from flux_klein_async.models import RequestState
+from flux_klein_async.polling.adaptive import AdaptivePolling
+from flux_klein_async.polling.durations import Size
+from flux_klein_async.polling.policies import Observation, Progress, Queued
+
+from .lab import lab
+
+MODEL, SQUARE = lab.MODEL, lab.SQUARE
+WARM = {"klein": 1.08, "mixed": 1.08, "heavy": 1.08, "shift": 1.08}
+COLD = {"klein": 1.4, "mixed": 1.4, "twice as slow": 1.8, "twice as fast": 1.8, "consumer card": 1.8}
+
+
+def progress(sent: float = 0.0, **known: object) -> Progress:
+    """A wait as it stands after a look at `sent` that took no time."""
+    values = {
+        "model": MODEL,
+        "pixels": SQUARE,
+        "looks": 1 if sent else 0,
+        "age": sent,
+        "state": RequestState.IN_PROGRESS if sent else None,
+        "state_age": 0.0,
+        "queue_position": None,
+        "last_interval": None,
+        "round_trip": 0.0 if sent else None,
+        "sent": sent,
+    }
+    return Progress(**{**values, **known})
+
+
+def observation(not_before: float, not_after: float, **known: object) -> Observation:
+    values = {
+        "model": MODEL,
+        "pixels": SQUARE,
+        "not_before": not_before,
+        "not_after": not_after,
+        "running_since": None,
+        "served": None,
+        "looks": 3,
+    }
+    return Observation(**{**values, **known})
+
+
+def looks(policy: AdaptivePolling, count: int, **known: object) -> list[float]:
+    """When a wait is looked at that does not end."""
+    ages = [0.0]
+    for _ in range(count):
+        ages.append(ages[-1] + policy.next_look(progress(ages[-1], **known)))
+    return ages[1:]
+
+
+def warm(seconds: float = 0.57, count: int = 100, **known: object) -> AdaptivePolling:
+    policy = AdaptivePolling()
+    for number in range(count):
+        ended = seconds * (0.85 + 0.3 * (number * 0.618 % 1))
+        policy.observe(observation(ended, ended, **known))
+    return policy
+
+
+@pytest.mark.parametrize("served", [True, False], ids=["served", "censored"])
+@pytest.mark.parametrize("concurrency", [1, 16])
+@pytest.mark.parametrize("name", WARM)
+def test_warm_it_is_within_eight_percent_of_the_optimum(name: str, concurrency: int, served: bool) -> None:
+    rows = lab.simulate(AdaptivePolling(), lab.PROFILES[name], 2000, concurrency=concurrency, served=served)
+    assert lab.summary(lab.judged(name, rows))[2] <= WARM[name]
+
+
+@pytest.mark.parametrize("name", COLD)
+def test_cold_it_is_not_far_off(name: str) -> None:
+    rows = [row for seed in range(60) for row in lab.simulate(AdaptivePolling(), lab.COLD[name], 20, seed=seed)]
+    assert lab.summary(rows)[2] <= COLD[name]
+
+
+@pytest.mark.parametrize("concurrency", [1, 16, 64])
+@pytest.mark.parametrize("name", lab.PROFILES)
+def test_it_waits_better_than_any_of_today_s_clients(name: str, concurrency: int) -> None:
+    costs = {}
+    for who, make in {"ours": AdaptivePolling, **lab.PEERS}.items():
+        rows = lab.simulate(make(), lab.PROFILES[name], 1000, seed=1, concurrency=concurrency)
+        costs[who] = lab.summary(lab.judged(name, rows))[2]
+    assert costs.pop("ours") < 0.6 * min(costs.values())
+
+
+@pytest.mark.parametrize("round_trip", [0.0, 0.04])
+@pytest.mark.parametrize("served", [True, False], ids=["served", "censored"])
+def test_the_estimate_does_not_drift_with_its_own_looking(served: bool, round_trip: float) -> None:
+    policy = AdaptivePolling()
+    for part in range(8):  # 8,000 generations, each taught by the looks that the estimate itself chose
+        lab.simulate(policy, lab.Profile(), 1000, seed=part, concurrency=4, served=served, round_trip=round_trip)
+        estimate = policy.outlook(MODEL, SQUARE).distribution()
+        assert estimate.quantile(0.5) == pytest.approx(0.5695 - round_trip, rel=0.05)
+        assert estimate.quantile(0.9) / estimate.quantile(0.1) == pytest.approx(math.exp(2.563 * 0.15), rel=0.15)
+
+
+def test_a_service_far_faster_than_believed_is_found_out_by_looks_alone() -> None:
+    rows = [
+        row
+        for seed in range(8)  # the first look sees every end, and would for ever
+        for row in lab.simulate(AdaptivePolling(), lab.Profile(slow=0.1), 600, seed=seed, served=False)[400:]
+    ]
+    assert lab.summary(rows)[2] < 2
+
+
+def test_a_round_trip_moves_the_looks_and_nothing_else() -> None:
+    near, far = (
+        lab.summary(lab.simulate(AdaptivePolling(), lab.Profile(), 1500, concurrency=4, round_trip=trip)[200:])
+        for trip in (0.0, 0.04)
+    )
+    assert far[0] == pytest.approx(near[0], rel=0.1)
+    assert far[1] == pytest.approx(near[1], rel=0.1)
+
+
+@pytest.mark.parametrize("look_cost", [0.001, 0.01, 0.1])
+def test_a_dearer_look_is_a_rarer_one(look_cost: float) -> None:
+    cheap, dear = (
+        lab.summary(lab.simulate(AdaptivePolling(look_cost=cost), lab.Profile(), 600)[200:])
+        for cost in (look_cost, 2 * look_cost)
+    )
+    assert dear[1] < cheap[1]
+    assert dear[0] > cheap[0]
+
+
+def test_a_service_that_asks_for_fewer_looks_gets_fewer() -> None:
+    policy = warm()
+    assert len([at for at in looks(policy, 40) if at < 1]) > len([at for at in looks(policy, 40, price=8.0) if at < 1])
+
+
+@pytest.mark.parametrize("policy", [AdaptivePolling(), warm(), warm(10.0)], ids=["cold", "warm", "slow"])
+def test_stragglers_are_looked_at_ever_more_rarely(policy: AdaptivePolling) -> None:
+    ages = looks(policy, 2000)
+    gaps = {start: max(b - a for a, b in pairwise(ages) if start <= a < 2 * start) for start in (20, 80, 320, 1280)}
+    assert list(gaps.values()) == sorted(gaps.values())
+    assert gaps[1280] == pytest.approx(5.0, rel=0.05)
+
+
+def test_the_first_look_waits_for_the_first_ends() -> None:
+    assert looks(warm(), 1)[0] > 0.4
+    assert looks(warm(2.0), 1)[0] > 1.4
+
+
+def test_one_sample_teaches() -> None:
+    policy = AdaptivePolling()
+    before = looks(policy, 10)
+    policy.observe(observation(1.14, 1.14))
+    after = looks(policy, 10)
+    assert after[0] > before[0]
+    assert len([at for at in after if at < 0.9]) < len([at for at in before if at < 0.9])
+    assert policy.outlook(MODEL, SQUARE).distribution().quantile(0.6) > 0.8
+
+
+def test_somebody_elses_request_is_looked_at_at_once() -> None:
+    foreign = {"model": None, "pixels": None}
+    policy = AdaptivePolling(minimum=0.03)
+    assert policy.next_look(progress(**foreign)) == 0.03
+    assert policy.next_look(progress(0.03, **foreign)) > 0.1
+
+
+def test_models_teach_each_other_nothing() -> None:
+    policy = warm(20.0, model="other")
+    assert looks(policy, 5) == looks(AdaptivePolling(), 5)
+
+
+def test_where_the_send_of_a_look_is_untold_age_and_round_trip_say_it() -> None:
+    policy = warm()
+    told = policy.next_look(progress(0.5, age=0.54, round_trip=0.04))
+    untold = progress(0.5, age=0.54, round_trip=0.04)._replace(sent=None)
+    assert policy.next_look(untold) == pytest.approx(told)
+    assert policy.next_look(progress()._replace(sent=None)) == policy.next_look(progress())
+
+
+# --- the queue
+
+
+def in_queue(position: int | None, sent: float, *, since: float | None = None) -> dict[str, object]:
+    since = sent if since is None else since
+    return {"queued": Queued(since, position, since, position, sent), "state": RequestState.IN_QUEUE}
+
+
+def test_a_place_further_back_is_looked_at_later() -> None:
+    policy = warm()
+    intervals = [policy.next_look(progress(0.4, **in_queue(position, 0.4))) for position in (0, 3, 10, 30)]
+    assert intervals == sorted(intervals)
+    assert intervals[0] > 0.3
+    assert intervals[3] > 3
+
+
+def test_the_clock_starts_again_at_the_step_to_running() -> None:
+    policy = warm()
+    seen = Queued(0.4, 0, 0.4, 0, 3.0)
+    interval = policy.next_look(progress(3.05, queued=seen, state_age=0.0))
+    assert interval == pytest.approx(looks(warm(), 1)[0] - 0.05, abs=0.1)
+    later = policy.next_look(progress(3.45, queued=seen, state_age=0.4))
+    assert later < interval
+    assert policy.next_look(progress(9.0, queued=seen, state_age=5.95)) > 0.2  # a straggler since it started
+
+
+def test_a_queue_that_stands_still_is_looked_at_ever_more_rarely() -> None:
+    policy = warm()
+    age, gaps = 1.0, []
+    for _ in range(12):
+        gaps.append(policy.next_look(progress(age, **in_queue(2, age, since=1.0))))
+        age += gaps[-1]
+    assert gaps[4:] == sorted(gaps[4:])
+    assert gaps[-1] == 5.0
+
+
+def test_a_queue_of_unknown_length_is_waited_for_like_a_short_one() -> None:
+    policy = warm()
+    assert policy.next_look(progress(0.4, **in_queue(None, 0.4))) == policy.next_look(progress(0.4, **in_queue(0, 0.4)))
+
+
+def test_waits_in_a_queue_teach_its_pace_and_the_time_from_the_start() -> None:
+    policy = AdaptivePolling()
+    for _ in range(60):  # 0.4 s a place, then 1 s of running
+        seen = Queued(0.4, 3, 1.9, 0, 1.9)
+        policy.observe(observation(2.95, 3.05, queued=seen, running_since=2.1, sent=3.0))
+    outlook = policy.outlook(MODEL, SQUARE, queued=True)
+    assert outlook.history.pace.seconds == pytest.approx(0.4, rel=0.1)
+    assert outlook.distribution().quantile(0.5) == pytest.approx(1.0, rel=0.1)
+    assert outlook.history.durations.weight(Size.of(SQUARE)) == 0
+
+
+def test_a_start_that_no_look_saw_lies_a_generation_before_the_end() -> None:
+    policy = warm(1.0)
+    for _ in range(60):
+        policy.observe(observation(1.9, 3.0, queued=Queued(0.4, 3, 1.9, 0, 1.9)))
+    outlook = policy.outlook(MODEL, SQUARE, queued=True)
+    assert outlook.history.pace.seconds == pytest.approx(0.4, rel=0.3)
+    assert outlook.distribution().quantile(0.5) == pytest.approx(0.8, rel=0.3)
+
+
+def test_a_state_that_flaps_breaks_nothing() -> None:
+    policy = warm()
+    policy.observe(observation(2.0, 2.1, queued=Queued(0.1, 5, 1.9, 4, 1.9), running_since=0.5))
+    policy.observe(observation(2.0, 2.1, queued=Queued(0.1, 5, 2.0, 4, 2.0), running_since=2.5))
+    assert all(0.02 <= b - a <= 5.0 for a, b in zip([0.0, *looks(policy, 50)], looks(policy, 50), strict=False))
+
+
+# --- what bad luck gets
+
+ODD = [
+    (0.5, 0.6, -3.0),
+    (0.5, 0.6, 3e8),
+    (0.5, 0.6, math.nan),
+    (0.5, 0.6, math.inf),
+    (0.6, 0.5, None),
+    (math.nan, 0.5, None),
+    (0.0, math.inf, None),
+    (-1.0, 0.5, None),
+    (0.0, 0.0, 0.0),
+    (0.0, 1e300, None),
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_no_lie_moves_what_was_learned(odd: tuple[float, float, float | None]) -> None:
+    policy, before = warm(), looks(warm(), 10)
+    low, high, served = odd
+    policy.observe(observation(low, high, served=served))
+    assert looks(policy, 10) == pytest.approx(before, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [((0.5, 0.6, -3.0), "cannot be"), ((0.5, 0.6, 3e8), "cannot be"), ((0.6, 0.5, None), "nothing is learned")],
+)
+def test_what_is_odd_is_said_once(
+    odd: tuple[float, float, float | None], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = warm()
+    low, high, served = odd
+    for _ in range(5):
+        policy.observe(observation(low, high, served=served))
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("flux_klein_async", logging.WARNING)
+    assert said in record.getMessage()
+
+
+def test_times_that_contradict_what_was_seen_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    policy = AdaptivePolling()
+    for number in range(60):
+        policy.observe(observation(0.5, 0.52, served=0.3 * (number % 7)))
+    assert len([record for record in caplog.records if "contradict" in record.getMessage()]) == 1
+
+
+def test_a_service_that_lies_about_times_is_waited_for_by_what_is_seen() -> None:
+    class Lied(AdaptivePolling):
+        def observe(self, observation: Observation) -> None:
+            super().observe(replace(observation, served=(observation.served or 0) * 13 % 2.9))
+
+    rows = lab.simulate(Lied(), lab.Profile(), 1000)
+    assert lab.summary(rows[200:])[2] < 1.08
+
+
+wild = st.one_of(st.floats(), st.sampled_from([0.0, -0.0, 1e-320, 0.57, 1e308, -1.0, math.nan, math.inf]))
+places = st.one_of(st.none(), st.integers(-3, 10**15))
+instants = st.floats(0, 1e9)
+queues = st.one_of(st.none(), st.builds(Queued, instants, places, instants, places, instants))
+sizes = st.one_of(st.none(), st.integers(-3, 5_000_000), st.just(10**30))
+observations = st.builds(
+    Observation,
+    model=st.sampled_from(["a", "b", None]),
+    pixels=sizes,
+    not_before=wild,
+    not_after=wild,
+    running_since=st.one_of(st.none(), wild),
+    served=st.one_of(st.none(), wild),
+    looks=st.integers(0, 100),
+    sent=st.one_of(st.none(), wild),
+    queued=queues,
+)
+
+
+@given(st.lists(observations, max_size=10), sizes, queues, wild)
+@settings(max_examples=60)
+def test_any_history_leaves_every_interval_between_its_bounds(
+    history: list[Observation], pixels: int | None, queued: Queued | None, price: float
+) -> None:
+    policy = AdaptivePolling(minimum=0.03, maximum=4.0)
+    for each in history:
+        policy.observe(each)
+    age = 0.0
+    for _ in range(30):
+        interval = policy.next_look(progress(age, pixels=pixels, model="a", queued=queued, price=price))
+        assert 0.03 <= interval <= 4.0
+        age += interval
+
+
+@given(st.lists(observations, max_size=20))
+@settings(max_examples=20)
+def test_any_history_is_survived_by_what_comes_after(history: list[Observation]) -> None:
+    policy = AdaptivePolling()
+    for each in history:
+        policy.observe(each)
+    for number in range(150):
+        ended = 0.57 * (0.85 + 0.3 * (number * 0.618 % 1))
+        policy.observe(observation(ended, ended, model="a"))
+    assert policy.outlook("a", SQUARE).distribution().quantile(0.5) == pytest.approx(0.57, rel=0.1)
+
+
+def test_memory_is_bounded() -> None:
+    policy = warm(model="first")
+    for number in range(5000):
+        policy.next_look(progress(pixels=64 * 64 + number))
+    for number in range(100):
+        policy.next_look(progress(model=f"model {number}"))
+    assert len(policy._outlooks) <= 4096
+    assert len(policy._histories) == 64
+    assert looks(policy, 3, model="first") == looks(AdaptivePolling(), 3)
+
+
+@pytest.mark.parametrize("name", ["look_cost", "minimum", "maximum"])
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, True, "1", None])
+def test_refuses_a_setting_out_of_range(name: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        AdaptivePolling(**{name: value})
+
+
+def test_refuses_a_maximum_below_the_minimum() -> None:
+    with pytest.raises(ConfigurationError, match="maximum must not be below"):
+        AdaptivePolling(minimum=2.0, maximum=1.0)
+
+
+# --- the store
+
+
+def test_a_new_process_starts_warm(tmp_path: Path) -> None:
+    first = AdaptivePolling(store=tmp_path / "times.json")
+    lab.simulate(first, lab.COLD["twice as slow"], 300)
+    first.save()
+    second = AdaptivePolling(store=str(tmp_path / "times.json"))
+    assert lab.summary(lab.simulate(second, lab.COLD["twice as slow"], 200, seed=1))[2] < 1.08
+
+
+def test_what_an_earlier_process_learned_gives_way_to_what_is(tmp_path: Path) -> None:
+    rows = []
+    for seed in range(8):
+        first = AdaptivePolling(store=tmp_path / "times.json")
+        lab.simulate(first, lab.COLD["twice as slow"], 1000, seed=seed)
+        first.save()
+        second = AdaptivePolling(store=tmp_path / "times.json")
+        rows += lab.simulate(second, lab.Profile(), 100, seed=seed)[30:]
+    assert lab.summary(rows)[2] < 1.1
+
+
+def test_a_queues_pace_is_kept_too(tmp_path: Path) -> None:
+    first = AdaptivePolling(store=tmp_path / "times.json")
+    lab.simulate(first, lab.PROFILES["queue"], 300, concurrency=16)
+    first.save()
+    second = AdaptivePolling(store=tmp_path / "times.json")
+    paces = [policy.outlook(MODEL, SQUARE, queued=True).history.pace.seconds for policy in (first, second)]
+    assert paces[0] == paces[1]
+
+
+def test_it_is_written_only_when_something_is_new(tmp_path: Path) -> None:
+    path = tmp_path / "times.json"
+    policy = AdaptivePolling(store=path)
+    policy.save()
+    assert not path.exists()
+    policy.observe(observation(0.5, 0.6))
+    assert policy.unsaved(2) is None
+    write = policy.unsaved()
+    assert write is not None
+    policy.observe(observation(0.5, 0.6))  # while a thread writes
+    write()
+    assert path.exists()
+    assert policy.unsaved() is not None
+    assert policy.unsaved() is None
+
+
+def test_without_a_store_nothing_is_written() -> None:
+    policy = warm()
+    assert policy.unsaved() is None
+    policy.save()
+
+
+def test_a_damaged_store_is_a_cold_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "times.json"
+    path.write_text("{")
+    assert looks(AdaptivePolling(store=path), 5) == looks(AdaptivePolling(), 5)
+    assert len(caplog.records) == 1
