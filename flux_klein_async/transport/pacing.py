@@ -99,15 +99,16 @@ class Ramp:
 class LookPrice:
     """One price for all waiters of a client; a schedule stretches with its square root (Keller's rule).
 
-    Two things raise it. A refusal doubles it, and each look that is answered takes a hundredth of that back. A ceiling
-    on looks a second raises it to where the demand meets the ceiling: demand falls with the square root of the price,
-    so that what would be asked for at the price 1 can be told from what is asked for now.
+    Two things raise it. A refusal doubles it, and each look that is answered lowers it by a twentieth: it stays where
+    one look in fourteen is refused, and fewer do not raise it for long. A ceiling on looks a second raises it to where
+    the demand meets the ceiling: demand falls with the square root of the price, so that what would be asked for at the
+    price 1 can be told from what is asked for now.
     """
 
     MOST = 1e6
     _MEMORY = 1.0  # seconds over which demand is averaged
     _MOST_REFUSED = 64.0
-    _SINKING = 0.99
+    _SINKING = 0.95
 
     def __init__(self, ceiling: float | None) -> None:
         self._ceiling = ceiling
