@@ -2,7 +2,7 @@
 
 Run as a script it serves until its standard input ends, and answers each line on it with one line of JSON: `calls` is
 how often each endpoint was called, `faults` how many of the recorded calls went wrong, `submits` those that were
-accepted, `cost` its own memory and descriptors.
+accepted, `cost` its own memory and descriptors, `completions` the instants at which generations ended.
 """
 
 import asyncio
@@ -59,6 +59,10 @@ class Service:
         """The accepted submits among the recorded calls."""
         return [Submit(*submit) for submit in self._ask("submits")]
 
+    def completions(self) -> dict[str, float]:
+        """By request id the instant of its end, on the clock that the loops of all processes here share."""
+        return dict(self._ask("completions"))
+
     def cost(self) -> dict[str, int]:
         """Resident bytes and open descriptors of the service's process."""
         return dict(self._ask("cost"))
@@ -81,6 +85,8 @@ def answer(emulator: Emulator, question: str) -> Any:
         return Counter(record.endpoint for record in emulator.records if record.answer is not None)
     if question == "submits":
         return accepted_submits(emulator.records)
+    if question == "completions":
+        return dict(emulator.completions)
     return {"resident": resident(), "descriptors": descriptors()}
 
 

@@ -66,8 +66,9 @@ class Closing(asyncio.Protocol):
 class HttpServer:
     """Connections of one event loop to one engine; the instance makes their protocols."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, round_trip: float = 0.0) -> None:
         self._engine = engine
+        self._half_way = round_trip / 2
         self._loop = asyncio.get_running_loop()
         self._handling: set[asyncio.Task[Any]] = set()
         self._web = web.Server(
@@ -107,12 +108,18 @@ class HttpServer:
         try:
             headers = {name.lower(): value for name, value in request.headers.items()}
             body = await _read(request, headers) if request.can_read_body else b""
+            await self._travel()
             action = self._engine.handle(Call(request.method, request.raw_path, headers, body), self._loop.time())
+            await self._travel()
             return await self._send(request, action)
         except ConnectionResetError:
             return _CLOSE  # the client has gone: aiohttp would log that as our mistake
         finally:
             self._handling.discard(task)
+
+    async def _travel(self) -> None:
+        if self._half_way:
+            await asyncio.sleep(self._half_way)
 
     async def _send(self, request: web.BaseRequest, action: Action) -> web.StreamResponse:
         if not isinstance(action, Hang) and action.delay:
@@ -221,11 +228,15 @@ def _draw(action: Draw) -> tuple[bytes, str, str]:
 class Emulator(BaseEmulator):
     """The emulated service on a loopback port, in real time; takes `Options` besides host and port.
 
-    `async with Emulator() as emulator:` listens on `emulator.base_url` until the block ends.
+    `async with Emulator() as emulator:` listens on `emulator.base_url` until the block ends. `round_trip` seconds lie
+    between a request and its answer, half before it takes effect and half after.
     """
 
-    def __init__(self, *, host: str = "127.0.0.1", port: int = 0, **options: Unpack[Options]) -> None:
+    def __init__(
+        self, *, host: str = "127.0.0.1", port: int = 0, round_trip: float = 0.0, **options: Unpack[Options]
+    ) -> None:
         super().__init__(**options)
+        self.round_trip = round_trip
         for endpoint, answers in (options.get("script") or {}).items():
             self._check(endpoint, *answers)
         self._address = (host, port)
@@ -238,7 +249,7 @@ class Emulator(BaseEmulator):
             OSError: the port is taken, or not ours to take.
         """
         loop = asyncio.get_running_loop()
-        server = HttpServer(self.engine)
+        server = HttpServer(self.engine, round_trip=self.round_trip)
         host, port = self._address
         listener = await loop.create_server(server.listening, host, port, backlog=_BACKLOG)
         self._running = (listener, server)

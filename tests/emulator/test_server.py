@@ -270,3 +270,13 @@ async def test_scripts_and_faults_work_on_a_port():
         emulator.fault("models", Reply(503), probability=1)
         emulator.script("models", Reply(418))
         assert [(await fetch(session, "GET", "/v1/models"))[0] for _ in range(2)] == [418, 503]
+
+
+async def test_a_call_to_a_port_travels_half_the_round_trip_each_way():
+    async with Emulator(profile="fixed:0", round_trip=0.02) as emulator, open_session(emulator) as session:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        assert (await fetch(session, "GET", "/v1/models"))[0] == 200
+        [record] = emulator.records
+        assert record.at - begun >= 0.01
+        assert loop.time() - record.at >= 0.01
