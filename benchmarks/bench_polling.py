@@ -14,11 +14,10 @@ import json
 import random
 import statistics
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polling_lab import COLD, PEERS, PRICE, PROFILES, Profile
 from service import Service
@@ -27,6 +26,9 @@ from flux_klein_async import AdaptivePolling, FluxKleinClient, Limits
 from flux_klein_async.emulator import InProcessEmulator, VirtualTimeLoop
 from flux_klein_async.events import Event, Looked, Submitted
 from flux_klein_async.polling.policies import PollPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 WARM_AFTER = 200
 SHIFT_JUDGED_AFTER = 50
@@ -94,7 +96,8 @@ def side(pixels: int) -> tuple[int, int]:
 async def _virtual(work: Profile, policy: PollPolicy, count: int, seed: int, options: dict[str, Any]) -> Sample:
     concurrency, round_trip = options["concurrency"], options.get("round_trip", 0.0)
     drawn = Drawn(work, count, seed)
-    emulator = InProcessEmulator(profile=drawn, round_trip=round_trip, max_records=1)  # type: ignore[typeddict-item]
+    profile: Any = drawn  # it has what the emulator asks of a profile
+    emulator = InProcessEmulator(profile=profile, round_trip=round_trip, max_records=1)
     loop = asyncio.get_running_loop()
     sample = Sample()
     async with (
