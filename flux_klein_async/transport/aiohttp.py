@@ -42,6 +42,8 @@ _KEEP_ALIVE = 4.0
 # Seconds that an address looked up is believed: a process that lives for months must follow a service that moves.
 # An address that refuses is forgotten at once.
 _DNS_BELIEVED = 10
+# Times its silence that a body may take in all: one that dribbles is never silent, and would hold a look for ever.
+_DRIBBLE = 2.0
 _NEXT_ADDRESS_AFTER = 0.25  # seconds, the delay that RFC 8305 (happy eyeballs) recommends
 
 _CAUGHT = (aiohttp.ClientError, OSError, RuntimeError, ValueError, TypeError)
@@ -179,7 +181,7 @@ class AiohttpTransport:
             data = _GuardedBody(request.body, guard)
         try:
             async with self._request(request, data) as answer:
-                body = await _read_bounded(answer, self._limits.max_json_bytes)
+                body = await _read_bounded(answer, self._limits.max_json_bytes, _DRIBBLE * request.silence)
                 return Response(status=answer.status, headers=answer.headers, body=self._redactor.body(body))
         except _CAUGHT as error:
             failure = error
@@ -269,18 +271,23 @@ async def _pieces(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         yield piece
 
 
-async def _read_bounded(answer: aiohttp.ClientResponse, limit: int) -> bytes:
+async def _read_bounded(answer: aiohttp.ClientResponse, limit: int, seconds: float) -> bytes:
     content = answer.content
     body = await content.readany()
     if not content.at_eof() and len(body) <= limit:
-        pieces, size = [body], len(body)
-        while size <= limit and (piece := await content.readany()):
-            pieces.append(piece)
-            size += len(piece)
-        body = b"".join(pieces)
+        async with asyncio.timeout(seconds):
+            body = await _the_rest(content, body, limit)
     if len(body) > limit:
         raise _too_large(answer, limit)
     return body
+
+
+async def _the_rest(content: aiohttp.StreamReader, body: bytes, limit: int) -> bytes:
+    pieces, size = [body], len(body)
+    while size <= limit and (piece := await content.readany()):
+        pieces.append(piece)
+        size += len(piece)
+    return b"".join(pieces)
 
 
 def _too_large(answer: aiohttp.ClientResponse, limit: int) -> InvalidResponseError:

@@ -85,7 +85,7 @@ _SUBMITTING = _connecting(
 
 
 def _single(verb_charges: str, accepted: int, *, fine: tuple[str, ...] = (), bad: tuple[str, ...] = ()) -> list[Row]:
-    """`fine` are answers that are taken as they come, `bad` those that are no answer."""
+    """`fine` are answers that are taken as they come (a short one even if it drips), `bad` those that are none."""
 
     def ends(error: str, *, retryable: bool) -> Cell:
         return Cell(error, accepted, verb_charges, retryable)
@@ -96,7 +96,7 @@ def _single(verb_charges: str, accepted: int, *, fine: tuple[str, ...] = (), bad
         (LATER + TIMED_OUT, good, ends("RateLimitError", retryable=True)),
         (TROUBLE + ASKED_FOR_PATIENCE, good, ends("ServerError", retryable=True)),
         (BROKEN, good, ends("APIConnectionError", retryable=True)),
-        (SILENT, good, ends("APITimeoutError", retryable=True)),
+        (SILENT + tuple(set(SLOW) - set(fine)), good, ends("APITimeoutError", retryable=True)),
         (NO_ANSWER + bad, good, ends("InvalidResponseError", retryable=True)),
         _same(FINE + fine, good),
     ]
@@ -140,10 +140,10 @@ def _results(*, retryable: bool) -> list[Row]:
         (LATER + TIMED_OUT, good, ends("RateLimitError")),
         (TROUBLE + ASKED_FOR_PATIENCE, good, ends("ServerError")),
         (BROKEN, good, ends("APIConnectionError")),
-        (SILENT, good, ends("WaitTimeoutError")),
+        (SILENT + SLOW, good, ends("WaitTimeoutError")),
         ((*NO_ANSWER, "other-id"), good, ends("InvalidResponseError")),
         ((*BARE, "no-output"), good, ends("ResultNotReadyError")),
-        _same((*FINE, *SLOW, *_ODD_RESULTS), good),
+        _same((*FINE, *_ODD_RESULTS), good),
     ]
 
 
@@ -203,12 +203,12 @@ TABLE: dict[tuple[str, str], list[Row]] = {
     ("status", "status"): _single(
         "unknown",
         1,
-        fine=(*SLOW, "unknown-state", "gone-back", "done-too-soon", "failed-too-soon", "odd-position"),
+        fine=("unknown-state", "gone-back", "done-too-soon", "failed-too-soon", "odd-position"),
         bad=(*BARE, "no-status", "other-id"),
     ),
     ("result", "connect"): _single_connecting("unknown", 1),
     ("result", "result"): [
-        *_single("unknown", 1, fine=(*SLOW, *_ODD_RESULTS), bad=("other-id",)),
+        *_single("unknown", 1, fine=_ODD_RESULTS, bad=("other-id",)),
         _same((*BARE, "no-output"), Cell("ResultNotReadyError", 1, "unknown", retryable=True)),
     ],
     ("cancel", "connect"): _single_connecting("unknown", 1),
@@ -224,10 +224,7 @@ TABLE: dict[tuple[str, str], list[Row]] = {
         ),
     ],
     ("model", "connect"): _single_connecting("no", 0),
-    ("model", "model"): [
-        *_single("no", 0, fine=("no-price", "odd-price"), bad=BARE),
-        _same(SLOW, Cell("APITimeoutError", 0, "no", retryable=True)),
-    ],
+    ("model", "model"): _single("no", 0, fine=("no-price", "odd-price"), bad=BARE),
     ("download", "connect"): _FILE_CONNECTING,
     ("download", "file"): _FILES,
     ("read", "connect"): _FILE_CONNECTING,

@@ -76,6 +76,13 @@ async def test_a_look_that_is_never_answered_is_given_up_after_five_seconds(klei
     assert (now(), result.timings.looks) == (6.0, 2)
 
 
+async def test_a_look_that_dribbles_is_given_up_after_ten_seconds(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("status", Reply(200, b" " * 1000, dribble=0.5))
+    result = await connect(polling=EVERY_SECOND, timeout=None).generate("a cat")
+    assert (round(now(), 6), result.timings.looks) == (11.5, 2)
+
+
 async def test_the_round_trip_is_part_of_the_interval(klein_emulator, connect):
     klein_emulator.script("submit", Generation(after=2.9))
     klein_emulator.script("status", Pass(delay=0.7), Pass(delay=0.7))
