@@ -29,6 +29,19 @@ def test_a_file_is_trusted_and_the_usual_checks_stay(authority, both):
     assert (context.check_hostname, context.verify_mode.name) == (True, "CERT_REQUIRED")
 
 
+def test_clients_share_what_was_read_until_the_file_is_another(tmp_path):
+    path = tmp_path / "ca.pem"
+    environment = Environment(ca_file=str(path))
+    trustme.CA().cert_pem.write_to_path(path)
+    first, again = named_authorities(environment), named_authorities(environment)
+    trustme.CA(key_type=trustme.KeyType.RSA).cert_pem.write_to_path(path)
+    assert again is first
+    assert named_authorities(environment) is not first
+    path.unlink()
+    with pytest.raises(ConfigurationError):
+        named_authorities(environment)
+
+
 def test_one_directory_of_several_is_enough(authority):
     directories = os.pathsep.join(["/nowhere", str(authority.parent)])
     assert named_authorities(Environment(ca_dir=directories)) is not None
