@@ -10,7 +10,7 @@ import ssl
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
@@ -164,7 +164,7 @@ class AiohttpTransport:
             options.update(proxy=proxy.url, proxy_headers=proxy.headers)
         return session.request(
             request.method,
-            request.url,
+            _parsed(request.url),
             data=data,
             allow_redirects=False,
             raise_for_status=False,  # a borrowed session may have other defaults
@@ -258,6 +258,12 @@ def _kept_from_environment(request: Request, session: aiohttp.ClientSession) -> 
 
     own = session._middlewares  # noqa: SLF001  # those of a request replace the session's, and nothing else tells them
     return {"headers": headers, "middlewares": (*own, authorized)}
+
+
+@lru_cache(maxsize=4096)
+def _parsed(url: str) -> URL:
+    """Looks ask for the same address again and again; yarl itself remembers too few for thousands that wait."""
+    return URL(url)
 
 
 @cache

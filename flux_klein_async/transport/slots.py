@@ -88,6 +88,8 @@ class Lanes:
     def leave(self, kind: Kind) -> None:
         """Give the lane back."""
         self._count(kind, 1)
+        if not any(self._waiting):
+            return
         for waiting, next_kind in zip(self._waiting, (Kind.READ, Kind.FILE, Kind.SUBMIT), strict=True):
             while self._free and (next_kind is not Kind.FILE or self._free_for_files) and _wake(waiting):
                 self._count(next_kind, -1)
