@@ -1,7 +1,9 @@
 """Looking: what each look and its failure leads to, exactly when, and what the policy is told."""
 
 import asyncio
+import itertools
 import math
+import statistics
 
 import pytest
 
@@ -18,7 +20,7 @@ from flux_klein_async import (
     WaitTimeoutError,
 )
 from flux_klein_async.emulator import Garbage, Generation, Hang, Pass, Reply, Reset, Truncate, error_reply
-from flux_klein_async.events import Held, Looked
+from flux_klein_async.events import Held, Looked, Submitted
 from tests.fakes import Events, now, outcome, settle
 
 EVERY_SECOND = FixedPolling(1.0)
@@ -129,6 +131,43 @@ async def test_the_ceiling_on_looks_spreads_them_evenly(klein_emulator, connect)
     await client.generate_all(["a", "b", "c", "d"])
     looks = [record.at for record in klein_emulator.records if record.endpoint == "status"]
     assert looks == [1.0, 1.5, 2.0, 2.5]
+
+
+async def test_under_a_ceiling_a_crowd_waits_alike_and_all_end(klein_emulator, connect):
+    """Nobody's gap is more than three times the median gap at the same age."""
+    events = Events()
+    limits = Limits(max_in_flight=400, looks_per_second=20)
+    client = connect(limits=limits, on_event=events, timeout=None)
+    klein_emulator.script("submit", *[Generation(after=30.0)] * 400)
+    outcomes = await client.generate_all(["a cat"] * 400, concurrency=400)
+    assert all(item.result for item in outcomes)
+    instants: dict[object, list[float]] = {}
+    for event in events:
+        if isinstance(event, Submitted | Looked):
+            instants.setdefault(event.request_id, []).append(event.at)
+    windows: dict[int, list[float]] = {}
+    for looks in instants.values():
+        for earlier, later in itertools.pairwise(looks):
+            windows.setdefault(int(later // 5), []).append(later - earlier)
+    assert max(max(gaps) / statistics.median(gaps) for gaps in windows.values()) <= 3
+    looked = sorted(event.at for event in events.of(Looked))
+    assert min(later - earlier for earlier, later in itertools.pairwise(looked)) >= 0.05 - 1e-9
+
+
+async def test_a_refused_look_makes_every_wait_look_more_rarely_for_a_while(klein_emulator, connect):
+    prices = []
+
+    class Priced(Spy):
+        def next_look(self, progress: Progress) -> float:
+            prices.append(progress.price)
+            return super().next_look(progress)
+
+    klein_emulator.script("submit", Generation(after=30.0))
+    klein_emulator.script("status", None, error_reply(429))
+    await connect(polling=Priced()).generate("a cat")
+    assert prices[:3] == [1.0, 1.0, 2.0]
+    assert prices[3:] == sorted(prices[3:], reverse=True)
+    assert prices[-1] == 1.0
 
 
 # --- looking at the result itself
