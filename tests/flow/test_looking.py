@@ -8,6 +8,7 @@ import statistics
 import pytest
 
 from flux_klein_async import (
+    AdaptivePolling,
     ConfigurationError,
     ExponentialPolling,
     FixedPolling,
@@ -17,9 +18,20 @@ from flux_klein_async import (
     Limits,
     Observation,
     Progress,
+    Queued,
     WaitTimeoutError,
 )
-from flux_klein_async.emulator import Garbage, Generation, Hang, Pass, Reply, Reset, Truncate, error_reply
+from flux_klein_async.emulator import (
+    Garbage,
+    Generation,
+    Hang,
+    InProcessEmulator,
+    Pass,
+    Reply,
+    Reset,
+    Truncate,
+    error_reply,
+)
 from flux_klein_async.events import Held, Looked, Submitted
 from tests.fakes import Events, now, outcome, settle
 
@@ -262,6 +274,41 @@ async def test_a_policy_is_told_how_the_wait_stands_and_what_it_taught(klein_emu
     [taught] = spy.observations
     assert (taught.not_before, taught.not_after, taught.served, taught.looks) == (2.0, 3.0, 2.5, 3)
     assert taught.model == "blackforestlabs/flux-2-klein/4b/text-to-image"
+
+
+async def test_a_policy_is_told_what_was_seen_of_the_queue(connect):
+    async with InProcessEmulator(profile="fixed:1.2", workers=1) as emulator:
+        spy = Spy()
+        client = connect(emulator.api_key, session=emulator.session(), polling=spy)
+        handles = [await client.submit(name) for name in ("first", "second", "third")]
+        await handles[2].wait_for_result()
+    told = list(dict.fromkeys(item.queued for item in spy.progress))
+    # Before it at acceptance: one running, one waiting. The second starts at 1.2 s, the third at 2.4 s.
+    assert told == [None, Queued(1.0, 1, 1.0, 1, 1.0), Queued(1.0, 1, 2.0, 0, 2.0)]
+    [taught] = spy.observations
+    assert (taught.queued, taught.running_since, taught.sent) == (told[-1], 3.0, 4.0)
+
+
+async def test_what_a_policy_learned_is_saved_when_the_client_closes(klein_emulator, connect, tmp_path):
+    path = tmp_path / "learned" / "times.json"
+    client = connect(polling=AdaptivePolling(store=path))
+    await client.generate("a cat")
+    assert not path.exists()
+    await client.aclose()
+    model, pixels = "blackforestlabs/flux-2-klein/4b/text-to-image", 1024 * 1024
+    warm, cold = AdaptivePolling(store=path).outlook(model, pixels), AdaptivePolling().outlook(model, pixels)
+    assert warm.distribution().quantile(0.5) != cold.distribution().quantile(0.5)
+
+
+async def test_what_a_policy_learned_is_saved_now_and_then(klein_emulator, connect, tmp_path):
+    path = tmp_path / "times.json"
+    client = connect(polling=AdaptivePolling(store=path))
+    await client.generate_all(["a cat"] * 199)
+    assert not path.exists()
+    await client.generate("a cat")
+    await settle()
+    await asyncio.sleep(1)
+    assert path.exists()
 
 
 @pytest.mark.parametrize(
