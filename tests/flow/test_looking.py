@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 import math
 import statistics
 
@@ -211,6 +212,15 @@ async def test_a_service_without_early_results_is_looked_at_by_its_status_from_t
     assert looks == [("result", 1.0), ("status", 1.0), ("status", 2.0), ("status", 3.0), ("result", 3.0)]
     await client.generate("a dog")
     assert klein_emulator.calls["result"] == 3
+
+
+async def test_two_waits_that_learn_at_once_that_there_are_no_early_results_both_go_on(klein_emulator, connect, caplog):
+    fate = Generation(after=1.5, early_result=error_reply(404, 404001))
+    klein_emulator.script("submit", fate, fate)
+    with caplog.at_level(logging.INFO):
+        await connect(polling=EVERY_SECOND, look_at="result").generate_all(["a cat", "a dog"])
+    assert (now(), klein_emulator.calls["status"]) == (2.0, 4)
+    assert caplog.text.count("no early results") == 1
 
 
 @pytest.mark.parametrize("answer", [error_reply(500), error_reply(429), Reset(), Hang()], ids=repr)
