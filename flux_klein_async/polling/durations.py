@@ -73,6 +73,11 @@ class Durations:
         own = self._sizes.get(size)
         return own.total if own else 0.0
 
+    def lent(self, size: Size) -> float:
+        """What the samples of all other sizes count besides."""
+        total = sum(kept.total for other, kept in self._sizes.items() if other != size)
+        return total * _share(self.weight(size), total)
+
     def weights(self) -> list[tuple[Size, dict[int, float]]]:
         """What there is to keep of each size."""
         return [(size, dict(kept.bins)) for size, kept in self._sizes.items() if kept.bins]
@@ -141,7 +146,7 @@ class Durations:
         """A size's own samples and what the others lend it, moved to its middle; and how unsure that middle is."""
         others = [(other, kept) for other, kept in self._sizes.items() if other != size and kept.total > 0]
         lent = sum(kept.total for _, kept in others)
-        share = max(1 - own.total / _OWN, 0.0) * min(1.0, _LENT / lent) if lent else 0.0
+        share = _share(own.total, lent)
         if not share:
             return own, 0.0
         middles = {other: kept.quantiles(0.5)[0] for other, kept in [*others, (size, own)] if kept.total > 0}
@@ -179,3 +184,8 @@ class Durations:
         precision = self._sizes[size].total / _SPREAD**2
         known = 1 / variance + precision
         return (line / variance + middles[size] * precision) / known, 1 / known
+
+
+def _share(own: float, lent: float) -> float:
+    """The part of a sample that one of another size counts."""
+    return max(1 - own / _OWN, 0.0) * min(1.0, _LENT / lent) if lent else 0.0
