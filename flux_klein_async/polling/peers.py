@@ -1,6 +1,6 @@
 """How other clients of such services wait, as policies: what to compare with. Pure; no wait of ours uses it.
 
-The intervals are those of docs/waiting.md, "How others wait", read in the clients' sources in 2026.
+The intervals are those of docs/waiting.md, "How others wait", from the clients' own sources.
 """
 
 import random
