@@ -22,7 +22,8 @@ from typing import NamedTuple
 from flux_klein_async.models import RequestState
 from flux_klein_async.polling.adaptive import AdaptivePolling
 from flux_klein_async.polling.distribution import Distribution
-from flux_klein_async.polling.policies import FixedPolling, Observation, PollPolicy, Progress, Queued
+from flux_klein_async.polling.peers import PEERS
+from flux_klein_async.polling.policies import Observation, PollPolicy, Progress, Queued
 from flux_klein_async.polling.schedule import Schedule
 
 PRICE = 0.010  # seconds a look
@@ -59,10 +60,14 @@ class Profile:
         """J* for its size."""
         return optimum(self.median(number, pixels), self.stragglers)
 
+    def distribution(self, number: int, pixels: int) -> Distribution:
+        """Of the seconds that a request of this size takes."""
+        return distribution(self.median(number, pixels), self.stragglers)
+
 
 @cache
-def optimum(median: float, stragglers: float) -> float:
-    """J*, on a table of 4,000 entries."""
+def distribution(median: float, stragglers: float) -> Distribution:
+    """Log-normal, a part of it five times slower, on a table of 4,000 entries."""
 
     def cdf(seconds: float) -> float:
         log = math.log(seconds / median)
@@ -70,8 +75,13 @@ def optimum(median: float, stragglers: float) -> float:
         return (1 - stragglers) * BELL.cdf(log / SPREAD) + straggling
 
     low, high = -6 * SPREAD, 7 * SPREAD + (math.log(5) if stragglers else 0.0)
-    table = [median * math.exp(low + (high - low) * entry / 4000) for entry in range(4001)]
-    return Schedule(Distribution.of(cdf, table), PRICE).cost
+    return Distribution.of(cdf, [median * math.exp(low + (high - low) * entry / 4000) for entry in range(4001)])
+
+
+@cache
+def optimum(median: float, stragglers: float) -> float:
+    """J*."""
+    return Schedule(distribution(median, stragglers), PRICE).cost
 
 
 PROFILES = {
@@ -87,40 +97,6 @@ COLD = {
     "twice as slow": Profile(slow=2.0),
     "twice as fast": Profile(slow=0.5),
     "consumer card": Profile(slow=2.1),
-}
-
-
-@dataclass(frozen=True)
-class Growing:
-    """Looks after `first`, then at intervals each `factor` times longer, at most `most`; or by chance, up to those."""
-
-    first: float
-    start: float
-    factor: float
-    most: float
-    chance: random.Random | None = None
-
-    def next_look(self, progress: Progress) -> float:
-        """The interval for this many looks."""
-        if progress.looks == 0 and self.chance is None:
-            return self.first
-        interval = min(self.start * self.factor ** min(progress.looks - (self.chance is None), 60), self.most)
-        return interval if self.chance is None else interval * self.chance.random()
-
-    def observe(self, observation: Observation) -> None:
-        """Nothing to learn."""
-
-
-# docs/wire.md, "How today's clients wait", and the usual recipe of tenacity's wait_random_exponential.
-PEERS: dict[str, Callable[[], PollPolicy]] = {
-    "vendor CLI": lambda: FixedPolling(2.0, first=0),
-    "vendor plugin": lambda: FixedPolling(5.0, first=0),
-    "vendor httpx client": lambda: FixedPolling(3.0, first=0),
-    "fal-client": lambda: FixedPolling(0.1, first=0),
-    "replicate": lambda: FixedPolling(0.5),
-    "comfy-sdk": lambda: Growing(0.0, 0.5, 1.5, 5.0),
-    "runware-sdk": lambda: Growing(1.0, 0.5, 1.5, 10.0),
-    "random exponential": lambda: Growing(0.0, 0.1, 2.0, 2.0, random.Random(0)),
 }
 
 

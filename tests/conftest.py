@@ -21,6 +21,8 @@ NAMES = (
     "RUNCOMFY_CONFIG_DIR",
     "RUNCOMFY_MODEL_API_BASE",
     "XDG_CONFIG_HOME",
+    "XDG_CACHE_HOME",
+    "FLUX_KLEIN_STORE",
     *("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "all_proxy", "no_proxy"),
     "NETRC",
     "SSL_CERT_FILE",

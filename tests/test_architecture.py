@@ -42,6 +42,8 @@ ORDER = [
     "polling.distribution",
     "polling.schedule",
     "polling.optimum",
+    "polling.peers",
+    "polling.rehearsal",
     "polling.histogram",
     "polling.durations",
     "polling.pace",
@@ -49,6 +51,7 @@ ORDER = [
     "polling.outlook",
     "polling.store",
     "polling.adaptive",
+    "polling.explanation",
     "ledger.base",
     "flow.background",
     "flow.call",
@@ -88,12 +91,16 @@ PURE = [
     "polling.distribution",
     "polling.schedule",
     "polling.optimum",
+    "polling.peers",
+    "polling.rehearsal",
     "polling.histogram",
     "polling.durations",
     "polling.pace",
     "polling.served",
     "polling.outlook",
     "polling.adaptive",
+    "polling.explanation",
+    "cli.explained",
     "flow.formats",
     "flow.orders",
     "emulator.engine",
@@ -153,7 +160,7 @@ def test_a_module_imports_only_what_stands_above_it(path):
 @pytest.mark.parametrize("path", CORE, ids=short)
 def test_the_core_imports_no_outer_part_and_no_extra(path):
     names = {name.split(".")[0] for name in imported(path)}
-    assert names & {"typer", "rich", "PIL", "pytest"} == set()
+    assert names & {"typer", "rich", "PIL", "pytest", "matplotlib"} == set()
     assert not {name.split(".")[1] for name in imported(path) if name.startswith("flux_klein_async.")} & set(OUTER)
     assert "aiohttp.web" not in imported(path)
 
@@ -177,6 +184,11 @@ def test_a_library_has_one_importer_in_the_core(library, importer):
 def test_aiohttp_web_has_one_importer():
     users = {short(path) for path in MODULES if "aiohttp.web" in imported(path)}
     assert users == {"emulator.server"}
+
+
+def test_matplotlib_is_imported_where_it_draws():
+    users = {short(path) for path in MODULES if any(name.split(".")[0] == "matplotlib" for name in imported(path))}
+    assert users == {"cli.plots", "cli.service"}, "the latter looks whether it is there"
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if short(path).startswith("emulator.")], ids=short)
@@ -210,5 +222,7 @@ def test_importing_the_package_imports_no_extra():
 
     code = "import sys, flux_klein_async; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    unwanted = [name for name in loaded if name.split(".")[0] in {"typer", "rich", "PIL", "click", "pytest"}]
+    unwanted = [
+        name for name in loaded if name.split(".")[0] in {"typer", "rich", "PIL", "click", "pytest", "matplotlib"}
+    ]
     assert unwanted + [name for name in loaded if name.startswith("aiohttp.web")] == []

@@ -1,4 +1,4 @@
-"""The examples and the README's first program run as they stand, without a token."""
+"""The examples and the programs that pages show run as they stand, without a token."""
 
 import re
 import subprocess
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-README, TESTING = (
+README, TESTING, WAITING = (
     re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
-    for page in ("README.md", "docs/testing.md")
+    for page in ("README.md", "docs/testing.md", "docs/waiting.md")
 )
 
 
@@ -29,6 +29,13 @@ def test_the_readmes_program_brings_three_pictures_home(tmp_path):
 
 def test_the_program_of_the_testing_page_runs_in_no_time(tmp_path):
     assert float(run(TESTING[0], tmp_path).split()[1]) > 60
+
+
+def test_the_program_of_the_waiting_page_explains_the_looks(tmp_path):
+    median, looks, *costs = run(WAITING[0], tmp_path).splitlines()
+    assert (median, looks[:9]) == ("half have ended by 0.59 s", "looks at ")
+    assert costs[0].startswith("AdaptivePolling: ")
+    assert len(WAITING) == 1
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)

@@ -165,6 +165,7 @@ async def _run(job: _Job, stop: Stop) -> ExitCode:
                 timeout=job.timeout,
                 concurrency=job.plan.concurrency,
                 on_event=board.note,
+                store=None if job.emulator else service.store_path(os.environ, job.base_url),
             )
         )
         production = Production(client, board, screen, job.plan)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flux_klein_async._version import __version__
-from flux_klein_async.cli import emulate, generate, requests
+from flux_klein_async.cli import emulate, explain, generate, requests
 from flux_klein_async.cli.exits import ExitCode, exit_code
 from flux_klein_async.cli.render import Screen
 from flux_klein_async.errors import FluxKleinError
@@ -55,6 +55,7 @@ app.command("generate", cls=generate.PromptCommand)(generate.generate)
 app.command("status")(requests.status)
 app.command("result")(requests.result)
 app.command("cancel")(requests.cancel)
+app.command("explain")(explain.explain)
 app.command("emulator")(emulate.emulator)
 
 

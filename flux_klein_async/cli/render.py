@@ -13,7 +13,7 @@ from typing import Protocol, TextIO
 
 from flux_klein_async.cli.text import shown
 
-__all__ = ["Meter", "Screen", "is_terminal"]
+__all__ = ["Meter", "Screen", "is_terminal", "is_utf8"]
 
 
 class Meter(Protocol):
@@ -27,6 +27,11 @@ class Meter(Protocol):
 
     def hide(self) -> None:
         """Leave no trace on the terminal, until the next tick."""
+
+
+def is_utf8() -> bool:
+    """Whether every character can be printed."""
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -49,8 +54,7 @@ class Screen:
         self._meter: Meter | None = None
         # Paths may hold bytes that are no text; a narrow locale must not turn a result into a crash.
         if (reconfigure := getattr(sys.stdout, "reconfigure", None)) is not None:
-            utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-            reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
+            reconfigure(errors="surrogateescape" if is_utf8() else "backslashreplace")
 
     def when_reader_gone(self, call: Callable[[], None]) -> None:
         """Call this, once, as soon as stdout turns out to be closed."""

@@ -1,5 +1,6 @@
 """`flux-klein status`, `result` and `cancel`: one request, known by its id."""
 
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated
@@ -24,14 +25,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 BaseUrl = Annotated[str | None, typer.Option(help="The API's address, if it is not the usual one.", metavar="URL")]
 
 
-def _answer(request_id: str, base_url: str | None, ask: _Ask, *, as_json: bool) -> typer.Exit:
-    """Ask, print the answer or the error, and say how to exit."""
+def _answer(request_id: str, base_url: str | None, ask: _Ask, *, as_json: bool, waits: bool = False) -> typer.Exit:
+    """Ask, print the answer or the error, and say how to exit; one that waits learns from it."""
     screen = Screen()
 
     async def body(stop: stopping.Stop) -> ExitCode:
         screen.when_reader_gone(lambda: stop.because(ExitCode.READER_GONE))
         try:
-            async with service.build_client((base_url, None)) as client:
+            store = service.store_path(os.environ, base_url) if waits else None
+            async with service.build_client((base_url, None), store=store) as client:
                 code, record, lines = await ask(client)
         except FluxKleinError as error:
             code, record, lines = exit_code(error), {"request_id": request_id, "error": error_facts(error)}, []
@@ -91,7 +93,7 @@ def result(
             return await client.wait_for_result(request_id, timeout=wait)
         return await client.result(request_id)
 
-    raise _answer(request_id, base_url, ask, as_json=as_json)
+    raise _answer(request_id, base_url, ask, as_json=as_json, waits=wait > 0)
 
 
 def cancel(request_id: RequestId, as_json: AsJson = False, base_url: BaseUrl = None) -> None:

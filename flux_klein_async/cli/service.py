@@ -1,16 +1,34 @@
 """Which service a command talks to: the one helper that makes clients, and the emulator for a single run."""
 
+import os
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
+from yarl import URL
+
+from flux_klein_async.api.addresses import Addresses
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import FluxKleinError
 from flux_klein_async.events import Event
+from flux_klein_async.hosts import host_of, is_loopback
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
-from flux_klein_async.options import Limits
+from flux_klein_async.options import Limits, from_environ
+from flux_klein_async.polling.adaptive import AdaptivePolling
 
-__all__ = ["Address", "MissingExtraError", "build_client", "emulated", "require_pillow"]
+__all__ = [
+    "STORE_VARIABLE",
+    "Address",
+    "MissingExtraError",
+    "build_client",
+    "emulated",
+    "require_matplotlib",
+    "require_pillow",
+    "store_path",
+]
+
+STORE_VARIABLE = "FLUX_KLEIN_STORE"
 
 Address = tuple[str | None, str | None]  # base URL and token; None: from the environment
 
@@ -26,15 +44,55 @@ def build_client(
     timeout: float | None = 120.0,
     concurrency: int | None = None,
     on_event: Callable[[Event], None] | None = None,
+    store: Path | None = None,
 ) -> FluxKleinClient:
-    """The client of every command.
+    """The client of every command; `store` keeps what it learns of how long generations take.
 
     Raises:
         ConfigurationError: No token, or a bad base URL.
     """
     base_url, token = address
     limits = Limits() if concurrency is None else Limits(max_in_flight=concurrency)
-    return FluxKleinClient(token, base_url=base_url, model=model, timeout=timeout, limits=limits, on_event=on_event)
+    return FluxKleinClient(
+        token,
+        base_url=base_url,
+        model=model,
+        timeout=timeout,
+        limits=limits,
+        on_event=on_event,
+        polling=AdaptivePolling(store=store),
+    )
+
+
+def store_path(environ: Mapping[str, str], base_url: str | None) -> Path | None:
+    """Where the times of this service are kept between runs; None: nowhere.
+
+    A file for each service, so that what one taught is not believed of another. What is heard on this very machine is
+    an emulator, whose times would teach false things, unless the variable says otherwise.
+
+    Raises:
+        ConfigurationError: A bad base URL.
+    """
+    named = environ.get(STORE_VARIABLE)
+    if named is not None:
+        return Path(named) if named else None
+    url = URL(Addresses(from_environ(environ).base_url if base_url is None else base_url).origin)
+    host = host_of(url)
+    if host is None or is_loopback(host):
+        return None
+    service = host if url.is_default_port() else f"{host}-{url.port}"
+    folder = _cache_folder(environ)
+    # The colons of an IPv6 address would name a drive or a stream on Windows.
+    return folder / f"polling-{service.replace(':', '_')}.json" if folder is not None else None
+
+
+def _cache_folder(environ: Mapping[str, str]) -> Path | None:
+    """By the XDG base directory specification, where a relative path is invalid and counts as none."""
+    cache = environ.get("XDG_CACHE_HOME") or ""
+    if not os.path.isabs(cache):  # noqa: PTH117  # of a text
+        home = environ.get("HOME") or environ.get("USERPROFILE") or ""
+        cache = f"{home}/.cache" if os.path.isabs(home) else ""  # noqa: PTH117
+    return Path(cache) / "flux-klein" if cache else None
 
 
 @asynccontextmanager
@@ -64,3 +122,15 @@ def require_pillow() -> None:
         raise MissingExtraError(
             "The emulator draws its placeholder pictures with Pillow: pip install 'flux_klein_async[emulator]'"
         ) from None
+
+
+def require_matplotlib() -> None:
+    """Find out before anything is worked out or printed.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: PLC0415, F401, ICN001
+    except ImportError:
+        raise MissingExtraError("--plot needs matplotlib: pip install 'flux_klein_async[plots]'") from None

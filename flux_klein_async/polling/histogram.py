@@ -5,7 +5,8 @@ In log time services spread evenly whatever their speed. Pure arithmetic: knows 
 
 import math
 from collections.abc import Mapping
-from itertools import accumulate
+from itertools import accumulate, repeat
+from operator import mul
 from typing import Final
 
 from flux_klein_async.polling.distribution import TAIL, Distribution
@@ -72,10 +73,11 @@ class Grid:
     def masses(self, samples: Histogram) -> list[float]:
         """What lies in each step."""
         masses = [0.0] * (self.size + 1)
-        offset, scale, last = self.start - BIN / 2, 1 / self.step, self.size
+        scale, last = BIN / self.step, self.size
+        offset = 0.5 * scale - self.start / self.step
         for place, weight in samples.bins.items():
-            index = int((place * BIN - offset) * scale) if place * BIN > offset else 0
-            masses[min(index, last)] += weight
+            index = int(place * scale + offset)
+            masses[index if 0 <= index < last else 0 if index < 0 else last] += weight
         return masses[:last]
 
     def smoothed(self, masses: list[float], width: float) -> list[float]:
@@ -104,5 +106,5 @@ class Grid:
 
     def table(self, masses: list[float]) -> Distribution:
         """The distribution with these masses."""
-        times = [math.exp(self.start + index * self.step) for index in range(self.size + 1)]
+        times = accumulate(repeat(math.exp(self.step), self.size), mul, initial=math.exp(self.start))
         return Distribution([0.0, *times], [0.0, *(min(below, 1.0) for below in accumulate(masses, initial=0.0))])

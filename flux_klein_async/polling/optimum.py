@@ -1,9 +1,10 @@
-"""The least that waiting can cost on a known distribution, and what any schedule costs on it.
+"""The least that waiting can cost on a known distribution, and what any schedule or policy costs on it.
 
 For proofs, benchmarks and `explain`; no wait uses it. On a fine table `Schedule` is the optimum: its looks fall on the
 table's entries, so that the error is of the second order in their distance.
 """
 
+import math
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -27,12 +28,12 @@ class Cost(NamedTuple):
         return self.excess + price * self.looks
 
 
-def weigh(distribution: Distribution, after: Callable[[float], float]) -> Cost:
-    """What it costs to look at `after(0)`, `after` of that, and so on."""
+def weigh(distribution: Distribution, after: Callable[[float], float], *, until: float = math.inf) -> Cost:
+    """What it costs to look at `after(0)`, `after` of that, and so on, as long as the age is below `until`."""
     excess = looks = age = 0.0
     for _ in range(_LOOKS):
         chance = distribution.at(age)
-        if 1.0 - chance <= _LEFT:
+        if 1.0 - chance <= _LEFT or age >= until:
             break
         look = after(age)
         looks += 1.0 - chance

@@ -1,8 +1,7 @@
 """One model's history, and for each size the outlook: the distribution and the schedules made from it.
 
-An outlook is worked out again only when enough is new: after every sample at first, then after three quarters as many
-as it was made from. A change of the service is noticed by the ranks of the samples in the distribution that foretold
-them.
+An outlook is worked out again only when enough is new: after every sample at first, then after as many as it was made
+from. A change of the service is noticed by the ranks of the samples in the distribution that foretold them.
 """
 
 import math
@@ -15,8 +14,7 @@ from flux_klein_async.polling.schedule import Schedule
 
 __all__ = ["History", "Outlook"]
 
-_RENEWED: Final = 0.75
-_NEW_AT_MOST: Final = 128.0
+_NEW_AT_MOST: Final = 192.0  # samples after which an outlook is old, however many it was made from
 _BORROWING: Final = 4.0  # samples of its own below which other sizes' samples make an outlook old too
 _FORGOTTEN: Final = 0.3  # samples that a history weighs after the service has changed
 _SCHEDULES: Final = 256
@@ -109,8 +107,8 @@ class Outlook:
             self._distribution = history.durations.distribution(self._size)
             self._schedules.clear()
             own = history.durations.weight(self._size)
-            self._left = min(max(1.0, _RENEWED * own), _NEW_AT_MOST)
-            lent = math.inf if own >= _BORROWING else max(2.0, _RENEWED * history.count)
+            self._left = min(max(1.0, own), _NEW_AT_MOST)
+            lent = math.inf if own >= _BORROWING else max(2.0, history.count)
             self._lent_until = history.count + lent
         return self._distribution
 

@@ -13,11 +13,11 @@ def test_prints_its_version(flux_klein: Command) -> None:
 def test_without_a_command_it_shows_its_help_and_64(flux_klein: Command) -> None:
     ran = flux_klein()
     assert (ran.code, ran.out) == (64, "")
-    for command in ("generate", "status", "result", "cancel", "emulator"):
+    for command in ("generate", "status", "result", "cancel", "explain", "emulator"):
         assert f"\n  {command} " in ran.err
 
 
-@pytest.mark.parametrize("command", ["generate", "result", "emulator"])
+@pytest.mark.parametrize("command", ["generate", "result", "explain", "emulator"])
 def test_help_has_examples(flux_klein: Command, command: str) -> None:
     ran = flux_klein(command, "--help")
     assert ran.code == 0

@@ -1,9 +1,25 @@
 import sys
+from pathlib import Path
 
 import pytest
 
-from flux_klein_async.cli.service import MissingExtraError, build_client, emulated, require_pillow
+from flux_klein_async.cli.service import (
+    MissingExtraError,
+    build_client,
+    emulated,
+    require_matplotlib,
+    require_pillow,
+    store_path,
+)
+from flux_klein_async.emulator import Emulator
 from flux_klein_async.errors import ConfigurationError
+from flux_klein_async.polling.adaptive import AdaptivePolling
+
+from .helpers import Command
+
+HOME = {"HOME": "/home/me"}
+THERE = HOME | {"RUNCOMFY_MODEL_API_BASE": "https://a.example"}
+CACHE = "/home/me/.cache/flux-klein"
 
 
 async def test_builds_a_client_of_the_address_given() -> None:
@@ -32,3 +48,94 @@ async def test_a_missing_pillow_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(MissingExtraError):
         async with emulated():
             pass
+
+
+def test_a_missing_matplotlib_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_matplotlib()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'flux_klein_async\[plots\]'"):
+        require_matplotlib()
+
+
+@pytest.mark.parametrize(
+    ("environ", "base_url", "path"),
+    [
+        (HOME, None, f"{CACHE}/polling-model-api.runcomfy.net.json"),
+        (HOME, "https://API.example.com/v1", f"{CACHE}/polling-api.example.com.json"),
+        (HOME, "https://api.example.com:8443", f"{CACHE}/polling-api.example.com-8443.json"),
+        (HOME, "https://[2001:db8::1]", f"{CACHE}/polling-2001_db8__1.json"),
+        (THERE, None, f"{CACHE}/polling-a.example.json"),
+        (
+            HOME | {"RUNCOMFY_MODEL_API_BASE": "https://a.example"},
+            "https://b.example",
+            f"{CACHE}/polling-b.example.json",
+        ),
+        (HOME | {"XDG_CACHE_HOME": "/cache"}, "https://a.example", "/cache/flux-klein/polling-a.example.json"),
+        (HOME | {"XDG_CACHE_HOME": ""}, "https://a.example", f"{CACHE}/polling-a.example.json"),
+        (HOME | {"XDG_CACHE_HOME": "cache"}, "https://a.example", f"{CACHE}/polling-a.example.json"),
+        ({"USERPROFILE": "/users/me"}, "https://a.example", "/users/me/.cache/flux-klein/polling-a.example.json"),
+        ({"HOME": "here"}, "https://a.example", None),
+        ({}, "https://a.example", None),
+        (HOME, "http://127.0.0.1:8188", None),
+        (HOME, "http://localhost:8188", None),
+        (HOME, "https://[::1]", None),
+        (HOME | {"FLUX_KLEIN_STORE": "kept/times.json"}, "http://127.0.0.1:8188", "kept/times.json"),
+        (HOME | {"FLUX_KLEIN_STORE": "/times.json"}, "https://a.example", "/times.json"),
+        (HOME | {"FLUX_KLEIN_STORE": ""}, "https://a.example", None),
+    ],
+)
+def test_each_service_has_a_file_of_its_own_and_this_machine_none(
+    environ: dict[str, str], base_url: str | None, path: str | None
+) -> None:
+    assert store_path(environ, base_url) == (Path(path) if path is not None else None)
+
+
+def test_an_address_that_is_none_has_no_file() -> None:
+    with pytest.raises(ConfigurationError):
+        store_path(HOME, "http://example.com")
+
+
+def samples(path: Path) -> float:
+    """What was learned in all, of models by their name."""
+    snapshot = AdaptivePolling(store=path)._store.load()
+    return sum(sum(size.bins.values()) for kept in snapshot.models for size in kept.sizes)
+
+
+def test_a_second_run_begins_with_what_the_first_has_learned(
+    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "new" / "times.json"
+    monkeypatch.setenv("FLUX_KLEIN_STORE", str(path))
+    assert flux_klein("generate", "x", "--count", "3", "--no-download").code == 0
+    assert samples(path) == pytest.approx(3)
+    [line] = flux_klein("generate", "x", "--no-download", "--json").records
+    assert samples(path) == pytest.approx(4), "the first three are still there"
+    assert flux_klein("result", line["request_id"]).code == 0
+    assert samples(path) == pytest.approx(4), "nothing was waited for"
+    assert flux_klein("result", line["request_id"], "--wait", "5").code == 0
+    assert samples(path) == pytest.approx(5)
+
+
+def test_the_emulator_of_a_run_teaches_nothing(
+    flux_klein: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FLUX_KLEIN_STORE", str(tmp_path / "times.json"))
+    assert flux_klein("generate", "x", "--width", "64", "--height", "64", "--emulator").code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_loopback_teaches_nothing_by_itself(
+    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert flux_klein("generate", "x", "--no-download").code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_costs_nothing(
+    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FLUX_KLEIN_STORE", str(tmp_path / "file" / "times.json"))
+    ran = flux_klein("generate", "x", "--quiet", "--json", "--no-download")
+    assert (ran.code, len(ran.records), ran.err) == (0, 1, "")

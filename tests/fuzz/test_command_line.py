@@ -47,9 +47,11 @@ OPTIONS: dict[str, st.SearchStrategy[str]] = {
     "--profile": words | st.sampled_from(["klein", "fixed:", "fixed:-1", "queue:0", "fixed:nan"]),
     "--workers": sizes,
     "--seed": sizes,
+    "--store": words,
+    "--look-cost": seconds,
 }
 FLAGS = ["--no-download", "--json", "--quiet", "--help", "--version", "--", "-", "--jso", "-j", "--no-such"]
-COMMANDS = ["generate", "status", "result", "cancel", "", "batch", "Generate", "--"]
+COMMANDS = ["generate", "status", "result", "cancel", "explain", "", "batch", "Generate", "--"]
 
 
 @st.composite

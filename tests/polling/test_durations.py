@@ -114,6 +114,17 @@ def test_a_size_with_enough_of_its_own_borrows_nothing() -> None:
     assert list(beside.distribution(LARGE).cdf) == list(alone.distribution(LARGE).cdf)
 
 
+def test_it_says_what_other_sizes_lend() -> None:
+    durations = taught(Durations(), USUAL, drawn(0.5, 40))
+    assert (durations.lent(USUAL), durations.lent(SMALL)) == (0.0, pytest.approx(40.0))
+    taught(durations, SMALL, drawn(0.2, 64))
+    assert durations.lent(SMALL) == pytest.approx(20.0), "half of what it needs is its own"
+    taught(durations, LARGE, drawn(2.0, 200))
+    assert durations.lent(Size.of(640 * 640)) == pytest.approx(64.0), "all others count so much at most"
+    taught(durations, SMALL, drawn(0.2, 64))
+    assert durations.lent(SMALL) == 0.0
+
+
 def test_the_spread_is_shared_before_a_size_has_its_own() -> None:
     durations = taught(Durations(), SMALL, drawn(published(SMALL), 200, spread=0.05, seed=1))
     assert width(durations.distribution(LARGE)) < 0.45

@@ -38,3 +38,12 @@ def test_the_bench_has_the_same_optimum() -> None:
 
 def test_looks_that_lead_nowhere_end() -> None:
     assert weigh(table("uniform", 10), lambda age: age + 1e-9).looks == pytest.approx(100_000)
+
+
+def test_only_looks_before_the_last_instant_count() -> None:
+    known = table("exponential", 2000)
+    every = weigh(known, lambda age: age + 0.1)
+    short = weigh(known, lambda age: age + 0.1, until=0.95)
+    assert short.looks == pytest.approx(sum(1 - known.at(number / 10) for number in range(10)))
+    assert short.looks < every.looks
+    assert short.excess < every.excess
