@@ -2,10 +2,13 @@
 
 import asyncio
 import logging
+import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from flux_klein_async import FixedPolling, Limits
+from flux_klein_async import FixedPolling, Limits, Observation, Progress
 from flux_klein_async.emulator import Generation, Pass, Reply, error_reply
 from flux_klein_async.events import Held, Retrying
 from flux_klein_async.flow.core import sleep_until
@@ -30,6 +33,16 @@ async def test_a_cancelled_sleep_in_the_instant_of_its_end_leaves_no_trace():
     loop.call_at(0.5, lambda: None)
     [found] = await asyncio.gather(task, return_exceptions=True)
     assert isinstance(found, asyncio.CancelledError)
+
+
+@pytest.mark.usefixtures("klein_emulator")
+async def test_a_cancelled_sleep_leaves_no_timer():
+    loop: Any = asyncio.get_running_loop()
+    task = asyncio.ensure_future(sleep_until(loop, 1e6))
+    await asyncio.sleep(1)
+    task.cancel()
+    await asyncio.wait({task})
+    assert [timer.when() for timer in loop._scheduled if not timer.cancelled()] == []
 
 
 async def test_a_cancel_that_is_told_to_come_later_holds_nobody(klein_emulator, connect):
@@ -58,7 +71,69 @@ async def test_only_a_hundred_unknown_words_are_logged(klein_emulator, connect, 
     klein_emulator.script("status", *[Reply(200, {"status": f"word {number}"}) for number in range(150)])
     with caplog.at_level(logging.WARNING):
         await outcome(connect(polling=EVERY_SECOND, timeout=160).wait_for_result("x"))
-    assert len([record for record in caplog.records if "Unknown state" in record.getMessage()]) == 100
+    unknown = [record for record in caplog.records if "Unknown state" in record.getMessage()]
+    assert len(unknown) == 100
+    assert {record.name for record in unknown} == {"flux_klein_async"}
+
+
+async def test_a_long_unknown_word_is_logged_shortened(klein_emulator, connect, caplog):
+    klein_emulator.script("status", *[Reply(200, {"status": "x" * 5000 + str(number)}) for number in range(3)])
+    await outcome(connect(polling=EVERY_SECOND, timeout=4).wait_for_result("x"))
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line == f"Unknown state '{'x' * 40}'; waiting on until the deadline"
+
+
+async def test_without_a_handler_a_generation_says_nothing(klein_emulator, connect, caplog):
+    caplog.set_level(logging.INFO, "flux_klein_async")
+    await connect().generate("a cat")
+    assert caplog.records == []
+
+
+# --- learning
+
+
+class Pupil:
+    """A policy that keeps what it learned."""
+
+    def __init__(self) -> None:
+        self.learned = 0
+        self.threads: list[int] = []
+        self.saved: list[int] = []
+
+    def next_look(self, _progress: Progress) -> float:
+        return 0.5
+
+    def observe(self, _observation: Observation) -> None:
+        self.learned += 1
+
+    def unsaved(self, at_least: int = 1) -> Callable[[], None] | None:
+        return self.save if self.learned >= at_least else None
+
+    def save(self) -> None:
+        self.threads.append(threading.get_ident())
+        self.saved.append(self.learned)
+        self.learned = 0
+
+
+async def test_what_a_policy_learned_is_saved_every_two_hundred_waits_and_at_the_end(klein_emulator, connect):
+    pupil = Pupil()
+    client = connect(polling=pupil)
+    for batch, saved in [(199, []), (2, [200]), (1, [200])]:
+        await client.generate_all(["a cat"] * batch, concurrency=1)
+        if under_way := client._core.background._tasks:
+            await asyncio.wait(set(under_way))
+        assert pupil.saved == saved
+    await client.aclose()
+    assert pupil.saved == [200, 2]
+    assert threading.get_ident() not in pupil.threads
+
+
+async def test_nothing_learned_is_nothing_saved(klein_emulator, connect):
+    pupil = Pupil()
+    client = connect(polling=pupil)
+    await client.submit("a cat")
+    await client.aclose()
+    assert pupil.saved == []
 
 
 # --- many calls at once
