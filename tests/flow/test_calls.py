@@ -63,9 +63,9 @@ async def test_a_refusal_is_not_repeated(klein_emulator, connect, endpoint):
 
 async def test_the_last_cause_is_the_error_when_the_deadline_passes_between_attempts(klein_emulator, connect):
     client = connect(timeout=0.5)
-    klein_emulator.script("model", error_reply(500), Hang())
+    klein_emulator.script("model", error_reply(500), error_reply(429), Hang())
     error = await outcome(client.model())
-    assert (type(error), now()) == (ServerError, 0.5)
+    assert (type(error), now()) == (RateLimitError, 0.5)
 
 
 async def test_a_repeat_that_would_come_after_the_deadline_is_not_waited_for(klein_emulator, connect):

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from flux_klein_async import FixedPolling, Limits, Observation, Progress
+from flux_klein_async import FixedPolling, Limits, Observation, Progress, RetryPolicy
+from flux_klein_async.api.messages import Kind
 from flux_klein_async.emulator import Generation, Pass, Reply, error_reply
 from flux_klein_async.events import Held, Retrying
 from flux_klein_async.flow.core import sleep_until
-from tests.fakes import Events, now, outcome
+from flux_klein_async.transport.pacing import InProcessLimiter
+from tests.fakes import Events, now, outcome, settle
 
 EVERY_SECOND = FixedPolling(1.0)
 
@@ -74,6 +76,78 @@ async def test_only_a_hundred_unknown_words_are_logged(klein_emulator, connect, 
     unknown = [record for record in caplog.records if "Unknown state" in record.getMessage()]
     assert len(unknown) == 100
     assert {record.name for record in unknown} == {"flux_klein_async"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (Reply(200, {"status": "in_queue"}), "served"),
+        (Reply(302, ""), "served"),
+        (error_reply(400), None),
+        (error_reply(404), None),
+        (error_reply(429), "refused"),
+        (error_reply(429, retry_after=1), "refused"),
+        (error_reply(500, retry_after=1), None),
+        (error_reply(503), None),
+        (error_reply(503, retry_after=1), "refused"),
+        (error_reply(503, retry_after=0), "refused"),
+    ],
+)
+async def test_the_limiter_is_told_what_it_can_learn_from(klein_emulator, connect, answer, told):
+    found: list[tuple[str, Kind]] = []
+
+    class Told(InProcessLimiter):
+        def served(self, kind: Kind) -> None:
+            found.append(("served", kind))
+
+        def refused(self, kind: Kind) -> None:
+            found.append(("refused", kind))
+
+    klein_emulator.script("status", answer)
+    await outcome(connect(limits=Told(Limits()), retry=RetryPolicy(attempts=1)).status("x"))
+    assert found == ([(told, Kind.READ)] if told else [])
+
+
+async def test_a_repeat_is_told_with_its_pause_and_its_cause(klein_emulator, connect):
+    events = Events()
+    klein_emulator.script("status", error_reply(429, retry_after=2), Reply(200, {"status": "in_queue"}))
+    await asyncio.sleep(1.5)
+    await connect(on_event=events).status("x")
+    [event] = events.of(Retrying)
+    assert (event.at, event.request_id, event.attempt, event.seconds) == (1.5, "x", 2, 2.0)
+    assert "HTTP 429" in event.error
+
+
+async def test_an_outage_is_not_multiplied_and_polite_refusals_are_no_outage(klein_emulator, connect):
+    client = connect(timeout=None)
+    klein_emulator.script("model", *[error_reply(500)] * 126, *[Pass()] * 5, *[error_reply(500)] * 9)
+    for _ in range(26):  # a hundred repeats, then none
+        await outcome(client.model())
+    assert klein_emulator.calls["model"] == 126
+    klein_emulator.script("submit", *[error_reply(429)] * 3)
+    await client.submit("a cat")
+    for _ in range(5):  # five successes pay for one repeat
+        await client.model()
+    klein_emulator.script("status", *[error_reply(500)] * 9)
+    await outcome(client.status("x"))
+    assert klein_emulator.calls["status"] == 2
+
+
+async def test_who_would_be_let_in_after_its_deadline_is_told_at_once(klein_emulator, connect):
+    client = connect(timeout=6)
+    klein_emulator.script("model", error_reply(429, retry_after=5))
+    ends = []
+
+    async def call() -> None:
+        await outcome(client.model())
+        ends.append(now())
+
+    first = asyncio.ensure_future(call())
+    await settle()
+    await asyncio.gather(first, *(call() for _ in range(40)))
+    assert ends[0] == 0.0
+    assert [at for at in ends if 0.0 < at < 5.0] == []
+    assert 10 < sum(at == 0.0 for at in ends) < 35
 
 
 async def test_a_long_unknown_word_is_logged_shortened(klein_emulator, connect, caplog):
