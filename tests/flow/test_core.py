@@ -113,9 +113,11 @@ async def test_a_repeat_is_told_with_its_pause_and_its_cause(klein_emulator, con
     klein_emulator.script("status", error_reply(429, retry_after=2), Reply(200, {"status": "in_queue"}))
     await asyncio.sleep(1.5)
     await connect(on_event=events).status("x")
-    [event] = events.of(Retrying)
-    assert (event.at, event.request_id, event.attempt, event.seconds) == (1.5, "x", 2, 2.0)
-    assert "HTTP 429" in event.error
+    klein_emulator.script("submit", error_reply(429, retry_after=3))
+    await connect(on_event=events).generate("a cat", tag="mine")
+    facts = [(event.at, event.request_id, event.tag, event.attempt, event.seconds) for event in events.of(Retrying)]
+    assert facts == [(1.5, "x", None, 2, 2.0), (3.5, None, "mine", 2, 3.0)]
+    assert all("HTTP 429" in event.error for event in events.of(Retrying))
 
 
 async def test_an_outage_is_not_multiplied_and_polite_refusals_are_no_outage(klein_emulator, connect):
