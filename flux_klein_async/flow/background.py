@@ -71,8 +71,8 @@ class Background:
         end = loop.time() + seconds
         while self._tasks and (left := end - loop.time()) > 0:
             await asyncio.wait(set(self._tasks), timeout=left)
-        self._waiting.clear()
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
+        while self._tasks:  # what ends may leave something to do: it is too late for that too
+            self._waiting.clear()
+            for task in list(self._tasks):
+                task.cancel()
             await asyncio.wait(set(self._tasks))

@@ -160,20 +160,20 @@ class Call:
     def _ended(self) -> FluxKleinError:
         if self._reason is _Reason.CLOSED:
             return ClientClosedError(
-                "The client was closed while the call was under way",
-                request_id=self.request_id,
-                charged="unknown" if self.uncertain else None,
+                "The client was closed while the call was under way", charged="unknown" if self.uncertain else None
             )
         return self.out_of_time(self.last_error)
 
     def out_of_time(self, last: FluxKleinError | None) -> FluxKleinError:
-        """The error for a deadline that has passed, or is too near for anything more to make sense."""
+        """The error for a deadline that has passed, or is too near for anything more to make sense.
+
+        The id is added where the error leaves the scope.
+        """
         self.gave_up = True
         if self.waits and self.request_id is not None:
             early = self.deadline is None or self._loop.time() < self.deadline
             return WaitTimeoutError(
                 "The service wants no such call before the deadline; the request may still finish" if early else "",
-                request_id=self.request_id,
                 elapsed=self._loop.time() - self.started,
                 looks=self.looks,
                 state=self.state,
@@ -181,6 +181,4 @@ class Call:
             )
         if self.uncertain:
             return SubmissionUncertainError("The deadline passed before the submit was answered")
-        if last is not None and (not self.waits or self.request_id is None):
-            return last
-        return APITimeoutError("The deadline passed", request_id=self.request_id, sent=False)
+        return last or APITimeoutError("The deadline passed", sent=False)

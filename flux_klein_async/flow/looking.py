@@ -73,7 +73,7 @@ class Watch:
 
     def on(self, call: Call) -> None:
         """Go on under another call's deadline."""
-        call.looks = self._call.looks
+        call.looks, call.state = self._call.looks, self._call.state
         self._call = call
 
     async def next_change(self) -> RequestStatus:
@@ -156,7 +156,7 @@ class Watch:
         """Believe a refusal that time does not heal only when it has stood for a while: gateways err."""
         if failure is None:
             self._refused_since = None
-        elif isinstance(failure, APIStatusError) and not failure.retryable:
+        elif not failure.retryable:
             if self._refused_since is None:
                 self._refused_since = self.seen
             elif self.seen - self._refused_since >= PATIENCE:

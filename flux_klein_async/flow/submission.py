@@ -122,14 +122,14 @@ class _Submission:
 
     async def _post(self, guard: BodyGuard) -> str:
         """Send once, read the answer, write the id down: all of it, whether or not somebody still waits."""
-        raw = None
+        response = None
         try:
             response = await self._core.send(self._request, guard)
-            raw = excerpt(response) if response.status != 200 else None
             request_id = read_submit(response)
         except FluxKleinError as error:
             if classify(error, self._request) is Verdict.AMBIGUOUS:
-                raise SubmissionUncertainError(raw=raw or error.cause, cause=str(error)) from error
+                raw = excerpt(response) if response is not None else None
+                raise SubmissionUncertainError(raw=raw, cause=str(error)) from error
             raise
         self._accepted_as = request_id
         self._core.budget.accepted(self.key, request_id)
@@ -167,8 +167,8 @@ class _Submission:
             return
         self.handed_over = True
         self._call.uncertain = True
-        if post.done() and not post.cancelled() and post.exception() is None:
-            self._call.request_id = post.result()
+        if self._accepted_as is not None:  # it came in this very instant, or is being written down
+            self._call.request_id, self._call.submitted = self._accepted_as, True
         self._core.background.start(lambda: self._see_through(post))
 
     async def _see_through(self, post: "asyncio.Task[str]") -> None:

@@ -57,7 +57,6 @@ async def wait(
         ResultNotReadyError, NotFoundError: "completed", yet no result for 10 s.
         WaitTimeoutError: The deadline is too near for the hold that the service asked for.
     """
-    call.request_id = ticket.request_id
     try:
         watch = Watch(core, call, ticket)
         status = await _last_status(watch, on_status)
@@ -109,11 +108,10 @@ async def _conclude(core: Core, call: Call, status: RequestStatus, timings: Call
         except (GenerationFailedError, GenerationCancelledError):
             raise
         except FluxKleinError as error:
-            if call.gave_up or not _late(error, status.state) or core.loop.time() + pause > until:
+            if not _late(error, status.state) or core.loop.time() + pause > until:
                 if status.state is RequestState.FAILED:
                     raise _failure(status) from error
                 raise
-            call.last_error = error
         await sleep_until(core.loop, core.loop.time() + pause)
         pause = min(2 * pause, _LONGEST_AGAIN)
 

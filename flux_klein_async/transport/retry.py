@@ -72,7 +72,7 @@ def _plain_refusal(error: APIStatusError) -> bool:
     A code that says 408 is a time-out in another place: it proves nothing.
     """
     code = error.error_code
-    if code is not None and str(code).startswith("408"):
+    if str(code).startswith("408"):
         return False
     if 400 <= error.status_code < 500 and error.status_code != 408:
         return code is None or _says(code, "4")

@@ -34,7 +34,7 @@ class Slots:
 
     async def acquire(self) -> None:
         """Wait for a slot, first come first served. One who gives up while waiting has taken nothing."""
-        if self._taken < self.limit and not self._waiting:
+        if self._taken < self.limit:  # then nobody waits: see _fill
             self._taken += 1
             return
         await _wait_in(self._waiting, self.release)
@@ -54,10 +54,11 @@ class Slots:
     def served(self) -> None:
         """The service took one."""
         if self._limit < self._most:
-            self._limit = min(float(self._most), self._limit + _GROWTH)
+            self._limit += _GROWTH
             self._fill()
 
     def _fill(self) -> None:
+        """Leave nobody waiting for a slot that is free."""
         while self._taken < self.limit and _wake(self._waiting):
             self._taken += 1
 
@@ -71,7 +72,7 @@ class Lanes:
 
     def __init__(self, connections: int) -> None:
         self._free = connections
-        self._free_for_files = max(1, connections - connections // 4)
+        self._free_for_files = connections - connections // 4
         self._waiting: tuple[deque[asyncio.Future[None]], ...] = (deque(), deque(), deque())
 
     def take(self, kind: Kind) -> bool:
@@ -107,7 +108,7 @@ async def _wait_in(queue: deque[asyncio.Future[None]], give_back: Callable[[], N
     try:
         await turn
     except asyncio.CancelledError:
-        if turn.done() and not turn.cancelled():
+        if not turn.cancelled():
             give_back()
         raise
 

@@ -48,6 +48,34 @@ async def test_the_deadline_ends_in_the_error_that_the_facts_call_for(facts, kin
     assert (type(error), error.charged, now()) == (kind, charged, 2.0)
     assert error.request_id == facts.get("request_id")
     assert error.__context__ is None or isinstance(error.__context__, asyncio.CancelledError)
+    assert error.__suppress_context__
+
+
+@pytest.mark.parametrize("last", [None, ServerError(status_code=500)])
+async def test_a_wait_out_of_time_tells_how_far_it_came(last):
+    await asyncio.sleep(1.5)
+    call, _ = make(2.0, request_id="x", waits=True)
+    call.looks, call.state, call.last_error = 7, "in_queue", last
+    error = await outcome(inside(call))
+    assert type(error) is WaitTimeoutError
+    assert (error.request_id, error.elapsed, error.looks, error.state) == ("x", 2.0, 7, "in_queue")
+    assert error.cause == (str(last) if last else None)
+    assert str(error).startswith("The deadline passed after 2 s; last seen in_queue in 7 looks")
+
+
+@pytest.mark.parametrize("timeout", [2.0, None])
+async def test_a_wait_given_up_before_its_deadline_says_so(timeout):
+    call, _ = make(timeout, request_id="x", waits=True)
+    assert str(call.out_of_time(None)).startswith("The service wants no such call before the deadline; ")
+
+
+async def test_every_error_of_a_call_leaves_with_its_request_id():
+    for request_id, mine in [(None, "x"), ("theirs", "theirs")]:
+        call, _ = make(request_id="x")
+        error = ServerError(status_code=500, request_id=request_id)
+        with pytest.raises(ServerError), call:
+            raise error
+        assert error.request_id == mine
 
 
 async def test_what_was_being_handled_when_the_deadline_passed_is_not_chained():
@@ -76,6 +104,16 @@ async def test_closing_ends_every_call_with_client_closed(uncertain, charged):
     await registry.drained(5)
     error = await task
     assert (type(error), error.charged, now()) == (ClientClosedError, charged, 1.0)
+
+
+async def test_calls_may_come_and_go_after_all_had_gone_once():
+    call, registry = make(1.0)
+    task = asyncio.ensure_future(outcome(inside(call)))
+    await asyncio.sleep(0)
+    await registry.drained(None)
+    await task
+    later = Call(asyncio.get_running_loop(), registry, 1.0)
+    assert isinstance(await outcome(inside(later)), APITimeoutError)
 
 
 async def test_closing_twice_interrupts_once():

@@ -1,6 +1,7 @@
 """The plain calls are repeated where repeating is harmless, and an abandoned request is cancelled for sure or not."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,7 @@ from flux_klein_async.emulator import (
     error_reply,
 )
 from flux_klein_async.events import Cancelled
+from flux_klein_async.ledger.base import Entry, EntryState, NoBudget
 from tests.fakes import Events, now, outcome, settle, strays
 
 PASSING = [
@@ -61,9 +63,9 @@ async def test_a_refusal_is_not_repeated(klein_emulator, connect, endpoint):
 
 async def test_the_last_cause_is_the_error_when_the_deadline_passes_between_attempts(klein_emulator, connect):
     client = connect(timeout=0.5)
-    klein_emulator.script("model", error_reply(500), Hang())
+    klein_emulator.script("model", error_reply(500), error_reply(429), Hang())
     error = await outcome(client.model())
-    assert (type(error), now()) == (ServerError, 0.5)
+    assert (type(error), now()) == (RateLimitError, 0.5)
 
 
 async def test_a_repeat_that_would_come_after_the_deadline_is_not_waited_for(klein_emulator, connect):
@@ -93,7 +95,7 @@ ABANDONED = [
 
 @pytest.mark.parametrize(("workers", "answers", "told"), ABANDONED)
 @pytest.mark.usefixtures("klein_emulator")
-async def test_an_abandoned_request_is_cancelled_and_the_answer_is_told(workers, answers, told):
+async def test_an_abandoned_request_is_cancelled_and_the_answer_is_told(workers, answers, told, caplog):
     from flux_klein_async import FluxKleinClient
 
     events = Events()
@@ -106,11 +108,18 @@ async def test_an_abandoned_request_is_cancelled_and_the_answer_is_told(workers,
             on_event=events,
             polling=FixedPolling(1),
         )
-        await outcome(client.generate("a cat", timeout=3, tag="mine"))
+        error = await outcome(client.generate("a cat", timeout=3, tag="mine"))
         assert now() == 3.0
-        await asyncio.sleep(20)
-        assert [(event.cancelled, event.tag) for event in events.of(Cancelled)] == [(told, "mine")]
+        await asyncio.sleep(5)
+        await settle()
+        [event] = events.of(Cancelled)
+        assert (event.cancelled, event.tag, event.request_id) == (told, "mine", error.request_id)
+        assert (event.at == 3.0 + 5.0) if answers and answers[0] == Hang() else (event.at < 3.0 + 5.0)
         assert strays() == []
+        unanswered = [record.getMessage() for record in caplog.records if error.request_id in record.getMessage()]
+        assert [line.partition(": ")[0] for line in unanswered] == (
+            [f"Request {error.request_id} was abandoned and could not be cancelled"] if told is None else []
+        )
         assert await client.aclose() == ()  # long abandoned: closing does not report it
 
 
@@ -128,3 +137,24 @@ async def test_a_refused_connection_is_repeated(klein_emulator, connect):
     klein_emulator.script("connect", Refuse(), Refuse())
     await connect().model()
     assert klein_emulator.calls["connect"] == 3
+
+
+@pytest.mark.parametrize(("outcome_said", "cancelled"), [("cancelled", True), ("not_cancellable", False)])
+async def test_a_cancel_is_told_and_written_down_where_it_came_in_time(
+    klein_emulator, connect, outcome_said, cancelled
+):
+    written: list[Any] = []
+
+    class Book(NoBudget):
+        async def record(self, entry: Entry) -> None:
+            written.append((entry.state, entry.request_id))
+
+        def settle(self, request_id: str, cost_usd: float | None) -> None:
+            written.append(("settled", request_id, cost_usd))
+
+    events, book = Events(), Book()
+    klein_emulator.script("cancel", Reply(200, {"outcome": outcome_said}))
+    answer = await connect(on_event=events, journal=book, budget=book).cancel("x")
+    assert answer.cancelled is cancelled
+    assert [(event.request_id, event.cancelled) for event in events.of(Cancelled)] == [("x", cancelled)]
+    assert written == ([("settled", "x", 0.0), (EntryState.CANCELLED, "x")] if cancelled else [])

@@ -14,6 +14,7 @@ from flux_klein_async import (
 )
 from flux_klein_async.emulator import Generation, Hang, InProcessEmulator, Pass, VirtualTimeLoop
 from flux_klein_async.events import Closed
+from flux_klein_async.ledger.base import Entry, EntryState
 from tests.fakes import Events, now, outcome, settle, strays
 
 EVERY_SECOND = FixedPolling(1.0)
@@ -154,3 +155,24 @@ async def test_a_closing_that_is_cancelled_goes_on(klein_emulator, connect):
     closing.cancel()
     assert await client.aclose() == ()
     assert (now(), isinstance(await call, GenerationResult)) == (4.0, True)
+
+
+async def test_an_id_that_comes_to_light_at_the_very_end_of_closing_is_left_running_and_starts_nothing(
+    klein_emulator, connect
+):
+    class Slow:
+        async def record(self, entry: Entry) -> None:
+            if entry.state is EntryState.SUBMITTED:
+                await asyncio.sleep(100)
+
+    events = Events()
+    client = connect(journal=Slow(), on_event=events)
+    call = asyncio.ensure_future(client.generate("a cat"))
+    await asyncio.sleep(1)
+    call.cancel()
+    await asyncio.wait({call})
+    left = await client.aclose()
+    assert (now(), left, strays()) == (6.0, tuple(klein_emulator.completions), [])
+    assert isinstance(events[-1], Closed)
+    await asyncio.sleep(10)
+    assert isinstance(events[-1], Closed)

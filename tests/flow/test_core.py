@@ -2,14 +2,19 @@
 
 import asyncio
 import logging
+import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from flux_klein_async import FixedPolling, Limits
+from flux_klein_async import FixedPolling, Limits, Observation, Progress, RetryPolicy
+from flux_klein_async.api.messages import Kind
 from flux_klein_async.emulator import Generation, Pass, Reply, error_reply
 from flux_klein_async.events import Held, Retrying
 from flux_klein_async.flow.core import sleep_until
-from tests.fakes import Events, now, outcome
+from flux_klein_async.transport.pacing import InProcessLimiter
+from tests.fakes import Events, now, outcome, settle
 
 EVERY_SECOND = FixedPolling(1.0)
 
@@ -30,6 +35,16 @@ async def test_a_cancelled_sleep_in_the_instant_of_its_end_leaves_no_trace():
     loop.call_at(0.5, lambda: None)
     [found] = await asyncio.gather(task, return_exceptions=True)
     assert isinstance(found, asyncio.CancelledError)
+
+
+@pytest.mark.usefixtures("klein_emulator")
+async def test_a_cancelled_sleep_leaves_no_timer():
+    loop: Any = asyncio.get_running_loop()
+    task = asyncio.ensure_future(sleep_until(loop, 1e6))
+    await asyncio.sleep(1)
+    task.cancel()
+    await asyncio.wait({task})
+    assert [timer.when() for timer in loop._scheduled if not timer.cancelled()] == []
 
 
 async def test_a_cancel_that_is_told_to_come_later_holds_nobody(klein_emulator, connect):
@@ -58,7 +73,143 @@ async def test_only_a_hundred_unknown_words_are_logged(klein_emulator, connect, 
     klein_emulator.script("status", *[Reply(200, {"status": f"word {number}"}) for number in range(150)])
     with caplog.at_level(logging.WARNING):
         await outcome(connect(polling=EVERY_SECOND, timeout=160).wait_for_result("x"))
-    assert len([record for record in caplog.records if "Unknown state" in record.getMessage()]) == 100
+    unknown = [record for record in caplog.records if "Unknown state" in record.getMessage()]
+    assert len(unknown) == 100
+    assert {record.name for record in unknown} == {"flux_klein_async"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (Reply(200, {"status": "in_queue"}), "served"),
+        (Reply(302, ""), "served"),
+        (error_reply(400), None),
+        (error_reply(404), None),
+        (error_reply(429), "refused"),
+        (error_reply(429, retry_after=1), "refused"),
+        (error_reply(500, retry_after=1), None),
+        (error_reply(503), None),
+        (error_reply(503, retry_after=1), "refused"),
+        (error_reply(503, retry_after=0), "refused"),
+    ],
+)
+async def test_the_limiter_is_told_what_it_can_learn_from(klein_emulator, connect, answer, told):
+    found: list[tuple[str, Kind]] = []
+
+    class Told(InProcessLimiter):
+        def served(self, kind: Kind) -> None:
+            found.append(("served", kind))
+
+        def refused(self, kind: Kind) -> None:
+            found.append(("refused", kind))
+
+    klein_emulator.script("status", answer)
+    await outcome(connect(limits=Told(Limits()), retry=RetryPolicy(attempts=1)).status("x"))
+    assert found == ([(told, Kind.READ)] if told else [])
+
+
+async def test_a_repeat_is_told_with_its_pause_and_its_cause(klein_emulator, connect):
+    events = Events()
+    klein_emulator.script("status", error_reply(429, retry_after=2), Reply(200, {"status": "in_queue"}))
+    await asyncio.sleep(1.5)
+    await connect(on_event=events).status("x")
+    klein_emulator.script("submit", error_reply(429, retry_after=3))
+    await connect(on_event=events).generate("a cat", tag="mine")
+    facts = [(event.at, event.request_id, event.tag, event.attempt, event.seconds) for event in events.of(Retrying)]
+    assert facts == [(1.5, "x", None, 2, 2.0), (3.5, None, "mine", 2, 3.0)]
+    assert all("HTTP 429" in event.error for event in events.of(Retrying))
+
+
+async def test_an_outage_is_not_multiplied_and_polite_refusals_are_no_outage(klein_emulator, connect):
+    client = connect(timeout=None)
+    klein_emulator.script("model", *[error_reply(500)] * 126, *[Pass()] * 5, *[error_reply(500)] * 9)
+    for _ in range(26):  # a hundred repeats, then none
+        await outcome(client.model())
+    assert klein_emulator.calls["model"] == 126
+    klein_emulator.script("submit", *[error_reply(429)] * 3)
+    await client.submit("a cat")
+    for _ in range(5):  # five successes pay for one repeat
+        await client.model()
+    klein_emulator.script("status", *[error_reply(500)] * 9)
+    await outcome(client.status("x"))
+    assert klein_emulator.calls["status"] == 2
+
+
+async def test_who_would_be_let_in_after_its_deadline_is_told_at_once(klein_emulator, connect):
+    client = connect(timeout=6)
+    klein_emulator.script("model", error_reply(429, retry_after=5))
+    ends = []
+
+    async def call() -> None:
+        await outcome(client.model())
+        ends.append(now())
+
+    first = asyncio.ensure_future(call())
+    await settle()
+    await asyncio.gather(first, *(call() for _ in range(40)))
+    assert ends[0] == 0.0
+    assert [at for at in ends if 0.0 < at < 5.0] == []
+    assert 10 < sum(at == 0.0 for at in ends) < 35
+
+
+async def test_a_long_unknown_word_is_logged_shortened(klein_emulator, connect, caplog):
+    klein_emulator.script("status", *[Reply(200, {"status": "x" * 5000 + str(number)}) for number in range(3)])
+    await outcome(connect(polling=EVERY_SECOND, timeout=4).wait_for_result("x"))
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line == f"Unknown state '{'x' * 40}'; waiting on until the deadline"
+
+
+async def test_without_a_handler_a_generation_says_nothing(klein_emulator, connect, caplog):
+    caplog.set_level(logging.INFO, "flux_klein_async")
+    await connect().generate("a cat")
+    assert caplog.records == []
+
+
+# --- learning
+
+
+class Pupil:
+    """A policy that keeps what it learned."""
+
+    def __init__(self) -> None:
+        self.learned = 0
+        self.threads: list[int] = []
+        self.saved: list[int] = []
+
+    def next_look(self, _progress: Progress) -> float:
+        return 0.5
+
+    def observe(self, _observation: Observation) -> None:
+        self.learned += 1
+
+    def unsaved(self, at_least: int = 1) -> Callable[[], None] | None:
+        return self.save if self.learned >= at_least else None
+
+    def save(self) -> None:
+        self.threads.append(threading.get_ident())
+        self.saved.append(self.learned)
+        self.learned = 0
+
+
+async def test_what_a_policy_learned_is_saved_every_two_hundred_waits_and_at_the_end(klein_emulator, connect):
+    pupil = Pupil()
+    client = connect(polling=pupil)
+    for batch, saved in [(199, []), (2, [200]), (1, [200])]:
+        await client.generate_all(["a cat"] * batch, concurrency=1)
+        if under_way := client._core.background._tasks:
+            await asyncio.wait(set(under_way))
+        assert pupil.saved == saved
+    await client.aclose()
+    assert pupil.saved == [200, 2]
+    assert threading.get_ident() not in pupil.threads
+
+
+async def test_nothing_learned_is_nothing_saved(klein_emulator, connect):
+    pupil = Pupil()
+    client = connect(polling=pupil)
+    await client.submit("a cat")
+    await client.aclose()
+    assert pupil.saved == []
 
 
 # --- many calls at once

@@ -20,6 +20,7 @@ from flux_klein_async import (
     Observation,
     Progress,
     Queued,
+    RequestState,
     WaitTimeoutError,
 )
 from flux_klein_async.emulator import (
@@ -33,7 +34,8 @@ from flux_klein_async.emulator import (
     Truncate,
     error_reply,
 )
-from flux_klein_async.events import Held, Looked, Submitted
+from flux_klein_async.events import Held, Looked, StateChanged, Submitted
+from flux_klein_async.transport.pacing import InProcessLimiter
 from tests.fakes import Events, now, outcome, settle
 
 EVERY_SECOND = FixedPolling(1.0)
@@ -82,6 +84,29 @@ async def test_a_look_that_fails_saw_nothing_and_is_not_repeated(klein_emulator,
     result = await connect(polling=EVERY_SECOND, on_event=events).generate("a cat")
     assert (now(), result.timings.looks, klein_emulator.calls["status"]) == (2.0, 2, 2)
     assert [event.error is None for event in events.of(Looked)] == [False, True]
+
+
+async def test_looks_and_changes_are_told_with_request_and_tag(klein_emulator, connect):
+    events = Events()
+    klein_emulator.script("submit", Generation(after=3.5))
+    klein_emulator.script("status", Reply(200, {"status": "in_queue", "queue_position": 3}), error_reply(500))
+    result = await connect(polling=EVERY_SECOND, on_event=events).generate("a cat", tag="mine")
+    looked = events.of(Looked)
+    assert {(event.request_id, event.tag) for event in (*looked, *events.of(StateChanged))} == {
+        (result.request_id, "mine")
+    }
+    assert [(event.at, event.look, event.state) for event in looked] == [
+        (1.0, 1, "in_queue"),
+        (2.0, 2, None),
+        (3.0, 3, "in_progress"),
+        (4.0, 4, "completed"),
+    ]
+    assert [event.error is None or "HTTP 500" in event.error for event in looked] == [True] * 4
+    assert [(event.at, event.state, event.queue_position) for event in events.of(StateChanged)] == [
+        (1.0, "in_queue", 3),
+        (3.0, "in_progress", None),
+        (4.0, "completed", None),
+    ]
 
 
 async def test_a_look_that_is_never_answered_is_given_up_after_five_seconds(klein_emulator, connect):
@@ -202,7 +227,10 @@ async def test_looking_at_the_result_saves_a_round_trip(klein_emulator, connect)
 @pytest.mark.parametrize(
     "early", [error_reply(404, 404001), error_reply(400, 400001), error_reply(409), Reply(200, {}), Reply(200, "no")]
 )
-async def test_a_service_without_early_results_is_looked_at_by_its_status_from_then_on(klein_emulator, connect, early):
+async def test_a_service_without_early_results_is_looked_at_by_its_status_from_then_on(
+    klein_emulator, connect, early, caplog
+):
+    caplog.set_level(logging.INFO)
     fate = Generation(after=2.5, early_result=early)
     klein_emulator.script("submit", fate, fate)
     client = connect(polling=EVERY_SECOND, look_at="result")
@@ -212,6 +240,7 @@ async def test_a_service_without_early_results_is_looked_at_by_its_status_from_t
     assert looks == [("result", 1.0), ("status", 1.0), ("status", 2.0), ("status", 3.0), ("result", 3.0)]
     await client.generate("a dog")
     assert klein_emulator.calls["result"] == 3
+    assert len([record for record in caplog.records if "no early results" in record.getMessage()]) == 1
 
 
 async def test_two_waits_that_learn_at_once_that_there_are_no_early_results_both_go_on(klein_emulator, connect, caplog):
@@ -321,6 +350,66 @@ async def test_what_a_policy_learned_is_saved_now_and_then(klein_emulator, conne
     assert path.exists()
 
 
+async def test_a_policy_is_told_of_the_queue_in_seconds_since_acceptance(klein_emulator, connect):
+    spy, model, pixels = Spy(), "blackforestlabs/flux-2-klein/4b/text-to-image", 1024 * 1024
+    klein_emulator.script("submit", Generation(after=4.5))
+    queue = [(2, 0.25), (2, 0.0), (1, 0.0)]
+    answers = [Reply(200, {"status": "in_queue", "queue_position": place}, delay=delay) for place, delay in queue]
+    klein_emulator.script("status", *answers)
+    await asyncio.sleep(1.5)
+    await connect(polling=spy).generate("a cat")
+    assert spy.progress == [
+        Progress(model, pixels, 0, 0.0, None, 0.0, None, None, None, 0.0, None),
+        Progress(model, pixels, 1, 1.25, RequestState.IN_QUEUE, 0.0, 2, 1.0, 0.25, 1.0, Queued(1.0, 2, 1.0, 2, 1.0)),
+        Progress(model, pixels, 2, 2.0, RequestState.IN_QUEUE, 0.75, 2, 1.0, 0.0, 2.0, Queued(1.0, 2, 1.0, 2, 2.0)),
+        Progress(model, pixels, 3, 3.0, RequestState.IN_QUEUE, 1.75, 1, 1.0, 0.0, 3.0, Queued(1.0, 2, 3.0, 1, 3.0)),
+        Progress(
+            model, pixels, 4, 4.0, RequestState.IN_PROGRESS, 0.0, None, 1.0, 0.0, 4.0, Queued(1.0, 2, 3.0, 1, 3.0)
+        ),
+    ]
+    assert spy.observations == [
+        Observation(
+            model=model,
+            pixels=pixels,
+            not_before=4.0,
+            not_after=5.0,
+            running_since=4.0,
+            served=4.5,
+            looks=5,
+            sent=5.0,
+            queued=Queued(1.0, 2, 3.0, 1, 3.0),
+        )
+    ]
+
+
+async def test_a_wait_begun_later_knows_the_age_of_its_request_where_its_handle_was_there_at_the_submit(
+    klein_emulator, connect
+):
+    spy = Spy()
+    client = connect(polling=spy)
+    klein_emulator.script("submit", Generation(after=2.5))
+    handle = await client.submit("a cat")
+    await asyncio.sleep(2)
+    assert (await handle.wait_for_result()).timings.queued == 2.0
+    assert (await client.wait_for_result(handle.request_id)).timings.queued is None
+    assert [(item.age, item.sent) for item in spy.progress if item.looks == 0] == [(2.0, 0.0), (0.0, 0.0)]
+
+
+async def test_the_price_of_a_look_is_asked_for_its_policy_and_paid_at_its_turn(klein_emulator, connect):
+    class Till(InProcessLimiter):
+        paid: list[float]
+
+        async def look(self, price: float) -> None:
+            self.paid.append(price)
+
+    spy, till = Spy(), Till(Limits())
+    till.paid = []
+    klein_emulator.script("submit", Generation(after=3.5))
+    klein_emulator.script("status", error_reply(429))
+    await connect(polling=spy, limits=till).generate("a cat")
+    assert [item.price for item in spy.progress] == till.paid == [1.0, 2.0, 2.0 * 0.95, 2.0 * 0.95 * 0.95]
+
+
 @pytest.mark.parametrize(
     ("created", "finished", "served"),
     [
@@ -329,6 +418,7 @@ async def test_what_a_policy_learned_is_saved_now_and_then(klein_emulator, conne
         ("2026-01-01T00:00:00", "2026-01-01T00:00:02Z", None),
         ("2026-01-01T00:00:02Z", "2026-01-01T00:00:00Z", -2.0),
         (None, "2026-01-01T00:00:02Z", None),
+        ("2026-01-01T00:00:02Z", None, None),
         ("yesterday", "today", None),
     ],
 )

@@ -1,6 +1,7 @@
 """An accepted submit is never repeated, and one that may have been accepted never passes as a failure."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -9,18 +10,24 @@ from flux_klein_async import (
     APIConnectionError,
     APIStatusError,
     AuthenticationError,
+    ClientClosedError,
+    FixedPolling,
     FluxKleinError,
     InputRejectedError,
     InsufficientBalanceError,
+    InvalidResponseError,
+    Limits,
     NotFoundError,
     PermissionDeniedError,
     RateLimitError,
     RetryPolicy,
     SubmissionUncertainError,
+    WaitTimeoutError,
 )
 from flux_klein_async.emulator import (
     Endless,
     Garbage,
+    Generation,
     Hang,
     Pass,
     Refuse,
@@ -30,6 +37,7 @@ from flux_klein_async.emulator import (
     error_reply,
 )
 from flux_klein_async.events import Cancelled, Submitted, Uncertain
+from flux_klein_async.ledger.base import Entry, EntryState
 from tests.fakes import Events, now, outcome, settle, strays
 
 HTML = Reply(200, "<html>welcome to the gateway</html>", {"Content-Type": "text/html"})
@@ -77,6 +85,40 @@ async def test_what_may_have_been_accepted_is_uncertain_and_sent_once(klein_emul
     await client.aclose()
     assert len(events.of(Uncertain)) == 1
     assert strays() == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "raw", "cause"),
+    [
+        (Reply(502, "<html>bad gateway</html>"), "<html>bad gateway</html>", APIStatusError),
+        (HTML, "<html>welcome to the gateway</html>", InvalidResponseError),
+        (Reply(200, {"error_code": 500001}), '{"error_code":500001}', APIStatusError),
+        (Reply(204, ""), None, InvalidResponseError),
+        (Reset(), None, APIConnectionError),
+    ],
+)
+async def test_an_uncertain_submit_tells_what_came_back_and_why(klein_emulator, connect, caplog, answer, raw, cause):
+    events = Events()
+    await asyncio.sleep(1.5)
+    klein_emulator.script("submit", answer)
+    error = await outcome(connect(on_event=events).generate("a cat", tag="mine"))
+    assert (type(error), error.raw) == (SubmissionUncertainError, raw)
+    assert isinstance(error.__cause__, cause)
+    assert error.cause == str(error.__cause__)
+    assert [(event.tag, event.error) for event in events.of(Uncertain)] == [("mine", str(error))]
+    assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [
+        "A submit may or may not have been accepted; it is not repeated"
+    ]
+
+
+async def test_an_accepted_submit_is_told_with_its_id_and_its_duration(klein_emulator, connect):
+    events = Events()
+    client = connect(on_event=events)
+    klein_emulator.script("submit", Pass(delay=2.0))
+    await asyncio.sleep(1.5)
+    result = await client.generate("a cat", tag="mine")
+    facts = [(event.request_id, event.tag, event.seconds) for event in events.of(Submitted)]
+    assert facts == [(result.request_id, "mine", 2.0)]
 
 
 REFUSED = [
@@ -165,12 +207,13 @@ async def test_a_service_that_cannot_be_reached_is_given_up_after_five_attempts(
 async def test_a_hold_that_outlasts_the_deadline_raises_at_once(klein_emulator, connect):
     client = connect(timeout=5)
     klein_emulator.script("submit", error_reply(429, retry_after=60))
+    await asyncio.sleep(1.5)
     error = await outcome(client.generate("a cat"))
     assert type(error) is RateLimitError
-    assert (error.charged, now()) == ("no", 0.0)
+    assert (error.charged, now()) == ("no", 1.5)
     later = await outcome(client.generate("a dog"))
-    assert type(later) is RateLimitError
-    assert (later.retry_after, now(), klein_emulator.calls["submit"]) == (60.0, 0.0, 1)
+    assert (type(later), later.status_code) == (RateLimitError, 429)
+    assert (later.retry_after, now(), klein_emulator.calls["submit"]) == (60.0, 1.5, 1)
 
 
 async def test_the_deadline_before_a_connection_ends_in_the_last_cause(klein_emulator, connect):
@@ -261,7 +304,7 @@ async def test_an_abandoned_submit_is_seen_through_for_five_seconds_and_then_unc
     await asyncio.sleep(4.9)
     assert events.of(Uncertain) == []
     await asyncio.sleep(0.2)
-    assert [event.at for event in events.of(Uncertain)] == [6.0]
+    assert [(event.at, event.error) for event in events.of(Uncertain)] == [(6.0, "No answer within 5 s")]
     assert strays() == []
 
 
@@ -292,6 +335,7 @@ async def test_an_abandoned_submit_that_fails_is_told_as_what_it_is(klein_emulat
     await give_up(task)
     await asyncio.sleep(6)
     assert len(events.of(Uncertain)) == uncertain
+    assert all("No answer" not in event.error for event in events.of(Uncertain))
     assert klein_emulator.calls["submit"] == 1
 
 
@@ -324,20 +368,25 @@ class Book:
 
     def __init__(self) -> None:
         self.lines: list[Any] = []
+        self.entries: list[Entry] = []
+        self.facts: list[tuple[str, ...]] = []  # what the budget was told
 
-    async def record(self, entry: Any) -> None:
+    async def record(self, entry: Entry) -> None:
         self.lines.append(entry.state.value)
+        self.entries.append(entry)
 
     async def reserve(self, key: str, model: str, price: Any) -> None:
-        assert key
         assert (await price(model)).base_price_usd is not None
         self.lines.append("reserve")
+        self.facts.append((key, model))
 
     def release(self, key: str) -> None:
         self.lines.append("release")
+        self.facts.append((key,))
 
     def accepted(self, key: str, request_id: str) -> None:
         self.lines.append("accepted")
+        self.facts.append((key, request_id))
 
     def settle(self, request_id: str, cost_usd: float | None) -> None:
         self.lines.append(("settle", cost_usd))
@@ -359,6 +408,45 @@ async def test_the_intent_is_written_before_the_post_and_the_id_before_anyone_wa
     klein_emulator.script("submit", answer)
     await outcome(client.generate("a cat"))
     assert book.lines == lines
+
+
+MODEL = "blackforestlabs/flux-2-klein/4b/text-to-image"
+ENDS = [
+    pytest.param(None, EntryState.SUBMITTED, None, id="accepted"),
+    pytest.param(error_reply(422, 422001, message="no cats"), EntryState.REFUSED, "no cats", id="refused"),
+    pytest.param(error_reply(500, message="no luck"), EntryState.UNCERTAIN, "no luck", id="uncertain"),
+]
+
+
+@pytest.mark.parametrize(("answer", "state", "error"), ENDS)
+async def test_what_is_written_down_is_enough_to_know_an_order_again(klein_emulator, connect, answer, state, error):
+    book = Book()
+    klein_emulator.script("submit", answer)
+    await outcome(connect(journal=book, budget=book).submit("a cat", width=512))
+    intent, end = book.entries
+    [request_id] = klein_emulator.completions or [None]
+    assert intent.key
+    assert json.loads(intent.body or b"") == {"prompt": "a cat", "width": 512, "height": 1024}
+    assert (intent.state, intent.model, intent.request_id) == (EntryState.SUBMITTING, MODEL, None)
+    assert (end.state, end.key, end.model, end.request_id) == (state, intent.key, MODEL, request_id)
+    assert error in end.error if error else end.error is None
+    assert book.facts[0] == (intent.key, MODEL)
+    assert (
+        book.facts[1:]
+        == {
+            EntryState.SUBMITTED: [(intent.key, request_id)],
+            EntryState.REFUSED: [(intent.key,)],
+            EntryState.UNCERTAIN: [],  # the money stays set aside
+        }[state]
+    )
+
+
+async def test_every_order_has_a_key_of_its_own(klein_emulator, connect):
+    book = Book()
+    client = connect(journal=book, budget=book)
+    for _ in range(3):
+        await client.submit("a cat")
+    assert len({entry.key for entry in book.entries}) == 3
 
 
 class Torn(Book):
@@ -433,3 +521,77 @@ async def test_a_submit_given_up_before_it_was_sent_gives_its_money_back(klein_e
     await give_up(task)
     await client.aclose()
     assert book.lines == ["reserve", "submitting", "release", "refused"]
+    assert book.entries[-1].error is None
+
+
+async def test_an_abandoned_submit_that_is_refused_gives_its_money_back(klein_emulator, connect):
+    book = Book()
+    klein_emulator.script("submit", Reply(422, {"message": "no cats"}, delay=2.0))
+    task = asyncio.ensure_future(connect(journal=book, budget=book).submit("a cat"))
+    await asyncio.sleep(1)
+    await give_up(task)
+    await asyncio.sleep(2)
+    assert book.lines == ["reserve", "submitting", "release", "refused"]
+    assert "no cats" in (book.entries[-1].error or "")
+
+
+@pytest.mark.parametrize("by", ["deadline", "aclose"])
+async def test_an_id_that_is_known_when_its_call_ends_is_in_the_error(klein_emulator, connect, by):
+    """The answer is here and is being written down: the same call would pay again."""
+
+    class Slow(Book):
+        async def record(self, entry: Entry) -> None:
+            await super().record(entry)
+            if entry.state is EntryState.SUBMITTED:
+                await asyncio.sleep(3)
+
+    client = connect(journal=Slow(), timeout=2)
+    call = asyncio.ensure_future(outcome(client.generate("a cat")))
+    await asyncio.sleep(1)
+    if by == "aclose":
+        await client.aclose()
+    error = await call
+    assert type(error) is (WaitTimeoutError if by == "deadline" else ClientClosedError)
+    assert error.request_id in klein_emulator.completions
+    assert (error.charged, error.retryable) == ("unknown", False)
+
+
+# --- slots and lanes
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "answer", "first"),
+    [
+        pytest.param("submit", error_reply(429), "a dog", id="refused for now: the next may try"),
+        pytest.param("connect", Refuse(), "a cat", id="not reached: it keeps its place"),
+    ],
+)
+async def test_a_submit_refused_for_now_gives_its_slot_back_until_it_is_tried_again(
+    klein_emulator, connect, endpoint, answer, first
+):
+    client = connect(limits=Limits(max_in_flight=1), polling=FixedPolling(0.5))
+    klein_emulator.script(endpoint, answer)
+    klein_emulator.script("submit", *[Generation(after=3.0)] * 2)
+    ended: list[tuple[str, float]] = []
+
+    async def generate(prompt: str) -> None:
+        await client.generate(prompt)
+        ended.append((prompt, now()))
+
+    await asyncio.gather(generate("a cat"), generate("a dog"))
+    assert ended[0][0] == first
+    assert ended[1][1] - ended[0][1] >= 2.999  # never both at once
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Pass(), error_reply(422), error_reply(500), Reset(), Hang()],
+    ids=["accepted", "422", "500", "reset", "hang"],
+)
+async def test_a_connection_is_free_again_however_a_submit_ends(klein_emulator, connect, answer):
+    client = connect(limits=Limits(max_connections=1), timeout=3)
+    klein_emulator.script("submit", answer)
+    await outcome(client.submit("a cat"))
+    await asyncio.sleep(6)
+    await client.model()
+    assert now() < 9.1

@@ -1,25 +1,32 @@
 """Waiting: how a wait ends, exactly when, and what becomes of a request that nobody waits for."""
 
 import asyncio
+import itertools
 import logging
 import math
+from typing import Any
 
 import pytest
 
 from flux_klein_async import (
+    APITimeoutError,
     AuthenticationError,
     FixedPolling,
     GenerationCancelledError,
     GenerationFailedError,
+    InsufficientBalanceError,
     Limits,
     NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
     ResultNotReadyError,
     RetryPolicy,
     ServerError,
     WaitTimeoutError,
 )
-from flux_klein_async.emulator import Endless, Garbage, Generation, Hang, Reply, Reset, Truncate, error_reply
+from flux_klein_async.emulator import Endless, Garbage, Generation, Hang, Pass, Reply, Reset, Truncate, error_reply
 from flux_klein_async.events import Failed, Finished, StateChanged
+from flux_klein_async.ledger.base import Entry, EntryState
 from tests.fakes import Events, now, outcome, settle, strays
 
 EVERY_SECOND = FixedPolling(1.0)
@@ -48,12 +55,39 @@ async def test_a_generation_that_ends_badly_is_an_error(klein_emulator, connect,
     assert [event.error_type for event in events.of(Failed)] == [kind.__name__]
 
 
-async def test_the_reason_of_a_failure_is_taken_from_the_status_where_the_result_has_none(klein_emulator, connect):
+@pytest.mark.parametrize(
+    ("said", "detail"),
+    [
+        ({"error": "bad seed"}, "bad seed"),
+        ({"message": "bad seed", "error": {"code": 7}}, "bad seed"),
+        ({"error_message": "bad seed", "message": "see error_message", "error": ""}, "bad seed"),
+        ({}, None),
+    ],
+)
+async def test_the_reason_of_a_failure_is_taken_from_the_status_where_the_result_has_none(
+    klein_emulator, connect, said, detail
+):
     klein_emulator.script("submit", Generation(ends="failed", after=0.5))
-    klein_emulator.script("status", Reply(200, {"status": "failed", "error": "bad seed"}))
+    klein_emulator.script("status", Reply(200, {"status": "failed", **said}))
     klein_emulator.script("result", Reply(404, {}))
     error = await outcome(connect().generate("a cat"))
-    assert (type(error), error.detail) == (GenerationFailedError, "bad seed")
+    assert (type(error), error.detail) == (GenerationFailedError, detail)
+    assert error.request_id in klein_emulator.completions
+    assert isinstance(error.__cause__, NotFoundError)
+
+
+async def test_a_cancelled_request_has_no_result_to_ask_for(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(ends="cancelled", after=0.5))
+    error = await outcome(connect().generate("a cat"))
+    assert type(error) is GenerationCancelledError
+    assert klein_emulator.calls["result"] == 0
+
+
+async def test_a_result_that_says_cancelled_is_believed_where_the_status_said_failed(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(ends="cancelled", after=0.5))
+    klein_emulator.script("status", FAILED)
+    error = await outcome(connect(polling=EVERY_SECOND).generate("a cat"))
+    assert (type(error), error.charged) == (GenerationCancelledError, "no")
 
 
 FAILED = Reply(200, {"status": "failed", "error": "bad seed"})
@@ -116,7 +150,27 @@ async def test_a_completed_request_without_a_result_is_given_up_after_ten_second
     klein_emulator.script("result", *[answer] * 100)
     error = await outcome(connect(polling=EVERY_SECOND).generate("a cat"))
     assert (type(error), error.charged, error.retryable) == (kind, "unknown", False)
-    assert 10.0 <= now() <= 11.0
+    asked = [record.at for record in klein_emulator.records if record.endpoint == "result"]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(asked)]
+    assert pauses == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8, *[1.0] * 8])
+    assert now() == asked[-1]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "calls"),
+    [
+        (401, AuthenticationError, 1),
+        (402, InsufficientBalanceError, 1),
+        (403, PermissionDeniedError, 1),
+        (429, RateLimitError, 5),
+        (500, ServerError, 5),
+    ],
+)
+async def test_a_result_refused_for_good_or_repeatedly_is_not_late(klein_emulator, connect, status, kind, calls):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("result", *[error_reply(status)] * 30)
+    error = await outcome(connect(polling=EVERY_SECOND).generate("a cat"))
+    assert (type(error), klein_emulator.calls["result"]) == (kind, calls)
 
 
 async def test_a_result_call_that_fails_is_repeated(klein_emulator, connect):
@@ -140,6 +194,13 @@ async def test_an_error_of_the_wire_after_a_paid_submit_holds_its_id(klein_emula
     error = await outcome(connect(polling=EVERY_SECOND).generate("a cat"))
     assert error.request_id in klein_emulator.completions
     assert (error.charged, error.retryable) == ("unknown", False)
+
+
+async def test_a_refusal_that_went_away_counts_from_its_return(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=15.5))
+    klein_emulator.script("status", error_reply(401), Pass(), *[error_reply(401)] * 10)  # at 1 s, and from 3 to 12 s
+    await connect(polling=EVERY_SECOND).generate("a cat")
+    assert now() == 16.0
 
 
 @pytest.mark.parametrize(("status", "kind"), [(401, AuthenticationError), (404, NotFoundError)])
@@ -213,7 +274,7 @@ async def test_a_single_call_ends_exactly_at_the_deadline(klein_emulator, connec
     klein_emulator.script(endpoint, *[Hang()] * 10)
     argument = [] if endpoint == "model" else ["some-id"]
     error = await outcome(getattr(client, endpoint)(*argument))
-    assert (isinstance(error, TimeoutError), now()) == (True, 3.5)
+    assert (type(error), now()) == (APITimeoutError, 3.5)
 
 
 async def test_the_deadline_covers_the_wait_for_a_slot(klein_emulator, connect):
@@ -293,7 +354,56 @@ async def test_on_status_and_updates_see_each_change_of_state_and_queue_position
 
 async def test_a_finished_generation_is_an_event_with_its_figures(klein_emulator, connect):
     events = Events()
+    await asyncio.sleep(1.5)
     klein_emulator.script("submit", Generation(after=2.5))
-    await connect(polling=EVERY_SECOND, on_event=events).generate("a cat", tag="mine")
+    result = await connect(polling=EVERY_SECOND, on_event=events).generate("a cat", tag="mine")
     [event] = events.of(Finished)
+    assert event.request_id == result.request_id
     assert (event.tag, event.seconds, event.looks, event.lag_max, event.cost_usd) == ("mine", 3.0, 3, 1.0, 0.01)
+
+
+# --- what is written down
+
+
+class Book:
+    """A journal and a budget that keep how requests ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[Any] = []
+
+    async def record(self, entry: Entry) -> None:
+        if entry.key is None:
+            self.ends.append((entry.state, entry.request_id, entry.cost_usd, entry.error))
+
+    async def reserve(self, *_: Any) -> None:
+        """Anything goes."""
+
+    release = accepted = lambda *_: None
+
+    def settle(self, request_id: str, cost_usd: float | None) -> None:
+        self.ends.append(("settled", request_id, cost_usd))
+
+
+ENDINGS = [
+    pytest.param(Generation(), EntryState.COMPLETED, 0.01, id="completed"),
+    pytest.param(Generation(ends="failed", error="out of memory"), EntryState.FAILED, None, id="failed"),
+    pytest.param(Generation(ends="cancelled"), EntryState.CANCELLED, 0.0, id="cancelled"),
+]
+
+
+@pytest.mark.parametrize(("fate", "state", "cost"), ENDINGS)
+async def test_the_end_of_a_request_is_written_down_with_what_it_cost(klein_emulator, connect, fate, state, cost):
+    book = Book()
+    klein_emulator.script("submit", fate)
+    found = await outcome(connect(journal=book, budget=book).generate("a cat"))
+    error = None if state is EntryState.COMPLETED else str(found)
+    written = cost if error is None else None
+    assert book.ends == [("settled", found.request_id, cost), (state, found.request_id, written, error)]
+
+
+@pytest.mark.parametrize("answer", [error_reply(401), error_reply(500)])
+async def test_an_end_that_was_not_seen_is_not_written_down(klein_emulator, connect, answer):
+    book = Book()
+    klein_emulator.script("result", *[answer] * 30)
+    await outcome(connect(journal=book, budget=book).generate("a cat"))
+    assert book.ends == []

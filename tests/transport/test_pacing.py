@@ -254,7 +254,16 @@ def test_the_price_settles_where_the_demand_meets_the_ceiling(waiters):
     assert price.now(now) == pytest.approx((waiters / ceiling) ** 2, rel=0.5)
 
 
+def test_a_refusal_makes_looks_dearer_under_a_ceiling_too():
+    price = LookPrice(50.0)
+    for _ in range(100):
+        price.asked(0.0, 1.0)
+    price.refused(0.0)
+    assert price.now(0.0) == pytest.approx(2 * (100 / 50) ** 2)
+
+
 def test_below_the_ceiling_the_price_is_one_and_after_a_crowd_it_is_one_again():
+    assert LookPrice(0.1).now(0.0) == 1.0
     price = LookPrice(50.0)
     for second in range(10):
         price.asked(float(second), 1.0)

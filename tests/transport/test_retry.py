@@ -114,6 +114,7 @@ def refusal(status: int, code: int | None = None, retry_after: float | None = No
         (refusal(503, 400002, retry_after=7.0), AMBIGUOUS, FATAL),
         (refusal(503, 429, retry_after=7.0), AMBIGUOUS, RETRY),
         # Redirects and unreadable bodies.
+        (refusal(399), AMBIGUOUS, FATAL),
         (InvalidResponseError(status_code=302), AMBIGUOUS, RETRY),
         (InvalidResponseError(status_code=200), AMBIGUOUS, RETRY),
         # Whatever is decided here, before anything was sent, or after all was answered.
@@ -193,6 +194,16 @@ def test_the_quota_never_grows_beyond_its_capacity() -> None:
     for _ in range(1000):
         quota.refund()
     assert [quota.take() for _ in range(101)] == [True] * 100 + [False]
+
+
+def test_successes_beyond_the_capacity_pay_for_nothing() -> None:
+    quota = RetryQuota()
+    quota.refund()
+    while quota.take():
+        pass
+    for _ in range(4):
+        quota.refund()
+    assert not quota.take()
 
 
 @pytest.mark.parametrize(

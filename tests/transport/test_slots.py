@@ -50,6 +50,8 @@ async def test_successes_bring_the_limit_back_and_never_above_the_most():
         limits.append(slots.limit)
     assert limits == sorted(limits)
     assert (limits[0], limits[10], limits[-1]) == (4, 5, 8)
+    slots.refused(2.0)
+    assert slots.limit == 4
 
 
 async def test_those_above_a_smaller_limit_keep_their_slots_and_nobody_follows():
@@ -94,8 +96,12 @@ async def test_who_gives_up_leaves_the_slot_to_the_next(late):
         first.cancel()
         await settle()
         slots.release()
+    third = asyncio.ensure_future(slots.acquire())
     await settle()
-    assert (first.cancelled(), second.done()) == (True, True)
+    assert (first.cancelled(), second.done(), third.done()) == (True, True, False)
+    slots.release()
+    await settle()
+    assert third.done()
 
 
 # --- lanes
@@ -118,9 +124,10 @@ async def test_reads_go_before_files_and_files_before_submits():
     lanes = Lanes(1)
     assert lanes.take(Kind.SUBMIT)
     gone, _ = await queue_up(lanes, [Kind.SUBMIT, Kind.FILE, Kind.READ, Kind.SUBMIT, Kind.CANCEL, Kind.READ])
-    for kind in (Kind.SUBMIT, Kind.READ, Kind.CANCEL, Kind.READ, Kind.FILE, Kind.SUBMIT):
+    for count, kind in enumerate((Kind.SUBMIT, Kind.READ, Kind.CANCEL, Kind.READ, Kind.FILE, Kind.SUBMIT), 1):
         lanes.leave(kind)
         await settle()
+        assert len(gone) == count
     assert gone == [Kind.READ, Kind.CANCEL, Kind.READ, Kind.FILE, Kind.SUBMIT, Kind.SUBMIT]
 
 
@@ -135,6 +142,16 @@ async def test_files_leave_a_quarter_of_the_lanes_to_the_rest():
     lanes.leave(Kind.FILE)
     await settle()
     assert gone == [Kind.FILE]
+
+
+@pytest.mark.parametrize("kind", [Kind.READ, Kind.CANCEL, Kind.SUBMIT])
+async def test_files_that_wait_for_their_own_share_hold_up_nobody_else(kind):
+    lanes = Lanes(4)
+    assert [lanes.take(each) for each in (Kind.FILE, Kind.FILE, Kind.FILE, Kind.READ)] == [True] * 4
+    gone, _ = await queue_up(lanes, [Kind.FILE, kind])
+    lanes.leave(Kind.READ)
+    await settle()
+    assert gone == [kind]
 
 
 @pytest.mark.parametrize("connections", [1, 2, 3])
