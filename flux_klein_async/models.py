@@ -72,7 +72,6 @@ def _public_https(url: str) -> str:
     return url
 
 
-_Strict = ConfigDict(extra="forbid", strict=True, frozen=True)
 _Pixels = Annotated[int, Field(ge=64, le=2048, description="pixels")]
 
 
@@ -85,7 +84,8 @@ class TextToImageInput(Brief):
         height: Pixels, 64 to 2048.
     """
 
-    model_config = _Strict
+    # Written out in each class: pydantic's mypy plugin reads no variable, and would let misspelt fields pass.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     default_model: ClassVar[str] = KLEIN_4B_TEXT_TO_IMAGE
 
     prompt: Annotated[str, AfterValidator(_not_blank)]
@@ -104,7 +104,7 @@ class TextToImage9BInput(TextToImageInput):
 class HostedFile(Brief):
     """A file that the service fetches itself: a public HTTPS URL without credentials."""
 
-    model_config = _Strict
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     url: Annotated[str, AfterValidator(_public_https)]
 

@@ -49,7 +49,7 @@ OPTIONS: dict[str, st.SearchStrategy[str]] = {
     "--seed": sizes,
 }
 FLAGS = ["--no-download", "--json", "--quiet", "--help", "--version", "--", "-", "--jso", "-j", "--no-such"]
-COMMANDS = ["generate", "status", "result", "cancel", "", "batch", "Generate", "--"]
+COMMANDS = ["generate", "status", "result", "cancel", "price", "", "batch", "Generate", "--"]
 
 
 @st.composite
