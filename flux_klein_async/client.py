@@ -27,6 +27,7 @@ from flux_klein_async.flow.updates import Updates
 from flux_klein_async.flow.waiting import wait
 from flux_klein_async.handle import RequestHandle
 from flux_klein_async.ledger.base import Budget, Journal, NoBudget
+from flux_klein_async.misuse import NotWith, slip
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
     CancelOutcome,
@@ -61,7 +62,7 @@ T = TypeVar("T")
 _OnStatus = Callable[[RequestStatus], object]
 
 
-class FluxKleinClient:
+class FluxKleinClient(NotWith):
     """An asyncio client of RunComfy's Model API, made for FLUX.2 [klein] 4B text to image.
 
     One client belongs to one event loop, opens its HTTP session at the first call, and serves any number of tasks.
@@ -429,7 +430,7 @@ class FluxKleinClient:
             DownloadError: A file could not be brought home; of that file nothing is left behind.
             InvalidInputError: `names` are no such names.
         """
-        call = self._call(DEFAULT, request_id=result.request_id)
+        call = self._call(DEFAULT, request_id=_checked_result(result).request_id)
         return await download.save(self._core, call, result, Path(directory), names)
 
     async def read(self, result: GenerationResult) -> list[bytes]:
@@ -437,8 +438,10 @@ class FluxKleinClient:
 
         Raises:
             DownloadError: A file could not be brought home.
+            InvalidInputError: It is no result.
         """
-        return await download.read(self._core, self._call(DEFAULT, request_id=result.request_id), result)
+        call = self._call(DEFAULT, request_id=_checked_result(result).request_id)
+        return await download.read(self._core, call, result)
 
     # --- closing
 
@@ -511,7 +514,7 @@ class FluxKleinClient:
     def _ticket(self, request: str | RequestHandle) -> Ticket:
         if isinstance(request, RequestHandle):
             return request.ticket
-        return Ticket(request_id=checked_request_id(request))
+        return Ticket(request_id=_id_of(request))
 
     def _tell_failed(self, error: FluxKleinError, call: Call) -> None:
         if call.waits and call.submitted:
@@ -528,7 +531,18 @@ class FluxKleinClient:
 
 
 def _id_of(request: str | RequestHandle) -> str:
-    return request.request_id if isinstance(request, RequestHandle) else checked_request_id(request)
+    if isinstance(request, RequestHandle):
+        return request.request_id
+    if isinstance(request, str):
+        return checked_request_id(request)
+    raise InvalidInputError(f"Not a request id: a request is an id or a RequestHandle, not {slip(request)}")
+
+
+def _checked_result(result: object) -> GenerationResult:
+    if isinstance(result, GenerationResult):
+        return result
+    advice = "; wait for its result first" if isinstance(result, RequestHandle) else ""
+    raise InvalidInputError(f"Files belong to a GenerationResult, not to {slip(result)}{advice}")
 
 
 def _check_on_abandon(on_abandon: object) -> None:

@@ -55,6 +55,7 @@ __all__ = [
 ]
 
 Charged = Literal["no", "yes", "unknown"]
+_IN_REPR = 200  # characters of a sentence in a repr
 _LONGEST = 2100  # characters of a detail in a sentence; the whole is in the attribute
 
 
@@ -112,7 +113,8 @@ class FluxKleinError(Exception):
         return f"{text} (request {self.request_id})" if self.request_id else text
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self)!r})"
+        text = str(self)
+        return f"{type(self).__name__}({text if len(text) <= _IN_REPR else text[: _IN_REPR - 3] + '...'!r})"
 
     def _summary(self) -> str:
         return (type(self).__doc__ or type(self).__name__).splitlines()[0].rstrip(".")

@@ -5,16 +5,18 @@ fills the models below and keeps the whole answer in `raw`. Nothing here perform
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidation
+from pydantic import AfterValidator, ConfigDict, Field, SkipValidation
 from yarl import URL
 
 from flux_klein_async.errors import FluxKleinError, InvalidResponseError
 from flux_klein_async.hosts import host_of, is_public
+from flux_klein_async.reprs import Brief, known
+from flux_klein_async.schemas import ModelInput, input_model
+from flux_klein_async.states import RequestState
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +30,7 @@ __all__ = [
     "HostedFile",
     "Input",
     "ModelInfo",
+    "ModelInput",
     "Outcome",
     "RequestState",
     "RequestStatus",
@@ -40,46 +43,6 @@ KLEIN_4B_TEXT_TO_IMAGE = "blackforestlabs/flux-2-klein/4b/text-to-image"
 KLEIN_9B_TEXT_TO_IMAGE = "blackforestlabs/flux-2-klein/9b/text-to-image"
 
 T = TypeVar("T")
-
-
-class RequestState(StrEnum):
-    """Where a request stands. `UNKNOWN` is a word nobody documented: it is waited out, never an end."""
-
-    IN_QUEUE = "in_queue"
-    IN_PROGRESS = "in_progress"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    UNKNOWN = "unknown"
-
-    @classmethod
-    def read(cls, word: object) -> "RequestState":
-        """The state that a word on the wire stands for, in any case."""
-        if not isinstance(word, str):
-            return cls.UNKNOWN
-        return _STATES.get(word) or _STATES.get(word.strip().lower(), cls.UNKNOWN)
-
-    @property
-    def final(self) -> bool:
-        """Whether nothing can follow."""
-        return self in _FINAL
-
-
-# docs/wire.md, "States": the documented words first, then those observed in the vendor's clients.
-_STATES = {
-    "in_queue": RequestState.IN_QUEUE,
-    "in_progress": RequestState.IN_PROGRESS,
-    "completed": RequestState.COMPLETED,
-    "cancelled": RequestState.CANCELLED,
-    "succeeded": RequestState.COMPLETED,
-    "failed": RequestState.FAILED,
-    "canceled": RequestState.CANCELLED,
-    "pending": RequestState.IN_QUEUE,
-    "waiting": RequestState.IN_QUEUE,
-    "starting": RequestState.IN_PROGRESS,
-    "processing": RequestState.IN_PROGRESS,
-}
-_FINAL = frozenset({RequestState.COMPLETED, RequestState.FAILED, RequestState.CANCELLED})
 
 
 def _not_blank(text: str) -> str:
@@ -109,11 +72,10 @@ def _public_https(url: str) -> str:
     return url
 
 
-_Strict = ConfigDict(extra="forbid", strict=True, frozen=True)
 _Pixels = Annotated[int, Field(ge=64, le=2048, description="pixels")]
 
 
-class TextToImageInput(BaseModel):
+class TextToImageInput(Brief):
     """Input of FLUX.2 [klein] 4B text to image (source: docs/wire.md, "Input").
 
     Attributes:
@@ -122,7 +84,8 @@ class TextToImageInput(BaseModel):
         height: Pixels, 64 to 2048.
     """
 
-    model_config = _Strict
+    # Written out in each class: pydantic's mypy plugin reads no variable, and would let misspelt fields pass.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     default_model: ClassVar[str] = KLEIN_4B_TEXT_TO_IMAGE
 
     prompt: Annotated[str, AfterValidator(_not_blank)]
@@ -138,10 +101,10 @@ class TextToImage9BInput(TextToImageInput):
     steps: Annotated[int, Field(ge=4, le=50)] | None = None
 
 
-class HostedFile(BaseModel):
+class HostedFile(Brief):
     """A file that the service fetches itself: a public HTTPS URL without credentials."""
 
-    model_config = _Strict
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     url: Annotated[str, AfterValidator(_public_https)]
 
@@ -149,14 +112,14 @@ class HostedFile(BaseModel):
         super().__init__(url=url, **data)
 
 
-Input = str | TextToImageInput | TextToImage9BInput | Mapping[str, Any]
+Input = str | TextToImageInput | TextToImage9BInput | ModelInput | Mapping[str, Any]
 
 
 _Answer = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())  # "model_" is the service's own word
 _Raw = Annotated[Mapping[str, Any], SkipValidation]  # parsed JSON: there is nothing to validate
 
 
-class RequestStatus(BaseModel):
+class RequestStatus(Brief):
     """One look at a request.
 
     Attributes:
@@ -175,7 +138,7 @@ class RequestStatus(BaseModel):
     raw: _Raw = Field(default_factory=dict, repr=False)
 
 
-class GenerationOutput(BaseModel):
+class GenerationOutput(Brief):
     """The files of a generation, as URLs."""
 
     model_config = _Answer
@@ -207,8 +170,11 @@ class Timings:
     lag_max: float | None = None
     looks: int = 0
 
+    def __repr__(self) -> str:
+        return known(self, {name: getattr(self, name) for name in self.__slots__})
 
-class GenerationResult(BaseModel):
+
+class GenerationResult(Brief):
     """A finished generation.
 
     Attributes:
@@ -251,7 +217,7 @@ class GenerationResult(BaseModel):
         raise InvalidResponseError("The result holds no image", request_id=self.request_id)
 
 
-class CancelOutcome(BaseModel):
+class CancelOutcome(Brief):
     """What became of a cancel.
 
     Attributes:
@@ -266,7 +232,7 @@ class CancelOutcome(BaseModel):
     raw: _Raw = Field(default_factory=dict, repr=False)
 
 
-class ModelInfo(BaseModel):
+class ModelInfo(Brief):
     """A model's catalogue entry.
 
     Attributes:
@@ -286,6 +252,17 @@ class ModelInfo(BaseModel):
     input_schema: Mapping[str, Any] | None = Field(default=None, repr=False)
     raw: _Raw = Field(default_factory=dict, repr=False)
 
+    def input_model(self) -> type[ModelInput]:
+        """A class of inputs for this model, made from `input_schema`; keep it, each call makes another.
+
+        It checks types, required fields, ranges, lengths and choices as far as the schema says them plainly, and
+        goes to its own model: `await client.generate(Kind(prompt="..."))`.
+
+        Raises:
+            InvalidInputError: The entry names no fields.
+        """
+        return input_model(self.input_schema, self.model_id)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome(Generic[T]):
@@ -296,7 +273,12 @@ class Outcome(Generic[T]):
     """
 
     index: int
-    item: T = field(repr=False)
+    item: T
     result: GenerationResult | None = None
     error: FluxKleinError | None = None
     paths: "tuple[Path, ...]" = ()
+
+    def __repr__(self) -> str:
+        # Not the item: it is the user's own, of any length, and may be private.
+        ends = {"result": self.result, "error": self.error, "paths": self.paths}
+        return known(self, {"index": self.index, **ends})

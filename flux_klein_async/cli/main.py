@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flux_klein_async._version import __version__
-from flux_klein_async.cli import emulate, explain, generate, requests
+from flux_klein_async.cli import doctor, emulate, explain, generate, price, requests
 from flux_klein_async.cli.exits import ExitCode, exit_code
 from flux_klein_async.cli.render import Screen
 from flux_klein_async.errors import FluxKleinError
@@ -22,7 +22,6 @@ DEBUG_VARIABLE = "FLUX_KLEIN_DEBUG"
 app = typer.Typer(
     name="flux-klein",
     rich_markup_mode=None,
-    add_completion=False,
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
 )
@@ -56,6 +55,8 @@ app.command("status")(requests.status)
 app.command("result")(requests.result)
 app.command("cancel")(requests.cancel)
 app.command("explain")(explain.explain)
+app.command("price")(price.price)
+app.command("doctor")(doctor.doctor)
 app.command("emulator")(emulate.emulator)
 
 
@@ -74,6 +75,8 @@ def run(argv: Sequence[str]) -> int:
         return exit_code(error)
     except BrokenPipeError:
         return ExitCode.READER_GONE
+    except SystemExit as done:  # shell completion ends so
+        return done.code if isinstance(done.code, int) else ExitCode.OK
     except Exception as error:  # noqa: BLE001  # a command ends in a sentence, not in a traceback
         if hasattr(error, "format_message"):  # typer brings click's exceptions with it, or click's own, by release
             return _usage(error, screen)

@@ -23,6 +23,7 @@ from flux_klein_async.errors import (
     InvalidInputError,
     PermissionDeniedError,
 )
+from flux_klein_async.misuse import NotAwaitable, NotForLoop, NotWith
 from flux_klein_async.models import GenerationResult, Outcome
 
 __all__ = ["FanOut", "dooms"]
@@ -37,7 +38,7 @@ def dooms(error: FluxKleinError) -> bool:
     return isinstance(error, ConfigurationError | AuthenticationError | InsufficientBalanceError | BudgetExceededError)
 
 
-class FanOut(Generic[T]):
+class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
     """An async context manager and the async iterator of outcomes that it gives.
 
     At most `concurrency` items are under way; at most as many more have ended and wait to be taken, so that a slow
@@ -71,6 +72,10 @@ class FanOut(Generic[T]):
         self._news = asyncio.Event()
         self._entered = False
         self._left = False
+
+    def __repr__(self) -> str:
+        state = "left" if self._left else "entered" if self._entered else "not entered"
+        return f"<FanOut {state}, {len(self._workers)} of {self._concurrency} items under way>"
 
     async def __aenter__(self) -> Self:
         if self._entered:

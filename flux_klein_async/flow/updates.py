@@ -8,12 +8,13 @@ from typing import Self
 
 from flux_klein_async.flow.core import Core
 from flux_klein_async.flow.looking import Ticket, Watch
+from flux_klein_async.misuse import NotForLoop
 from flux_klein_async.models import RequestStatus
 
 __all__ = ["Updates"]
 
 
-class Updates:
+class Updates(NotForLoop):
     """Gives a `RequestStatus` at each change of state or queue position; ends after the final one."""
 
     def __init__(self, core: Core, ticket: Ticket, timeout: float | None) -> None:
@@ -23,6 +24,9 @@ class Updates:
         self._deadline: float | None = None
         self._watch: Watch | None = None
         self._ended = False
+
+    def __repr__(self) -> str:
+        return f"<Updates of {self._ticket.request_id}{', ended' if self._ended else ''}>"
 
     def __aiter__(self) -> Self:
         return self

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from flux_klein_async.models import ModelInfo
+from flux_klein_async.reprs import known
 
 __all__ = ["Budget", "Entry", "EntryState", "Journal", "NoBudget"]
 
@@ -45,6 +46,10 @@ class Entry:
     cost_usd: float | None = None
     files: tuple[str, ...] = ()
     error: str | None = None
+
+    def __repr__(self) -> str:
+        shown = (name for name in self.__slots__ if name != "body")  # it holds the prompt
+        return known(self, {name: getattr(self, name) for name in shown})
 
 
 class Journal(Protocol):
@@ -83,6 +88,9 @@ class Budget(Protocol):
 
 class NoBudget:
     """Bounds nothing."""
+
+    def __repr__(self) -> str:
+        return "NoBudget()"
 
     async def reserve(self, key: str, model: str, price: Callable[[str], Awaitable[ModelInfo]]) -> None:
         """Do nothing."""

@@ -18,6 +18,7 @@ from flux_klein_async.polling.outlook import History, Outlook
 from flux_klein_async.polling.policies import Observation, Progress
 from flux_klein_async.polling.served import ServedTimes
 from flux_klein_async.polling.store import ModelSnapshot, SizeSnapshot, Snapshot, Store
+from flux_klein_async.reprs import known
 
 if TYPE_CHECKING:
     import os
@@ -69,6 +70,10 @@ class AdaptivePolling:
         self._store = None if store is None else Store(store)
         if self._store is not None and (snapshot := self._store.load()) is not None:
             self._restore(snapshot)
+
+    def __repr__(self) -> str:
+        facts = {"look_cost": self.look_cost, "minimum": self.minimum, "maximum": self.maximum}
+        return known(self, facts | {"models": len(self._histories)})
 
     def next_look(self, progress: Progress) -> float:
         """Seconds from the start of the last look to the next; between `minimum` and `maximum`."""

@@ -6,7 +6,7 @@ its randomness as an argument.
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from flux_klein_async.errors import ConfigurationError
@@ -157,7 +157,7 @@ class ExponentialPolling:
     multiplier: float = 1.25
     maximum: float = 5.0
     jitter: float = 0.1
-    spread: Callable[[], float] = random.random
+    spread: Callable[[], float] = field(default=random.random, repr=False)
 
     def __post_init__(self) -> None:
         _require_seconds(initial=self.initial, multiplier=self.multiplier, maximum=self.maximum)

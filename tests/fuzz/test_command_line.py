@@ -51,7 +51,7 @@ OPTIONS: dict[str, st.SearchStrategy[str]] = {
     "--look-cost": seconds,
 }
 FLAGS = ["--no-download", "--json", "--quiet", "--help", "--version", "--", "-", "--jso", "-j", "--no-such"]
-COMMANDS = ["generate", "status", "result", "cancel", "explain", "", "batch", "Generate", "--"]
+COMMANDS = ["generate", "status", "result", "cancel", "explain", "price", "", "batch", "Generate", "--"]
 
 
 @st.composite

@@ -1,0 +1,106 @@
+"""`flux-klein price`: what a model costs, as its catalogue entry says. What it does not say is never taken for free."""
+
+from decimal import Decimal
+from typing import Annotated
+
+import typer
+
+from flux_klein_async.cli import service, stopping
+from flux_klein_async.cli.exits import ExitCode, exit_code
+from flux_klein_async.cli.records import Record, error_facts, json_line
+from flux_klein_async.cli.render import Screen
+from flux_klein_async.errors import FluxKleinError
+from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, ModelInfo
+
+__all__ = ["per_unit", "price", "total"]
+
+# docs/wire.md, "Endpoints": priced by the output, a generation's price is known before it is made. A price for a
+# second is not: nobody knows how many there will be.
+_COUNTABLE = "output"
+
+
+def total(info: ModelInfo, count: int) -> Decimal | None:
+    """USD for so many generations of one output each; None where price or unit do not say it."""
+    if info.base_price_usd is None or (info.price_unit or "").strip().lower() != _COUNTABLE:
+        return None
+    return Decimal(str(info.base_price_usd)) * count  # 0.1 * 3 is 0.3 here
+
+
+def per_unit(info: ModelInfo) -> str:
+    """The price in words."""
+    amount = "unknown price" if info.base_price_usd is None else _dollars(Decimal(str(info.base_price_usd)))
+    return f"{amount} for each {info.price_unit}" if info.price_unit else f"{amount}, and the unit is not named"
+
+
+def _dollars(amount: Decimal) -> str:
+    return f"${amount.normalize():f}"
+
+
+def _lines(info: ModelInfo, count: int | None) -> list[str]:
+    lines = [f"{info.model_id}: {per_unit(info)}"]
+    if info.pricing_note:
+        lines.append(f"Note: {info.pricing_note}")
+    if count is not None:
+        cost = total(info, count)
+        sum_up = "not known, since price or unit do not say it" if cost is None else _dollars(cost)
+        lines.append(f"{count} generation{'s' if count > 1 else ''} would cost: {sum_up}")
+    return lines
+
+
+def _record(info: ModelInfo, count: int | None) -> Record:
+    cost = total(info, count) if count is not None else None
+    return {
+        "model": info.model_id,
+        "display_name": info.display_name,
+        "price_usd": info.base_price_usd,
+        "price_unit": info.price_unit,
+        "note": info.pricing_note,
+        "count": count,
+        "total_usd": None if cost is None else float(cost),
+        "error": None,
+    }
+
+
+def price(
+    *,
+    model: Annotated[str, typer.Option(help="Model id.", metavar="ID")] = KLEIN_4B_TEXT_TO_IMAGE,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Say what so many generations would cost.", metavar="N")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    base_url: Annotated[
+        str | None, typer.Option(help="The API's address, if it is not the usual one.", metavar="URL")
+    ] = None,
+) -> None:
+    """Print what a model costs, as its catalogue entry says; nothing is ordered.
+
+    A price or unit that the entry does not say is told as unknown, never counted as free.
+
+    \b
+    Examples:
+      flux-klein price
+      flux-klein price --count 500
+      flux-klein price --model blackforestlabs/flux-2-klein/9b/text-to-image --json
+
+    \b
+    Exit codes:
+      0 what was asked is known    1 the entry does not say it    others as for generate
+    """  # noqa: D301  # \b: what follows is not to be wrapped
+    screen = Screen()
+
+    async def body(stop: stopping.Stop) -> ExitCode:
+        screen.when_reader_gone(lambda: stop.because(ExitCode.READER_GONE))
+        try:
+            async with service.build_client((base_url, None), model=model) as client:
+                info = await client.model()
+        except FluxKleinError as error:
+            screen.note(str(error))
+            if as_json:
+                screen.out(json_line({"model": model, "error": error_facts(error)}))
+            return exit_code(error)
+        for line in [json_line(_record(info, count))] if as_json else _lines(info, count):
+            screen.out(line)
+        known = info.base_price_usd is not None if count is None else total(info, count) is not None
+        return ExitCode.OK if known else ExitCode.OTHER
+
+    raise typer.Exit(stopping.run(body))

@@ -1,0 +1,49 @@
+"""The commonest slips of people new to asyncio, answered with what to write instead of with what Python lacks. Pure.
+
+Type checkers do not see these methods: there, the slip must stay an error.
+"""
+
+from typing import TYPE_CHECKING, NoReturn
+
+__all__ = ["NotAwaitable", "NotForLoop", "NotWith", "slip"]
+
+
+def slip(value: object) -> str:
+    """What a value is, for an error's sentence; with advice where `await` was forgotten."""
+    name = type(value).__name__
+    if name != "coroutine":
+        return name
+    return f"a coroutine: write `await` before {getattr(value, '__qualname__', 'it')}(...)"
+
+
+class NotWith:
+    """For what needs `async with`."""
+
+    if not TYPE_CHECKING:
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError(f"Use `async with`, not `with`, for a {type(self).__name__}")
+
+        def __exit__(self, *_: object) -> None:
+            """Never reached; Python looks for it before it calls `__enter__`."""
+
+
+class NotForLoop:
+    """For what needs `async for`."""
+
+    if not TYPE_CHECKING:
+
+        def __iter__(self) -> NoReturn:
+            raise TypeError(f"Use `async for`, not `for`, over a {type(self).__name__}")
+
+
+class NotAwaitable:
+    """For what `generate_many` returns."""
+
+    if not TYPE_CHECKING:
+
+        def __await__(self) -> NoReturn:
+            raise TypeError(
+                "generate_many is not awaited: use `async with client.generate_many(...) as outcomes` and "
+                "`async for outcome in outcomes`, or `await client.generate_all(...)` for a list"
+            )

@@ -1,0 +1,236 @@
+import asyncio
+import ssl
+import time
+from pathlib import Path
+
+import pytest
+
+from flux_klein_async.cli import doctor
+from flux_klein_async.cli.doctor import CHECKS, Finding, Level, Machine, examine
+from flux_klein_async.cli.exits import ExitCode
+from flux_klein_async.emulator import Emulator, Engine, Reply, error_reply
+from flux_klein_async.options import Environment
+from tests.networks import tls_service, write_authority
+
+from .helpers import Command
+
+TOKEN = "secret-token-of-the-test"
+NAMES = [name for name, _ in CHECKS]
+
+
+async def found(machine: Machine) -> dict[str, Finding]:
+    return {finding.name: finding for finding in await examine(machine)}
+
+
+def environment(**facts: str | None) -> Environment:
+    return Environment(**{"token": TOKEN, "token_variable": "RUNCOMFY_TOKEN", **facts})  # type: ignore[arg-type]
+
+
+def test_all_is_well_on_the_emulator(served: Emulator, flux_klein: Command) -> None:
+    ran = flux_klein("doctor", "--base-url", served.base_url)
+    lines = ran.out.splitlines()
+    assert [line[8:19].strip() for line in lines] == NAMES
+    assert {line[:8].strip() for line in lines} == {"ok", "-"}
+    assert ran.code == 0
+    assert "from RUNCOMFY_API_TOKEN" in lines[3]
+    assert f"{served.base_url} (--base-url)" in ran.out
+    assert "RUNCOMFY_MODEL_API_BASE" in flux_klein("doctor").out
+    assert lines[-1].endswith("text-to-image: $0.01 for each output")
+    assert [record.endpoint for record in served.records] == ["model", "model"], "nothing is ordered"
+
+
+def test_without_a_token_the_rest_is_looked_at_and_77_is_the_worst(
+    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RUNCOMFY_API_TOKEN")
+    ran = flux_klein("doctor")
+    assert ran.code == 77
+    assert "bad     token      No token. Pass" in ran.out
+    assert "-       API        not looked at: there is no token" in ran.out
+    assert not served.records
+
+
+@pytest.mark.parametrize(
+    ("action", "code", "words"),
+    [
+        (error_reply(401, 401001), 77, "make a new token"),
+        (error_reply(500), 69, "try later"),
+        (error_reply(429), 75, "try later"),
+        (error_reply(404, 404001), 65, "the API's address?"),
+        (Reply(200, "<html>hello</html>"), 69, "proxy or firewall"),
+        (Reply(401, {"error_message": f"who is {TOKEN}?"}), 77, "[token]"),
+    ],
+)
+def test_what_the_api_refuses_decides_the_code(
+    served: Emulator, flux_klein: Command, action: Reply, code: int, words: str
+) -> None:
+    served.fault("model", action, probability=1)
+    ran = flux_klein("doctor")
+    assert ran.code == code
+    line = ran.out.splitlines()[NAMES.index("API")]
+    assert line.startswith("bad     API")
+    assert words in line
+    assert "-       price" in ran.out
+
+
+def test_a_price_that_is_not_known_is_a_warning(served: Emulator, flux_klein: Command) -> None:
+    served.script("model", Reply(200, {"model_id": "a/b"}))
+    ran = flux_klein("doctor")
+    assert ran.code == 0
+    assert "warning price      a/b: unknown price" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("ahead", "level", "words"),
+    [
+        (0, Level.OK, "agrees"),
+        (50, Level.OK, "agrees"),
+        (3600, Level.WARNING, " s ahead of the service's"),
+        (-3600, Level.WARNING, " s behind the service's"),
+    ],
+)
+async def test_the_clock_is_held_against_the_services_date(
+    live_emulator: Emulator, ahead: float, level: Level, words: str
+) -> None:
+    machine = Machine(
+        environment=environment(token=live_emulator.api_key, base_url=live_emulator.base_url),
+        base_url=None,
+        wall_clock=lambda: time.time() + ahead,
+    )
+    clock = (await found(machine))["clock"]
+    assert (clock.level, clock.code) == (level, ExitCode.OK)
+    assert words in clock.line
+
+
+async def test_an_unreadable_date_is_no_finding(live_emulator: Emulator) -> None:
+    live_emulator.script("model", Reply(200, {"model_id": "a/b"}, {"Date": "yesterday"}))
+    machine = Machine(environment=environment(token=live_emulator.api_key), base_url=live_emulator.base_url)
+    assert (await found(machine))["clock"].level is Level.SKIPPED
+
+
+def written(folder: Path, mode: int, text: str = '{"access_token": "from-the-file", "expires_at": 2000}') -> str:
+    path = folder / "token.json"
+    path.write_text(text)
+    path.chmod(mode)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "level"), [(0o600, Level.OK), (0o400, Level.OK), (0o640, Level.WARNING), (0o604, Level.WARNING)]
+)
+async def test_a_token_file_that_others_can_read_is_warned_about(tmp_path: Path, mode: int, level: Level) -> None:
+    path = written(tmp_path, mode)
+    machine = Machine(environment=Environment(token_file=path), base_url="", wall_clock=lambda: 1000.0)
+    findings = await found(machine)
+    assert (findings["token"].level, findings["token"].line) == (Level.OK, f"from {path}")
+    assert (findings["token file"].level, findings["token file"].code) == (level, ExitCode.OK)
+    assert (f"chmod 600 {path}" in findings["token file"].line) is (level is Level.WARNING)
+
+
+@pytest.mark.parametrize("text", ['{"access_token": "x", "expires_at": 999}', "no json", "{}"])
+async def test_a_token_file_that_is_of_no_use_is_bad(tmp_path: Path, text: str) -> None:
+    machine = Machine(
+        environment=Environment(token_file=written(tmp_path, 0o600, text)), base_url="", wall_clock=lambda: 1000.0
+    )
+    token = (await found(machine))["token"]
+    assert (token.level, token.code) == (Level.BAD, ExitCode.NO_ACCESS)
+    assert "token.json" in token.line
+
+
+async def test_a_bad_base_url_is_told_once_and_skips_what_needs_it() -> None:
+    findings = await found(Machine(environment=environment(), base_url="http://example.com"))
+    assert (findings["base URL"].level, findings["base URL"].code) == (Level.BAD, ExitCode.NO_ACCESS)
+    assert {findings[name].level for name in ("proxy", "DNS", "TLS", "API", "clock", "price")} == {Level.SKIPPED}
+
+
+async def test_the_proxy_is_shown_without_its_credentials_and_asks_for_the_names() -> None:
+    proxied = environment(proxy="http://user:hunter2@127.0.0.1:1")
+    findings = await found(Machine(environment=proxied, base_url="https://api.example"))
+    assert findings["proxy"].line == "http://127.0.0.1:1 (from the environment)"
+    assert (findings["DNS"].level, findings["TLS"].level) == (Level.SKIPPED, Level.SKIPPED)
+    assert (findings["API"].level, findings["API"].code) == (Level.BAD, ExitCode.UNAVAILABLE)
+    assert "hunter2" not in "".join(finding.line for finding in findings.values())
+    unusable = environment(proxy="socks5://user:hunter2@127.0.0.1:1")
+    findings = await found(Machine(environment=unusable, base_url="https://api.example"))
+    assert (findings["proxy"].level, findings["proxy"].code) == (Level.BAD, ExitCode.NO_ACCESS)
+
+
+async def test_a_host_that_no_name_server_knows_is_unavailable() -> None:
+    findings = await found(Machine(environment=environment(), base_url="https://nobody.invalid"))
+    assert (findings["DNS"].level, findings["DNS"].code) == (Level.BAD, ExitCode.UNAVAILABLE)
+    assert "is the name right" in findings["DNS"].line
+    assert findings["TLS"].level is Level.SKIPPED
+
+
+async def test_a_certificate_is_told_with_who_gave_it_and_who_is_trusted(tmp_path: Path) -> None:
+    named = environment(ca_file=write_authority(tmp_path))
+    async with tls_service(Engine(profile="fixed:0.01"), "127.0.0.1") as port:
+        url = f"https://127.0.0.1:{port}"
+        trusted = (await found(Machine(environment=named, base_url=url)))["TLS"]
+        unknown = (await found(Machine(environment=environment(), base_url=url)))["TLS"]
+    assert trusted.level is Level.OK
+    assert "certificate of trustme" in trusted.line
+    assert trusted.line.endswith(f"trusted: {named.ca_file}")
+    assert (unknown.level, unknown.code) == (Level.BAD, ExitCode.UNAVAILABLE)
+    assert "SSL_CERT_FILE" in unknown.line
+
+
+async def test_packages_that_are_too_old_are_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.importlib.metadata, "version", {"aiohttp": "3.9.0"}.get)
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda _: ["aiohttp>=3.14.2", "x>=1; extra == 'cli'"])
+    packages = (await found(Machine(environment=environment(), base_url="")))["packages"]
+    assert (packages.level, packages.code) == (Level.BAD, ExitCode.OTHER)
+    assert packages.line.endswith("too old; pip install -U 'aiohttp>=3.14.2'")
+
+
+async def test_an_extra_that_is_missing_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda _: ["no-such-thing>=1; extra == 'emulator'"])
+    extras = (await found(Machine(environment=environment(), base_url="")))["extras"]
+    assert extras.level is Level.OK
+    assert extras.line == "cli, testing; for emulator: pip install 'flux_klein_async[emulator]'"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ZeroDivisionError("x"), ExitCode.OTHER),
+        (ssl.SSLError(1, "x"), ExitCode.UNAVAILABLE),
+        (TimeoutError(), ExitCode.UNAVAILABLE),
+        (UnicodeError("x"), ExitCode.OTHER),
+    ],
+)
+@pytest.mark.parametrize("name", NAMES)
+async def test_whatever_a_check_raises_is_its_finding(
+    monkeypatch: pytest.MonkeyPatch, name: str, error: Exception, code: ExitCode
+) -> None:
+    async def broken(_: Machine) -> tuple[Level, str]:
+        raise error
+
+    async def fine(_: Machine) -> tuple[Level, str]:
+        return Level.OK, "fine"
+
+    monkeypatch.setattr(doctor, "CHECKS", [(other, broken if other == name else fine) for other in NAMES])
+    findings = await found(Machine(environment=environment(), base_url=None))
+    assert {other for other in NAMES if findings[other].level is Level.BAD} == {name}
+    assert findings[name].code == code
+
+
+def test_a_terminal_is_given_folded_lines_and_a_file_whole_ones() -> None:
+    finding = Finding("token", Level.BAD, "word " * 40)
+    shown = doctor._shown
+    assert len(shown(finding, None)) == 1
+    folded = shown(finding, 80)
+    assert max(map(len, folded)) <= 80
+    assert all(line.startswith(" " * 19) for line in folded[1:])
+    assert " ".join(" ".join(folded).split()) == " ".join(shown(finding, None)[0].split())
+
+
+async def test_a_check_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def endless(_: Machine) -> tuple[Level, str]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(doctor, "CHECKS", [("DNS", endless)])
+    monkeypatch.setattr(doctor, "_PATIENCE", 0.0)
+    [finding] = await examine(Machine(environment=environment(), base_url=None))
+    assert (finding.level, finding.code) == (Level.BAD, ExitCode.UNAVAILABLE)

@@ -1,0 +1,83 @@
+from decimal import Decimal
+
+import pytest
+
+from flux_klein_async import ModelInfo
+from flux_klein_async.cli.price import per_unit, total
+from flux_klein_async.emulator import Emulator, Reply, error_reply
+
+from .helpers import Command
+
+KLEIN = "blackforestlabs/flux-2-klein/4b/text-to-image"
+
+
+@pytest.mark.parametrize(
+    ("price", "unit", "words", "cost"),
+    [
+        (0.01, "output", "$0.01 for each output", Decimal("0.03")),
+        (0.1, "Output ", "$0.1 for each Output ", Decimal("0.3")),
+        (0.0, "output", "$0 for each output", Decimal(0)),
+        (1e-7, "output", "$0.0000001 for each output", Decimal("3e-7")),
+        (100.0, "output", "$100 for each output", Decimal(300)),
+        (0.05, "second", "$0.05 for each second", None),
+        (0.05, None, "$0.05, and the unit is not named", None),
+        (None, "output", "unknown price for each output", None),
+        (None, None, "unknown price, and the unit is not named", None),
+    ],
+)
+def test_only_a_price_for_an_output_can_be_counted(
+    price: float | None, unit: str | None, words: str, cost: Decimal | None
+) -> None:
+    info = ModelInfo(model_id="a/b", base_price_usd=price, price_unit=unit)
+    assert (per_unit(info), total(info, 3)) == (words, cost)
+
+
+def test_the_price_and_what_many_would_cost(served: Emulator, flux_klein: Command) -> None:
+    ran = flux_klein("price", "--count", "500")
+    assert ran.code == 0
+    first, *_, last = ran.out.splitlines()
+    assert first == f"{KLEIN}: $0.01 for each output"
+    assert last == "500 generations would cost: $5"
+    assert "would cost" not in flux_klein("price").out
+    assert {record.endpoint for record in served.records} == {"model"}, "nothing is ordered"
+
+
+def test_the_note_is_shown(served: Emulator, flux_klein: Command) -> None:
+    served.script("model", Reply(200, {"model_id": "a/b", "pricing_note": "half price\nat night"}))
+    assert "Note: half price" in flux_klein("price").out
+
+
+def test_json_has_every_fact(served: Emulator, flux_klein: Command) -> None:
+    [record] = flux_klein("price", "--json", "--count", "3").records
+    assert {key: record[key] for key in ("model", "price_usd", "price_unit", "count", "total_usd", "error")} == {
+        "model": KLEIN,
+        "price_usd": 0.01,
+        "price_unit": "output",
+        "count": 3,
+        "total_usd": 0.03,
+        "error": None,
+    }
+    assert flux_klein("price", "--json").records[0]["total_usd"] is None
+
+
+@pytest.mark.parametrize("entry", [{}, {"base_price_usd": "0.01"}, {"base_price_usd": 0.01, "price_unit": "second"}])
+def test_what_is_not_known_is_no_zero_and_no_success(served: Emulator, flux_klein: Command, entry: object) -> None:
+    assert isinstance(entry, dict)
+    served.fault("model", Reply(200, {"model_id": KLEIN, **entry}), probability=1)
+    ran = flux_klein("price", "--count", "2")
+    assert ran.code == 1
+    assert "2 generations would cost: not known" in ran.out
+    assert flux_klein("price", "--count", "2", "--json").records[0]["total_usd"] is None
+
+
+def test_another_model_is_asked_for_by_its_id(served: Emulator, flux_klein: Command) -> None:
+    ran = flux_klein("price", "--model", "emulator/any/text-to-video")
+    assert (ran.code, ran.out.splitlines()[0]) == (0, "emulator/any/text-to-video: $0.05 for each second")
+    ran = flux_klein("price", "--model", "no/such", "--json")
+    assert (ran.code, ran.records[0]["error"]["type"]) == (65, "NotFoundError")
+
+
+def test_refusals_have_their_codes(served: Emulator, flux_klein: Command) -> None:
+    served.fault("model", error_reply(401, 401001), probability=1)
+    assert flux_klein("price").code == 77
+    assert flux_klein("price", "--count", "0").code == 64

@@ -1,0 +1,132 @@
+"""The commonest slips, each answered with what to write instead."""
+
+import asyncio
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flux_klein_async import ClientClosedError, ConfigurationError, FluxKleinClient, GenerationResult, InvalidInputError
+from flux_klein_async.emulator import Emulator
+from flux_klein_async.misuse import slip
+from tests.served import in_thread
+
+MADE_AT_IMPORT = FluxKleinClient("some-token", base_url="http://127.0.0.1:9")
+
+
+@pytest.fixture
+def klein_served():
+    with in_thread(Emulator(profile="fixed:0.01")) as emulator:
+        yield emulator
+
+
+async def _for_over(made: Any) -> None:
+    for _ in made:
+        pass
+
+
+async def _with(made: Any) -> None:
+    with made:
+        pass
+
+
+async def _await(made: Any) -> None:
+    await made
+
+
+async def _async_for(made: Any) -> None:
+    async for _ in made:
+        pass
+
+
+SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], type[Exception], str]] = {
+    "with client": (lambda c: c, _with, TypeError, "Use `async with`, not `with`, for a FluxKleinClient"),
+    "with generate_many": (lambda c: c.generate_many(["a"]), _with, TypeError, "Use `async with`"),
+    "for over generate_many": (lambda c: c.generate_many(["a"]), _for_over, TypeError, "Use `async for`, not `for`"),
+    "for over updates": (lambda c: c.updates("abc"), _for_over, TypeError, "Use `async for`, not `for`"),
+    "await generate_many": (lambda c: c.generate_many(["a"]), _await, TypeError, "generate_all"),
+    "generate_many not entered": (
+        lambda c: c.generate_many(["a"]),
+        _async_for,
+        ConfigurationError,
+        "async with client.generate_many(...) as outcomes",
+    ),
+    "a string for many": (lambda c: c.generate_all("a cat"), _await, InvalidInputError, "a picture a letter"),
+    "a dict for many": (lambda c: c.generate_all({"prompt": "a"}), _await, InvalidInputError, "put it into a list"),
+    "bytes for a prompt": (lambda c: c.generate(b"a cat"), _await, InvalidInputError, "not bytes"),  # type: ignore[arg-type]
+    "a number for a result": (lambda c: c.read(7), _await, InvalidInputError, "GenerationResult, not to int"),  # type: ignore[arg-type]
+    "a handle for a result": (lambda c: c.read(c.handle("abc")), _await, InvalidInputError, "wait for its result"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("name", SLIPS)
+async def test_a_slip_says_what_to_write_instead(klein_emulator, klein_client, name):
+    make, slip_up, kind, text = SLIPS[name]
+    with pytest.raises(kind, match=re.escape(text)):
+        await slip_up(make(klein_client))
+    assert sum(klein_emulator.calls.values()) == 0
+
+
+VERBS: dict[str, Callable[[FluxKleinClient, Any], Any]] = {
+    "download": lambda client, forgotten: client.download(forgotten, "out"),
+    "read": lambda client, forgotten: client.read(forgotten),
+    "status": lambda client, forgotten: client.status(forgotten),
+    "result": lambda client, forgotten: client.result(forgotten),
+    "cancel": lambda client, forgotten: client.cancel(forgotten),
+    "wait_for_result": lambda client, forgotten: client.wait_for_result(forgotten),
+    "generate": lambda client, forgotten: client.generate(forgotten),
+}
+
+
+@pytest.mark.parametrize("name", VERBS)
+async def test_a_forgotten_await_is_named_where_its_coroutine_is_used(klein_emulator, klein_client, name):
+    forgotten = klein_client.generate("a cat")
+    with pytest.raises(InvalidInputError, match=r"a coroutine: write `await` before FluxKleinClient\.generate"):
+        await VERBS[name](klein_client, forgotten)
+    forgotten.close()
+    assert sum(klein_emulator.calls.values()) == 0
+
+
+async def test_a_forgotten_await_warns_with_the_verbs_name(klein_client):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        klein_client.generate("a cat")
+    assert [str(found.message) for found in caught] == ["coroutine 'FluxKleinClient.generate' was never awaited"]
+
+
+def test_what_is_no_coroutine_is_named_by_its_type():
+    assert (slip(None), slip([])) == ("NoneType", "list")
+
+
+async def test_a_client_that_is_closed_says_so(connect):
+    client = connect()
+    async with client:
+        pass
+    with pytest.raises(ClientClosedError, match="The client is closed"):
+        await client.generate("a cat")
+    with pytest.raises(ClientClosedError):
+        async with client:
+            pass
+
+
+def test_a_client_made_at_import_works_in_the_loop_that_uses_it_first_and_only_there():
+    async def ask() -> None:
+        with pytest.raises(ConfigurationError, match="one client for each loop"):
+            await MADE_AT_IMPORT.status("abc")
+
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        first.run(MADE_AT_IMPORT.__aenter__())
+        second.run(ask())
+        first.run(MADE_AT_IMPORT.aclose())
+
+
+def test_a_client_made_without_a_loop_generates_in_one(klein_served):
+    client = FluxKleinClient(klein_served.api_key, base_url=klein_served.base_url)
+
+    async def main() -> GenerationResult:
+        async with client:
+            return await client.generate("a cat", width=64, height=64)
+
+    assert asyncio.run(main()).image_url.startswith(klein_served.base_url)

@@ -1,0 +1,111 @@
+"""What is seen in a log, a debugger or a notebook: one line, short, no token, hardly any of the prompt."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from flux_klein_async import (
+    AdaptivePolling,
+    CancelOutcome,
+    Entry,
+    EntryState,
+    ExponentialPolling,
+    FixedPolling,
+    FluxKleinClient,
+    GenerationOutput,
+    GenerationResult,
+    HostedFile,
+    InputRejectedError,
+    Limits,
+    ModelInfo,
+    NotFoundError,
+    Outcome,
+    RequestState,
+    RequestStatus,
+    RetryPolicy,
+    TextToImage9BInput,
+    TextToImageInput,
+    Timings,
+)
+from flux_klein_async.ledger.base import NoBudget
+from flux_klein_async.reprs import brief, known
+
+TOKEN = "secret-token-0123456789"
+PROMPT = "a snow leopard at dawn, " * 20
+CLIENT = FluxKleinClient(TOKEN, base_url="http://127.0.0.1:9")
+RESULT = GenerationResult(
+    request_id="r-1",
+    state=RequestState.COMPLETED,
+    output=GenerationOutput(image="https://files.runcomfy.net/a.png"),
+    finished_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    cost_usd=0.01,
+    timings=Timings(queued=0.5, looks=3),
+    raw={"prompt": PROMPT},
+)
+SHOWN_RESULT = (
+    "GenerationResult(request_id='r-1', state=completed, output=GenerationOutput("
+    "image='https://files.runcomfy.net/a.png'), finished_at=2026-01-02T03:04:05+00:00, cost_usd=0.01, "
+    "timings=Timings(queued=0.5, looks=3))"
+)
+CUT = "'a snow leopard at dawn, a snow leopar...'"
+GONE = NotFoundError("No such request", request_id="r-1")
+Made = ModelInfo(
+    model_id="a/b", input_schema={"properties": {"prompt": {"type": "string"}, "a-b": {"type": "integer"}}}
+).input_model()
+TABLE: list[tuple[Any, str]] = [
+    (CLIENT, "<FluxKleinClient http://127.0.0.1:9 open>"),
+    (CLIENT.handle("r-1"), "RequestHandle('r-1')"),
+    (CLIENT.updates("r-1"), "<Updates of r-1>"),
+    (CLIENT.generate_many([PROMPT]), "<FanOut not entered, 0 of 64 items under way>"),
+    (RESULT, SHOWN_RESULT),
+    (Outcome(index=7, item=PROMPT, result=RESULT), f"Outcome(index=7, result={SHOWN_RESULT})"),
+    (
+        Outcome(index=7, item=PROMPT, error=GONE),
+        "Outcome(index=7, error=NotFoundError('No such request (request r-1)'))",
+    ),
+    (InputRejectedError(PROMPT), f"InputRejectedError({PROMPT[:197] + '...'!r})"),
+    (TextToImageInput(prompt=PROMPT), f"TextToImageInput(prompt={CUT}, width=1024, height=1024)"),
+    (TextToImage9BInput(prompt=PROMPT, steps=8), f"TextToImage9BInput(prompt={CUT}, width=1024, height=1024, steps=8)"),
+    (Made(prompt=PROMPT, **{"a-b": 1}), f"ABInput(prompt={CUT}, a-b=1)"),
+    (HostedFile("https://files.example.com/a.png"), "HostedFile(url='https://files.example.com/a.png')"),
+    (RequestStatus(request_id="r-1", state=RequestState.IN_QUEUE), "RequestStatus(request_id='r-1', state=in_queue)"),
+    (CancelOutcome(request_id="r-1", cancelled=True), "CancelOutcome(request_id='r-1', cancelled=True, state=unknown)"),
+    (ModelInfo(model_id="a/b", base_price_usd=0.01), "ModelInfo(model_id='a/b', base_price_usd=0.01)"),
+    (
+        Entry(state=EntryState.SUBMITTING, key="k", body=PROMPT.encode()),
+        "Entry(state=submitting, key='k')",
+    ),
+    (FixedPolling(0.5), "FixedPolling(interval=0.5, first=None)"),
+    (ExponentialPolling(), "ExponentialPolling(initial=0.1, multiplier=1.25, maximum=5.0, jitter=0.1)"),
+    (AdaptivePolling(), "AdaptivePolling(look_cost=0.01, minimum=0.02, maximum=5.0, models=0)"),
+    (NoBudget(), "NoBudget()"),
+    (RetryPolicy(), "RetryPolicy(attempts=5, initial=0.1, multiplier=2.0, maximum=5.0, refused_submits=None)"),
+    (
+        Limits(),
+        (
+            "Limits(max_in_flight=64, max_connections=100, looks_per_second=None, max_json_bytes=8388608, "
+            "max_file_bytes=67108864)"
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("value", "text"), TABLE, ids=[type(value).__name__ for value, _ in TABLE])
+def test_a_repr_is_short_and_keeps_secrets(value, text):
+    assert repr(value) == text
+    assert len(text) <= 300
+    assert TOKEN not in text
+    assert "\n" not in text
+
+
+def test_an_address_is_kept_whole_unless_it_is_very_long():
+    address = "https://files.runcomfy.net/" + "a" * 80
+    assert (brief(address), len(brief(address + "?signature=" + "b" * 500))) == (address, 120)
+    assert len(brief("https://is.not/ an address" + "x" * 100)) == 40
+
+
+def test_whatever_else_there_is_is_cut():
+    assert repr(brief([1, 2])) == "[1, 2]"
+    assert len(repr(brief(list(range(1000))))) == 120
+    assert known(RESULT, {"a": None, "b": (), "c": 0}) == "GenerationResult(c=0)"
