@@ -19,18 +19,18 @@ CLASSES = event_classes()
 
 # A field that is not listed here was added without asking whether it may hold a token, an input or a resource.
 FIELDS = {
-    "Cancelled": {"cancelled"},
+    "Cancelled": {"abandoned", "cancelled"},
     "Closed": {"left_running"},
-    "Downloaded": {"paths", "sha256"},
+    "Downloaded": {"paths", "seconds", "sha256"},
     "Event": set(),
-    "Failed": {"error", "error_type"},
-    "Finished": {"cost_usd", "lag_max", "looks", "seconds"},
+    "Failed": {"call", "error", "error_type", "model", "seconds"},
+    "Finished": {"cost_usd", "lag_max", "looks", "model", "seconds"},
     "Held": {"kind", "seconds"},
     "Looked": {"error", "look", "state"},
-    "Retrying": {"attempt", "error", "seconds"},
+    "Retrying": {"attempt", "call", "error", "kind", "seconds"},
     "StateChanged": {"queue_position", "state"},
-    "Submitted": {"seconds"},
-    "Uncertain": {"error"},
+    "Submitted": {"call", "model", "seconds"},
+    "Uncertain": {"call", "error", "model", "seconds"},
 }
 
 
@@ -68,6 +68,7 @@ def test_holds_plain_values_only(cls: type[Event]) -> None:
         int | None,
         str,
         str | None,
+        bool,
         bool | None,
         RequestState,
         RequestState | None,
