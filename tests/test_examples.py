@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-README, TESTING = (
+README, TELEMETRY, TESTING = (
     re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
-    for page in ("README.md", "docs/testing.md")
+    for page in ("README.md", "docs/telemetry.md", "docs/testing.md")
 )
 
 
@@ -29,6 +29,13 @@ def test_the_readmes_program_brings_three_pictures_home(tmp_path):
 
 def test_the_program_of_the_testing_page_runs_in_no_time(tmp_path):
     assert float(run(TESTING[0], tmp_path).split()[1]) > 60
+
+
+def test_the_programs_of_the_telemetry_page_run(tmp_path):
+    spans = run(TELEMETRY[0], tmp_path).splitlines()
+    assert [line.split()[0] for line in spans] == ["flux_klein.submit", "flux_klein.wait", "generate_content"]
+    assert spans[-1].endswith(" completed")
+    assert run(TELEMETRY[1], tmp_path) == "0.014\n"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
