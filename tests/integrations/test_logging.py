@@ -91,8 +91,14 @@ def test_a_record_is_bounded(caplog):
 
 
 def test_below_the_loggers_level_nothing_is_made(caplog):
+    class Loud(str):
+        __slots__ = ()
+
+        def __str__(self) -> str:
+            raise AssertionError("nobody was to look at it")
+
     caplog.set_level(ERROR)
-    LogEvents()(TABLE[0][0])
+    LogEvents()(Submitted(at=1.0, request_id="r", tag=Loud("tag"), seconds=0.25))
     assert caplog.records == []
 
 

@@ -11,7 +11,18 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from flux_klein_async import FluxKleinError, Limits, RetryPolicy, SubmissionUncertainError, WaitTimeoutError
 from flux_klein_async.emulator import Generation, Hang, InProcessEmulator, Reset, error_reply, fault
-from flux_klein_async.events import Closed, Failed, Finished, Looked, Retrying, StateChanged, Submitted, Uncertain
+from flux_klein_async.events import (
+    Cancelled,
+    Closed,
+    Downloaded,
+    Failed,
+    Finished,
+    Looked,
+    Retrying,
+    StateChanged,
+    Submitted,
+    Uncertain,
+)
 from flux_klein_async.models import RequestState
 
 from .traces import Memory, happened, seconds
@@ -326,6 +337,63 @@ def test_a_place_in_the_queue_is_told_and_a_cost_that_is_not_known_is_none():
     }
     assert not {"flux_klein.cost", "flux_klein.lag", "flux_klein.queue.duration"} & set(memory.points())
     assert memory.span().attributes["flux_klein.tag"] == "SimpleNamespace"
+
+
+def test_an_abandoned_request_ends_with_the_answer_to_its_cancel():
+    for answer in (False, None):
+        memory = clocked()
+        told(memory, Submitted(at=0.0, request_id="r", seconds=0.0))
+        told(memory, Cancelled(at=1.0, request_id="r", cancelled=answer, abandoned=True))
+        assert memory.outcomes() == {"abandoned": 1}
+
+
+def test_repeats_of_a_submit_are_told_once_and_the_last_sixteen_of_them():
+    memory = clocked()
+    told(memory, *(Retrying(at=0.0, attempt=n, seconds=0.0, error="e", call=7) for n in range(30)))
+    told(memory, Submitted(at=0.0, request_id="r", seconds=0.0, call=7))
+    assert [event.attributes["flux_klein.attempt"] for event in memory.span("flux_klein.submit").events] == [
+        *range(14, 30)
+    ]
+    assert memory.tell._tries == {}
+    told(memory, Retrying(at=0.0, attempt=2, seconds=0.0, error="e", call=8), Closed(at=1.0, left_running=()))
+    assert memory.tell._tries == {}
+
+
+def test_a_state_that_flaps_leaves_the_queue_once():
+    memory = clocked()
+    told(memory, Submitted(at=0.0, request_id="r", seconds=0.0))
+    for at, state in enumerate([RequestState.IN_PROGRESS, RequestState.IN_QUEUE, RequestState.IN_PROGRESS], 1):
+        told(memory, StateChanged(at=at, request_id="r", state=state, queue_position=None))
+    [queued] = memory.points()["flux_klein.queue.duration"]
+    assert (queued.count, queued.sum) == (1, 1.0)
+
+
+def test_a_cost_below_nothing_is_not_counted(caplog):
+    memory = clocked()
+    told(memory, Finished(at=2.0, request_id="r", seconds=2.0, looks=4, lag_max=None, cost_usd=-1.0))
+    assert (memory.counts("flux_klein.cost"), memory.span().attributes["flux_klein.looks"]) == (0, 4)
+    assert caplog.records == []  # the SDK complains of it
+
+
+def test_a_download_is_as_long_as_it_took():
+    memory = clocked()
+    told(memory, Downloaded(at=9.0, request_id="r", paths=("a",), sha256=("b",), seconds=2.5))
+    assert seconds(memory.span("flux_klein.download")) == 2.5
+
+
+def test_the_looks_at_one_that_failed_are_told():
+    memory = clocked()
+    told(memory, Submitted(at=0.0, request_id="r", seconds=0.0))
+    told(memory, Looked(at=1.0, request_id="r", look=3, state=RequestState.FAILED))
+    told(memory, Failed(at=1.0, request_id="r", error_type="GenerationFailedError", error="e"))
+    assert memory.span().attributes["flux_klein.looks"] == 3
+
+
+def test_those_that_ended_long_ago_are_forgotten_first():
+    memory = clocked(max_open=1)
+    for request_id in ("a", "b", "a", "c"):
+        told(memory, Failed(at=1.0, request_id=request_id, error_type="WaitTimeoutError", error="e"))
+    assert list(memory.tell._ended) == ["a", "c"]
 
 
 def test_texts_of_others_are_cut():
