@@ -1,6 +1,7 @@
 """The examples and the README's first program run as they stand, without a token."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,22 @@ def test_an_example_runs(path, tmp_path):
     assert run(path.read_text(), tmp_path)
 
 
-@pytest.mark.parametrize("test", [README[2], TESTING[1]], ids=["readme", "testing"])
+def test_the_example_project_passes_its_own_tests_in_a_folder_of_its_own(tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(ROOT / "examples" / "testing_kit", project, ignore=shutil.ignore_patterns("__pycache__"))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "5 passed" in done.stdout
+
+
+@pytest.mark.parametrize("test", [README[2], TESTING[1], TESTING[2]], ids=["readme", "testing", "asked"])
 def test_a_test_that_a_page_shows_passes(pytester, test):
     pytester.makepyfile(test)
     pytester.runpytest_inprocess(
