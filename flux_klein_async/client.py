@@ -243,7 +243,7 @@ class FluxKleinClient(NotWith):
             with call:
                 return await wait(self._core, call, ticket, on_abandon=on_abandon, on_status=on_status)
         except FluxKleinError as error:
-            self._tell_failed(error, call)
+            self._tell_failed(error, call, ticket.model)
             raise
 
     async def generate(
@@ -288,7 +288,7 @@ class FluxKleinClient(NotWith):
                 finally:
                     slot.give()
         except FluxKleinError as error:
-            self._tell_failed(error, call)
+            self._tell_failed(error, call, order.model)
             raise
 
     def handle(self, request_id: str) -> RequestHandle:
@@ -356,7 +356,7 @@ class FluxKleinClient(NotWith):
                     with call:
                         return await self._run(call, order, slot, on_abandon, None)
                 except FluxKleinError as error:
-                    self._tell_failed(error, call)
+                    self._tell_failed(error, call, order.model)
                     raise
             finally:
                 slot.give()
@@ -516,7 +516,7 @@ class FluxKleinClient(NotWith):
             return request.ticket
         return Ticket(request_id=_id_of(request))
 
-    def _tell_failed(self, error: FluxKleinError, call: Call) -> None:
+    def _tell_failed(self, error: FluxKleinError, call: Call, model: str | None) -> None:
         if call.waits and call.submitted:
             error.paid_by_this_call = True
         self._core.emit(
@@ -526,6 +526,9 @@ class FluxKleinClient(NotWith):
                 tag=call.tag,
                 error_type=type(error).__name__,
                 error=str(error),
+                seconds=at - call.started,
+                model=model,
+                call=call.number,
             )
         )
 

@@ -1,7 +1,8 @@
 """The small frozen objects given to `on_event`: the only side channel.
 
 Progress displays, logs, metrics and traces are built on these. `at` is the running loop's time in seconds. No event
-holds a token, an input or an open resource.
+holds a token, an input or an open resource. Before a request has an id, `call` tells which events belong together: it
+is the number of the call in this process, and None where an event says nothing of that kind.
 """
 
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ class Submitted(Event):
     """A submit was accepted; `seconds` since it was asked for."""
 
     seconds: float
+    model: str | None = None
+    call: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,8 @@ class Retrying(Event):
     attempt: int
     seconds: float
     error: str
+    kind: str | None = None
+    call: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,36 +87,51 @@ class Finished(Event):
     looks: int
     lag_max: float | None
     cost_usd: float | None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(Event):
-    """A call for a generation ended in an error (its class name and its sentence)."""
+    """A call for a generation ended in an error (its class name and its sentence), `seconds` after it began."""
 
     error_type: str
     error: str
+    seconds: float | None = None
+    model: str | None = None
+    call: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancelled(Event):
-    """The service was asked to cancel. `cancelled` is its answer, or None where it gave none."""
+    """The service was asked to cancel. `cancelled` is its answer, or None where it gave none.
+
+    `abandoned`: asked because nobody waits for the request any more, and not by a call of `cancel`.
+    """
 
     cancelled: bool | None
+    abandoned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Uncertain(Event):
-    """A submit may or may not have been accepted, and was left alone."""
+    """A submit may or may not have been accepted, and was left alone; `seconds` since it was asked for."""
 
     error: str
+    seconds: float | None = None
+    model: str | None = None
+    call: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Downloaded(Event):
-    """Files of a request are on disk; `sha256` has for each path the digest of its bytes, in hexadecimal digits."""
+    """Files of a request are on disk; `sha256` has for each path the digest of its bytes, in hexadecimal digits.
+
+    `seconds` is how long that took.
+    """
 
     paths: tuple[str, ...]
     sha256: tuple[str, ...]
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -168,7 +168,7 @@ def test_a_module_imports_only_what_stands_above_it(path):
 @pytest.mark.parametrize("path", CORE, ids=short)
 def test_the_core_imports_no_outer_part_and_no_extra(path):
     names = {name.split(".")[0] for name in imported(path)}
-    assert names & {"typer", "rich", "PIL", "pytest", "matplotlib"} == set()
+    assert names & {"typer", "rich", "PIL", "pytest", "matplotlib", "opentelemetry"} == set()
     assert not {name.split(".")[1] for name in imported(path) if name.startswith("flux_klein_async.")} & set(OUTER)
     assert "aiohttp.web" not in imported(path)
 
@@ -231,6 +231,9 @@ def test_importing_the_package_imports_no_extra():
     code = "import sys, flux_klein_async; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     unwanted = [
-        name for name in loaded if name.split(".")[0] in {"typer", "rich", "PIL", "click", "pytest", "matplotlib"}
+        name
+        for name in loaded
+        if name.split(".")[0] in {"typer", "rich", "PIL", "click", "pytest", "matplotlib", "opentelemetry"}
     ]
-    assert unwanted + [name for name in loaded if name.startswith("aiohttp.web")] == []
+    unwanted += [name for name in loaded if name.startswith(("aiohttp.web", "flux_klein_async.integrations"))]
+    assert unwanted == []

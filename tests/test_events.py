@@ -6,6 +6,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from flux_klein_async import events
+from flux_klein_async.emulator import error_reply
 from flux_klein_async.events import Event
 from flux_klein_async.models import RequestState
 
@@ -19,18 +20,18 @@ CLASSES = event_classes()
 
 # A field that is not listed here was added without asking whether it may hold a token, an input or a resource.
 FIELDS = {
-    "Cancelled": {"cancelled"},
+    "Cancelled": {"abandoned", "cancelled"},
     "Closed": {"left_running"},
-    "Downloaded": {"paths", "sha256"},
+    "Downloaded": {"paths", "seconds", "sha256"},
     "Event": set(),
-    "Failed": {"error", "error_type"},
-    "Finished": {"cost_usd", "lag_max", "looks", "seconds"},
+    "Failed": {"call", "error", "error_type", "model", "seconds"},
+    "Finished": {"cost_usd", "lag_max", "looks", "model", "seconds"},
     "Held": {"kind", "seconds"},
     "Looked": {"error", "look", "state"},
-    "Retrying": {"attempt", "error", "seconds"},
+    "Retrying": {"attempt", "call", "error", "kind", "seconds"},
     "StateChanged": {"queue_position", "state"},
-    "Submitted": {"seconds"},
-    "Uncertain": {"error"},
+    "Submitted": {"call", "model", "seconds"},
+    "Uncertain": {"call", "error", "model", "seconds"},
 }
 
 
@@ -68,6 +69,7 @@ def test_holds_plain_values_only(cls: type[Event]) -> None:
         int | None,
         str,
         str | None,
+        bool,
         bool | None,
         RequestState,
         RequestState | None,
@@ -88,3 +90,29 @@ def test_cannot_be_changed(cls: type[Event]) -> None:
 def test_has_slots_and_takes_keywords_only(cls: type[Event]) -> None:
     assert not hasattr(make(cls), "__dict__")
     assert all(field.kw_only for field in dataclasses.fields(cls))
+
+
+async def test_without_a_handler_no_event_is_made(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    for cls in CLASSES:
+        monkeypatch.setattr(cls, "__init__", lambda self, **fields: made.append(type(self).__name__))
+    await connect().generate("a cat")
+    assert made == []
+    await connect(on_event=lambda event: None).generate("a cat")
+    assert {"Submitted", "Looked", "StateChanged", "Finished"} <= set(made)
+
+
+async def test_events_before_the_id_is_known_share_a_call_with_the_one_that_brings_it(
+    connect: Any, klein_emulator: Any
+) -> None:
+    klein_emulator.script("submit", error_reply(429))
+    told: list[Event] = []
+    client = connect(on_event=told.append)
+    await client.generate("a cat")
+    await client.generate("a dog")
+    repeated, accepted, other = (event for event in told if isinstance(event, events.Retrying | events.Submitted))
+    assert isinstance(repeated, events.Retrying)
+    assert isinstance(accepted, events.Submitted)
+    assert repeated.kind == "submit"
+    assert (repeated.request_id, repeated.call) == (None, accepted.call)
+    assert accepted.call != getattr(other, "call", None)

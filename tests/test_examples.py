@@ -1,6 +1,7 @@
 """The examples and the programs that pages show run as they stand, without a token."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-README, TESTING, WAITING = (
+README, TELEMETRY, TESTING, WAITING = (
     re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
-    for page in ("README.md", "docs/testing.md", "docs/waiting.md")
+    for page in ("README.md", "docs/telemetry.md", "docs/testing.md", "docs/waiting.md")
 )
 
 
@@ -38,12 +39,34 @@ def test_the_program_of_the_waiting_page_explains_the_looks(tmp_path):
     assert len(WAITING) == 1
 
 
+def test_the_programs_of_the_telemetry_page_run(tmp_path):
+    spans = run(TELEMETRY[0], tmp_path).splitlines()
+    assert [line.split()[0] for line in spans] == ["flux_klein.submit", "flux_klein.wait", "generate_content"]
+    assert spans[-1].endswith(" completed")
+    assert run(TELEMETRY[1], tmp_path) == "0.014\n"
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
 def test_an_example_runs(path, tmp_path):
     assert run(path.read_text(), tmp_path)
 
 
-@pytest.mark.parametrize("test", [README[2], TESTING[1]], ids=["readme", "testing"])
+def test_the_example_project_passes_its_own_tests_in_a_folder_of_its_own(tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(ROOT / "examples" / "testing_kit", project, ignore=shutil.ignore_patterns("__pycache__"))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "5 passed" in done.stdout
+
+
+@pytest.mark.parametrize("test", [README[2], TESTING[1], TESTING[2]], ids=["readme", "testing", "asked"])
 def test_a_test_that_a_page_shows_passes(pytester, test):
     pytester.makepyfile(test)
     pytester.runpytest_inprocess(

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from .answers import ENDPOINTS
-from .engine import Engine
-from .faults import faults_at
+from .answers import ENDPOINTS, Generation, check_answer
+from .engine import Engine, prompt_of
+from .faults import fault, faults_at
 
 if TYPE_CHECKING:
     from collections import Counter, deque
@@ -88,6 +88,24 @@ class BaseEmulator:
         """By request id the loop's instant at which each generation that has started ends, or ended."""
         return self.engine.service.queue.completions
 
+    # --- what was asked
+
+    def asked(self, endpoint: str) -> list[Record]:
+        """The remembered requests to one endpoint, oldest first.
+
+        Raises:
+            ValueError: no such endpoint.
+        """
+        check_answer(endpoint, None)
+        return [record for record in self.records if record.endpoint == endpoint]
+
+    @property
+    def prompts(self) -> list[str | None]:
+        """The prompts of the accepted submits that are remembered, oldest first: what would be paid for."""
+        return [prompt_of(record.body) for record in self.asked("submit") if record.request_id is not None]
+
+    # --- what happens
+
     def script(self, endpoint: str, *answers: Answer | None) -> None:
         """Give the next calls of an endpoint these answers in turn, after those still due; `None` is normal.
 
@@ -95,6 +113,35 @@ class BaseEmulator:
             ValueError: no such endpoint, or an answer that belongs to another one.
         """
         self.engine.script(endpoint, *answers)
+
+    def script_nth(self, number: int, endpoint: str, answer: Answer) -> None:
+        """Give the `number`-th call of an endpoint from now this answer, those before it the normal one.
+
+        "The third look finds a 503" is `script_nth(3, "status", fault("503"))`. Calls that are scripted already
+        come first.
+
+        Raises:
+            ValueError: a number below 1, no such endpoint, or an answer that belongs to another one.
+        """
+        if number < 1:
+            raise ValueError(f"calls are counted from 1, not from {number}")
+        self.script(endpoint, *[None] * (number - 1), answer)
+
+    def script_prompt(self, prompt: str, answer: Answer) -> None:
+        """Give every submit of exactly this prompt this answer, whenever it comes; other scripts wait for others.
+
+        Raises:
+            ValueError: an answer that belongs to another endpoint.
+        """
+        self.engine.script_prompt(prompt, answer)
+
+    def fail_prompt(self, prompt: str, error: str = "the model ran out of memory") -> None:
+        """Let every generation of exactly this prompt be accepted, and fail."""
+        self.script_prompt(prompt, Generation(ends="failed", error=error))
+
+    def lose_submit(self) -> None:
+        """Accept the next submit and lose the reply: it runs, it costs, and its caller cannot know."""
+        self.script("submit", fault("reset+accepted"))
 
     def fault(self, endpoint: str, *answers: Answer, probability: float) -> None:
         """Give calls of an endpoint one of these answers, all equally likely, with this probability.

@@ -7,6 +7,7 @@ bytes travel.
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     Action: TypeAlias = Reply | Draw | Hang | Reset | Garbage | Truncate | Endless
 
-__all__ = ["Call", "Engine", "Record"]
+__all__ = ["Call", "Engine", "Record", "prompt_of"]
 
 _PLAIN = Generation()
 
@@ -102,6 +103,7 @@ class Engine:
         self._chance = random.Random(f"{self.seed}/faults")
         self._scripts: dict[str, deque[Answer | None]] = {}
         self._faults: dict[str, list[tuple[float, tuple[Answer, ...]]]] = {}
+        self._prompts: dict[str, Answer] = {}
         for endpoint, answers in self._first_script.items():
             self.script(endpoint, *answers)
 
@@ -133,6 +135,15 @@ class Engine:
             raise ValueError(f"a probability lies between 0 and 1, not at {probability!r}")
         self._faults.setdefault(endpoint, []).append((probability, answers))
 
+    def script_prompt(self, prompt: str, answer: Answer) -> None:
+        """Give every submit of exactly this prompt this answer, before all scripts and faults.
+
+        Raises:
+            ValueError: an answer that belongs to another endpoint.
+        """
+        check_answer("submit", answer)
+        self._prompts[prompt] = answer
+
     def connect(self) -> Answer:
         """Count one attempt to connect and say what becomes of it."""
         return self._next_answer("connect") or Pass()
@@ -140,7 +151,7 @@ class Engine:
     def handle(self, call: Call, now: float) -> Action:
         """Let one request take effect at `now` and say what to send back, and how."""
         route = find_route(call.method, call.target)
-        answer = self._next_answer(route.endpoint)
+        answer = self._answer_to_prompt(route, call) or self._next_answer(route.endpoint)
         action, started = self._act(call, route, answer, now)
         self.records.append(
             Record(
@@ -157,6 +168,14 @@ class Engine:
             )
         )
         return action
+
+    def _answer_to_prompt(self, route: Route, call: Call) -> Answer | None:
+        if not self._prompts or route.endpoint != "submit":
+            return None
+        answer = self._prompts.get(prompt_of(call.body) or "")
+        if answer is not None:
+            self.calls[route.endpoint] += 1
+        return answer
 
     def _next_answer(self, endpoint: str) -> Answer | None:
         self.calls[endpoint] += 1
@@ -183,6 +202,16 @@ class Engine:
         if answer.accepted:
             _, started = self.service.respond(route, call.headers, call.body, _PLAIN, now)
         return answer, started
+
+
+def prompt_of(body: bytes) -> str | None:
+    """Read the prompt of a submit, or `None` where there is none that can be read."""
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    prompt = given.get("prompt") if isinstance(given, dict) else None
+    return prompt if isinstance(prompt, str) else None
 
 
 def _rewritten(reply: Response, how: Rewrite) -> Response:

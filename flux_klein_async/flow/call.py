@@ -5,6 +5,7 @@ foreign cancellations alone), for two reasons instead of one: the deadline, and 
 """
 
 import asyncio
+import itertools
 from enum import Enum
 from types import TracebackType
 from typing import Self
@@ -18,6 +19,8 @@ from flux_klein_async.errors import (
 )
 
 __all__ = ["Call", "Registry"]
+
+_NUMBERS = itertools.count(1)
 
 
 class _Reason(Enum):
@@ -59,6 +62,7 @@ class Call:
 
     Attributes:
         deadline: The instant on the loop's clock after which nothing is awaited any more, or None.
+        number: Which call of this process it is.
         request_id: Set as soon as it is known.
         submitted: A submit of this very call was accepted.
         uncertain: A submit's body has begun to be written and its answer is not known.
@@ -78,6 +82,7 @@ class Call:
         "gave_up",
         "last_error",
         "looks",
+        "number",
         "request_id",
         "started",
         "state",
@@ -99,6 +104,7 @@ class Call:
     ) -> None:
         self._loop = loop
         self._registry = registry
+        self.number = next(_NUMBERS)
         self.started = loop.time()
         self.deadline = None if timeout is None else self.started + timeout
         self.request_id = request_id

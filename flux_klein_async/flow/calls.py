@@ -56,10 +56,14 @@ async def model_info(core: Core, call: Call, model: str) -> ModelInfo:
     return await single(core, call, core.api.model(model), read_model)
 
 
-async def cancel(core: Core, call: Call, request_id: str) -> CancelOutcome:
+async def cancel(core: Core, call: Call, request_id: str, *, abandoned: bool = False) -> CancelOutcome:
     """Ask the service to cancel, and say what it answered."""
     outcome = await single(core, call, core.api.cancel(request_id), lambda answer: read_cancel(answer, request_id))
-    core.emit(lambda at: Cancelled(at=at, request_id=request_id, tag=call.tag, cancelled=outcome.cancelled))
+    core.emit(
+        lambda at: Cancelled(
+            at=at, request_id=request_id, tag=call.tag, cancelled=outcome.cancelled, abandoned=abandoned
+        )
+    )
     if outcome.cancelled:
         core.budget.settle(request_id, 0.0)
         await core.write(EntryState.CANCELLED, request_id=request_id)
@@ -72,7 +76,7 @@ async def cancel_abandoned(core: Core, request_id: str, tag: object) -> None:
     answered = False
     try:
         with call:
-            outcome = await cancel(core, call, request_id)
+            outcome = await cancel(core, call, request_id, abandoned=True)
         answered = True
         if outcome.cancelled:
             core.left_running.discard(request_id)
@@ -80,6 +84,6 @@ async def cancel_abandoned(core: Core, request_id: str, tag: object) -> None:
         log.warning("Request %s was abandoned and could not be cancelled: %s", request_id, error)
     finally:  # also where the client closes and ends this
         if not answered:
-            core.emit(lambda at: Cancelled(at=at, request_id=request_id, tag=tag, cancelled=None))
+            core.emit(lambda at: Cancelled(at=at, request_id=request_id, tag=tag, cancelled=None, abandoned=True))
         if not core.closing:  # only what is found running while closing is reported by it
             core.left_running.discard(request_id)

@@ -268,6 +268,8 @@ class Core:
                 attempt=failures + 1,
                 seconds=wait,
                 error=str(error),
+                kind=kind.value,
+                call=call.number,
             )
         )
         await sleep_until(self.loop, until)

@@ -40,6 +40,7 @@ async def save(
             tag=call.tag,
             paths=paths,
             sha256=tuple(file.sha256 for file in saved),
+            seconds=at - call.started,
         )
     )
     return [file.path for file in saved]

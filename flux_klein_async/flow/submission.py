@@ -145,7 +145,16 @@ class _Submission:
     def tell_accepted(self, request_id: str) -> None:
         call = self._call
         call.request_id, call.submitted = request_id, True
-        self._core.emit(lambda at: Submitted(at=at, request_id=request_id, tag=call.tag, seconds=at - call.started))
+        self._core.emit(
+            lambda at: Submitted(
+                at=at,
+                request_id=request_id,
+                tag=call.tag,
+                seconds=at - call.started,
+                model=self._order.model,
+                call=call.number,
+            )
+        )
 
     async def refused(self, error: FluxKleinError | None = None) -> None:
         """Nothing was accepted: give the money back, and write that down."""
@@ -155,8 +164,17 @@ class _Submission:
     async def uncertain(self, error: BaseException) -> None:
         """It may have been accepted: say so everywhere. The money stays set aside."""
         log.warning("A submit may or may not have been accepted; it is not repeated: %s", error)
-        tag = self._call.tag
-        self._core.emit(lambda at: Uncertain(at=at, tag=tag, error=str(error)))
+        call = self._call
+        self._core.emit(
+            lambda at: Uncertain(
+                at=at,
+                tag=call.tag,
+                error=str(error),
+                seconds=at - call.started,
+                model=self._order.model,
+                call=call.number,
+            )
+        )
         await self.write(EntryState.UNCERTAIN, error=str(error))
 
     def _give_up(self, post: "asyncio.Task[str]", guard: BodyGuard) -> None:

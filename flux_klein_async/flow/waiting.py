@@ -80,6 +80,7 @@ async def wait(
             looks=result.timings.looks,
             lag_max=result.timings.lag_max,
             cost_usd=result.cost_usd,
+            model=ticket.model,
         )
     )
     return result

@@ -1,0 +1,334 @@
+"""Traces and metrics from events: one span a generation, with its submit, its wait and its downloads inside.
+
+Needs the extra `opentelemetry` (the API alone; which SDK exports, if any, is the application's affair). Must not know
+anything but the public events.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from opentelemetry import metrics, trace
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode
+
+from flux_klein_async._version import __version__
+from flux_klein_async.events import (
+    Cancelled,
+    Closed,
+    Downloaded,
+    Event,
+    Failed,
+    Finished,
+    Held,
+    Looked,
+    Retrying,
+    StateChanged,
+    Submitted,
+    Uncertain,
+)
+from flux_klein_async.integrations.handlers import clipped, plain
+from flux_klein_async.integrations.instruments import Instruments
+from flux_klein_async.models import RequestState
+
+__all__ = ["Telemetry"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+_Value = str | bool | int | float
+_Attributes = dict[str, _Value]
+
+_OPERATION = "generate_content"  # the conventions' word for the making of anything but text alone
+_PROVIDER = "runcomfy"
+_OUTCOMES = {
+    "GenerationFailedError": "failed",
+    "GenerationCancelledError": "cancelled",
+    "SubmissionUncertainError": "uncertain",
+    "WaitTimeoutError": "timeout",
+}
+# After these nothing new can be said of a request.
+_SETTLED = {"completed", "failed", "cancelled"}
+_TRIES_KEPT = 16  # repeats of one submit that its span tells of; they are all counted
+
+
+@dataclass(slots=True)
+class _Open:
+    """A generation whose end has not been seen. Instants are seconds on the loop's clock."""
+
+    span: Span
+    epoch: int  # nanoseconds from 1970 to the loop's zero, taken once: durations stay exact when the clock is set
+    started: float
+    submitted: float
+    model: str | None
+    wait: Span | None = None
+    looks: int = 0
+    retries: int = 0
+    facts: _Attributes = field(default_factory=dict)
+
+    def instant(self, at: float) -> int:
+        """An instant of the loop's clock as the API wants it."""
+        return self.epoch + round(at * 1e9)
+
+    def note(self, name: str, at: float, attributes: Mapping[str, _Value]) -> None:
+        """Something that happened while it was waited for."""
+        (self.wait or self.span).add_event(f"flux_klein.{name}", attributes, self.instant(at))
+
+
+class Telemetry:
+    """An `on_event` handler for one client that makes spans and metrics.
+
+    Spans have for their parent the span that is current where the generation was asked for. A generation whose end
+    is never seen (submitted and never waited for, or abandoned with "leave") ends as "abandoned" when the client
+    closes, when it is `max_age` seconds old, or when more than `max_open` are open.
+
+    Args:
+        tracer_provider: None is the global one.
+        meter_provider: None is the global one.
+        max_open: How many generations are remembered, of those under way and of those that ended each.
+        max_age: Seconds after which an end is no longer expected.
+        clock: Nanoseconds since 1970.
+    """
+
+    def __init__(
+        self,
+        *,
+        tracer_provider: trace.TracerProvider | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
+        max_open: int = 20_000,
+        max_age: float = 3600.0,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._tracer = trace.get_tracer("flux_klein_async", __version__, tracer_provider)
+        self._measured = Instruments(metrics.get_meter("flux_klein_async", __version__, meter_provider))
+        self._max_open = max_open
+        self._max_age = max_age
+        self._clock = clock
+        self._open: dict[str, _Open] = {}
+        # By request id and by call: the span that told of it, and how it ended.
+        self._ended: dict[str | int, tuple[SpanContext, str]] = {}
+        self._tries: dict[int, list[Retrying]] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Take in one event."""
+        match event:
+            case Submitted():
+                self._submitted(event)
+            case Looked() | StateChanged():
+                self._seen(event)
+            case Retrying():
+                self._retrying(event)
+            case Held():
+                self._measured.holds.add(1, {"flux_klein.call.kind": event.kind})
+            case Finished():
+                self._finished(event)
+            case Failed() | Uncertain():
+                self._failed(event)
+            case Cancelled():
+                self._cancelled(event)
+            case Downloaded():
+                self._downloaded(event)
+            case Closed():
+                self._abandon_all(event.at)
+
+    # --- beginnings
+
+    def _submitted(self, event: Submitted) -> None:
+        record = self._begin(event, event.seconds, event.model)
+        inside = trace.set_span_in_context(record.span)
+        submit = self._tracer.start_span("flux_klein.submit", inside, start_time=record.instant(record.started))
+        for retry in self._tries.pop(event.call or 0, []):
+            record.retries += 1
+            submit.add_event("flux_klein.retry", _retry(retry), record.instant(retry.at))
+        submit.end(record.instant(event.at))
+        record.wait = self._tracer.start_span("flux_klein.wait", inside, start_time=record.instant(event.at))
+        self._measured.in_flight.add(1, _model(record.model))
+        self._open[event.request_id or ""] = record
+        self._forget(event.at)
+
+    def _begin(self, event: Event, seconds: float | None, model: str | None) -> _Open:
+        """Start a generation's span where its call began: it is told of later than it began."""
+        began = event.at - (seconds or 0.0)
+        epoch = self._clock() - round(event.at * 1e9)
+        attributes = {"gen_ai.operation.name": _OPERATION, "gen_ai.provider.name": _PROVIDER, **_model(model)}
+        if event.request_id is not None:
+            attributes["gen_ai.response.id"] = event.request_id
+        if event.tag is not None:
+            attributes["flux_klein.tag"] = plain(event.tag)  # type: ignore[assignment]  # a tuple is as good
+        before = [self._ended[key] for key in _keys(event) if key in self._ended]
+        span = self._tracer.start_span(
+            f"{_OPERATION} {model}" if model else _OPERATION,
+            kind=SpanKind.CLIENT,
+            attributes=attributes,
+            links=[Link(context) for context, _ in before],
+            start_time=epoch + round(began * 1e9),
+        )
+        return _Open(span, epoch, began, event.at, model)
+
+    # --- between
+
+    def _seen(self, event: Looked | StateChanged) -> None:
+        record = self._open.get(event.request_id or "")
+        if record is None:
+            return
+        if isinstance(event, Looked):
+            record.looks = event.look
+            if event.error is not None:
+                record.note("look_failed", event.at, {"error.message": clipped(event.error)})
+            return
+        facts: _Attributes = {"flux_klein.state": event.state.value}
+        if event.queue_position is not None:
+            facts["flux_klein.queue.position"] = event.queue_position
+        record.note("state_changed", event.at, facts)
+        if event.state is RequestState.IN_PROGRESS and "flux_klein.queue.duration" not in record.facts:
+            queued = record.facts["flux_klein.queue.duration"] = event.at - record.submitted
+            self._measured.queue.record(queued, _model(record.model))
+
+    def _retrying(self, event: Retrying) -> None:
+        self._measured.retries.add(1, {"flux_klein.call.kind": event.kind or "unknown"})
+        if (record := self._open.get(event.request_id or "")) is not None:
+            record.retries += 1
+            record.note("retry", event.at, _retry(event))
+        elif event.request_id is None and event.call is not None:
+            tries = self._tries.setdefault(event.call, [])
+            tries.append(event)
+            del tries[:-_TRIES_KEPT]
+            _bound(self._tries, self._max_open)
+
+    # --- ends
+
+    def _finished(self, event: Finished) -> None:
+        record = self._ending(event, event.seconds, event.model)
+        if record is None:
+            return
+        record.looks = event.looks
+        model = _model(record.model)
+        self._measured.looks.record(event.looks, model)
+        if event.lag_max is not None:
+            record.facts["flux_klein.lag"] = event.lag_max
+            self._measured.lag.record(event.lag_max, model)
+        if event.cost_usd is not None:
+            record.facts["flux_klein.cost"] = event.cost_usd
+            self._measured.cost.add(max(0.0, event.cost_usd), model)
+        self._end(record, event, "completed")
+
+    def _failed(self, event: Failed | Uncertain) -> None:
+        record = self._ending(event, event.seconds, event.model)
+        if record is None:
+            return
+        tries = self._tries.pop(event.call or 0, [])
+        record.retries += len(tries)
+        for retry in tries:
+            record.note("retry", retry.at, _retry(retry))
+        error_type = event.error_type if isinstance(event, Failed) else "SubmissionUncertainError"
+        self._end(record, event, _OUTCOMES.get(error_type, "error"), error_type, event.error)
+
+    def _cancelled(self, event: Cancelled) -> None:
+        record = self._open.get(event.request_id or "")
+        if record is None:
+            return
+        if not (event.cancelled or event.abandoned):
+            record.note("cancel_refused", event.at, {})  # somebody may well wait on
+            return
+        del self._open[event.request_id or ""]
+        self._leave(record)
+        self._end(record, event, "cancelled" if event.cancelled else "abandoned")
+
+    def _ending(self, event: Finished | Failed | Uncertain, seconds: float | None, model: str | None) -> _Open | None:
+        """The generation that this ends, or None where its end has been told already.
+
+        One that was submitted elsewhere, or never accepted, gets its span only now.
+        """
+        record = self._open.pop(event.request_id or "", None)
+        if record is not None:
+            self._leave(record)
+            return record
+        told = [self._ended[key] for key in _keys(event) if key in self._ended]
+        unaccepted = event.request_id is None
+        if any(unaccepted or outcome in _SETTLED for _, outcome in told):
+            return None
+        return self._begin(event, seconds, model)
+
+    def _leave(self, record: _Open) -> None:
+        self._measured.in_flight.add(-1, _model(record.model))
+
+    def _end(self, record: _Open, event: Event, outcome: str, error_type: str | None = None, error: str = "") -> None:
+        at, span = event.at, record.span
+        failure: _Attributes = {"error.type": error_type} if error_type is not None else {}
+        if error_type is not None:
+            span.set_status(StatusCode.ERROR, clipped(error))
+        span.set_attributes(
+            {
+                "flux_klein.outcome": outcome,
+                "flux_klein.looks": record.looks,
+                "flux_klein.retries": record.retries,
+                **record.facts,
+                **failure,
+            }
+        )
+        if record.wait is not None:
+            record.wait.end(record.instant(at))
+        span.end(record.instant(at))
+        model = _model(record.model)
+        self._measured.generations.add(1, {"flux_klein.outcome": outcome, **model, **failure})
+        labels: _Attributes = {"gen_ai.operation.name": _OPERATION, "gen_ai.provider.name": _PROVIDER}
+        self._measured.duration.record(at - record.started, {**labels, **model, **failure})
+        for key in _keys(event):
+            self._ended.pop(key, None)  # the last is the youngest
+            self._ended[key] = (span.get_span_context(), outcome)
+        _bound(self._ended, 2 * self._max_open)
+
+    def _downloaded(self, event: Downloaded) -> None:
+        ended = self._ended.get(event.request_id or "")
+        inside = trace.set_span_in_context(NonRecordingSpan(ended[0])) if ended else None
+        now = self._clock()
+        span = self._tracer.start_span(
+            "flux_klein.download",
+            inside,
+            attributes={"gen_ai.response.id": event.request_id or "", "flux_klein.files": len(event.paths)},
+            start_time=now - round((event.seconds or 0.0) * 1e9),
+        )
+        span.end(now)
+
+    # --- what never ends
+
+    def _forget(self, at: float) -> None:
+        """End what is too old, or one too many: its end is not going to be seen."""
+        while self._open:
+            request_id, record = next(iter(self._open.items()))
+            if len(self._open) <= self._max_open and at - record.submitted <= self._max_age:
+                return
+            self._abandon(request_id, at)
+
+    def _abandon_all(self, at: float) -> None:
+        for request_id in list(self._open):
+            self._abandon(request_id, at)
+        self._tries.clear()
+
+    def _abandon(self, request_id: str, at: float) -> None:
+        record = self._open.pop(request_id)
+        self._leave(record)
+        self._end(record, Event(at=at, request_id=request_id), "abandoned")
+
+
+def _model(model: str | None) -> _Attributes:
+    return {} if model is None else {"gen_ai.request.model": model}
+
+
+def _retry(event: Retrying) -> _Attributes:
+    return {
+        "flux_klein.attempt": event.attempt,
+        "flux_klein.delay": event.seconds,
+        "error.message": clipped(event.error),
+    }
+
+
+def _keys(event: Event) -> list[str | int]:
+    """What a generation is known by: its request id, and the call that asked for it while it had none."""
+    call = event.call if isinstance(event, Submitted | Failed | Uncertain) else None
+    return [key for key in (event.request_id, call) if key is not None]
+
+
+def _bound(mapping: dict[K, V], most: int) -> None:
+    """Forget the oldest."""
+    while len(mapping) > most:
+        del mapping[next(iter(mapping))]

@@ -1,0 +1,118 @@
+"""One record for each event, with fields, at a level that fits, without prompt or token."""
+
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from flux_klein_async import FluxKleinError, events
+from flux_klein_async.emulator import Reset, error_reply
+from flux_klein_async.events import (
+    Cancelled,
+    Closed,
+    Downloaded,
+    Event,
+    Failed,
+    Finished,
+    Held,
+    Looked,
+    Retrying,
+    StateChanged,
+    Submitted,
+    Uncertain,
+)
+from flux_klein_async.integrations.logging import LogEvents
+from flux_klein_async.models import RequestState
+
+PROMPT = "a snow leopard that nobody may hear of"
+DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
+TABLE = [
+    (Submitted(at=1.0, request_id="r", tag=7, seconds=0.25), INFO, "submitted request_id=r tag=7 seconds=0.250"),
+    (Looked(at=1.0, request_id="r", look=2, state=None, error="e"), DEBUG, "looked request_id=r look=2 error=e"),
+    (
+        StateChanged(at=1.0, request_id="r", state=RequestState.IN_QUEUE, queue_position=0),
+        DEBUG,
+        "state_changed request_id=r state=in_queue queue_position=0",
+    ),
+    (Held(at=1.0, kind="read", seconds=3.0), WARNING, "held kind=read seconds=3.000"),
+    (Retrying(at=1.0, attempt=2, seconds=0.1, error="e"), WARNING, "retrying attempt=2 seconds=0.100 error=e"),
+    (
+        Finished(at=1.0, request_id="r", seconds=1.0, looks=2, lag_max=0.1, cost_usd=None),
+        INFO,
+        "finished request_id=r seconds=1.000 looks=2 lag_max=0.100",
+    ),
+    (Failed(at=1.0, error_type="E", error="a\nb"), ERROR, "failed error_type=E error=a b"),
+    (Cancelled(at=1.0, cancelled=False), INFO, "cancelled cancelled=False abandoned=False"),
+    (Cancelled(at=1.0, cancelled=True, abandoned=True), INFO, "cancelled cancelled=True abandoned=True"),
+    (Cancelled(at=1.0, cancelled=None, abandoned=True), WARNING, "cancelled abandoned=True"),
+    (Uncertain(at=1.0, error="e"), ERROR, "uncertain error=e"),
+    (Downloaded(at=1.0, paths=("a",), sha256=("b",)), INFO, "downloaded paths=('a',) sha256=('b',)"),
+    (Closed(at=1.0, left_running=()), INFO, "closed left_running=() left_running_count=0"),
+    (Closed(at=1.0, left_running=("r",)), WARNING, "closed left_running=('r',) left_running_count=1"),
+    (Event(at=1.0), INFO, "event "),
+]
+
+
+@pytest.mark.parametrize(("event", "level", "message"), TABLE, ids=lambda value: type(value).__name__)
+def test_an_event_is_one_record(event, level, message, caplog):
+    caplog.set_level(DEBUG)
+    LogEvents()(event)
+    [record] = caplog.records
+    assert (record.name, record.levelno, record.getMessage()) == ("flux_klein_async.events", level, message)
+
+
+def test_every_event_is_in_the_table():
+    assert {type(event).__name__ for event, _, _ in TABLE} == set(events.__all__)
+
+
+def fields(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in vars(record).items() if name.startswith("klein_")}
+
+
+def test_the_facts_are_fields_of_the_record(caplog):
+    LogEvents(logging.getLogger("mine"))(Failed(at=1.5, request_id="r", tag=object(), error_type="E", error="e"))
+    assert fields(caplog.records[0]) == {
+        "klein_event": "failed",
+        "klein_at": 1.5,
+        "klein_request_id": "r",
+        "klein_tag": "object",
+        "klein_error_type": "E",
+        "klein_error": "e",
+    }
+    assert caplog.records[0].name == "mine"
+
+
+def test_a_record_is_bounded(caplog):
+    LogEvents()(Closed(at=1.0, left_running=tuple(f"request-{number}" for number in range(10_000))))
+    [record] = caplog.records
+    assert (len(record.klein_left_running), record.klein_left_running_count) == (10, 10_000)
+    assert len(record.getMessage()) < 400
+
+
+def test_below_the_loggers_level_nothing_is_made(caplog):
+    class Loud(str):
+        __slots__ = ()
+
+        def __str__(self) -> str:
+            raise AssertionError("nobody was to look at it")
+
+    caplog.set_level(ERROR)
+    LogEvents()(Submitted(at=1.0, request_id="r", tag=Loud("tag"), seconds=0.25))
+    assert caplog.records == []
+
+
+async def test_a_bad_day_is_logged_without_prompt_or_token(connect, klein_emulator, caplog, tmp_path):
+    caplog.set_level(DEBUG, "flux_klein_async.events")
+    klein_emulator.script("submit", error_reply(503, retry_after=1), None, Reset(accepted=True))
+    client = connect(on_event=LogEvents())
+    await client.download(await client.generate(PROMPT, tag="row 7"), tmp_path)
+    with pytest.raises(FluxKleinError):
+        await client.generate(PROMPT)
+    await client.aclose()
+    records = [record for record in caplog.records if record.name == "flux_klein_async.events"]
+    happened = {record.klein_event for record in records}
+    assert {"held", "retrying", "submitted", "looked", "finished", "downloaded", "uncertain", "failed"} < happened
+    written = json.dumps([[record.getMessage(), fields(record)] for record in records])
+    assert PROMPT not in written
+    assert klein_emulator.api_key not in written
