@@ -99,6 +99,8 @@ PURE = [
     "emulator.engine",
     "emulator.answers",
     "emulator.profiles",
+    "integrations.answers",
+    "integrations.frames",
 ]
 IMPURE = {"asyncio", "time", "secrets", "socket", "ssl", "aiohttp", "tenacity", "os", "pathlib", "threading"}
 
@@ -153,7 +155,7 @@ def test_a_module_imports_only_what_stands_above_it(path):
 @pytest.mark.parametrize("path", CORE, ids=short)
 def test_the_core_imports_no_outer_part_and_no_extra(path):
     names = {name.split(".")[0] for name in imported(path)}
-    assert names & {"typer", "rich", "PIL", "pytest"} == set()
+    assert names & {"typer", "rich", "PIL", "pytest", "fastapi", "starlette"} == set()
     assert not {name.split(".")[1] for name in imported(path) if name.startswith("flux_klein_async.")} & set(OUTER)
     assert "aiohttp.web" not in imported(path)
 
@@ -174,9 +176,25 @@ def test_a_library_has_one_importer_in_the_core(library, importer):
     assert users == {importer}
 
 
-def test_aiohttp_web_has_one_importer():
+def test_aiohttp_web_is_imported_by_the_emulator_and_by_its_own_integration_alone():
     users = {short(path) for path in MODULES if "aiohttp.web" in imported(path)}
-    assert users == {"emulator.server"}
+    assert users == {"emulator.server", "integrations.aiohttp_web"}
+
+
+INTEGRATIONS = [path for path in MODULES if short(path).startswith("integrations.")]
+
+
+@pytest.mark.parametrize("path", INTEGRATIONS, ids=short)
+def test_an_integration_stands_on_the_public_api_alone(path):
+    inside = {name for name in ours(path) if not name.startswith("integrations.")}
+    assert inside == set()
+
+
+@pytest.mark.parametrize("path", INTEGRATIONS, ids=short)
+def test_an_integration_imports_one_third_party(path):
+    own = {"fastapi": {"fastapi", "starlette"}, "aiohttp_web": {"aiohttp"}}
+    names = {name.split(".")[0] for name in imported(path)}
+    assert names - set(sys.stdlib_module_names) - {"flux_klein_async"} == own.get(path.stem, set())
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if short(path).startswith("emulator.")], ids=short)
@@ -210,5 +228,5 @@ def test_importing_the_package_imports_no_extra():
 
     code = "import sys, flux_klein_async; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    unwanted = [name for name in loaded if name.split(".")[0] in {"typer", "rich", "PIL", "click", "pytest"}]
+    unwanted = [name for name in loaded if name.split(".")[0] in {"typer", "rich", "PIL", "click", "pytest", "fastapi"}]
     assert unwanted + [name for name in loaded if name.startswith("aiohttp.web")] == []
