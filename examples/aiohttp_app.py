@@ -16,8 +16,8 @@ from flux_klein_async.emulator import Emulator
 from flux_klein_async.integrations.aiohttp_web import (
     answer_errors,
     event_stream,
-    klein_client,
     klein_context,
+    klein_of,
     while_connected,
 )
 
@@ -28,28 +28,28 @@ routes = web.RouteTableDef()
 async def picture(request: web.Request) -> web.Response:
     """Wait for one picture; the body is a prompt."""
     prompt = await request.text()
-    result = await while_connected(request, klein_client(request).generate(prompt))
+    result = await while_connected(request, klein_of(request).generate(prompt))
     return web.json_response({"request_id": result.request_id, "url": result.image_url})
 
 
 @routes.post("/pictures/events")
 async def watched_picture(request: web.Request) -> web.StreamResponse:
     """Watch one picture being made."""
-    prompt, klein = await request.text(), klein_client(request)
+    prompt, klein = await request.text(), klein_of(request)
     return await event_stream(request, lambda tell: klein.generate(prompt, on_status=tell))
 
 
 @routes.get("/requests/{request_id}/events")
 async def events(request: web.Request) -> web.StreamResponse:
     """Watch a request that was submitted before. A browser's EventSource may reconnect here: that pays for nothing."""
-    request_id, klein = request.match_info["request_id"], klein_client(request)
+    request_id, klein = request.match_info["request_id"], klein_of(request)
     return await event_stream(request, lambda tell: klein.wait_for_result(request_id, on_status=tell))
 
 
 @routes.delete("/requests/{request_id}")
 async def cancel(request: web.Request) -> web.Response:
     """Cancel a request that is still queued."""
-    outcome = await klein_client(request).cancel(request.match_info["request_id"])
+    outcome = await klein_of(request).cancel(request.match_info["request_id"])
     return web.json_response({"cancelled": outcome.cancelled})
 
 

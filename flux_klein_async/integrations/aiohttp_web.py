@@ -4,7 +4,7 @@ app = web.Application(middlewares=[answer_errors])
 app.cleanup_ctx.append(klein_context())
 
 async def picture(request: web.Request) -> web.Response:
-    result = await while_connected(request, klein_client(request).generate(await request.text()))
+    result = await while_connected(request, klein_of(request).generate(await request.text()))
     return web.json_response({"url": result.image_url})
 """
 
@@ -26,8 +26,8 @@ __all__ = [
     "VisitorGoneError",
     "answer_errors",
     "event_stream",
-    "klein_client",
     "klein_context",
+    "klein_of",
     "while_connected",
 ]
 
@@ -59,7 +59,7 @@ def klein_context(
     return context
 
 
-def klein_client(request: web.Request) -> FluxKleinClient:
+def klein_of(request: web.Request) -> FluxKleinClient:
     """The client of the app, or of the app that this one is a part of.
 
     Raises:

@@ -31,8 +31,8 @@ __all__ = [
     "Klein",
     "VisitorGoneError",
     "answer_errors",
-    "klein_client",
     "klein_lifespan",
+    "klein_of",
     "while_connected",
 ]
 
@@ -65,7 +65,7 @@ def klein_lifespan(
     return lifespan
 
 
-def klein_client(connection: HTTPConnection) -> FluxKleinClient:
+def klein_of(connection: HTTPConnection) -> FluxKleinClient:
     """The app's client; what `Klein` depends on, and what a test overrides.
 
     Raises:
@@ -79,7 +79,7 @@ def klein_client(connection: HTTPConnection) -> FluxKleinClient:
     return client  # type: ignore[no-any-return]  # a request's state holds anything
 
 
-Klein = Annotated[FluxKleinClient, Depends(klein_client)]
+Klein = Annotated[FluxKleinClient, Depends(klein_of)]
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:

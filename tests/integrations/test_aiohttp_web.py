@@ -14,8 +14,8 @@ from flux_klein_async.integrations.aiohttp_web import (
     KLEIN,
     answer_errors,
     event_stream,
-    klein_client,
     klein_context,
+    klein_of,
     while_connected,
 )
 
@@ -24,17 +24,17 @@ from .serving import AiohttpWeb, accepted, client_of, nothing_left_behind, state
 
 async def read(request):
     prompt = await request.text()
-    result = await while_connected(request, klein_client(request).generate(prompt))
+    result = await while_connected(request, klein_of(request).generate(prompt))
     return web.json_response({"url": result.image_url})
 
 
 async def unread(request):
-    result = await while_connected(request, klein_client(request).generate("x"))
+    result = await while_connected(request, klein_of(request).generate("x"))
     return web.json_response({"url": result.image_url, "body": await request.text()})
 
 
 async def events(request):
-    prompt, klein = await request.text(), klein_client(request)
+    prompt, klein = await request.text(), klein_of(request)
     return await event_stream(request, lambda tell: klein.generate(prompt, on_status=tell), keep_alive=60)
 
 

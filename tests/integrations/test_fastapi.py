@@ -17,8 +17,8 @@ from flux_klein_async.integrations.fastapi import (
     EventStream,
     Klein,
     answer_errors,
-    klein_client,
     klein_lifespan,
+    klein_of,
     while_connected,
 )
 
@@ -172,7 +172,7 @@ async def test_a_closing_app_says_so():
         client = client_of(emulator)()
         await client.aclose()
         app = made(emulator)
-        app.dependency_overrides[klein_client] = lambda: client
+        app.dependency_overrides[klein_of] = lambda: client
         async with Asgi(app) as server:
             status, _, text = await post(server, "/read")
             assert (status, json.loads(text)["error"]) == (503, "closing")
@@ -244,7 +244,7 @@ def test_a_test_client_runs_the_app_on_a_loop_of_its_own():
 
         with asyncio.Runner() as here:
             client = here.run(used_here())
-            app.dependency_overrides[klein_client] = lambda: client
+            app.dependency_overrides[klein_of] = lambda: client
             with TestClient(app) as visitor:
                 assert visitor.post("/read", json={"prompt": "x"}).json()["error"] == "internal_error"
             here.run(client.aclose())
