@@ -24,6 +24,7 @@ An error carries facts; the sentence is made from them in ``__str__``. This modu
 aiohttp: the table at its end says only which class stands for which code.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 __all__ = [
@@ -129,7 +130,15 @@ class ClientClosedError(ConfigurationError):
 
 
 class InvalidInputError(FluxKleinError, ValueError):
-    """The input was refused here, before anything was sent."""
+    """The input was refused here, before anything was sent.
+
+    Attributes:
+        fields: What is wrong, by the name of the field; empty where it is no single field's fault.
+    """
+
+    def __init__(self, message: str = "", *, fields: Mapping[str, str] | None = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.fields = dict(fields or {})
 
 
 class _WireError(FluxKleinError):

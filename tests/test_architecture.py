@@ -114,6 +114,8 @@ PURE = [
     "emulator.engine",
     "emulator.answers",
     "emulator.profiles",
+    "integrations.answers",
+    "integrations.frames",
 ]
 IMPURE = {"asyncio", "time", "secrets", "socket", "ssl", "aiohttp", "tenacity", "os", "pathlib", "threading"}
 
@@ -168,7 +170,7 @@ def test_a_module_imports_only_what_stands_above_it(path):
 @pytest.mark.parametrize("path", CORE, ids=short)
 def test_the_core_imports_no_outer_part_and_no_extra(path):
     names = {name.split(".")[0] for name in imported(path)}
-    assert names & {"typer", "rich", "PIL", "pytest", "matplotlib", "opentelemetry"} == set()
+    assert names & {"typer", "rich", "PIL", "pytest", "matplotlib", "opentelemetry", "fastapi", "starlette"} == set()
     assert not {name.split(".")[1] for name in imported(path) if name.startswith("flux_klein_async.")} & set(OUTER)
     assert "aiohttp.web" not in imported(path)
 
@@ -189,9 +191,27 @@ def test_a_library_has_one_importer_in_the_core(library, importer):
     assert users == {importer}
 
 
-def test_aiohttp_web_has_one_importer():
+def test_aiohttp_web_is_imported_by_the_emulator_and_by_its_own_integration_alone():
     users = {short(path) for path in MODULES if "aiohttp.web" in imported(path)}
-    assert users == {"emulator.server"}
+    assert users == {"emulator.server", "integrations.aiohttp_web"}
+
+
+INTEGRATIONS = [path for path in MODULES if short(path).startswith("integrations.")]
+
+
+@pytest.mark.parametrize("path", INTEGRATIONS, ids=short)
+def test_an_integration_stands_on_the_public_api_alone(path):
+    public = {"_version", "errors", "events", "models"}
+    inside = {name for name in ours(path) if not name.startswith("integrations.")} - public
+    assert inside == ({"flow.formats"} if path.stem == "notebook" else set()), "which a picture is, is known there"
+
+
+@pytest.mark.parametrize("path", INTEGRATIONS, ids=short)
+def test_an_integration_imports_one_third_party(path):
+    telemetry = {"opentelemetry": {"opentelemetry"}, "instruments": {"opentelemetry"}}
+    own = {"fastapi": {"fastapi", "starlette"}, "aiohttp_web": {"aiohttp"}, **telemetry}
+    names = {name.split(".")[0] for name in imported(path)}
+    assert names - set(sys.stdlib_module_names) - {"flux_klein_async"} == own.get(path.stem, set())
 
 
 def test_matplotlib_is_imported_where_it_draws():
@@ -233,7 +253,7 @@ def test_importing_the_package_imports_no_extra():
     unwanted = [
         name
         for name in loaded
-        if name.split(".")[0] in {"typer", "rich", "PIL", "click", "pytest", "matplotlib", "opentelemetry"}
+        if name.split(".")[0] in {"typer", "rich", "PIL", "click", "pytest", "matplotlib", "opentelemetry", "fastapi"}
     ]
     unwanted += [name for name in loaded if name.startswith(("aiohttp.web", "flux_klein_async.integrations"))]
     assert unwanted == []

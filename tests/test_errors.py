@@ -50,6 +50,7 @@ CLASSES = sorted(set(tree(FluxKleinError)), key=lambda cls: cls.__name__)
 # What each class knows besides the facts that all of them have; a class has those of its bases too.
 FACTS: dict[type[FluxKleinError], dict[str, Any]] = {
     FluxKleinError: {"request_id": "r-1", "charged": "yes", "cause": "OSError: gone"},
+    InvalidInputError: {"fields": {"width": "too small"}},
     APIConnectionError: {"sent": False},
     APITimeoutError: {"sent": False},
     APIStatusError: {"status_code": 422, "error_code": 422001, "detail": [{"loc": ["width"]}], "retry_after": 1.5},

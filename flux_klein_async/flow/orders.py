@@ -75,7 +75,7 @@ def prepare(
 def _typed(kind: type[TextToImageInput] | None, fields: dict[str, Any]) -> TextToImageInput | dict[str, Any]:
     if kind is None:
         if not str(fields["prompt"]).strip():
-            raise InvalidInputError("prompt: the prompt is blank")
+            raise InvalidInputError("prompt: the prompt is blank", fields={"prompt": "the prompt is blank"})
         return fields
     return _made(kind, fields)
 
@@ -89,8 +89,8 @@ def _made(kind: type[_M], fields: dict[str, Any]) -> _M:
 
 def _invalid_input(error: ValidationError) -> InvalidInputError:
     """Pydantic's findings as one sentence: field, then what is wrong with it."""
-    findings = [".".join(map(str, item["loc"])) + ": " + item["msg"] for item in error.errors(include_url=False)]
-    return InvalidInputError("; ".join(findings))
+    fields = {".".join(map(str, item["loc"])): item["msg"] for item in error.errors(include_url=False)}
+    return InvalidInputError("; ".join(f"{name}: {message}" for name, message in fields.items()), fields=fields)
 
 
 def _pixels(fields: TextToImageInput | Mapping[str, Any]) -> int | None:

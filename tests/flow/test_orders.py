@@ -182,3 +182,19 @@ def test_an_error_of_the_package_and_a_cancellation_pass_unwrapped(error: BaseEx
     with pytest.raises(type(error)) as caught:
         made_input("a", to_input)
     assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("given", "settings", "fields"),
+    [
+        ("a", {"width": 1, "height": 9999}, {"width", "height"}),
+        (" ", {}, {"prompt"}),
+        (" ", {"model": OTHER}, {"prompt"}),
+        ({"prompt": "a"}, {"width": 64}, set()),
+    ],
+)
+def test_the_fields_at_fault_are_named(given, settings, fields):
+    with pytest.raises(InvalidInputError) as caught:
+        order(given, **settings)
+    assert set(caught.value.fields) == fields
+    assert all(message in str(caught.value) for message in caught.value.fields.values())

@@ -1,0 +1,139 @@
+"""From an error of the client to what a visitor of a web backend is told. Pure.
+
+The visitor learns what concerns the visitor: what was wrong with the input, whether to come back and when, whether
+money may be gone, and the request's id. What concerns the operator (our token, our configuration, the service's own
+words) is for the log.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flux_klein_async import (
+    APIStatusError,
+    APITimeoutError,
+    BudgetExceededError,
+    ClientClosedError,
+    ConfigurationError,
+    FluxKleinError,
+    GenerationCancelledError,
+    GenerationFailedError,
+    GenerationResult,
+    InputRejectedError,
+    InsufficientBalanceError,
+    InvalidInputError,
+    JournalError,
+    NotFoundError,
+    RateLimitError,
+    RequestStatus,
+    ResultNotReadyError,
+    SubmissionUncertainError,
+    WaitTimeoutError,
+)
+
+__all__ = ["VISITOR_GONE", "ErrorAnswer", "answer_to", "result_facts", "status_facts"]
+
+VISITOR_GONE = 499
+"""The status of an answer that nobody hears, for the access log: nginx's word for a client that hung up."""
+
+_LONGEST = 500  # characters of the service's words about one field
+_MOST_FIELDS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorAnswer:
+    """An HTTP answer: status, JSON body, headers besides those of the body."""
+
+    status: int
+    body: Mapping[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+# By class: status, the word by which a program knows the case, the sentence for a person.
+_UPSTREAM = (502, "upstream_error", "The image service could not serve this request")
+_CASES: dict[type[FluxKleinError], tuple[int, str, str]] = {
+    # Whatever is not listed, our refused token and our suspended account included, looks like any other trouble there.
+    FluxKleinError: _UPSTREAM,
+    APITimeoutError: (504, "upstream_timeout", "The image service did not answer in time"),
+    InvalidInputError: (422, "invalid_input", "The input cannot be used"),
+    InputRejectedError: (422, "invalid_input", "The image service refused the input"),
+    # No money is no money: whether the account or the budget is empty concerns the operator.
+    InsufficientBalanceError: (402, "payment_required", "There is no credit left for this"),
+    BudgetExceededError: (402, "payment_required", "There is no credit left for this"),
+    RateLimitError: (429, "rate_limited", "The image service is busy; try again later"),
+    ResultNotReadyError: (409, "not_ready", "The generation has not ended yet"),
+    GenerationFailedError: (502, "generation_failed", "The generation failed"),
+    GenerationCancelledError: (409, "generation_cancelled", "The generation was cancelled"),
+    WaitTimeoutError: (504, "wait_timeout", "The generation did not end in time; it may still do so"),
+    SubmissionUncertainError: (
+        502,
+        "submission_uncertain",
+        "It is not known whether the order was accepted; trying again may pay twice",
+    ),
+    ConfigurationError: (500, "internal_error", "This server is not set up for this"),
+    JournalError: (500, "internal_error", "This server could not keep its books"),
+    ClientClosedError: (503, "closing", "This server is closing; try again later"),
+}
+_NOT_FOUND = (404, "not_found", "There is no such request, or no longer")
+
+
+def answer_to(error: FluxKleinError) -> ErrorAnswer:
+    """What a visitor is told of an error."""
+    status, word, message = _case(error)
+    if isinstance(error, InvalidInputError) and error.args and error.args[0]:
+        message = str(error.args[0])[:_LONGEST]  # our own sentence; what caused it stays here
+    body: dict[str, Any] = {
+        "error": word,
+        "message": message,
+        "request_id": error.request_id,
+        "charged": error.charged,
+        "retryable": _retryable(error),
+    }
+    if status == 422:
+        body["fields"] = _fields(error)
+    headers = {}
+    if isinstance(error, APIStatusError) and error.retryable and error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    return ErrorAnswer(status=status, body=body, headers=headers)
+
+
+def status_facts(status: RequestStatus) -> dict[str, Any]:
+    """What a visitor is told of a look."""
+    return {
+        "request_id": status.request_id,
+        "state": status.state.value,
+        "queue_position": status.queue_position,
+    }
+
+
+def result_facts(result: GenerationResult) -> dict[str, Any]:
+    """What a visitor is told of a result; its cost is ours."""
+    return {"request_id": result.request_id, "state": result.state.value, "urls": result.urls}
+
+
+def _case(error: FluxKleinError) -> tuple[int, str, str]:
+    if isinstance(error, NotFoundError):  # an unknown model is our mistake, an unknown request the visitor's
+        return _NOT_FOUND if error.request_id else _UPSTREAM
+    return next(_CASES[kind] for kind in type(error).__mro__ if kind in _CASES)
+
+
+def _retryable(error: FluxKleinError) -> bool:
+    if isinstance(error, ClientClosedError):  # for us it is the end, but a visitor who comes back meets our successor
+        return error.charged == "no"
+    return error.retryable
+
+
+def _fields(error: FluxKleinError) -> list[dict[str, str]]:
+    """The fields at fault, as {"field": dotted path, "message": what is wrong with it}."""
+    if isinstance(error, InvalidInputError):
+        return [{"field": name, "message": message} for name, message in error.fields.items()]
+    detail = error.detail if isinstance(error, APIStatusError) else None
+    findings = detail if isinstance(detail, list) else []
+    return [_finding(item) for item in findings[:_MOST_FIELDS] if isinstance(item, Mapping)]
+
+
+def _finding(item: Mapping[str, Any]) -> dict[str, str]:
+    place = item.get("loc")
+    path = [str(part) for part in place if part not in ("body", "input")] if isinstance(place, list | tuple) else []
+    return {"field": ".".join(path)[:_LONGEST], "message": str(item.get("msg") or "refused")[:_LONGEST]}

@@ -1,0 +1,76 @@
+"""The page on web backends: every block of it runs."""
+
+import json
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flux_klein_async.emulator import Emulator
+
+from .serving import AiohttpWeb, Asgi
+from .test_aiohttp_web import post as post_text
+from .test_answers import CASES
+from .test_fastapi import post
+
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "web.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+ON_FASTAPI, WITH_A_LIFESPAN, ON_AIOHTTP, IN_A_TEST = BLOCKS
+
+pytest_plugins = ["pytester"]
+
+
+def app_of(block):
+    names = {"__name__": "an_app"}
+    exec(compile(block, "docs/web.md", "exec"), names)
+    return names
+
+
+@pytest.fixture
+async def service(monkeypatch):
+    """The emulator, where the client of an app finds it by itself."""
+    async with Emulator(profile="fixed:0.01") as emulator:
+        monkeypatch.setenv("RUNCOMFY_API_TOKEN", emulator.api_key)
+        monkeypatch.setenv("RUNCOMFY_MODEL_API_BASE", emulator.base_url)
+        yield emulator
+
+
+async def test_the_fastapi_app_serves(service):
+    async with Asgi(app_of(ON_FASTAPI)["app"]) as server:
+        assert ".png" in (await post(server, "/pictures"))[2]
+        watched = (await post(server, "/pictures/events"))[2]
+        request_id = json.loads(watched.split("data: ")[1].partition("\n")[0])["request_id"]
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False) as visitor:
+            again = (await visitor.get(f"/requests/{request_id}/events")).text
+        assert "event: result" in watched
+        assert "event: result" in again
+    assert service.accepted == 2
+
+
+async def test_the_app_with_a_lifespan_of_its_own_has_both_states(service):
+    async with app_of(WITH_A_LIFESPAN)["lifespan"](None) as state:
+        assert len(state) == 2
+
+
+async def test_the_aiohttp_app_serves(service):
+    async with AiohttpWeb(app_of(ON_AIOHTTP)["app"]) as server:
+        assert ".png" in (await post_text(server, "/pictures"))[2]
+        assert "event: result" in (await post_text(server, "/pictures/events"))[2]
+
+
+def test_the_test_passes(pytester):
+    pytester.makepyfile(IN_A_TEST)
+    pytester.runpytest_inprocess(
+        "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"
+    ).assert_outcomes(passed=1)
+
+
+def test_the_table_of_answers_is_what_is_answered():
+    rows = re.findall(r"^\| (`\w+Error`.*?) \| (\d+).*? \| `(\w+)` \|$", PAGE, re.MULTILINE)
+    told = {name: (int(status), word) for names, status, word in rows for name in re.findall(r"`(\w+)`", names)}
+    answered = {}
+    for error, status, word, *_ in CASES:
+        if word != "upstream_error":
+            answered[type(error).__name__] = (status, word)
+    assert told == answered
