@@ -28,8 +28,8 @@ __all__ = ["abandon", "submit"]
 SEEN_THROUGH = 5.0  # seconds that an abandoned POST is given to bring its id
 
 
-async def submit(core: Core, call: Call, order: Order, *, on_abandon: OnAbandon, slot: Slot | None = None) -> str:
-    """Submit one order; the id of the accepted request. A refusal for now gives the slot back until the next try.
+async def submit(core: Core, call: Call, order: Order, *, on_abandon: OnAbandon, slot: Slot | None = None) -> None:
+    """Submit one order; then the call knows its id. A refusal for now gives the slot back until the next try.
 
     Raises:
         SubmissionUncertainError: It may or may not have been accepted.
@@ -52,7 +52,6 @@ async def submit(core: Core, call: Call, order: Order, *, on_abandon: OnAbandon,
             await submission.refused(error)
         raise
     submission.tell_accepted(request_id)
-    return request_id
 
 
 @dataclass(slots=True)

@@ -23,10 +23,15 @@ async def test_queued_jobs_run_a_few_at_a_time():
         await asyncio.sleep(1)
         running -= 1
 
+    for batch in (1, 2):
+        for _ in range(20):
+            background.queue(job)
+        await asyncio.sleep(10)
+        assert (peak, running, now()) == (Background.AT_ONCE, 0, 10.0 * batch)
     for _ in range(20):
         background.queue(job)
     await background.finish(100)
-    assert (peak, now()) == (Background.AT_ONCE, 3.0)
+    assert (peak, now()) == (Background.AT_ONCE, 23.0)
 
 
 async def test_finishing_cancels_what_takes_too_long_and_forgets_what_waits():
@@ -56,8 +61,9 @@ async def test_a_job_that_fails_is_logged_and_does_not_stop_the_others(caplog):
             background.queue(broken)
         background.queue(job)
         await settle()
-    told = {record.getMessage() for record in caplog.records}
-    assert (told, done) == ({"A background task failed"}, [True])
+    told = {(record.name, record.getMessage()) for record in caplog.records}
+    assert (told, done) == ({("flux_klein_async", "A background task failed")}, [True])
+    assert all(record.exc_info and isinstance(record.exc_info[1], KeyError) for record in caplog.records)
 
 
 async def test_an_expected_failure_is_told_in_one_line(caplog):
@@ -73,7 +79,7 @@ async def test_an_expected_failure_is_told_in_one_line(caplog):
     assert (record.levelname, record.exc_info) == ("WARNING", None)
 
 
-async def test_a_kept_task_is_awaited_though_cancelled():
+async def test_a_kept_task_is_awaited_though_cancelled(caplog):
     background = Background()
 
     async def slow_to_die() -> None:
@@ -88,3 +94,24 @@ async def test_a_kept_task_is_awaited_though_cancelled():
     await settle()
     await background.finish(1)
     assert (task.cancelled(), now()) == (True, 3.0)
+    assert caplog.records == []
+
+
+async def test_what_ends_at_the_end_of_finishing_begins_nothing_more():
+    background = Background()
+
+    async def nothing_more() -> None:
+        raise AssertionError
+
+    async def leaves_work() -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            background.queue(nothing_more)
+
+    background.start(leaves_work)
+    await settle()
+    await background.finish(5)
+    assert (now(), strays()) == (5.0, [])
+    await settle()
+    assert strays() == []
