@@ -19,7 +19,7 @@ def slip(value: object) -> str:
 class NotWith:
     """For what needs `async with`."""
 
-    if not TYPE_CHECKING:
+    if not TYPE_CHECKING:  # pragma: no branch
 
         def __enter__(self) -> NoReturn:
             raise TypeError(f"Use `async with`, not `with`, for a {type(self).__name__}")
@@ -31,7 +31,7 @@ class NotWith:
 class NotForLoop:
     """For what needs `async for`."""
 
-    if not TYPE_CHECKING:
+    if not TYPE_CHECKING:  # pragma: no branch
 
         def __iter__(self) -> NoReturn:
             raise TypeError(f"Use `async for`, not `for`, over a {type(self).__name__}")
@@ -40,7 +40,7 @@ class NotForLoop:
 class NotAwaitable:
     """For what `generate_many` returns."""
 
-    if not TYPE_CHECKING:
+    if not TYPE_CHECKING:  # pragma: no branch
 
         def __await__(self) -> NoReturn:
             raise TypeError(

@@ -231,6 +231,6 @@ _KINDS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "integer": lambda schema: Annotated[int, Field(**_whole_range(schema))],
     "number": lambda schema: Annotated[float, Field(**_range(schema))],
     "boolean": lambda _: bool,
-    "null": lambda _: None,
+    "null": lambda _: type(None),  # pydantic 2.7 takes None itself for a missing annotation
     "object": lambda _: dict[str, Any],
 }

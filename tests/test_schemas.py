@@ -53,6 +53,7 @@ def made(schema: Any, **root: Any) -> type[ModelInput]:
         ({"enum": ["a", 1.5]}, ["a", "let through"], []),
         ({"enum": []}, ["let through"], []),
         ({"const": "a"}, ["a"], ["b"]),
+        ({"const": "\ud800"}, ["let through: pydantic can make nothing of it"], []),
         ({"$ref": "#/$defs/size"}, ["small"], ["medium", 1]),
         ({"allOf": [{"$ref": "#/$defs/size"}], "default": "small"}, ["large"], ["medium"]),
         ({"$ref": "#/$defs/sl~1ash"}, [True], [1]),

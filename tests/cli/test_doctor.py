@@ -162,6 +162,18 @@ async def test_a_host_that_no_name_server_knows_is_unavailable() -> None:
     assert findings["TLS"].level is Level.SKIPPED
 
 
+async def test_a_name_is_told_with_its_addresses() -> None:
+    findings = await found(Machine(environment=environment(), base_url="http://localhost:9"))
+    assert findings["DNS"].level is Level.OK
+    assert findings["DNS"].line.startswith("localhost is ")
+
+
+async def test_the_token_is_shown_in_no_line_whatever_holds_it() -> None:
+    findings = await found(Machine(environment=environment(), base_url=f"https://{TOKEN}.invalid"))
+    assert findings["base URL"].line.startswith("https://[token].invalid")
+    assert TOKEN not in "".join(finding.line for finding in findings.values())
+
+
 async def test_a_certificate_is_told_with_who_gave_it_and_who_is_trusted(tmp_path: Path) -> None:
     named = environment(ca_file=write_authority(tmp_path))
     async with tls_service(Engine(profile="fixed:0.01"), "127.0.0.1") as port:
