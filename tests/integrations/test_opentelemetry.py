@@ -192,6 +192,7 @@ async def test_repeats_of_a_submit_that_failed_are_told_by_its_span(connect, mem
         await connect(on_event=memory.tell, retry=RetryPolicy(refused_submits=3)).generate(PROMPT)
     assert happened(memory.span()) == ["retry", "retry"]
     assert memory.span().attributes["flux_klein.retries"] == 2
+    assert memory.tell._tries == {}
 
 
 async def test_repeats_and_failed_looks_are_told_by_the_wait(client, memory, klein_emulator):
