@@ -106,7 +106,8 @@ async def test_a_visitor_who_hangs_up_before_the_body_is_whole_is_noticed():
             writer.write(b"POST /waits HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
             await writer.drain()
             writer.close()
-            await gone.wait()
+            async with asyncio.timeout(60):
+                await gone.wait()
 
 
 async def test_events_are_told_as_they_happen():
