@@ -214,11 +214,8 @@ def assert_promises(name: str, case: Case, played: Played) -> None:
     assert_documented(outcome, case.token)
     assert isinstance(outcome, FluxKleinError)
     known = played.request_id or next((event.request_id for event in played.submitted), None)
-    # A call of one request that is cut off at its deadline raises its last failure as it was, without the id; whoever
-    # made the call holds that id.
-    cut_off = name in {"status", "result", "cancel", "read", "download"} and played.ended == played.deadline
-    assert known is None or cut_off or outcome.request_id == known, "the request id was lost"
-    if (played.accepted or (known and not cut_off)) and not isinstance(outcome, GenerationCancelledError):
+    assert known is None or outcome.request_id == known, "the request id was lost"
+    if (played.accepted or known) and not isinstance(outcome, GenerationCancelledError):
         assert outcome.charged != "no", "it was accepted, and may be charged"
     if played.accepted or played.submitted:
         assert not outcome.retryable, "the same call would pay again"
