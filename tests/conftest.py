@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -35,6 +36,12 @@ settings.register_profile("long", deadline=None, max_examples=50 * settings.defa
 settings.load_profile(os.environ.get("FLUX_KLEIN_TEST_PROFILE") or "default")
 
 Connect = Callable[..., FluxKleinClient]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let Python's own switches turn debug mode on; pytest-asyncio would turn it off in every loop that it makes."""
+    if os.environ.get("PYTHONASYNCIODEBUG") or sys.flags.dev_mode:
+        config.option.asyncio_debug = True
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]] | None:

@@ -51,6 +51,11 @@ async def outcome(call: Awaitable[Any]) -> Any:
         return error
 
 
+def without_remarks(stderr: str) -> str:
+    """What a child process said, less what asyncio's debug mode says of slow steps: those are the machine's affair."""
+    return "".join(line for line in stderr.splitlines(keepends=True) if not line.startswith("Executing <"))
+
+
 class Events(list[Event]):
     """An `on_event` handler that keeps what it was given."""
 
