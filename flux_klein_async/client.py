@@ -121,9 +121,10 @@ class FluxKleinClient(NotWith):
         if look_at not in {"status", "result"}:
             raise ConfigurationError('look_at must be "status" or "result"')
         policy = polling or AdaptivePolling()
+        redactor = Redactor(token)
         transport = AiohttpTransport(
             limits=settings,
-            redactor=Redactor(token),
+            redactor=redactor,
             session=session,
             environment=environment if trust_env or session is not None else None,
             origin=addresses.origin,
@@ -132,6 +133,7 @@ class FluxKleinClient(NotWith):
             api=Api(addresses, token, USER_AGENT),
             transport=transport,
             lanes=Lanes(transport.connections),
+            redact=redactor.text,
             looks_at_result=look_at == "result",
             limiter=InProcessLimiter(settings) if limits is None or isinstance(limits, Limits) else limits,
             polling=policy,

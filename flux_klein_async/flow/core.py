@@ -51,6 +51,7 @@ class Core:
     """The parts of one client.
 
     Attributes:
+        redact: Takes the token out of a text that a server may have written.
         max_file_bytes: The largest file that is downloaded.
         calls: The verbs under way, for `aclose`.
         learning: The poll policy, if it is one that keeps what it learned.
@@ -69,6 +70,7 @@ class Core:
     backoff: Backoff
     max_file_bytes: int
     lanes: Lanes
+    redact: Callable[[str], str]
     quota: RetryQuota = field(default_factory=RetryQuota)
     background: Background = field(default_factory=Background)
     calls: Registry = field(default_factory=Registry)

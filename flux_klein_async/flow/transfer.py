@@ -78,12 +78,12 @@ class Transfer(Generic[T]):
                 self._core.lanes.leave(Kind.FILE)
             return await self._finish()
         except DownloadError as error:
-            error.url = error.url or _shown(self._url)
+            error.url = error.url or self._shown(self._url)
             raise
         except ConfigurationError:
             raise  # the call's scope adds the request id
         except FluxKleinError as error:
-            raise DownloadError(url=_shown(self._url), transient=error.retryable, cause=str(error)) from error
+            raise DownloadError(url=self._shown(self._url), transient=error.retryable, cause=str(error)) from error
 
     # --- asking
 
@@ -99,7 +99,7 @@ class Transfer(Generic[T]):
             if elsewhere is None:
                 return
             url = elsewhere
-        raise DownloadError(f"The file is more than {_REDIRECTS} redirects away", url=_shown(url))
+        raise DownloadError(f"The file is more than {_REDIRECTS} redirects away", url=self._shown(url))
 
     @property
     def _part(self) -> Part | None:
@@ -110,7 +110,7 @@ class Transfer(Generic[T]):
         """Receive what a URL has; else say where to ask instead."""
         trusted = trusted_file_url(url, self._core.api.addresses.origin)
         if trusted is None:
-            raise DownloadError("Files are not taken from this address", url=_shown(url))
+            raise DownloadError("Files are not taken from this address", url=self._shown(url))
         part = self._part
         async with self._core.transport.stream(self._core.api.file(trusted, part)) as (head, pieces):
             if head.status not in {200, 206}:
@@ -133,17 +133,21 @@ class Transfer(Generic[T]):
             try:
                 return urljoin(url, location)
             except ValueError:
-                raise DownloadError("The file's host redirects to no URL", url=_shown(url)) from None
+                raise DownloadError("The file's host redirects to no URL", url=self._shown(url)) from None
         self._core.heed(Kind.FILE, head)
         passing = issubclass(status_error_class(head.status, None), RateLimitError | ServerError)
         if self._part is not None and not passing:
             return self._url  # the rest is refused (416, a signature that ran out), which says nothing of the whole
         raise DownloadError(
             f"The file's host answered HTTP {head.status}",
-            url=_shown(url),
+            url=self._shown(url),
             status_code=head.status,
             transient=passing,
         )
+
+    def _shown(self, url: str) -> str:
+        """A URL without its query, which may hold a signature, and without the token, which a redirect may echo."""
+        return self._core.redact(url.partition("?")[0])[:300]
 
     # --- receiving
 
@@ -207,8 +211,3 @@ class Transfer(Generic[T]):
 
 def _too_large(limit: int) -> DownloadError:
     return DownloadError(f"The file is larger than {limit} bytes (Limits.max_file_bytes)")
-
-
-def _shown(url: str) -> str:
-    """A URL without its query, which may hold a signature."""
-    return url.partition("?")[0][:300]

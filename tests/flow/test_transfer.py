@@ -81,6 +81,14 @@ async def test_a_trusted_host_is_asked_in_whatever_case_it_is_written(klein_emul
     assert klein_emulator.records[-1].headers["host"] == "files.runcomfy.net"
 
 
+async def test_a_redirect_that_echoes_the_token_is_not_shown(klein_emulator, connect, tmp_path):
+    client = connect("secret-token-of-the-test")
+    klein_emulator.script("file", Reply(302, "", {"Location": "https://evil.example/secret-token-of-the-test"}))
+    error = await outcome(client.download(result_of(OWN), tmp_path))
+    assert (type(error), error.url) == (DownloadError, "https://evil.example/[token]")
+    assert "secret-token" not in repr(error.__dict__) + str(error)
+
+
 async def test_a_redirect_to_no_url_is_not_repeated(klein_emulator, connect, tmp_path):
     klein_emulator.script("file", Reply(302, "", {"Location": "http://[::1"}))
     error = await outcome(connect().download(result_of(OWN), tmp_path))

@@ -191,9 +191,9 @@ def _fair(reply: Reply) -> Reply:
     return replace(reply, accepted=reply.accepted and not refused, dribble=None if endless else reply.dribble)
 
 
-def replies(token: str, *, to_a_file: bool) -> st.SearchStrategy[Reply]:
-    """Complete HTTP answers. Where a file's host redirects to is shown, and no host of files has seen the token."""
-    echo = {"X-Echo": token} if to_a_file else {"X-Echo": token, "Location": f"https://x.runcomfy.example/{token}"}
+def replies(token: str) -> st.SearchStrategy[Reply]:
+    """Complete HTTP answers."""
+    echo = {"X-Echo": token, "Location": f"https://x.runcomfy.example/{token}"}
     return st.builds(
         Reply,
         status=statuses,
@@ -205,15 +205,15 @@ def replies(token: str, *, to_a_file: bool) -> st.SearchStrategy[Reply]:
     ).map(_fair)
 
 
-def echoing_replies(token: str, *, to_a_file: bool) -> st.SearchStrategy[Reply]:
+def echoing_replies(token: str) -> st.SearchStrategy[Reply]:
     """The same, with the token in each body."""
-    pairs = st.tuples(replies(token, to_a_file=to_a_file), echoes(token))
+    pairs = st.tuples(replies(token), echoes(token))
     return pairs.map(lambda pair: _fair(replace(pair[0], body=pair[1])))
 
 
-def answers(token: str, *, to_a_file: bool = False) -> st.SearchStrategy[Answer | None]:
+def answers(token: str) -> st.SearchStrategy[Answer | None]:
     """Whatever an endpoint may do."""
-    reply = replies(token, to_a_file=to_a_file)
+    reply = replies(token)
     flags = {"accepted": st.booleans(), "delay": delays}
     return st.one_of(
         st.none(),

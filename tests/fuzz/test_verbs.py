@@ -19,8 +19,7 @@ _outputs = st.none() | st.builds(GenerationOutput, images=st.lists(urls, max_siz
 def cases(draw: st.DrawFn, name: str, *, only_echoes: bool = False) -> Case:
     token = draw(st.sampled_from(TOKENS))
     endpoints, known, _ = VERBS[name]
-    to_a_file = "file" in endpoints
-    trouble = echoing_replies(token, to_a_file=to_a_file) if only_echoes else answers(token, to_a_file=to_a_file)
+    trouble = echoing_replies(token) if only_echoes else answers(token)
     accepted = st.none() | fates
     scripts = {}
     faults = {}
