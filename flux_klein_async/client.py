@@ -118,8 +118,9 @@ class FluxKleinClient(NotWith):
         self._model = checked_model_id(model)
         self._timeout = checked_timeout(timeout, None)
         self._max_in_flight = settings.max_in_flight
-        if look_at not in {"status", "result"}:
+        if look_at not in ("status", "result"):  # a tuple: what cannot be hashed is refused too
             raise ConfigurationError('look_at must be "status" or "result"')
+        _check_parts(limits=limits, polling=polling, retry=retry, journal=journal, budget=budget, on_event=on_event)
         policy = polling or AdaptivePolling()
         redactor = Redactor(token)
         transport = AiohttpTransport(
@@ -551,5 +552,24 @@ def _checked_result(result: object) -> GenerationResult:
 
 
 def _check_on_abandon(on_abandon: object) -> None:
-    if on_abandon not in {"cancel", "leave"}:
+    if on_abandon not in ("cancel", "leave"):
         raise InvalidInputError('on_abandon must be "cancel" or "leave"')
+
+
+# What each part of a client must be able to do: found out before anything is paid for.
+_PARTS = {
+    "limits": ("acquire", "release", "hold", "held_until", "admit", "refused", "served", "look_price", "look"),
+    "polling": ("next_look", "observe"),
+    "journal": ("record",),
+    "budget": ("reserve", "release", "accepted", "settle"),
+    "on_event": ("__call__",),
+}
+
+
+def _check_parts(*, retry: object, **parts: object) -> None:
+    if retry is not None and not isinstance(retry, RetryPolicy):
+        raise ConfigurationError("retry must be a RetryPolicy")
+    for name, part in parts.items():
+        missing = [method for method in _PARTS[name] if not callable(getattr(part, method, None))]
+        if part is not None and not isinstance(part, Limits) and missing:
+            raise ConfigurationError(f"{name} cannot be {part!r:.60}: it has no {', '.join(missing)}")

@@ -153,6 +153,19 @@ async def test_an_outage_is_not_multiplied_by_repeats(klein_emulator, connect):
     assert klein_emulator.calls["model"] == 500 + 100
 
 
+@pytest.mark.parametrize("name", ["limits", "polling", "retry", "journal", "budget", "on_event"])
+@pytest.mark.parametrize("part", [0.5, object(), "status"], ids=["number", "object", "text"])
+def test_a_part_that_cannot_do_its_work_is_refused_before_anything_is_paid_for(name, part):
+    with pytest.raises(ConfigurationError, match=name):
+        FluxKleinClient("some-token", **{name: part})
+
+
+@pytest.mark.parametrize("look_at", ["stars", [], None, 5])
+def test_looking_at_anything_else_is_refused(look_at):
+    with pytest.raises(ConfigurationError, match="look_at"):
+        FluxKleinClient("some-token", look_at=look_at)
+
+
 async def test_a_model_that_does_not_exist_is_not_found(klein_client):
     error = await outcome(klein_client.model("no/such/model"))
     assert (type(error), error.charged) == (NotFoundError, "no")

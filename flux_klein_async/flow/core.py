@@ -56,6 +56,7 @@ class Core:
         calls: The verbs under way, for `aclose`.
         learning: The poll policy, if it is one that keeps what it learned.
         left_running: Ids that nobody waits for and that may still run, found while closing.
+        no_early_results: How many waits in a row found none.
         looks_at_result: Whether looks ask for the result itself; no longer where the service was seen not to like it.
     """
 
@@ -78,6 +79,7 @@ class Core:
     learning: SavedPolicy | None = None
     closing: bool = False
     looks_at_result: bool = False
+    no_early_results: int = 0
     _loop: asyncio.AbstractEventLoop | None = None
     _unknown_words: set[str] = field(default_factory=set)
 
@@ -164,14 +166,18 @@ class Core:
 
     async def gate(self, kind: Kind, call: Call) -> None:
         """Wait while the service wants no call of this kind; raise at once where that outlasts the deadline."""
-        while (until := self.limiter.admit(kind)) > self.loop.time():
-            self.check_hold(until, call)
-            await sleep_until(self.loop, until)
-            if self.limiter.held_until(kind) <= self.loop.time():  # else a longer hold came meanwhile
-                return
+        while self.limiter.held_until(kind) > self.loop.time():
+            self.check_hold(kind, call)
+            await sleep_until(self.loop, self._ready_at(kind, call))
 
-    def check_hold(self, until: float, call: Call) -> None:
+    def _ready_at(self, kind: Kind, call: Call) -> float:
+        """When a call that is held may go: at the hold's end or, where its deadline allows, gradually after it."""
+        until, ready = self.limiter.held_until(kind), self.limiter.admit(kind)
+        return until if call.deadline is not None and ready >= call.deadline else ready
+
+    def check_hold(self, kind: Kind, call: Call) -> None:
         """Raise now if a hold outlasts the deadline: sleeping towards either would be in vain."""
+        until = self.limiter.held_until(kind)
         if call.deadline is not None and until > call.deadline:
             raise call.out_of_time(
                 RateLimitError(
@@ -183,15 +189,20 @@ class Core:
             )
 
     async def lane(self, kind: Kind, call: Call) -> None:
-        """Wait for a connection that this call may use, and for the end of every hold; `lanes.leave` gives it back."""
+        """Wait for the end of every hold and for a connection that this call may use; `lanes.leave` gives it back."""
         while True:
             await self.gate(kind, call)
-            if self.lanes.take(kind):
+            if await self.take_lane(kind):
                 return
+
+    async def take_lane(self, kind: Kind) -> bool:
+        """Wait for a lane; False, and none is taken, if a hold came meanwhile: thousands may have queued before it."""
+        if not self.lanes.take(kind):
             await self.lanes.wait(kind)
-            if self.limiter.held_until(kind) <= self.loop.time():
-                return
-            self.lanes.leave(kind)  # thousands may have queued before the service asked for patience
+        if self.limiter.held_until(kind) <= self.loop.time():
+            return True
+        self.lanes.leave(kind)
+        return False
 
     async def exchange(self, request: Request, call: Call) -> Response:
         """Send a request in its turn; a refusal that asks for patience holds all calls of its kind."""
@@ -259,6 +270,8 @@ class Core:
         until = max(self.loop.time() + seconds, self.limiter.held_until(kind))
         if call.deadline is not None and until > call.deadline:
             raise call.out_of_time(error)
+        if self.limiter.held_until(kind) > self.loop.time():
+            until = max(until, self._ready_at(kind, call))
         if not refused_for_now(error) and not self.quota.take():
             raise error
         wait = until - self.loop.time()

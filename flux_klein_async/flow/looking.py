@@ -12,6 +12,7 @@ from flux_klein_async.errors import (
     APIConnectionError,
     APIStatusError,
     APITimeoutError,
+    ConfigurationError,
     FluxKleinError,
     InvalidResponseError,
     ResultNotReadyError,
@@ -25,6 +26,7 @@ from flux_klein_async.polling.policies import Observation, Progress, Queued, che
 __all__ = ["PATIENCE", "Ticket", "Watch"]
 
 PATIENCE = 10.0  # seconds for what must pass by itself: a result that lags behind its status, a wrong refusal
+_ENOUGH = 3  # waits without early results, after which the client looks for none
 _SAW_NOTHING = (APIConnectionError, APITimeoutError, APIStatusError, InvalidResponseError)
 
 
@@ -98,9 +100,11 @@ class Watch:
             answer = await core.send(direct or self._status_request)
             status = read_status(answer, self._ticket.request_id)
             self._answer = answer if direct else None
+            if direct:
+                core.no_early_results = 0
         except _SAW_NOTHING as error:
             failure = call.last_error = error
-            if direct and (isinstance(error, InvalidResponseError) or not error.retryable):
+            if direct and (isinstance(error, InvalidResponseError | APITimeoutError) or not error.retryable):
                 self._look_at_status(error)
         finally:
             core.lanes.leave(Kind.READ)
@@ -112,10 +116,16 @@ class Watch:
         return status
 
     def _look_at_status(self, error: FluxKleinError) -> None:
-        """The service does not answer `result` before the end: ask for the status from now on, and now."""
-        if self._core.looks_at_result:
-            self._core.looks_at_result = False
+        """`result` was not answered before the end: this wait asks for the status from now on, and now.
+
+        One odd answer says little of the service: the client itself changes its mind after three waits in a row.
+        """
+        core = self._core
+        core.no_early_results += 1
+        if core.looks_at_result and core.no_early_results >= _ENOUGH:
+            core.looks_at_result = False
             log.info("The service gives no early results; looking at the status instead: %s", error)
+        self._result_request = None
         self._at_once = True
 
     async def _until_next(self) -> None:
@@ -124,8 +134,11 @@ class Watch:
         if not self._at_once:
             await self._until_due()
         self._at_once = False
-        await core.limiter.look(self._price)
-        await core.lane(Kind.READ, call)
+        while True:  # a turn under the ceiling is of no use once a hold has come: who is held takes another one later
+            await core.gate(Kind.READ, call)
+            await core.limiter.look(self._price)
+            if core.limiter.held_until(Kind.READ) <= self._loop.time() and await core.take_lane(Kind.READ):
+                return
 
     async def _until_due(self) -> None:
         core, call = self._core, self._call
@@ -146,11 +159,19 @@ class Watch:
             queued=self._queued,
             price=self._price,
         )
-        self._interval = checked_interval(core.polling.next_look(progress))
+        self._interval = self._planned(progress)
         at = self._sent + self._interval
-        core.check_hold(core.limiter.held_until(Kind.READ), call)
+        core.check_hold(Kind.READ, call)
         if at > self._loop.time():
             await sleep_until(self._loop, at)
+
+    def _planned(self, progress: Progress) -> float:
+        try:
+            return checked_interval(self._core.polling.next_look(progress))
+        except FluxKleinError:
+            raise
+        except Exception as error:
+            raise ConfigurationError("The poll policy failed", cause=f"{type(error).__name__}: {error}") from error
 
     def _weigh(self, failure: FluxKleinError | None) -> None:
         """Believe a refusal that time does not heal only when it has stood for a while: gateways err."""
@@ -231,19 +252,21 @@ class Watch:
 
     def teach(self, served: float | None) -> None:
         """Let the policy learn from this wait; `served` is the service's own duration in seconds, or None."""
-        self._core.polling.observe(
-            Observation(
-                model=self._ticket.model,
-                pixels=self._ticket.pixels,
-                not_before=self._not_yet - self._begun,
-                not_after=self.seen - self._begun,
-                running_since=None if self._running is None else self._running - self._begun,
-                served=served,
-                looks=self._call.looks,
-                sent=self._sent - self._begun,
-                queued=self._queued,
-            )
+        observation = Observation(
+            model=self._ticket.model,
+            pixels=self._ticket.pixels,
+            not_before=self._not_yet - self._begun,
+            not_after=self.seen - self._begun,
+            running_since=None if self._running is None else self._running - self._begun,
+            served=served,
+            looks=self._call.looks,
+            sent=self._sent - self._begun,
+            queued=self._queued,
         )
+        try:
+            self._core.polling.observe(observation)
+        except Exception:  # noqa: BLE001  # whatever it is: the result is paid for, and here
+            log.exception("The poll policy raised on what a wait taught; ignored: the result is here")
 
     def timings(self) -> Timings:
         """Where the time went, now that the result is here."""

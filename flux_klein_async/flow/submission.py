@@ -110,6 +110,10 @@ class _Submission:
         if self._slot is not None:
             await self._slot.take()
         await core.lane(Kind.SUBMIT, self._call)
+        deadline = self._call.deadline
+        if deadline is not None and core.loop.time() >= deadline:  # nothing is paid for that nobody can wait for
+            core.lanes.leave(Kind.SUBMIT)
+            raise self._call.out_of_time(self._call.last_error)
         guard = BodyGuard()
         post = asyncio.ensure_future(self._post(guard))
         post.add_done_callback(lambda _: core.lanes.leave(Kind.SUBMIT))

@@ -35,7 +35,7 @@ class Limiter(Protocol):
         ...
 
     def admit(self, kind: Kind) -> float:
-        """The instant at which one more call of this kind may go (past or present: now); it is taken."""
+        """When one more call that is held now should go: at the end of the hold, or gradually after it."""
         ...
 
     def refused(self, kind: Kind) -> None:
@@ -76,14 +76,15 @@ class Slot:
 
 
 class Ramp:
-    """After a hold, calls come back gradually: ten a second at first, twice as many with each second that passes.
+    """After a hold, what it held comes back gradually, and all of it within two seconds.
 
-    All that was held would otherwise go in the same instant, and be refused in the next. The k-th call (from 0) goes
-    log2(1 + k ln 2 / 10) seconds after the hold: the integral of the rate 10 * 2**t is k then.
+    All would otherwise go in the same instant, and be refused in the next. The k-th call (from 0) goes
+    SECONDS * k / (k + HALF) after the hold: half of a second for the first sixteen, then ever closer together. No call
+    is put off for longer than that: it would miss its deadline for a wish that the service never had.
     """
 
-    RATE = 10.0  # calls a second, at first
-    SECONDS = 10.0  # after which whoever comes may go: 10,000 calls have
+    SECONDS = 2.0
+    HALF = 50
 
     def __init__(self, until: float) -> None:
         self.until = until
@@ -91,9 +92,9 @@ class Ramp:
 
     def admit(self) -> float:
         """The instant of the next call."""
-        seconds = math.log2(1 + self._admitted * math.log(2) / self.RATE)
+        seconds = self.SECONDS * self._admitted / (self._admitted + self.HALF)
         self._admitted += 1
-        return self.until + min(seconds, self.SECONDS)
+        return self.until + seconds
 
 
 class LookPrice:
@@ -178,14 +179,9 @@ class InProcessLimiter:
         return float("-inf") if ramp is None else ramp.until
 
     def admit(self, kind: Kind) -> float:
-        """The instant at which one more call of this kind may go."""
+        """When one more call that is held now should go."""
         ramp = self._holds.get(kind)
-        if ramp is None:
-            return float("-inf")
-        if asyncio.get_running_loop().time() > ramp.until + Ramp.SECONDS:
-            del self._holds[kind]
-            return float("-inf")
-        return ramp.admit()
+        return float("-inf") if ramp is None else ramp.admit()
 
     def refused(self, kind: Kind) -> None:
         """Fewer generations in flight, or dearer looks."""

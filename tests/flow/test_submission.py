@@ -9,6 +9,7 @@ import pytest
 from flux_klein_async import (
     APIConnectionError,
     APIStatusError,
+    APITimeoutError,
     AuthenticationError,
     ClientClosedError,
     FixedPolling,
@@ -239,6 +240,17 @@ async def give_up(task: "asyncio.Task[Any]") -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.parametrize("warm", [False, True])
+async def test_no_time_at_all_pays_for_nothing(klein_emulator, connect, warm):
+    client = connect()
+    if warm:
+        await client.model()
+    for verb in (client.submit, client.generate):
+        error = await outcome(verb("a cat", timeout=0))
+        assert (type(error), error.charged) == (APITimeoutError, "no")
+    assert klein_emulator.calls["submit"] == 0
 
 
 async def test_a_submit_cancelled_before_its_body_is_never_sent(klein_emulator, connect):
