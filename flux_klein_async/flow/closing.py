@@ -22,7 +22,7 @@ async def close(core: Core, drain: float | None) -> tuple[str, ...]:
         core.calls.close()
         await core.calls.drained(_CLOSE_WITHIN)
         core.save_learned()
-        await core.background.finish(max(0.0, end - loop.time()))
+        await core.background.finish(end - loop.time())
     finally:  # also where the loop itself ends, and cancels this
         await core.transport.aclose()
     left = tuple(sorted(core.left_running))

@@ -184,7 +184,6 @@ class Core:
                     "The service wants no such call before the deadline",
                     status_code=429,
                     retry_after=until - self.loop.time(),
-                    request_id=call.request_id,
                 )
             )
 

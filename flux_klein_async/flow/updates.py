@@ -43,7 +43,7 @@ class Updates(NotForLoop):
         loop = self._core.bind()
         if self._watch is None and self._timeout is not None:
             self._deadline = loop.time() + self._timeout
-        left = None if self._deadline is None else max(0.0, self._deadline - loop.time())
+        left = None if self._deadline is None else self._deadline - loop.time()
         call = self._core.call(left, request_id=self._ticket.request_id, waits=True)
         if self._watch is None:
             self._watch = Watch(self._core, call, self._ticket)

@@ -25,7 +25,7 @@ from flux_klein_async.emulator import (
     Truncate,
     error_reply,
 )
-from flux_klein_async.events import Cancelled
+from flux_klein_async.events import Cancelled, Retrying
 from flux_klein_async.ledger.base import Entry, EntryState, NoBudget
 from tests.fakes import Events, now, outcome, settle, strays
 
@@ -115,6 +115,7 @@ async def test_an_abandoned_request_is_cancelled_and_the_answer_is_told(workers,
         [event] = events.of(Cancelled)
         assert (event.cancelled, event.tag, event.request_id) == (told, "mine", error.request_id)
         assert (event.at == 3.0 + 5.0) if answers and answers[0] == Hang() else (event.at < 3.0 + 5.0)
+        assert {(again.request_id, again.tag) for again in events.of(Retrying)} <= {(error.request_id, "mine")}
         assert strays() == []
         unanswered = [record.getMessage() for record in caplog.records if error.request_id in record.getMessage()]
         assert [line.partition(": ")[0] for line in unanswered] == (

@@ -197,7 +197,7 @@ async def test_a_download_whose_loop_ends_leaves_nothing(klein_emulator, connect
     for other in asyncio.all_tasks() - {asyncio.current_task()}:
         if "seen_through" in repr(other.get_coro()):
             other.cancel()  # as asyncio.run does at the end
-    await asyncio.get_running_loop().run_in_executor(None, bool)
+    await asyncio.get_running_loop().shutdown_default_executor()
     await settle()
     await client.aclose()
     assert listing(tmp_path) == []

@@ -391,7 +391,8 @@ async def test_a_policy_is_told_of_the_queue_in_seconds_since_acceptance(klein_e
     answers = [Reply(200, {"status": "in_queue", "queue_position": place}, delay=delay) for place, delay in queue]
     klein_emulator.script("status", *answers)
     await asyncio.sleep(1.5)
-    await connect(polling=spy).generate("a cat")
+    timings = (await connect(polling=spy).generate("a cat")).timings
+    assert (timings.queued, timings.running, timings.lag_max) == (4.0, 1.0, 1.0)
     assert spy.progress == [
         Progress(model, pixels, 0, 0.0, None, 0.0, None, None, None, 0.0, None),
         Progress(model, pixels, 1, 1.25, RequestState.IN_QUEUE, 0.0, 2, 1.0, 0.25, 1.0, Queued(1.0, 2, 1.0, 2, 1.0)),

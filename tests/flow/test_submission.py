@@ -1,6 +1,7 @@
 """An accepted submit is never repeated, and one that may have been accepted never passes as a failure."""
 
 import asyncio
+import gc
 import json
 from typing import Any
 
@@ -38,9 +39,13 @@ from flux_klein_async.emulator import (
     error_reply,
 )
 from flux_klein_async.events import Cancelled, Submitted, Uncertain
+from flux_klein_async.flow.orders import Order
+from flux_klein_async.flow.submission import _Submission
 from flux_klein_async.ledger.base import Entry, EntryState
+from flux_klein_async.transport.base import BodyGuard
 from tests.fakes import Events, now, outcome, settle, strays
 
+MODEL = "blackforestlabs/flux-2-klein/4b/text-to-image"
 HTML = Reply(200, "<html>welcome to the gateway</html>", {"Content-Type": "text/html"})
 
 # What the one submit gets; how many submits the service then has accepted.
@@ -222,7 +227,7 @@ async def test_the_deadline_before_a_connection_ends_in_the_last_cause(klein_emu
     klein_emulator.script("connect", Refuse(), Hang())
     error = await outcome(client.generate("a cat"))
     assert type(error) is APIConnectionError
-    assert (error.charged, now()) == ("no", 3.0)
+    assert (error.charged, error.retryable, now()) == ("no", True, 3.0)
 
 
 async def test_the_deadline_without_any_cause_is_a_time_out_that_costs_nothing(klein_emulator, connect):
@@ -365,6 +370,24 @@ async def test_an_id_that_arrives_in_the_instant_of_the_cancellation_is_not_lost
     assert len(events.of(Submitted)) == 1
 
 
+async def test_a_post_that_fails_in_the_instant_of_being_dropped_is_told_in_one_line(klein_emulator, connect, caplog):
+    core = connect()._core
+    submission = _Submission(core, core.call(1.0), Order(model=MODEL, body=b"{}", pixels=None), "cancel", None)
+
+    async def fail() -> str:
+        raise APIConnectionError(sent=False)
+
+    post = asyncio.ensure_future(fail())
+    await asyncio.wait({post})
+    submission._give_up(post, BodyGuard())
+    del post
+    await settle()
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records] == [
+        "A background task failed: The connection to the service failed"
+    ]
+
+
 async def test_the_deadline_under_a_submit_is_uncertain_exactly_on_time(klein_emulator, connect):
     client = connect(timeout=7)
     klein_emulator.script("submit", Hang(accepted=True))
@@ -422,7 +445,6 @@ async def test_the_intent_is_written_before_the_post_and_the_id_before_anyone_wa
     assert book.lines == lines
 
 
-MODEL = "blackforestlabs/flux-2-klein/4b/text-to-image"
 ENDS = [
     pytest.param(None, EntryState.SUBMITTED, None, id="accepted"),
     pytest.param(error_reply(422, 422001, message="no cats"), EntryState.REFUSED, "no cats", id="refused"),

@@ -18,15 +18,16 @@ async def test_the_final_state_is_the_last_update(klein_emulator, connect):
 
 async def test_one_deadline_covers_all_updates(klein_emulator, connect):
     klein_emulator.script("submit", Generation(after=50))
+    await asyncio.sleep(1.5)
     handle = await connect(polling=FixedPolling(1)).submit("a cat")
     updates = handle.updates(timeout=5)
     await anext(updates)
     await asyncio.sleep(2)
     error = await outcome(anext(updates))
-    assert (type(error), now(), error.request_id) == (WaitTimeoutError, 5.0, handle.request_id)
+    assert (type(error), now(), error.request_id) == (WaitTimeoutError, 6.5, handle.request_id)
     assert (error.looks, error.state) == (3, "in_progress")
     error = await outcome(anext(updates))
-    assert (type(error), now(), error.state) == (WaitTimeoutError, 5.0, "in_progress")
+    assert (type(error), now(), error.state) == (WaitTimeoutError, 6.5, "in_progress")
 
 
 async def test_no_limit_and_a_reader_that_leaves_leave_nothing_running(klein_emulator, connect):

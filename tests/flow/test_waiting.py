@@ -407,3 +407,11 @@ async def test_an_end_that_was_not_seen_is_not_written_down(klein_emulator, conn
     klein_emulator.script("result", *[answer] * 30)
     await outcome(connect(journal=book, budget=book).generate("a cat"))
     assert book.ends == []
+
+
+async def test_a_failure_that_only_the_status_tells_is_written_down_too(klein_emulator, connect):
+    book = Book()
+    klein_emulator.script("status", FAILED)
+    klein_emulator.script("result", Reply(404, {}))
+    error = await outcome(connect(journal=book, budget=book).generate("a cat"))
+    assert book.ends[-1] == (EntryState.FAILED, error.request_id, None, str(error))

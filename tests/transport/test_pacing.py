@@ -205,6 +205,21 @@ def test_a_longer_hold_begins_the_ramp_again():
     assert in_virtual_time(main()) == [7.0, 7.0]
 
 
+@pytest.mark.parametrize("again", [5.0, 4.0])
+def test_the_same_wish_from_many_calls_lets_none_of_them_jump_the_queue(again: float) -> None:
+    async def main() -> list[float]:
+        shared = limiter()
+        admitted = []
+        for _ in range(5):
+            shared.hold(Kind.READ, 5.0)
+            admitted.append(shared.admit(Kind.READ))
+            shared.hold(Kind.READ, again)
+        return admitted
+
+    admitted = in_virtual_time(main())
+    assert admitted == sorted(set(admitted))
+
+
 # --- what a look costs
 
 
@@ -213,7 +228,7 @@ def test_without_a_ceiling_only_refusals_raise_the_price():
     for _ in range(1000):
         price.asked(0.0, 1.0)
     assert price.now(0.0) == 1.0
-    for at, costs in [(0.0, 2.0), (0.5, 2.0), (1.0, 4.0), (2.0, 8.0)]:
+    for at, costs in [(0.0, 2.0), (0.5, 2.0), (0.95, 2.0), (1.0, 4.0), (2.0, 8.0)]:
         price.refused(at)
         assert price.now(at) == costs
 
@@ -280,6 +295,20 @@ def test_the_price_is_a_number_between_one_and_its_bound(ceiling, story):
         else:
             price.served()
         assert 1.0 <= price.now(now) <= LookPrice.MOST
+
+
+def test_a_crowd_that_waits_for_its_turn_makes_looks_dearer_for_all():
+    async def main() -> float:
+        shared = limiter(rate=10.0)
+        assert shared.look_price() == 1.0
+        crowd = [asyncio.ensure_future(shared.look(1.0)) for _ in range(100)]
+        await asyncio.sleep(0.5)
+        price = shared.look_price()
+        for one in crowd:
+            one.cancel()
+        return price
+
+    assert 30 < in_virtual_time(main()) < 100
 
 
 def test_a_limiter_hears_of_refusals_and_successes():
