@@ -84,7 +84,8 @@ class FluxKleinClient(NotWith):
             (SSL_CERT_FILE, SSL_CERT_DIR) from the environment, once, now. Plain http and loopback hosts are never
             called through a proxy, and netrc is never used. A borrowed session's own `trust_env` counts instead.
         look_at: What to ask while waiting. "result" saves a round trip where the service answers it before the end with
-            the state; where it does not, the client goes back to "status" by itself.
+            the state; where it does not, the client goes back to "status" by itself. Early results tell no place in the
+            queue, so that a long queue is waited for less well.
 
     Raises:
         ConfigurationError: No token, a bad base URL, an unusable session, proxy or certificate file.

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from flux_klein_async.errors import APITimeoutError, DownloadError, RateLimitError
+from flux_klein_async.errors import APITimeoutError, DownloadError, InvalidInputError, RateLimitError
 from flux_klein_async.events import Downloaded
 from flux_klein_async.flow.call import Call
 from flux_klein_async.flow.core import Core
@@ -61,8 +61,14 @@ def _naming(result: GenerationResult, names: Sequence[str] | None) -> list[Calla
     count = len(result.urls)
     if names is not None:
         return [lambda _suffix, name=name: name for name in checked_names(names, count)]  # type: ignore[misc]
-    stems = [result.request_id + (f"-{number}" if count > 1 else "") for number in range(1, count + 1)]
-    return [stem.__add__ for stem in checked_names(stems, count)]
+    numbers = [f"-{number}" if count > 1 else "" for number in range(1, count + 1)]
+    try:
+        stems = checked_names([result.request_id + number for number in numbers], count)
+    except InvalidInputError:  # an id such as "nul" is no file name everywhere; one that leads elsewhere stays refused
+        if not result.request_id:
+            raise
+        stems = checked_names([f"request-{result.request_id}{number}" for number in numbers], count)
+    return [stem.__add__ for stem in stems]
 
 
 @contextmanager

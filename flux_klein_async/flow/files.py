@@ -22,7 +22,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 # What some file system of our users' cannot hold, or reads as more than a name.
 _BAD_CHARACTERS = re.compile(r'[\x00-\x1f\x7f/\\:<>"|?*]')
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[\d\u00b9\u00b2\u00b3])(\..*)?", re.IGNORECASE)
 _LONGEST = 255  # bytes, on every common file system
 
 _NO_ROOM = "the disk or the quota is full; make room, then download again"
