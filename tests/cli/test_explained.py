@@ -100,6 +100,7 @@ def test_what_other_sizes_lend_and_the_other_clock_knows_is_told() -> None:
     assert "0 of this size, and 50 lent by other sizes" in "\n".join(as_lines(heading(), other, bars=True))
     queued = explain(POLICIES["usual"], MODEL, SQUARE, queued=True)
     assert "(50 more without --queued)" in "\n".join(as_lines(heading(queued=True), queued, bars=True))
+    assert "(50 more with --queued)" in "\n".join(as_lines(heading(), queued, bars=True))
 
 
 def test_the_record_holds_the_same_figures() -> None:

@@ -14,7 +14,7 @@ from flux_klein_async.polling.adaptive import AdaptivePolling
 from flux_klein_async.polling.explanation import Explanation, explain
 from flux_klein_async.polling.rehearsal import rehearse
 
-MODEL, SQUARE = "a/$x$/b", 1024 * 1024
+MODEL, SQUARE = "a/b", 1024 * 1024
 
 
 def explained(seconds: float, spread: float = 0.15, *, stragglers: bool = False) -> Explanation:
@@ -53,6 +53,10 @@ def test_the_tail_behind_the_table_is_drawn_to_the_edge() -> None:
 def test_the_queue_and_no_origin_are_drawn_too(tmp_path: Path) -> None:
     plots.draw(heading(queued=True, origin=None), explained(0.0), tmp_path / "picture")
     assert (tmp_path / "picture").stat().st_size > 10_000
+
+
+def test_a_path_with_dollars_is_no_formula(tmp_path: Path) -> None:
+    plots.draw(heading(origin=r"/$\frac$/times.json"), explained(0.57), tmp_path / "picture")
 
 
 def test_the_looks_are_where_they_are_made(tmp_path: Path) -> None:

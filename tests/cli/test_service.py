@@ -139,3 +139,19 @@ def test_a_place_that_cannot_be_written_costs_nothing(
     monkeypatch.setenv("FLUX_KLEIN_STORE", str(tmp_path / "file" / "times.json"))
     ran = flux_klein("generate", "x", "--quiet", "--json", "--no-download")
     assert (ran.code, len(ran.records), ran.err) == (0, 1, "")
+
+
+def test_only_a_command_that_waits_reads_it(
+    served: Emulator,
+    flux_klein: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "times.json").write_text("damaged")
+    monkeypatch.setenv("FLUX_KLEIN_STORE", str(tmp_path / "times.json"))
+    for arguments in (["status", "abc"], ["result", "abc"], ["cancel", "abc"]):
+        flux_klein(*arguments)
+    assert caplog.records == []
+    flux_klein("result", "abc", "--wait", "0.01")
+    assert "is damaged" in caplog.text
