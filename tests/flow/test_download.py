@@ -26,6 +26,7 @@ from flux_klein_async.emulator import (
 )
 from flux_klein_async.events import Downloaded, Retrying
 from flux_klein_async.flow import transfer
+from flux_klein_async.ledger.base import Entry, EntryState
 from tests.fakes import Events, now, outcome, png, settle, strays
 
 PNG = png(60)
@@ -63,6 +64,18 @@ async def test_several_files_are_numbered_and_their_suffix_is_their_content(klei
     [told] = events.of(Downloaded)
     assert told.paths == tuple(map(str, paths))
     assert told.sha256 == tuple(hashlib.sha256(content).hexdigest() for content in contents)
+
+
+async def test_what_was_saved_is_written_down(klein_emulator, connect, tmp_path):
+    written = []
+
+    class Book:
+        async def record(self, entry: Entry) -> None:
+            written.append((entry.state, entry.request_id, entry.files))
+
+    klein_emulator.script("file", Reply(200, PNG), Reply(200, PNG))
+    paths = await connect(journal=Book()).download(result_of(OWN, OWN + "?2"), tmp_path, names=["a.png", "b.png"])
+    assert written == [(EntryState.DOWNLOADED, "some-id", tuple(map(str, paths)))]
 
 
 async def test_names_are_used_as_given(klein_emulator, connect, tmp_path):
