@@ -214,6 +214,23 @@ async def test_a_session_that_does_not_trust_the_environment_decides_for_the_fil
     await transport.aclose()
 
 
+async def test_what_was_borrowed_stays_open_at_the_end_and_in_a_finalizer(klein_emulator):
+    session = klein_emulator.session()
+    file = Request(
+        kind=Kind.FILE, method="GET", url="https://emulator.invalid/files/x", headers={}, replayable=True, silence=5
+    )
+    for end in ("aclose", "abandon"):
+        transport = AiohttpTransport(limits=Limits(), redactor=Redactor(TOKEN), session=session)
+        klein_emulator.script("file", Reply(200, b"all"))
+        async with transport.stream(file):
+            pass
+        ended = getattr(transport, end)()
+        if ended is not None:
+            await ended
+        assert (session.closed, session.connector.closed) == (False, False)
+        assert transport._files.closed
+
+
 def test_abandoning_what_was_never_opened_does_nothing():
     AiohttpTransport(limits=Limits(), redactor=Redactor(TOKEN)).abandon()
 
