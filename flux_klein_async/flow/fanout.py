@@ -81,7 +81,6 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         if self._entered:
             raise ConfigurationError("A fan-out can be entered only once")
         self._entered = True
-        self._room.set()
         self._hire()
         return self
 

@@ -216,7 +216,7 @@ class AiohttpTransport:
     def abandon(self) -> None:
         """Let go of open sockets from a finalizer: the client itself gives the one warning."""
         for session in (self._files, self._api if self._api is not self._borrowed else None):
-            if session is None or session.closed:
+            if session is None:
                 continue
             connector, owner = session.connector, session.connector_owner
             session.detach()

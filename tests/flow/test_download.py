@@ -26,6 +26,7 @@ from flux_klein_async.emulator import (
 )
 from flux_klein_async.events import Downloaded, Retrying
 from flux_klein_async.flow import transfer
+from flux_klein_async.ledger.base import Entry, EntryState
 from tests.fakes import Events, now, outcome, png, settle, strays, without_remarks
 
 PNG = png(60)
@@ -69,6 +70,18 @@ async def test_an_id_that_is_no_file_name_everywhere_is_saved_under_one_that_is(
     klein_emulator.script("file", Reply(200, PNG))
     result = result_of(OWN).model_copy(update={"request_id": "nul"})
     assert [path.name for path in await connect().download(result, tmp_path)] == ["request-nul.png"]
+
+
+async def test_what_was_saved_is_written_down(klein_emulator, connect, tmp_path):
+    written = []
+
+    class Book:
+        async def record(self, entry: Entry) -> None:
+            written.append((entry.state, entry.request_id, entry.files))
+
+    klein_emulator.script("file", Reply(200, PNG), Reply(200, PNG))
+    paths = await connect(journal=Book()).download(result_of(OWN, OWN + "?2"), tmp_path, names=["a.png", "b.png"])
+    assert written == [(EntryState.DOWNLOADED, "some-id", tuple(map(str, paths)))]
 
 
 async def test_names_are_used_as_given(klein_emulator, connect, tmp_path):

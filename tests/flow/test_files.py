@@ -1,6 +1,8 @@
 """A file is on disk whole, under a plain name, or not at all."""
 
+import errno
 import hashlib
+import io
 import shutil
 import tempfile
 from pathlib import Path
@@ -323,6 +325,43 @@ def test_a_place_where_nothing_can_be_written_is_a_download_error(tmp_path: Path
     assert (caught.value.retryable, caught.value.charged, listing(tmp_path)) == (False, "yes", before)
 
 
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        *[(code, "make room") for code in (errno.ENOSPC, errno.EDQUOT)],
+        (errno.EFBIG, "ulimit -f"),
+        *[(code, "choose another directory") for code in (errno.EROFS, errno.EACCES, errno.EPERM)],
+        (errno.ENOENT, "the directory vanished"),
+        *[(code, "a file stands where") for code in (errno.EEXIST, errno.ENOTDIR)],
+        *[(code, "give another name") for code in (errno.EISDIR, errno.ENOTEMPTY)],
+        (errno.ENAMETOOLONG, "a shorter one"),
+        *[(code, "too many files are open") for code in (errno.EMFILE, errno.ENFILE)],
+        (errno.EIO, "try another directory"),
+    ],
+    ids=lambda value: errno.errorcode[value] if isinstance(value, int) else "",
+)
+def test_what_can_be_done_about_a_refusal_of_the_system_is_said(tmp_path: Path, code: int, advice: str) -> None:
+    class Refusing(io.BytesIO):
+        def write(self, _data: Any) -> int:
+            raise OSError(code, "refused")
+
+    part = part_of(tmp_path)
+    part._file = Refusing()
+    with pytest.raises(DownloadError, match=advice) as caught:
+        part.write(b"some", 1)
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_what_cannot_be_removed_is_a_download_error(tmp_path: Path) -> None:
+    part = part_of(tmp_path)
+    part.write(b"some", 0)
+    [hidden] = tmp_path.iterdir()
+    hidden.unlink()
+    (hidden / "in the way").mkdir(parents=True)
+    with pytest.raises(DownloadError, match="cannot be saved"):
+        part.discard()
+
+
 def test_a_directory_with_the_files_name_stays_and_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").mkdir()
     part = part_of(tmp_path)
@@ -360,6 +399,23 @@ def test_a_full_disk_is_a_download_error_at_the_write_and_at_the_end(tmp_path: P
 
 
 # --- one file as its bytes come in
+
+
+def test_its_sink_is_used_by_one_thread_at_a_time() -> None:
+    used: list[str] = []
+
+    class Watched(InMemory):
+        def __getattribute__(self, name: str) -> Any:
+            if not name.startswith("_"):
+                used.append(name)
+                assert arrival._lock.locked()
+            return super().__getattribute__(name)
+
+    arrival = Arrival(Watched())
+    arrival.add(b"so", 0)
+    arrival.finish(b"me", 2, lambda _seen: None)
+    arrival.drop()
+    assert used == ["write", "write", "commit", "discard"]
 
 
 def test_a_file_that_was_dropped_is_not_begun_again_by_a_job_that_comes_late(tmp_path: Path) -> None:

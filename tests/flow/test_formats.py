@@ -145,12 +145,13 @@ def test_what_follows_the_end_or_cannot_be_followed_is_let_be(data: bytes, piece
         b"\x89PNG\r\n\x1a\n" + bytes(100),
         b"\x89PNG\r\n\x1a\n" + b"\xff" * 100,
         b"RIFF\xff\xff\xff\xffWEBP" + bytes(100),
+        b"RIFF\0\0\0\1WEBP" + bytes(100),
         b"\0\0\0\x0cftypisom",
         FTYP + struct.pack(">I4sQ", 1, b"mdat", 2**60) + bytes(50),
         FTYP + box(b"mdat", size=2**31),
         FTYP + b"\0\0\0\1mdat\0\0",
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_what_lacks_its_end_is_incomplete(data: bytes) -> None:
     assert complaint(data) == complaint(data, pieces=3) == INCOMPLETE
@@ -190,6 +191,15 @@ def test_the_type_promises_or_else_the_suffix(content_type: str, url: str, promi
     assert is_promised(content_type, url) is promised
 
 
+KNOWN = ["png", "jpeg", "jpg", "webp", "gif", "avif", "heic"]
+
+
+@pytest.mark.parametrize("name", [*(f"image/{name}" for name in KNOWN), "video/mp4", "video/webm"])
+def test_every_known_format_is_promised_by_its_type_and_by_its_suffix(name: str) -> None:
+    assert is_promised(name, URL)
+    assert is_promised("", f"{URL}.{name.partition('/')[2]}")
+
+
 HTML = b"\xef\xbb\xbf \r\n<!DOCTYPE html><title>502</title>"
 
 
@@ -216,6 +226,8 @@ HTML = b"\xef\xbb\xbf \r\n<!DOCTYPE html><title>502</title>"
         (HTML, "application/octet-stream", URL, PAGE),
         (b" \n<HTML lang=en>", "text/html", URL + ".png", PAGE),
         (b"busy", "text/html; charset=utf-8", URL, PAGE),
+        (b"busy", "application/xhtml+xml", URL, PAGE),
+        *((start + b" lang=en>", None, URL, PAGE) for start in (b"<html", b"<head", b"<body", b"<!doctype html")),
         (HTML, "text/html", URL + ".html", None),
         (HTML, None, URL + ".HTM", None),
         (b"<htmx", None, URL, None),

@@ -93,6 +93,32 @@ async def test_a_redirect_to_no_url_is_not_repeated(klein_emulator, connect, tmp
     klein_emulator.script("file", Reply(302, "", {"Location": "http://[::1"}))
     error = await outcome(connect().download(result_of(OWN), tmp_path))
     assert (type(error), error.retryable, klein_emulator.calls["file"]) == (DownloadError, False, 1)
+    assert "redirects to no URL" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "followed"),
+    [(300, False), (301, True), (302, True), (303, True), (304, False), (307, True), (308, True)],
+)
+async def test_a_redirect_is_what_the_standard_calls_one(klein_emulator, connect, status, followed):
+    klein_emulator.script("file", Reply(status, "", {"Location": "/files/y.png"}), Reply(200, PNG))
+    found = await outcome(connect().read(result_of(OWN)))
+    assert found == [PNG] if followed else isinstance(found, DownloadError)
+
+
+async def test_what_a_redirect_leads_to_is_what_is_blamed(klein_emulator, connect):
+    away = "https://emulator.invalid/files/" + "y" * 400
+    klein_emulator.script("file", Reply(302, "", {"Location": away + "?sig=secret"}), Reply(404, ""))
+    error = await outcome(connect().read(result_of(OWN)))
+    assert (error.status_code, error.url) == (404, away[:300])
+
+
+async def test_the_files_hosts_cookies_are_not_kept(klein_emulator, connect):
+    klein_emulator.script("file", Reply(200, PNG, {"Set-Cookie": "visitor=7"}), Reply(200, PNG))
+    client = connect()
+    for _ in range(2):
+        await client.read(result_of(OWN))
+    assert ["cookie" in record.headers for record in klein_emulator.records if record.endpoint == "file"] == [False] * 2
 
 
 @pytest.mark.parametrize(("hops", "arrives"), [(5, True), (6, False)])

@@ -19,6 +19,7 @@ from flux_klein_async.api.credentials import Redactor
 from flux_klein_async.api.messages import Kind, Request
 from flux_klein_async.emulator import Endless, Pass, Refuse, Reply
 from flux_klein_async.emulator.pipes import join
+from flux_klein_async.options import Environment
 from flux_klein_async.transport.aiohttp import AiohttpTransport
 from tests.fakes import now, outcome, settle, strays
 
@@ -185,6 +186,49 @@ async def test_files_need_an_open_session(klein_emulator):
     with pytest.raises(ConfigurationError):
         async with transport.stream(file):
             pass
+
+
+@pytest.mark.parametrize(
+    ("most", "limit", "limit_per_host", "connections"), [(5, 10, 0, 5), (50, 10, 0, 10), (50, 10, 3, 3), (50, 0, 0, 50)]
+)
+async def test_as_many_calls_go_at_once_as_the_smallest_limit_allows(
+    klein_emulator, most, limit, limit_per_host, connections
+):
+    session = klein_emulator.session(connector=klein_emulator.connector(limit=limit, limit_per_host=limit_per_host))
+    borrowed = AiohttpTransport(limits=Limits(max_connections=most), redactor=Redactor(TOKEN), session=session)
+    own = AiohttpTransport(limits=Limits(max_connections=most), redactor=Redactor(TOKEN))
+    assert (borrowed.connections, own.connections) == (connections, most)
+
+
+async def test_a_session_that_does_not_trust_the_environment_decides_for_the_files_too(klein_emulator):
+    environment = Environment(proxy="gopher://user:secret@proxy.invalid")
+    transport = AiohttpTransport(
+        limits=Limits(), redactor=Redactor(TOKEN), session=klein_emulator.session(), environment=environment
+    )
+    klein_emulator.script("file", Reply(200, b"all"))
+    file = Request(
+        kind=Kind.FILE, method="GET", url="https://emulator.invalid/files/x", headers={}, replayable=True, silence=5
+    )
+    async with transport.stream(file) as (head, _):
+        assert head.status == 200
+    await transport.aclose()
+
+
+async def test_what_was_borrowed_stays_open_at_the_end_and_in_a_finalizer(klein_emulator):
+    session = klein_emulator.session()
+    file = Request(
+        kind=Kind.FILE, method="GET", url="https://emulator.invalid/files/x", headers={}, replayable=True, silence=5
+    )
+    for end in ("aclose", "abandon"):
+        transport = AiohttpTransport(limits=Limits(), redactor=Redactor(TOKEN), session=session)
+        klein_emulator.script("file", Reply(200, b"all"))
+        async with transport.stream(file):
+            pass
+        ended = getattr(transport, end)()
+        if ended is not None:
+            await ended
+        assert (session.closed, session.connector.closed) == (False, False)
+        assert transport._files.closed
 
 
 def test_abandoning_what_was_never_opened_does_nothing():

@@ -65,7 +65,9 @@ def sample(cls: type[BaseException]) -> BaseException:
 
 @pytest.mark.parametrize("written", [False, True])
 @pytest.mark.parametrize(
-    "cls", [*TREE, aiohttp.ClientError, OSError, TimeoutError, RuntimeError], ids=lambda cls: cls.__name__
+    "cls",
+    [*TREE, aiohttp.ClientError, OSError, TimeoutError, RuntimeError, ValueError, TypeError],
+    ids=lambda cls: cls.__name__,
 )
 def test_a_mapped_error_is_ours_keeps_type_and_text_and_drops_the_request(cls, written):
     guard = BodyGuard()
@@ -75,6 +77,7 @@ def test_a_mapped_error_is_ours_keeps_type_and_text_and_drops_the_request(cls, w
     assert isinstance(error, FluxKleinError)
     assert (error.__cause__, error.__context__) == (None, None)
     assert cls.__name__ in str(error)
+    assert ("session" in str(error)) is isinstance(error, ConfigurationError)
     assert TOKEN not in f"{error} {vars(error)}"
     if isinstance(error, APIConnectionError | APITimeoutError):
         assert error.sent is (written and not issubclass(cls, NOTHING_SENT))
@@ -93,6 +96,9 @@ def test_a_mapped_error_is_ours_keeps_type_and_text_and_drops_the_request(cls, w
         (aiohttp.InvalidURL, ConfigurationError),
         (TimeoutError, APITimeoutError),
         (ConnectionResetError, APIConnectionError),
+        (RuntimeError, ConfigurationError),
+        (ValueError, APIConnectionError),
+        (TypeError, APIConnectionError),
     ],
 )
 def test_what_an_error_means(cls, kind):
