@@ -180,7 +180,10 @@ class InProcessLimiter:
     def admit(self, kind: Kind) -> float:
         """The instant at which one more call of this kind may go."""
         ramp = self._holds.get(kind)
-        if ramp is None or asyncio.get_running_loop().time() > ramp.until + Ramp.SECONDS:
+        if ramp is None:
+            return float("-inf")
+        if asyncio.get_running_loop().time() > ramp.until + Ramp.SECONDS:
+            del self._holds[kind]
             return float("-inf")
         return ramp.admit()
 
