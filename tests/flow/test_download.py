@@ -62,8 +62,17 @@ async def test_several_files_are_numbered_and_their_suffix_is_their_content(klei
     assert listing(tmp_path) == ["some-id-1.png", "some-id-2.jpg", "some-id-3.bin"]
     assert [path.read_bytes() for path in paths] == contents
     [told] = events.of(Downloaded)
+    assert told.request_id == "some-id"
     assert told.paths == tuple(map(str, paths))
     assert told.sha256 == tuple(hashlib.sha256(content).hexdigest() for content in contents)
+
+
+async def test_two_files_are_numbered_and_one_is_not(klein_emulator, connect, tmp_path):
+    klein_emulator.script("file", *[Reply(200, PNG)] * 3)
+    client = connect()
+    await client.download(result_of(OWN), tmp_path)
+    await client.download(result_of(OWN, OWN + "?2"), tmp_path)
+    assert listing(tmp_path) == ["some-id-1.png", "some-id-2.png", "some-id.png"]
 
 
 async def test_what_was_saved_is_written_down(klein_emulator, connect, tmp_path):

@@ -182,3 +182,20 @@ def test_an_error_of_the_package_and_a_cancellation_pass_unwrapped(error: BaseEx
     with pytest.raises(type(error)) as caught:
         made_input("a", to_input)
     assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "pixels"),
+    [
+        (1, 1, 1),
+        (3, 5, 15),
+        (0, 5, None),
+        (5, 0, None),
+        (-3, -5, None),
+        (3.0, 5, None),
+        (True, 5, None),
+        (3, None, None),
+    ],
+)
+def test_pixels_are_known_where_both_sides_are_lengths(width: Any, height: Any, pixels: int | None) -> None:
+    assert order({"width": width, "height": height}).pixels == pixels
