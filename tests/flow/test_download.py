@@ -5,6 +5,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ from flux_klein_async.emulator import (
     error_reply,
 )
 from flux_klein_async.events import Downloaded, Retrying
-from flux_klein_async.flow import transfer
+from flux_klein_async.flow import download, transfer
+from flux_klein_async.flow.files import PartFile
 from flux_klein_async.ledger.base import Entry, EntryState
 from tests.fakes import Events, now, outcome, png, settle, strays
 
@@ -193,6 +195,30 @@ async def test_a_download_cancelled_under_a_disk_write_leaves_nothing(klein_emul
     with pytest.raises(asyncio.CancelledError):
         await task
     await client.aclose()
+    assert listing(tmp_path) == []
+
+
+async def test_closing_waits_for_what_is_being_removed(klein_emulator, connect, tmp_path, monkeypatch):
+    may_go = threading.Event()
+
+    class Slow(PartFile):
+        def discard(self) -> None:
+            assert may_go.wait(30)
+            super().discard()
+
+    monkeypatch.setattr(download, "PartFile", Slow)
+    monkeypatch.setattr(transfer, "_FLUSH", 10)
+    client = connect()
+    klein_emulator.script("file", Reply(200, PNG, cut=Cut(100, silent=True)))
+    task = asyncio.ensure_future(client.download(result_of(OWN), tmp_path))
+    await asyncio.sleep(3)
+    task.cancel()
+    await asyncio.wait({task})
+    closing = asyncio.ensure_future(client.aclose())
+    await settle()
+    assert not closing.done()
+    may_go.set()
+    await closing
     assert listing(tmp_path) == []
 
 
