@@ -20,7 +20,8 @@ from flux_klein_async.api.messages import Kind, Request
 from flux_klein_async.emulator import Endless, Pass, Refuse, Reply
 from flux_klein_async.emulator.pipes import join
 from flux_klein_async.options import Environment
-from flux_klein_async.transport.aiohttp import AiohttpTransport
+from flux_klein_async.transport.aiohttp import AiohttpTransport, _GuardedBody
+from flux_klein_async.transport.base import BodyGuard
 from tests.fakes import now, outcome, settle, strays
 
 TOKEN = "very-secret-token"
@@ -229,6 +230,59 @@ async def test_what_was_borrowed_stays_open_at_the_end_and_in_a_finalizer(klein_
             await ended
         assert (session.closed, session.connector.closed) == (False, False)
         assert transport._files.closed
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind"),
+    [
+        (OSError("what a resolver may raise"), APIConnectionError),
+        (ValueError("what a parser may raise"), APIConnectionError),
+        (TypeError("what a parser may raise"), APIConnectionError),
+        (RuntimeError("Session is closed"), ConfigurationError),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("way", ["send", "stream"])
+async def test_whatever_the_library_raises_is_an_error_of_ours(klein_emulator, trouble, kind, way):
+    async def stumble(*_: Any) -> Any:
+        raise trouble
+
+    session = klein_emulator.session(middlewares=(stumble,))
+    transport = AiohttpTransport(limits=Limits(), redactor=Redactor(TOKEN), session=session)
+
+    async def call() -> None:
+        if way == "send":
+            await transport.send(request())
+        else:
+            async with transport.stream(request()):
+                pass
+
+    error = await outcome(call())
+    assert (type(error), str(trouble) in str(error), error.__context__) == (kind, True, None)
+
+
+async def test_a_body_is_guarded_whichever_way_it_is_asked_to_write_itself():
+    written = []
+
+    class Quiet(asyncio.Transport):
+        def is_closing(self) -> bool:
+            return False
+
+    class Stream:
+        transport = Quiet()
+
+        async def write(self, data: bytes, **_: Any) -> None:
+            written.append(data)
+
+        async def drain(self) -> None:
+            """At once."""
+
+    guard = BodyGuard()
+    body = _GuardedBody(b"paid", guard)
+    await body.write(Stream())
+    for way in (body.write, lambda stream: body.write_with_length(stream, 4)):
+        assert isinstance(await outcome(way(Stream())), ConnectionAbortedError)
+    assert (written, guard.written) == ([b"paid"], True)
 
 
 def test_abandoning_what_was_never_opened_does_nothing():
