@@ -20,7 +20,7 @@ from flux_klein_async.api.messages import Kind, Request
 from flux_klein_async.emulator import Endless, Pass, Refuse, Reply
 from flux_klein_async.emulator.pipes import join
 from flux_klein_async.options import Environment
-from flux_klein_async.transport.aiohttp import AiohttpTransport, _GuardedBody
+from flux_klein_async.transport.aiohttp import AiohttpTransport, _GuardedBody, _kept_from_environment
 from flux_klein_async.transport.base import BodyGuard
 from tests.fakes import now, outcome, settle, strays
 
@@ -283,6 +283,59 @@ async def test_a_body_is_guarded_whichever_way_it_is_asked_to_write_itself():
     for way in (body.write, lambda stream: body.write_with_length(stream, 4)):
         assert isinstance(await outcome(way(Stream())), ConnectionAbortedError)
     assert (written, guard.written) == ([b"paid"], True)
+
+
+async def test_what_the_environment_names_wrongly_is_no_affair_of_a_session_that_reads_it_itself(klein_emulator):
+    environment = Environment(proxy="gopher://p.example", ca_file="/nowhere", ca_dir="/nowhere")
+    session = klein_emulator.session(trust_env=True)
+    wanted = {
+        "limits": Limits(),
+        "redactor": Redactor(TOKEN),
+        "environment": environment,
+        "origin": "https://a.example",
+    }
+    assert AiohttpTransport(session=session, **wanted).connections
+    with pytest.raises(ConfigurationError):
+        AiohttpTransport(**wanted)
+
+
+def test_what_a_proxy_echoes_is_kept_without_its_secrets():
+    environment = Environment(proxy="http://user:hush-hush-hush@p.example")
+    transport = AiohttpTransport(limits=Limits(), redactor=Redactor(TOKEN), environment=environment)
+    cause = transport._mapped(OSError(f"said hush-hush-hush and {TOKEN} aloud"), None).cause
+    assert "aloud" in cause
+    assert not any(secret in cause for secret in ("hush-hush", TOKEN))
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "refused"),
+    [
+        ("http://api.example/v1", {"HTTP_PROXY": "http://p.example"}, True),
+        ("http://api.example/v1", {"HTTP_PROXY": "http://p.example", "NO_PROXY": "api.example"}, False),
+        ("http://api.example/v1", {"HTTPS_PROXY": "http://p.example"}, False),
+        ("http://api.example/v1", {}, False),
+        ("https://api.example/v1", {"HTTP_PROXY": "http://p.example", "HTTPS_PROXY": "http://p.example"}, False),
+    ],
+)
+async def test_no_proxy_is_told_the_token_in_clear(klein_emulator, monkeypatch, url, environment, refused):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    asked = Request(kind=Kind.READ, method="GET", url=url, headers=headers, replayable=True, silence=5)
+    session = klein_emulator.session(trust_env=True)
+    if refused:
+        with pytest.raises(ConfigurationError, match=r"NO_PROXY name api\.example"):
+            _kept_from_environment(asked, session)
+    else:
+        assert "Authorization" not in _kept_from_environment(asked, session)["headers"]
+
+
+async def test_a_finalizer_after_the_end_finds_nothing_to_let_go():
+    transport = AiohttpTransport(limits=Limits(), redactor=Redactor(TOKEN))
+    sessions = [transport._session(kind) for kind in (Kind.READ, Kind.FILE)]
+    await transport.aclose()
+    transport.abandon()
+    assert all(session.closed for session in sessions)
 
 
 def test_abandoning_what_was_never_opened_does_nothing():
