@@ -20,7 +20,7 @@ from flux_klein_async.api.messages import Kind, Request
 from flux_klein_async.emulator import Endless, Pass, Refuse, Reply
 from flux_klein_async.emulator.pipes import join
 from flux_klein_async.options import Environment
-from flux_klein_async.transport.aiohttp import AiohttpTransport, _GuardedBody, _kept_from_environment
+from flux_klein_async.transport.aiohttp import AiohttpTransport, _GuardedBody, _kept_from_environment, _read_bounded
 from flux_klein_async.transport.base import BodyGuard
 from tests.fakes import now, outcome, settle, strays
 
@@ -150,6 +150,48 @@ async def send(emulator: Any, answer: Any, limit: int) -> Any:
     found = await outcome(transport.send(request()))
     await transport.aclose()
     return found
+
+
+class Answer:
+    """An answer whose body comes in these pieces, and whose end only the next reading tells."""
+
+    status = 200
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = [*pieces, b""]
+        self.closed = False
+        self.content = self
+
+    def at_eof(self) -> bool:
+        return not self.pieces
+
+    async def readany(self) -> bytes:
+        return self.pieces.pop(0)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("pieces", [(4, 1), (5,), (3, 1, 1), (1, 4), (1, 1, 1, 1, 1)])
+async def test_what_exceeds_the_bound_by_its_last_piece_is_refused_and_not_cut(pieces):
+    answer = Answer(*(b"x" * size for size in pieces))
+    with pytest.raises(InvalidResponseError) as caught:
+        await _read_bounded(answer, 4)
+    assert (caught.value.status_code, answer.closed) == (200, True)
+
+
+@pytest.mark.parametrize("pieces", [(), (4,), (3, 1), (1, 1, 1, 1)])
+async def test_what_just_fits_is_read_whole_in_whatever_pieces(pieces):
+    answer = Answer(*(b"x" * size for size in pieces))
+    assert await _read_bounded(answer, 4) == b"x" * sum(pieces)
+    assert not answer.closed
+
+
+async def test_a_session_that_trusts_the_environment_sends_what_any_other_sends(klein_emulator, connect):
+    for trust_env in (False, True):
+        await connect(session=klein_emulator.session(trust_env=trust_env)).model()
+    first, second = (record.headers for record in klein_emulator.records if record.endpoint == "model")
+    assert {**first} == {**second}
 
 
 BOMB = Reply(200, gzip.compress(b"[" * 50_000_000), {"Content-Encoding": "gzip"})
