@@ -186,6 +186,14 @@ async def test_a_service_without_early_results_is_looked_at_by_its_status_from_t
     assert len([record for record in caplog.records if "no early results" in record.getMessage()]) == 1
 
 
+async def test_of_many_waits_at_once_each_looks_elsewhere_and_one_says_so(klein_emulator, connect, caplog):
+    caplog.set_level(logging.INFO)
+    klein_emulator.script("submit", *[Generation(after=2.5, early_result=error_reply(404, 404001))] * 3)
+    await connect(polling=EVERY_SECOND, look_at="result").generate_all(["a", "b", "c"])
+    assert (now(), klein_emulator.calls["status"], klein_emulator.calls["result"]) == (3.0, 9, 6)
+    assert len([record for record in caplog.records if "no early results" in record.getMessage()]) == 1
+
+
 @pytest.mark.parametrize("answer", [error_reply(500), error_reply(429), Reset(), Hang()], ids=repr)
 async def test_trouble_at_the_result_is_no_reason_to_look_elsewhere(klein_emulator, connect, answer):
     klein_emulator.script("submit", Generation(after=0.5))
