@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from flux_klein_async.errors import APITimeoutError, DownloadError, InvalidInputError, RateLimitError
+from flux_klein_async.errors import APITimeoutError, DownloadError, InvalidInputError
 from flux_klein_async.events import Downloaded
 from flux_klein_async.flow.call import Call
 from flux_klein_async.flow.core import Core
@@ -77,6 +77,6 @@ def _within(call: Call, request_id: str) -> Iterator[None]:
     try:
         with call:
             yield
-    except (APITimeoutError, RateLimitError) as error:
+    except APITimeoutError as error:
         cause = str(error).removesuffix(f" (request {request_id})")  # said once is enough
         raise DownloadError(request_id=request_id, transient=True, cause=cause) from error

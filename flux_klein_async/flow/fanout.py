@@ -162,11 +162,7 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
                 await self._room.wait()
             if self._exhausted:
                 return None
-            try:
-                found = await self._source.next()
-            except Exception as error:  # noqa: BLE001  # the user's own iterable: raised again to its reader
-                self._stop(error)
-                return None
+            found = await self._source.next()  # what the user's own iterable raises ends this worker: see _retire
             if found is None:
                 self._exhausted = True
                 return None

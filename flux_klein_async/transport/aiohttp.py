@@ -160,7 +160,7 @@ class AiohttpTransport:
         options: dict[str, Any] = {"headers": request.headers}
         if session.trust_env:
             options = _kept_from_environment(request, session)
-        elif self._proxies and session is not self._borrowed and (proxy := self._proxies.of(request.url)):
+        elif self._proxies and (proxy := self._proxies.of(request.url)):  # never a borrowed session's affair: see above
             options.update(proxy=proxy.url, proxy_headers=proxy.headers)
         return session.request(
             request.method,

@@ -14,7 +14,7 @@ from flux_klein_async.emulator import Generation, Pass, Reply, error_reply
 from flux_klein_async.events import Held, Retrying
 from flux_klein_async.flow.core import sleep_until
 from flux_klein_async.transport.pacing import InProcessLimiter
-from tests.fakes import Events, now, outcome
+from tests.fakes import Events, now, outcome, settle
 
 EVERY_SECOND = FixedPolling(1.0)
 
@@ -67,6 +67,18 @@ async def test_a_longer_hold_that_comes_meanwhile_is_obeyed_too(klein_emulator, 
     await client.model()
     assert 33.0 <= now() < 33.1  # the wait's look and this one come back one after the other
     await waiting
+
+
+async def test_who_waits_for_the_end_of_a_hold_obeys_a_longer_one_that_comes_meanwhile(klein_emulator, connect):
+    client = connect(timeout=600, retry=RetryPolicy(attempts=1))
+    klein_emulator.script("status", Reply(429, {}, {"Retry-After": "30"}, delay=2.0))
+    klein_emulator.script("model", error_reply(429, retry_after=5))
+    under_way = asyncio.ensure_future(outcome(client.status("x")))
+    await settle()
+    await outcome(client.model())
+    await client.model()
+    assert now() == 32.0
+    await under_way
 
 
 async def test_only_a_hundred_unknown_words_are_logged(klein_emulator, connect, caplog):

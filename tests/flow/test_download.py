@@ -5,6 +5,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ from flux_klein_async.emulator import (
     error_reply,
 )
 from flux_klein_async.events import Downloaded, Retrying
-from flux_klein_async.flow import transfer
+from flux_klein_async.flow import download, transfer
+from flux_klein_async.flow.files import PartFile
 from flux_klein_async.ledger.base import Entry, EntryState
 from tests.fakes import Events, now, outcome, png, settle, strays, without_remarks
 
@@ -62,6 +64,7 @@ async def test_several_files_are_numbered_and_their_suffix_is_their_content(klei
     assert listing(tmp_path) == ["some-id-1.png", "some-id-2.jpg", "some-id-3.bin"]
     assert [path.read_bytes() for path in paths] == contents
     [told] = events.of(Downloaded)
+    assert told.request_id == "some-id"
     assert told.paths == tuple(map(str, paths))
     assert told.sha256 == tuple(hashlib.sha256(content).hexdigest() for content in contents)
 
@@ -70,6 +73,14 @@ async def test_an_id_that_is_no_file_name_everywhere_is_saved_under_one_that_is(
     klein_emulator.script("file", Reply(200, PNG))
     result = result_of(OWN).model_copy(update={"request_id": "nul"})
     assert [path.name for path in await connect().download(result, tmp_path)] == ["request-nul.png"]
+
+
+async def test_two_files_are_numbered_and_one_is_not(klein_emulator, connect, tmp_path):
+    klein_emulator.script("file", *[Reply(200, PNG)] * 3)
+    client = connect()
+    await client.download(result_of(OWN), tmp_path)
+    await client.download(result_of(OWN, OWN + "?2"), tmp_path)
+    assert listing(tmp_path) == ["some-id-1.png", "some-id-2.png", "some-id.png"]
 
 
 async def test_what_was_saved_is_written_down(klein_emulator, connect, tmp_path):
@@ -190,6 +201,30 @@ async def test_a_download_cancelled_under_a_disk_write_leaves_nothing(klein_emul
     with pytest.raises(asyncio.CancelledError):
         await task
     await client.aclose()
+    assert listing(tmp_path) == []
+
+
+async def test_closing_waits_for_what_is_being_removed(klein_emulator, connect, tmp_path, monkeypatch):
+    may_go = threading.Event()
+
+    class Slow(PartFile):
+        def discard(self) -> None:
+            assert may_go.wait(30)
+            super().discard()
+
+    monkeypatch.setattr(download, "PartFile", Slow)
+    monkeypatch.setattr(transfer, "_FLUSH", 10)
+    client = connect()
+    klein_emulator.script("file", Reply(200, PNG, cut=Cut(100, silent=True)))
+    task = asyncio.ensure_future(client.download(result_of(OWN), tmp_path))
+    await asyncio.sleep(3)
+    task.cancel()
+    await asyncio.wait({task})
+    closing = asyncio.ensure_future(client.aclose())
+    await settle()
+    assert not closing.done()
+    may_go.set()
+    await closing
     assert listing(tmp_path) == []
 
 

@@ -166,10 +166,16 @@ async def test_what_dooms_every_item_stops_new_ones_lets_running_ones_finish_and
     assert strays() == []
 
 
+async def _letters() -> AsyncIterator[str]:
+    for letter in "abcdef":
+        yield letter
+
+
+@pytest.mark.parametrize("items", [lambda: list("abcdef"), _letters], ids=["plain", "async"])
 @pytest.mark.parametrize(("status", "kind"), DOOMS)
-async def test_generate_all_gives_what_dooms_to_every_item_not_submitted(klein_emulator, connect, status, kind):
+async def test_generate_all_gives_what_dooms_to_every_item_not_submitted(klein_emulator, connect, status, kind, items):
     klein_emulator.script("submit", Generation(after=5.5), error_reply(status))
-    outcomes = await connect(polling=EVERY_SECOND).generate_all(list("abcdef"), concurrency=2)
+    outcomes = await connect(polling=EVERY_SECOND).generate_all(items(), concurrency=2)
     assert [type(found.error) for found in outcomes] == [type(None), *[kind] * 5]
     assert [(found.index, found.item) for found in outcomes] == list(enumerate("abcdef"))
     assert {found.error.charged for found in outcomes[1:]} == {"no"}

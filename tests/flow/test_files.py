@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -350,6 +351,26 @@ def test_what_can_be_done_about_a_refusal_of_the_system_is_said(tmp_path: Path, 
     with pytest.raises(DownloadError, match=advice) as caught:
         part.write(b"some", 1)
     assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_what_a_full_disk_refuses_only_when_the_file_is_closed_keeps_nothing_back(tmp_path: Path) -> None:
+    part = part_of(tmp_path)
+    full(part)
+    part.write(b"more", 1)  # buffered
+    part.discard()
+    assert listing(tmp_path) == []
+
+
+def test_a_file_has_its_name_only_when_all_of_it_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[int, list[str]]] = []
+    monkeypatch.setattr(
+        files.os, "fsync", lambda descriptor: synced.append((os.fstat(descriptor).st_size, listing(tmp_path)))
+    )
+    saved(tmp_path, b"all of it")
+    [(size, names)] = synced
+    assert (size, [name.endswith(".part") for name in names]) == (9, [True])
 
 
 def test_what_cannot_be_removed_is_a_download_error(tmp_path: Path) -> None:

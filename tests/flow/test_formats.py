@@ -177,6 +177,8 @@ def test_of_a_file_of_tiny_blocks_no_more_are_looked_at_than_is_useful(monkeypat
         ("video/webm", URL, True),
         ("image/tiff", URL + ".png", False),  # the type speaks first
         ("model/gltf-binary", URL + ".png", False),
+        ("audio/mpeg", URL + ".png", False),
+        ("", URL + ".png#top.bin", True),
         ("application/octet-stream", URL + ".png", True),
         ("text/html", URL + ".JPEG", True),
         ("", URL + ".mp4?signature=a/b.bin#c.d", True),
@@ -237,6 +239,13 @@ def test_a_promise_is_held_against_what_came(
     data: bytes, content_type: str | None, url: str, expected: str | None
 ) -> None:
     assert complaint(data, content_type, url) == expected
+
+
+def test_what_is_kept_of_a_file_does_not_grow_with_it():
+    inspection = Inspection()
+    for size in (1000, 5000, 100_000):
+        inspection.feed(bytes(size))
+    assert sum(len(value) for value in vars(inspection).values() if isinstance(value, bytes)) == 2048
 
 
 whole = st.sampled_from(sorted(PICTURES.values()))

@@ -198,3 +198,20 @@ def test_the_fields_at_fault_are_named(given, settings, fields):
         order(given, **settings)
     assert set(caught.value.fields) == fields
     assert all(message in str(caught.value) for message in caught.value.fields.values())
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "pixels"),
+    [
+        (1, 1, 1),
+        (3, 5, 15),
+        (0, 5, None),
+        (5, 0, None),
+        (-3, -5, None),
+        (3.0, 5, None),
+        (True, 5, None),
+        (3, None, None),
+    ],
+)
+def test_pixels_are_known_where_both_sides_are_lengths(width: Any, height: Any, pixels: int | None) -> None:
+    assert order({"width": width, "height": height}).pixels == pixels

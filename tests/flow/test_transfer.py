@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flux_klein_async import ConfigurationError, DownloadError, Limits, RetryPolicy
+from flux_klein_async import APIConnectionError, ConfigurationError, DownloadError, Limits, RetryPolicy
 from flux_klein_async.emulator import (
     Cut,
     Endless,
@@ -20,7 +20,7 @@ from flux_klein_async.emulator import (
     error_reply,
 )
 from flux_klein_async.events import Downloaded, Retrying
-from flux_klein_async.flow import files, formats, transfer
+from flux_klein_async.flow import download, files, formats, transfer
 from tests.fakes import Events, now, outcome, png
 from tests.flow.test_download import OWN, listing, result_of
 
@@ -113,6 +113,38 @@ async def test_what_a_redirect_leads_to_is_what_is_blamed(klein_emulator, connec
     assert (error.status_code, error.url) == (404, away[:300])
 
 
+STEP = Reply(302, "", {"Location": "/files/y.png"})
+
+
+@pytest.mark.parametrize(
+    ("answers", "blamed"),
+    [
+        ([STEP, Reply(302, "", {"Location": "https://evil.example/x.png?sig=secret"})], "https://evil.example/x.png"),
+        ([STEP, Reply(302, "", {"Location": "http://[::1"})], "https://emulator.invalid/files/y.png"),
+        ([STEP] * 6, "https://emulator.invalid/files/y.png"),
+    ],
+    ids=["untrusted", "no URL", "too many"],
+)
+async def test_where_a_redirect_went_wrong_is_said(klein_emulator, connect, answers, blamed):
+    klein_emulator.script("file", *answers)
+    assert (await outcome(connect().read(result_of(OWN)))).url == blamed
+
+
+async def test_what_was_handed_over_is_not_kept_and_not_handed_over_again(klein_emulator, connect, monkeypatch):
+    handed: list[tuple[int, int]] = []
+
+    class Watched(files.InMemory):
+        def write(self, data: bytes, at: int) -> None:
+            handed.append((at, len(data)))
+            super().write(data, at)
+
+    monkeypatch.setattr(download, "InMemory", Watched)
+    monkeypatch.setattr(transfer, "_FLUSH", 10)
+    klein_emulator.script("file", Reply(200, ONE, V1, cut=Cut(60)), rest())
+    assert await connect().read(result_of(OWN)) == [ONE]
+    assert handed == [(0, 60), (60, len(ONE) - 60), (len(ONE), 0)]
+
+
 async def test_the_files_hosts_cookies_are_not_kept(klein_emulator, connect):
     klein_emulator.script("file", Reply(200, PNG, {"Set-Cookie": "visitor=7"}), Reply(200, PNG))
     client = connect()
@@ -182,6 +214,8 @@ async def test_a_file_host_that_cannot_be_reached_is_a_download_error(klein_emul
     klein_emulator.script("connect", *[Refuse()] * 10)
     error = await outcome(connect().download(result_of(OWN), tmp_path))
     assert (type(error), error.retryable, klein_emulator.calls["connect"]) == (DownloadError, True, 5)
+    assert isinstance(error.__cause__, APIConnectionError)
+    assert error.cause == str(error.__cause__)
 
 
 async def test_a_session_that_its_owner_has_closed_is_no_trouble_of_the_files(klein_emulator, connect):
@@ -287,8 +321,10 @@ async def test_a_rest_that_is_longer_than_announced_makes_the_file_begin_again(k
     said = {**V1, "Content-Range": "bytes 60-199/200", "Transfer-Encoding": "chunked"}  # no other length is announced
     longer = Reply(206, b"%x\r\n%b\r\n0\r\n\r\n" % (141, data[60:] + b"!"), said)
     klein_emulator.script("file", Reply(200, data, V1, cut=Cut(60)), longer, Reply(200, data, V1))
-    assert await connect().read(result_of("https://emulator.invalid/files/x")) == [data]
+    events = Events()
+    assert await connect(on_event=events).read(result_of("https://emulator.invalid/files/x")) == [data]
     assert ranges(klein_emulator) == [None, "bytes=60-", None]
+    assert "more than it had announced" in events.of(Retrying)[-1].error
 
 
 UNFIT = {

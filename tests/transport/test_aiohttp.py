@@ -20,7 +20,8 @@ from flux_klein_async.api.messages import Kind, Request
 from flux_klein_async.emulator import Endless, Pass, Refuse, Reply
 from flux_klein_async.emulator.pipes import join
 from flux_klein_async.options import Environment
-from flux_klein_async.transport.aiohttp import AiohttpTransport
+from flux_klein_async.transport.aiohttp import AiohttpTransport, _GuardedBody, _kept_from_environment, _read_bounded
+from flux_klein_async.transport.base import BodyGuard
 from tests.fakes import now, outcome, settle, strays
 
 TOKEN = "very-secret-token"
@@ -151,6 +152,48 @@ async def send(emulator: Any, answer: Any, limit: int) -> Any:
     return found
 
 
+class Answer:
+    """An answer whose body comes in these pieces, and whose end only the next reading tells."""
+
+    status = 200
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = [*pieces, b""]
+        self.closed = False
+        self.content = self
+
+    def at_eof(self) -> bool:
+        return not self.pieces
+
+    async def readany(self) -> bytes:
+        return self.pieces.pop(0)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("pieces", [(4, 1), (5,), (3, 1, 1), (1, 4), (1, 1, 1, 1, 1)])
+async def test_what_exceeds_the_bound_by_its_last_piece_is_refused_and_not_cut(pieces):
+    answer = Answer(*(b"x" * size for size in pieces))
+    with pytest.raises(InvalidResponseError) as caught:
+        await _read_bounded(answer, 4, 1.0)
+    assert (caught.value.status_code, answer.closed) == (200, True)
+
+
+@pytest.mark.parametrize("pieces", [(), (4,), (3, 1), (1, 1, 1, 1)])
+async def test_what_just_fits_is_read_whole_in_whatever_pieces(pieces):
+    answer = Answer(*(b"x" * size for size in pieces))
+    assert await _read_bounded(answer, 4, 1.0) == b"x" * sum(pieces)
+    assert not answer.closed
+
+
+async def test_a_session_that_trusts_the_environment_sends_what_any_other_sends(klein_emulator, connect):
+    for trust_env in (False, True):
+        await connect(session=klein_emulator.session(trust_env=trust_env)).model()
+    first, second = (record.headers for record in klein_emulator.records if record.endpoint == "model")
+    assert {**first} == {**second}
+
+
 BOMB = Reply(200, gzip.compress(b"[" * 50_000_000), {"Content-Encoding": "gzip"})
 
 
@@ -229,6 +272,112 @@ async def test_what_was_borrowed_stays_open_at_the_end_and_in_a_finalizer(klein_
             await ended
         assert (session.closed, session.connector.closed) == (False, False)
         assert transport._files.closed
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind"),
+    [
+        (OSError("what a resolver may raise"), APIConnectionError),
+        (ValueError("what a parser may raise"), APIConnectionError),
+        (TypeError("what a parser may raise"), APIConnectionError),
+        (RuntimeError("Session is closed"), ConfigurationError),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("way", ["send", "stream"])
+async def test_whatever_the_library_raises_is_an_error_of_ours(klein_emulator, trouble, kind, way):
+    async def stumble(*_: Any) -> Any:
+        raise trouble
+
+    session = klein_emulator.session(middlewares=(stumble,))
+    transport = AiohttpTransport(limits=Limits(), redactor=Redactor(TOKEN), session=session)
+
+    async def call() -> None:
+        if way == "send":
+            await transport.send(request())
+        else:
+            async with transport.stream(request()):
+                pass
+
+    error = await outcome(call())
+    assert (type(error), str(trouble) in str(error), error.__context__) == (kind, True, None)
+
+
+async def test_a_body_is_guarded_whichever_way_it_is_asked_to_write_itself():
+    written = []
+
+    class Quiet(asyncio.Transport):
+        def is_closing(self) -> bool:
+            return False
+
+    class Stream:
+        transport = Quiet()
+
+        async def write(self, data: bytes, **_: Any) -> None:
+            written.append(data)
+
+        async def drain(self) -> None:
+            """At once."""
+
+    guard = BodyGuard()
+    body = _GuardedBody(b"paid", guard)
+    await body.write(Stream())
+    for way in (body.write, lambda stream: body.write_with_length(stream, 4)):
+        assert isinstance(await outcome(way(Stream())), ConnectionAbortedError)
+    assert (written, guard.written) == ([b"paid"], True)
+
+
+async def test_what_the_environment_names_wrongly_is_no_affair_of_a_session_that_reads_it_itself(klein_emulator):
+    environment = Environment(proxy="gopher://p.example", ca_file="/nowhere", ca_dir="/nowhere")
+    session = klein_emulator.session(trust_env=True)
+    wanted = {
+        "limits": Limits(),
+        "redactor": Redactor(TOKEN),
+        "environment": environment,
+        "origin": "https://a.example",
+    }
+    assert AiohttpTransport(session=session, **wanted).connections
+    with pytest.raises(ConfigurationError):
+        AiohttpTransport(**wanted)
+
+
+def test_what_a_proxy_echoes_is_kept_without_its_secrets():
+    environment = Environment(proxy="http://user:hush-hush-hush@p.example")
+    transport = AiohttpTransport(limits=Limits(), redactor=Redactor(TOKEN), environment=environment)
+    cause = transport._mapped(OSError(f"said hush-hush-hush and {TOKEN} aloud"), None).cause
+    assert "aloud" in cause
+    assert not any(secret in cause for secret in ("hush-hush", TOKEN))
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "refused"),
+    [
+        ("http://api.example/v1", {"HTTP_PROXY": "http://p.example"}, True),
+        ("http://api.example/v1", {"HTTP_PROXY": "http://p.example", "NO_PROXY": "api.example"}, False),
+        ("http://api.example/v1", {"HTTPS_PROXY": "http://p.example"}, False),
+        ("http://api.example/v1", {}, False),
+        ("https://api.example/v1", {"HTTP_PROXY": "http://p.example", "HTTPS_PROXY": "http://p.example"}, False),
+    ],
+)
+async def test_no_proxy_is_told_the_token_in_clear(klein_emulator, monkeypatch, url, environment, refused):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    asked = Request(kind=Kind.READ, method="GET", url=url, headers=headers, replayable=True, silence=5)
+    session = klein_emulator.session(trust_env=True)
+    if refused:
+        with pytest.raises(ConfigurationError, match=r"NO_PROXY name api\.example"):
+            _kept_from_environment(asked, session)
+    else:
+        assert "Authorization" not in _kept_from_environment(asked, session)["headers"]
+
+
+async def test_a_finalizer_after_the_end_finds_nothing_to_let_go():
+    transport = AiohttpTransport(limits=Limits(), redactor=Redactor(TOKEN))
+    sessions = [transport._session(kind) for kind in (Kind.READ, Kind.FILE)]
+    await transport.aclose()
+    transport.abandon()
+    assert all(session.closed for session in sessions)
 
 
 def test_abandoning_what_was_never_opened_does_nothing():

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from flux_klein_async.transport import peers
 from flux_klein_async.transport.peers import gone
 
 Ends = tuple[asyncio.Transport, socket.socket]
@@ -33,6 +34,14 @@ def test_no_transport_is_gone():
 
 async def test_a_quiet_peer_is_there(ends):
     assert not gone(ends[0])
+
+
+async def test_where_the_system_cannot_be_asked_the_loop_knows_best(ends, monkeypatch):
+    monkeypatch.setattr(peers, "_POLL", None)
+    ends[1].close()
+    assert not gone(ends[0])
+    ends[0].close()
+    assert gone(ends[0])
 
 
 async def test_a_closed_transport_is_gone(ends):
