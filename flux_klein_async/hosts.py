@@ -9,7 +9,7 @@ import re
 
 from yarl import URL
 
-__all__ = ["host_of", "is_loopback", "is_public"]
+__all__ = ["host_of", "is_loopback", "is_public", "parsed"]
 
 # RFC 1123, 2.1: labels of letters, digits and inner hyphens; the underscore is seen in the wild.
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -53,3 +53,15 @@ def is_public(host: str) -> bool:
     # A last label of digits (or 0x...) makes it an IPv4 address in disguise, by the WHATWG URL standard.
     numeric = labels[-1].isdigit() or labels[-1].startswith("0x")
     return len(labels) > 1 and not numeric and labels[-1] not in _PRIVATE_SUFFIXES
+
+
+def parsed(text: str) -> URL:
+    """A stranger's text as a URL.
+
+    Raises:
+        ValueError: It is none, whatever yarl says of it.
+    """
+    try:
+        return URL(text)
+    except IndexError:  # yarl 1.25 of "x://[]@": brackets in the user's part, and nothing after it
+        raise ValueError("Invalid URL: brackets without a host") from None

@@ -10,10 +10,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, SkipValidation
-from yarl import URL
 
 from flux_klein_async.errors import FluxKleinError, InvalidResponseError
-from flux_klein_async.hosts import host_of, is_public
+from flux_klein_async.hosts import host_of, is_public, parsed
 from flux_klein_async.reprs import Brief, known
 from flux_klein_async.schemas import ModelInput, input_model
 from flux_klein_async.states import RequestState
@@ -55,15 +54,15 @@ def _not_blank(text: str) -> str:
 def _public_https(url: str) -> str:
     """Refuse what the service could not, or should not, fetch: anything but HTTPS on a public host."""
     try:
-        parsed = URL(url)
-        host = host_of(parsed)
+        address = parsed(url)
+        host = host_of(address)
     except ValueError as error:
         msg = f"not a URL: {error}"
         raise ValueError(msg) from None
-    if parsed.scheme != "https" or host is None:
+    if address.scheme != "https" or host is None:
         msg = "a hosted file needs an https:// URL"
         raise ValueError(msg)
-    if parsed.user is not None or parsed.password is not None:
+    if address.user is not None or address.password is not None:
         msg = "a hosted file's URL may not hold credentials"
         raise ValueError(msg)
     if not is_public(host):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from flux_klein_async.hosts import host_of, is_loopback, is_public
+from flux_klein_async.hosts import host_of, is_loopback, is_public, parsed
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,9 @@ def test_what_is_loopback_and_what_is_public(host, loopback, public):
 @given(st.text())
 def test_no_text_is_both(host):
     assert not (is_loopback(host) and is_public(host))
+
+
+@pytest.mark.parametrize("text", ["0://[]@", "https://user[]@/x", "https://[::1", "https://a\\b"])
+def test_a_text_that_is_no_url_is_a_value_error(text):
+    with pytest.raises(ValueError, match="URL"):
+        parsed(text)

@@ -7,10 +7,8 @@ is what is opened there.
 
 import re
 
-from yarl import URL
-
 from flux_klein_async.errors import ConfigurationError, InvalidInputError
-from flux_klein_async.hosts import host_of, is_loopback
+from flux_klein_async.hosts import host_of, is_loopback, parsed
 
 __all__ = ["DEFAULT_BASE_URL", "Addresses", "checked_model_id", "checked_request_id", "trusted_file_url"]
 
@@ -54,7 +52,7 @@ class Addresses:
         """
         text = DEFAULT_BASE_URL if base_url is None else base_url
         try:
-            url = URL(text.strip())
+            url = parsed(text.strip())
             host, port = host_of(url), url.port
             if not text.strip().isprintable():  # yarl drops line breaks
                 raise ValueError(text)
@@ -87,7 +85,7 @@ def trusted_file_url(text: str, origin: str) -> str | None:
     URL's own. Credentials in the URL are refused everywhere.
     """
     try:
-        url = URL(text)
+        url = parsed(text)
         host = host_of(url)
         if host is None or "\\" in text or url.user is not None or url.password is not None or url.port is None:
             return None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from yarl import URL
 
 from flux_klein_async.errors import ConfigurationError
-from flux_klein_async.hosts import host_of, is_loopback
+from flux_klein_async.hosts import host_of, is_loopback, parsed
 from flux_klein_async.options import Environment
 
 __all__ = ["Proxies", "Proxy"]
@@ -72,7 +72,7 @@ class Proxies:
 def _parsed(text: str) -> Proxy:
     """The proxy of a variable's value; without a scheme it is http, as curl and requests have it."""
     try:
-        url = URL(text if "://" in text else f"http://{text}")
+        url = parsed(text if "://" in text else f"http://{text}")
         host, port = host_of(url), url.port
     except ValueError:  # its text would show the credentials
         raise ValueError("it is no URL") from None
