@@ -28,6 +28,7 @@ from flux_klein_async.errors import (
     InsufficientBalanceError,
     InvalidInputError,
     InvalidResponseError,
+    ItemTakenError,
     JournalError,
     NotFoundError,
     PermissionDeniedError,
@@ -39,7 +40,7 @@ from flux_klein_async.errors import (
 )
 from flux_klein_async.events import Event
 from flux_klein_async.handle import RequestHandle
-from flux_klein_async.ledger.base import Budget, Entry, EntryState, Journal
+from flux_klein_async.ledger.base import Entry, EntryState, Journal, Ledger, Reservation, SpendingLimit
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
     KLEIN_9B_TEXT_TO_IMAGE,
@@ -53,6 +54,7 @@ from flux_klein_async.models import (
     Outcome,
     RequestState,
     RequestStatus,
+    SavedFile,
     TextToImage9BInput,
     TextToImageInput,
     Timings,
@@ -79,7 +81,6 @@ __all__ = [
     "APITimeoutError",
     "AdaptivePolling",
     "AuthenticationError",
-    "Budget",
     "BudgetExceededError",
     "CancelOutcome",
     "ClientClosedError",
@@ -102,8 +103,10 @@ __all__ = [
     "InsufficientBalanceError",
     "InvalidInputError",
     "InvalidResponseError",
+    "ItemTakenError",
     "Journal",
     "JournalError",
+    "Ledger",
     "Limiter",
     "Limits",
     "ModelInfo",
@@ -119,10 +122,13 @@ __all__ = [
     "RequestHandle",
     "RequestState",
     "RequestStatus",
+    "Reservation",
     "ResultNotReadyError",
     "RetryPolicy",
+    "SavedFile",
     "SavedPolicy",
     "ServerError",
+    "SpendingLimit",
     "SubmissionUncertainError",
     "TextToImage9BInput",
     "TextToImageInput",

@@ -14,19 +14,21 @@ from flux_klein_async.api.addresses import Addresses, checked_model_id, checked_
 from flux_klein_async.api.credentials import Redactor, find_token
 from flux_klein_async.api.requests import Api
 from flux_klein_async.errors import ConfigurationError, FluxKleinError, InvalidInputError
-from flux_klein_async.events import Event, Failed
+from flux_klein_async.events import Event
 from flux_klein_async.flow import calls, download
 from flux_klein_async.flow.call import Call
 from flux_klein_async.flow.closing import close
 from flux_klein_async.flow.core import Core
 from flux_klein_async.flow.fanout import FanOut
+from flux_klein_async.flow.generation import generate, ticket_of
+from flux_klein_async.flow.items import Workshop
 from flux_klein_async.flow.looking import Ticket
 from flux_klein_async.flow.orders import Order, made_input, prepare
 from flux_klein_async.flow.submission import submit
 from flux_klein_async.flow.updates import Updates
 from flux_klein_async.flow.waiting import wait
 from flux_klein_async.handle import RequestHandle
-from flux_klein_async.ledger.base import Budget, Journal, NoBudget
+from flux_klein_async.ledger.base import Journal, NoBudget, SpendingLimit
 from flux_klein_async.misuse import NotWith, slip
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
@@ -103,7 +105,7 @@ class FluxKleinClient(NotWith):
         retry: RetryPolicy | None = None,
         session: "aiohttp.ClientSession | None" = None,
         journal: Journal | None = None,
-        budget: Budget | None = None,
+        budget: SpendingLimit | None = None,
         on_event: Callable[[Event], None] | None = None,
         allow_insecure: bool = False,
         # True, as in pip, curl, requests and httpx: who must use a proxy has set it for all of them, and would find
@@ -182,7 +184,7 @@ class FluxKleinClient(NotWith):
         order = self._order(input, model, width, height)
         with self._call(timeout) as call:
             await submit(self._core, call, order, on_abandon="cancel")
-            return RequestHandle(self, self._ticket_of(call, order))
+            return RequestHandle(self, ticket_of(self._core, call, order, call.started))
 
     async def status(self, request: str | RequestHandle) -> RequestStatus:
         """Look once where a request stands.
@@ -247,7 +249,7 @@ class FluxKleinClient(NotWith):
             with call:
                 return await wait(self._core, call, ticket, on_abandon=on_abandon, on_status=on_status)
         except FluxKleinError as error:
-            self._tell_failed(error, call, ticket.model)
+            self._core.tell_failed(error, call, ticket.model)
             raise
 
     async def generate(
@@ -288,11 +290,11 @@ class FluxKleinClient(NotWith):
                 slot = Slot(self._core.limiter)
                 await slot.take()
                 try:
-                    return await self._run(call, order, slot, on_abandon, on_status)
+                    return await generate(self._core, call, order, slot, on_abandon=on_abandon, on_status=on_status)
                 finally:
                     slot.give()
         except FluxKleinError as error:
-            self._tell_failed(error, call, order.model)
+            self._core.tell_failed(error, call, order.model)
             raise
 
     def handle(self, request_id: str) -> RequestHandle:
@@ -319,6 +321,7 @@ class FluxKleinClient(NotWith):
         concurrency: int | None = None,
         ordered: bool = False,
         to_input: Callable[[T], Input] | None = None,
+        to_id: Callable[[T], str] | None = None,
         timeout: Timeout = DEFAULT,
         on_abandon: OnAbandon = "cancel",
         directory: str | os.PathLike[str] | None = None,
@@ -331,6 +334,8 @@ class FluxKleinClient(NotWith):
                 the client's `max_in_flight` too. None: as many as that, with `directory` twice as many.
             ordered: Outcomes in the order of the items instead of as they finish.
             to_input: From an item to its input.
+            to_id: From an item to the id by which a journal knows it again. None: by its content, and by how often the
+                same content came before it.
             timeout: Seconds for each item, from when it has its slot; with `directory`, as many again for its files.
             on_abandon: What to do with an item's request when the fan-out is left or its deadline passes.
             directory: Where each item's files are saved as soon as its result is there, next to the generation of
@@ -350,30 +355,15 @@ class FluxKleinClient(NotWith):
         if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
             raise InvalidInputError("concurrency must be a whole number of at least 1, or None")
 
-        async def run(index: int, item: T) -> GenerationResult:
-            order = self._order(made_input(item, to_input), None, None, None)
-            slot = Slot(self._core.limiter)
-            await slot.take()
-            try:
-                call = self._call(seconds, tag=index, waits=True)
-                try:
-                    with call:
-                        return await self._run(call, order, slot, on_abandon, None)
-                except FluxKleinError as error:
-                    self._tell_failed(error, call, order.model)
-                    raise
-            finally:
-                slot.give()
-
-        if directory is None:
-            return FanOut(items, run, concurrency=concurrency, ordered=ordered)
-        folder = Path(directory)
-
-        async def save(index: int, result: GenerationResult) -> list[Path]:
-            call = self._call(seconds, request_id=result.request_id, tag=index)
-            return await download.save(self._core, call, result, folder, None)
-
-        return FanOut(items, run, concurrency=concurrency, ordered=ordered, save=save)
+        workshop = Workshop(
+            self._core,
+            lambda item: self._order(made_input(item, to_input), None, None, None),
+            to_id,
+            timeout=seconds,
+            on_abandon=on_abandon,
+            directory=None if directory is None else Path(directory),
+        )
+        return FanOut(items, workshop.make, concurrency=concurrency, ordered=ordered)
 
     async def generate_all(
         self,
@@ -382,6 +372,7 @@ class FluxKleinClient(NotWith):
         concurrency: int | None = None,
         ordered: bool = False,
         to_input: Callable[[T], Input] | None = None,
+        to_id: Callable[[T], str] | None = None,
         timeout: Timeout = DEFAULT,
         on_abandon: OnAbandon = "cancel",
         directory: str | os.PathLike[str] | None = None,
@@ -397,6 +388,7 @@ class FluxKleinClient(NotWith):
             concurrency=concurrency,
             ordered=ordered,
             to_input=to_input,
+            to_id=to_id,
             timeout=timeout,
             on_abandon=on_abandon,
             directory=directory,
@@ -435,7 +427,8 @@ class FluxKleinClient(NotWith):
             InvalidInputError: `names` are no such names.
         """
         call = self._call(DEFAULT, request_id=_checked_result(result).request_id)
-        return await download.save(self._core, call, result, Path(directory), names)
+        saved = await download.save(self._core, call, result, Path(directory), names)
+        return [file.path for file in saved]
 
     async def read(self, result: GenerationResult) -> list[bytes]:
         """Every file of a result, in memory.
@@ -497,44 +490,10 @@ class FluxKleinClient(NotWith):
         seconds = checked_timeout(timeout, self._timeout)
         return self._core.call(seconds, request_id=request_id, tag=tag, waits=waits)
 
-    async def _run(
-        self, call: Call, order: Order, slot: Slot, on_abandon: OnAbandon, on_status: _OnStatus | None
-    ) -> GenerationResult:
-        begun = self._core.loop.time()
-        await submit(self._core, call, order, on_abandon=on_abandon, slot=slot)
-        ticket = self._ticket_of(call, order, begun)
-        return await wait(self._core, call, ticket, on_abandon=on_abandon, on_status=on_status)
-
-    def _ticket_of(self, call: Call, order: Order, begun: float | None = None) -> Ticket:
-        now = self._core.loop.time()
-        return Ticket(
-            request_id=call.request_id or "",
-            model=order.model,
-            pixels=order.pixels,
-            accepted_at=now,
-            submit_seconds=now - (call.started if begun is None else begun),
-        )
-
     def _ticket(self, request: str | RequestHandle) -> Ticket:
         if isinstance(request, RequestHandle):
             return request.ticket
         return Ticket(request_id=_id_of(request))
-
-    def _tell_failed(self, error: FluxKleinError, call: Call, model: str | None) -> None:
-        if call.waits and call.submitted:
-            error.paid_by_this_call = True
-        self._core.emit(
-            lambda at: Failed(
-                at=at,
-                request_id=error.request_id,
-                tag=call.tag,
-                error_type=type(error).__name__,
-                error=str(error),
-                seconds=at - call.started,
-                model=model,
-                call=call.number,
-            )
-        )
 
 
 def _id_of(request: str | RequestHandle) -> str:

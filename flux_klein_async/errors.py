@@ -19,6 +19,7 @@
     ├── DownloadError                  a finished file could not be brought home
     ├── BudgetExceededError            the next submit would spend too much
     └── JournalError                   what must be written down could not be
+        └── ItemTakenError             another process that shares the journal has this item under way
 
 An error carries facts; the sentence is made from them in ``__str__``. This module knows neither HTTP nor
 aiohttp: the table at its end says only which class stands for which code.
@@ -44,6 +45,7 @@ __all__ = [
     "InsufficientBalanceError",
     "InvalidInputError",
     "InvalidResponseError",
+    "ItemTakenError",
     "JournalError",
     "NotFoundError",
     "PermissionDeniedError",
@@ -355,6 +357,13 @@ class BudgetExceededError(FluxKleinError):
 
 class JournalError(FluxKleinError):
     """What must be written down before going on could not be written down."""
+
+
+class ItemTakenError(JournalError):
+    """Another run that shares the journal has this item under way; it will be done there."""
+
+    _transient = True
+    _default_charged = "no"
 
 
 # docs/wire.md, "Errors": the service's own code decides where it is known, the HTTP status otherwise.

@@ -33,6 +33,7 @@ __all__ = [
     "Outcome",
     "RequestState",
     "RequestStatus",
+    "SavedFile",
     "TextToImage9BInput",
     "TextToImageInput",
     "Timings",
@@ -264,20 +265,36 @@ class ModelInfo(Brief):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SavedFile:
+    """A downloaded file: where it is, the SHA-256 of its bytes in hexadecimal digits, and its size in bytes."""
+
+    path: "Path"
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome(Generic[T]):
     """What became of one item of a fan-out: exactly one of `result` and `error` is set.
 
     Attributes:
-        paths: Where its files are, if the fan-out was given a directory.
+        files: What was saved, if the fan-out was given a directory.
+        recalled: Nothing was submitted for it this time: the client's journal knew what became of it.
     """
 
     index: int
     item: T
     result: GenerationResult | None = None
     error: FluxKleinError | None = None
-    paths: "tuple[Path, ...]" = ()
+    files: tuple[SavedFile, ...] = ()
+    recalled: bool = False
+
+    @property
+    def paths(self) -> "tuple[Path, ...]":
+        """Where its files are."""
+        return tuple(file.path for file in self.files)
 
     def __repr__(self) -> str:
         # Not the item: it is the user's own, of any length, and may be private.
-        ends = {"result": self.result, "error": self.error, "paths": self.paths}
+        ends = {"result": self.result, "error": self.error, "paths": self.paths, "recalled": self.recalled or None}
         return known(self, {"index": self.index, **ends})

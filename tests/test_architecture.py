@@ -71,6 +71,8 @@ ORDER = [
     "flow.transfer",
     "flow.download",
     "flow.fanout",
+    "flow.generation",
+    "flow.items",
     "flow.closing",
     "handle",
     "client",

@@ -14,10 +14,10 @@ from flux_klein_async.api.messages import Kind, Request, Response
 from flux_klein_async.api.requests import Api
 from flux_klein_async.api.retry_after import retry_after
 from flux_klein_async.errors import ClientClosedError, ConfigurationError, FluxKleinError, RateLimitError
-from flux_klein_async.events import Event, Held, Retrying
+from flux_klein_async.events import Event, Failed, Held, Retrying
 from flux_klein_async.flow.background import Background
 from flux_klein_async.flow.call import Call, Registry
-from flux_klein_async.ledger.base import Budget, Entry, EntryState, Journal
+from flux_klein_async.ledger.base import Entry, EntryState, Journal, SpendingLimit
 from flux_klein_async.options import RetryPolicy
 from flux_klein_async.polling.policies import PollPolicy, SavedPolicy
 from flux_klein_async.transport.base import BodyGuard, Transport
@@ -66,7 +66,7 @@ class Core:
     polling: PollPolicy
     retry: RetryPolicy
     journal: Journal | None
-    budget: Budget
+    budget: SpendingLimit
     on_event: Callable[[Event], None] | None
     backoff: Backoff
     max_file_bytes: int
@@ -145,6 +145,23 @@ class Core:
             self.on_event(make(self.loop.time()))
         except Exception:
             log.exception("on_event raised; ignored")
+
+    def tell_failed(self, error: FluxKleinError, call: Call, model: str | None) -> None:
+        """A call for a generation ended in an error; one whose own submit was accepted must not be made again."""
+        if call.waits and call.submitted:
+            error.paid_by_this_call = True
+        self.emit(
+            lambda at: Failed(
+                at=at,
+                request_id=error.request_id,
+                tag=call.tag,
+                error_type=type(error).__name__,
+                error=str(error),
+                seconds=at - call.started,
+                model=model,
+                call=call.number,
+            )
+        )
 
     def note_unknown(self, word: str) -> None:
         """Log a state that nobody documented, once for each word, for a sane number of words."""

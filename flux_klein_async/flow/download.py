@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from flux_klein_async.errors import APITimeoutError, DownloadError, InvalidInputError
@@ -11,14 +12,14 @@ from flux_klein_async.flow.core import Core
 from flux_klein_async.flow.files import InMemory, PartFile, checked_names
 from flux_klein_async.flow.transfer import Transfer
 from flux_klein_async.ledger.base import EntryState
-from flux_klein_async.models import GenerationResult
+from flux_klein_async.models import GenerationResult, SavedFile
 
 __all__ = ["read", "save"]
 
 
 async def save(
     core: Core, call: Call, result: GenerationResult, directory: Path, names: Sequence[str] | None
-) -> list[Path]:
+) -> list[SavedFile]:
     """Download every file of a result into a directory.
 
     Raises:
@@ -31,19 +32,19 @@ async def save(
             await Transfer(core, call, url, PartFile(directory, name)).bring()
             for url, name in zip(result.urls, naming, strict=True)
         ]
-    paths = tuple(str(file.path) for file in saved)
-    await core.write(EntryState.DOWNLOADED, request_id=result.request_id, files=paths)
+    files = tuple(replace(file, path=file.path.absolute()) for file in saved)
+    await core.write(EntryState.DOWNLOADED, request_id=result.request_id, files=files)
     core.emit(
         lambda at: Downloaded(
             at=at,
             request_id=result.request_id,
             tag=call.tag,
-            paths=paths,
+            paths=tuple(str(file.path) for file in saved),
             sha256=tuple(file.sha256 for file in saved),
             seconds=at - call.started,
         )
     )
-    return [file.path for file in saved]
+    return saved
 
 
 async def read(core: Core, call: Call, result: GenerationResult) -> list[bytes]:

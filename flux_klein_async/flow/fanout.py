@@ -7,8 +7,8 @@ exception in a group. Not an async generator: one that holds tasks across `yield
 import asyncio
 import copy
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -21,12 +21,14 @@ from flux_klein_async.errors import (
     FluxKleinError,
     InsufficientBalanceError,
     InvalidInputError,
+    ItemTakenError,
+    JournalError,
     PermissionDeniedError,
 )
 from flux_klein_async.misuse import NotAwaitable, NotForLoop, NotWith
-from flux_klein_async.models import GenerationResult, Outcome
+from flux_klein_async.models import GenerationResult, Outcome, SavedFile
 
-__all__ = ["FanOut", "dooms"]
+__all__ = ["FanOut", "Product", "dooms"]
 
 T = TypeVar("T")
 
@@ -35,7 +37,18 @@ def dooms(error: FluxKleinError) -> bool:
     """Whether every further submit would end in this error too."""
     if isinstance(error, PermissionDeniedError):
         return error.request_id is None  # on a submit; a look at one request says nothing of the others
+    if isinstance(error, JournalError):  # nothing is submitted that cannot be written down
+        return not isinstance(error, ItemTakenError)
     return isinstance(error, ConfigurationError | AuthenticationError | InsufficientBalanceError | BudgetExceededError)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What was made of an item; `recalled` if nothing was submitted for it this time."""
+
+    result: GenerationResult
+    files: tuple[SavedFile, ...] = ()
+    recalled: bool = False
 
 
 class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
@@ -48,16 +61,14 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
     def __init__(
         self,
         items: Iterable[T] | AsyncIterable[T],
-        run: Callable[[int, T], Awaitable[GenerationResult]],
+        make: Callable[[int, T], Awaitable[Product]],
         *,
         concurrency: int,
         ordered: bool,
-        save: Callable[[int, GenerationResult], Awaitable[Sequence[Path]]] | None = None,
     ) -> None:
-        """`run` makes an item's result; `save` then brings its files home, while its place among the items is kept."""
+        """`make` makes of an item what is wanted of it."""
         self._source = _Source(items)
-        self._run = run
-        self._save = save
+        self._make = make
         self._concurrency = concurrency
         self._ordered = ordered
         self._workers: set[asyncio.Task[None]] = set()
@@ -171,9 +182,8 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
 
     async def _one(self, index: int, item: T) -> Outcome[T]:
         try:
-            result = await self._run(index, item)
-            paths = tuple(await self._save(index, result)) if self._save is not None else ()
-            return Outcome(index=index, item=item, result=result, paths=paths)
+            made = await self._make(index, item)
+            return Outcome(index=index, item=item, result=made.result, files=made.files, recalled=made.recalled)
         except FluxKleinError as error:
             if dooms(error):
                 self._stop(error)

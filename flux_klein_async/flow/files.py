@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO, Generic, NamedTuple, Protocol, TypeVar
+from typing import BinaryIO, Generic, Protocol, TypeVar
 
 from flux_klein_async.errors import DownloadError, InvalidInputError
 from flux_klein_async.flow.formats import Inspection
+from flux_klein_async.models import SavedFile
 
-__all__ = ["Arrival", "InMemory", "PartFile", "Saved", "Sink", "checked_names"]
+__all__ = ["Arrival", "InMemory", "PartFile", "Sink", "checked_names"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -73,13 +74,6 @@ def _plain(name: object) -> bool:
     return fits and name[-1] not in ". "  # some file systems drop these from the end
 
 
-class Saved(NamedTuple):
-    """A file on disk, and the SHA-256 of its bytes in hexadecimal digits."""
-
-    path: Path
-    sha256: str
-
-
 class Sink(Protocol[T_co]):
     """Where the bytes of one file go.
 
@@ -130,6 +124,7 @@ class PartFile:
         self._path = directory / f".{secrets.token_hex(8)}.part"
         self._file: BinaryIO | None = None
         self._hash = hashlib.sha256()
+        self._size = 0
 
     def write(self, data: bytes, at: int) -> None:
         """Append, or begin anew; the directory and the file are made with the first bytes."""
@@ -138,11 +133,12 @@ class PartFile:
             if at == 0:
                 file.seek(0)
                 file.truncate()
-                self._hash = hashlib.sha256()
+                self._hash, self._size = hashlib.sha256(), 0
             file.write(data)
             self._hash.update(data)
+            self._size += len(data)
 
-    def commit(self, suffix: str) -> Saved:
+    def commit(self, suffix: str) -> SavedFile:
         """Give the file its name; what had it is replaced, and a link of that name is not followed."""
         with self._telling():
             with self._opened() as file:
@@ -153,7 +149,7 @@ class PartFile:
                 os.fsync(file.fileno())
             final = self._directory / self._name(suffix)
             os.replace(self._path, final)  # noqa: PTH105  # atomic on one file system
-            return Saved(final, self._hash.hexdigest())
+            return SavedFile(path=final, sha256=self._hash.hexdigest(), size=self._size)
 
     def discard(self) -> None:
         """Remove the hidden file."""

@@ -19,7 +19,7 @@ from flux_klein_async.models import (
     TextToImageInput,
 )
 
-__all__ = ["Order", "made_input", "prepare"]
+__all__ = ["Order", "made_id", "made_input", "prepare"]
 
 T = TypeVar("T")
 _M = TypeVar("_M", bound=BaseModel)
@@ -29,11 +29,17 @@ _TYPED = {KLEIN_4B_TEXT_TO_IMAGE: TextToImageInput, KLEIN_9B_TEXT_TO_IMAGE: Text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """One submit, ready to leave. `pixels` is width times height, where known."""
+    """One submit, ready to leave.
+
+    Attributes:
+        pixels: Width times height, where known.
+        item: How a journal calls the item that it is for, where it is one's.
+    """
 
     model: str
     body: bytes = field(repr=False)
     pixels: int | None
+    item: str | None = None
 
 
 def prepare(
@@ -108,13 +114,27 @@ def made_input(item: T, to_input: Callable[[T], Input] | None) -> Any:
     Raises:
         InvalidInputError: `to_input` raised something that is no error of this package.
     """
-    if to_input is None:
-        return item
+    return item if to_input is None else _made_by_user("to_input", to_input, item)
+
+
+def made_id(item: T, to_id: Callable[[T], str] | None) -> str | None:
+    """An item's id; None where it has none, and is known by its content.
+
+    Raises:
+        InvalidInputError: `to_id` raised something that is no error of this package, or gave no text.
+    """
+    item_id: object = None if to_id is None else _made_by_user("to_id", to_id, item)
+    if item_id is None or (isinstance(item_id, str) and item_id):
+        return item_id
+    raise InvalidInputError(f"to_id must give a text that is not empty, or None; not {item_id!r:.60}")
+
+
+def _made_by_user(name: str, make: Callable[[T], Any], item: T) -> Any:
     try:
-        return to_input(item)
+        return make(item)
     except FluxKleinError:
         raise
     except ValidationError as error:
         raise _invalid_input(error) from error
     except Exception as error:
-        raise InvalidInputError("to_input failed", cause=f"{type(error).__name__}: {error}") from error
+        raise InvalidInputError(f"{name} failed", cause=f"{type(error).__name__}: {error}") from error

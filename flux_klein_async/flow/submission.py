@@ -36,9 +36,9 @@ async def submit(core: Core, call: Call, order: Order, *, on_abandon: OnAbandon,
         FluxKleinError: It was not accepted.
     """
     submission = _Submission(core, call, order, on_abandon, slot)
-    await core.budget.reserve(submission.key, order.model, lambda model: model_info(core, call, model))
+    reservation = await core.budget.reserve(submission.key, order.model, lambda model: model_info(core, call, model))
     try:
-        await submission.write(EntryState.SUBMITTING, body=order.body)
+        await submission.write(EntryState.SUBMITTING, item=order.item, body=order.body, reservation=reservation)
         request_id = await submission.until_accepted()
     except asyncio.CancelledError:
         if not submission.handed_over:

@@ -1,5 +1,6 @@
 """Waiting for a request's end, and bringing its result or the error that it ended in."""
 
+import json
 from collections.abc import Callable
 from datetime import datetime
 
@@ -70,7 +71,9 @@ async def wait(
             await _write_down(core, ticket.request_id, error)
         raise
     core.budget.settle(ticket.request_id, result.cost_usd)
-    await core.write(EntryState.COMPLETED, request_id=ticket.request_id, cost_usd=result.cost_usd)
+    if core.journal is not None:
+        answer = json.dumps(result.raw).encode()
+        await core.write(EntryState.COMPLETED, request_id=ticket.request_id, cost_usd=result.cost_usd, answer=answer)
     core.emit(
         lambda at: Finished(
             at=at,

@@ -1,4 +1,4 @@
-"""What was paid for: the `Journal` and `Budget` protocols; by default nothing is written and nothing bounded.
+"""What was paid for: the protocols of journals and budgets; by default nothing is written and nothing bounded.
 
 Both are called where money moves: the budget reserves and the journal writes the intent before a submit leaves, the
 id is written before anyone waits on it. What a journal raises ends the call before anything is paid.
@@ -7,12 +7,23 @@ id is written before anyone waits on it. What a journal raises ends the call bef
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from flux_klein_async.models import ModelInfo
+from flux_klein_async.models import ModelInfo, SavedFile
 from flux_klein_async.reprs import known
 
-__all__ = ["Budget", "Entry", "EntryState", "Journal", "NoBudget"]
+__all__ = [
+    "Action",
+    "Claim",
+    "Entry",
+    "EntryState",
+    "Items",
+    "Journal",
+    "Ledger",
+    "NoBudget",
+    "Reservation",
+    "SpendingLimit",
+]
 
 
 class EntryState(StrEnum):
@@ -29,48 +40,135 @@ class EntryState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """Money set aside for one submit.
+
+    Attributes:
+        usd: What it is expected to cost, in USD.
+        max_usd: What all submits together may cost, in USD.
+    """
+
+    usd: float
+    max_usd: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One line of a journal.
 
     Attributes:
         key: Identifies one submit before it has a request id; None for requests that another process made.
-        body: The submit's JSON, with the intent only.
-        files: Absolute paths, when downloaded.
+        item: With the intent only: which claimed item it is submitted for, where it is one's.
+        body: With the intent only: the submit's JSON.
+        reservation: With the intent only: the money set aside for it, where a budget bounds the spending.
+        cost_usd: What the service says that it cost, where it does.
+        answer: With a result only: the service's answer as JSON, by which the result can be read again.
+        files: When downloaded; their paths are absolute.
     """
 
     state: EntryState
     key: str | None = None
+    item: str | None = None
     request_id: str | None = None
     model: str | None = None
     body: bytes | None = None
+    reservation: Reservation | None = None
     cost_usd: float | None = None
-    files: tuple[str, ...] = ()
+    answer: bytes | None = None
+    files: tuple[SavedFile, ...] = ()
     error: str | None = None
 
     def __repr__(self) -> str:
-        shown = (name for name in self.__slots__ if name != "body")  # it holds the prompt
+        shown = (name for name in self.__slots__ if name not in {"body", "answer"})  # they hold the prompt
         return known(self, {name: getattr(self, name) for name in shown})
 
 
 class Journal(Protocol):
-    """Writes entries down durably.
-
-    Raises of `record`: `JournalError`, where it could not be written.
-    """
+    """Writes entries down durably."""
 
     async def record(self, entry: Entry) -> None:
-        """Return once the entry is durable."""
+        """Return once the entry is durable.
+
+        Raises:
+            JournalError: It could not be written.
+            BudgetExceededError: The money to be reserved with an intent is more than is left.
+        """
         ...
 
 
-class Budget(Protocol):
-    """Bounds what may be spent.
+class Action(StrEnum):
+    """What is to be done with an item of which a journal knows."""
 
-    Raises of `reserve`: `BudgetExceededError`, where the next submit could spend too much.
+    SUBMIT = "submit"  # nothing was accepted for it yet
+    TAKE_UP = "take up"  # it was submitted: wait for that request
+    KEEP = "keep"  # its result is there
+    FAILED = "failed"  # it ended without a result, and is left at that
+    UNCERTAIN = "uncertain"  # its submit may or may not have been accepted
+    TAKEN = "taken"  # somebody else has it under way
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """An item, and what its journal knows of it.
+
+    Attributes:
+        item: How the journal calls it: goes into the `Entry` of its intent.
+        request_id: With all actions but SUBMIT, where known.
+        answer: With KEEP: the service's answer as JSON, if it was written down.
+        files: With KEEP: what was saved, whether or not it is still there.
+        error: With FAILED and UNCERTAIN: what was written down of it.
     """
 
-    async def reserve(self, key: str, model: str, price: Callable[[str], Awaitable[ModelInfo]]) -> None:
-        """Set aside the price of one submit before it leaves; `price` reads the catalogue."""
+    item: str
+    action: Action
+    request_id: str | None = None
+    answer: bytes | None = None
+    files: tuple[SavedFile, ...] = ()
+    error: str | None = None
+
+    def __repr__(self) -> str:
+        shown = (name for name in self.__slots__ if name != "answer")
+        return known(self, {name: getattr(self, name) for name in shown})
+
+
+class Items(Protocol):
+    """One pass over many items, each known by its id or else by its content and how often that came before."""
+
+    async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
+        """Take an item for this process, if nobody else has it under way, and say what is known of it.
+
+        Raises:
+            JournalError: The journal cannot be read or written, or knows another input by this id.
+            InvalidInputError: The id came before in this pass, or is none.
+        """
+        ...
+
+    def release(self, claim: Claim) -> None:
+        """This process has nothing under way for the item any more. Never raises, returns at once."""
+        ...
+
+
+@runtime_checkable
+class Ledger(Journal, Protocol):
+    """A journal that knows items again: what `generate_many` needs to go on where an earlier run ended."""
+
+    def items(self) -> Items:
+        """Begin a pass over items."""
+        ...
+
+
+class SpendingLimit(Protocol):
+    """Bounds what may be spent; `Budget` is one."""
+
+    async def reserve(self, key: str, model: str, price: Callable[[str], Awaitable[ModelInfo]]) -> Reservation | None:
+        """Set aside the price of one submit before it leaves; `price` reads the catalogue.
+
+        Returns:
+            What the journal, if there is one, is to hold against what all its processes spent; None: nothing.
+
+        Raises:
+            BudgetExceededError: The next submit could spend too much, or its price is not known.
+        """
         ...
 
     def release(self, key: str) -> None:
@@ -92,8 +190,8 @@ class NoBudget:
     def __repr__(self) -> str:
         return "NoBudget()"
 
-    async def reserve(self, key: str, model: str, price: Callable[[str], Awaitable[ModelInfo]]) -> None:
-        """Do nothing."""
+    async def reserve(self, key: str, model: str, price: Callable[[str], Awaitable[ModelInfo]]) -> Reservation | None:
+        """Reserve nothing."""
 
     def release(self, key: str) -> None:
         """Do nothing."""

@@ -88,11 +88,13 @@ async def test_what_was_saved_is_written_down(klein_emulator, connect, tmp_path)
 
     class Book:
         async def record(self, entry: Entry) -> None:
-            written.append((entry.state, entry.request_id, entry.files))
+            files = [(file.path, file.sha256, file.size) for file in entry.files]
+            written.append((entry.state, entry.request_id, files))
 
     klein_emulator.script("file", Reply(200, PNG), Reply(200, PNG))
     paths = await connect(journal=Book()).download(result_of(OWN, OWN + "?2"), tmp_path, names=["a.png", "b.png"])
-    assert written == [(EntryState.DOWNLOADED, "some-id", tuple(map(str, paths)))]
+    facts = [(path.absolute(), hashlib.sha256(PNG).hexdigest(), len(PNG)) for path in paths]
+    assert written == [(EntryState.DOWNLOADED, "some-id", facts)]
 
 
 async def test_names_are_used_as_given(klein_emulator, connect, tmp_path):

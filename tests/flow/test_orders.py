@@ -144,7 +144,7 @@ def test_a_caller_s_own_input_class_names_its_own_model() -> None:
 
 
 def test_an_order_does_not_show_its_body() -> None:
-    assert repr(order("a private wish")) == f"Order(model='{K4}', pixels=1048576)"
+    assert repr(order("a private wish")) == f"Order(model='{K4}', pixels=1048576, item=None)"
 
 
 @pytest.mark.parametrize(

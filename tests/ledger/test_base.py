@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from flux_klein_async.ledger.base import Budget, Entry, EntryState, NoBudget
+from flux_klein_async.ledger.base import Entry, EntryState, NoBudget, SpendingLimit
 from flux_klein_async.models import ModelInfo
 
 ENTRY = Entry(state=EntryState.SUBMITTING, key="k-1", model="a/b", body=b'{"prompt": "a"}')
@@ -16,7 +16,7 @@ async def price(model: str) -> ModelInfo:
 
 
 def test_the_default_budget_allows_everything_without_asking_the_price() -> None:
-    budget: Budget = NoBudget()
+    budget: SpendingLimit = NoBudget()
     asyncio.run(budget.reserve("k-1", "a/b", price))
     budget.accepted("k-1", "r-1")
     budget.settle("r-1", 0.004)
@@ -28,10 +28,13 @@ def test_an_entry_is_empty_but_for_its_state() -> None:
     assert dataclasses.asdict(Entry(state=EntryState.FAILED)) == {
         "state": "failed",
         "key": None,
+        "item": None,
         "request_id": None,
         "model": None,
         "body": None,
+        "reservation": None,
         "cost_usd": None,
+        "answer": None,
         "files": (),
         "error": None,
     }
