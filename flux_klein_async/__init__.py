@@ -41,6 +41,7 @@ from flux_klein_async.errors import (
 from flux_klein_async.events import Event
 from flux_klein_async.handle import RequestHandle
 from flux_klein_async.ledger.base import Entry, EntryState, Journal, Ledger, Reservation, SpendingLimit
+from flux_klein_async.ledger.budget import Budget
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
     KLEIN_9B_TEXT_TO_IMAGE,
@@ -81,6 +82,7 @@ __all__ = [
     "APITimeoutError",
     "AdaptivePolling",
     "AuthenticationError",
+    "Budget",
     "BudgetExceededError",
     "CancelOutcome",
     "ClientClosedError",

@@ -28,7 +28,7 @@ from flux_klein_async.flow.submission import submit
 from flux_klein_async.flow.updates import Updates
 from flux_klein_async.flow.waiting import wait
 from flux_klein_async.handle import RequestHandle
-from flux_klein_async.ledger.base import Journal, NoBudget, SpendingLimit
+from flux_klein_async.ledger.base import Journal, KeepsAccounts, NoBudget, SpendingLimit
 from flux_klein_async.misuse import NotWith, slip
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
@@ -78,8 +78,8 @@ class FluxKleinClient(NotWith):
         polling: When to look; None: `AdaptivePolling()`, which learns how long generations take.
         retry: How calls are repeated where that is safe; None: `RetryPolicy()`.
         session: A session to borrow; it is never closed. It may have no credentials of its own.
-        journal: Where orders are written down; None: nowhere.
-        budget: What bounds the spending; None: nothing.
+        journal: Where orders are written down (`SqliteJournal`); None: nowhere. It is not closed with the client.
+        budget: What bounds the spending (`Budget`); None: nothing.
         on_event: A plain function that is given each `Event`; one that raises is logged and ignored.
         allow_insecure: Permit plain http to another machine, which sends the token in clear.
         trust_env: Take the proxy for https (HTTPS_PROXY, ALL_PROXY, NO_PROXY) and the certificate authorities
@@ -143,7 +143,7 @@ class FluxKleinClient(NotWith):
             polling=policy,
             learning=policy if isinstance(policy, SavedPolicy) else None,
             retry=retry,
-            journal=journal,
+            journal=journal.for_account(token) if isinstance(journal, KeepsAccounts) else journal,
             budget=budget or NoBudget(),
             on_event=on_event,
             backoff=Backoff(retry),

@@ -57,6 +57,7 @@ ORDER = [
     "polling.adaptive",
     "polling.explanation",
     "ledger.base",
+    "ledger.budget",
     "flow.background",
     "flow.call",
     "flow.core",

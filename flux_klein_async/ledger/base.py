@@ -19,6 +19,7 @@ __all__ = [
     "EntryState",
     "Items",
     "Journal",
+    "KeepsAccounts",
     "Ledger",
     "NoBudget",
     "Reservation",
@@ -154,6 +155,15 @@ class Ledger(Journal, Protocol):
 
     def items(self) -> Items:
         """Begin a pass over items."""
+        ...
+
+
+@runtime_checkable
+class KeepsAccounts(Protocol):
+    """A journal that keeps the orders of different tokens apart."""
+
+    def for_account(self, token: str) -> Journal:
+        """The journal as the client with this token uses it. The token is never written down."""
         ...
 
 

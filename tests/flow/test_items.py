@@ -1,0 +1,268 @@
+"""Items of a fan-out: what a journal knows of one decides whether it is submitted, taken up, kept or left alone."""
+
+import asyncio
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from flux_klein_async import Limits
+from flux_klein_async.emulator import Generation, error_reply
+from flux_klein_async.errors import (
+    GenerationFailedError,
+    InvalidInputError,
+    ItemTakenError,
+    JournalError,
+    NotFoundError,
+    SubmissionUncertainError,
+)
+from flux_klein_async.ledger.base import Action, Claim, Entry, EntryState
+from tests.fakes import Events, now, strays
+
+
+class Shelf:
+    """A journal that says of every item what the test wants, and remembers what it was told."""
+
+    def __init__(self, *claims: Claim) -> None:
+        self.claims = list(claims)
+        self.asked: list[tuple[str, bytes, str | None]] = []
+        self.released: list[str] = []
+        self.entries: list[Entry] = []
+
+    def items(self) -> "Shelf":
+        return self
+
+    async def record(self, entry: Entry) -> None:
+        self.entries.append(entry)
+
+    async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
+        self.asked.append((model, body, item_id))
+        return self.claims.pop(0) if self.claims else Claim(item=f"item-{len(self.asked)}", action=Action.SUBMIT)
+
+    def release(self, claim: Claim) -> None:
+        self.released.append(claim.item)
+
+    def states(self) -> list[EntryState]:
+        return [entry.state for entry in self.entries]
+
+
+def claim(action: Action, request_id: str | None = None, **facts: Any) -> Claim:
+    return Claim(item="i", action=action, request_id=request_id, **facts)
+
+
+async def only(client: Any, shelf: Shelf, **options: Any) -> Any:
+    """The outcome of one item."""
+    [outcome] = await client.generate_all(["a cat"], **options)
+    assert shelf.released == ["i"] or not shelf.asked
+    return outcome
+
+
+async def test_an_item_that_is_new_is_submitted_under_its_name(klein_emulator, connect):
+    shelf = Shelf()
+    outcomes = await connect(journal=shelf).generate_all(["a cat", "a dog"], to_id=lambda text: text[2:])
+    assert [outcome.recalled for outcome in outcomes] == [False, False]
+    assert [item_id for _, _, item_id in shelf.asked] == ["cat", "dog"]
+    assert [json.loads(body)["prompt"] for _, body, _ in shelf.asked] == ["a cat", "a dog"]
+    intents = [entry for entry in shelf.entries if entry.state is EntryState.SUBMITTING]
+    assert {entry.item for entry in intents} == {"item-1", "item-2"}
+    assert sorted(shelf.released) == ["item-1", "item-2"]
+    assert klein_emulator.accepted == 2
+
+
+async def test_a_request_of_an_earlier_run_is_waited_for_and_not_submitted_again(klein_emulator, connect):
+    handle = await connect().submit("a cat")
+    shelf, events = Shelf(claim(Action.TAKE_UP, handle.request_id)), Events()
+    outcome = await only(connect(journal=shelf, on_event=events), shelf)
+    assert (outcome.result.request_id, outcome.recalled) == (handle.request_id, True)
+    assert klein_emulator.accepted == 1
+    assert shelf.states() == [EntryState.COMPLETED]
+
+
+async def test_a_request_that_the_service_has_deleted_is_given_up_and_written_down(klein_emulator, connect):
+    shelf = Shelf(claim(Action.TAKE_UP, "gone"))
+    outcome = await only(connect(journal=shelf), shelf)
+    assert isinstance(outcome.error, NotFoundError)
+    assert [(entry.state, entry.request_id) for entry in shelf.entries] == [(EntryState.FAILED, "gone")]
+    assert klein_emulator.accepted == 0
+
+
+async def kept(client: Any) -> tuple[Any, Claim]:
+    """A result of an earlier run and the claim that its journal makes of it."""
+    shelf = Shelf()
+    client = client(journal=shelf)
+    [outcome] = await client.generate_all(["a cat"])
+    [entry] = [entry for entry in shelf.entries if entry.state is EntryState.COMPLETED]
+    return outcome.result, claim(Action.KEEP, entry.request_id, answer=entry.answer)
+
+
+async def test_a_result_that_was_written_down_is_read_again_without_a_call(klein_emulator, connect):
+    result, known = await kept(connect)
+    asked, shelf = len(klein_emulator.records), Shelf(known)
+    outcome = await only(connect(journal=shelf), shelf)
+    assert outcome.result == result.model_copy(update={"timings": outcome.result.timings})
+    assert outcome.recalled
+    assert len(klein_emulator.records) == asked
+    assert shelf.entries == []
+
+
+async def test_a_result_that_was_too_long_to_be_written_down_is_asked_for(klein_emulator, connect):
+    result, known = await kept(connect)
+    shelf = Shelf(replace(known, answer=None))
+    outcome = await only(connect(journal=shelf), shelf)
+    assert outcome.result.urls == result.urls
+    assert klein_emulator.accepted == 1
+
+
+async def saved(connect: Any, directory: Any) -> Claim:
+    shelf = Shelf()
+    await connect(journal=shelf).generate_all(["a cat"], directory=directory)
+    *_, completed, downloaded = shelf.entries
+    return claim(Action.KEEP, downloaded.request_id, answer=completed.answer, files=downloaded.files)
+
+
+@pytest.mark.parametrize(
+    ("damage", "calls"),
+    [
+        (lambda path: None, 0),
+        (lambda path: path.unlink(), 1),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), 1),
+    ],
+    ids=["there", "missing", "shorter"],
+)
+async def test_files_that_are_missing_or_not_whole_are_fetched_again(klein_emulator, connect, tmp_path, damage, calls):
+    known = await saved(connect, tmp_path)
+    [file] = known.files
+    whole = file.path.read_bytes()
+    damage(file.path)
+    asked, shelf = len(klein_emulator.records), Shelf(known)
+    outcome = await only(connect(journal=shelf), shelf, directory=tmp_path)
+    assert [record.path.startswith("/v1") for record in list(klein_emulator.records)[asked:]] == [False] * calls
+    assert [path.read_bytes() for path in outcome.paths] == [whole]
+    assert shelf.states() == [EntryState.DOWNLOADED] * calls
+    assert klein_emulator.accepted == 1
+
+
+async def test_files_are_brought_to_another_directory_if_that_is_asked_for(klein_emulator, connect, tmp_path):
+    known = await saved(connect, tmp_path / "first")
+    shelf = Shelf(known)
+    outcome = await only(connect(journal=shelf), shelf, directory=tmp_path / "second")
+    assert [path.parent for path in outcome.paths] == [tmp_path / "second"]
+
+
+@pytest.mark.parametrize(
+    ("known", "error", "charged", "text"),
+    [
+        (claim(Action.FAILED, "r-1", error="no memory"), GenerationFailedError, "unknown", "no memory"),
+        (claim(Action.UNCERTAIN, error="reset"), SubmissionUncertainError, "unknown", "reset"),
+        (claim(Action.TAKEN), ItemTakenError, "no", "Another run"),
+        (claim(Action.TAKEN, "r-1"), ItemTakenError, "no", "r-1"),
+    ],
+    ids=lambda value: value.action.value if isinstance(value, Claim) else None,
+)
+async def test_what_may_have_been_paid_for_or_is_somebody_elses_is_left_alone(
+    klein_emulator, connect, known, error, charged, text
+):
+    shelf = Shelf(known)
+    outcome = await only(connect(journal=shelf), shelf)
+    assert type(outcome.error) is error
+    assert (outcome.error.charged, outcome.error.request_id) == (charged, known.request_id)
+    assert text in str(outcome.error)
+    assert list(klein_emulator.records) == []
+
+
+async def test_the_others_go_on_beside_an_item_that_is_left_alone(klein_emulator, connect):
+    shelf = Shelf(claim(Action.TAKEN), claim(Action.UNCERTAIN), claim(Action.FAILED, "r"))
+    outcomes = await connect(journal=shelf).generate_all(["a", "b", "c", "d"], concurrency=1)
+    assert [outcome.error is None for outcome in outcomes] == [False, False, False, True]
+
+
+class Torn(Shelf):
+    async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
+        raise JournalError("The disk is full")
+
+
+async def test_a_journal_that_cannot_be_written_stops_everything_before_it_is_paid_for(klein_emulator, connect):
+    outcomes = await connect(journal=Torn()).generate_all(["a", "b", "c"], concurrency=1)
+    assert [type(outcome.error) for outcome in outcomes] == [JournalError] * 3
+    assert klein_emulator.accepted == 0
+
+
+@pytest.mark.parametrize("made", ["", 7, b"x"])
+async def test_an_id_that_is_no_text_is_the_items_own_error(klein_emulator, connect, made):
+    [outcome] = await connect(journal=Shelf()).generate_all(["a"], to_id=lambda _: made)
+    assert isinstance(outcome.error, InvalidInputError)
+    assert klein_emulator.accepted == 0
+
+
+async def test_whatever_happens_an_item_is_released(klein_emulator, connect):
+    klein_emulator.script("submit", error_reply(422, 422001, message="no cats"))
+    klein_emulator.profile = "fixed:60"
+    shelf = Shelf(claim(Action.SUBMIT), claim(Action.SUBMIT), claim(Action.TAKE_UP, "r-1"))
+    client = connect(journal=shelf)
+    async with client.generate_many(["a", "b", "c"], concurrency=3) as outcomes:
+        first = await anext(outcomes)
+        assert first.error is not None
+        await asyncio.sleep(1)
+    assert shelf.released == ["i"] * 3
+    await client.aclose()
+    assert strays() == []
+
+
+async def test_an_item_that_is_known_needs_no_slot_and_its_time_begins_with_one(klein_emulator, connect):
+    """A hundred that are done come at once, though one long generation has the only slot."""
+    _, known = await kept(connect)
+    klein_emulator.script("submit", Generation(after=50.0))
+    shelf = Shelf(claim(Action.SUBMIT), *[known] * 100)
+
+    client, begun = connect(journal=shelf, limits=Limits(max_in_flight=1)), now()
+    ends = []
+    async with client.generate_many([str(number) for number in range(101)], concurrency=8) as outcomes:
+        async for outcome in outcomes:
+            ends.append((now() - begun, outcome.recalled))
+    assert [recalled for _, recalled in ends] == [True] * 100 + [False]
+    assert ends[99][0] < 1 < ends[100][0]
+
+
+async def test_the_files_of_a_request_that_was_taken_up_are_saved(klein_emulator, connect, tmp_path):
+    handle = await connect().submit("a cat")
+    shelf = Shelf(claim(Action.TAKE_UP, handle.request_id))
+    outcome = await only(connect(journal=shelf), shelf, directory=tmp_path)
+    assert [path.name for path in outcome.paths] == [f"{handle.request_id}.png"]
+    assert [file.size for file in outcome.files] == [path.stat().st_size for path in outcome.paths]
+    assert shelf.states() == [EntryState.COMPLETED, EntryState.DOWNLOADED]
+
+
+async def test_one_that_failed_when_it_was_taken_up_is_written_down(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(ends="failed", error="no memory"))
+    handle = await connect().submit("a cat")
+    shelf = Shelf(claim(Action.TAKE_UP, handle.request_id))
+    outcome = await only(connect(journal=shelf), shelf)
+    assert isinstance(outcome.error, GenerationFailedError)
+    assert shelf.states() == [EntryState.FAILED]
+
+
+async def test_a_journal_that_only_writes_knows_no_items(klein_emulator, connect):
+    class Book:
+        def __init__(self) -> None:
+            self.entries: list[Entry] = []
+
+        async def record(self, entry: Entry) -> None:
+            self.entries.append(entry)
+
+    book = Book()
+    outcomes = await connect(journal=book).generate_all(["a", "a"])
+    assert [outcome.recalled for outcome in outcomes] == [False, False]
+    assert {entry.item for entry in book.entries} == {None}
+
+
+async def test_each_token_has_a_journal_of_its_own(klein_emulator, connect):
+    tokens = []
+
+    class Keeper(Shelf):
+        def for_account(self, token: str) -> Shelf:
+            tokens.append(token)
+            return self
+
+    await connect(journal=Keeper()).generate("a cat")
+    assert tokens == [klein_emulator.api_key]
