@@ -363,7 +363,7 @@ class FluxKleinClient(NotWith):
             on_abandon=on_abandon,
             directory=None if directory is None else Path(directory),
         )
-        return FanOut(items, workshop.make, concurrency=concurrency, ordered=ordered)
+        return FanOut(items, workshop.make, concurrency=concurrency, ordered=ordered, on_stop=workshop.stop)
 
     async def generate_all(
         self,

@@ -1,7 +1,8 @@
 """One verb under way: its one deadline, its end by `aclose`, and what it knew when it ended.
 
 Works as `asyncio.timeout` does (cancel the task, turn the CancelledError that comes out into the right error, leave
-foreign cancellations alone), for two reasons instead of one: the deadline, and the client being closed.
+foreign cancellations alone), for three reasons instead of one: the deadline, the client being closed, and a fan-out
+being stopped.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from flux_klein_async.errors import (
     APITimeoutError,
     ClientClosedError,
     FluxKleinError,
+    GenerationCancelledError,
     SubmissionUncertainError,
     WaitTimeoutError,
 )
@@ -26,6 +28,7 @@ _NUMBERS = itertools.count(1)
 class _Reason(Enum):
     EXPIRED = "expired"
     CLOSED = "closed"
+    STOPPED = "stopped"
 
 
 class Registry:
@@ -158,6 +161,10 @@ class Call:
         """End the verb with `ClientClosedError`."""
         self._interrupt(_Reason.CLOSED)
 
+    def stop(self) -> None:
+        """End the verb with `GenerationCancelledError`: its caller wants nothing submitted any more."""
+        self._interrupt(_Reason.STOPPED)
+
     def _interrupt(self, reason: _Reason) -> None:
         if self._reason is None:
             self._reason = reason
@@ -167,6 +174,11 @@ class Call:
         if self._reason is _Reason.CLOSED:
             return ClientClosedError(
                 "The client was closed while the call was under way", charged="unknown" if self.uncertain else None
+            )
+        if self._reason is _Reason.STOPPED:
+            return GenerationCancelledError(
+                "Stopped before it was submitted" if not self.uncertain else "Stopped while it was submitted",
+                charged="unknown" if self.uncertain else "no",
             )
         return self.out_of_time(self.last_error)
 

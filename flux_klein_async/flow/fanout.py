@@ -65,10 +65,12 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         *,
         concurrency: int,
         ordered: bool,
+        on_stop: Callable[[], None] | None = None,
     ) -> None:
-        """`make` makes of an item what is wanted of it."""
+        """`make` makes of an item what is wanted of it; `on_stop` hears that no more is wanted."""
         self._source = _Source(items)
         self._make = make
+        self._on_stop = on_stop
         self._concurrency = concurrency
         self._ordered = ordered
         self._workers: set[asyncio.Task[None]] = set()
@@ -131,6 +133,18 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
                 raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
+
+    def stop(self) -> None:
+        """Begin to end in good order: go on taking outcomes, and the iterator ends soon.
+
+        No more items are read and nothing more is submitted. What was submitted and is still queued is cancelled; what
+        runs, and is paid for in any case, is waited for and saved. May be called from a signal handler of the loop.
+        """
+        if not self._exhausted or self._workers:
+            self._exhausted = True
+            self._room.set()
+            if self._on_stop is not None:
+                self._on_stop()
 
     def _ready(self) -> int | None:
         if not self._ordered:

@@ -14,6 +14,7 @@ from flux_klein_async.api.answers import read_result
 from flux_klein_async.api.messages import Response
 from flux_klein_async.errors import (
     FluxKleinError,
+    GenerationCancelledError,
     GenerationFailedError,
     ItemTakenError,
     NotFoundError,
@@ -21,7 +22,7 @@ from flux_klein_async.errors import (
 )
 from flux_klein_async.flow import download
 from flux_klein_async.flow.call import Call
-from flux_klein_async.flow.calls import fetch_result
+from flux_klein_async.flow.calls import cancel_abandoned, fetch_result
 from flux_klein_async.flow.core import Core
 from flux_klein_async.flow.fanout import Product
 from flux_klein_async.flow.generation import generate
@@ -58,6 +59,8 @@ class Workshop(Generic[T]):
         self._timeout = timeout
         self._on_abandon: OnAbandon = on_abandon
         self._directory = directory
+        self._stopping = False
+        self._calls: set[Call] = set()  # generations under way
         self._items: Items | None = core.journal.items() if isinstance(core.journal, Ledger) else None
 
     async def make(self, index: int, item: T) -> Product:
@@ -66,6 +69,7 @@ class Workshop(Generic[T]):
         Raises:
             FluxKleinError: The item's own error.
         """
+        self._check_wanted()
         order = self._to_order(item)
         if self._items is None:
             return await self._submitted(index, order)
@@ -74,6 +78,21 @@ class Workshop(Generic[T]):
             return await self._claimed(index, order, claim)
         finally:
             self._items.release(claim)
+
+    def stop(self) -> None:
+        """Submit nothing more, cancel what is queued; what runs is waited for."""
+        if self._stopping:
+            return
+        self._stopping = True
+        for call in self._calls:
+            if call.request_id is None:
+                call.stop()
+            else:
+                self._core.background.queue(partial(cancel_abandoned, self._core, call.request_id, call.tag))
+
+    def _check_wanted(self) -> None:
+        if self._stopping:
+            raise GenerationCancelledError("Stopped before it was submitted", charged="no")
 
     async def _claimed(self, index: int, order: Order, claim: Claim) -> Product:
         """What was paid for before is brought home; what may have been paid for is left alone."""
@@ -121,13 +140,17 @@ class Workshop(Generic[T]):
         slot = Slot(self._core.limiter)
         await slot.take()
         try:
+            self._check_wanted()
             call = self._core.call(self._timeout, request_id=request_id, tag=index, waits=True)
+            self._calls.add(call)
             try:
                 with call:
                     return await through(call, slot)
             except FluxKleinError as error:
                 self._core.tell_failed(error, call, order.model)
                 raise
+            finally:
+                self._calls.discard(call)
         finally:
             slot.give()
 

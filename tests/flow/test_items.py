@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from flux_klein_async import Limits
-from flux_klein_async.emulator import Generation, error_reply
+from flux_klein_async.emulator import Generation, InProcessEmulator, error_reply
 from flux_klein_async.errors import (
+    GenerationCancelledError,
     GenerationFailedError,
     InvalidInputError,
     ItemTakenError,
@@ -196,8 +197,7 @@ async def test_an_id_that_is_no_text_is_the_items_own_error(klein_emulator, conn
 
 
 async def test_whatever_happens_an_item_is_released(klein_emulator, connect):
-    klein_emulator.script("submit", error_reply(422, 422001, message="no cats"))
-    klein_emulator.profile = "fixed:60"
+    klein_emulator.script("submit", error_reply(422, 422001, message="no cats"), Generation(after=60.0))
     shelf = Shelf(claim(Action.SUBMIT), claim(Action.SUBMIT), claim(Action.TAKE_UP, "r-1"))
     client = connect(journal=shelf)
     async with client.generate_many(["a", "b", "c"], concurrency=3) as outcomes:
@@ -266,3 +266,80 @@ async def test_each_token_has_a_journal_of_its_own(klein_emulator, connect):
 
     await connect(journal=Keeper()).generate("a cat")
     assert tokens == [klein_emulator.api_key]
+
+
+# --- stopping
+
+
+def at(emulator: InProcessEmulator) -> dict[str, Any]:
+    """The options of a client of another emulator than the fixture's."""
+    return {"api_key": emulator.api_key, "base_url": emulator.base_url, "session": emulator.session()}
+
+
+@pytest.mark.usefixtures("klein_emulator")
+async def test_a_stopped_fan_out_submits_nothing_more_and_brings_home_what_runs(connect, tmp_path):
+    """Two run, two are queued, two wait for a slot, the rest was not read: each ends in its own way."""
+    shelf, read = Shelf(), []
+
+    def endless() -> Any:
+        for number in range(1000):
+            read.append(number)
+            yield f"picture {number}"
+
+    ends: dict[int, Any] = {}
+    async with InProcessEmulator(workers=2) as emulator:
+        client = connect(**at(emulator), journal=shelf, limits=Limits(max_in_flight=4))
+        async with client.generate_many(endless(), concurrency=6, directory=tmp_path) as outcomes:
+            await asyncio.sleep(0.2)
+            outcomes.stop()
+            outcomes.stop()
+            async for outcome in outcomes:
+                ends[outcome.index] = outcome
+        assert await client.aclose() == ()
+        assert emulator.accepted == 4
+    assert read == list(range(6))
+    assert [ends[index].error for index in (0, 1)] == [None, None]
+    assert [len(ends[index].paths) for index in (0, 1)] == [1, 1]
+    errors = [ends[index].error for index in (2, 3, 4, 5)]
+    assert [(type(error), error.charged) for error in errors] == [(GenerationCancelledError, "no")] * 4
+    assert [error.request_id is None for error in errors] == [False, False, True, True]
+    assert shelf.states().count(EntryState.DOWNLOADED) == 2
+    cancelled = {entry.request_id for entry in shelf.entries if entry.state is EntryState.CANCELLED}
+    assert cancelled == {error.request_id for error in errors[:2]}
+
+
+@pytest.mark.parametrize("patience", [60, None], ids=["held", "backing off"])
+async def test_stopping_does_not_wait_for_a_submit_that_waits(klein_emulator, connect, patience):
+    klein_emulator.script("submit", *[error_reply(429, retry_after=patience)] * 50)
+    client, begun = connect(), now()
+    async with client.generate_many(["a", "b"], timeout=None) as outcomes:
+        await asyncio.sleep(1)
+        outcomes.stop()
+        ends = [outcome async for outcome in outcomes]
+    assert now() - begun == 1
+    assert [(type(end.error), end.error.charged) for end in ends] == [(GenerationCancelledError, "no")] * 2
+    assert klein_emulator.accepted == 0
+
+
+@pytest.mark.usefixtures("klein_emulator")
+async def test_a_submit_that_is_on_its_way_when_it_is_stopped_may_be_charged_and_is_cancelled(connect):
+    shelf = Shelf()
+    async with InProcessEmulator(workers=1) as emulator:
+        emulator.script("submit", Generation(after=9.0), Generation(delay=2.0))
+        client = connect(**at(emulator), journal=shelf)
+        async with client.generate_many(["a", "b"], concurrency=2) as outcomes:
+            await asyncio.sleep(1)
+            outcomes.stop()
+            ends = {outcome.item: outcome async for outcome in outcomes}
+        await client.aclose()
+    assert ends["a"].error is None
+    assert ends["b"].error.charged == "unknown"
+    assert shelf.states().count(EntryState.SUBMITTED) == 2
+    assert shelf.states().count(EntryState.CANCELLED) == 1
+
+
+async def test_a_fan_out_that_has_ended_can_be_stopped(klein_emulator, connect):
+    async with connect().generate_many(["a"]) as outcomes:
+        ends = [outcome async for outcome in outcomes]
+        outcomes.stop()
+    assert [end.error for end in ends] == [None]
