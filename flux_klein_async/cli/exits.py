@@ -13,6 +13,7 @@ from flux_klein_async.errors import (
     InsufficientBalanceError,
     InvalidInputError,
     InvalidResponseError,
+    ItemTakenError,
     NotFoundError,
     PermissionDeniedError,
     RateLimitError,
@@ -43,7 +44,7 @@ class ExitCode(IntEnum):
 _CODES: dict[ExitCode, tuple[type[FluxKleinError], ...]] = {
     ExitCode.NO_ACCESS: (AuthenticationError, PermissionDeniedError, InsufficientBalanceError, ConfigurationError),
     ExitCode.UNAVAILABLE: (ServerError, APIConnectionError, InvalidResponseError),
-    ExitCode.TRY_LATER: (WaitTimeoutError, APITimeoutError, RateLimitError, ResultNotReadyError),
+    ExitCode.TRY_LATER: (WaitTimeoutError, APITimeoutError, RateLimitError, ResultNotReadyError, ItemTakenError),
     ExitCode.BAD_INPUT: (InvalidInputError, InputRejectedError, NotFoundError),
 }
 _WORST_FIRST = (*_CODES, ExitCode.OTHER)

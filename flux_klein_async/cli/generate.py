@@ -5,8 +5,8 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +18,8 @@ from flux_klein_async.cli import service, stopping
 from flux_klein_async.cli.board import Board
 from flux_klein_async.cli.exits import ExitCode
 from flux_klein_async.cli.items import Plan, Production
-from flux_klein_async.cli.progress import make_meter
+from flux_klein_async.cli.checks import positive, writable
+from flux_klein_async.cli.progress import metered
 from flux_klein_async.cli.render import Screen
 from flux_klein_async.cli.stopping import Stop
 from flux_klein_async.cli.text import decoded_prompt, duration, shortened
@@ -27,8 +28,6 @@ from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 
 __all__ = ["PromptCommand", "generate"]
 
-_REDRAW = 0.1  # seconds between two looks at the progress
-_LONGEST_NAME = 255  # bytes, on every common file system
 _MOST = 1_000_000  # pictures in one call: more fit in no memory, and a typing error costs enough as it is
 
 
@@ -44,12 +43,6 @@ class PromptCommand(TyperCommand):
         if not explicit and len(prompt) > 1 and prompt.startswith("-") and len(prompt.split()) == 1:
             ctx.fail(f"No such option: {prompt} (a prompt that starts with a dash goes after --)")
         return list(rest)
-
-
-def _positive(seconds: float) -> float:
-    if not seconds > 0:
-        raise typer.BadParameter("must be more than 0 seconds")
-    return seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +71,7 @@ def generate(
         Path, typer.Option(help="Where the files go, each named after its request; made if need be.", metavar="DIR")
     ] = Path("out"),
     concurrency: Annotated[int, typer.Option(min=1, help="Pictures under way at once.", metavar="N")] = 64,
-    timeout: Annotated[float, typer.Option(help="Seconds for each picture.", metavar="S", callback=_positive)] = 120.0,
+    timeout: Annotated[float, typer.Option(help="Seconds for each picture.", metavar="S", callback=positive)] = 120.0,
     no_download: Annotated[bool, typer.Option("--no-download", help="Print URLs, save nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each picture.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress; errors are still told.")] = False,
@@ -114,25 +107,12 @@ def generate(
     plan = Plan(
         inputs=[json.loads(order.body)] * count,
         concurrency=concurrency,
-        directory=None if no_download else _writable(output_dir),
+        directory=None if no_download else writable(output_dir),
         as_json=as_json,
         take_up=None if emulator else _take_up(base_url, None if no_download else output_dir),
     )
     job = _Job(plan=plan, prompt=text, model=model, timeout=timeout, base_url=base_url, emulator=emulator, quiet=quiet)
     raise typer.Exit(stopping.run(lambda stop: _run(job, stop)))
-
-
-def _writable(directory: Path) -> Path:
-    """The directory, if files can go there: found out before anything is paid for."""
-    try:
-        fits = all(len(os.fsencode(part)) <= _LONGEST_NAME for part in directory.parts)
-        existing = next((path for path in (directory, *directory.absolute().parents) if path.exists()), directory)
-        usable = fits and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-    except OSError:  # the path as a whole is too long
-        usable = False
-    if not usable:
-        raise typer.BadParameter(f"nothing can be written to {str(directory)!r}", param_hint="--output-dir")
-    return directory
 
 
 def _take_up(base_url: str | None, directory: Path | None) -> Callable[[str], str]:
@@ -171,7 +151,7 @@ async def _run(job: _Job, stop: Stop) -> ExitCode:
         production = Production(client, board, screen, job.plan)
         _announce(job, screen)
         begun = asyncio.get_running_loop().time()
-        async with _metered(screen, board):
+        async with metered(screen, board):
             code = await production.run()
         cost = f", ${production.cost_usd:.4g}" if production.cost_usd and not job.emulator else ""
         screen.say(_summary(job, board, asyncio.get_running_loop().time() - begun) + cost)
@@ -189,23 +169,3 @@ def _summary(job: _Job, board: Board, seconds: float) -> str:
     where = f" in {job.plan.directory}" if job.plan.directory is not None and board.done else ""
     failed = f", {board.failed} failed" if board.failed else ""
     return f"{board.done} of {board.total} done{where}{failed}, {duration(seconds)}"
-
-
-@asynccontextmanager
-async def _metered(screen: Screen, board: Board) -> AsyncIterator[None]:
-    """Progress for the length of the block."""
-    meter = None if screen.quiet else make_meter(board, asyncio.get_running_loop().time)
-
-    async def redraw() -> None:
-        while meter is not None:
-            meter.tick()
-            await asyncio.sleep(_REDRAW)
-
-    with screen.metered(meter):
-        ticking = asyncio.create_task(redraw())
-        try:
-            yield
-        finally:
-            ticking.cancel()
-            with suppress(asyncio.CancelledError):
-                await ticking

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flux_klein_async._version import __version__
-from flux_klein_async.cli import doctor, emulate, explain, generate, price, requests
+from flux_klein_async.cli import batch, doctor, emulate, explain, generate, price, requests
 from flux_klein_async.cli.exits import ExitCode, exit_code
 from flux_klein_async.cli.render import Screen
 from flux_klein_async.errors import FluxKleinError
@@ -51,6 +51,7 @@ def _root(
 
 
 app.command("generate", cls=generate.PromptCommand)(generate.generate)
+app.command("batch")(batch.batch)
 app.command("status")(requests.status)
 app.command("result")(requests.result)
 app.command("cancel")(requests.cancel)

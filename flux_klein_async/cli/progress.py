@@ -1,7 +1,10 @@
 """How far a run is: one live line on a terminal, a handful of plain lines elsewhere. Must not know the client."""
 
+import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Protocol
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -9,29 +12,78 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flux_klein_async.cli.board import Board
-from flux_klein_async.cli.render import Meter, is_terminal
+from flux_klein_async.cli.render import Meter, Screen, is_terminal
 from flux_klein_async.cli.text import duration
 
-__all__ = ["LiveLine", "PlainLines", "make_meter"]
+__all__ = ["Counts", "LiveLine", "PlainLines", "make_meter", "metered"]
 
 Clock = Callable[[], float]
 
+
 _WIDEST_BAR = 24
 _NARROWEST_BAR = 6
+_REDRAW = 0.1  # seconds between two looks at the progress
 _PARTS = 4  # plain lines in a run: one at each quarter
 _SILENCE = 30.0  # seconds after which a plain line is due although no quarter was finished
 
 
-def make_meter(board: Board, clock: Clock) -> Meter:
+class Counts(Protocol):
+    """What is shown; `total` is None where nobody knows yet how many there are."""
+
+    @property
+    def total(self) -> int | None:
+        """How many items there are."""
+
+    @property
+    def done(self) -> int:
+        """How many have their result."""
+
+    @property
+    def failed(self) -> int:
+        """How many ended without."""
+
+    @property
+    def running(self) -> int:
+        """How many are being made."""
+
+    @property
+    def queued(self) -> int:
+        """How many wait in the service's queue."""
+
+    @property
+    def ended(self) -> int:
+        """How many have ended, in whatever way."""
+
+
+def make_meter(board: Counts, clock: Clock) -> Meter:
     """The display that fits standard error."""
     return LiveLine(board, clock) if is_terminal(sys.stderr) else PlainLines(board, clock)
+
+
+@asynccontextmanager
+async def metered(screen: Screen, board: Counts) -> AsyncIterator[None]:
+    """Progress for the length of the block."""
+    meter = None if screen.quiet else make_meter(board, asyncio.get_running_loop().time)
+
+    async def redraw() -> None:
+        while meter is not None:
+            meter.tick()
+            await asyncio.sleep(_REDRAW)
+
+    with screen.metered(meter):
+        ticking = asyncio.create_task(redraw())
+        try:
+            yield
+        finally:
+            ticking.cancel()
+            with suppress(asyncio.CancelledError):
+                await ticking
 
 
 class LiveLine:
     """Bar, counts and time on the last line of the terminal. It has no thread: `tick` redraws it."""
 
-    def __init__(self, board: Board, clock: Clock) -> None:
+    def __init__(self, board: Counts, clock: Clock) -> None:
         self._board = board
         self._clock = clock
         self._begun = clock()
@@ -67,11 +119,13 @@ class LiveLine:
         """The line, fitted to the terminal: a narrow one loses the bar."""
         board = self._board
         words = Text(no_wrap=True, overflow="ellipsis")
-        words.append(f"{board.done}/{board.total} done", "bold green" if board.done else "bold")
+        words.append(f"{_done(board)} done", "bold green" if board.done else "bold")
         words.append(f"  {board.running} running", "cyan" if board.running else "dim")
         words.append(f"  {board.queued} queued", "yellow" if board.queued else "dim")
         words.append(f"  {board.failed} failed", "bold red" if board.failed else "dim")
         words.append(f"  {duration(self._clock() - self._begun)}")
+        if board.total is None:
+            return words
         bar = min(_WIDEST_BAR, self._console.width - words.cell_len - 3)
         if bar < _NARROWEST_BAR:
             return words
@@ -83,7 +137,7 @@ class LiveLine:
 class PlainLines:
     """For logs and pipes: a line at each quarter of the items, or after half a minute of silence."""
 
-    def __init__(self, board: Board, clock: Clock) -> None:
+    def __init__(self, board: Counts, clock: Clock) -> None:
         self._board = board
         self._clock = clock
         self._begun = self._last = clock()
@@ -92,12 +146,12 @@ class PlainLines:
     def tick(self) -> None:
         """Print a line, if one is due; the end has a line of its own."""
         board, now = self._board, self._clock()
-        quarter = _PARTS * board.ended // board.total
+        quarter = _PARTS * board.ended // board.total if board.total else 0
         if (quarter == self._quarter and now - self._last < _SILENCE) or board.ended == board.total:
             return
         self._quarter, self._last = quarter, now
         sys.stderr.write(
-            f"{board.done}/{board.total} done, {board.running} running, {board.queued} queued, "
+            f"{_done(board)} done, {board.running} running, {board.queued} queued, "
             f"{board.failed} failed, {duration(now - self._begun)}\n"
         )
         sys.stderr.flush()
@@ -107,3 +161,7 @@ class PlainLines:
 
     def hide(self) -> None:
         """Nothing is there to be hidden."""
+
+
+def _done(board: Counts) -> str:
+    return f"{board.done}" if board.total is None else f"{board.done}/{board.total}"

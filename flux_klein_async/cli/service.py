@@ -13,9 +13,11 @@ from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import FluxKleinError
 from flux_klein_async.events import Event
 from flux_klein_async.hosts import host_of, is_loopback
+from flux_klein_async.ledger.base import Journal, SpendingLimit
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from flux_klein_async.options import Limits, from_environ
 from flux_klein_async.polling.adaptive import AdaptivePolling
+from flux_klein_async.polling.policies import PollPolicy
 
 __all__ = [
     "STORE_VARIABLE",
@@ -45,6 +47,9 @@ def build_client(
     concurrency: int | None = None,
     on_event: Callable[[Event], None] | None = None,
     store: Path | None = None,
+    polling: PollPolicy | None = None,
+    journal: Journal | None = None,
+    budget: SpendingLimit | None = None,
 ) -> FluxKleinClient:
     """The client of every command; `store` keeps what it learns of how long generations take.
 
@@ -60,7 +65,9 @@ def build_client(
         timeout=timeout,
         limits=limits,
         on_event=on_event,
-        polling=AdaptivePolling(store=store),
+        polling=polling or AdaptivePolling(store=store),
+        journal=journal,
+        budget=budget,
     )
 
 

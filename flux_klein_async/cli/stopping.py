@@ -1,6 +1,7 @@
 """Runs a command's coroutine and ends it in good order on Ctrl-C, SIGTERM or a reader that has gone.
 
-The first signal cancels the task, so that `finally` and `async with` do their work; the second leaves at once.
+The first signal cancels the task, so that `finally` and `async with` do their work, or ends it in the command's own
+way; the second leaves at once.
 """
 
 import asyncio
@@ -30,15 +31,21 @@ class Stop:
     """
 
     def __init__(self, task: "asyncio.Task[Any]") -> None:
-        self._task = task
+        self._end: Callable[[], object] = task.cancel
         self.code: ExitCode | None = None
         self.before_leaving: Callable[[], None] = _nothing
+
+    def gently(self, end: Callable[[], object]) -> None:
+        """From now on, stop by calling this in place of cancelling the task."""
+        self._end = end
+        if self.code is not None:  # the wish came before the way
+            end()
 
     def because(self, code: ExitCode) -> None:
         """Stop in good order; the first reason counts."""
         if self.code is None:
             self.code = code
-            self._task.cancel()
+            self._end()
 
     def signalled(self, number: signal.Signals) -> None:
         """The first signal stops in good order, the second one at once."""
@@ -47,7 +54,7 @@ class Stop:
             os._exit(_SIGNALS[number])
         already, self.code = self.code, _SIGNALS[number]
         if already is None:
-            self._task.cancel()
+            self._end()
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -1,0 +1,247 @@
+"""`flux-klein batch`: a file of prompts, gone on with after any end. The work itself is in `batchrun`."""
+
+import asyncio
+import io
+import os
+import sys
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+
+from flux_klein_async.cli import service, stopping
+from flux_klein_async.cli.batchplan import Look, forecast, learned
+from flux_klein_async.cli.batchrun import BatchPlan, BatchRun
+from flux_klein_async.cli.checks import positive, writable
+from flux_klein_async.cli.exits import ExitCode
+from flux_klein_async.cli.feed import Feed
+from flux_klein_async.cli.progress import metered
+from flux_klein_async.cli.records import json_line
+from flux_klein_async.cli.render import Screen
+from flux_klein_async.cli.stopping import Stop
+from flux_klein_async.cli.tally import Tally
+from flux_klein_async.cli.text import duration
+from flux_klein_async.client import FluxKleinClient
+from flux_klein_async.ledger.batchfile import Kind, kind_of, read_rows
+from flux_klein_async.ledger.budget import Budget, dollars, generation_price
+from flux_klein_async.ledger.estimate import Estimate
+from flux_klein_async.ledger.manifest import Manifest
+from flux_klein_async.ledger.rows import BadRow
+from flux_klein_async.ledger.sqlite import SqliteJournal
+from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
+from flux_klein_async.polling.adaptive import AdaptivePolling
+
+__all__ = ["batch"]
+
+_BAD_TOLD = 20  # bad lines that are told one by one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """The options, checked."""
+
+    file: str
+    kind: Kind
+    journal: Path
+    output_dir: Path
+    plan: BatchPlan
+    model: str
+    timeout: float
+    max_spend: float | None
+    retry_failed: bool
+    resubmit_uncertain: bool
+    dry_run: bool
+    base_url: str | None
+    emulator: bool
+    quiet: bool
+
+
+def batch(
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="Prompts: .txt, .jsonl or .csv; - reads standard input.", show_default=False),
+    ],
+    *,
+    journal: Annotated[
+        Path | None,
+        typer.Option(help="Where orders are written down; DIR/journal.sqlite if not given.", metavar="PATH"),
+    ] = None,
+    output_dir: Annotated[
+        Path, typer.Option(help="Where files and manifest.jsonl go; made if need be.", metavar="DIR")
+    ] = Path("out"),
+    kind: Annotated[
+        Kind | None, typer.Option("--format", help="How FILE is written; by its name, and txt for -, if not given.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Pictures under way at once.", metavar="N")] = 64,
+    max_spend: Annotated[
+        float | None,
+        typer.Option(min=0, help="USD that all runs on this journal together may spend.", metavar="USD"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file and say what it would cost.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Submit again what failed; failures may have been charged.")
+    ] = False,
+    resubmit_uncertain: Annotated[
+        bool, typer.Option("--resubmit-uncertain", help="Submit again what may have been accepted, and is paid twice then.")
+    ] = False,
+    model: Annotated[str, typer.Option(help="Model id.", metavar="ID")] = KLEIN_4B_TEXT_TO_IMAGE,
+    timeout: Annotated[float, typer.Option(help="Seconds for each picture.", metavar="S", callback=positive)] = 120.0,
+    no_download: Annotated[bool, typer.Option("--no-download", help="Print URLs, save nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each picture.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress; errors are still told.")] = False,
+    emulator: Annotated[
+        bool, typer.Option("--emulator", help="Placeholder pictures from a local emulator: no token, no charge.")
+    ] = False,
+    base_url: Annotated[
+        str | None, typer.Option(help="The API's address, if it is not the usual one.", metavar="URL")
+    ] = None,
+) -> None:
+    """Generate a picture for each line of a file, and go on where an earlier run ended.
+
+    A .txt file has a prompt a line. A .jsonl file has an object a line and a .csv file named columns: prompt, and if
+    you like width, height (pixels) and id, by which a line is known again whatever else changes; without one it is
+    known by its content. Nothing is submitted before the first 1,000 lines were checked.
+
+    Every order is written into the journal before it leaves. Run the same command again after any end, a crash
+    included: what is done is not submitted again, what was submitted is waited for, missing files are fetched. A line
+    whose submit may or may not have been accepted is told and left alone. DIR/manifest.jsonl says what became of each.
+
+    Ctrl-C submits nothing more, cancels what is queued and waits up to 30 s for what runs; a second one leaves at once.
+
+    \b
+    Examples:
+      flux-klein batch prompts.txt --emulator
+      flux-klein batch prompts.csv --dry-run
+      flux-klein batch prompts.jsonl --journal run.sqlite --output-dir out --max-spend 25
+      generate-prompts | flux-klein batch - --no-download --json > done.jsonl
+
+    \b
+    Exit codes (the worst line decides, in this order after 0):
+      0 all done    77 no access (token, balance)    69 service unreachable or in trouble
+      75 too late or too many, try again    65 bad input    1 other    64 usage    130 Ctrl-C
+    """  # noqa: D301  # \b: what follows is not to be wrapped
+    if emulator and base_url is not None:
+        raise typer.BadParameter("--emulator has an address of its own; leave out --base-url")
+    directory = output_dir if dry_run else writable(output_dir)
+    job = _Job(
+        file=file,
+        kind=kind or (Kind.TXT if file == "-" else kind_of(file)),
+        journal=journal or directory / "journal.sqlite",
+        output_dir=directory,
+        plan=BatchPlan(concurrency=concurrency, directory=None if no_download else directory, as_json=as_json),
+        model=model,
+        timeout=timeout,
+        max_spend=max_spend,
+        retry_failed=retry_failed,
+        resubmit_uncertain=resubmit_uncertain,
+        dry_run=dry_run,
+        base_url=base_url,
+        emulator=emulator,
+        quiet=quiet,
+    )
+    stream = _opened(file)
+    raise typer.Exit(stopping.run(lambda stop: _fed(job, stream, stop)))
+
+
+def _opened(file: str) -> BinaryIO:
+    try:
+        if file == "-":
+            # Not `sys.stdin` itself: the interpreter would wait for a thread that reads it when it ends.
+            return open(sys.stdin.fileno(), "rb", closefd=False)  # noqa: PTH123, SIM115
+        return open(file, "rb")  # noqa: PTH123, SIM115  # its reader closes it
+    except io.UnsupportedOperation:
+        return sys.stdin.buffer  # one that is no file
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"{file!r} cannot be read: {getattr(error, 'strerror', error)}") from None
+
+
+async def _fed(job: _Job, stream: BinaryIO, stop: Stop) -> ExitCode:
+    with Feed(read_rows(stream, job.kind), stream.close) as feed:
+        return await _run(job, feed, stop)
+
+
+async def _run(job: _Job, feed: Feed, stop: Stop) -> ExitCode:
+    screen = Screen(quiet=job.quiet)
+    screen.when_reader_gone(lambda: stop.because(ExitCode.READER_GONE))
+    stop.before_leaving = screen.restore
+    if bad := await feed.first_bad():
+        return _refuse(bad, screen)
+    tally = Tally()
+    async with AsyncExitStack() as stack:
+        address: service.Address = (job.base_url, None)
+        if job.emulator:
+            address = await stack.enter_async_context(service.emulated())
+            screen.note("Emulated: the pictures are placeholders, and nothing is charged.")
+        journal = SqliteJournal(job.journal, retry_failed=job.retry_failed, resubmit_uncertain=job.resubmit_uncertain)
+        policy = AdaptivePolling(store=None if job.emulator else service.store_path(os.environ, job.base_url))
+        client = service.build_client(
+            address,
+            model=job.model,
+            timeout=job.timeout,
+            concurrency=job.plan.concurrency,
+            on_event=tally.note,
+            polling=policy,
+            journal=journal,
+            budget=None if job.max_spend is None else Budget(job.max_spend),
+        )
+        await stack.enter_async_context(client)
+        if job.dry_run:
+            return await _look_ahead(job, feed, client, journal, policy, screen)
+        await stack.enter_async_context(journal)
+        manifest = stack.enter_context(Manifest(job.output_dir / "manifest.jsonl"))
+        begun = asyncio.get_running_loop().time()
+        async with metered(screen, tally):
+            code = await BatchRun(client, tally, screen, job.plan, manifest).through(feed, stop)
+        seconds = asyncio.get_running_loop().time() - begun
+        screen.say(_summary(job, tally, seconds))
+        if stop.code is not None or tally.left:
+            screen.say("Run the same command again to go on.")
+    return code
+
+
+def _refuse(bad: list[BadRow], screen: Screen) -> ExitCode:
+    for row in bad[:_BAD_TOLD]:
+        screen.note(f"Line {row.line}: {row.problem}")
+    if len(bad) > _BAD_TOLD:
+        screen.note(f"{len(bad) - _BAD_TOLD} more.")
+    screen.note("Nothing was submitted.")
+    return ExitCode.BAD_INPUT
+
+
+async def _look_ahead(
+    job: _Job, feed: Feed, client: FluxKleinClient, journal: SqliteJournal, policy: AdaptivePolling, screen: Screen
+) -> ExitCode:
+    """Say what a run would do; nothing is made, not even the journal."""
+    look: Look | None = None
+    if job.journal.exists():
+        await journal.open()
+        look = journal.peek
+    price = generation_price(await client.model())
+    found = await forecast(feed, job.model, Estimate(learned(policy, job.model)), look)
+    for row in found.first_bad:
+        screen.note(f"Line {row.line}: {row.problem}")
+    record, lines = found.record(job.plan.concurrency, price), found.lines(job.plan.concurrency, price)
+    for line in [json_line(record)] if job.plan.as_json else lines:
+        screen.out(line)
+    return ExitCode.BAD_INPUT if found.bad else ExitCode.OK if price is not None else ExitCode.OTHER
+
+
+def _summary(job: _Job, tally: Tally, seconds: float) -> str:
+    total = "" if tally.total is None else f" of {tally.total:,}"
+    counts = {
+        "done before": tally.recalled,
+        "failed": tally.failed,
+        "uncertain": tally.uncertain,
+        "under way in another run": tally.taken,
+        "bad": tally.bad,
+    }
+    told = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
+    where = f" in {job.output_dir}" if job.plan.directory is not None and tally.done else ""
+    spent = "" if job.emulator else f"; {dollars(Decimal(repr(round(tally.cost_usd, 9))))} spent"
+    made = tally.done - tally.recalled
+    rate = f", {made / seconds:.1f} a second" if made and seconds > 0 else ""
+    looks = f", {tally.looks / tally.generations:.1f} looks each" if tally.generations else ""
+    return f"{tally.done:,}{total} done{where}{told}{spent}{rate}{looks}, {duration(seconds)}"

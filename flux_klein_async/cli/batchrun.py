@@ -1,0 +1,158 @@
+"""Takes the rows of a batch from the file to saved pictures, and writes down what became of each.
+
+Decides nothing about the service: what is submitted, taken up or left alone is the journal's and the client's affair.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from flux_klein_async.cli.exits import ExitCode, exit_code, worst
+from flux_klein_async.cli.feed import Feed
+from flux_klein_async.cli.records import Record, error_record, json_line, result_record
+from flux_klein_async.cli.render import Screen
+from flux_klein_async.cli.stopping import Stop
+from flux_klein_async.cli.tally import Tally
+from flux_klein_async.client import FluxKleinClient
+from flux_klein_async.errors import FluxKleinError, ItemTakenError, SubmissionUncertainError
+from flux_klein_async.ledger.manifest import Manifest
+from flux_klein_async.ledger.rows import BadRow, Row
+from flux_klein_async.models import Outcome
+
+__all__ = ["BatchPlan", "BatchRun"]
+
+_GRACE = 30.0  # seconds for what runs when the command is told to stop
+_TOLD = 20  # failures that are told one by one; the manifest has all of them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPlan:
+    """What to do with the rows.
+
+    Attributes:
+        directory: Where files go; None leaves them where they are and prints their URLs.
+        as_json: A record for each row instead of its paths.
+    """
+
+    concurrency: int
+    directory: Path | None
+    as_json: bool
+
+
+class BatchRun:
+    """One run over the rows of a file."""
+
+    def __init__(
+        self, client: FluxKleinClient, tally: Tally, screen: Screen, plan: BatchPlan, manifest: Manifest
+    ) -> None:
+        self._client = client
+        self._tally = tally
+        self._screen = screen
+        self._plan = plan
+        self._manifest = manifest
+        self._codes: set[ExitCode] = set()
+        self._told = 0
+
+    async def through(self, feed: Feed, stop: Stop) -> ExitCode:
+        """Every row, to the exit code of the worst; told to stop, it ends in good order."""
+        try:
+            async with self._client.generate_many(
+                self._good(feed),
+                concurrency=self._plan.concurrency,
+                to_input=lambda item: item.row.fields,
+                to_id=lambda item: item.row.id,
+                directory=self._plan.directory,
+            ) as outcomes:
+                ending = _Ending(outcomes.stop)
+                stop.gently(ending.begin)
+                try:
+                    async for outcome in outcomes:
+                        self._take(outcome)
+                finally:
+                    ending.over()
+        except FluxKleinError as error:  # it would doom every further submit too
+            self._codes.add(exit_code(error))
+            self._screen.note(f"The rest was not submitted: {error}")
+        if self._told > _TOLD:
+            self._screen.note(f"{self._told - _TOLD} more: see {self._manifest.path}")
+        return worst(self._codes) if stop.code is None else stop.code
+
+    async def _good(self, feed: Feed) -> AsyncIterator["_Item"]:
+        """The rows that can be submitted; the others are told and left out."""
+        async for index, row in feed:
+            if isinstance(row, BadRow):
+                self._tally.bad += 1
+                self._codes.add(ExitCode.BAD_INPUT)
+                self._tell(row.line, row.problem)
+            else:
+                yield _Item(index, row)
+        self._tally.total = feed.count
+
+    def _take(self, outcome: "Outcome[_Item]") -> None:
+        self._tally.end(outcome)
+        index, row = outcome.item
+        ended = Outcome(
+            index=index,
+            item=row,
+            result=outcome.result,
+            error=outcome.error,
+            files=outcome.files,
+            recalled=outcome.recalled,
+        )
+        self._manifest.append(ended)
+        if outcome.error is not None:
+            self._fail(row, outcome.error)
+        if self._plan.as_json:
+            self._screen.out(json_line(_record(ended)))
+        elif outcome.result is not None:
+            for line in [str(path) for path in outcome.paths] or outcome.result.urls:
+                self._screen.out(line)
+
+    def _fail(self, row: Row, error: FluxKleinError) -> None:
+        self._codes.add(exit_code(error))
+        if isinstance(error, ItemTakenError):
+            return  # the summary counts them: another run makes them
+        advice = "; --resubmit-uncertain submits it again" if isinstance(error, SubmissionUncertainError) else ""
+        self._tell(row.line, f"{error}{advice}")
+
+    def _tell(self, line: int, sentence: str) -> None:
+        self._told += 1
+        if self._told <= _TOLD:
+            self._screen.note(f"Line {line}: {sentence}")
+
+
+class _Item(NamedTuple):
+    """A row that can be submitted, and how many came before it."""
+
+    index: int
+    row: Row
+
+
+class _Ending:
+    """A fan-out that is told to stop, and has so long for what runs."""
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+        self._task = asyncio.current_task()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """Submit no more; after the grace, wait no more either."""
+        self._stop()
+        assert self._task is not None  # noqa: S101  # it was made in one
+        self._timer = asyncio.get_running_loop().call_later(_GRACE, self._task.cancel)
+
+    def over(self) -> None:
+        """All have ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _record(outcome: Outcome[Row]) -> Record:
+    fields = outcome.item.fields
+    if outcome.result is not None:
+        return result_record(outcome.index, fields, outcome.result, files=[str(path) for path in outcome.paths])
+    assert outcome.error is not None  # noqa: S101  # exactly one of the two is set
+    return error_record(outcome.index, fields, outcome.error)

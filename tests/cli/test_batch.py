@@ -1,0 +1,263 @@
+"""`flux-klein batch`: every line its picture, and whatever ended the run before, nothing is paid for twice."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flux_klein_async.emulator import Emulator, error_reply
+
+from .helpers import Command, Ran
+
+ARGUMENTS = ("batch", "prompts.jsonl", "--quiet")
+
+
+def prompts(count: int, *others: dict[str, Any]) -> None:
+    """`prompts.jsonl` with so many small pictures, then the others."""
+    rows = [{"prompt": f"picture {number}", "width": 64, "height": 64} for number in range(count)]
+    text = "".join(json.dumps(row) + "\n" for row in [*rows, *others])
+    Path("prompts.jsonl").write_text(text, encoding="utf-8")
+
+
+def manifest() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path("out/manifest.jsonl").read_text().splitlines()]
+
+
+def pictures() -> set[str]:
+    return {path.name for path in Path("out").glob("*.png")}
+
+
+def test_every_line_becomes_a_picture_and_a_line_of_the_manifest(served: Emulator, flux_klein: Command) -> None:
+    Path("prompts.csv").write_text('id,prompt,width,height\ncat,"a cat, asleep",64,96\ndog,a dog,128,64\n')
+    ran = flux_klein("batch", "prompts.csv")
+    assert ran.code == 0
+    assert {Path(line).name for line in ran.out.splitlines()} == pictures()
+    assert len(pictures()) == 2
+    cat, dog = sorted(manifest(), key=lambda line: line["index"])
+    assert (cat["id"], cat["line"], cat["input"]) == ("cat", 2, {"prompt": "a cat, asleep", "width": 64, "height": 96})
+    assert (dog["state"], dog["error"], dog["cost_usd"]) == ("completed", None, 0.01)
+    assert {line["files"][0]["path"] for line in (cat, dog)} == pictures()
+    assert "2 of 2 done in out; $0.02 spent" in ran.err
+    assert "looks each" in ran.err
+
+
+def test_the_same_command_again_submits_nothing_that_is_done(served: Emulator, flux_klein: Command) -> None:
+    prompts(8)
+    first = flux_klein(*ARGUMENTS)
+    again = flux_klein("batch", "prompts.jsonl")
+    assert (first.code, again.code, served.accepted) == (0, 0, 8)
+    assert sorted(again.out.splitlines()) == sorted(first.out.splitlines())
+    assert "8 of 8 done in out, 8 done before; $0.00 spent" in again.err
+    assert len(manifest()) == 8
+
+
+def test_files_that_have_gone_are_fetched_again(served: Emulator, flux_klein: Command) -> None:
+    prompts(3)
+    flux_klein(*ARGUMENTS)
+    before = pictures()
+    for name in sorted(before)[:2]:
+        Path("out", name).unlink()
+    assert flux_klein(*ARGUMENTS).code == 0
+    assert (pictures(), served.accepted) == (before, 3)
+
+
+def test_a_file_that_grew_is_gone_on_with(served: Emulator, flux_klein: Command) -> None:
+    prompts(3)
+    flux_klein(*ARGUMENTS)
+    prompts(5)
+    ran = flux_klein(*ARGUMENTS, "--json")
+    assert (ran.code, served.accepted, len(ran.records)) == (0, 5, 5)
+    assert set(ran.records[0]) == {
+        "index",
+        "input",
+        "request_id",
+        "state",
+        "urls",
+        "files",
+        "cost_usd",
+        "timings",
+        "error",
+    }
+
+
+def test_equal_prompts_are_as_many_pictures(served: Emulator, flux_klein: Command) -> None:
+    Path("prompts.txt").write_text("a cat\na cat\n\na cat\n")
+    assert flux_klein("batch", "prompts.txt", "--quiet").code == 0
+    assert flux_klein("batch", "prompts.txt", "--quiet").code == 0
+    assert (served.accepted, len(pictures())) == (3, 3)
+
+
+BAD = {"prompt": " ", "width": 64}
+
+
+def test_a_bad_line_among_the_first_thousand_stops_everything_before_it_begins(
+    served: Emulator, flux_klein: Command
+) -> None:
+    prompts(999, BAD)
+    ran = flux_klein(*ARGUMENTS)
+    assert (ran.code, ran.out, served.accepted) == (65, "", 0)
+    assert "Line 1000: prompt: " in ran.err
+    assert "Nothing was submitted." in ran.err
+    assert not Path("out").exists()
+
+
+def test_many_bad_lines_are_counted(served: Emulator, flux_klein: Command) -> None:
+    prompts(0, *[BAD] * 30)
+    ran = flux_klein(*ARGUMENTS)
+    assert (ran.code, ran.err.count("Line ")) == (65, 20)
+    assert "10 more." in ran.err
+
+
+def test_a_bad_line_further_on_is_told_and_the_others_are_made(served: Emulator, flux_klein: Command) -> None:
+    prompts(1001, BAD, {"prompt": "the last", "width": 64, "height": 64})
+    ran = flux_klein(*ARGUMENTS, "--no-download")
+    assert (ran.code, served.accepted, len(ran.out.splitlines())) == (65, 1002, 1002)
+    assert "Line 1002: prompt: " in ran.err
+    assert {line["index"] for line in manifest()} == {*range(1001), 1002}
+
+
+def test_a_submit_that_may_have_been_accepted_is_told_and_left_alone(served: Emulator, flux_klein: Command) -> None:
+    prompts(2)
+    served.lose_submit()
+
+    def ran(*options: str) -> tuple[int, int, int]:
+        result = flux_klein("batch", "prompts.jsonl", *options)
+        return result.code, served.accepted, "--resubmit-uncertain" in result.err
+
+    assert ran() == (1, 2, True)
+    assert [line["error"]["type"] for line in manifest() if line["error"]] == ["SubmissionUncertainError"]
+    assert ran() == (1, 2, True)
+    assert ran("--resubmit-uncertain") == (0, 3, False)
+    assert ran() == (0, 3, False)
+
+
+def test_what_failed_is_submitted_again_only_if_that_is_asked_for(served: Emulator, flux_klein: Command) -> None:
+    prompts(2)
+    served.fail_prompt("picture 1")
+    assert (flux_klein(*ARGUMENTS).code, served.accepted) == (1, 2)
+    ran = flux_klein(*ARGUMENTS)
+    assert (ran.code, served.accepted) == (1, 2)
+    assert "Line 2: " in ran.err
+    assert (flux_klein(*ARGUMENTS, "--retry-failed").code, served.accepted) == (1, 3)
+
+
+def test_what_was_refused_is_submitted_again(served: Emulator, flux_klein: Command) -> None:
+    prompts(2)
+    served.script("submit", error_reply(422, 422001, "no cats"))
+    assert (flux_klein(*ARGUMENTS).code, served.accepted) == (65, 1)
+    assert (flux_klein(*ARGUMENTS).code, served.accepted) == (0, 2)
+
+
+def test_what_dooms_every_submit_ends_the_run_and_the_next_one_goes_on(served: Emulator, flux_klein: Command) -> None:
+    prompts(20)
+    served.script("submit", None, None, *[error_reply(402, 400002, "no balance")] * 4)
+    ran = flux_klein(*ARGUMENTS, "--concurrency", "1")
+    assert (ran.code, served.accepted) == (77, 2)
+    assert "The rest was not submitted: " in ran.err
+    served.engine.scripts["submit"].clear()
+    assert (flux_klein(*ARGUMENTS).code, served.accepted) == (0, 20)
+
+
+def test_no_more_is_spent_than_was_said_however_many_runs_there_are(served: Emulator, flux_klein: Command) -> None:
+    prompts(8)
+    for accepted in (3, 3):
+        ran = flux_klein(*ARGUMENTS, "--max-spend", "0.035")
+        assert (ran.code, served.accepted) == (1, accepted)
+    assert "$0.03 of $0.035 are spent or set aside" in ran.err
+    assert (flux_klein(*ARGUMENTS, "--max-spend", "0.05").code, served.accepted) == (1, 5)
+    assert (flux_klein(*ARGUMENTS).code, served.accepted) == (0, 8)
+
+
+def test_a_model_without_a_price_for_an_output_is_not_begun_under_a_bound(
+    served: Emulator, flux_klein: Command
+) -> None:
+    prompts(2)
+    ran = flux_klein(*ARGUMENTS, "--max-spend", "100", "--model", "emulator/any/text-to-video")
+    assert (ran.code, served.accepted) == (1, 0)
+    assert "not taken for free" in ran.err
+
+
+def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(served: Emulator, flux_klein: Command) -> None:
+    prompts(8)
+    ran = flux_klein(*ARGUMENTS, "--dry-run")
+    assert ran.code == 0
+    assert ran.out.splitlines()[:2] == ["8 to submit", "Cost: $0.08 (8 x $0.01)"]
+    assert ran.out.splitlines()[2].startswith("Time: about 0.1 s with 64 at once")
+    assert (served.accepted, Path("out").exists()) == (0, False)
+
+
+def test_a_dry_run_knows_what_was_done_before_and_changes_nothing(served: Emulator, flux_klein: Command) -> None:
+    prompts(3)
+    served.fail_prompt("picture 0")
+    served.script_prompt("picture 1", error_reply(500, message="no luck", accepted=True))
+    flux_klein(*ARGUMENTS)
+    prompts(4, {"prompt": "wide", "width": 9999})
+    for _ in range(2):
+        ran = flux_klein(*ARGUMENTS, "--dry-run", "--json")
+        assert ran.code == 65
+    prompts(4)
+    for _ in range(2):
+        ran = flux_klein(*ARGUMENTS, "--dry-run", "--json")
+        assert ran.records == [
+            {
+                "submit": 1,
+                "take_up": 0,
+                "keep": 1,
+                "failed": 1,
+                "uncertain": 1,
+                "taken": 0,
+                "bad": 0,
+                "cost_usd": 0.01,
+                "seconds": 0.065,
+            }
+        ]
+    assert served.accepted == 3
+
+
+def test_lines_come_from_standard_input(served: Emulator, flux_klein: Command) -> None:
+    ran = flux_klein("batch", "-", "--quiet", "--no-download", "--json", stdin=b"a cat\na dog\n")
+    assert (ran.code, sorted(record["input"]["prompt"] for record in ran.records)) == (0, ["a cat", "a dog"])
+    ran = flux_klein("batch", "-", "--format", "csv", "--quiet", "--no-download", stdin=b"prompt\na cat\na dog\na fox")
+    assert (ran.code, served.accepted) == (0, 3)
+
+
+def test_an_empty_file_is_done_at_once(served: Emulator, flux_klein: Command) -> None:
+    ran = flux_klein("batch", "-", stdin=b"")
+    assert (ran.code, ran.out) == (0, "")
+    assert "0 of 0 done" in ran.err
+
+
+def test_one_run_without_a_token_on_the_emulator(flux_klein: Command) -> None:
+    prompts(3)
+    ran = flux_klein("batch", "prompts.jsonl", "--emulator")
+    assert (ran.code, len(pictures())) == (0, 3)
+    assert "nothing is charged" in ran.err
+    assert "spent" not in ran.err
+    again = flux_klein("batch", "prompts.jsonl", "--emulator")
+    assert "3 of 3 done in out, 3 done before" in again.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "Missing argument"),
+        (["none.txt"], "cannot be read"),
+        (["prompts.doc"], ".txt, .jsonl, .csv"),
+        (["prompts.jsonl", "--format", "xml"], "xml"),
+        (["prompts.jsonl", "--output-dir", __file__], "nothing can be written"),
+        (["prompts.jsonl", "--max-spend", "-1"], "--max-spend"),
+        (["prompts.jsonl", "--timeout", "0"], "more than 0"),
+        (["prompts.jsonl", "--concurrency", "0"], "--concurrency"),
+        (["prompts.jsonl", "--emulator", "--base-url", "http://127.0.0.1:1"], "--base-url"),
+        (["prompts.jsonl", "--journal", "prompts.jsonl"], "prompts.jsonl"),
+    ],
+)
+def test_a_wrong_call_is_told_and_buys_nothing(
+    served: Emulator, flux_klein: Command, arguments: list[str], told: str
+) -> None:
+    prompts(2)
+    ran: Ran = flux_klein("batch", *arguments)
+    assert ran.code != 0
+    assert told in ran.err
+    assert served.accepted == 0
