@@ -150,3 +150,57 @@ def test_a_full_disk_under_the_results_still_names_what_was_paid_for(one_worker:
     assert done.returncode != 0
     assert "Results cannot be written" in done.stderr
     assert "flux-klein result " in done.stderr
+
+
+def batch_of(count: int, folder: Path) -> list[str]:
+    """The command for a batch of so many small pictures."""
+    rows = [json.dumps({"prompt": f"picture {number}", "width": 64, "height": 64}) for number in range(count)]
+    (folder / "prompts.jsonl").write_text("\n".join(rows))
+    return ["batch", "prompts.jsonl", "--concurrency", "8", "--json"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_batch_that_is_stopped_brings_home_what_runs_and_the_next_run_does_the_rest(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    command = batch_of(30, tmp_path)
+    with in_thread(Emulator(workers=2, profile="fixed:0.05")) as emulated:
+        environment = environment_of(emulated)
+        with start(*command, environment=environment, cwd=tmp_path) as process:
+            once(emulated, lambda: emulated.calls["result"] > 4, lambda: process.send_signal(number))
+            out, err = process.communicate(timeout=60)
+        assert process.returncode == code, err
+        records = [json.loads(line) for line in out.splitlines()]
+        cancelled = [record for record in records if record["state"] == "cancelled"]
+        assert {record["error"]["charged"] for record in cancelled if record["request_id"]} == {"no"}
+        finished = [record for record in records if record["error"] is None]
+        assert 4 < len(finished) < 30
+        assert len(emulated.completions) == len(finished), "nothing was begun that was not brought home"
+        assert "Run the same command again to go on." in err
+        with start(*command, environment=environment, cwd=tmp_path) as process:
+            out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        done = {record["input"]["prompt"]: record for record in map(json.loads, out.splitlines())}
+        assert len(done) == 30
+        assert all((tmp_path / record["files"][0]).is_file() for record in done.values())
+        assert len(emulated.completions) == 30
+        assert emulated.spent_usd == pytest.approx(0.30)
+
+
+def test_a_batch_that_is_left_at_once_loses_nothing_but_what_it_calls_uncertain(tmp_path: Path) -> None:
+    command = batch_of(20, tmp_path)
+    with in_thread(Emulator(workers=2, profile="fixed:0.05")) as emulated:
+        environment = environment_of(emulated)
+        emulated.script("cancel", *[Hang()] * 40)
+        with start(*command, environment=environment, cwd=tmp_path) as process:
+            once(emulated, lambda: emulated.calls["result"] > 2, lambda: process.send_signal(signal.SIGINT))
+            once(emulated, lambda: emulated.calls["cancel"] > 0, lambda: process.send_signal(signal.SIGINT))
+            process.communicate(timeout=60)
+        assert process.returncode == 130
+        with start(*command, environment=environment, cwd=tmp_path) as process:
+            out, err = process.communicate(timeout=60)
+        records = [json.loads(line) for line in out.splitlines()]
+        uncertain = [record for record in records if record["error"]]
+        assert {record["error"]["type"] for record in uncertain} <= {"SubmissionUncertainError"}, err
+        assert len(records) == 20
+        assert 20 - len(uncertain) <= emulated.accepted <= 20

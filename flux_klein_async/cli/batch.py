@@ -190,8 +190,8 @@ async def _run(job: _Job, feed: Feed, stop: Stop) -> ExitCode:
         await stack.enter_async_context(client)
         if job.dry_run:
             return await _look_ahead(job, feed, client, journal, policy, screen)
+        manifest = stack.enter_context(Manifest(job.output_dir / "manifest.jsonl"))  # makes the directory
         await stack.enter_async_context(journal)
-        manifest = stack.enter_context(Manifest(job.output_dir / "manifest.jsonl"))
         begun = asyncio.get_running_loop().time()
         async with metered(screen, tally):
             code = await BatchRun(client, tally, screen, job.plan, manifest).through(feed, stop)

@@ -172,7 +172,7 @@ class Workshop(Generic[T]):
         if len(known) == len(result.urls) and known:
             there = partial(_all_there, known, self._directory)
             if await self._core.loop.run_in_executor(None, there):
-                return known
+                return tuple(replace(file, path=self._directory / file.path.name) for file in known)
         call = self._core.call(self._timeout, request_id=result.request_id, tag=index)
         return tuple(await download.save(self._core, call, result, self._directory, None))
 
