@@ -1,8 +1,6 @@
-import json
-
 import pytest
 
-from flux_klein_async.cli.records import error_record, json_line, result_record, stopped_record
+from flux_klein_async.cli.records import error_record, result_record, stopped_record
 from flux_klein_async.errors import (
     AuthenticationError,
     DownloadError,
@@ -23,14 +21,6 @@ RESULT = GenerationResult(
     output=GenerationOutput(image="https://files.runcomfy.net/a.png"),
     cost_usd=0.01,
 )
-
-
-@pytest.mark.parametrize("text", ["\x00\x1b\x7f\x85\x9b", "\u2028\u2029\u202e", "🐆 שלום", "\ud800", 'quote " \\ \n'])
-def test_a_line_is_printable_ascii_and_reads_back(text: str) -> None:
-    line = json_line({"input": text})
-    assert line.isascii()
-    assert line.isprintable()
-    assert json.loads(line) == {"input": text}
 
 
 def test_a_finished_item_has_its_result_and_files() -> None:
