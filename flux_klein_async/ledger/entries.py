@@ -1,0 +1,222 @@
+"""Entries, written into the orders of an account: within a transaction, in the journal's thread."""
+
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from flux_klein_async.errors import BudgetExceededError, JournalError
+from flux_klein_async.ledger.base import Entry, EntryState, Reservation
+from flux_klein_async.ledger.database import Database
+from flux_klein_async.ledger.transitions import Charge, charge, from_nano, heeds, to_nano
+from flux_klein_async.models import SavedFile
+
+__all__ = ["files_from", "files_text", "record", "seal"]
+
+_LONGEST: Final = 2100  # characters of an error: those of the package's own sentences at most
+_COLUMNS: Final = "id, state, request_id, reserved, cost, files, answer"
+_BY_KEY: Final = f"SELECT {_COLUMNS} FROM orders WHERE account = ? AND key = ?"  # noqa: S608  # of constants
+_BY_REQUEST: Final = f"SELECT {_COLUMNS} FROM orders WHERE account = ? AND request_id = ?"  # noqa: S608
+_NAMELESS: Final = f"SELECT {_COLUMNS}, error FROM orders WHERE account = ? AND request_id = ? AND key IS NULL"  # noqa: S608
+
+
+class _Row(NamedTuple):
+    id: int
+    state: str
+    request_id: str | None
+    reserved: int | None
+    cost: int | None
+    files: str | None
+    answer: bytes | None
+
+
+def record(db: Database, token: str, entry: Entry) -> None:
+    """Write one entry down.
+
+    Raises:
+        BudgetExceededError: Its reservation is more than is left.
+        JournalError: It says of no order what it is about.
+    """
+    account = db.account(token)
+    if entry.state is EntryState.SUBMITTING:
+        _intend(db, account, entry)
+        return
+    rows = _orders_of(db, account, entry)
+    for row in rows:
+        _change(db, account, row, entry)
+    if not rows and entry.state is not EntryState.REFUSED:  # one that was refused before its intent was written is none
+        _insert(db, account, entry)
+
+
+def _orders_of(db: Database, account: int, entry: Entry) -> list[_Row]:
+    """The orders that an entry is about; of one request there are several only if the service gave its id twice."""
+    if entry.key is None and entry.request_id is None:
+        raise JournalError(f"An entry of state {entry.state.value} names neither its submit nor its request")
+    rows: list[Any] = []
+    if entry.key is not None:
+        rows = db.db.execute(_BY_KEY, (account, entry.key)).fetchall()
+    if not rows and entry.request_id is not None:
+        rows = db.db.execute(_BY_REQUEST, (account, entry.request_id)).fetchall()
+    return [_Row(*row) for row in rows]
+
+
+def _intend(db: Database, account: int, entry: Entry) -> None:
+    if entry.key is None:
+        raise JournalError("An intent needs the key of its submit")
+    if entry.reservation is not None:
+        _afford(db, account, entry.reservation)
+    if db.db.execute(_BY_KEY, (account, entry.key)).fetchone() is not None:
+        raise JournalError(f"The submit {entry.key} was written down before")
+    _insert(db, account, entry)
+
+
+def _afford(db: Database, account: int, reservation: Reservation) -> None:
+    """Refuse what is more than is left; no other process can spend between this and the intent."""
+    settled, held = db.db.execute("SELECT settled, held FROM accounts WHERE id = ?", (account,)).fetchone()
+    price, most = to_nano(reservation.usd), to_nano(reservation.max_usd)
+    if price is None:
+        raise BudgetExceededError(f"The next submit is expected to cost {reservation.usd:g} USD, which is no amount")
+    if (most is None and not reservation.max_usd > 0) or (most is not None and settled + held + price > most):
+        raise BudgetExceededError(
+            f"The next submit is expected to cost {reservation.usd:g} USD; of {reservation.max_usd:g} USD, "
+            f"{from_nano(settled):g} are spent and {from_nano(held):g} set aside",
+            charged="no",
+        )
+
+
+def _insert(db: Database, account: int, entry: Entry) -> None:
+    now = db.clock()
+    reserved = None if entry.reservation is None else to_nano(entry.reservation.usd)
+    cost = None if entry.cost_usd is None else to_nano(entry.cost_usd)
+    files = files_text(entry.files)
+    db.db.execute(
+        "INSERT INTO orders (account, item, key, request_id, state, run, reserved, cost, created, updated, model,"
+        " error, files, answer, digest, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            account,
+            _item(entry.item),
+            entry.key,
+            entry.request_id,
+            entry.state.value,
+            db.run,
+            reserved,
+            cost,
+            now,
+            now,
+            entry.model,
+            _short(entry.error),
+            files,
+            entry.answer,
+            seal(files, entry.answer),
+            entry.body,
+        ),
+    )
+    _charge(db, account, Charge(0, 0), charge(entry.state, reserved, cost))
+
+
+def _change(db: Database, account: int, row: _Row, entry: Entry) -> None:
+    """Give an order the state of an entry, if that is stronger, and in any case what the entry knows more."""
+    if entry.request_id is not None and row.request_id is None:
+        row = _absorb(db, account, row, entry.request_id)
+    before = state = _state(row.state)
+    error = None
+    if heeds(before, entry.state):
+        state, error = entry.state, _short(entry.error)
+    elif not _knows_more(row, entry):
+        return
+    cost = row.cost if entry.cost_usd is None else to_nano(entry.cost_usd)
+    files = files_text(entry.files) or row.files
+    answer = row.answer if entry.answer is None else entry.answer
+    db.db.execute(
+        "UPDATE orders SET state = ?, request_id = coalesce(request_id, ?), cost = ?, files = ?, answer = ?,"
+        " digest = ?, error = CASE WHEN ? THEN error ELSE ? END, updated = ? WHERE id = ?",
+        (
+            state.value,
+            entry.request_id,
+            cost,
+            files,
+            answer,
+            seal(files, answer),
+            state is before,
+            error,
+            db.clock(),
+            row.id,
+        ),
+    )
+    _charge(db, account, charge(before, row.reserved, row.cost), charge(state, row.reserved, cost))
+
+
+def _knows_more(row: _Row, entry: Entry) -> bool:
+    """Whether an entry has something to add to an order whose state is stronger than its own."""
+    new_id = entry.request_id is not None and row.request_id is None
+    return new_id or entry.cost_usd is not None or entry.answer is not None or entry.files != ()
+
+
+def _absorb(db: Database, account: int, row: _Row, request_id: str) -> _Row:
+    """Of a request that was heard of before its submit was known to be its own, make one order."""
+    for *found, error in db.db.execute(_NAMELESS, (account, request_id)).fetchall():
+        other = _Row(*found)
+        db.db.execute("DELETE FROM orders WHERE id = ?", (other.id,))
+        state = _state(other.state)
+        _charge(db, account, charge(state, other.reserved, other.cost), Charge(0, 0))
+        cost = None if other.cost is None else from_nano(other.cost)
+        known = Entry(
+            state=state,
+            request_id=request_id,
+            cost_usd=cost,
+            answer=other.answer,
+            files=files_from(other.files),
+            error=error,
+        )
+        db.db.execute("UPDATE orders SET request_id = ? WHERE id = ?", (request_id, row.id))
+        _change(db, account, row._replace(request_id=request_id), known)
+        [row] = [_Row(*again) for again in db.db.execute(_BY_REQUEST, (account, request_id)) if again[0] == row.id]
+    return row
+
+
+def _charge(db: Database, account: int, before: Charge, after: Charge) -> None:
+    settled, held = after.settled - before.settled, after.held - before.held
+    if settled or held:
+        db.db.execute(
+            "UPDATE accounts SET settled = settled + ?, held = held + ? WHERE id = ?", (settled, held, account)
+        )
+
+
+def _state(word: str) -> EntryState:
+    return EntryState(word)
+
+
+def _item(item: str | None) -> int | None:
+    if item is None:
+        return None
+    try:
+        return int(item)
+    except ValueError:
+        raise JournalError(f"This journal gave no such item: {item[:40]!r}") from None
+
+
+def _short(error: str | None) -> str | None:
+    """An error's text, fit to be stored: a server may have written it."""
+    return None if error is None else error[:_LONGEST].encode(errors="backslashreplace").decode()
+
+
+def seal(files: str | None, answer: bytes | None) -> int | None:
+    """What tells that a result was damaged since it was written down; it can be had again from the service."""
+    if files is None and answer is None:
+        return None
+    return zlib.crc32(answer or b"", zlib.crc32((files or "").encode()))
+
+
+def files_text(files: Sequence[SavedFile]) -> str | None:
+    """Files as they are stored."""
+    if not files:
+        return None
+    return json.dumps([[str(file.path), file.sha256, file.size] for file in files])
+
+
+def files_from(text: str | None) -> tuple[SavedFile, ...]:
+    """Files as they were stored."""
+    if text is None:
+        return ()
+    return tuple(SavedFile(path=Path(path), sha256=sha256, size=size) for path, sha256, size in json.loads(text))
