@@ -7,7 +7,6 @@ socket only: the wait for a free connection is not silence.
 import asyncio
 import errno
 import ssl
-import warnings
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache, lru_cache
@@ -221,9 +220,7 @@ class AiohttpTransport:
             connector, owner = session.connector, session.connector_owner
             session.detach()
             if owner and connector is not None:
-                with warnings.catch_warnings():  # of the transports: the client's own warning is enough
-                    warnings.simplefilter("ignore", ResourceWarning)
-                    connector._close()  # noqa: SLF001  # close() is a coroutine, a finalizer has no loop
+                connector._close()  # noqa: SLF001  # close() is a coroutine, a finalizer has no loop
 
 
 def _check_borrowed(session: object) -> None:

@@ -85,14 +85,21 @@ async def test_a_deadline_while_connecting_is_exact_and_costs_nothing(phase, mon
 
 @pytest.mark.usefixtures("klein_emulator")
 async def test_a_connection_that_takes_too_long_was_never_sent_anything(monkeypatch):
+    asked: list[str] = []
+
+    async def look_up(host: str, *_: Any, **__: Any) -> list[Any]:
+        asked.append(host)
+        return await _local()
+
     loop = asyncio.get_running_loop()
-    for name, stand_in in PHASES["connect"].items():
+    for name, stand_in in (PHASES["connect"] | {"getaddrinfo": look_up}).items():
         monkeypatch.setattr(loop, name, stand_in)
     async with FluxKleinClient(TOKEN, base_url="https://api.invalid", timeout=None) as client:
         error = await outcome(client.submit("a cat"))
     assert (type(error), error.sent, error.charged) == (APITimeoutError, False, "no")
     assert "ConnectionTimeoutError" in str(error)
     assert 50 <= now() <= 55  # five attempts of ten seconds, and the pauses between them
+    assert asked == ["api.invalid"] * 5  # an address that did not answer is not believed any longer
 
 
 class Silent(asyncio.Protocol):
@@ -278,6 +285,7 @@ async def test_what_was_borrowed_stays_open_at_the_end_and_in_a_finalizer(klein_
     ("trouble", "kind"),
     [
         (OSError("what a resolver may raise"), APIConnectionError),
+        (TimeoutError("what a middleware may raise"), APITimeoutError),  # the one OSError that aiohttp lets through
         (ValueError("what a parser may raise"), APIConnectionError),
         (TypeError("what a parser may raise"), APIConnectionError),
         (RuntimeError("Session is closed"), ConfigurationError),
