@@ -59,6 +59,7 @@ ORDER = [
     "ledger.base",
     "flow.background",
     "flow.call",
+    "flow.guarded",
     "flow.core",
     "flow.calls",
     "flow.orders",

@@ -55,7 +55,7 @@ class Entry:
 class Journal(Protocol):
     """Writes entries down durably.
 
-    Raises of `record`: `JournalError`, where it could not be written.
+    Raises of `record`: `JournalError`, where it could not be written. Any other exception becomes one.
     """
 
     async def record(self, entry: Entry) -> None:
@@ -66,7 +66,8 @@ class Journal(Protocol):
 class Budget(Protocol):
     """Bounds what may be spent.
 
-    Raises of `reserve`: `BudgetExceededError`, where the next submit could spend too much.
+    Raises of `reserve`: `BudgetExceededError`, where the next submit could spend too much. Any other exception ends the
+    call in a `ConfigurationError`; what the others raise is logged and ignored.
     """
 
     async def reserve(self, key: str, model: str, price: Callable[[str], Awaitable[ModelInfo]]) -> None:
