@@ -202,7 +202,7 @@ class AiohttpTransport:
     def _mapped(self, failure: BaseException, guard: BodyGuard | None) -> FluxKleinError:
         error = map_error(failure, self._redactor, guard)
         for secret in self._proxies.secrets:  # a proxy may answer with what it was sent
-            error.cause = Redactor(secret).text(error.cause or "")
+            error.cause = Redactor(secret, shortest=1).text(error.cause or "")
         return error
 
     async def aclose(self) -> None:
@@ -290,6 +290,7 @@ async def _the_rest(content: aiohttp.StreamReader, body: bytes, limit: int) -> b
     while size <= limit and (piece := await content.readany()):
         pieces.append(piece)
         size += len(piece)
+        await asyncio.sleep(0)  # a piece that is there already is inflated by the reading, and none waits for the loop
     return b"".join(pieces)
 
 
