@@ -21,6 +21,7 @@ from flux_klein_async.flow.closing import close
 from flux_klein_async.flow.core import Core
 from flux_klein_async.flow.fanout import FanOut
 from flux_klein_async.flow.generation import generate, ticket_of
+from flux_klein_async.flow.guarded import GuardedBudget, GuardedLimiter
 from flux_klein_async.flow.items import Workshop
 from flux_klein_async.flow.looking import Ticket
 from flux_klein_async.flow.orders import Order, made_input, prepare
@@ -139,12 +140,12 @@ class FluxKleinClient(NotWith):
             lanes=Lanes(transport.connections),
             redact=redactor.text,
             looks_at_result=look_at == "result",
-            limiter=InProcessLimiter(settings) if limits is None or isinstance(limits, Limits) else limits,
+            limiter=_limiter(limits, settings),
             polling=policy,
             learning=policy if isinstance(policy, SavedPolicy) else None,
             retry=retry,
             journal=journal.for_account(token) if isinstance(journal, KeepsAccounts) else journal,
-            budget=budget or NoBudget(),
+            budget=NoBudget() if budget is None else GuardedBudget(budget),
             on_event=on_event,
             backoff=Backoff(retry),
             max_file_bytes=settings.max_file_bytes,
@@ -494,6 +495,10 @@ class FluxKleinClient(NotWith):
         if isinstance(request, RequestHandle):
             return request.ticket
         return Ticket(request_id=_id_of(request))
+
+
+def _limiter(limits: Limits | Limiter | None, settings: Limits) -> Limiter:
+    return InProcessLimiter(settings) if limits is None or isinstance(limits, Limits) else GuardedLimiter(limits)
 
 
 def _id_of(request: str | RequestHandle) -> str:

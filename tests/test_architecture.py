@@ -77,6 +77,7 @@ ORDER = [
     "ledger.sqlite",
     "flow.background",
     "flow.call",
+    "flow.guarded",
     "flow.core",
     "flow.calls",
     "flow.orders",

@@ -11,11 +11,11 @@ from pathlib import Path
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.options import TOKEN_VARIABLES, Environment
 
-__all__ = ["Redactor", "find_token"]
+__all__ = ["SHORTEST_SECRET", "Redactor", "find_token"]
 
 _REDACTED = b"[token]"
 _MAX_FILE_BYTES = 64 * 1024
-_SHORTEST_SECRET = 6  # a shorter "token" is a placeholder; replacing it would maim ordinary words
+SHORTEST_SECRET = 6  # a shorter "token" is a placeholder; replacing it would maim ordinary words
 
 
 def find_token(explicit: str | None, environment: Environment, *, wall_clock: Callable[[], float]) -> str:
@@ -65,10 +65,10 @@ class Redactor:
     opens it may undo; none of them may slip through.
     """
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, *, shortest: int = SHORTEST_SECRET) -> None:
         self._token = token.encode()
         self._spellings: re.Pattern[bytes] | None = None
-        if len(token) >= _SHORTEST_SECRET:
+        if len(token) >= shortest:
             spelt = (rf"(?:\\?{re.escape(sign)}|(?:\\u00|%)(?i:{ord(sign):02x}))" for sign in token)
             self._spellings = re.compile("".join(spelt).encode())
 

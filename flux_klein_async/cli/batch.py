@@ -62,7 +62,9 @@ class _Job:
 def batch(
     file: Annotated[
         str,
-        typer.Argument(metavar="FILE", help="Prompts: .txt, .jsonl or .csv; - reads standard input.", show_default=False),
+        typer.Argument(
+            metavar="FILE", help="Prompts: .txt, .jsonl or .csv; - reads standard input.", show_default=False
+        ),
     ],
     *,
     journal: Annotated[
@@ -85,7 +87,8 @@ def batch(
         bool, typer.Option("--retry-failed", help="Submit again what failed; failures may have been charged.")
     ] = False,
     resubmit_uncertain: Annotated[
-        bool, typer.Option("--resubmit-uncertain", help="Submit again what may have been accepted, and is paid twice then.")
+        bool,
+        typer.Option("--resubmit-uncertain", help="Submit again what may have been accepted, and is paid twice then."),
     ] = False,
     model: Annotated[str, typer.Option(help="Model id.", metavar="ID")] = KLEIN_4B_TEXT_TO_IMAGE,
     timeout: Annotated[float, typer.Option(help="Seconds for each picture.", metavar="S", callback=positive)] = 120.0,
@@ -150,8 +153,8 @@ def _opened(file: str) -> BinaryIO:
     try:
         if file == "-":
             # Not `sys.stdin` itself: the interpreter would wait for a thread that reads it when it ends.
-            return open(sys.stdin.fileno(), "rb", closefd=False)  # noqa: PTH123, SIM115
-        return open(file, "rb")  # noqa: PTH123, SIM115  # its reader closes it
+            return open(sys.stdin.fileno(), "rb", closefd=False)
+        return open(file, "rb")  # noqa: PTH123  # its reader closes it
     except io.UnsupportedOperation:
         return sys.stdin.buffer  # one that is no file
     except (OSError, ValueError) as error:

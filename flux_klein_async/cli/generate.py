@@ -16,9 +16,9 @@ from typer.core import TyperCommand
 
 from flux_klein_async.cli import service, stopping
 from flux_klein_async.cli.board import Board
+from flux_klein_async.cli.checks import positive, writable
 from flux_klein_async.cli.exits import ExitCode
 from flux_klein_async.cli.items import Plan, Production
-from flux_klein_async.cli.checks import positive, writable
 from flux_klein_async.cli.progress import metered
 from flux_klein_async.cli.render import Screen
 from flux_klein_async.cli.stopping import Stop

@@ -172,8 +172,9 @@ class Call:
 
     def _ended(self) -> FluxKleinError:
         if self._reason is _Reason.CLOSED:
+            uncertain = self.uncertain or isinstance(self.last_error, SubmissionUncertainError)
             return ClientClosedError(
-                "The client was closed while the call was under way", charged="unknown" if self.uncertain else None
+                "The client was closed while the call was under way", charged="unknown" if uncertain else None
             )
         if self._reason is _Reason.STOPPED:
             return GenerationCancelledError(

@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 from flux_klein_async.api.messages import Kind, Request, Response
 from flux_klein_async.api.requests import Api
 from flux_klein_async.api.retry_after import retry_after
-from flux_klein_async.errors import ClientClosedError, ConfigurationError, FluxKleinError, RateLimitError
+from flux_klein_async.errors import ClientClosedError, ConfigurationError, FluxKleinError, JournalError, RateLimitError
 from flux_klein_async.events import Event, Failed, Held, Retrying
 from flux_klein_async.flow.background import Background
 from flux_klein_async.flow.call import Call, Registry
+from flux_klein_async.flow.guarded import asked
 from flux_klein_async.ledger.base import Entry, EntryState, Journal, SpendingLimit
 from flux_klein_async.options import RetryPolicy
 from flux_klein_async.polling.policies import PollPolicy, SavedPolicy
@@ -177,7 +178,8 @@ class Core:
             JournalError: It could not be written.
         """
         if self.journal is not None:
-            await self.journal.record(Entry(state=state, **facts))
+            with asked("journal", JournalError):
+                await self.journal.record(Entry(state=state, **facts))
 
     # --- calling
 
@@ -215,10 +217,13 @@ class Core:
         """Wait for a lane; False, and none is taken, if a hold came meanwhile: thousands may have queued before it."""
         if not self.lanes.take(kind):
             await self.lanes.wait(kind)
-        if self.limiter.held_until(kind) <= self.loop.time():
-            return True
-        self.lanes.leave(kind)
-        return False
+        usable = False
+        try:
+            usable = self.limiter.held_until(kind) <= self.loop.time()
+        finally:
+            if not usable:
+                self.lanes.leave(kind)
+        return usable
 
     async def exchange(self, request: Request, call: Call) -> Response:
         """Send a request in its turn; a refusal that asks for patience holds all calls of its kind."""

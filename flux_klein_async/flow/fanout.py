@@ -182,7 +182,7 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
     async def _read(self) -> tuple[int, T] | None:
         """The next item, once there is room for it; None when there is none or no more shall be read."""
         async with self._reading:
-            while self._held >= 2 * self._concurrency and not self._exhausted:
+            while self._held >= 2 * self._concurrency:
                 self._room.clear()
                 await self._room.wait()
             if self._exhausted:
@@ -207,7 +207,6 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         """Read no more items; those under way go on."""
         self._failure = self._failure or failure
         self._exhausted = True
-        self._room.set()
 
     async def all(self) -> list[Outcome[T]]:
         """Every outcome, in the order of the items; what dooms the rest becomes the outcome of all the rest."""

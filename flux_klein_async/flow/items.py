@@ -17,6 +17,7 @@ from flux_klein_async.errors import (
     GenerationCancelledError,
     GenerationFailedError,
     ItemTakenError,
+    JournalError,
     NotFoundError,
     SubmissionUncertainError,
 )
@@ -26,6 +27,7 @@ from flux_klein_async.flow.calls import cancel_abandoned, fetch_result
 from flux_klein_async.flow.core import Core
 from flux_klein_async.flow.fanout import Product
 from flux_klein_async.flow.generation import generate
+from flux_klein_async.flow.guarded import asked, told
 from flux_klein_async.flow.looking import Ticket
 from flux_klein_async.flow.orders import Order, made_id
 from flux_klein_async.flow.waiting import wait
@@ -73,11 +75,14 @@ class Workshop(Generic[T]):
         order = self._to_order(item)
         if self._items is None:
             return await self._submitted(index, order)
-        claim = await self._items.claim(order.model, order.body, made_id(item, self._to_id))
+        item_id = made_id(item, self._to_id)
+        with asked("journal", JournalError):
+            claim = await self._items.claim(order.model, order.body, item_id)
         try:
             return await self._claimed(index, order, claim)
         finally:
-            self._items.release(claim)
+            with told("journal"):
+                self._items.release(claim)
 
     def stop(self) -> None:
         """Submit nothing more, cancel what is queued; what runs is waited for."""

@@ -162,7 +162,7 @@ class _Submission:
     async def refused(self, error: FluxKleinError | None = None) -> None:
         """Nothing was accepted: give the money back, and write that down."""
         self._core.budget.release(self.key)
-        await self.write(EntryState.REFUSED, error=str(error) if error else None)
+        await self._write_end(EntryState.REFUSED, str(error) if error else None)
 
     async def uncertain(self, error: BaseException) -> None:
         """It may have been accepted: say so everywhere. The money stays set aside."""
@@ -178,7 +178,18 @@ class _Submission:
                 call=call.number,
             )
         )
-        await self.write(EntryState.UNCERTAIN, error=str(error))
+        try:
+            await self._write_end(EntryState.UNCERTAIN, str(error))
+        except FluxKleinError as failure:  # that money may be gone is the graver news
+            log.warning("An uncertain submit could not be written down: %s", failure)
+
+    async def _write_end(self, state: EntryState, error: str | None) -> None:
+        """How it ended; who is cancelled meanwhile leaves it to the background, or it would stand as under way."""
+        try:
+            await self.write(state, error=error)
+        except asyncio.CancelledError:
+            self._core.background.queue(lambda: self.write(state, error=error))
+            raise
 
     def _give_up(self, post: "asyncio.Task[str]", guard: BodyGuard) -> None:
         """The caller is gone: drop the POST if nothing of its body was written, else see it through."""

@@ -50,6 +50,8 @@ class Updates(NotForLoop):
         else:
             self._watch.on(call)
         with call:
+            if left is not None and left <= 0:  # no look more: it would be given up in this very instant
+                raise call.out_of_time(None)
             status = await self._watch.next_change()
         self._ended = status.state.final
         return status

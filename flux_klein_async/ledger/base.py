@@ -85,7 +85,7 @@ class Entry:
 
 
 class Journal(Protocol):
-    """Writes entries down durably."""
+    """Writes entries down durably. What it raises besides errors of this package becomes a `JournalError`."""
 
     async def record(self, entry: Entry) -> None:
         """Return once the entry is durable.
@@ -168,7 +168,11 @@ class KeepsAccounts(Protocol):
 
 
 class SpendingLimit(Protocol):
-    """Bounds what may be spent; `Budget` is one."""
+    """Bounds what may be spent; `Budget` is one.
+
+    What `reserve` raises besides errors of this package ends the call in a `ConfigurationError`; what the others raise is
+    logged and ignored.
+    """
 
     async def reserve(self, key: str, model: str, price: Callable[[str], Awaitable[ModelInfo]]) -> Reservation | None:
         """Set aside the price of one submit before it leaves; `price` reads the catalogue.

@@ -7,7 +7,6 @@ socket only: the wait for a free connection is not silence.
 import asyncio
 import errno
 import ssl
-import warnings
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache, lru_cache
@@ -203,7 +202,7 @@ class AiohttpTransport:
     def _mapped(self, failure: BaseException, guard: BodyGuard | None) -> FluxKleinError:
         error = map_error(failure, self._redactor, guard)
         for secret in self._proxies.secrets:  # a proxy may answer with what it was sent
-            error.cause = Redactor(secret).text(error.cause or "")
+            error.cause = Redactor(secret, shortest=1).text(error.cause or "")
         return error
 
     async def aclose(self) -> None:
@@ -221,9 +220,7 @@ class AiohttpTransport:
             connector, owner = session.connector, session.connector_owner
             session.detach()
             if owner and connector is not None:
-                with warnings.catch_warnings():  # of the transports: the client's own warning is enough
-                    warnings.simplefilter("ignore", ResourceWarning)
-                    connector._close()  # noqa: SLF001  # close() is a coroutine, a finalizer has no loop
+                connector._close()  # noqa: SLF001  # close() is a coroutine, a finalizer has no loop
 
 
 def _check_borrowed(session: object) -> None:
@@ -293,6 +290,7 @@ async def _the_rest(content: aiohttp.StreamReader, body: bytes, limit: int) -> b
     while size <= limit and (piece := await content.readany()):
         pieces.append(piece)
         size += len(piece)
+        await asyncio.sleep(0)  # a piece that is there already is inflated by the reading, and none waits for the loop
     return b"".join(pieces)
 
 

@@ -16,7 +16,10 @@ __all__ = ["InProcessLimiter", "Limiter", "LookPrice", "Ramp", "Slot"]
 
 
 class Limiter(Protocol):
-    """What the client asks before it calls, and tells of what came of it."""
+    """What the client asks before it calls, and tells of what came of it.
+
+    What it raises when it is asked ends the call in a `ConfigurationError`; when it is told, it is logged and ignored.
+    """
 
     async def acquire(self) -> None:
         """Wait for a slot: one generation more in flight."""

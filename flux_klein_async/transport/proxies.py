@@ -7,11 +7,12 @@ read, not somebody else to be sent it. For the same reason a loopback host is ne
 
 import base64
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from yarl import URL
 
+from flux_klein_async.api.credentials import SHORTEST_SECRET
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.hosts import host_of, is_loopback, parsed
 from flux_klein_async.options import Environment
@@ -88,8 +89,20 @@ def _parsed(text: str) -> Proxy:
         return Proxy(plain)
     user, password = url.user or "", url.password or ""
     basic = base64.b64encode(f"{user}:{password}".encode()).decode()  # UTF-8: RFC 7617, 2.1
-    secrets = tuple(filter(None, (basic, password, url.raw_password)))
-    return Proxy(plain, {"Proxy-Authorization": f"Basic {basic}"}, secrets)
+    return Proxy(plain, {"Proxy-Authorization": f"Basic {basic}"}, (basic, *_secrets(url)))
+
+
+def _secrets(url: URL) -> Iterator[str]:
+    """What would give the credentials away, longest first, as it is meant and as it is written in a URL.
+
+    A password of a few letters only next to its user: alone it would be found in ordinary words. Where there is no
+    password, the user is the secret.
+    """
+    for user, password in ((url.user or "", url.password or ""), (url.raw_user or "", url.raw_password or "")):
+        if password:
+            yield f"{user}:{password}"
+        if len(password or user) >= SHORTEST_SECRET:
+            yield password or user
 
 
 def _covers(entry: str, host: str, port: int | None) -> bool:

@@ -27,6 +27,11 @@ def test_a_directory_that_can_be_made_is_writable_and_not_made_yet(tmp_path):
 
 def test_a_file_in_the_way_or_a_name_that_is_too_long_is_found_out(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    for path in (tmp_path / "file", tmp_path / "file" / "x", tmp_path / ("x" * 300), Path(os.sep.join(["x" * 200] * 100))):
+    for path in (
+        tmp_path / "file",
+        tmp_path / "file" / "x",
+        tmp_path / ("x" * 300),
+        Path(os.sep.join(["x" * 200] * 100)),
+    ):
         with pytest.raises(typer.BadParameter, match="nothing can be written"):
             writable(path)

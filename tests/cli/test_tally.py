@@ -25,9 +25,7 @@ def changed(tag: object, state: RequestState) -> StateChanged:
 
 
 def done(index: int, cost: float | None = None, *, recalled: bool = False) -> Outcome[str]:
-    result = GenerationResult(
-        request_id="r", state=RequestState.COMPLETED, output=GenerationOutput(), cost_usd=cost
-    )
+    result = GenerationResult(request_id="r", state=RequestState.COMPLETED, output=GenerationOutput(), cost_usd=cost)
     return Outcome(index=index, item="x", result=result, recalled=recalled)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flux_klein_async import FixedPolling, Limits, ModelInfo, Observation, Progress, RetryPolicy
+from flux_klein_async import ConfigurationError, FixedPolling, Limits, ModelInfo, Observation, Progress, RetryPolicy
 from flux_klein_async.api.messages import Kind
 from flux_klein_async.emulator import Generation, Pass, Reply, error_reply
 from flux_klein_async.events import Held, Retrying
@@ -187,6 +187,22 @@ async def test_without_a_handler_a_generation_says_nothing(klein_emulator, conne
     caplog.set_level(logging.INFO, "flux_klein_async")
     await connect().generate("a cat")
     assert caplog.records == []
+
+
+async def test_a_limiter_that_raises_costs_no_connection(klein_emulator, connect):
+    class Moody(InProcessLimiter):
+        asked = 0
+
+        def held_until(self, kind: Kind) -> float:
+            self.asked += 1
+            if self.asked == 2:  # with the connection in hand
+                raise ZeroDivisionError
+            return super().held_until(kind)
+
+    session = klein_emulator.session(connector=klein_emulator.connector(limit=1))
+    client = connect(session=session, limits=Moody(Limits()), timeout=9)
+    assert type(await outcome(client.model())) is ConfigurationError
+    assert (type(await outcome(client.model())), now() < 1) == (ModelInfo, True)
 
 
 # --- learning

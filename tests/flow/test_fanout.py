@@ -204,6 +204,30 @@ async def test_an_exception_of_the_items_leaves_unwrapped_after_the_running_ones
     assert seen == ["a"]
 
 
+class Ending:
+    """Items whose end may be asked for once: a queue, say, that would then wait for more."""
+
+    def __init__(self) -> None:
+        self.left = list("abc")
+        self.ends = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if not self.left:
+            self.ends += 1
+            raise StopIteration
+        return self.left.pop()
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 3, 8])
+async def test_items_that_have_ended_are_not_asked_again(klein_emulator, connect, concurrency):
+    items = Ending()
+    outcomes = await connect().generate_all(items, concurrency=concurrency)
+    assert (len(outcomes), items.ends) == (3, 1)
+
+
 # --- saving next to generating
 
 
@@ -397,6 +421,20 @@ async def test_an_exit_that_is_cancelled_waits_for_those_who_are_slow_to_end():
     task.cancel()
     await asyncio.wait({task})
     assert (task.cancelled(), sorted(ended), strays()) == (True, ["a", "b"], [])
+
+
+async def test_after_leaving_nothing_more_is_begun_even_where_an_item_ends_in_that_instant():
+    begun: list[str] = []
+
+    async def run(_index: int, item: str) -> Any:
+        begun.append(item)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(1 if len(begun) <= 2 else 0)
+        raise InputRejectedError(status_code=422)
+
+    async with FanOut(list("abc"), run, concurrency=2, ordered=False):
+        await settle()
+    assert begun == ["a", "b"]
 
 
 async def test_the_first_of_several_failures_is_the_one_that_is_raised():

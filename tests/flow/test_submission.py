@@ -18,6 +18,7 @@ from flux_klein_async import (
     InputRejectedError,
     InsufficientBalanceError,
     InvalidResponseError,
+    JournalError,
     Limits,
     NotFoundError,
     PermissionDeniedError,
@@ -501,6 +502,84 @@ async def test_nothing_is_submitted_when_the_intent_cannot_be_written(klein_emul
     assert (str(error), error.charged, klein_emulator.calls["submit"]) == ("the disk is full", "no", 0)
 
 
+class Broken(Book):
+    """A journal that has a defect where it writes one state."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__()
+        self.state = state
+
+    async def record(self, entry: Entry) -> None:
+        if entry.state.value == self.state:
+            raise OSError("the disk is full")
+        await super().record(entry)
+
+
+DEFECTS = [
+    ("submitting", None, JournalError, "no"),
+    ("refused", error_reply(422), JournalError, "no"),
+    ("uncertain", error_reply(500), SubmissionUncertainError, "unknown"),  # the graver news
+    ("submitted", None, JournalError, "unknown"),
+    ("completed", None, JournalError, "unknown"),
+    ("failed", Generation(ends="failed"), JournalError, "unknown"),
+    ("cancelled", Generation(ends="cancelled"), JournalError, "unknown"),
+]
+
+
+@pytest.mark.parametrize(("state", "answer", "kind", "charged"), DEFECTS)
+async def test_a_defect_of_the_journal_loses_neither_money_nor_id(
+    klein_emulator, connect, caplog, state, answer, kind, charged
+):
+    book = Broken(state)
+    klein_emulator.script("submit", answer)
+    error = await outcome(connect(journal=book, budget=book).generate("a cat"))
+    assert (type(error), error.charged) == (kind, charged)
+    assert [error.request_id] == ([*klein_emulator.completions] or [None])
+    assert klein_emulator.calls["submit"] == (0 if state == "submitting" else 1)
+    assert book.lines.count("release") == (1 if charged == "no" else 0)
+    if kind is JournalError:
+        assert error.cause == "OSError: the disk is full"
+        assert isinstance(error.__cause__, OSError)
+    else:
+        assert "could not be written down" in caplog.text
+
+
+@pytest.mark.parametrize("by", ["cancellation", "deadline", "aclose"])
+@pytest.mark.parametrize(
+    ("answer", "lines", "kind", "charged"),
+    [
+        (error_reply(422), ["release", "refused"], InputRejectedError, "no"),
+        (error_reply(500), ["uncertain"], SubmissionUncertainError, "unknown"),
+    ],
+    ids=["refused", "uncertain"],
+)
+async def test_who_goes_while_the_end_is_written_down_does_not_leave_it_unwritten(
+    klein_emulator, connect, by, answer, lines, kind, charged
+):
+    class Slow(Book):
+        async def record(self, entry: Entry) -> None:
+            if entry.state is not EntryState.SUBMITTING:
+                await asyncio.sleep(3)
+            await super().record(entry)
+
+    book = Slow()
+    client = connect(journal=book, budget=book, timeout=1.5)
+    klein_emulator.script("submit", answer)
+    call = asyncio.ensure_future(outcome(client.generate("a cat")))
+    await asyncio.sleep(1)
+    if by == "cancellation":
+        await give_up(call)
+    elif by == "deadline":
+        error = await call
+        assert (type(error), error.charged, now()) == (kind, charged, 1.5)
+    await client.aclose()
+    if by == "aclose":
+        error = await call
+        assert (type(error), error.charged) == (ClientClosedError, charged)
+    assert book.lines == ["reserve", "submitting", *lines]
+    assert len({entry.key for entry in book.entries}) == 1
+
+
 async def test_an_id_that_cannot_be_written_down_is_in_the_error(klein_emulator, connect):
     book = Torn("submitted")
     error = await outcome(connect(journal=book, budget=book).generate("a cat"))
@@ -531,18 +610,14 @@ async def test_an_abandoned_submit_that_was_accepted_but_not_written_down_is_sti
 
 
 async def test_a_defect_under_an_abandoned_submit_is_logged(klein_emulator, connect, caplog):
-    class Broken(Book):
-        async def record(self, entry: Any) -> None:
-            if entry.state.value == "submitted":
-                raise ZeroDivisionError
-
-    client = connect(journal=Broken())
+    client = connect(journal=Broken("submitted"))
     klein_emulator.script("submit", Pass(delay=2.0))
     task = asyncio.ensure_future(client.generate("a cat"))
     await asyncio.sleep(1)
     await give_up(task)
     await client.aclose()
-    assert caplog.records[0].getMessage() == "A background task failed"
+    [line] = [record.getMessage() for record in caplog.records if "background" in record.getMessage()]
+    assert line.startswith("A background task failed: The journal failed: OSError: the disk is full")
     assert klein_emulator.calls["cancel"] == 1
 
 

@@ -173,6 +173,7 @@ BROKEN = [
     Garbage(),
     Reply(200, b""),
     Reply(200, PNG, cut=Cut(0)),
+    Reply(200, PNG, V1, cut=Cut(0)),  # of a known version, but with nothing to continue
     Reply(200, PNG, {"Content-Type": "image/png"}, cut=Cut(50)),
     Reply(200, PNG, cut=Cut(50, silent=True)),
     Reply(200, PNG[:-1], V1),

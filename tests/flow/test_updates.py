@@ -5,7 +5,7 @@ import asyncio
 from flux_klein_async import FixedPolling, WaitTimeoutError
 from flux_klein_async.emulator import Generation
 from flux_klein_async.events import Looked
-from tests.fakes import Events, now, outcome, strays
+from tests.fakes import Events, now, outcome, settle, strays
 
 
 async def test_the_final_state_is_the_last_update(klein_emulator, connect):
@@ -26,8 +26,14 @@ async def test_one_deadline_covers_all_updates(klein_emulator, connect):
     error = await outcome(anext(updates))
     assert (type(error), now(), error.request_id) == (WaitTimeoutError, 6.5, handle.request_id)
     assert (error.looks, error.state) == (3, "in_progress")
+    looks = klein_emulator.calls["status"]
     error = await outcome(anext(updates))
     assert (type(error), now(), error.state) == (WaitTimeoutError, 6.5, "in_progress")
+    assert (error.looks, error.request_id) == (3, handle.request_id)
+    error = await outcome(anext(handle.updates(timeout=0)))
+    assert (type(error), now(), error.looks) == (WaitTimeoutError, 6.5, 0)
+    await settle()
+    assert klein_emulator.calls["status"] == looks  # nothing is asked that nobody can wait for
 
 
 async def test_no_limit_and_a_reader_that_leaves_leave_nothing_running(klein_emulator, connect):

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import socket
+from base64 import b64encode
 from typing import Any
 
 import pytest
@@ -85,14 +86,21 @@ async def test_a_deadline_while_connecting_is_exact_and_costs_nothing(phase, mon
 
 @pytest.mark.usefixtures("klein_emulator")
 async def test_a_connection_that_takes_too_long_was_never_sent_anything(monkeypatch):
+    asked: list[str] = []
+
+    async def look_up(host: str, *_: Any, **__: Any) -> list[Any]:
+        asked.append(host)
+        return await _local()
+
     loop = asyncio.get_running_loop()
-    for name, stand_in in PHASES["connect"].items():
+    for name, stand_in in (PHASES["connect"] | {"getaddrinfo": look_up}).items():
         monkeypatch.setattr(loop, name, stand_in)
     async with FluxKleinClient(TOKEN, base_url="https://api.invalid", timeout=None) as client:
         error = await outcome(client.submit("a cat"))
     assert (type(error), error.sent, error.charged) == (APITimeoutError, False, "no")
     assert "ConnectionTimeoutError" in str(error)
     assert 50 <= now() <= 55  # five attempts of ten seconds, and the pauses between them
+    assert asked == ["api.invalid"] * 5  # an address that did not answer is not believed any longer
 
 
 class Silent(asyncio.Protocol):
@@ -187,6 +195,22 @@ async def test_what_just_fits_is_read_whole_in_whatever_pieces(pieces):
     assert not answer.closed
 
 
+async def test_the_loop_is_not_held_by_an_answer_that_is_all_there():
+    """As one is that a few compressed bytes have grown into."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.ensure_future(others())
+    await _read_bounded(Answer(*[b"x"] * 20), 20, 1.0)
+    task.cancel()
+    assert turns >= 19
+
+
 async def test_a_session_that_trusts_the_environment_sends_what_any_other_sends(klein_emulator, connect):
     for trust_env in (False, True):
         await connect(session=klein_emulator.session(trust_env=trust_env)).model()
@@ -278,6 +302,7 @@ async def test_what_was_borrowed_stays_open_at_the_end_and_in_a_finalizer(klein_
     ("trouble", "kind"),
     [
         (OSError("what a resolver may raise"), APIConnectionError),
+        (TimeoutError("what a middleware may raise"), APITimeoutError),  # the one OSError that aiohttp lets through
         (ValueError("what a parser may raise"), APIConnectionError),
         (TypeError("what a parser may raise"), APIConnectionError),
         (RuntimeError("Session is closed"), ConfigurationError),
@@ -341,12 +366,31 @@ async def test_what_the_environment_names_wrongly_is_no_affair_of_a_session_that
         AiohttpTransport(**wanted)
 
 
-def test_what_a_proxy_echoes_is_kept_without_its_secrets():
-    environment = Environment(proxy="http://user:hush-hush-hush@p.example")
+def basic(user_and_password: str) -> str:
+    return b64encode(user_and_password.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("credentials", "echo", "shown"),
+    [
+        ("user:hush-hush-hush", "hush-hush-hush", "[token]"),
+        ("user:hush-hush-hush", "http://user:hush-hush-hush@p.example", "http://[token]@p.example"),
+        ("user:p%40ssword", "p@ssword or p%40ssword or p%40sswor%64", "[token] or [token] or [token]"),
+        ("us%40er:a%40b", "us@er:a@b or us%40er:a%40b", "[token] or [token]"),
+        ("user:pw", f"Basic {basic('user:pw')}", "Basic [token]"),
+        ("user:pw", "http://user:pw@p.example", "http://[token]@p.example"),
+        ("user:pw", "user and pw in ordinary words", "user and pw in ordinary words"),
+        ("u:p", f"u:p or {basic('u:p')}", "[token] or [token]"),
+        ("user:", f"user, user: or {basic('user:')}", "user, user: or [token]"),
+        ("key-of-the-proxy", f"key-of-the-proxy or {basic('key-of-the-proxy:')}", "[token] or [token]"),
+        (":pass-word", "pass-word", "[token]"),
+    ],
+)
+def test_what_a_proxy_echoes_is_kept_without_its_secrets(credentials, echo, shown):
+    environment = Environment(proxy=f"http://{credentials}@p.example")
     transport = AiohttpTransport(limits=Limits(), redactor=Redactor(TOKEN), environment=environment)
-    cause = transport._mapped(OSError(f"said hush-hush-hush and {TOKEN} aloud"), None).cause
-    assert "aloud" in cause
-    assert not any(secret in cause for secret in ("hush-hush", TOKEN))
+    error = transport._mapped(OSError(f"said {echo} and {TOKEN} aloud"), None)
+    assert error.cause == f"OSError: said {shown} and [token] aloud"
 
 
 @pytest.mark.parametrize(
