@@ -62,9 +62,7 @@ class _Job:
 def batch(
     file: Annotated[
         str,
-        typer.Argument(
-            metavar="FILE", help="Prompts: .txt, .jsonl or .csv; - reads standard input.", show_default=False
-        ),
+        typer.Argument(metavar="FILE", help="Prompts: .txt, .jsonl, .csv; - reads standard input.", show_default=False),
     ],
     *,
     journal: Annotated[
@@ -88,7 +86,7 @@ def batch(
     ] = False,
     resubmit_uncertain: Annotated[
         bool,
-        typer.Option("--resubmit-uncertain", help="Submit again what may have been accepted, and is paid twice then."),
+        typer.Option("--resubmit-uncertain", help="Submit again what may have been accepted and paid."),
     ] = False,
     model: Annotated[str, typer.Option(help="Model id.", metavar="ID")] = KLEIN_4B_TEXT_TO_IMAGE,
     timeout: Annotated[float, typer.Option(help="Seconds for each picture.", metavar="S", callback=positive)] = 120.0,
@@ -172,14 +170,13 @@ async def _run(job: _Job, feed: Feed, stop: Stop) -> ExitCode:
     stop.before_leaving = screen.restore
     if bad := await feed.first_bad():
         return _refuse(bad, screen)
-    tally = Tally()
+    tally, policy = Tally(), AdaptivePolling(store=_store(job))
     async with AsyncExitStack() as stack:
         address: service.Address = (job.base_url, None)
         if job.emulator:
             address = await stack.enter_async_context(service.emulated())
             screen.note("Emulated: the pictures are placeholders, and nothing is charged.")
-        journal = SqliteJournal(job.journal, retry_failed=job.retry_failed, resubmit_uncertain=job.resubmit_uncertain)
-        policy = AdaptivePolling(store=None if job.emulator else service.store_path(os.environ, job.base_url))
+        journal = await _journal(job, stack)
         client = service.build_client(
             address,
             model=job.model,
@@ -192,17 +189,31 @@ async def _run(job: _Job, feed: Feed, stop: Stop) -> ExitCode:
         )
         await stack.enter_async_context(client)
         if job.dry_run:
-            return await _look_ahead(job, feed, client, journal, policy, screen)
-        manifest = stack.enter_context(Manifest(job.output_dir / "manifest.jsonl"))  # makes the directory
-        await stack.enter_async_context(journal)
+            look = journal.for_account(service.token_of(address)).items().look if journal is not None else None
+            return await _look_ahead(job, feed, client, policy, look, screen)
+        manifest = stack.enter_context(Manifest(job.output_dir / "manifest.jsonl"))
         begun = asyncio.get_running_loop().time()
         async with metered(screen, tally):
             code = await BatchRun(client, tally, screen, job.plan, manifest).through(feed, stop)
-        seconds = asyncio.get_running_loop().time() - begun
-        screen.say(_summary(job, tally, seconds))
-        if stop.code is not None or tally.left:
+        screen.say(_summary(job, tally, asyncio.get_running_loop().time() - begun))
+        if stop.code is not None or tally.taken:
             screen.say("Run the same command again to go on.")
     return code
+
+
+def _store(job: _Job) -> Path | None:
+    return None if job.emulator else service.store_path(os.environ, job.base_url)
+
+
+async def _journal(job: _Job, stack: AsyncExitStack) -> SqliteJournal | None:
+    """The journal, open; none for a dry run that would have to make it."""
+    if job.dry_run and not job.journal.exists():
+        return None
+    if not job.dry_run:
+        job.output_dir.mkdir(parents=True, exist_ok=True)
+    return await stack.enter_async_context(
+        SqliteJournal(job.journal, retry_failed=job.retry_failed, resubmit_uncertain=job.resubmit_uncertain)
+    )
 
 
 def _refuse(bad: list[BadRow], screen: Screen) -> ExitCode:
@@ -215,13 +226,9 @@ def _refuse(bad: list[BadRow], screen: Screen) -> ExitCode:
 
 
 async def _look_ahead(
-    job: _Job, feed: Feed, client: FluxKleinClient, journal: SqliteJournal, policy: AdaptivePolling, screen: Screen
+    job: _Job, feed: Feed, client: FluxKleinClient, policy: AdaptivePolling, look: Look | None, screen: Screen
 ) -> ExitCode:
-    """Say what a run would do; nothing is made, not even the journal."""
-    look: Look | None = None
-    if job.journal.exists():
-        await journal.open()
-        look = journal.peek
+    """Say what a run would do; nothing is made."""
     price = generation_price(await client.model())
     found = await forecast(feed, job.model, Estimate(learned(policy, job.model)), look)
     for row in found.first_bad:

@@ -81,20 +81,20 @@ class BatchRun:
 
     async def _good(self, feed: Feed) -> AsyncIterator["_Item"]:
         """The rows that can be submitted; the others are told and left out."""
-        async for index, row in feed:
+        async for number, row in feed:
             if isinstance(row, BadRow):
                 self._tally.bad += 1
                 self._codes.add(ExitCode.BAD_INPUT)
                 self._tell(row.line, row.problem)
             else:
-                yield _Item(index, row)
+                yield _Item(number, row)
         self._tally.total = feed.count
 
     def _take(self, outcome: "Outcome[_Item]") -> None:
         self._tally.end(outcome)
-        index, row = outcome.item
+        number, row = outcome.item
         ended = Outcome(
-            index=index,
+            index=number,
             item=row,
             result=outcome.result,
             error=outcome.error,
@@ -124,9 +124,9 @@ class BatchRun:
 
 
 class _Item(NamedTuple):
-    """A row that can be submitted, and how many came before it."""
+    """A row that can be submitted, and its number, from 0."""
 
-    index: int
+    number: int
     row: Row
 
 

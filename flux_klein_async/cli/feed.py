@@ -16,9 +16,9 @@ _AHEAD = 256  # rows read before they are wanted
 
 
 class Numbered(NamedTuple):
-    """A row, bad or not, and how many came before it."""
+    """A row, bad or not, and its number, from 0."""
 
-    index: int
+    number: int
     row: Row | BadRow
 
 

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from yarl import URL
 
 from flux_klein_async.api.addresses import Addresses
+from flux_klein_async.api.credentials import find_token
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import FluxKleinError
 from flux_klein_async.events import Event
@@ -28,6 +30,7 @@ __all__ = [
     "require_matplotlib",
     "require_pillow",
     "store_path",
+    "token_of",
 ]
 
 STORE_VARIABLE = "FLUX_KLEIN_STORE"
@@ -69,6 +72,15 @@ def build_client(
         journal=journal,
         budget=budget,
     )
+
+
+def token_of(address: Address) -> str:
+    """The token that the client of this address has.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    return find_token(address[1], from_environ(os.environ), wall_clock=time.time)
 
 
 def store_path(environ: Mapping[str, str], base_url: str | None) -> Path | None:

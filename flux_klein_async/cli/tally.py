@@ -72,11 +72,6 @@ class Tally:
         return self.done + self.failed + self.uncertain + self.taken + self.bad
 
     @property
-    def left(self) -> int:
-        """How many another run may bring to a better end without further options."""
-        return self.taken
-
-    @property
     def queued(self) -> int:
         """How many are known to wait in the service's queue."""
         return self._states[RequestState.IN_QUEUE]

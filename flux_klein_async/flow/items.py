@@ -48,7 +48,7 @@ class Workshop(Generic[T]):
         self,
         core: Core,
         to_order: Callable[[T], Order],
-        to_id: Callable[[T], str] | None,
+        to_id: Callable[[T], str | None] | None,
         *,
         timeout: float | None,
         on_abandon: OnAbandon,

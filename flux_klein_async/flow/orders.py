@@ -117,7 +117,7 @@ def made_input(item: T, to_input: Callable[[T], Input] | None) -> Any:
     return item if to_input is None else _made_by_user("to_input", to_input, item)
 
 
-def made_id(item: T, to_id: Callable[[T], str] | None) -> str | None:
+def made_id(item: T, to_id: Callable[[T], str | None] | None) -> str | None:
     """An item's id; None where it has none, and is known by its content.
 
     Raises:

@@ -170,8 +170,8 @@ class KeepsAccounts(Protocol):
 class SpendingLimit(Protocol):
     """Bounds what may be spent; `Budget` is one.
 
-    What `reserve` raises besides errors of this package ends the call in a `ConfigurationError`; what the others raise is
-    logged and ignored.
+    What `reserve` raises besides errors of this package ends the call in a `ConfigurationError`; what the others raise
+    is logged and ignored.
     """
 
     async def reserve(self, key: str, model: str, price: Callable[[str], Awaitable[ModelInfo]]) -> Reservation | None:

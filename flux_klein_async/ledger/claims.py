@@ -13,7 +13,7 @@ from flux_klein_async.ledger.database import Database
 from flux_klein_async.ledger.entries import files_from, seal
 from flux_klein_async.ledger.transitions import ENDED
 
-__all__ = ["WORKING", "claim", "forget_pass"]
+__all__ = ["WORKING", "claim", "forget_pass", "look"]
 
 # Whoever gets one of these works on the item until it releases it.
 WORKING: Final = frozenset({Action.SUBMIT, Action.TAKE_UP})
@@ -44,9 +44,7 @@ def claim(
     Raises:
         InvalidInputError: Its id came before in this pass, or stood for another input.
     """
-    account = db.account(token)
-    content = hashlib.sha256(model.encode() + b"\0" + body).digest()
-    name = _name_in_pass(db, number, content, item_id)
+    account, content, name = _known_as(db, token, number, model, body, item_id)
     row = db.db.execute(_ITEM, (account, name)).fetchone()
     if row is None:
         cursor = db.db.execute(
@@ -56,20 +54,50 @@ def claim(
         item = cursor.lastrowid or 0
         db.taken.add(item)
         return Claim(item=str(item), action=Action.SUBMIT)
-    item, known, run, seen = row
-    if known != content:
-        raise InvalidInputError(f"The journal knows another input by the id {(item_id or '')[:60]!r}")
-    alive = db.is_alive(run)  # first: it may change what is known of the order
-    newest = _newest(db, item)
-    action = Action.TAKEN if _under_way(db, item, run, seen, newest, alive=alive) else _action(newest, again)
+    item = row[0]
+    action, newest = _found(db, row, content, item_id, again)
     if action in WORKING:
         _take(db, item, newest, action)
     return _told(item, action, newest)
 
 
+def look(
+    db: Database, token: str, number: int, model: str, body: bytes, item_id: str | None, again: frozenset[EntryState]
+) -> Action:
+    """What a claim would lead to; nobody takes the item.
+
+    Raises:
+        InvalidInputError: As `claim`.
+    """
+    account, content, name = _known_as(db, token, number, model, body, item_id)
+    row = db.db.execute(_ITEM, (account, name)).fetchone()
+    return Action.SUBMIT if row is None else _found(db, row, content, item_id, again)[0]
+
+
 def forget_pass(db: Database, number: int) -> None:
     """Nobody goes on with a pass."""
     db.db.execute("DELETE FROM temp.seen WHERE pass = ?", (number,))
+
+
+def _known_as(
+    db: Database, token: str, number: int, model: str, body: bytes, item_id: str | None
+) -> tuple[int, bytes, bytes]:
+    """Account, content and name of an item."""
+    content = hashlib.sha256(model.encode() + b"\0" + body).digest()
+    return db.account(token), content, _name_in_pass(db, number, content, item_id)
+
+
+def _found(
+    db: Database, row: Any, content: bytes, item_id: str | None, again: frozenset[EntryState]
+) -> tuple[Action, _Newest | None]:
+    """What is to be done with an item of which there is a row, and its newest order."""
+    item, known, run, seen = row
+    if known != content:
+        raise InvalidInputError(f"The journal knows another input by the id {(item_id or '')[:60]!r}")
+    alive = db.is_alive(run)  # first: it may change what is known of the order
+    newest = _newest(db, item)
+    taken = _under_way(db, item, run, seen, newest, alive=alive)
+    return Action.TAKEN if taken else _action(newest, again), newest
 
 
 def _name_in_pass(db: Database, number: int, content: bytes, item_id: str | None) -> bytes:

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from flux_klein_async.errors import FluxKleinError, JournalError
-from flux_klein_async.ledger.base import Claim, Entry, EntryState, Items
-from flux_klein_async.ledger.claims import WORKING, claim, forget_pass
+from flux_klein_async.ledger.base import Action, Claim, Entry, EntryState
+from flux_klein_async.ledger.claims import WORKING, claim, forget_pass, look
 from flux_klein_async.ledger.database import Database
 from flux_klein_async.ledger.entries import record
 from flux_klein_async.ledger.transitions import from_nano
 from flux_klein_async.ledger.troubles import trouble
 
-__all__ = ["Account", "Spending", "SqliteJournal"]
+__all__ = ["Account", "Pass", "Spending", "SqliteJournal"]
 
 T = TypeVar("T")
 _MOST: Final = 500  # operations in one transaction: other processes wait for its end
@@ -162,7 +162,7 @@ class SqliteJournal:
         """
         await self._nameless.record(entry)
 
-    def items(self) -> Items:
+    def items(self) -> "Pass":
         """Begin a pass over items, in the account without a name."""
         return self._nameless.items()
 
@@ -207,6 +207,14 @@ class SqliteJournal:
 
         def operation(database: Database) -> Claim:
             return claim(database, account, number, model, body, item_id, self._again)
+
+        return operation
+
+    def look_as(self, account: str, number: int, model: str, body: bytes, item_id: str | None) -> Callable[..., Action]:
+        """The operation that looks at an item."""
+
+        def operation(database: Database) -> Action:
+            return look(database, account, number, model, body, item_id, self._again)
 
         return operation
 
@@ -298,9 +306,9 @@ class Account:
         token = self._token
         await self._journal.operate(lambda database: record(database, token, entry))
 
-    def items(self) -> Items:
+    def items(self) -> "Pass":
         """Begin a pass over items."""
-        return _Pass(self._journal, self._token)
+        return Pass(self._journal, self._token)
 
     async def spent(self) -> Spending:
         """What the account has spent.
@@ -316,7 +324,7 @@ class Account:
         return Spending(settled_usd=from_nano(settled), held_usd=from_nano(held))
 
 
-class _Pass:
+class Pass:
     """One pass over items."""
 
     def __init__(self, journal: SqliteJournal, token: str) -> None:
@@ -326,9 +334,15 @@ class _Pass:
         weakref.finalize(self, journal.end_pass, self._number).atexit = False
 
     async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
+        """As `Items` says."""
         return await self._journal.operate(self._journal.claim_as(self._token, self._number, model, body, item_id))
 
+    async def look(self, model: str, body: bytes, item_id: str | None) -> Action:
+        """What `claim` would say is to be done with an item; it is not taken."""
+        return await self._journal.operate(self._journal.look_as(self._token, self._number, model, body, item_id))
+
     def release(self, claim: Claim) -> None:
+        """As `Items` says."""
         self._journal.release_item(claim)
 
 

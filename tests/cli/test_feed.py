@@ -34,7 +34,7 @@ async def test_the_first_thousand_are_checked_before_any_is_given_out():
     with Feed(rows) as feed:
         assert await feed.first_bad() == bad
         found = await everything(feed)
-    assert [at.index for at in found] == list(range(len(rows)))
+    assert [at.number for at in found] == list(range(len(rows)))
     assert [at.row for at in found] == rows
 
 
