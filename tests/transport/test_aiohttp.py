@@ -376,6 +376,7 @@ def basic(user_and_password: str) -> str:
         ("user:hush-hush-hush", "hush-hush-hush", "[token]"),
         ("user:hush-hush-hush", "http://user:hush-hush-hush@p.example", "http://[token]@p.example"),
         ("user:p%40ssword", "p@ssword or p%40ssword or p%40sswor%64", "[token] or [token] or [token]"),
+        ("user:p%C3%A4ssword", "pässword or p%C3%A4ssword", "[token] or [token]"),
         ("us%40er:a%40b", "us@er:a@b or us%40er:a%40b", "[token] or [token]"),
         ("user:pw", f"Basic {basic('user:pw')}", "Basic [token]"),
         ("user:pw", "http://user:pw@p.example", "http://[token]@p.example"),
