@@ -120,7 +120,5 @@ async def test_a_wish_to_stop_that_came_before_the_first_submit_is_heard(bench, 
 async def test_records_have_the_number_of_the_row_bad_ones_counted(bench, capsys):
     it = bench(as_json=True)
     await it.through([*rows(1), BadRow(2, "blank"), *rows(1)])
-    assert [
-        f'"index": {number}' in line for number, line in zip((0, 2), capsys.readouterr().out.splitlines(), strict=True)
-    ]
+    assert [json.loads(line)["index"] for line in capsys.readouterr().out.splitlines()] == [0, 2]
     assert it.tally.bad == 1
