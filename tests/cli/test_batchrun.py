@@ -1,6 +1,7 @@
 """One run over the rows of a file, in virtual time: what it tells, and how long it waits when it is told to stop."""
 
 import asyncio
+import json
 from collections.abc import Iterable
 from typing import Any
 
