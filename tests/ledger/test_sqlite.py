@@ -91,11 +91,12 @@ async def test_one_that_was_dropped_unclosed_says_so(path: Path) -> None:
     journal = SqliteJournal(path)
     await journal.open()
     database, thread = journal._database, journal._thread
+    assert database is not None
+    assert thread is not None
+    thread.submit(int).result()  # the thread is done with its last job, and with the journal
     with pytest.warns(ResourceWarning, match="unclosed SqliteJournal"):
         del journal
         gc.collect()
-    assert database is not None
-    assert thread is not None
     thread.submit(database.close).result()
 
 
