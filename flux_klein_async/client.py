@@ -14,7 +14,7 @@ from flux_klein_async.api.addresses import Addresses, checked_model_id, checked_
 from flux_klein_async.api.credentials import Redactor, find_token
 from flux_klein_async.api.requests import Api
 from flux_klein_async.errors import ConfigurationError, FluxKleinError, InvalidInputError
-from flux_klein_async.events import Event, Failed
+from flux_klein_async.events import Event
 from flux_klein_async.flow import calls, download
 from flux_klein_async.flow.call import Call
 from flux_klein_async.flow.closing import close
@@ -180,9 +180,14 @@ class FluxKleinClient(NotWith):
             APIConnectionError, APITimeoutError: Nothing was sent.
         """
         order = self._order(input, model, width, height)
-        with self._call(timeout) as call:
-            await submit(self._core, call, order, on_abandon="cancel")
-            return RequestHandle(self, self._ticket_of(call, order))
+        call = self._call(timeout)
+        try:
+            with call:
+                await submit(self._core, call, order, on_abandon="cancel")
+                return RequestHandle(self, self._ticket_of(call, order))
+        except FluxKleinError as error:
+            self._tell_failed(error, call, order.model, "submit")
+            raise
 
     async def status(self, request: str | RequestHandle) -> RequestStatus:
         """Look once where a request stands.
@@ -247,7 +252,7 @@ class FluxKleinClient(NotWith):
             with call:
                 return await wait(self._core, call, ticket, on_abandon=on_abandon, on_status=on_status)
         except FluxKleinError as error:
-            self._tell_failed(error, call, ticket.model)
+            self._tell_failed(error, call, ticket.model, "wait_for_result")
             raise
 
     async def generate(
@@ -520,21 +525,10 @@ class FluxKleinClient(NotWith):
             return request.ticket
         return Ticket(request_id=_id_of(request))
 
-    def _tell_failed(self, error: FluxKleinError, call: Call, model: str | None) -> None:
+    def _tell_failed(self, error: FluxKleinError, call: Call, model: str | None, verb: str = "generate") -> None:
         if call.waits and call.submitted:
             error.paid_by_this_call = True
-        self._core.emit(
-            lambda at: Failed(
-                at=at,
-                request_id=error.request_id,
-                tag=call.tag,
-                error_type=type(error).__name__,
-                error=str(error),
-                seconds=at - call.started,
-                model=model,
-                call=call.number,
-            )
-        )
+        calls.tell_failed(self._core, call, error, verb, model)
 
 
 def _id_of(request: str | RequestHandle) -> str:
