@@ -9,6 +9,7 @@ from flux_klein_async.cli import service, stopping
 from flux_klein_async.cli.exits import ExitCode, exit_code
 from flux_klein_async.cli.records import Record, error_facts, json_line
 from flux_klein_async.cli.render import Screen
+from flux_klein_async.cli.text import dollars
 from flux_klein_async.errors import FluxKleinError
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, ModelInfo
 
@@ -28,12 +29,8 @@ def total(info: ModelInfo, count: int) -> Decimal | None:
 
 def per_unit(info: ModelInfo) -> str:
     """The price in words."""
-    amount = "unknown price" if info.base_price_usd is None else _dollars(Decimal(str(info.base_price_usd)))
+    amount = "unknown price" if info.base_price_usd is None else dollars(Decimal(str(info.base_price_usd)))
     return f"{amount} for each {info.price_unit}" if info.price_unit else f"{amount}, and the unit is not named"
-
-
-def _dollars(amount: Decimal) -> str:
-    return f"${amount.normalize():f}"
 
 
 def _lines(info: ModelInfo, count: int | None) -> list[str]:
@@ -42,7 +39,7 @@ def _lines(info: ModelInfo, count: int | None) -> list[str]:
         lines.append(f"Note: {info.pricing_note}")
     if count is not None:
         cost = total(info, count)
-        sum_up = "not known, since price or unit do not say it" if cost is None else _dollars(cost)
+        sum_up = "not known, since price or unit do not say it" if cost is None else dollars(cost)
         lines.append(f"{count} generation{'s' if count > 1 else ''} would cost: {sum_up}")
     return lines
 

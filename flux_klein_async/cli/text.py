@@ -1,10 +1,11 @@
 """Text from and for people: prompts in, safe lines out. Pure."""
 
 import unicodedata
+from decimal import Decimal
 
 from flux_klein_async.errors import InvalidInputError
 
-__all__ = ["decoded_prompt", "duration", "shortened", "shown"]
+__all__ = ["decoded_prompt", "dollars", "duration", "shortened", "shown"]
 
 # What moves a cursor, breaks a line, or is no character at all.
 _RAW = {"Cc", "Cs", "Zl", "Zp"}
@@ -42,6 +43,14 @@ def decoded_prompt(data: bytes) -> str:
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"The prompt on standard input is not UTF-8 (byte {error.start})") from None
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
+
+
+def dollars(amount: Decimal) -> str:
+    """USD as money is written: two decimals, and more only where there is something in them."""
+    amount = amount.normalize()
+    exponent = amount.as_tuple().exponent
+    fine = isinstance(exponent, int) and exponent < -2  # no int: not a number
+    return f"${amount:f}" if fine else f"${amount:.2f}"
 
 
 def duration(seconds: float) -> str:

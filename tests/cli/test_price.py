@@ -15,10 +15,12 @@ KLEIN = "blackforestlabs/flux-2-klein/4b/text-to-image"
     ("price", "unit", "words", "cost"),
     [
         (0.01, "output", "$0.01 for each output", Decimal("0.03")),
-        (0.1, "Output ", "$0.1 for each Output ", Decimal("0.3")),
-        (0.0, "output", "$0 for each output", Decimal(0)),
+        (0.1, "Output ", "$0.10 for each Output ", Decimal("0.3")),
+        (0.0, "output", "$0.00 for each output", Decimal(0)),
+        (0.125, "output", "$0.125 for each output", Decimal("0.375")),
+        (0.0005, "output", "$0.0005 for each output", Decimal("0.0015")),
         (1e-7, "output", "$0.0000001 for each output", Decimal("3e-7")),
-        (100.0, "output", "$100 for each output", Decimal(300)),
+        (100.0, "output", "$100.00 for each output", Decimal(300)),
         (0.05, "second", "$0.05 for each second", None),
         (0.05, None, "$0.05, and the unit is not named", None),
         (None, "output", "unknown price for each output", None),
@@ -37,7 +39,7 @@ def test_the_price_and_what_many_would_cost(served: Emulator, flux_klein: Comman
     assert ran.code == 0
     first, *_, last = ran.out.splitlines()
     assert first == f"{KLEIN}: $0.01 for each output"
-    assert last == "500 generations would cost: $5"
+    assert last == "500 generations would cost: $5.00"
     assert "would cost" not in flux_klein("price").out
     assert {record.endpoint for record in served.records} == {"model"}, "nothing is ordered"
 

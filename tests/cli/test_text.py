@@ -1,6 +1,8 @@
+from decimal import Decimal
+
 import pytest
 
-from flux_klein_async.cli.text import decoded_prompt, duration, shortened, shown
+from flux_klein_async.cli.text import decoded_prompt, dollars, duration, shortened, shown
 from flux_klein_async.errors import InvalidInputError
 
 
@@ -45,3 +47,20 @@ def test_a_prompt_that_is_no_utf8_is_refused(data: bytes) -> None:
 @pytest.mark.parametrize(("seconds", "expected"), [(0.04, "0.0 s"), (59.9, "59.9 s"), (125, "2:05"), (3603, "1:00:03")])
 def test_durations_read_as_people_write_them(seconds: float, expected: str) -> None:
     assert duration(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("amount", "expected"),
+    [
+        ("0", "$0.00"),
+        ("0.5", "$0.50"),
+        ("0.0005", "$0.0005"),
+        ("0.1250", "$0.125"),
+        ("100", "$100.00"),
+        ("1E+2", "$100.00"),
+        ("1e-9", "$0.000000001"),
+        ("NaN", "$NaN"),
+    ],
+)
+def test_money_has_two_decimals_and_more_where_they_say_something(amount: str, expected: str) -> None:
+    assert dollars(Decimal(amount)) == expected
