@@ -27,7 +27,7 @@ from flux_klein_async.flow.updates import Updates
 from flux_klein_async.flow.waiting import wait
 from flux_klein_async.handle import RequestHandle
 from flux_klein_async.ledger.base import Budget, Journal, NoBudget
-from flux_klein_async.misuse import NotWith, slip
+from flux_klein_async.misuse import NotWith, is_plain, slip
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
     CancelOutcome,
@@ -247,6 +247,7 @@ class FluxKleinClient(NotWith):
         """
         ticket = self._ticket(request)
         _check_on_abandon(on_abandon)
+        _check_on_status(on_status)
         call = self._call(timeout, request_id=ticket.request_id, waits=True)
         try:
             with call:
@@ -287,6 +288,7 @@ class FluxKleinClient(NotWith):
         """
         order = self._order(input, model, width, height)
         _check_on_abandon(on_abandon)
+        _check_on_status(on_status)
         call = self._call(timeout, tag=tag, waits=True)
         try:
             with call:
@@ -551,6 +553,11 @@ def _check_on_abandon(on_abandon: object) -> None:
         raise InvalidInputError('on_abandon must be "cancel" or "leave"')
 
 
+def _check_on_status(on_status: object) -> None:
+    if on_status is not None and not (callable(on_status) and is_plain(on_status)):
+        raise InvalidInputError("on_status must be a plain function, not `async def`: it is called, not awaited")
+
+
 # What each part of a client must be able to do: found out before anything is paid for.
 _PARTS = {
     "limits": ("acquire", "release", "hold", "held_until", "admit", "refused", "served", "look_price", "look"),
@@ -561,10 +568,22 @@ _PARTS = {
 }
 
 
+# What whoever gave something else most likely meant.
+_MEANT = {
+    "limits": "write Limits(max_in_flight=...)",
+    "polling": "write FixedPolling(seconds)",
+    "journal": "write a Journal",
+    "budget": "write a Budget",
+    "on_event": "write a function of one event",
+}
+
+
 def _check_parts(*, retry: object, **parts: object) -> None:
     if retry is not None and not isinstance(retry, RetryPolicy):
         raise ConfigurationError("retry must be a RetryPolicy")
     for name, part in parts.items():
         missing = [method for method in _PARTS[name] if not callable(getattr(part, method, None))]
         if part is not None and not isinstance(part, Limits) and missing:
-            raise ConfigurationError(f"{name} cannot be {part!r:.60}: it has no {', '.join(missing)}")
+            raise ConfigurationError(f"{name} cannot be {part!r:.60}, which has no {missing[0]}: {_MEANT[name]}")
+    if not is_plain(parts["on_event"]):
+        raise ConfigurationError("on_event must be a plain function, not `async def`: it is called, not awaited")

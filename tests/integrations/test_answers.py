@@ -144,3 +144,10 @@ def test_what_is_told_of_looks_and_results():
     output = GenerationOutput(image="https://x.runcomfy.net/1.png")
     result = GenerationResult(request_id=ID, state=RequestState.COMPLETED, output=output, cost_usd=0.01)
     assert result_facts(result) == {"request_id": ID, "state": "completed", "urls": ["https://x.runcomfy.net/1.png"]}
+
+
+async def test_what_the_service_finds_wrong_is_told_field_by_field(klein_client):
+    with pytest.raises(InputRejectedError) as caught:
+        await klein_client.generate({"prompt": "a cat", "width": 5000, "height": 3})
+    assert "width: " in str(caught.value)
+    assert [finding["field"] for finding in answer_to(caught.value).body["fields"]] == ["width", "height"]
