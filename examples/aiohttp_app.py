@@ -1,6 +1,7 @@
 """A picture service on aiohttp.web: wait for a picture, or watch it being made; who hangs up costs nothing more.
 
 Serve it:   python -m aiohttp.web -H 127.0.0.1 -P 8000 aiohttp_app:create_app      (in this directory)
+  in two:   gunicorn --chdir examples "aiohttp_app:create_app()" -k aiohttp.GunicornWebWorker -w 2
 Try it out: python examples/aiohttp_app.py      (serves itself on the emulator, asks for two pictures, ends)
 """
 

@@ -30,7 +30,7 @@ from flux_klein_async.flow.updates import Updates
 from flux_klein_async.flow.waiting import wait
 from flux_klein_async.handle import RequestHandle
 from flux_klein_async.ledger.base import Journal, KeepsAccounts, NoBudget, SpendingLimit
-from flux_klein_async.misuse import NotWith, slip
+from flux_klein_async.misuse import NotWith, is_plain, slip
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
     CancelOutcome,
@@ -183,9 +183,14 @@ class FluxKleinClient(NotWith):
             APIConnectionError, APITimeoutError: Nothing was sent.
         """
         order = self._order(input, model, width, height)
-        with self._call(timeout) as call:
-            await submit(self._core, call, order, on_abandon="cancel")
-            return RequestHandle(self, ticket_of(self._core, call, order, call.started))
+        call = self._call(timeout)
+        try:
+            with call:
+                await submit(self._core, call, order, on_abandon="cancel")
+                return RequestHandle(self, ticket_of(self._core, call, order, call.started))
+        except FluxKleinError as error:
+            calls.tell_failed(self._core, call, error, "submit", order.model)
+            raise
 
     async def status(self, request: str | RequestHandle) -> RequestStatus:
         """Look once where a request stands.
@@ -245,12 +250,13 @@ class FluxKleinClient(NotWith):
         """
         ticket = self._ticket(request)
         _check_on_abandon(on_abandon)
+        _check_on_status(on_status)
         call = self._call(timeout, request_id=ticket.request_id, waits=True)
         try:
             with call:
                 return await wait(self._core, call, ticket, on_abandon=on_abandon, on_status=on_status)
         except FluxKleinError as error:
-            self._core.tell_failed(error, call, ticket.model)
+            calls.tell_failed(self._core, call, error, "wait_for_result", ticket.model)
             raise
 
     async def generate(
@@ -285,6 +291,7 @@ class FluxKleinClient(NotWith):
         """
         order = self._order(input, model, width, height)
         _check_on_abandon(on_abandon)
+        _check_on_status(on_status)
         call = self._call(timeout, tag=tag, waits=True)
         try:
             with call:
@@ -295,7 +302,7 @@ class FluxKleinClient(NotWith):
                 finally:
                     slot.give()
         except FluxKleinError as error:
-            self._core.tell_failed(error, call, order.model)
+            calls.tell_failed(self._core, call, error, "generate", order.model)
             raise
 
     def handle(self, request_id: str) -> RequestHandle:
@@ -521,6 +528,11 @@ def _check_on_abandon(on_abandon: object) -> None:
         raise InvalidInputError('on_abandon must be "cancel" or "leave"')
 
 
+def _check_on_status(on_status: object) -> None:
+    if on_status is not None and not (callable(on_status) and is_plain(on_status)):
+        raise InvalidInputError("on_status must be a plain function, not `async def`: it is called, not awaited")
+
+
 # What each part of a client must be able to do: found out before anything is paid for.
 _PARTS = {
     "limits": ("acquire", "release", "hold", "held_until", "admit", "refused", "served", "look_price", "look"),
@@ -531,10 +543,22 @@ _PARTS = {
 }
 
 
+# What whoever gave something else most likely meant.
+_MEANT = {
+    "limits": "write Limits(max_in_flight=...)",
+    "polling": "write FixedPolling(seconds)",
+    "journal": "write a Journal",
+    "budget": "write a Budget",
+    "on_event": "write a function of one event",
+}
+
+
 def _check_parts(*, retry: object, **parts: object) -> None:
     if retry is not None and not isinstance(retry, RetryPolicy):
         raise ConfigurationError("retry must be a RetryPolicy")
     for name, part in parts.items():
         missing = [method for method in _PARTS[name] if not callable(getattr(part, method, None))]
         if part is not None and not isinstance(part, Limits) and missing:
-            raise ConfigurationError(f"{name} cannot be {part!r:.60}: it has no {', '.join(missing)}")
+            raise ConfigurationError(f"{name} cannot be {part!r:.60}, which has no {missing[0]}: {_MEANT[name]}")
+    if not is_plain(parts["on_event"]):
+        raise ConfigurationError("on_event must be a plain function, not `async def`: it is called, not awaited")

@@ -169,6 +169,21 @@ class APITimeoutError(_WireError, TimeoutError):
     """
 
 
+def _said(detail: Any) -> str:
+    """The service's words as a person reads them: of findings about fields, where and what."""
+    if not isinstance(detail, list):
+        return str(detail)
+    return "; ".join(_finding(item) if isinstance(item, Mapping) else str(item) for item in detail)
+
+
+def _finding(item: Mapping[str, Any]) -> str:
+    place, message = item.get("loc"), item.get("msg")
+    if not isinstance(place, list) or not isinstance(message, str):
+        return str(item)
+    path = ".".join(str(part) for part in place if part not in ("body", "input"))
+    return f"{path}: {message}" if path else message
+
+
 class APIStatusError(FluxKleinError):
     """The service refused the call.
 
@@ -198,7 +213,7 @@ class APIStatusError(FluxKleinError):
     def _summary(self) -> str:
         code = f", code {self.error_code}" if self.error_code is not None else ""
         wait = f", retry after {self.retry_after:g} s" if self.retry_after is not None else ""
-        detail = f": {self.detail}"[:_LONGEST] if self.detail else ""
+        detail = f": {_said(self.detail)}"[:_LONGEST] if self.detail else ""
         return f"{super()._summary()} [HTTP {self.status_code}{code}{wait}]{detail}"
 
 

@@ -92,13 +92,18 @@ class Finished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(Event):
-    """A call for a generation ended in an error (its class name and its sentence), `seconds` after it began."""
+    """A call ended in an error (its class name and its sentence), `seconds` after it began.
+
+    `verb` is the call's name. "generate", "submit" and "wait_for_result" are about a generation; "download" and "read"
+    are about files, and say nothing of the generation itself. None: an event made before verbs were told apart.
+    """
 
     error_type: str
     error: str
     seconds: float | None = None
     model: str | None = None
     call: int | None = None
+    verb: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

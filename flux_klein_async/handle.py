@@ -1,7 +1,7 @@
 """`RequestHandle`: one request, with the client's verbs on it."""
 
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from flux_klein_async.models import CancelOutcome, GenerationResult, RequestStatus
 from flux_klein_async.options import DEFAULT, OnAbandon, Timeout
@@ -33,6 +33,11 @@ class RequestHandle:
 
     def __repr__(self) -> str:
         return f"RequestHandle({self.request_id!r})"
+
+    if not TYPE_CHECKING:  # pragma: no branch  # there, the slip must stay an error
+
+        def __await__(self) -> NoReturn:
+            raise TypeError("A RequestHandle is not awaited: `await handle.wait_for_result()` brings its result")
 
     async def status(self) -> RequestStatus:
         """As `FluxKleinClient.status`.

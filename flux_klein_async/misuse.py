@@ -3,9 +3,10 @@
 Type checkers do not see these methods: there, the slip must stay an error.
 """
 
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, NoReturn
 
-__all__ = ["NotAwaitable", "NotForLoop", "NotWith", "slip"]
+__all__ = ["NotAwaitable", "NotForLoop", "NotWith", "is_plain", "slip"]
 
 
 def slip(value: object) -> str:
@@ -14,6 +15,11 @@ def slip(value: object) -> str:
     if name != "coroutine":
         return name
     return f"a coroutine: write `await` before {getattr(value, '__qualname__', 'it')}(...)"
+
+
+def is_plain(function: object) -> bool:
+    """Whether a function does its work when it is called: a coroutine that nobody awaits does nothing at all."""
+    return not (iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None)))  # noqa: B004  # what it is, not whether it is there
 
 
 class NotWith:

@@ -45,6 +45,8 @@ def brief(value: Any) -> Any:
         return _Bare(value.value)
     if isinstance(value, datetime):
         return _Bare(value.isoformat())
+    if isinstance(value, float):
+        return float(f"{value:.6g}")  # seconds and dollars: what is behind that is the clock's own noise
     if isinstance(value, str):
         return _cut(value, _ADDRESS if value.startswith(("https://", "http://")) and " " not in value else _TEXT)
     if type(value).__module__.startswith("flux_klein_async."):  # each is short by itself

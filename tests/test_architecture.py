@@ -238,7 +238,7 @@ def test_an_integration_stands_on_the_public_api_alone(path):
 
 @pytest.mark.parametrize("path", INTEGRATIONS, ids=short)
 def test_an_integration_imports_one_third_party(path):
-    telemetry = {"opentelemetry": {"opentelemetry"}, "instruments": {"opentelemetry"}}
+    telemetry = {name: {"opentelemetry"} for name in ("opentelemetry", "instruments", "spans")}
     own = {"fastapi": {"fastapi", "starlette"}, "aiohttp_web": {"aiohttp"}, **telemetry}
     names = {name.split(".")[0] for name in imported(path)}
     assert names - set(sys.stdlib_module_names) - {"flux_klein_async"} == own.get(path.stem, set())

@@ -26,6 +26,7 @@ from flux_klein_async import (
     TextToImage9BInput,
 )
 from flux_klein_async.emulator import Garbage, Generation, InProcessEmulator, Reply, error_reply
+from flux_klein_async.events import Failed
 from flux_klein_async.transport.pacing import InProcessLimiter
 from tests.fakes import Events, now, outcome, png, settle
 
@@ -53,6 +54,18 @@ async def test_every_verb_of_the_service_works(klein_emulator, klein_client):
     assert submit.headers["content-type"] == "application/json"
     assert submit.headers["user-agent"].startswith("flux_klein_async/")
     assert repr(handle) == f"RequestHandle({handle.request_id!r})"
+
+
+@pytest.mark.parametrize("verb", ["generate", "submit", "wait_for_result"])
+async def test_an_error_is_told_with_the_verb_that_it_leaves(klein_emulator, connect, verb):
+    events = Events()
+    client = connect(on_event=events)
+    klein_emulator.script("submit", error_reply(422, 422001))
+    klein_emulator.script("status", *10 * [error_reply(404, 404001)])
+    error = await outcome(getattr(client, verb)("a-cat"))
+    [told] = events.of(Failed)
+    assert (told.verb, told.error_type, told.request_id) == (verb, type(error).__name__, error.request_id)
+    assert told.model == (None if verb == "wait_for_result" else client._model)
 
 
 async def test_a_queued_request_can_be_cancelled(connect):

@@ -96,7 +96,23 @@ def facts_of(cls: type[FluxKleinError]) -> dict[str, Any]:
         ),
         (
             InputRejectedError(status_code=422, detail=[{"loc": ["width"]}]),
-            "The service refused the input [HTTP 422]: [{'loc': ['width']}]",
+            "The service refused the input [HTTP 422]: {'loc': ['width']}",
+        ),
+        (
+            InputRejectedError(
+                status_code=422,
+                detail=[
+                    {"loc": ["body", "prompt"], "msg": "Field required", "type": "missing"},
+                    {"loc": ["body"], "msg": "no object"},
+                    {"loc": "x", "msg": "odd"},
+                    {"loc": ["size", 0], "msg": 7},
+                    "odd too",
+                ],
+            ),
+            (
+                "The service refused the input [HTTP 422]: prompt: Field required; no object; "
+                "{'loc': 'x', 'msg': 'odd'}; {'loc': ['size', 0], 'msg': 7}; odd too"
+            ),
         ),
         (
             RateLimitError(status_code=429, error_code=0, retry_after=2.5),

@@ -24,7 +24,7 @@ FIELDS = {
     "Closed": {"left_running"},
     "Downloaded": {"paths", "seconds", "sha256"},
     "Event": set(),
-    "Failed": {"call", "error", "error_type", "model", "seconds"},
+    "Failed": {"call", "error", "error_type", "model", "seconds", "verb"},
     "Finished": {"cost_usd", "lag_max", "looks", "model", "seconds"},
     "Held": {"kind", "seconds"},
     "Looked": {"error", "look", "state"},

@@ -53,6 +53,7 @@ SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], t
         ConfigurationError,
         "async with client.generate_many(...) as outcomes",
     ),
+    "await a handle": (lambda c: c.handle("abc"), _await, TypeError, "`await handle.wait_for_result()`"),
     "a string for many": (lambda c: c.generate_all("a cat"), _await, InvalidInputError, "a picture a letter"),
     "a dict for many": (lambda c: c.generate_all({"prompt": "a"}), _await, InvalidInputError, "put it into a list"),
     "bytes for a prompt": (lambda c: c.generate(b"a cat"), _await, InvalidInputError, "not bytes"),  # type: ignore[arg-type]
@@ -67,6 +68,31 @@ async def test_a_slip_says_what_to_write_instead(klein_emulator, klein_client, n
     with pytest.raises(kind, match=re.escape(text)):
         await slip_up(make(klein_client))
     assert sum(klein_emulator.calls.values()) == 0
+
+
+async def _later(_: object) -> None: ...
+
+
+class _Later:
+    async def __call__(self, _: object) -> None: ...
+
+
+@pytest.mark.parametrize("function", [_later, _Later()], ids=["function", "object"])
+async def test_a_coroutine_function_that_nobody_would_await_is_refused(klein_emulator, klein_client, function):
+    with pytest.raises(ConfigurationError, match="on_event must be a plain function, not `async def`"):
+        FluxKleinClient("some-token", on_event=function)
+    for wait in (
+        klein_client.generate("a cat", on_status=function),
+        klein_client.wait_for_result("a", on_status=function),
+    ):
+        with pytest.raises(InvalidInputError, match="on_status must be a plain function, not `async def`"):
+            await wait
+    assert sum(klein_emulator.calls.values()) == 0
+
+
+async def test_an_on_status_that_cannot_be_called_is_refused(klein_client):
+    with pytest.raises(InvalidInputError, match="on_status"):
+        await klein_client.generate("a cat", on_status="print")
 
 
 VERBS: dict[str, Callable[[FluxKleinClient, Any], Any]] = {

@@ -40,7 +40,7 @@ RESULT = GenerationResult(
     output=GenerationOutput(image="https://files.runcomfy.net/a.png"),
     finished_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
     cost_usd=0.01,
-    timings=Timings(queued=0.5, looks=3),
+    timings=Timings(queued=0.5000000004, looks=3),
     raw={"prompt": PROMPT},
 )
 SHOWN_RESULT = (

@@ -127,10 +127,13 @@ def _code(value: object) -> int | None:
 
 
 def _message(data: Mapping[str, Any]) -> Any:
+    """What the service says: the fields at fault where it points at them, which a sentence beside them does not."""
+    detail = data.get("detail")
+    if isinstance(detail, list) and any(isinstance(item, Mapping) for item in detail):
+        return detail[:_MOST_FINDINGS]
     for name in ("error_message", "message", "error"):
         if isinstance(data.get(name), str) and data[name]:
             return data[name][:_LONGEST_MESSAGE]
-    detail = data.get("detail")
     if isinstance(detail, str):
         return detail[:_LONGEST_MESSAGE] or None
     return detail[:_MOST_FINDINGS] or None if isinstance(detail, list) else None

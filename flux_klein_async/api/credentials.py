@@ -49,9 +49,11 @@ def _from_file(path: Path, wall_clock: Callable[[], float]) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigurationError(f"The token file {path} cannot be read", cause=type(error).__name__) from None
+        raise ConfigurationError(
+            f"Log in again with the vendor's CLI: the token file {path} cannot be read", cause=type(error).__name__
+        ) from None
     if not isinstance(content, dict) or not isinstance(content.get("access_token"), str):
-        raise ConfigurationError(f"The token file {path} holds no access_token")
+        raise ConfigurationError(f"Log in again with the vendor's CLI: the token file {path} holds no access_token")
     expires_at = content.get("expires_at")
     if isinstance(expires_at, int | float) and expires_at <= wall_clock():
         raise ConfigurationError(f"The token in {path} has expired; log in again with the vendor's CLI")

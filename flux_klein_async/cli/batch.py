@@ -15,7 +15,6 @@ import typer
 from flux_klein_async.cli import service, stopping
 from flux_klein_async.cli.batchplan import Look, forecast, learned
 from flux_klein_async.cli.batchrun import BatchPlan, BatchRun
-from flux_klein_async.cli.checks import positive, writable
 from flux_klein_async.cli.exits import ExitCode
 from flux_klein_async.cli.feed import Feed
 from flux_klein_async.cli.progress import metered
@@ -24,6 +23,7 @@ from flux_klein_async.cli.render import Screen
 from flux_klein_async.cli.stopping import Stop
 from flux_klein_async.cli.tally import Tally
 from flux_klein_async.cli.text import duration
+from flux_klein_async.cli.validation import positive, writable
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.ledger.batchfile import Kind, kind_of, read_rows
 from flux_klein_async.ledger.budget import Budget, dollars, generation_price

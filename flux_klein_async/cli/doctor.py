@@ -1,64 +1,38 @@
-"""`flux-klein doctor`: what a report of trouble would ask for first, one line each with what to do about it.
-
-Each check is a small function from what is known about this machine to a level and a line. A check may raise what it
-likes: that is its finding. Nothing is ordered and nothing is paid for: the one API call reads a catalogue entry.
-"""
+"""`flux-klein doctor`: what a report of trouble would ask for first, one line each with what to do about it."""
 
 import asyncio
-import importlib.metadata
 import os
-import platform
-import re
 import shutil
-import socket
-import ssl
 import sys
 import textwrap
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from yarl import URL
 
-from flux_klein_async._version import USER_AGENT, __version__
-from flux_klein_async.api.addresses import Addresses
-from flux_klein_async.api.answers import read_model
-from flux_klein_async.api.credentials import Redactor, find_token
-from flux_klein_async.api.messages import Response
-from flux_klein_async.api.requests import Api
+from flux_klein_async.api.credentials import Redactor
 from flux_klein_async.cli import stopping
+from flux_klein_async.cli.checks import CHECKS, CannotLookError, Check, Level, Machine
 from flux_klein_async.cli.exits import ExitCode, exit_code, worst
-from flux_klein_async.cli.price import per_unit
 from flux_klein_async.cli.render import Screen, is_terminal
-from flux_klein_async.errors import FluxKleinError
-from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
-from flux_klein_async.options import BASE_URL_VARIABLE, Environment, Limits, from_environ
-from flux_klein_async.transport.aiohttp import AiohttpTransport
-from flux_klein_async.transport.certificates import named_authorities
-from flux_klein_async.transport.proxies import Proxies, Proxy
+from flux_klein_async.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    FluxKleinError,
+    InputRejectedError,
+    InsufficientBalanceError,
+    InvalidInputError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    ServerError,
+)
+from flux_klein_async.options import from_environ
 
-__all__ = ["CHECKS", "Finding", "Level", "Machine", "doctor", "examine"]
+__all__ = ["Finding", "doctor", "examine"]
 
 _PATIENCE = 10.0  # seconds for each check that asks somebody
-_SKEW = 60.0  # seconds between two clocks that are worth a warning
-_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)[^;]*?>=([0-9.]+)")  # as our own metadata writes them
-_EXTRA = re.compile(r"""^([A-Za-z0-9._-]+).*extra == ['"](\w+)['"]""")
-_SHOWN_EXTRAS = ("cli", "emulator", "testing")
-
-
-class Level(StrEnum):
-    """How it stands. A warning and what could not be looked at leave the exit code as it is."""
-
-    OK = "ok"
-    WARNING = "warning"
-    BAD = "bad"
-    SKIPPED = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,232 +45,33 @@ class Finding:
     code: ExitCode = ExitCode.OK
 
 
-@dataclass(slots=True, kw_only=True)
-class Machine:
-    """What the checks look at; those that find something out leave it here for those that follow."""
-
-    environment: Environment
-    base_url: str | None
-    wall_clock: Callable[[], float] = time.time
-    token: str | None = None
-    addresses: Addresses | None = None
-    answer: Response | None = None
-    answered_at: float = 0.0
-
-    @property
-    def origin(self) -> URL:
-        """Where the API is."""
-        if self.addresses is None:
-            raise _CannotLookError("the base URL is not usable")
-        return URL(self.addresses.origin)
-
-    @property
-    def proxy(self) -> Proxy | None:
-        """What the API is called through."""
-        return Proxies(self.environment).of(str(self.origin))
-
-
-class _CannotLookError(Exception):
-    """What a check needs is not there, which another check has told already."""
-
-
-_Found = tuple[Level, str]
-Check = Callable[[Machine], Awaitable[_Found]]
-
-
-async def _python(_: Machine) -> _Found:
-    return Level.OK, f"{platform.python_version()} ({platform.python_implementation()}, {platform.system()})"
-
-
-async def _packages(_: Machine) -> _Found:
-    found = [f"flux_klein_async {__version__}"]
-    old = []
-    for name, least in _requirements():
-        version = importlib.metadata.version(name)
-        found.append(f"{name} {version}")
-        if _numbers(version) < _numbers(least):
-            old.append(f"'{name}>={least}'")
-    if old:
-        return Level.BAD, f"{', '.join(found)}: too old; pip install -U {' '.join(old)}"
-    return Level.OK, ", ".join(found)
-
-
-def _requirements() -> Iterator[tuple[str, str]]:
-    """What the package itself needs, and from which version on."""
-    for line in importlib.metadata.requires("flux_klein_async") or ():
-        if "extra ==" not in line and (match := _REQUIREMENT.match(line)):
-            yield match[1], match[2]
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", version)[:3]))
-
-
-async def _extras(_: Machine) -> _Found:
-    missing = dict.fromkeys(
-        match[2]
-        for line in importlib.metadata.requires("flux_klein_async") or ()
-        if (match := _EXTRA.match(line)) and match[2] in _SHOWN_EXTRAS and not _installed(match[1])
-    )
-    present = [name for name in _SHOWN_EXTRAS if name not in missing]
-    line = ", ".join(present) or "none"
-    if missing:
-        line += f"; for {', '.join(missing)}: pip install 'flux_klein_async[{','.join(missing)}]'"
-    return Level.OK, line
-
-
-def _installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-async def _token(machine: Machine) -> _Found:
-    machine.token = find_token(None, machine.environment, wall_clock=machine.wall_clock)
-    return Level.OK, f"from {machine.environment.token_variable or machine.environment.token_file}"
-
-
-async def _token_file(machine: Machine) -> _Found:
-    path = machine.environment.token_file
-    mode = _mode(path)
-    if mode is None:
-        return Level.OK, "none"
-    if os.name == "posix" and mode & 0o077:
-        return Level.WARNING, f"others can read {path} (mode {mode & 0o777:o}): chmod 600 {path}"
-    return Level.OK, f"{path}, for you alone"
-
-
-def _mode(path: str | None) -> int | None:
-    try:
-        return Path(path).stat().st_mode if path is not None else None
-    except OSError:
-        return None
-
-
-async def _base_url(machine: Machine) -> _Found:
-    given, set_ = machine.base_url, machine.environment.base_url
-    machine.addresses = Addresses(set_ if given is None else given)
-    source = "--base-url" if given is not None else BASE_URL_VARIABLE if set_ is not None else "the service's own"
-    return Level.OK, f"{machine.addresses.origin} ({source})"
-
-
-async def _proxy(machine: Machine) -> _Found:
-    proxy = machine.proxy
-    return Level.OK, "none for this address" if proxy is None else f"{proxy.url} (from the environment)"
-
-
-async def _dns(machine: Machine) -> _Found:
-    host, port = machine.origin.host or "", machine.origin.port
-    if machine.proxy is not None:
-        raise _CannotLookError("names are looked up by the proxy")
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-    if addresses == [host]:
-        return Level.OK, f"{host} needs no looking up"
-    more = f" and {len(addresses) - 2} more" if len(addresses) > 2 else ""
-    return Level.OK, f"{host} is {', '.join(addresses[:2])}{more}"
-
-
-async def _tls(machine: Machine) -> _Found:
-    origin = machine.origin
-    if origin.scheme != "https":
-        raise _CannotLookError("plain http, to this machine only")
-    context = named_authorities(machine.environment) or ssl.create_default_context()
-    trusted = machine.environment.ca_file or machine.environment.ca_dir or "the system's authorities"
-    if machine.proxy is not None:
-        raise _CannotLookError(f"inside the proxy's tunnel; trusted: {trusted}")
-    try:
-        _, writer = await asyncio.open_connection(origin.host, origin.port, ssl=context)
-    except socket.gaierror:
-        raise _CannotLookError("the host has no address") from None
-    try:
-        tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
-        return Level.OK, f"{tls.version()}, certificate of {_issuer(tls)}; trusted: {trusted}"
-    finally:
-        writer.transport.abort()
-
-
-def _issuer(tls: ssl.SSLObject) -> str:
-    """Who vouches for the other side, as its certificate names them."""
-    certificate: Any = tls.getpeercert()  # its issuer: a tuple of names, each a tuple of (key, value)
-    names = {key: value for name in certificate.get("issuer", ()) for key, value in name}
-    return str(names.get("organizationName") or names.get("commonName") or "somebody unnamed")
-
-
-async def _api(machine: Machine) -> _Found:
-    if machine.token is None or machine.addresses is None:
-        raise _CannotLookError("there is no token or no address to ask with")
-    redactor = Redactor(machine.token)
-    transport = AiohttpTransport(
-        limits=Limits(), redactor=redactor, environment=machine.environment, origin=machine.addresses.origin
-    )
-    clock = asyncio.get_running_loop().time
-    try:
-        begun = clock()
-        request = Api(machine.addresses, machine.token, USER_AGENT).model(KLEIN_4B_TEXT_TO_IMAGE)
-        machine.answer = await transport.send(request)
-        took = clock() - begun
-        machine.answered_at = machine.wall_clock() - took / 2
-    finally:
-        await transport.aclose()
-    read_model(machine.answer)  # raises what the service refused with
-    return Level.OK, f"answers in {took * 1000:.0f} ms"
-
-
-async def _clock(machine: Machine) -> _Found:
-    if machine.answer is None:
-        raise _CannotLookError("no answer to compare with")
-    try:
-        moment = parsedate_to_datetime(machine.answer.headers.get("date", ""))
-        theirs = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError, OverflowError, IndexError):
-        raise _CannotLookError("the service's answer has no date") from None
-    ahead = machine.answered_at - theirs
-    if abs(ahead) > _SKEW:
-        side = "ahead of" if ahead > 0 else "behind"
-        return Level.WARNING, f"{abs(ahead):.0f} s {side} the service's: let this machine's time be set by NTP"
-    return Level.OK, "agrees with the service's to a few seconds"
-
-
-async def _price(machine: Machine) -> _Found:
-    if machine.answer is None:
-        raise _CannotLookError("no answer to read it from")
-    try:
-        info = read_model(machine.answer)
-    except FluxKleinError:
-        raise _CannotLookError("no catalogue entry to read it from") from None
-    known = info.base_price_usd is not None and info.price_unit is not None
-    advice = "" if known else "; ask the service before ordering many"
-    return Level.OK if known else Level.WARNING, f"{info.model_id}: {per_unit(info)}{advice}"
-
-
-CHECKS: tuple[tuple[str, Check], ...] = (
-    ("python", _python),
-    ("packages", _packages),
-    ("extras", _extras),
-    ("token", _token),
-    ("token file", _token_file),
-    ("base URL", _base_url),
-    ("proxy", _proxy),
-    ("DNS", _dns),
-    ("TLS", _tls),
-    ("API", _api),
-    ("clock", _clock),
-    ("price", _price),
-)
 # What to do about what is no error of this package's own: those say it themselves, but for the API's.
 _ADVICE = {
     "DNS": "is the name right, and is there a network?",
     "TLS": "is there a network, and does SSL_CERT_FILE have to name your company's authority?",
 }
-_API_ADVICE = {
-    ExitCode.NO_ACCESS: "make a new token",
-    ExitCode.UNAVAILABLE: "try later, and see whether a proxy or firewall stands in between",
-    ExitCode.TRY_LATER: "try later",
-    ExitCode.BAD_INPUT: "is this the API's address?",
-}
+_API_ADVICE: tuple[tuple[type[FluxKleinError], str], ...] = (
+    (AuthenticationError, "make a new token"),
+    (InsufficientBalanceError, "put money into the account"),
+    (PermissionDeniedError, "is the account active, and the token its own?"),
+    (NotFoundError, "is this the API's address?"),
+    (InvalidInputError, "is this the API's address?"),
+    (InputRejectedError, "is this the API's address?"),
+    (ServerError, "try later"),
+    (RateLimitError, "try later"),
+    (FluxKleinError, "try later, and see whether a proxy or firewall stands in between"),
+)
+
+
+def _refused(name: str, error: FluxKleinError, machine: Machine) -> Finding:
+    """One of our own errors, told once: a proxy that cannot be used is in the way of all that would use it."""
+    if str(error) in machine.told:
+        return Finding(name, Level.SKIPPED, "not looked at: what is bad above stands in the way")
+    machine.told.add(str(error))
+    line = str(error)
+    if name == "API" and not isinstance(error, ConfigurationError):
+        line += f"; {next(advice for kind, advice in _API_ADVICE if isinstance(error, kind))}"
+    return Finding(name, Level.BAD, line, exit_code(error))
 
 
 async def _looked(name: str, check: Check, machine: Machine) -> Finding:
@@ -305,12 +80,10 @@ async def _looked(name: str, check: Check, machine: Machine) -> Finding:
     try:
         async with asyncio.timeout(_PATIENCE):
             level, line = await check(machine)
-    except _CannotLookError as error:
+    except CannotLookError as error:
         return Finding(name, Level.SKIPPED, f"not looked at: {error}")
     except FluxKleinError as error:
-        code = exit_code(error)
-        advice = f"; {_API_ADVICE.get(code, 'try later')}" if name == "API" else ""
-        return Finding(name, Level.BAD, f"{error}{advice}", code)
+        return _refused(name, error, machine)
     except TimeoutError:
         return Finding(name, Level.BAD, f"nothing within {_PATIENCE:.0f} s; {advice}", ExitCode.UNAVAILABLE)
     except OSError as error:
@@ -361,7 +134,7 @@ def doctor(
 
     \b
     Exit codes (the worst line decides; a warning does not count):
-      0 all well    77 no usable token    69 the service cannot be reached    75 try later    1 other
+      0 all well    77 token, address or proxy of no use    69 the service cannot be reached    75 try later    1 other
     """  # noqa: D301  # \b: what follows is not to be wrapped
     screen = Screen()
     width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None

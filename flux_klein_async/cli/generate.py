@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,15 +17,16 @@ from typer.core import TyperCommand
 
 from flux_klein_async.cli import service, stopping
 from flux_klein_async.cli.board import Board
-from flux_klein_async.cli.checks import positive, writable
 from flux_klein_async.cli.exits import ExitCode
 from flux_klein_async.cli.items import Plan, Production
 from flux_klein_async.cli.progress import metered
 from flux_klein_async.cli.render import Screen
 from flux_klein_async.cli.stopping import Stop
 from flux_klein_async.cli.text import decoded_prompt, duration, shortened
-from flux_klein_async.flow.orders import prepare
-from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
+from flux_klein_async.cli.validation import positive, writable
+from flux_klein_async.flow.orders import Order, made_input, prepare
+from flux_klein_async.ledger.budget import dollars
+from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE, TextToImage9BInput
 
 __all__ = ["PromptCommand", "generate"]
 
@@ -66,6 +68,9 @@ def generate(
     count: Annotated[int, typer.Option(min=1, max=_MOST, help="How many pictures.", metavar="N")] = 1,
     width: Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of the 9B model, 4 to 50; its own choice if not given.", metavar="N")
+    ] = None,
     model: Annotated[str, typer.Option(help="Model id.", metavar="ID")] = KLEIN_4B_TEXT_TO_IMAGE,
     output_dir: Annotated[
         Path, typer.Option(help="Where the files go, each named after its request; made if need be.", metavar="DIR")
@@ -92,6 +97,8 @@ def generate(
       flux-klein generate "a snow leopard at dawn" --emulator
       flux-klein generate "a snow leopard at dawn" --count 8 --output-dir leopards
       flux-klein generate "a poster" --width 768 --height 1024 --json > poster.jsonl
+      flux-klein generate "a map" --steps 8 \\
+          --model blackforestlabs/flux-2-klein/9b/text-to-image
       flux-klein generate -- "--dashes--, an abstract painting"
       cat prompt.txt | flux-klein generate - --no-download
 
@@ -103,7 +110,7 @@ def generate(
     if emulator and base_url is not None:
         raise typer.BadParameter("--emulator has an address of its own; leave out --base-url")
     text = decoded_prompt(sys.stdin.buffer.read()) if prompt == "-" else prompt
-    order = prepare(text, model=None, width=width, height=height, default_model=model)
+    order = _order(text, model, width, height, steps)
     plan = Plan(
         inputs=[json.loads(order.body)] * count,
         concurrency=concurrency,
@@ -113,6 +120,20 @@ def generate(
     )
     job = _Job(plan=plan, prompt=text, model=model, timeout=timeout, base_url=base_url, emulator=emulator, quiet=quiet)
     raise typer.Exit(stopping.run(lambda stop: _run(job, stop)))
+
+
+def _order(prompt: str, model: str, width: int | None, height: int | None, steps: int | None) -> Order:
+    """What is posted for each picture.
+
+    Raises:
+        InvalidInputError: The model's input cannot be so.
+    """
+    if steps is None:
+        return prepare(prompt, model=None, width=width, height=height, default_model=model)
+    if model != KLEIN_9B_TEXT_TO_IMAGE:
+        raise typer.BadParameter(f"{model} takes no steps; --model {KLEIN_9B_TEXT_TO_IMAGE} does", param_hint="--steps")
+    typed = made_input(prompt, lambda text: TextToImage9BInput(prompt=text, steps=steps))
+    return prepare(typed, model=model, width=width, height=height, default_model=model)
 
 
 def _take_up(base_url: str | None, directory: Path | None) -> Callable[[str], str]:
@@ -153,7 +174,8 @@ async def _run(job: _Job, stop: Stop) -> ExitCode:
         begun = asyncio.get_running_loop().time()
         async with metered(screen, board):
             code = await production.run()
-        cost = f", ${production.cost_usd:.4g}" if production.cost_usd and not job.emulator else ""
+        spent = Decimal(f"{production.cost_usd:.6f}")  # a sum of floats, less what summing added
+        cost = f", {dollars(spent)}" if spent and not job.emulator else ""
         screen.say(_summary(job, board, asyncio.get_running_loop().time() - begun) + cost)
     return code
 

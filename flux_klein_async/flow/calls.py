@@ -6,14 +6,14 @@ from typing import TypeVar
 from flux_klein_async.api.answers import read_cancel, read_model, read_result, read_status
 from flux_klein_async.api.messages import Request, Response
 from flux_klein_async.errors import FluxKleinError
-from flux_klein_async.events import Cancelled
+from flux_klein_async.events import Cancelled, Failed
 from flux_klein_async.flow.call import Call, Registry
 from flux_klein_async.flow.core import Core, log
 from flux_klein_async.ledger.base import EntryState
 from flux_klein_async.models import CancelOutcome, GenerationResult, ModelInfo, RequestStatus, Timings
 from flux_klein_async.transport.retry import Verdict, classify
 
-__all__ = ["cancel", "cancel_abandoned", "fetch_result", "model_info", "single", "status"]
+__all__ = ["cancel", "cancel_abandoned", "fetch_result", "model_info", "single", "status", "tell_failed"]
 
 T = TypeVar("T")
 CANCEL_WITHIN = 5.0  # seconds for a cancel that nobody waits for
@@ -87,3 +87,25 @@ async def cancel_abandoned(core: Core, request_id: str, tag: object) -> None:
             core.emit(lambda at: Cancelled(at=at, request_id=request_id, tag=tag, cancelled=None, abandoned=True))
         if not core.closing:  # only what is found running while closing is reported by it
             core.left_running.discard(request_id)
+
+
+def tell_failed(core: Core, call: Call, error: FluxKleinError, verb: str, model: str | None = None) -> None:
+    """Tell the handler of events that a call is about to leave with this error.
+
+    One whose own submit was accepted must not be made again, and its error says so from now on.
+    """
+    if call.waits and call.submitted:
+        error.paid_by_this_call = True
+    core.emit(
+        lambda at: Failed(
+            at=at,
+            request_id=error.request_id or call.request_id,
+            tag=call.tag,
+            error_type=type(error).__name__,
+            error=str(error),
+            seconds=at - call.started,
+            model=model,
+            call=call.number,
+            verb=verb,
+        )
+    )

@@ -14,7 +14,7 @@ from flux_klein_async.api.messages import Kind, Request, Response
 from flux_klein_async.api.requests import Api
 from flux_klein_async.api.retry_after import retry_after
 from flux_klein_async.errors import ClientClosedError, ConfigurationError, FluxKleinError, JournalError, RateLimitError
-from flux_klein_async.events import Event, Failed, Held, Retrying
+from flux_klein_async.events import Event, Held, Retrying
 from flux_klein_async.flow.background import Background
 from flux_klein_async.flow.call import Call, Registry
 from flux_klein_async.flow.guarded import asked
@@ -146,23 +146,6 @@ class Core:
             self.on_event(make(self.loop.time()))
         except Exception:
             log.exception("on_event raised; ignored")
-
-    def tell_failed(self, error: FluxKleinError, call: Call, model: str | None) -> None:
-        """A call for a generation ended in an error; one whose own submit was accepted must not be made again."""
-        if call.waits and call.submitted:
-            error.paid_by_this_call = True
-        self.emit(
-            lambda at: Failed(
-                at=at,
-                request_id=error.request_id,
-                tag=call.tag,
-                error_type=type(error).__name__,
-                error=str(error),
-                seconds=at - call.started,
-                model=model,
-                call=call.number,
-            )
-        )
 
     def note_unknown(self, word: str) -> None:
         """Log a state that nobody documented, once for each word, for a sane number of words."""

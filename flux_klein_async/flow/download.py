@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from flux_klein_async.errors import APITimeoutError, DownloadError, InvalidInputError
+from flux_klein_async.errors import APITimeoutError, DownloadError, FluxKleinError, InvalidInputError
 from flux_klein_async.events import Downloaded
 from flux_klein_async.flow.call import Call
+from flux_klein_async.flow.calls import tell_failed
 from flux_klein_async.flow.core import Core
 from flux_klein_async.flow.files import InMemory, PartFile, checked_names
 from flux_klein_async.flow.transfer import Transfer
@@ -27,13 +28,14 @@ async def save(
         DownloadError: A file could not be brought home; of that file nothing is left behind.
     """
     naming = _naming(result, names)
-    with _within(call, result.request_id):
-        saved = [
-            await Transfer(core, call, url, PartFile(directory, name)).bring()
-            for url, name in zip(result.urls, naming, strict=True)
-        ]
-    files = tuple(replace(file, path=file.path.absolute()) for file in saved)
-    await core.write(EntryState.DOWNLOADED, request_id=result.request_id, files=files)
+    with _telling(core, call, "download"):
+        with _within(call, result.request_id):
+            saved = [
+                await Transfer(core, call, url, PartFile(directory, name)).bring()
+                for url, name in zip(result.urls, naming, strict=True)
+            ]
+        files = tuple(replace(file, path=file.path.absolute()) for file in saved)
+        await core.write(EntryState.DOWNLOADED, request_id=result.request_id, files=files)
     core.emit(
         lambda at: Downloaded(
             at=at,
@@ -53,7 +55,7 @@ async def read(core: Core, call: Call, result: GenerationResult) -> list[bytes]:
     Raises:
         DownloadError: A file could not be brought home.
     """
-    with _within(call, result.request_id):
+    with _telling(core, call, "read"), _within(call, result.request_id):
         return [await Transfer(core, call, url, InMemory()).bring() for url in result.urls]
 
 
@@ -70,6 +72,15 @@ def _naming(result: GenerationResult, names: Sequence[str] | None) -> list[Calla
             raise
         stems = checked_names([f"request-{result.request_id}{number}" for number in numbers], count)
     return [stem.__add__ for stem in stems]
+
+
+@contextmanager
+def _telling(core: Core, call: Call, verb: str) -> Iterator[None]:
+    try:
+        yield
+    except FluxKleinError as error:
+        tell_failed(core, call, error, verb)
+        raise
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from flux_klein_async.errors import (
 )
 from flux_klein_async.flow import download
 from flux_klein_async.flow.call import Call
-from flux_klein_async.flow.calls import cancel_abandoned, fetch_result
+from flux_klein_async.flow.calls import cancel_abandoned, fetch_result, tell_failed
 from flux_klein_async.flow.core import Core
 from flux_klein_async.flow.fanout import Product
 from flux_klein_async.flow.generation import generate
@@ -152,7 +152,7 @@ class Workshop(Generic[T]):
                 with call:
                     return await through(call, slot)
             except FluxKleinError as error:
-                self._core.tell_failed(error, call, order.model)
+                tell_failed(self._core, call, error, "generate", order.model)
                 raise
             finally:
                 self._calls.discard(call)

@@ -95,7 +95,10 @@ def _made(kind: type[_M], fields: dict[str, Any]) -> _M:
 
 def _invalid_input(error: ValidationError) -> InvalidInputError:
     """Pydantic's findings as one sentence: field, then what is wrong with it."""
-    fields = {".".join(map(str, item["loc"])): item["msg"] for item in error.errors(include_url=False)}
+    fields = {
+        ".".join(map(str, item["loc"])): item["msg"].removeprefix("Value error, ")  # ours, which need no such title
+        for item in error.errors(include_url=False)
+    }
     return InvalidInputError("; ".join(f"{name}: {message}" for name, message in fields.items()), fields=fields)
 
 

@@ -23,6 +23,7 @@ from flux_klein_async import (
     InputRejectedError,
     InsufficientBalanceError,
     InvalidInputError,
+    ItemTakenError,
     JournalError,
     NotFoundError,
     RateLimitError,
@@ -73,6 +74,7 @@ _CASES: dict[type[FluxKleinError], tuple[int, str, str]] = {
     ),
     ConfigurationError: (500, "internal_error", "This server is not set up for this"),
     JournalError: (500, "internal_error", "This server could not keep its books"),
+    ItemTakenError: (409, "under_way", "This is under way elsewhere; try again later"),
     ClientClosedError: (503, "closing", "This server is closing; try again later"),
 }
 _NOT_FOUND = (404, "not_found", "There is no such request, or no longer")

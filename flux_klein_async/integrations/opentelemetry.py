@@ -5,12 +5,10 @@ anything but the public events.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Callable
 
 from opentelemetry import metrics, trace
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, StatusCode
 
 from flux_klein_async._version import __version__
 from flux_klein_async.events import (
@@ -29,14 +27,10 @@ from flux_klein_async.events import (
 )
 from flux_klein_async.integrations.handlers import clipped, plain
 from flux_klein_async.integrations.instruments import Instruments
+from flux_klein_async.integrations.spans import Attributes, Open, bounded, model_facts, retry_facts
 from flux_klein_async.models import RequestState
 
 __all__ = ["Telemetry"]
-
-K = TypeVar("K")
-V = TypeVar("V")
-_Value = str | bool | int | float
-_Attributes = dict[str, _Value]
 
 _OPERATION = "generate_content"  # the conventions' word for the making of anything but text alone
 _PROVIDER = "runcomfy"
@@ -49,29 +43,6 @@ _OUTCOMES = {
 # After these nothing new can be said of a request.
 _SETTLED = {"completed", "failed", "cancelled"}
 _TRIES_KEPT = 16  # repeats of one submit that its span tells of; they are all counted
-
-
-@dataclass(slots=True)
-class _Open:
-    """A generation whose end has not been seen. Instants are seconds on the loop's clock."""
-
-    span: Span
-    epoch: int  # nanoseconds from 1970 to the loop's zero, taken once: durations stay exact when the clock is set
-    started: float
-    submitted: float
-    model: str | None
-    wait: Span | None = None
-    looks: int = 0
-    retries: int = 0
-    facts: _Attributes = field(default_factory=dict)
-
-    def instant(self, at: float) -> int:
-        """An instant of the loop's clock as the API wants it."""
-        return self.epoch + round(at * 1e9)
-
-    def note(self, name: str, at: float, attributes: Mapping[str, _Value]) -> None:
-        """Something that happened while it was waited for."""
-        (self.wait or self.span).add_event(f"flux_klein.{name}", attributes, self.instant(at))
 
 
 class Telemetry:
@@ -103,7 +74,7 @@ class Telemetry:
         self._max_open = max_open
         self._max_age = max_age
         self._clock = clock
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, Open] = {}
         # By request id and by call: the span that told of it, and how it ended.
         self._ended: dict[str | int, tuple[SpanContext, str]] = {}
         self._tries: dict[int, list[Retrying]] = {}
@@ -121,12 +92,12 @@ class Telemetry:
                 self._measured.holds.add(1, {"flux_klein.call.kind": event.kind})
             case Finished():
                 self._finished(event)
+            case Downloaded() | Failed(verb="download" | "read"):
+                self._files(event)
             case Failed() | Uncertain():
                 self._failed(event)
             case Cancelled():
                 self._cancelled(event)
-            case Downloaded():
-                self._downloaded(event)
             case Closed():
                 self._abandon_all(event.at)
 
@@ -138,18 +109,18 @@ class Telemetry:
         submit = self._tracer.start_span("flux_klein.submit", inside, start_time=record.instant(record.started))
         for retry in self._tries.pop(event.call or 0, []):
             record.retries += 1
-            submit.add_event("flux_klein.retry", _retry(retry), record.instant(retry.at))
+            submit.add_event("flux_klein.retry", retry_facts(retry), record.instant(retry.at))
         submit.end(record.instant(event.at))
         record.wait = self._tracer.start_span("flux_klein.wait", inside, start_time=record.instant(event.at))
-        self._measured.in_flight.add(1, _model(record.model))
+        self._measured.in_flight.add(1, model_facts(record.model))
         self._open[event.request_id or ""] = record
         self._forget(event.at)
 
-    def _begin(self, event: Event, seconds: float | None, model: str | None) -> _Open:
+    def _begin(self, event: Event, seconds: float | None, model: str | None) -> Open:
         """Start a generation's span where its call began: it is told of later than it began."""
         began = event.at - (seconds or 0.0)
         epoch = self._clock() - round(event.at * 1e9)
-        attributes = {"gen_ai.operation.name": _OPERATION, "gen_ai.provider.name": _PROVIDER, **_model(model)}
+        attributes = {"gen_ai.operation.name": _OPERATION, "gen_ai.provider.name": _PROVIDER, **model_facts(model)}
         if event.request_id is not None:
             attributes["gen_ai.response.id"] = event.request_id
         if event.tag is not None:
@@ -162,7 +133,7 @@ class Telemetry:
             links=[Link(context) for context, _ in before],
             start_time=epoch + round(began * 1e9),
         )
-        return _Open(span, epoch, began, event.at, model)
+        return Open(span, epoch, began, event.at, model)
 
     # --- between
 
@@ -175,24 +146,24 @@ class Telemetry:
             if event.error is not None:
                 record.note("look_failed", event.at, {"error.message": clipped(event.error)})
             return
-        facts: _Attributes = {"flux_klein.state": event.state.value}
+        facts: Attributes = {"flux_klein.state": event.state.value}
         if event.queue_position is not None:
             facts["flux_klein.queue.position"] = event.queue_position
         record.note("state_changed", event.at, facts)
         if event.state is RequestState.IN_PROGRESS and "flux_klein.queue.duration" not in record.facts:
             queued = record.facts["flux_klein.queue.duration"] = event.at - record.submitted
-            self._measured.queue.record(queued, _model(record.model))
+            self._measured.queue.record(queued, model_facts(record.model))
 
     def _retrying(self, event: Retrying) -> None:
         self._measured.retries.add(1, {"flux_klein.call.kind": event.kind or "unknown"})
         if (record := self._open.get(event.request_id or "")) is not None:
             record.retries += 1
-            record.note("retry", event.at, _retry(event))
+            record.note("retry", event.at, retry_facts(event))
         elif event.request_id is None and event.call is not None:
             tries = self._tries.setdefault(event.call, [])
             tries.append(event)
             del tries[:-_TRIES_KEPT]
-            _bound(self._tries, self._max_open)
+            bounded(self._tries, self._max_open)
 
     # --- ends
 
@@ -201,7 +172,7 @@ class Telemetry:
         if record is None:
             return
         record.looks = event.looks
-        model = _model(record.model)
+        model = model_facts(record.model)
         self._measured.looks.record(event.looks, model)
         if event.lag_max is not None:
             record.facts["flux_klein.lag"] = event.lag_max
@@ -218,7 +189,7 @@ class Telemetry:
         tries = self._tries.pop(event.call or 0, [])
         record.retries += len(tries)
         for retry in tries:
-            record.note("retry", retry.at, _retry(retry))
+            record.note("retry", retry.at, retry_facts(retry))
         error_type = event.error_type if isinstance(event, Failed) else "SubmissionUncertainError"
         self._end(record, event, _OUTCOMES.get(error_type, "error"), error_type, event.error)
 
@@ -233,7 +204,7 @@ class Telemetry:
         self._leave(record)
         self._end(record, event, "cancelled" if event.cancelled else "abandoned")
 
-    def _ending(self, event: Finished | Failed | Uncertain, seconds: float | None, model: str | None) -> _Open | None:
+    def _ending(self, event: Finished | Failed | Uncertain, seconds: float | None, model: str | None) -> Open | None:
         """The generation that this ends, or None where its end has been told already.
 
         One that was submitted elsewhere, or never accepted, gets its span only now.
@@ -248,12 +219,12 @@ class Telemetry:
             return None
         return self._begin(event, seconds, model)
 
-    def _leave(self, record: _Open) -> None:
-        self._measured.in_flight.add(-1, _model(record.model))
+    def _leave(self, record: Open) -> None:
+        self._measured.in_flight.add(-1, model_facts(record.model))
 
-    def _end(self, record: _Open, event: Event, outcome: str, error_type: str | None = None, error: str = "") -> None:
+    def _end(self, record: Open, event: Event, outcome: str, error_type: str | None = None, error: str = "") -> None:
         at, span = event.at, record.span
-        failure: _Attributes = {"error.type": error_type} if error_type is not None else {}
+        failure: Attributes = {"error.type": error_type} if error_type is not None else {}
         if error_type is not None:
             span.set_status(StatusCode.ERROR, clipped(error))
         span.set_attributes(
@@ -268,25 +239,33 @@ class Telemetry:
         if record.wait is not None:
             record.wait.end(record.instant(at))
         span.end(record.instant(at))
-        model = _model(record.model)
+        model = model_facts(record.model)
         self._measured.generations.add(1, {"flux_klein.outcome": outcome, **model, **failure})
-        labels: _Attributes = {"gen_ai.operation.name": _OPERATION, "gen_ai.provider.name": _PROVIDER}
+        labels: Attributes = {"gen_ai.operation.name": _OPERATION, "gen_ai.provider.name": _PROVIDER}
         self._measured.duration.record(at - record.started, {**labels, **model, **failure})
         for key in _keys(event):
             self._ended.pop(key, None)  # the last is the youngest
             self._ended[key] = (span.get_span_context(), outcome)
-        _bound(self._ended, 2 * self._max_open)
+        bounded(self._ended, 2 * self._max_open)
 
-    def _downloaded(self, event: Downloaded) -> None:
+    def _files(self, event: Downloaded | Failed) -> None:
+        """A span for files that came or did not: inside the generation's where that is known, else the caller's."""
+        verb, facts = "download", Attributes()
+        if isinstance(event, Failed):
+            verb, facts["error.type"] = event.verb or verb, event.error_type
+        else:
+            facts["flux_klein.files"] = len(event.paths)
         ended = self._ended.get(event.request_id or "")
         inside = trace.set_span_in_context(NonRecordingSpan(ended[0])) if ended else None
         now = self._clock()
         span = self._tracer.start_span(
-            "flux_klein.download",
+            f"flux_klein.{verb}",
             inside,
-            attributes={"gen_ai.response.id": event.request_id or "", "flux_klein.files": len(event.paths)},
+            attributes={"gen_ai.response.id": event.request_id or "", **facts},
             start_time=now - round((event.seconds or 0.0) * 1e9),
         )
+        if isinstance(event, Failed):
+            span.set_status(StatusCode.ERROR, clipped(event.error))
         span.end(now)
 
     # --- what never ends
@@ -310,25 +289,7 @@ class Telemetry:
         self._end(record, Event(at=at, request_id=request_id), "abandoned")
 
 
-def _model(model: str | None) -> _Attributes:
-    return {} if model is None else {"gen_ai.request.model": model}
-
-
-def _retry(event: Retrying) -> _Attributes:
-    return {
-        "flux_klein.attempt": event.attempt,
-        "flux_klein.delay": event.seconds,
-        "error.message": clipped(event.error),
-    }
-
-
 def _keys(event: Event) -> list[str | int]:
     """What a generation is known by: its request id, and the call that asked for it while it had none."""
     call = event.call if isinstance(event, Submitted | Failed | Uncertain) else None
     return [key for key in (event.request_id, call) if key is not None]
-
-
-def _bound(mapping: dict[K, V], most: int) -> None:
-    """Forget the oldest."""
-    while len(mapping) > most:
-        del mapping[next(iter(mapping))]

@@ -28,9 +28,11 @@ def generation_price(info: ModelInfo) -> Decimal | None:
 
 
 def dollars(amount: Decimal) -> str:
-    """An amount as it is read: two decimals at least, and as many as it has."""
-    decimals = max(2, -int(amount.normalize().as_tuple().exponent))
-    return f"${amount:.{decimals}f}"
+    """USD as money is written: two decimals, and more only where there is something in them."""
+    amount = amount.normalize()
+    exponent = amount.as_tuple().exponent
+    fine = isinstance(exponent, int) and exponent < -2  # no int: not a number
+    return f"${amount:f}" if fine else f"${amount:.2f}"
 
 
 class Budget:

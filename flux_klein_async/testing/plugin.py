@@ -1,26 +1,23 @@
 """The pytest plugin: `klein_emulator` and `klein_client`, in virtual time and without sockets.
 
-Needs pytest-asyncio. A test that asks for `klein_emulator` (or anything built on it) runs on the virtual-time loop:
-minutes of waiting pass in milliseconds, and `loop.time()` can be compared exactly. All other tests keep the loop that
-they would have had.
+A test that asks for `klein_emulator` (or anything built on it) runs on the virtual-time loop: minutes of waiting pass
+in milliseconds, and `loop.time()` can be compared exactly. All other tests keep the loop that they would have had.
+
+pytest loads this into every run of every project in whose environment the package is, with or without the extra
+`testing`: nothing may be imported here that could be missing, or that takes time.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 
 import pytest
-import pytest_asyncio
 
-if TYPE_CHECKING:
-    from flux_klein_async import FluxKleinClient
-    from flux_klein_async.emulator import InProcessEmulator
-
-# The package itself is imported only when a fixture is used: a plugin is loaded into every run of pytest.
-
-__all__ = ["klein_client", "klein_emulator"]
+__all__ = ["pytest_asyncio_loop_factories", "pytest_plugins"]
 
 _LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+pytest_plugins = ["flux_klein_async.testing." + ("fixtures" if find_spec("pytest_asyncio") else "unequipped")]
 
 
 @pytest.hookimpl(trylast=True, optionalhook=True)
@@ -31,22 +28,3 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, _LoopFactor
 
         return {"virtual": VirtualTimeLoop}
     return {"default": asyncio.new_event_loop}
-
-
-@pytest_asyncio.fixture
-async def klein_emulator() -> "AsyncIterator[InProcessEmulator]":
-    """The service, in process and in virtual time, with the published latency of FLUX.2 [klein] 4B."""
-    from flux_klein_async.emulator import InProcessEmulator  # noqa: PLC0415
-
-    async with InProcessEmulator() as emulator:
-        yield emulator
-
-
-@pytest_asyncio.fixture
-async def klein_client(klein_emulator: "InProcessEmulator") -> "AsyncIterator[FluxKleinClient]":
-    """A client of `klein_emulator`, closed after the test."""
-    from flux_klein_async import FluxKleinClient  # noqa: PLC0415
-
-    options: dict[str, Any] = {"base_url": klein_emulator.base_url, "session": klein_emulator.session()}
-    async with FluxKleinClient(klein_emulator.api_key, **options) as client:
-        yield client

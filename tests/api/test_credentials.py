@@ -96,7 +96,7 @@ def test_a_garbled_file_cannot_be_read(content: bytes, token_file: Path) -> None
     with pytest.raises(ConfigurationError) as caught:
         find(token_file=token_file)
     text = str(caught.value)
-    assert text.startswith(f"The token file {token_file} cannot be read: ")
+    assert text.startswith(f"Log in again with the vendor's CLI: the token file {token_file} cannot be read: ")
     assert "s3cr3t" not in text
     assert (caught.value.__cause__, caught.value.__suppress_context__) == (None, True)
 
@@ -106,7 +106,7 @@ def test_a_file_without_a_token_says_so(content: str, token_file: Path) -> None:
     token_file.write_text(content, encoding="utf-8")
     with pytest.raises(ConfigurationError) as caught:
         find(token_file=token_file)
-    assert str(caught.value) == f"The token file {token_file} holds no access_token"
+    assert str(caught.value) == f"Log in again with the vendor's CLI: the token file {token_file} holds no access_token"
 
 
 def test_a_folder_in_the_place_of_the_file_cannot_be_read(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import hashlib
+import re
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def test_eight_pictures_are_eight_different_files(served: Emulator, flux_klein: 
     assert len({hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}) == 8
     assert {path.parent for path in paths} == {Path("out")}
     assert "Generating 8 pictures of 128 x 96: a snow leopard at dawn" in ran.err
-    assert "8 of 8 done in out" in ran.err
+    assert re.search(r"8 of 8 done in out, [\d.]+ s, \$0\.08$", ran.err, re.MULTILINE)
     assert served.accepted == 8
 
 
@@ -110,6 +111,36 @@ def test_another_model_takes_the_prompt_as_it_is(served: Emulator, flux_klein: C
     ran = flux_klein("generate", "x", "--model", model, "--json", "--no-download", "--width", "256")
     assert ran.code == 0
     assert ran.records[0]["input"]["width"] == 256
+
+
+NINE = "blackforestlabs/flux-2-klein/9b/text-to-image"
+
+
+def test_the_9b_model_takes_steps(served: Emulator, flux_klein: Command) -> None:
+    ran = flux_klein("generate", "x", "--model", NINE, "--steps", "8", "--height", "64", "--json", "--no-download")
+    assert ran.code == 0
+    assert ran.records[0]["input"] == {"prompt": "x", "width": 1024, "height": 64, "steps": 8}
+    assert served.records[0].path == f"/v1/models/{NINE}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["x", "--steps", "8"], 64, f"4b/text-to-image takes no steps; --model {NINE} does"),
+        (["x", "--steps", "8", "--model", "emulator/any/text-to-video"], 64, "text-to-video takes no steps"),
+        (["x", "--steps", "eight", "--model", NINE], 64, "valid integer"),
+        (["x", "--steps", "3", "--model", NINE], 65, "steps: "),
+        (["x", "--steps", "51", "--model", NINE], 65, "steps: "),
+        ([" ", "--steps", "8", "--model", NINE], 65, "prompt: the prompt is blank"),
+    ],
+)
+def test_steps_that_a_model_does_not_take_buy_nothing(
+    served: Emulator, flux_klein: Command, arguments: list[str], code: int, sentence: str
+) -> None:
+    ran = flux_klein("generate", *arguments)
+    assert ran.code == code
+    assert sentence in " ".join(ran.err.split())
+    assert not served.records
 
 
 def test_no_token_ends_with_77_and_names_the_ways(flux_klein: Command) -> None:

@@ -17,6 +17,8 @@ KLEIN = "blackforestlabs/flux-2-klein/4b/text-to-image"
         (0.01, "output", "$0.01 for each output", Decimal("0.03")),
         (0.1, "Output ", "$0.10 for each Output ", Decimal("0.3")),
         (0.0, "output", "$0.00 for each output", Decimal(0)),
+        (0.125, "output", "$0.125 for each output", Decimal("0.375")),
+        (0.0005, "output", "$0.0005 for each output", Decimal("0.0015")),
         (1e-7, "output", "$0.0000001 for each output", Decimal("3e-7")),
         (100.0, "output", "$100.00 for each output", Decimal(300)),
         (0.05, "second", "$0.05 for each second", None),

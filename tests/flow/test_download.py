@@ -16,6 +16,7 @@ from flux_klein_async import (
     GenerationOutput,
     GenerationResult,
     InvalidInputError,
+    JournalError,
     RequestState,
 )
 from flux_klein_async.emulator import (
@@ -25,7 +26,7 @@ from flux_klein_async.emulator import (
     Reply,
     error_reply,
 )
-from flux_klein_async.events import Downloaded, Retrying
+from flux_klein_async.events import Downloaded, Failed, Retrying
 from flux_klein_async.flow import download, transfer
 from flux_klein_async.flow.files import PartFile
 from flux_klein_async.ledger.base import Entry, EntryState
@@ -297,6 +298,40 @@ async def test_a_directory_that_vanishes_while_a_transfer_is_broken(
     found = await outcome(client.download(result_of(OWN), out))
     assert (type(found), len(vanish.of(Retrying))) == (expected, 1)
     assert listing(tmp_path) == ([] if expected is DownloadError else ["out", "out/some-id.png"])
+
+
+class Illegible:
+    """A journal that cannot be written."""
+
+    async def record(self, entry: Entry) -> None:
+        if entry.state is EntryState.DOWNLOADED:
+            raise JournalError("The journal is full")
+
+
+@pytest.mark.parametrize(
+    ("verb", "answer", "kind"),
+    [("download", Reply(404), DownloadError), ("read", Reply(404), DownloadError), ("download", None, JournalError)],
+)
+async def test_what_came_to_nothing_is_told_with_the_verb(klein_emulator, connect, tmp_path, verb, answer, kind):
+    events = Events()
+    client = connect(on_event=events, journal=Illegible())
+    result = await client.generate("a cat", width=64, height=64)
+    klein_emulator.script("file", answer)
+    begun = now()
+    error = await outcome(client.read(result) if verb == "read" else client.download(result, tmp_path))
+    assert type(error) is kind
+    assert events.of(Downloaded) == []
+    [told] = events.of(Failed)
+    assert (told.verb, told.error_type, told.error) == (verb, kind.__name__, str(error))
+    assert (told.request_id, told.seconds, told.model) == (result.request_id, now() - begun, None)
+
+
+async def test_an_item_whose_files_cannot_be_had_tells_of_these_under_its_index(klein_emulator, connect, tmp_path):
+    klein_emulator.script("file", Reply(404))
+    events = Events()
+    [item] = await connect(on_event=events).generate_all(["a cat"], directory=tmp_path)
+    assert type(item.error) is DownloadError
+    assert [(told.verb, told.tag) for told in events.of(Failed)] == [("download", 0)]
 
 
 IN_LITTLE_ROOM = """

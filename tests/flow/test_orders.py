@@ -81,8 +81,8 @@ def test_an_input_becomes_one_order(
 @pytest.mark.parametrize(
     ("given", "settings", "text"),
     [
-        ("", {}, "prompt: Value error, the prompt is blank"),
-        (" \n", {}, "prompt: Value error, the prompt is blank"),
+        ("", {}, "prompt: the prompt is blank"),
+        (" \n", {}, "prompt: the prompt is blank"),
         (" \n", {"model": OTHER}, "prompt: the prompt is blank"),
         ("a", {"width": 63}, "width: Input should be greater than or equal to 64"),
         ("a", {"height": 2049}, "height: Input should be less than or equal to 2048"),
@@ -160,7 +160,7 @@ def test_an_item_becomes_an_input(to_input: Any, made: Any) -> None:
     ("to_input", "text"),
     [
         (lambda row: row["text"], "to_input failed: KeyError: 'text'"),
-        (lambda row: TextToImageInput(prompt=""), "prompt: Value error, the prompt is blank"),
+        (lambda row: TextToImageInput(prompt=""), "prompt: the prompt is blank"),
         (
             lambda row: TextToImageInput(prompt="a", width=1),
             "width: Input should be greater than or equal to 64",

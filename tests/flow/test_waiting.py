@@ -52,7 +52,7 @@ async def test_a_generation_that_ends_badly_is_an_error(klein_emulator, connect,
     assert (type(error), error.charged, error.retryable) == (kind, charged, False)
     assert error.request_id in klein_emulator.completions
     assert getattr(error, "detail", None) == detail
-    assert [event.error_type for event in events.of(Failed)] == [kind.__name__]
+    assert [(event.error_type, event.verb) for event in events.of(Failed)] == [(kind.__name__, "generate")]
 
 
 @pytest.mark.parametrize(

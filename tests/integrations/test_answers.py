@@ -21,6 +21,7 @@ from flux_klein_async import (
     InsufficientBalanceError,
     InvalidInputError,
     InvalidResponseError,
+    ItemTakenError,
     JournalError,
     NotFoundError,
     PermissionDeniedError,
@@ -58,6 +59,7 @@ CASES = [
     (paid(WaitTimeoutError(request_id=ID)), 504, "wait_timeout", "unknown", False),
     (SubmissionUncertainError(cause=SECRET, raw=SECRET), 502, "submission_uncertain", "unknown", False),
     (ConfigurationError(SECRET), 500, "internal_error", "no", False),
+    (ItemTakenError(SECRET, request_id=ID), 409, "under_way", "no", True),
     (JournalError(SECRET, request_id=ID), 500, "internal_error", "unknown", False),
     (ClientClosedError(SECRET), 503, "closing", "no", True),
     (paid(ClientClosedError(SECRET, request_id=ID)), 503, "closing", "unknown", False),
@@ -144,3 +146,10 @@ def test_what_is_told_of_looks_and_results():
     output = GenerationOutput(image="https://x.runcomfy.net/1.png")
     result = GenerationResult(request_id=ID, state=RequestState.COMPLETED, output=output, cost_usd=0.01)
     assert result_facts(result) == {"request_id": ID, "state": "completed", "urls": ["https://x.runcomfy.net/1.png"]}
+
+
+async def test_what_the_service_finds_wrong_is_told_field_by_field(klein_client):
+    with pytest.raises(InputRejectedError) as caught:
+        await klein_client.generate({"prompt": "a cat", "width": 5000, "height": 3})
+    assert "width: " in str(caught.value)
+    assert [finding["field"] for finding in answer_to(caught.value).body["fields"]] == ["width", "height"]

@@ -5,11 +5,13 @@ import importlib.util
 import os
 import re
 import signal
+import socket
 import sys
 from pathlib import Path
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from flux_klein_async.emulator import Emulator
 
@@ -92,7 +94,10 @@ async def test_a_shutdown_while_busy_sees_everybody_through_and_the_app_can_star
 
 
 class Workers:
-    """The FastAPI example under `uvicorn --workers 2`, as it is deployed: processes of its own."""
+    """An example as it is deployed: two processes of its own behind one port."""
+
+    ready: str  # what each process says once it serves
+    command: tuple[str, ...]
 
     def __init__(self, emulator):
         self._environment = {
@@ -107,14 +112,13 @@ class Workers:
 
     async def start(self):
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "uvicorn", "--app-dir", str(EXAMPLES), "fastapi_app:app"),
-            *("--workers", "2", "--port", "0", "--no-access-log"),
+            *(sys.executable, "-m", *self.command),
             env=self._environment,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
         self.said = ""
-        await self._until(lambda: self.said.count("Application startup complete") == 2)
+        await self._until(lambda: self.said.count(self.ready) == 2)
         self.url = re.search(r"http://[\d.]+:\d+", self.said)[0]
         return self
 
@@ -128,11 +132,53 @@ class Workers:
         self._process.send_signal(signal.SIGTERM)
 
     async def closing(self):
-        await self._until(lambda: self.said.count("Shutting down") == 2)
+        """Until both processes have begun to close."""
+        raise NotImplementedError
 
     async def end(self):
         self.said += (await self._process.stderr.read()).decode()
         return await self._process.wait()
+
+
+class Uvicorn(Workers):
+    """The FastAPI example."""
+
+    ready = "Application startup complete"
+    command = (
+        *("uvicorn", "--app-dir", str(EXAMPLES), "fastapi_app:app"),
+        *("--workers", "2", "--port", "0", "--no-access-log"),
+    )
+
+    async def closing(self):
+        await self._until(lambda: self.said.count("Shutting down") == 2)
+
+
+class Gunicorn(Workers):
+    """The aiohttp.web example. gunicorn says nothing when a worker serves, so that its configuration does."""
+
+    ready = "worker is ready"
+    command = (
+        *("gunicorn", "--chdir", str(EXAMPLES), "aiohttp_app:create_app()"),
+        *("--worker-class", "aiohttp.GunicornWebWorker", "--workers", "2", "--bind", "127.0.0.1:0"),
+        *("--config", str(Path(__file__).with_name("gunicorn_says.py"))),
+    )
+
+    async def closing(self):
+        """The port is closed once both have closed it; the first to do so is gunicorn itself."""
+        address = URL(self.url)
+        async with asyncio.timeout(60):
+            while await listens(address.host, address.port):
+                pass
+
+
+async def listens(host, port):
+    with socket.socket() as visitor:
+        visitor.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(visitor, (host, port))
+        except ConnectionError:
+            return False
+        return True
 
 
 def complaints(said):
@@ -140,18 +186,22 @@ def complaints(said):
     return re.findall(r".*(?:ERROR|Traceback|Unclosed|destroyed|never (?:awaited|retrieved)).*", said)
 
 
-async def test_two_workers_and_two_hundred_visitors():
+def number_of(job):
+    return int(re.search(r"\d+", job.input["prompt"])[0])  # one app takes the whole body for the prompt
+
+
+@pytest.mark.parametrize("serve", [Uvicorn, Gunicorn])
+async def test_two_workers_and_two_hundred_visitors(serve):
     """Each worker has a client of its own, which runs 64 generations at a time: the others wait for a slot there."""
     async with Emulator(workers=0, profile="fixed:0.01") as emulator:
-        server = await Workers(emulator).start()
-        assert server.said.count("Started server process") == 2
+        server = await serve(emulator).start()
         visits = [asyncio.create_task(visit(server.url, number)) for number in range(200)]
         await accepted(emulator, 64)
         leaving, staying = visits[::3], [visit for n, visit in enumerate(visits) if n % 3]
         for leaver in leaving:
             leaver.cancel()
         await asyncio.wait(leaving)
-        orphans = [job for job in emulator.engine.service.queue.jobs.values() if int(job.input["prompt"][8:]) % 3 == 0]
+        orphans = [job for job in emulator.engine.service.queue.jobs.values() if number_of(job) % 3 == 0]
         await accepted(emulator, len(orphans), "cancel")
         release(emulator)
         await asyncio.wait(staying)
@@ -161,7 +211,7 @@ async def test_two_workers_and_two_hundred_visitors():
         assert set(states(emulator)) <= {"completed", "cancelled"}
         assert states(emulator).count("cancelled") >= len(orphans) > 0
 
-        again = await Workers(emulator).start()
+        again = await serve(emulator).start()
         emulator.engine.service.queue._workers = 0
         count = emulator.calls["submit"]
         visits = [asyncio.create_task(visit(again.url, number)) for number in range(40)]

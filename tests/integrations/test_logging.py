@@ -43,6 +43,11 @@ TABLE = [
         "finished request_id=r seconds=1.000 looks=2 lag_max=0.100",
     ),
     (Failed(at=1.0, error_type="E", error="a\nb"), ERROR, "failed error_type=E error=a b"),
+    (
+        Failed(at=1.0, error_type="DownloadError", error="e", verb="download"),
+        ERROR,
+        "failed error_type=DownloadError error=e verb=download",
+    ),
     (Cancelled(at=1.0, cancelled=False), INFO, "cancelled cancelled=False abandoned=False"),
     (Cancelled(at=1.0, cancelled=True, abandoned=True), INFO, "cancelled cancelled=True abandoned=True"),
     (Cancelled(at=1.0, cancelled=None, abandoned=True), WARNING, "cancelled abandoned=True"),

@@ -9,8 +9,15 @@ import pytest_asyncio
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 
-from flux_klein_async import FluxKleinError, Limits, RetryPolicy, SubmissionUncertainError, WaitTimeoutError
-from flux_klein_async.emulator import Generation, Hang, InProcessEmulator, Reset, error_reply, fault
+from flux_klein_async import (
+    DownloadError,
+    FluxKleinError,
+    Limits,
+    RetryPolicy,
+    SubmissionUncertainError,
+    WaitTimeoutError,
+)
+from flux_klein_async.emulator import Generation, Hang, InProcessEmulator, Reply, Reset, error_reply, fault
 from flux_klein_async.events import (
     Cancelled,
     Closed,
@@ -101,6 +108,23 @@ async def test_a_download_of_a_result_from_elsewhere_is_the_callers(memory, conn
     assert memory.span("flux_klein.download").parent.span_id == caller.get_span_context().span_id
 
 
+@pytest.mark.parametrize("verb", ["download", "read"])
+async def test_files_that_cannot_be_had_are_a_span_that_ends_in_the_error(
+    verb, client, memory, klein_emulator, tmp_path
+):
+    result = await client.generate(PROMPT)
+    klein_emulator.script("file", Reply(404, delay=2.0))
+    begun = asyncio.get_running_loop().time()
+    with pytest.raises(DownloadError) as caught:
+        await (client.read(result) if verb == "read" else client.download(result, tmp_path))
+    span, files = memory.span(), memory.span(f"flux_klein.{verb}")
+    assert (files.parent.span_id, files.context.trace_id) == (span.context.span_id, span.context.trace_id)
+    assert dict(files.attributes) == {"gen_ai.response.id": result.request_id, "error.type": "DownloadError"}
+    assert (files.status.status_code, files.status.description) == (StatusCode.ERROR, str(caught.value))
+    assert seconds(files) == pytest.approx(asyncio.get_running_loop().time() - begun) == 2.0
+    assert (span.status.status_code, memory.outcomes()) == (StatusCode.UNSET, {"completed": 1})
+
+
 async def test_what_is_under_way_is_in_flight(client, memory, klein_emulator):
     klein_emulator.script("submit", *3 * [Generation(after=60.0)])
     tasks = [asyncio.ensure_future(client.generate(PROMPT)) for _ in range(3)]
@@ -141,11 +165,17 @@ async def lost_by_a_bare_submit(client: Any, emulator: InProcessEmulator) -> Non
         await client.submit(PROMPT)
 
 
+async def refused_at_a_bare_submit(client: Any, emulator: InProcessEmulator) -> None:
+    emulator.script("submit", error_reply(422, 422001))
+    await client.submit(PROMPT)
+
+
 ENDS = {
     "fails": (generated, [fault("fails")], "failed", "GenerationFailedError"),
     "is cancelled by the service": (generated, [fault("is-cancelled")], "cancelled", "GenerationCancelledError"),
     "is refused": (generated, [error_reply(422, 422001)], "error", "InputRejectedError"),
     "reply is lost": (generated, [Reset(accepted=True)], "uncertain", "SubmissionUncertainError"),
+    "is refused, bare": (refused_at_a_bare_submit, [], "error", "InputRejectedError"),
     "reply is lost, bare": (lost_by_a_bare_submit, [], "uncertain", "SubmissionUncertainError"),
     "deadline while it runs": (generated, [Generation(after=60.0)], "timeout", "WaitTimeoutError"),
     "deadline in the submit": (generated, [Hang()], "uncertain", "SubmissionUncertainError"),

@@ -126,18 +126,20 @@ def test_a_budget_of_nothing_allows_what_is_free():
 
 
 @pytest.mark.parametrize(
-    ("amount", "text"),
+    ("amount", "expected"),
     [
-        ("0.5", "$0.50"),
-        ("2", "$2.00"),
-        ("100", "$100.00"),
-        ("0.0004", "$0.0004"),
-        ("1e-7", "$0.0000001"),
         ("0", "$0.00"),
+        ("0.5", "$0.50"),
+        ("0.0005", "$0.0005"),
+        ("0.1250", "$0.125"),
+        ("100", "$100.00"),
+        ("1E+2", "$100.00"),
+        ("1e-9", "$0.000000001"),
+        ("NaN", "$NaN"),
     ],
 )
-def test_an_amount_is_read_with_two_decimals_at_least(amount, text):
-    assert dollars(Decimal(amount)) == text
+def test_money_has_two_decimals_and_more_where_they_say_something(amount: str, expected: str) -> None:
+    assert dollars(Decimal(amount)) == expected
 
 
 def test_a_price_for_an_output_is_that_of_a_generation():

@@ -8,6 +8,7 @@ async def main(client: FluxKleinClient) -> None:
         pass
     list(client.generate_many(["a"]))  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     await client.generate_many(["a"])  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
+    await client.handle("an-id")  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
     client.generate("a cat")  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
     await client.read(client.generate("a cat"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await client.generate(b"a cat")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
