@@ -33,9 +33,14 @@ class Entry:
     """One line of a journal.
 
     Attributes:
+        state: Where the order stands.
         key: Identifies one submit before it has a request id; None for requests that another process made.
+        request_id: The service's id, once known.
+        model: The model's id, where known.
         body: The submit's JSON, with the intent only.
+        cost_usd: USD, as the result reports them.
         files: Absolute paths, when downloaded.
+        error: What went wrong, as a sentence.
     """
 
     state: EntryState
