@@ -59,10 +59,10 @@ class Drawing(SphinxDirective):
 
 def _signature(_: Sphinx, what: str, __: str, found: Any, *___: Any) -> tuple[str, str] | None:
     """Of a model, without what only pydantic reads; of what nobody calls, none."""
+    if what == "exception" or getattr(found, "_is_protocol", False):
+        return "", ""
     if what != "class":
         return None
-    if getattr(found, "_is_protocol", False):
-        return "", ""
     is_model = isinstance(found, type) and issubclass(found, BaseModel)
     if not is_model and not dataclasses.is_dataclass(found):
         return None
@@ -73,10 +73,15 @@ def _signature(_: Sphinx, what: str, __: str, found: Any, *___: Any) -> tuple[st
     return stringify_signature(signature, unqualified_typehints=True), ""
 
 
+class _Dots:
+    def __repr__(self) -> str:
+        return "..."
+
+
 def _shown(parameter: inspect.Parameter, hints: dict[str, Any]) -> inspect.Parameter:
     default = parameter.default
     if default is not parameter.empty and "<" in repr(default):
-        default = ...  # what is made anew for each, and functions, have no text that is Python
+        default = _Dots()  # what is made anew for each, and functions, have no text that is Python
     return parameter.replace(annotation=hints.get(parameter.name, parameter.annotation), default=default)
 
 
@@ -84,11 +89,17 @@ def _skip(_: Sphinx, __: str, name: str, *___: Any) -> bool | None:
     return True if name == "model_config" else None
 
 
+def _link_pages(_: Sphinx, __: str, ___: str, ____: Any, _____: Any, lines: list[str]) -> None:
+    """Docstrings name the pages that they stand on by their paths in the repository."""
+    lines[:] = [re.sub(r"(?<!`)\bdocs/(\w+)\.md", r":doc:`docs/\1.md </\1>`", line) for line in lines]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Tell Sphinx."""
     app.add_directive("command-help", CommandHelp)
     app.add_directive("drawing", Drawing)
     app.connect("autodoc-process-signature", _signature)
+    app.connect("autodoc-process-docstring", _link_pages)
     app.connect("autodoc-skip-member", _skip)
     for field in PyObject.doc_field_types:
         if field.name == "variable":
