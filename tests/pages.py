@@ -76,19 +76,21 @@ def blocks(page: str) -> list[Block]:
     remark = ""
     for token in MarkdownIt("commonmark").parse((ROOT / page).read_text(encoding="utf-8")):
         line = token.map[0] + 1 if token.map else 0
+        if remark and token.type != "fence":
+            raise ValueError(f"{page}:{line}: {remark!r} stands before no block")
         if token.type == "html_block":
             remark = token.content.strip().removeprefix("<!--").removesuffix("-->").strip()
             word, _, text = remark.partition("\n")
             if word in _RUN:
                 found.append(Block(page, line, word, text + "\n", hidden=True))
                 remark = ""
+            elif not re.fullmatch(r"output|file: \S+", remark):
+                raise ValueError(f"{page}:{line}: {remark[:60]!r} is no remark that is known")
         elif token.type == "code_block":
             raise ValueError(f"{page}:{line} is indented: fence it, and say what it is")
         elif token.type == "fence":
             if not token.info.startswith("{"):  # a directive of the site
                 found.append(_fenced(page, line, token.info, token.content, remark))
-            remark = ""
-        elif token.type == "inline":
             remark = ""
     return found
 

@@ -109,6 +109,8 @@ def test_the_readmes_program_brings_three_pictures_home(served, pytester, capsys
         ("    flux-klein price\n", "indented"),
         ("```text\nflux-klein price\n```\n", "looks like code"),
         ("```json\n$ ls\n```\n", "looks like code"),
+        ("<!-- pyhton\n1 / 0\n-->\n", "no remark that is known"),
+        ("<!-- output -->\n\nA line.\n", "before no block"),
     ],
 )
 def test_a_block_that_would_not_be_run_is_refused(text, complaint, tmp_path, monkeypatch):
