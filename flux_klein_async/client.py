@@ -174,7 +174,10 @@ class FluxKleinClient(NotWith):
             model: The model's id; None is the client's (a typed input of another model names its own).
             width: Pixels, 64 to 2048.
             height: Pixels, 64 to 2048.
-            timeout: Seconds.
+            timeout: Seconds for the submit with its repeats; None is no limit.
+
+        Returns:
+            The request, accepted. Keep its `request_id`: it is all that is needed to take the request up again.
 
         Raises:
             InvalidInputError: Refused here; nothing was sent.
@@ -352,9 +355,9 @@ class FluxKleinClient(NotWith):
 
         Raises:
             InvalidInputError: `items` is one input instead of many, or an option is no such thing.
-            ConfigurationError, AuthenticationError, PermissionDeniedError, InsufficientBalanceError,
-                BudgetExceededError: From the iterator, after the outcomes of the items that were under way:
-                every further submit would fail so too.
+            ConfigurationError, AuthenticationError, PermissionDeniedError: From the iterator, after the outcomes of
+                the items that were under way: every further submit would fail so too.
+            InsufficientBalanceError, BudgetExceededError: In the same way.
         """
         _check_on_abandon(on_abandon)
         seconds = checked_timeout(timeout, self._timeout)

@@ -27,7 +27,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What all events have: the request, the caller's tag, and the loop's time."""
+    """What all events have: the request, the caller's tag, and the loop's time.
+
+    Attributes:
+        at: Seconds, on the clock of the client's event loop.
+        request_id: The request's id, or None before it has one.
+        tag: The `tag` of `generate`, or the index of an item of a fan-out.
+    """
 
     at: float
     request_id: str | None = None
@@ -36,7 +42,13 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitted(Event):
-    """A submit was accepted; `seconds` since it was asked for."""
+    """A submit was accepted.
+
+    Attributes:
+        seconds: Since it was asked for.
+        model: The model's id.
+        call: The number of the call in this process.
+    """
 
     seconds: float
     model: str | None = None
@@ -45,7 +57,13 @@ class Submitted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Looked(Event):
-    """A look at the status was answered (`state`) or saw nothing (`error`: what stood in its way)."""
+    """A look at the status was answered, or saw nothing.
+
+    Attributes:
+        look: Which look of this wait, from 1.
+        state: What it saw, or None.
+        error: What stood in its way, or None.
+    """
 
     look: int
     state: RequestState | None
@@ -54,7 +72,12 @@ class Looked(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateChanged(Event):
-    """The state or the queue position is another one than at the last look."""
+    """The state or the queue position is another one than at the last look.
+
+    Attributes:
+        state: The state now.
+        queue_position: The place in the queue now, or None.
+    """
 
     state: RequestState
     queue_position: int | None
@@ -62,7 +85,12 @@ class StateChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held(Event):
-    """The service asked for patience: all calls of this kind wait for `seconds`."""
+    """The service asked for patience: all calls of a kind wait.
+
+    Attributes:
+        kind: `submit`, `read`, `cancel` or `file`.
+        seconds: For how long.
+    """
 
     kind: str
     seconds: float
@@ -70,7 +98,15 @@ class Held(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrying(Event):
-    """A call failed in a way that allows a repeat, which comes after `seconds`."""
+    """A call failed in a way that allows a repeat.
+
+    Attributes:
+        attempt: The number of the attempt that comes next; 2 after the first failure.
+        seconds: After which it comes.
+        error: What went wrong, as a sentence.
+        kind: `submit`, `read`, `cancel` or `file`.
+        call: The number of the call in this process.
+    """
 
     attempt: int
     seconds: float
@@ -81,7 +117,15 @@ class Retrying(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished(Event):
-    """A generation completed and its result is here; `seconds` since the call began."""
+    """A generation completed and its result is here.
+
+    Attributes:
+        seconds: Since the call began.
+        looks: How many looks it took.
+        lag_max: Seconds that can have passed at most between the end and the look that saw it, or None.
+        cost_usd: USD, as the result reports them, or None.
+        model: The model's id, where known.
+    """
 
     seconds: float
     looks: int
@@ -92,10 +136,16 @@ class Finished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(Event):
-    """A call ended in an error (its class name and its sentence), `seconds` after it began.
+    """A call ended in an error, `seconds` after it began.
 
-    `verb` is the call's name. "generate", "submit" and "wait_for_result" are about a generation; "download" and "read"
-    are about files, and say nothing of the generation itself. None: an event made before verbs were told apart.
+    Attributes:
+        error_type: The name of its class.
+        error: Its sentence.
+        seconds: Since the call began.
+        model: The model's id, where known.
+        call: The number of the call in this process.
+        verb: The call's name. "generate", "submit" and "wait_for_result" are about a generation; "download" and "read"
+            are about files, and say nothing of the generation itself. None: an event made before verbs were told apart.
     """
 
     error_type: str
@@ -108,9 +158,11 @@ class Failed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancelled(Event):
-    """The service was asked to cancel. `cancelled` is its answer, or None where it gave none.
+    """The service was asked to cancel.
 
-    `abandoned`: asked because nobody waits for the request any more, and not by a call of `cancel`.
+    Attributes:
+        cancelled: Its answer, or None where it gave none.
+        abandoned: Asked because nobody waits for the request any more, and not by a call of `cancel`.
     """
 
     cancelled: bool | None
@@ -119,7 +171,14 @@ class Cancelled(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Uncertain(Event):
-    """A submit may or may not have been accepted, and was left alone; `seconds` since it was asked for."""
+    """A submit may or may not have been accepted, and was left alone.
+
+    Attributes:
+        error: What came instead of an answer, as a sentence.
+        seconds: Since it was asked for.
+        model: The model's id.
+        call: The number of the call in this process.
+    """
 
     error: str
     seconds: float | None = None
@@ -129,9 +188,12 @@ class Uncertain(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Downloaded(Event):
-    """Files of a request are on disk; `sha256` has for each path the digest of its bytes, in hexadecimal digits.
+    """Files of a request are on disk.
 
-    `seconds` is how long that took.
+    Attributes:
+        paths: Where.
+        sha256: For each path the SHA-256 of its bytes, in hexadecimal digits.
+        seconds: How long that took.
     """
 
     paths: tuple[str, ...]
@@ -141,6 +203,10 @@ class Downloaded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closed(Event):
-    """The client is closed; `left_running` are the ids that nobody waits for any more."""
+    """The client is closed.
+
+    Attributes:
+        left_running: The ids of requests that may still run and that nobody waits for any more.
+    """
 
     left_running: tuple[str, ...]

@@ -94,7 +94,11 @@ class TextToImageInput(Brief):
 
 
 class TextToImage9BInput(TextToImageInput):
-    """Input of the 9B sibling: the same, and `steps`, 4 to 50 (None: the service's own choice)."""
+    """Input of the 9B sibling: the same, and `steps` (source: docs/wire.md, "Input").
+
+    Attributes:
+        steps: Denoising steps, 4 to 50; None: the service's own choice.
+    """
 
     default_model: ClassVar[str] = KLEIN_9B_TEXT_TO_IMAGE
 
@@ -102,7 +106,11 @@ class TextToImage9BInput(TextToImageInput):
 
 
 class HostedFile(Brief):
-    """A file that the service fetches itself: a public HTTPS URL without credentials."""
+    """A file that the service fetches itself, for inputs that take one.
+
+    Attributes:
+        url: HTTPS, on a public host, without credentials.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -120,11 +128,12 @@ _Raw = Annotated[Mapping[str, Any], SkipValidation]  # parsed JSON: there is not
 
 
 class RequestStatus(Brief):
-    """One look at a request.
+    """One look at a request (source: docs/wire.md, "Endpoints" and "States").
 
     Attributes:
+        request_id: The service's id.
         state: Where it stands; an unknown word is in `raw["status"]`.
-        queue_position: Its place while in the queue, else None.
+        queue_position: Its place while in the queue, as the service counts; else None.
         instance_id: The machine that runs it, where the service says so.
         raw: The whole answer.
     """
@@ -139,7 +148,14 @@ class RequestStatus(Brief):
 
 
 class GenerationOutput(Brief):
-    """The files of a generation, as URLs."""
+    """The files of a generation, as URLs; which are there is the model's affair (source: docs/wire.md, "Output").
+
+    Attributes:
+        image: One image.
+        video: One video.
+        images: Several images.
+        videos: Several videos.
+    """
 
     model_config = _Answer
 
@@ -175,9 +191,11 @@ class Timings:
 
 
 class GenerationResult(Brief):
-    """A finished generation.
+    """A finished generation (source: docs/wire.md, "Endpoints" and "Output").
 
     Attributes:
+        request_id: The service's id, by which the result is kept for 7 days.
+        state: `completed`.
         output: Its files.
         created_at: When the service took it, on the service's clock.
         finished_at: When it ended, on the service's clock.
@@ -218,10 +236,13 @@ class GenerationResult(Brief):
 
 
 class CancelOutcome(Brief):
-    """What became of a cancel.
+    """What became of a cancel (source: docs/wire.md, "Endpoints").
 
     Attributes:
+        request_id: The service's id.
         cancelled: True: it will not run. False: it could not be cancelled, goes on and is charged.
+        state: Where the request stands, as far as the answer says; else `unknown`.
+        raw: The whole answer.
     """
 
     model_config = _Answer
@@ -233,12 +254,17 @@ class CancelOutcome(Brief):
 
 
 class ModelInfo(Brief):
-    """A model's catalogue entry.
+    """A model's catalogue entry (source: docs/wire.md, "Endpoints").
 
     Attributes:
+        model_id: The id that `model=` takes.
+        display_name: Its name for people.
+        categories: What it does, such as `text-to-image`.
         base_price_usd: USD for one `price_unit`; None where the service names no number.
-        price_unit: What the price is for, e.g. `output` or `second`.
+        price_unit: What the price is for, e.g. `output` or `second`; None where the service does not say.
+        pricing_note: What the service says of the price besides.
         input_schema: JSON schema of the input, where the entry has one.
+        raw: The whole entry.
     """
 
     model_config = _Answer
@@ -278,6 +304,10 @@ class Outcome(Generic[T]):
     """What became of one item of a fan-out: exactly one of `result` and `error` is set.
 
     Attributes:
+        index: The item's number, from 0.
+        item: The item itself, as it was given.
+        result: Its result, or None.
+        error: Its error, or None.
         files: What was saved, if the fan-out was given a directory.
         recalled: Nothing was submitted for it this time: the client's journal knew what became of it.
     """

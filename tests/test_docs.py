@@ -1,13 +1,20 @@
 """The pages keep to what is there: every test that they name exists, every link leads somewhere."""
 
 import ast
+import dataclasses
+import importlib
+import inspect
 import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
+
+from flux_klein_async import events
+from flux_klein_async.cli.main import app
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
 
 
@@ -33,3 +40,64 @@ def test_every_rule_names_the_tests_that_hold_it():
 def test_every_link_to_a_file_leads_somewhere(page):
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+REFERENCE = "".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("docs/reference/*.md")))
+PUBLIC = {
+    f"{module}:{name}"
+    for module in (
+        "flux_klein_async",
+        "flux_klein_async.emulator",
+        "flux_klein_async.events",
+        "flux_klein_async.integrations.aiohttp_web",
+        "flux_klein_async.integrations.answers",
+        "flux_klein_async.integrations.fastapi",
+        "flux_klein_async.integrations.logging",
+        "flux_klein_async.integrations.notebook",
+        "flux_klein_async.integrations.opentelemetry",
+        "flux_klein_async.testing.plugin",
+    )
+    for name in importlib.import_module(module).__all__
+    if not name.startswith("__")
+}
+
+
+@pytest.mark.parametrize("public", sorted(PUBLIC))
+def test_every_public_name_is_in_the_reference(public):
+    name = public.rpartition(":")[2]
+    assert re.search(rf"(:: |\s)([\w.]+\.)?{name}(\(\))?$|`{name}`", REFERENCE, re.MULTILINE)
+
+
+def test_every_command_is_in_the_reference():
+    assert re.findall(r"^## flux-klein (\w+)$", REFERENCE, re.MULTILINE) == re.findall(
+        r"^```{command-help} (\w+)$", REFERENCE, re.MULTILINE
+    )
+    assert set(re.findall(r"{command-help} (\w+)", REFERENCE)) == {command.name for command in app.registered_commands}
+
+
+def fields_of(cls: type) -> list[str]:
+    """The fields that a class itself declares."""
+    if dataclasses.is_dataclass(cls):
+        names = [field.name for field in dataclasses.fields(cls)]
+    elif issubclass(cls, BaseModel):
+        names = list(cls.model_fields)
+    else:
+        names = list(getattr(cls, "_fields", ()))
+    return [name for name in names if name in inspect.get_annotations(cls)]
+
+
+RECORDS = [
+    found
+    for module, _, name in (public.partition(":") for public in sorted(PUBLIC))
+    if inspect.isclass(found := getattr(importlib.import_module(module), name)) and fields_of(found)
+]
+
+
+@pytest.mark.parametrize("cls", dict.fromkeys(RECORDS), ids=lambda cls: cls.__name__)
+def test_every_field_of_a_public_class_is_described(cls):
+    told = inspect.getdoc(cls) or ""
+    assert [name for name in fields_of(cls) if not re.search(rf"^ +{name}: |`{name}`", told, re.MULTILINE)] == []
+
+
+def test_the_classes_with_fields_are_found():
+    assert {events.Finished, events.Downloaded} <= set(RECORDS)

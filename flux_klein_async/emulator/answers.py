@@ -36,7 +36,11 @@ ENDPOINTS: tuple[str, ...] = get_args(Endpoint)
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """The normal answer; the call takes effect when it arrives and the reply leaves `delay` seconds later."""
+    """The normal answer; the call takes effect when it arrives.
+
+    Attributes:
+        delay: Seconds after which the reply leaves.
+    """
 
     delay: float = 0.0
 
@@ -45,8 +49,11 @@ class Pass:
 class Rewrite:
     """The normal answer with some of it changed; the call takes effect.
 
-    `fields` replace those of its JSON object (`None` removes one), `headers` go out besides its own. `dribble`:
-    seconds before each single byte of the body.
+    Attributes:
+        fields: They replace those of its JSON object; None removes one.
+        headers: They go out besides its own.
+        delay: Seconds after which the reply leaves.
+        dribble: Seconds before each single byte of the body.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -60,9 +67,12 @@ class Rewrite:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The normal answer, until its head and `after` bytes of its body have left.
+    """The normal answer, until it breaks off.
 
-    Then the connection is closed or, if `silent`, stays open and says nothing more.
+    Attributes:
+        after: Bytes of its body that leave, after its head.
+        silent: Whether the connection then stays open and says nothing more; else it is closed.
+        delay: Seconds after which the reply leaves.
     """
 
     after: int
@@ -74,9 +84,15 @@ class Cut:
 class Reply:
     """Exactly this answer.
 
-    `body` goes out as it is when it is bytes or text, else as JSON. `accepted`: the call takes effect all the
-    same (a submit starts its generation, a cancel cancels), only the reply says otherwise. `dribble`: seconds
-    before each single byte of the body. `cut`: where it breaks off.
+    Attributes:
+        status: The HTTP status.
+        body: Goes out as it is when it is bytes or text, else as JSON.
+        headers: Those besides the body's own.
+        delay: Seconds after which the reply leaves.
+        accepted: The call takes effect all the same (a submit starts its generation, a cancel cancels), only the reply
+            says otherwise.
+        dribble: Seconds before each single byte of the body.
+        cut: Where it breaks off.
     """
 
     status: int = 200
@@ -99,14 +115,23 @@ def _check_headers(headers: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """No answer ever, on a connection that stays open (for `connect`: no connection ever)."""
+    """No answer ever, on a connection that stays open (for `connect`: no connection ever).
+
+    Attributes:
+        accepted: The call takes effect all the same.
+    """
 
     accepted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The connection is aborted instead of an answer."""
+    """The connection is aborted instead of an answer.
+
+    Attributes:
+        accepted: The call takes effect all the same.
+        delay: Seconds after which that happens.
+    """
 
     accepted: bool = False
     delay: float = 0.0
@@ -114,7 +139,13 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """These bytes instead of an HTTP answer; then the connection is closed."""
+    """Bytes that are no HTTP answer; then the connection is closed.
+
+    Attributes:
+        data: The bytes.
+        accepted: The call takes effect all the same.
+        delay: Seconds after which they leave.
+    """
 
     data: bytes = b"\x00\xff this is no HTTP\r\n\r\n"
     accepted: bool = False
@@ -123,7 +154,16 @@ class Garbage:
 
 @dataclass(frozen=True, slots=True)
 class Truncate:
-    """A body whose Content-Length promises `missing` bytes more than are sent; then a closed connection."""
+    """A body whose Content-Length promises more than is sent; then a closed connection.
+
+    Attributes:
+        body: What is sent of it.
+        missing: How many bytes more are promised.
+        status: The HTTP status.
+        headers: Those besides the length.
+        accepted: The call takes effect all the same.
+        delay: Seconds after which the reply leaves.
+    """
 
     body: bytes = b'{"request_id": "'
     missing: int = 64
@@ -135,7 +175,15 @@ class Truncate:
 
 @dataclass(frozen=True, slots=True)
 class Endless:
-    """A body that repeats `chunk` for as long as somebody reads it."""
+    """A body that goes on for as long as somebody reads it.
+
+    Attributes:
+        chunk: The bytes that are repeated.
+        status: The HTTP status.
+        headers: Those of the answer.
+        accepted: The call takes effect all the same.
+        delay: Seconds after which the reply leaves.
+    """
 
     chunk: bytes = b" " * 65_536
     status: int = 200
@@ -162,10 +210,15 @@ class Drop:
 class Generation:
     """For `submit` alone: accepted as usual, and this is the generation's fate.
 
-    `after`: seconds of running (`None`: as the profile says). `error`: what a failed one says. `output`: in
-    place of the model's own. `early_result`: answers `result` before the end. `result_lag`: seconds for which
-    `result` still looks unfinished after `status` has said the end. `words`: what to write in place of a
-    state, such as `{"completed": "succeeded"}`. `delay`: seconds before the reply to the submit.
+    Attributes:
+        ends: How it ends.
+        after: Seconds of running; None: as the profile says.
+        error: What a failed one says.
+        output: In place of the model's own.
+        early_result: Answers `result` before the end.
+        result_lag: Seconds for which `result` still looks unfinished after `status` has said the end.
+        words: What to write in place of a state, such as `{"completed": "succeeded"}`.
+        delay: Seconds before the reply to the submit.
     """
 
     ends: Literal["completed", "failed", "cancelled"] = "completed"

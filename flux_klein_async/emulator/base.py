@@ -75,7 +75,7 @@ class BaseEmulator:
 
     @property
     def accepted(self) -> int:
-        """How many submits were accepted, whatever their replies said: what the real service would charge."""
+        """How many submits the real service would have charged; they were accepted, whatever their replies said."""
         return self.engine.service.accepted
 
     @property
@@ -101,7 +101,7 @@ class BaseEmulator:
 
     @property
     def prompts(self) -> list[str | None]:
-        """The prompts of the accepted submits that are remembered, oldest first: what would be paid for."""
+        """The prompts that would be paid for, of the accepted submits that are remembered, oldest first."""
         return [prompt_of(record.body) for record in self.asked("submit") if record.request_id is not None]
 
     # --- what happens

@@ -33,7 +33,14 @@ _PLAIN = Generation()
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One HTTP request as it arrived; the names of `headers` are in lower case."""
+    """One HTTP request as it arrived.
+
+    Attributes:
+        method: The method.
+        target: Path and query.
+        headers: Their names in lower case.
+        body: The whole body.
+    """
 
     method: str
     target: str
@@ -45,8 +52,17 @@ class Call:
 class Record:
     """What came, and what it got.
 
-    `at` is the instant of arrival; `request_id` what the path names or the submit started; `answer` the
-    script's, if it spoke; `status` is `None` where no HTTP status was sent.
+    Attributes:
+        endpoint: `submit`, `status`, `result`, `cancel`, `model`, `models`, `file` or `other`.
+        method: The method.
+        path: The path, without its query.
+        query: The query's parameters.
+        headers: Their names in lower case.
+        body: The whole body.
+        at: The instant of arrival, in seconds on the loop's clock.
+        request_id: What the path names or the submit started, or None.
+        answer: The script's or the fault's, if it was one.
+        status: The HTTP status that was sent, or None.
     """
 
     endpoint: str

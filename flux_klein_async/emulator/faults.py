@@ -48,7 +48,14 @@ _BOMB = 80 * 2**20  # bytes, inflated: above every bound of a client
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One entry: what happens, to which endpoints it can happen, and the answer that does it."""
+    """One entry of the catalogue.
+
+    Attributes:
+        name: What `fault()` and `--fault` take.
+        meaning: What happens.
+        endpoints: Where it can happen.
+        make: Makes the answer that does it.
+    """
 
     name: str
     meaning: str

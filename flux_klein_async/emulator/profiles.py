@@ -22,7 +22,15 @@ _FORMS = "'klein', 'queue', 'queue:WORKERS' or 'fixed:SECONDS', such as 'fixed:0
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Seconds of one generation, and how many run side by side (`None`: as many as are asked for)."""
+    """How long generations take, and how many run side by side.
+
+    Attributes:
+        name: What to call it.
+        base: Seconds of every generation.
+        per_megapixel: Seconds besides for each million pixels.
+        spread: Standard deviation of the logarithm of the seconds; 0: no spread.
+        workers: How many run side by side; None: as many as are asked for.
+    """
 
     name: str
     base: float

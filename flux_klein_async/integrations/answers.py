@@ -44,7 +44,13 @@ _MOST_FIELDS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorAnswer:
-    """An HTTP answer: status, JSON body, headers besides those of the body."""
+    """An HTTP answer.
+
+    Attributes:
+        status: The HTTP status.
+        body: What is sent as JSON.
+        headers: Those besides the body's own.
+    """
 
     status: int
     body: Mapping[str, Any]

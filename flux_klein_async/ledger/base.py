@@ -58,13 +58,17 @@ class Entry:
     """One line of a journal.
 
     Attributes:
+        state: Where the order stands.
         key: Identifies one submit before it has a request id; None for requests that another process made.
         item: With the intent only: which claimed item it is submitted for, where it is one's.
+        request_id: The service's id, once known.
+        model: The model's id, where known.
         body: With the intent only: the submit's JSON.
         reservation: With the intent only: the money set aside for it, where a budget bounds the spending.
-        cost_usd: What the service says that it cost, where it does.
+        cost_usd: USD, as the result reports them.
         answer: With a result only: the service's answer as JSON, by which the result can be read again.
         files: When downloaded; their paths are absolute.
+        error: What went wrong, as a sentence.
     """
 
     state: EntryState

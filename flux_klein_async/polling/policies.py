@@ -29,8 +29,10 @@ class Queued(NamedTuple):
     """What looks saw of a request in the queue; instants in seconds since acceptance, when the look was sent.
 
     Attributes:
-        entered: The first look that saw it queued, and `entered_position` what that saw.
-        since: The first look that saw it at `position`, the last position seen.
+        entered: The first look that saw it queued.
+        entered_position: The position that this look saw, or None.
+        since: The first look that saw it at `position`.
+        position: The last position seen, or None.
         until: The last look that saw it queued.
     """
 
@@ -81,6 +83,8 @@ class Observation:
     """What one finished wait taught, all in seconds since the request was accepted.
 
     Attributes:
+        model: The model's id, or None for a request that another process submitted.
+        pixels: Width times height, or None where unknown.
         not_before: When the last look that said "not yet" was sent (0 where there was none).
         not_after: When the look that saw the end was answered.
         running_since: When it was first seen running, or None.
@@ -127,7 +131,15 @@ class SavedPolicy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FixedPolling:
-    """Look every `interval` seconds; the first time after `first` (None: after `interval` too)."""
+    """Look every `interval` seconds.
+
+    Attributes:
+        interval: Seconds from look to look, above 0.
+        first: Seconds from acceptance to the first look; None: `interval` too.
+
+    Raises:
+        ConfigurationError: A number is out of range.
+    """
 
     interval: float
     first: float | None = None
@@ -147,10 +159,18 @@ class FixedPolling:
 
 @dataclass(frozen=True, slots=True)
 class ExponentialPolling:
-    """Look after `initial` seconds, then at intervals each `multiplier` times longer, at most `maximum`.
+    """Look after `initial` seconds, then at ever longer intervals.
 
-    Each interval is spread evenly by plus and minus `jitter` (a fraction), so that waits which began together do
-    not look together for ever. `spread` returns numbers from 0 to 1.
+    Attributes:
+        initial: Seconds from acceptance to the first look, above 0.
+        multiplier: How many times longer each interval is than the one before; at least 1.
+        maximum: Seconds of the longest interval, above 0.
+        jitter: The fraction by which each interval is spread evenly, up and down, so that waits which began together
+            do not look together for ever; below 1.
+        spread: Returns numbers from 0 to 1.
+
+    Raises:
+        ConfigurationError: A number is out of range.
     """
 
     initial: float = 0.1

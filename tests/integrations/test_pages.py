@@ -1,24 +1,21 @@
-"""The page on web backends: every block of it runs."""
+"""The apps of the page on web backends serve, and its table of answers is true."""
 
 import json
 import re
-from pathlib import Path
 
 import httpx
 import pytest
 
 from flux_klein_async.emulator import Emulator
+from tests.pages import ROOT, shown
 
 from .serving import AiohttpWeb, Asgi
 from .test_aiohttp_web import post as post_text
 from .test_answers import CASES
 from .test_fastapi import post
 
-PAGE = (Path(__file__).parent.parent.parent / "docs" / "web.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-ON_FASTAPI, WITH_A_LIFESPAN, ON_AIOHTTP, IN_A_TEST = BLOCKS
-
-pytest_plugins = ["pytester"]
+PAGE = (ROOT / "docs" / "web.md").read_text(encoding="utf-8")
+ON_FASTAPI, WITH_A_LIFESPAN, ON_AIOHTTP, _ = shown("docs/web.md")  # the last is a test, and run as such with all pages
 
 
 def app_of(block):
@@ -57,13 +54,6 @@ async def test_the_aiohttp_app_serves(service):
     async with AiohttpWeb(app_of(ON_AIOHTTP)["app"]) as server:
         assert ".png" in (await post_text(server, "/pictures"))[2]
         assert "event: result" in (await post_text(server, "/pictures/events"))[2]
-
-
-def test_the_test_passes(pytester):
-    pytester.makepyfile(IN_A_TEST)
-    pytester.runpytest_inprocess(
-        "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"
-    ).assert_outcomes(passed=1)
 
 
 def test_the_table_of_answers_is_what_is_answered():
