@@ -42,6 +42,7 @@ from flux_klein_async.events import Event
 from flux_klein_async.handle import RequestHandle
 from flux_klein_async.ledger.base import Entry, EntryState, Journal, Ledger, Reservation, SpendingLimit
 from flux_klein_async.ledger.budget import Budget
+from flux_klein_async.ledger.sqlite import SqliteJournal
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
     KLEIN_9B_TEXT_TO_IMAGE,
@@ -131,6 +132,7 @@ __all__ = [
     "SavedPolicy",
     "ServerError",
     "SpendingLimit",
+    "SqliteJournal",
     "SubmissionUncertainError",
     "TextToImage9BInput",
     "TextToImageInput",

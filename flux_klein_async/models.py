@@ -292,7 +292,13 @@ class ModelInfo(Brief):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedFile:
-    """A downloaded file: where it is, the SHA-256 of its bytes in hexadecimal digits, and its size in bytes."""
+    """A downloaded file.
+
+    Attributes:
+        path: Where it is.
+        sha256: The SHA-256 of its bytes, in hexadecimal digits.
+        size: Bytes.
+    """
 
     path: "Path"
     sha256: str
