@@ -38,6 +38,7 @@ add_module_names = False
 toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
+pygments_dark_style = "a11y-high-contrast-dark"  # the theme's own underlines modules, and so hides underscores
 html_title = f"flux_klein_async {__version__}"
 html_copy_source = False
 html_show_sourcelink = False
