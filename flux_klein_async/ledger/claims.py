@@ -5,6 +5,7 @@ ended, its run has, or (for this run alone) it was released.
 """
 
 import hashlib
+import zlib
 from typing import Any, Final, NamedTuple
 
 from flux_klein_async.errors import InvalidInputError
@@ -12,12 +13,14 @@ from flux_klein_async.ledger.base import Action, Claim, EntryState
 from flux_klein_async.ledger.database import Database
 from flux_klein_async.ledger.entries import files_from, seal
 from flux_klein_async.ledger.transitions import ENDED
+from flux_klein_async.ledger.troubles import damaged
 
 __all__ = ["WORKING", "claim", "forget_pass"]
 
 # Whoever gets one of these works on the item until it releases it.
 WORKING: Final = frozenset({Action.SUBMIT, Action.TAKE_UP})
 
+_SEAL: Final = 4  # bytes
 _ITEM: Final = "SELECT id, content, run, seen FROM items WHERE account = ? AND name = ?"
 _NEWEST: Final = (
     "SELECT id, state, request_id, error, files, answer, digest FROM orders WHERE item = ? ORDER BY id DESC LIMIT 1"
@@ -43,9 +46,10 @@ def claim(
 
     Raises:
         InvalidInputError: Its id came before in this pass, or stood for another input.
+        JournalError: What it stood for is damaged.
     """
     account = db.account(token)
-    content = hashlib.sha256(model.encode() + b"\0" + body).digest()
+    content = _sealed(hashlib.sha256(model.encode() + b"\0" + body).digest())
     name = _name_in_pass(db, number, content, item_id)
     row = db.db.execute(_ITEM, (account, name)).fetchone()
     if row is None:
@@ -58,6 +62,8 @@ def claim(
         return Claim(item=str(item), action=Action.SUBMIT)
     item, known, run, seen = row
     if known != content:
+        if known != _sealed(known[:-_SEAL]):
+            raise damaged(db.path, [f"item {item}"])
         raise InvalidInputError(f"The journal knows another input by the id {(item_id or '')[:60]!r}")
     alive = db.is_alive(run)  # first: it may change what is known of the order
     newest = _newest(db, item)
@@ -85,6 +91,11 @@ def _name_in_pass(db: Database, number: int, content: bytes, item_id: str | None
     if count > 1:
         raise InvalidInputError(f"The id {item_id[:60]!r} came before in this pass: ids tell items apart")
     return name
+
+
+def _sealed(digest: bytes) -> bytes:
+    """A digest that tells a damaged one from another."""
+    return digest + zlib.crc32(digest).to_bytes(_SEAL, "big")
 
 
 def _newest(db: Database, item: int) -> _Newest | None:
