@@ -29,13 +29,14 @@ class CommandHelp(SphinxDirective):
     """The help of a command of `flux-klein`; without an argument, that of the program itself."""
 
     optional_arguments = 1
+    final_argument_whitespace = True  # "journal list"
 
     def run(self) -> list[nodes.Node]:
         """Call the command line in this process."""
         printed = io.StringIO()
         os.environ["COLUMNS"] = _COLUMNS  # not those of the terminal that happens to build this
         with contextlib.redirect_stdout(printed):
-            code = main([*self.arguments, "--help"])
+            code = main([*" ".join(self.arguments).split(), "--help"])
         if code:
             raise self.error(f"flux-klein {' '.join(self.arguments)} --help ended with {code}")
         text = printed.getvalue().strip()

@@ -75,6 +75,8 @@ ORDER = [
     "ledger.entries",
     "ledger.claims",
     "ledger.sqlite",
+    "ledger.pruning",
+    "ledger.reading",
     "flow.background",
     "flow.call",
     "flow.guarded",

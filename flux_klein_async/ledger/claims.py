@@ -5,6 +5,7 @@ ended, its run has, or (for this run alone) it was released.
 """
 
 import hashlib
+import zlib
 from typing import Any, Final, NamedTuple
 
 from flux_klein_async.errors import InvalidInputError
@@ -12,12 +13,14 @@ from flux_klein_async.ledger.base import Action, Claim, EntryState
 from flux_klein_async.ledger.database import Database
 from flux_klein_async.ledger.entries import files_from, seal
 from flux_klein_async.ledger.transitions import ENDED
+from flux_klein_async.ledger.troubles import damaged
 
 __all__ = ["WORKING", "claim", "forget_pass", "look"]
 
 # Whoever gets one of these works on the item until it releases it.
 WORKING: Final = frozenset({Action.SUBMIT, Action.TAKE_UP})
 
+_SEAL: Final = 4  # bytes
 _ITEM: Final = "SELECT id, content, run, seen FROM items WHERE account = ? AND name = ?"
 _NEWEST: Final = (
     "SELECT id, state, request_id, error, files, answer, digest FROM orders WHERE item = ? ORDER BY id DESC LIMIT 1"
@@ -43,6 +46,7 @@ def claim(
 
     Raises:
         InvalidInputError: Its id came before in this pass, or stood for another input.
+        JournalError: What it stood for is damaged.
     """
     account, content, name = _known_as(db, token, number, model, body, item_id)
     row = db.db.execute(_ITEM, (account, name)).fetchone()
@@ -67,7 +71,7 @@ def look(
     """What a claim would lead to; nobody takes the item.
 
     Raises:
-        InvalidInputError: As `claim`.
+        InvalidInputError, JournalError: As `claim`.
     """
     account, content, name = _known_as(db, token, number, model, body, item_id)
     row = db.db.execute(_ITEM, (account, name)).fetchone()
@@ -83,16 +87,23 @@ def _known_as(
     db: Database, token: str, number: int, model: str, body: bytes, item_id: str | None
 ) -> tuple[int, bytes, bytes]:
     """Account, content and name of an item."""
-    content = hashlib.sha256(model.encode() + b"\0" + body).digest()
+    content = _sealed(hashlib.sha256(model.encode() + b"\0" + body).digest())
     return db.account(token), content, _name_in_pass(db, number, content, item_id)
 
 
 def _found(
     db: Database, row: Any, content: bytes, item_id: str | None, again: frozenset[EntryState]
 ) -> tuple[Action, _Newest | None]:
-    """What is to be done with an item of which there is a row, and its newest order."""
+    """What is to be done with an item of which there is a row, and its newest order.
+
+    Raises:
+        InvalidInputError: Its id stood for another input.
+        JournalError: What it stood for is damaged.
+    """
     item, known, run, seen = row
     if known != content:
+        if known != _sealed(known[:-_SEAL]):
+            raise damaged(db.path, [f"item {item}"])
         raise InvalidInputError(f"The journal knows another input by the id {(item_id or '')[:60]!r}")
     alive = db.is_alive(run)  # first: it may change what is known of the order
     newest = _newest(db, item)
@@ -113,6 +124,11 @@ def _name_in_pass(db: Database, number: int, content: bytes, item_id: str | None
     if count > 1:
         raise InvalidInputError(f"The id {item_id[:60]!r} came before in this pass: ids tell items apart")
     return name
+
+
+def _sealed(digest: bytes) -> bytes:
+    """A digest that tells a damaged one from another."""
+    return digest + zlib.crc32(digest).to_bytes(_SEAL, "big")
 
 
 def _newest(db: Database, item: int) -> _Newest | None:

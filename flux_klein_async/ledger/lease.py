@@ -11,7 +11,7 @@ import secrets
 import sys
 from pathlib import Path
 
-__all__ = ["Lease"]
+__all__ = ["Lease", "is_alive"]
 
 _RUN = re.compile(r"[0-9a-f]{16}")
 
@@ -76,7 +76,7 @@ class Lease:
         """Whether a run has not ended; what a dead one left behind is removed."""
         if run == self.run:
             return self._handle is not None
-        return _is_alive(self.journal, run)
+        return is_alive(self.journal, run)
 
     def sweep(self) -> None:
         """Remove what dead runs left behind."""
@@ -84,14 +84,19 @@ class Lease:
         for path in list(self.journal.parent.iterdir()):
             run = path.name[len(name) + 1 : -len(".lock")]
             if path.name == f"{name}-{run}.lock" and _RUN.fullmatch(run) and run != self.run:
-                _is_alive(self.journal, run)
+                is_alive(self.journal, run)
 
 
 def _lock_path(journal: Path, run: str) -> Path:
     return journal.with_name(f"{journal.name}-{run}.lock")
 
 
-def _is_alive(journal: Path, run: str) -> bool:
+def is_alive(journal: Path, run: str) -> bool:
+    """Whether a run has not ended; what a dead one left behind is removed.
+
+    Raises:
+        OSError: That cannot be found out.
+    """
     path = _lock_path(journal, run)
     try:
         handle = os.open(path, os.O_RDWR)

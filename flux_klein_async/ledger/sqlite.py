@@ -73,6 +73,8 @@ class SqliteJournal:
         resubmit_uncertain: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._thread: ThreadPoolExecutor | None = None  # first: `__del__` asks for them, whatever comes of the rest
+        self._closing: asyncio.Task[None] | None = None
         self.path = Path(path).absolute()
         again = {EntryState.REFUSED}
         if retry_failed:
@@ -85,10 +87,8 @@ class SqliteJournal:
         self._ended_passes: list[int] = []
         self._waiting: list[_Operation] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: ThreadPoolExecutor | None = None
         self._database: Database | None = None
         self._job: asyncio.Future[list[_Done]] | None = None
-        self._closing: asyncio.Task[None] | None = None
         self._nameless = Account(self, "")
 
     def __repr__(self) -> str:

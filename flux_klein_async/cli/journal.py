@@ -1,0 +1,227 @@
+"""`flux-klein journal`: what a journal knows of what was paid for. Asks no service, needs no token."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flux_klein_async.cli.exits import ExitCode
+from flux_klein_async.cli.records import Record, json_line
+from flux_klein_async.cli.render import Screen
+from flux_klein_async.cli.text import shortened, shown
+from flux_klein_async.errors import InvalidInputError
+from flux_klein_async.ledger.base import EntryState
+from flux_klein_async.ledger.pruning import prune as forget
+from flux_klein_async.ledger.reading import JournalReader, Order
+
+__all__ = ["app"]
+
+_DAY = 24 * 60 * 60.0
+_LISTED = 20
+_WIDTH = 120  # columns, where stdout is no terminal
+_PROMPT, _LEAST = 200, 10  # characters of a prompt in a table, at most and at least
+
+app = typer.Typer(rich_markup_mode=None)
+
+JournalPath = Annotated[
+    Path, typer.Option("--journal", help="The journal's file.", metavar="FILE", show_default=False, dir_okay=False)
+]
+States = Annotated[
+    list[EntryState] | None,
+    typer.Option(
+        "--state",
+        help=f"Only those in this state; may be given several times. One of {', '.join(EntryState)}.",
+        metavar="STATE",
+        show_default=False,
+    ),
+]
+Since = Annotated[
+    datetime | None,
+    typer.Option(
+        formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"],
+        help="Only those submitted since then, in local time.",
+        metavar="DATE",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for each.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(context: typer.Context) -> None:
+    """Look into a journal of what was paid for, and forget what ended long ago."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(ExitCode.USAGE)
+
+
+@app.command("list")
+def list_orders(
+    journal: JournalPath,
+    *,
+    state: States = None,
+    since: Since = None,
+    limit: Annotated[int, typer.Option(min=1, help="So many at most.", metavar="N")] = _LISTED,
+    as_json: AsJson = False,
+) -> None:
+    """List what was submitted, the newest first; a last line on stderr sums up.
+
+    \b
+    Examples:
+      flux-klein journal list --journal run.sqlite
+      flux-klein journal list --journal run.sqlite --state uncertain --state failed --json
+      flux-klein journal list --journal run.sqlite --since 2026-03-01 --limit 100
+    """  # noqa: D301  # \b: what follows is not to be wrapped
+    screen = Screen()
+    with JournalReader(journal) as reader:
+        found = reader.orders(states=state or (), since=_instant(since), limit=limit)
+        for line in (json_line(_record(order)) for order in found) if as_json else _table(list(found)):
+            screen.out(line)
+        screen.note(_summary(reader))
+
+
+@app.command()
+def show(
+    request_id: Annotated[str, typer.Argument(metavar="ID", help="The request's id.", show_default=False)],
+    journal: JournalPath,
+    as_json: AsJson = False,
+) -> None:
+    """Show all that is known of one request.
+
+    \b
+    Example:
+      flux-klein journal show ID --journal run.sqlite
+    """  # noqa: D301  # \b: what follows is not to be wrapped
+    screen = Screen()
+    with JournalReader(journal) as reader:
+        found = list(reader.orders(request_id=request_id))
+    if not found:
+        raise InvalidInputError(f"The journal knows no request {shortened(request_id, 100)}")
+    for order in found:
+        for line in [json_line(_record(order))] if as_json else _lines(order):
+            screen.out(line)
+
+
+@app.command()
+def export(journal: JournalPath, *, state: States = None, since: Since = None) -> None:
+    """Print all that is known of every order, the oldest first: a JSON object a line.
+
+    \b
+    Example:
+      flux-klein journal export --journal run.sqlite > run.jsonl
+    """  # noqa: D301  # \b: what follows is not to be wrapped
+    screen = Screen()
+    with JournalReader(journal) as reader:
+        for order in reader.orders(states=state or (), since=_instant(since), oldest_first=True):
+            screen.out(json_line(_record(order)))
+            if screen.reader_gone:
+                raise BrokenPipeError
+
+
+@app.command()
+def prune(
+    journal: JournalPath,
+    *,
+    older_than: Annotated[
+        float, typer.Option(min=0, help="Days since the end; after 7 the service deletes results.", metavar="DAYS")
+    ] = 7.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many there are.")] = False,
+) -> None:
+    """Forget what ended long ago. What is under way or uncertain stays, and what was spent stays counted.
+
+    A batch that is run again afterwards submits, and pays, what was forgotten anew.
+
+    \b
+    Examples:
+      flux-klein journal prune --journal run.sqlite --dry-run
+      flux-klein journal prune --journal run.sqlite --older-than 30
+    """  # noqa: D301  # \b: what follows is not to be wrapped
+    count = forget(journal, time.time() - older_than * _DAY, clock=time.time, dry_run=dry_run)
+    Screen().out(f"{'Would forget' if dry_run else 'Forgot'} {count} order{'' if count == 1 else 's'}")
+
+
+def _instant(when: datetime | None) -> float | None:
+    return None if when is None else when.astimezone().timestamp()
+
+
+def _record(order: Order) -> Record:
+    return {
+        "number": order.number,
+        "item_id": order.item_id,
+        "input": order.input,
+        "model": order.model,
+        "request_id": order.request_id,
+        "state": order.state.value,
+        "files": [{"path": str(file.path), "sha256": file.sha256, "size": file.size} for file in order.files],
+        "cost_usd": order.cost_usd,
+        "reserved_usd": order.reserved_usd,
+        "error": order.error,
+        "created": datetime.fromtimestamp(order.created, UTC).isoformat(),
+        "updated": datetime.fromtimestamp(order.updated, UTC).isoformat(),
+        "answer": order.answer,
+    }
+
+
+def _lines(order: Order) -> Iterator[str]:
+    """Each fact that is known on a line of its own; text of others is made harmless wherever it goes."""
+    facts = {
+        "request": order.request_id,
+        "state": order.state.value,
+        "error": order.error,
+        "model": order.model,
+        "item": order.item_id,
+        "submitted": _time(order.created, seconds_too=True),
+        "last change": _time(order.updated, seconds_too=True),
+        "cost": None if order.cost_usd is None else f"${order.cost_usd:.6g}",
+        "set aside": None if order.reserved_usd is None else f"${order.reserved_usd:.6g}",
+        "input": None if order.input is None else json_line({"": order.input})[5:-1],
+    }
+    for name, fact in facts.items():
+        if fact is not None:
+            yield f"{name:12} {shown(fact)}"
+    for file in order.files:
+        yield f"{'file':12} {shown(str(file.path))} ({file.size} bytes, SHA-256 {file.sha256})"
+
+
+def _table(orders: list[Order]) -> Iterator[str]:
+    """Columns as wide as they need to be; the prompt takes what room is left of the line."""
+    from rich.cells import cell_len, set_cell_size  # noqa: PLC0415  # takes its time
+
+    rows = [("submitted", "state", "cost", "request", "prompt")] if orders else []
+    rows += [
+        (
+            _time(order.created),
+            order.state.value,
+            "" if order.cost_usd is None else f"${order.cost_usd:.6g}",
+            shown(order.request_id or ""),
+            shown((order.prompt or "")[:_PROMPT]),
+        )
+        for order in orders
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)] if rows else []
+    line = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH
+    room = max(line - sum(widths) - 2 * len(widths), _LEAST)
+    for *cells, prompt in rows:
+        cut = prompt if cell_len(prompt) <= room else set_cell_size(prompt, room - 3) + "..."
+        facts = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        yield "  ".join((*facts, cut)).rstrip()
+
+
+def _time(seconds: float, *, seconds_too: bool = False) -> str:
+    pattern = "%Y-%m-%d %H:%M:%S" if seconds_too else "%m-%d %H:%M"
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime(pattern)
+
+
+def _summary(reader: JournalReader) -> str:
+    counts = reader.counts()
+    total = sum(counts.values())
+    settled, held = reader.spent_usd()
+    states = ", ".join(f"{count} {state}" for state, count in counts.items()) or "none"
+    aside = f", ${held:.6g} set aside" if held else ""
+    return f"{total} order{'' if total == 1 else 's'}: {states}; ${settled:.6g} spent{aside}"
