@@ -105,10 +105,11 @@ def test_paths_are_relative_to_the_manifest_wherever_the_process_stands(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with opened(Path("out/manifest.jsonl")) as manifest:
+        manifest.append(done(0, saved(Path("out/a.png"))))
         monkeypatch.chdir("/")
-        manifest.append(done(0, saved(tmp_path / "out" / "sub" / "a.png")))
-    (line,) = written(tmp_path / "out" / "manifest.jsonl")
-    assert line["files"][0]["path"] == "sub/a.png"
+        manifest.append(done(1, saved(tmp_path / "out" / "sub" / "a.png")))
+    lines = written(tmp_path / "out" / "manifest.jsonl")
+    assert [line["files"][0]["path"] for line in lines] == ["a.png", "sub/a.png"]
 
 
 def test_an_item_without_a_result_has_its_error(tmp_path: Path) -> None:
@@ -177,6 +178,16 @@ def test_what_ended_otherwise_is_written_and_the_last_line_counts(tmp_path: Path
     assert list(read_manifest(path)) == written(path)[2:]
 
 
+def test_another_state_or_error_of_the_same_request_is_another_end(tmp_path: Path) -> None:
+    with opened(tmp_path / "m") as manifest:
+        row = Row(1, None, {"prompt": "p"})
+        assert manifest.append_stopped(0, row, "abc", RequestState.IN_QUEUE)
+        assert manifest.append_stopped(0, row, "abc", RequestState.CANCELLED)
+        assert manifest.append(failed(1, InvalidInputError("bad")))
+        assert manifest.append(failed(1, JournalError("full")))
+        assert not manifest.append(failed(1, JournalError("still full")))
+
+
 def test_other_items_are_other_items(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     outcomes = [done(0), done(1), done(0, item_id="a"), done(0, item_id="A"), done(0, item_id="index 0")]
@@ -232,6 +243,12 @@ def test_foreign_lines_are_passed_over(tmp_path: Path, foreign: bytes) -> None:
     assert [line["index"] for line in read_manifest(path)] == [0, 1]
 
 
+def test_an_id_that_is_no_text_is_read_all_the_same(tmp_path: Path) -> None:
+    line = {"index": 0, "id": "\ud800", "input": {}, "request_id": None, "state": None, "files": [], "error": None}
+    (tmp_path / "m").write_text(json.dumps(line) + "\n")
+    assert list(read_manifest(tmp_path / "m")) == [line]
+
+
 def test_a_line_of_any_length_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     path.write_bytes(b"x" * (5 << 20) + b"\n")
@@ -257,7 +274,8 @@ def test_a_line_that_was_being_written_while_reading_is_left_out(tmp_path: Path)
         found = read_manifest(path)
         assert next(found)["index"] == 0
         manifest.append(failed(1))
-        assert [line["state"] for line in found] == ["completed"]
+        manifest.append(done(2))
+        assert [(line["index"], line["state"]) for line in found] == [(1, "completed")]
 
 
 def test_a_closed_manifest_may_be_closed_again(tmp_path: Path) -> None:
