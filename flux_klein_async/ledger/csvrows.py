@@ -7,6 +7,7 @@ must never be taken for a row, and be paid for.
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -110,8 +111,8 @@ def _header_problem(header: list[str]) -> str | None:
         return f"columns are separated by commas; this is one column, {named(header[0])}"
     if problem := unknown_fields("column", header):
         return f"{problem} (the first line is the header)"
-    if twice := [name for name in header if header.count(name) > 1]:
-        return f"the column {named(twice[0])} is there twice"
+    if twice := next((name for name, count in Counter(header).items() if count > 1), None):
+        return f"the column {named(twice)} is there twice"
     return None if "prompt" in header else "there is no column 'prompt'"
 
 

@@ -1,6 +1,7 @@
 """Rows of a file that has a JSON object a line. Pure."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -63,8 +64,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object; json alone would let the last of two equal names win."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _RefusedError(f"the field {next(named(name) for name in names if names.count(name) > 1)} is there twice")
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise _RefusedError(f"the field {named(twice)} is there twice")
     return found
 
 

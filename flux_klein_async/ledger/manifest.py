@@ -11,14 +11,15 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeGuard
 
-from flux_klein_async.errors import JournalError
+from flux_klein_async.errors import ItemTakenError, JournalError
 from flux_klein_async.ledger.facts import Record, error_facts, json_line, state_after, stopped_facts
 from flux_klein_async.ledger.lines import lines
 from flux_klein_async.ledger.rows import Row
@@ -62,19 +63,15 @@ class Manifest:
         self._folder = self.path.parent.absolute()
         self._now = now or _now
         self._seen = Seen()
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._seen.close)
             with _telling(self.path):
                 self._folder.mkdir(parents=True, exist_ok=True)
-                self._file = _opened(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
-            try:
-                for _, record in _records(self.path):
-                    self._seen.add(_key(record), _print(record))
-            except BaseException:
-                os.close(self._file)
-                raise
-        except BaseException:
-            self._seen.close()
-            raise
+                # Unbuffered: one call is one write of the system's.
+                self._file = undo.enter_context(open(self.path, "ab+", buffering=0, opener=_opened))
+            for _, record in _records(self.path):
+                self._seen.add(_key(record), _print(record))
+            undo.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -84,16 +81,18 @@ class Manifest:
     ) -> None:
         self.close()
 
-    def append(self, outcome: Outcome[Row], *, submitted: bool = True) -> bool:
+    def append(self, outcome: Outcome[Row]) -> bool:
         """Write down how an item ended, unless the same is there; True if it was written.
 
-        `submitted`: False for an item that was not, because of what ended others.
+        For items that had their turn: what was written of others in an earlier run still holds.
         """
         if outcome.result is not None:
             return self._append(outcome.index, outcome.item, self._finished(outcome.result, outcome.files))
         assert outcome.error is not None  # noqa: S101  # exactly one of the two is set
-        error, state = outcome.error, state_after(outcome.error) if submitted else None
-        facts = _unfinished(error.request_id if submitted else None, state, error_facts(error, submitted=submitted))
+        error = outcome.error
+        if isinstance(error, ItemTakenError):
+            return False  # whoever has it writes its end down, maybe before this
+        facts = _unfinished(error.request_id, state_after(error), error_facts(error))
         return self._append(outcome.index, outcome.item, facts)
 
     def append_stopped(self, index: int, row: Row, request_id: str, state: RequestState) -> bool:
@@ -103,8 +102,7 @@ class Manifest:
     def close(self) -> None:
         """Close the file; the manifest is of no use any more."""
         self._seen.close()
-        with _telling(self.path):
-            os.close(self._file)
+        self._file.close()
 
     def _append(self, index: int, row: Row, facts: Record) -> bool:
         record = {"index": index, "line": row.line, "id": row.id, "input": row.fields, **facts}
@@ -121,7 +119,7 @@ class Manifest:
             data = line.encode() + b"\n"
             if _torn(self._file):
                 data = b"\n" + data  # what is left of a line stays by itself, and is no line
-            if os.write(self._file, data) < len(data):
+            if (self._file.write(data) or 0) < len(data):
                 raise OSError(errno.ENOSPC, "the line was written in part")
 
     def _finished(self, result: GenerationResult, files: tuple[SavedFile, ...]) -> Record:
@@ -175,7 +173,7 @@ def _unfinished(request_id: str | None, state: RequestState | None, error: Recor
 
 def _records(path: "str | os.PathLike[str]") -> Iterator[tuple[int, Record]]:
     """The lines of a manifest, with their numbers."""
-    with _telling(path), open(_opened(path, os.O_RDONLY), "rb") as file:
+    with _telling(path), open(path, "rb", opener=_opened) as file:  # Path.open takes no opener
         for line in lines(file, _LONGEST):
             try:
                 record = None if line.cut else json.loads(line.data)
@@ -209,24 +207,22 @@ def _print(record: Record) -> bytes:
     return hashlib.sha256(json.dumps(told).encode()).digest()
 
 
-def _opened(path: "str | os.PathLike[str]", flags: int) -> int:
-    """A descriptor of a plain file, and of nothing that a link points to or that would block."""
-    # Windows has neither of the two last.
-    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    file = os.open(path, flags | getattr(os, "O_CLOEXEC", 0), _RIGHTS)
+def _opened(path: str, flags: int) -> int:
+    """Opens a plain file, and nothing that a link points to or that would block."""
+    # Windows has neither.
+    file = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), _RIGHTS)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
         raise OSError(errno.ENXIO, "no plain file")
     return file
 
 
-def _torn(file: int) -> bool:
+def _torn(file: FileIO) -> bool:
     """Whether the last line has no end: whoever wrote it was killed, or had no room."""
-    size = os.lseek(file, 0, os.SEEK_END)
-    if size == 0:
+    if file.seek(0, os.SEEK_END) == 0:
         return False
-    os.lseek(file, -1, os.SEEK_END)
-    return os.read(file, 1) != b"\n"
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
 
 
 @contextmanager

@@ -118,6 +118,10 @@ def test_another_encoding_of_unicode_is_refused_whole(kind: Kind, encoding: str,
     assert bad.problem.endswith("not UTF-8; convert it first: iconv -f UTF-16 -t UTF-8")
 
 
+def test_a_few_zeros_are_no_other_encoding() -> None:
+    assert [(row[0], isinstance(row, Row)) for row in read(b"a zero \x00\nb\n")] == [(1, False), (2, True)]
+
+
 @pytest.mark.parametrize("mark", [b"\xfe\xff", b"\x00\x00\xfe\xff"])
 def test_marks_of_the_other_byte_order_are_known(mark: bytes) -> None:
     (bad,) = read(mark + "\u732b\u732b\u732b\n".encode("utf-16-be"))

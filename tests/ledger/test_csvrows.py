@@ -27,7 +27,7 @@ def row(line: int, prompt: str, row_id: str | None = None, **size: int) -> Row:
         (b"prompt\na", [row(2, "a")]),
         (b"\r\n, \r\n prompt ,id\r\na,b\r\n", [row(4, "a", "b")]),
         (b"id,height,prompt,width\n1,64,a,2048\n", [row(2, "a", "1", height=64, width=2048)]),
-        (b"id,height,prompt,width\n,,a, +512 \n", [row(2, "a", width=512)]),
+        (b"id,height,prompt,width\n, ,a, +512 \n", [row(2, "a", width=512)]),
         (b'prompt,id\n"a, ""b""\r\nc\n\nd",1\ne,2\n', [row(2, 'a, "b"\r\nc\n\nd', "1"), row(6, "e", "2")]),
         (b'prompt,id\n6" nail, 1\n', [row(2, '6" nail', " 1")]),
         ("prompt\né 🐆\n".encode(), [row(2, "é 🐆")]),
@@ -113,6 +113,12 @@ def test_what_cannot_be_told_from_the_next_record_is_the_end(data: bytes, proble
     assert isinstance(bad, BadRow)
     assert (bad.line, bad.fatal) == (3, True)
     assert bad.problem.startswith(problem)
+
+
+def test_one_bad_record_makes_nobody_careless_about_the_next() -> None:
+    first, second = read(b'prompt,id\n"a" b,1\n"c,2\n')
+    assert first == BadRow(2, "no CSV: ',' expected after '\"'")
+    assert second == BadRow(3, NEVER_CLOSED, fatal=True)
 
 
 def test_a_row_is_given_out_before_the_next_is_there() -> None:

@@ -21,6 +21,7 @@ def test_the_published_times_are_those_of_the_wire_page() -> None:
         ([], 4, 0.0),
         ([MEGAPIXEL], 4, published(1 << 20)),
         ([MEGAPIXEL] * 3, 64, published(1 << 20)),
+        ([MEGAPIXEL, QUARTER], 64, published(1 << 20)),
         ([MEGAPIXEL] * 100, 4, 25 * published(1 << 20)),
         ([{}] * 100, 1, 100 * published(1 << 20)),
         ([{"width": 512}] * 8, 2, 4 * published(1 << 19)),
@@ -40,6 +41,12 @@ def test_what_was_learned_counts_where_something_was() -> None:
     for each in (MEGAPIXEL, QUARTER):
         estimate.add(each)
     assert estimate.seconds(1) == pytest.approx(3.0 + published(1 << 18))
+
+
+def test_what_is_learned_to_take_no_time_takes_none() -> None:
+    estimate = Estimate(lambda _: 0.0)
+    estimate.add(MEGAPIXEL)
+    assert estimate.seconds(1) == 0.0
 
 
 def test_a_million_sizes_are_few_buckets_and_lose_nothing() -> None:

@@ -20,7 +20,7 @@ from .generated import Generated, Slow
     ],
 )
 def test_lines_end_at_line_feeds_and_are_counted(data: bytes, expected: list[tuple[int, bytes]]) -> None:
-    assert [(line.number, line.data) for line in lines(io.BytesIO(data), 8)] == expected
+    assert list(lines(io.BytesIO(data), 8)) == [Line(number, line) for number, line in expected]
 
 
 @pytest.mark.parametrize(

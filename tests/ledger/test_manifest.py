@@ -1,5 +1,6 @@
 """One line for each end of an item."""
 
+import errno
 import json
 import os
 import resource
@@ -11,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from flux_klein_async.errors import DownloadError, GenerationFailedError, JournalError, SubmissionUncertainError
+from flux_klein_async.errors import (
+    DownloadError,
+    FluxKleinError,
+    GenerationFailedError,
+    InvalidInputError,
+    ItemTakenError,
+    JournalError,
+    SubmissionUncertainError,
+)
 from flux_klein_async.ledger.manifest import Manifest, read_manifest
 from flux_klein_async.ledger.rows import Row
 from flux_klein_async.models import GenerationOutput, GenerationResult, Outcome, RequestState, SavedFile, Timings
@@ -44,7 +53,7 @@ def done(index: int, *files: SavedFile, item_id: str | None = None, request_id: 
     return Outcome(index=index, item=row, result=result(request_id), files=files)
 
 
-def failed(index: int, error: Exception | None = None, item_id: str | None = None) -> Outcome[Row]:
+def failed(index: int, error: FluxKleinError | None = None, item_id: str | None = None) -> Outcome[Row]:
     error = error or GenerationFailedError(request_id="abc", detail="out of memory")
     return Outcome(index=index, item=Row(index + 1, item_id, {"prompt": f"p{index}"}), error=error)
 
@@ -96,10 +105,11 @@ def test_paths_are_relative_to_the_manifest_wherever_the_process_stands(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with opened(Path("out/manifest.jsonl")) as manifest:
+        manifest.append(done(0, saved(Path("out/a.png"))))
         monkeypatch.chdir("/")
-        manifest.append(done(0, saved(tmp_path / "out" / "sub" / "a.png")))
-    (line,) = written(tmp_path / "out" / "manifest.jsonl")
-    assert line["files"][0]["path"] == "sub/a.png"
+        manifest.append(done(1, saved(tmp_path / "out" / "sub" / "a.png")))
+    lines = written(tmp_path / "out" / "manifest.jsonl")
+    assert [line["files"][0]["path"] for line in lines] == ["a.png", "sub/a.png"]
 
 
 def test_an_item_without_a_result_has_its_error(tmp_path: Path) -> None:
@@ -107,17 +117,23 @@ def test_an_item_without_a_result_has_its_error(tmp_path: Path) -> None:
     with opened(path) as manifest:
         manifest.append(failed(0))
         manifest.append(failed(1, SubmissionUncertainError("lost")))
-        manifest.append(failed(2), submitted=False)
+        manifest.append(failed(2, InvalidInputError("bad")))
         manifest.append_stopped(3, Row(4, None, {"prompt": "p3"}), "def", RequestState.CANCELLED)
     lines = written(path)
     assert [list(line) for line in lines] == [KEYS] * 4
     assert [(line["request_id"], line["state"], line["error"]["type"], line["error"]["charged"]) for line in lines] == [
         ("abc", "failed", "GenerationFailedError", "unknown"),
         (None, "unknown", "SubmissionUncertainError", "unknown"),
-        (None, None, "GenerationFailedError", "no"),
+        (None, None, "InvalidInputError", "no"),
         ("def", "cancelled", "Interrupted", "no"),
     ]
     assert {(line["cost_usd"], line["times"], line["created_at"]) for line in lines} == {(None, None, None)}
+
+
+def test_an_item_that_another_run_has_under_way_is_left_to_it(tmp_path: Path) -> None:
+    with opened(tmp_path / "m") as manifest:
+        assert not manifest.append(failed(0, ItemTakenError(request_id="abc")))
+    assert written(tmp_path / "m") == []
 
 
 def test_nothing_in_a_line_is_obeyed_by_a_terminal(tmp_path: Path) -> None:
@@ -160,6 +176,16 @@ def test_what_ended_otherwise_is_written_and_the_last_line_counts(tmp_path: Path
             assert manifest.append(outcome)
     assert len(written(path)) == 3
     assert list(read_manifest(path)) == written(path)[2:]
+
+
+def test_another_state_or_error_of_the_same_request_is_another_end(tmp_path: Path) -> None:
+    with opened(tmp_path / "m") as manifest:
+        row = Row(1, None, {"prompt": "p"})
+        assert manifest.append_stopped(0, row, "abc", RequestState.IN_QUEUE)
+        assert manifest.append_stopped(0, row, "abc", RequestState.CANCELLED)
+        assert manifest.append(failed(1, InvalidInputError("bad")))
+        assert manifest.append(failed(1, JournalError("full")))
+        assert not manifest.append(failed(1, JournalError("still full")))
 
 
 def test_other_items_are_other_items(tmp_path: Path) -> None:
@@ -217,6 +243,12 @@ def test_foreign_lines_are_passed_over(tmp_path: Path, foreign: bytes) -> None:
     assert [line["index"] for line in read_manifest(path)] == [0, 1]
 
 
+def test_an_id_that_is_no_text_is_read_all_the_same(tmp_path: Path) -> None:
+    line = {"index": 0, "id": "\ud800", "input": {}, "request_id": None, "state": None, "files": [], "error": None}
+    (tmp_path / "m").write_text(json.dumps(line) + "\n")
+    assert list(read_manifest(tmp_path / "m")) == [line]
+
+
 def test_a_line_of_any_length_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     path.write_bytes(b"x" * (5 << 20) + b"\n")
@@ -242,7 +274,23 @@ def test_a_line_that_was_being_written_while_reading_is_left_out(tmp_path: Path)
         found = read_manifest(path)
         assert next(found)["index"] == 0
         manifest.append(failed(1))
-        assert [line["state"] for line in found] == ["completed"]
+        manifest.append(done(2))
+        assert [(line["index"], line["state"]) for line in found] == [(1, "completed")]
+
+
+def test_a_closed_manifest_may_be_closed_again(tmp_path: Path) -> None:
+    manifest = opened(tmp_path / "m")
+    manifest.close()
+    manifest.close()
+
+
+def test_the_clock_is_that_of_the_machine_in_utc(tmp_path: Path) -> None:
+    before = datetime.now(UTC)
+    with Manifest(tmp_path / "m") as manifest:
+        manifest.append(done(0))
+    (line,) = written(tmp_path / "m")
+    assert before <= datetime.fromisoformat(line["written_at"]) <= datetime.now(UTC)
+    assert line["written_at"].endswith("+00:00")
 
 
 # --- several processes
@@ -298,6 +346,30 @@ def test_what_stands_in_its_place_is_told_with_what_to_do(tmp_path: Path, obstac
         Manifest(path)
     assert f"The manifest {str(path)!r} cannot be used: {advice}" in str(caught.value)
     assert isinstance(caught.value.__cause__, OSError)
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        *[
+            (code, "may not be written to; choose another directory")
+            for code in (errno.EROFS, errno.EACCES, errno.EPERM)
+        ],
+        *[(code, "is full; make room and run again") for code in (errno.ENOSPC, errno.EDQUOT)],
+        (errno.ENOENT, "it is not there"),
+        (errno.EIO, "used: choose another directory: OSError: "),
+    ],
+)
+def test_what_the_system_refuses_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, advice: str
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "open", refuse)  # root may do everything, and has no disk to fill
+    with pytest.raises(JournalError, match=advice) as caught:
+        Manifest(tmp_path / "manifest.jsonl")
+    assert caught.value.charged == "no"
 
 
 @pytest.mark.parametrize("name", ["a\x00b", "x" * 300])

@@ -41,6 +41,7 @@ def test_a_good_row_holds_what_was_given(given, row_id, fields) -> None:
         ({"prompt": "a", "steps": 4}, "unknown field 'steps'; known are prompt, width, height, id"),
         ({"prompt": "a", "steps": None}, "unknown field 'steps'; known are prompt, width, height, id"),
         ({"prompt": "a", "id": ""}, "id: blank; leave it out where a row has none"),
+        ({"prompt": "a", "id": " \u3000"}, "id: blank; leave it out where a row has none"),
         ({"prompt": "a", "id": LONG}, "id: longer than 200 characters"),
         ({"prompt": "a", "id": 10**200}, "id: longer than 200 characters"),
         ({"prompt": "a", "id": True}, "id: neither text nor a number"),
