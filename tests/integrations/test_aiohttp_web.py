@@ -12,6 +12,7 @@ from flux_klein_async import ClientClosedError, FluxKleinClient
 from flux_klein_async.emulator import Emulator, Generation, error_reply
 from flux_klein_async.integrations.aiohttp_web import (
     KLEIN,
+    VisitorGoneError,
     answer_errors,
     event_stream,
     klein_context,
@@ -71,6 +72,16 @@ async def test_a_visitor_who_hangs_up_costs_nothing(path, handler_cancellation, 
             await accepted(emulator, 1, "cancel")
         assert states(emulator) == ["cancelled"]
     assert caplog.text == ""
+
+
+async def test_the_log_says_that_the_visitor_has_gone():
+    async def left(request):
+        raise VisitorGoneError
+
+    app = web.Application(middlewares=[answer_errors])
+    app.add_routes([web.get("/", left)])
+    async with TestClient(TestServer(app)) as visitor, visitor.get("/") as answer:
+        assert (answer.status, await answer.text()) == (499, "")
 
 
 async def test_events_are_told_as_they_happen():

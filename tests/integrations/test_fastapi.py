@@ -16,6 +16,7 @@ from flux_klein_async.emulator import Emulator, Generation, error_reply
 from flux_klein_async.integrations.fastapi import (
     EventStream,
     Klein,
+    VisitorGoneError,
     answer_errors,
     klein_lifespan,
     klein_of,
@@ -67,6 +68,18 @@ async def test_a_visitor_gets_a_picture(path):
         assert f"{emulator.base_url}/files/" in text
         if path == "/unread":
             assert json.loads(json.loads(text)["body"]) == {"prompt": "x"}
+
+
+def test_the_log_says_that_the_visitor_has_gone():
+    app = FastAPI()
+    answer_errors(app)
+
+    @app.get("/")
+    async def left():
+        raise VisitorGoneError
+
+    answer = TestClient(app).get("/")
+    assert (answer.status_code, answer.content) == (499, b"")
 
 
 @pytest.mark.parametrize("middleware", [False, True], ids=["plain", "BaseHTTPMiddleware"])

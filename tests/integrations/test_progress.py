@@ -55,7 +55,7 @@ async def test_an_error_before_any_event_is_raised(klein_client):
 async def test_silence_is_bridged(klein_client, klein_emulator):
     klein_emulator.script("submit", Generation(after=100.0))
     reader = Reader()
-    await tell(lambda changed: klein_client.generate("x", on_status=changed), reader.write, keep_alive=15.0)
+    await tell(lambda changed: klein_client.generate("x", on_status=changed), reader.write)
     assert reader.written.count(KEEP_ALIVE) == 6
     assert reader.names()[-1] == "result"
 
