@@ -89,7 +89,7 @@ _NOT_FOUND = (404, "not_found", "There is no such request, or no longer")
 def answer_to(error: FluxKleinError) -> ErrorAnswer:
     """What a visitor is told of an error."""
     status, word, message = _case(error)
-    if isinstance(error, InvalidInputError) and error.args and error.args[0]:
+    if isinstance(error, InvalidInputError) and error.args[0]:
         message = str(error.args[0])[:_LONGEST]  # our own sentence; what caused it stays here
     body: dict[str, Any] = {
         "error": word,
@@ -143,5 +143,5 @@ def _fields(error: FluxKleinError) -> list[dict[str, str]]:
 
 def _finding(item: Mapping[str, Any]) -> dict[str, str]:
     place = item.get("loc")
-    path = [str(part) for part in place if part not in ("body", "input")] if isinstance(place, list | tuple) else []
+    path = [str(part) for part in place if part not in ("body", "input")] if isinstance(place, list) else []
     return {"field": ".".join(path)[:_LONGEST], "message": str(item.get("msg") or "refused")[:_LONGEST]}

@@ -49,7 +49,7 @@ def plain(value: object) -> str | bool | int | float | tuple[str, ...]:
     """
     if isinstance(value, str):
         return clipped(str(value))
-    if isinstance(value, bool | float) or (isinstance(value, int) and -_INT64 <= value < _INT64):
+    if isinstance(value, float) or (isinstance(value, int) and -_INT64 <= value < _INT64):
         return value
     if isinstance(value, tuple) and all(isinstance(item, str) for item in value):
         return tuple(clipped(item) for item in value[:_MOST])

@@ -35,7 +35,7 @@ class Pictures:
         return "".join(self._figure(name, content) for name, content in self._files)
 
     def _figure(self, name: str, content: bytes) -> str:
-        suffix, label = suffix_of(content), escape(name, quote=True)
+        suffix, label = suffix_of(content), escape(name)
         if suffix not in _SHOWN:
             return f"<p>{label}: no picture that a browser knows</p>"
         kind = {".jpg": "jpeg"}.get(suffix, suffix[1:])

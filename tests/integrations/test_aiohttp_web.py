@@ -8,10 +8,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from flux_klein_async import ClientClosedError, FluxKleinClient
+from flux_klein_async import ClientClosedError, FluxKleinClient, GenerationOutput, GenerationResult, RequestState
 from flux_klein_async.emulator import Emulator, Generation, error_reply
 from flux_klein_async.integrations.aiohttp_web import (
     KLEIN,
+    VisitorGoneError,
     answer_errors,
     event_stream,
     klein_context,
@@ -20,6 +21,8 @@ from flux_klein_async.integrations.aiohttp_web import (
 )
 
 from .serving import AiohttpWeb, accepted, client_of, nothing_left_behind, states
+
+RESULT = GenerationResult(request_id="an-id", state=RequestState.COMPLETED, output=GenerationOutput())
 
 
 async def read(request):
@@ -73,6 +76,16 @@ async def test_a_visitor_who_hangs_up_costs_nothing(path, handler_cancellation, 
     assert caplog.text == ""
 
 
+async def test_the_log_says_that_the_visitor_has_gone():
+    async def left(request):
+        raise VisitorGoneError
+
+    app = web.Application(middlewares=[answer_errors])
+    app.add_routes([web.get("/", left)])
+    async with TestClient(TestServer(app)) as visitor, visitor.get("/") as answer:
+        assert (answer.status, await answer.text()) == (499, "")
+
+
 async def test_events_are_told_as_they_happen():
     async with Emulator(profile="fixed:0.05") as emulator, AiohttpWeb(made(emulator)) as server:
         status, headers, text = await post(server, "/events")
@@ -98,6 +111,7 @@ async def test_an_error_before_the_first_event_is_an_ordinary_answer(path, promp
     assert (got, json.loads(text)["error"]) == (status, word)
     assert "secret" not in text
     assert ("secret" in caplog.text) == (status >= 500)
+    assert {record.name for record in caplog.records} <= {"flux_klein_async"}
     if status == 422:
         assert [item["field"] for item in json.loads(text)["fields"]] == ["prompt"]
 
@@ -155,7 +169,9 @@ async def test_an_app_without_a_client_is_told_what_to_do(caplog):
     async with AiohttpWeb(app) as server:
         status, _, text = await post(server, "/read")
     assert (status, json.loads(text)["error"]) == (500, "internal_error")
-    assert "klein_context" in caplog.text
+    assert [(record.name, "klein_context" in record.getMessage()) for record in caplog.records] == [
+        ("flux_klein_async", True)
+    ]
 
 
 async def test_aiohttps_test_client_shares_the_tests_loop():
@@ -169,5 +185,48 @@ async def test_aiohttps_test_client_shares_the_tests_loop():
         assert (await client.generate("y")).image_url
 
 
+async def test_what_is_told_and_how_often_is_the_apps_choice():
+    heard = asyncio.Event()
+
+    async def run(_):
+        await heard.wait()
+        return RESULT
+
+    async def slow(request):
+        return await event_stream(request, run, keep_alive=0.001, facts=lambda result: {"mine": result.request_id})
+
+    app = web.Application()
+    app.add_routes([web.get("/", slow)])
+    async with TestClient(TestServer(app)) as visitor, visitor.get("/") as answer:
+        assert (await answer.content.readline()).startswith(b":")
+        heard.set()
+        assert b'event: result\ndata: {"mine":"an-id"}\n\n' in await answer.read()
+
+
+class Connection:
+    """A request whose visitor hangs up after a while."""
+
+    def __init__(self, seconds, *, forgotten):
+        self._leaves = asyncio.get_running_loop().time() + seconds
+        self._forgotten = forgotten
+
+    def is_closing(self):
+        return asyncio.get_running_loop().time() >= self._leaves
+
+    @property
+    def transport(self):
+        return None if self._forgotten and self.is_closing() else self
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+async def test_a_visitor_who_left_is_noticed_within_a_tenth_of_a_second(klein_emulator, forgotten):
+    """In virtual time; the server may have forgotten the connection by then, or be about to."""
+    begun = asyncio.get_running_loop().time()
+    with pytest.raises(VisitorGoneError):
+        await while_connected(Connection(0.25, forgotten=forgotten), asyncio.Event().wait())
+    assert asyncio.get_running_loop().time() - begun == pytest.approx(0.3)
+
+
 def test_the_default_client_is_the_plain_one():
     assert klein_context.__defaults__ == (FluxKleinClient,)
+    assert klein_context.__kwdefaults__ == {"drain": 30.0}

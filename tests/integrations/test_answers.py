@@ -123,6 +123,11 @@ def test_a_refused_token_looks_like_any_other_refusal():
         (InputRejectedError(status_code=422, detail=[{"loc": ["a", 0, "b"]}, "odd", 3]), [("a.0.b", "refused")]),
         (InputRejectedError(status_code=422, detail=[{"loc": "width", "msg": None}]), [("", "refused")]),
         (InputRejectedError(status_code=422, detail=[{"loc": ["x"], "msg": "m" * 9999}]), [("x", "m" * 500)]),
+        (
+            InputRejectedError(status_code=422, detail=[{"loc": ["body", "input", "width"], "msg": "no"}]),
+            [("width", "no")],
+        ),
+        (InputRejectedError(status_code=422, detail=[{"loc": ["x" * 9999], "msg": "no"}]), [("x" * 500, "no")]),
         (InputRejectedError(status_code=422, detail={"secret": 1}), []),
     ],
 )
@@ -138,6 +143,7 @@ def test_a_flood_of_findings_is_cut():
 def test_our_own_sentence_is_told_and_its_cause_is_not():
     assert answer_to(InvalidInputError("to_input failed", cause=SECRET)).body["message"] == "to_input failed"
     assert answer_to(InvalidInputError()).body["message"]
+    assert answer_to(InvalidInputError("x" * 9999)).body["message"] == "x" * 500
 
 
 def test_what_is_told_of_looks_and_results():

@@ -11,11 +11,19 @@ from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from flux_klein_async import ClientClosedError, FluxKleinClient, TextToImageInput
+from flux_klein_async import (
+    ClientClosedError,
+    FluxKleinClient,
+    GenerationOutput,
+    GenerationResult,
+    RequestState,
+    TextToImageInput,
+)
 from flux_klein_async.emulator import Emulator, Generation, error_reply
 from flux_klein_async.integrations.fastapi import (
     EventStream,
     Klein,
+    VisitorGoneError,
     answer_errors,
     klein_lifespan,
     klein_of,
@@ -23,6 +31,8 @@ from flux_klein_async.integrations.fastapi import (
 )
 
 from .serving import Asgi, accepted, client_of, nothing_left_behind, states
+
+RESULT = GenerationResult(request_id="an-id", state=RequestState.COMPLETED, output=GenerationOutput())
 
 
 def made(emulator, *, lifespan=None, handled=True, **options):
@@ -69,6 +79,18 @@ async def test_a_visitor_gets_a_picture(path):
             assert json.loads(json.loads(text)["body"]) == {"prompt": "x"}
 
 
+def test_the_log_says_that_the_visitor_has_gone():
+    app = FastAPI()
+    answer_errors(app)
+
+    @app.get("/")
+    async def left():
+        raise VisitorGoneError
+
+    answer = TestClient(app).get("/")
+    assert (answer.status_code, answer.content) == (499, b"")
+
+
 @pytest.mark.parametrize("middleware", [False, True], ids=["plain", "BaseHTTPMiddleware"])
 @pytest.mark.parametrize("path", ["/read", "/unread", "/streamed", "/events"])
 async def test_a_visitor_who_hangs_up_costs_nothing(path, middleware):
@@ -97,8 +119,9 @@ async def test_a_visitor_who_hangs_up_before_the_body_is_whole_is_noticed():
         async def waits(klein: Klein, request: Request):
             try:
                 await while_connected(request, asyncio.Event().wait())
-            finally:
+            except VisitorGoneError:
                 gone.set()
+                raise
 
         async with Asgi(app) as server:
             host, port = server.url.removeprefix("http://").split(":")
@@ -226,7 +249,8 @@ async def test_an_app_without_a_client_is_told_what_to_do(caplog):
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as visitor:
         answer = await visitor.get("/")
     assert (answer.status_code, answer.json()["error"]) == (500, "internal_error")
-    assert "klein_lifespan" in caplog.text
+    ours = [record for record in caplog.records if record.name == "flux_klein_async"]
+    assert ["klein_lifespan" in record.getMessage() for record in ours] == [True]
 
 
 def test_a_test_client_runs_the_app_on_a_loop_of_its_own():
@@ -259,5 +283,25 @@ async def test_a_generation_that_fails_under_way_is_an_event(caplog):
     assert (status, "event: error" in text, "generation_failed" in text, "secret" in text) == (200, True, True, False)
 
 
+async def test_what_is_told_and_how_often_is_the_apps_choice():
+    heard = asyncio.Event()
+
+    async def run(_):
+        await heard.wait()
+        return RESULT
+
+    app = FastAPI()
+
+    @app.get("/")
+    async def slow():
+        return EventStream(run, keep_alive=0.001, facts=lambda result: {"mine": result.request_id})
+
+    async with Asgi(app) as server, aiohttp.ClientSession(server.url) as visitor, visitor.get("/") as answer:
+        assert (await answer.content.readline()).startswith(b":")
+        heard.set()
+        assert b'event: result\ndata: {"mine":"an-id"}\n\n' in await answer.read()
+
+
 def test_the_default_client_is_the_plain_one():
     assert klein_lifespan.__defaults__ == (FluxKleinClient,)
+    assert klein_lifespan.__kwdefaults__ == {"drain": 30.0}

@@ -31,3 +31,11 @@ def test_a_comment_is_no_event():
     assert KEEP_ALIVE.startswith(b":")
     assert KEEP_ALIVE.endswith(b"\n\n")
     assert HEADERS["Content-Type"].startswith("text/event-stream")
+
+
+def test_nobody_on_the_way_keeps_or_collects_the_events():
+    assert HEADERS == {
+        "Content-Type": "text/event-stream; charset=utf-8",
+        "Cache-Control": "no-store",
+        "X-Accel-Buffering": "no",
+    }

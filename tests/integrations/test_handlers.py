@@ -8,10 +8,11 @@ from flux_klein_async.integrations.handlers import clipped, combine, plain
 EVENT = Closed(at=1.0, left_running=())
 
 
-def test_each_handler_is_told_in_its_order_and_none_is_left_out():
+def test_each_handler_is_told_in_its_order_and_none_is_left_out(caplog):
     told: list[tuple[str, Event]] = []
     combine(lambda event: told.append(("a", event)), None, lambda event: told.append(("b", event)))(EVENT)
     assert told == [("a", EVENT), ("b", EVENT)]
+    assert caplog.records == []
 
 
 def test_one_that_raises_is_logged_and_keeps_nothing_from_the_others(caplog):
@@ -22,6 +23,7 @@ def test_one_that_raises_is_logged_and_keeps_nothing_from_the_others(caplog):
 
     combine(broken, told.append, broken, told.append)(EVENT)
     assert told == [EVENT, EVENT]
+    assert {record.name for record in caplog.records} == {"flux_klein_async"}
     assert [type(record.exc_info[1]) for record in caplog.records if record.exc_info] == [LookupError, LookupError]
 
 
@@ -38,6 +40,7 @@ def test_what_ends_the_program_is_not_held_back():
     [
         ("row 7", "row 7"),
         ("two\r\nlines\x1b[31m\u2028\x85", "two  lines [31m  "),
+        ("a\x00b\x1fc d~e\x7ff\x80g\x9fh\xa0i\u2028j\u2029k\u2027l\u202a", "a b c d~e f g h\xa0i j k\u2027l\u202a"),
         ("\ud800", "?"),
         ("x" * 301, "x" * 299 + "…"),
         ("x" * 300, "x" * 300),

@@ -25,6 +25,7 @@ async def test_what_was_downloaded_or_read_is_in_the_page_itself(klein_client, t
     for shown in (show(paths), show(paths[0]), show(str(paths[0])), show(contents)):
         [data] = re.findall(r'src="data:image/png;base64,([^"]+)"', shown._repr_html_())
         assert base64.b64decode(data) == paths[0].read_bytes()
+    assert 'width="384"' in show(paths)._repr_html_()
     assert repr(show(paths)) == f"Pictures({result.request_id}.png)"
 
 

@@ -52,10 +52,22 @@ async def test_an_error_before_any_event_is_raised(klein_client):
     assert reader.written == []
 
 
+async def test_a_change_is_told_when_it_happens(klein_client, klein_emulator):
+    klein_emulator.script("submit", Generation(after=100.0))
+    reader = Reader()
+    telling = asyncio.ensure_future(
+        tell(lambda changed: klein_client.generate("x", on_status=changed), reader.write, keep_alive=1000.0)
+    )
+    await asyncio.sleep(50.0)
+    assert set(reader.names()) == {"status"}
+    await telling
+    assert reader.names()[-1] == "result"
+
+
 async def test_silence_is_bridged(klein_client, klein_emulator):
     klein_emulator.script("submit", Generation(after=100.0))
     reader = Reader()
-    await tell(lambda changed: klein_client.generate("x", on_status=changed), reader.write, keep_alive=15.0)
+    await tell(lambda changed: klein_client.generate("x", on_status=changed), reader.write)
     assert reader.written.count(KEEP_ALIVE) == 6
     assert reader.names()[-1] == "result"
 
