@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 __all__ = ["Lease", "is_alive"]
@@ -26,6 +27,10 @@ if sys.platform == "win32":  # pragma: no cover  # held by the same tests there
             return False
         return True
 
+    def _end(handle: int, remove: Callable[[], None]) -> None:
+        os.close(handle)
+        remove()  # fails, and nothing is lost, while anybody has the file open
+
 else:
     import fcntl
 
@@ -35,6 +40,10 @@ else:
         except BlockingIOError:
             return False
         return True
+
+    def _end(handle: int, remove: Callable[[], None]) -> None:
+        remove()  # under the lock: a run that begins in this very instant must notice
+        os.close(handle)
 
 
 class Lease:
@@ -65,12 +74,7 @@ class Lease:
         """End the run; once is enough."""
         if self._handle is not None:
             handle, self._handle = self._handle, None
-            if os.name == "nt":  # pragma: no cover  # an open file cannot be removed there
-                os.close(handle)
-                _remove(_lock_path(self.journal, self.run))
-            else:
-                _remove(_lock_path(self.journal, self.run))
-                os.close(handle)
+            _end(handle, lambda: _remove(_lock_path(self.journal, self.run)))
 
     def is_alive(self, run: str) -> bool:
         """Whether a run has not ended; what a dead one left behind is removed."""
@@ -104,16 +108,10 @@ def is_alive(journal: Path, run: str) -> bool:
         return False
     except PermissionError:  # another user's, or going away just now: whoever cannot know must not call it dead
         return True
-    try:
-        # Shared, so that two who look at once do not take each other for the run.
-        if not _try_lock(handle, shared=True):
-            return True
-        if os.name != "nt":
-            _clear(journal, run)
-    finally:
+    if not _try_lock(handle, shared=True):  # shared, so that two who look at once do not take each other for the run
         os.close(handle)
-    if os.name == "nt":  # pragma: no cover
-        _clear(journal, run)
+        return True
+    _end(handle, lambda: _clear(journal, run))
     return False
 
 

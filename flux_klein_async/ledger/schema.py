@@ -24,6 +24,12 @@ _MAGIC: Final = b"SQLite format 3\x00"
 _HEADER: Final = 100  # bytes of an SQLite file's header (https://www.sqlite.org/fileformat2.html, 1.3)
 _STATES: Final = ", ".join(f"'{state.value}'" for state in EntryState)
 
+
+def _column(name: str, kind: str) -> str:
+    """A column that holds nothing but its type or NULL, by which damage is noticed."""
+    return f"{name} {kind} CHECK (typeof({name}) IN ('{kind.split(maxsplit=1)[0].lower()}', 'null'))"
+
+
 # One step for each version: what makes it of the version before. A step that was released is never changed.
 STEPS: Final[tuple[Sequence[str], ...]] = (
     (
@@ -36,19 +42,21 @@ STEPS: Final[tuple[Sequence[str], ...]] = (
         "CREATE TABLE runs (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, began REAL NOT NULL)",
         # run: who claimed it last; seen: the newest order that was there already when it was claimed to be submitted.
         f"""CREATE TABLE orders (
-            id INTEGER PRIMARY KEY AUTOINCREMENT, account INTEGER NOT NULL, item INTEGER, key TEXT, request_id TEXT,
+            id INTEGER PRIMARY KEY AUTOINCREMENT, account INTEGER NOT NULL, {_column("item", "INTEGER")},
+            {_column("key", "TEXT")}, {_column("request_id", "TEXT")},
             state TEXT NOT NULL CHECK (state IN ({_STATES})), run INTEGER NOT NULL,
-            reserved INTEGER CHECK (typeof(reserved) IN ('integer', 'null')),
-            cost INTEGER CHECK (typeof(cost) IN ('integer', 'null')),
-            created REAL NOT NULL, updated REAL NOT NULL, model TEXT, error TEXT,
-            files TEXT, answer BLOB, digest INTEGER, body BLOB)""",
+            {_column("reserved", "INTEGER")}, {_column("cost", "INTEGER")},
+            created REAL NOT NULL, updated REAL NOT NULL, {_column("model", "TEXT")}, {_column("error", "TEXT")},
+            {_column("files", "TEXT")}, {_column("answer", "BLOB")}, {_column("digest", "INTEGER")},
+            {_column("body", "BLOB")})""",
         "CREATE UNIQUE INDEX orders_by_key ON orders (account, key) WHERE key IS NOT NULL",
         "CREATE INDEX orders_by_request ON orders (account, request_id) WHERE request_id IS NOT NULL",
         "CREATE INDEX orders_by_item ON orders (item) WHERE item IS NOT NULL",
         "CREATE INDEX orders_on_their_way ON orders (run) WHERE state = 'submitting'",
-        """CREATE TABLE items (
-            id INTEGER PRIMARY KEY AUTOINCREMENT, account INTEGER NOT NULL, name BLOB NOT NULL, content BLOB NOT NULL,
-            run INTEGER NOT NULL, seen INTEGER NOT NULL, UNIQUE (account, name))""",
+        f"""CREATE TABLE items (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, account INTEGER NOT NULL, {_column("name", "BLOB NOT NULL")},
+            {_column("content", "BLOB NOT NULL")}, run INTEGER NOT NULL, seen INTEGER NOT NULL,
+            UNIQUE (account, name))""",
     ),
 )
 
@@ -70,12 +78,12 @@ def recognize(path: Path) -> bool:
 
     Raises:
         JournalError: It is no journal, or one from a newer version.
-        OSError: It cannot be read.
+        OSError: It cannot be read or written.
     """
     if path.is_dir():
         raise JournalError(f"{path} is a directory: a journal is a file")
     try:
-        with path.open("rb") as file:
+        with path.open("r+b") as file:  # a WAL is needed to read it, too: better no file is made than half of them
             header = file.read(_HEADER)
     except FileNotFoundError:
         return False

@@ -13,7 +13,7 @@ def test_prints_its_version(flux_klein: Command) -> None:
 def test_without_a_command_it_shows_its_help_and_64(flux_klein: Command) -> None:
     ran = flux_klein()
     assert (ran.code, ran.out) == (64, "")
-    for command in ("generate", "status", "result", "cancel", "explain", "price", "doctor", "emulator"):
+    for command in ("generate", "status", "result", "cancel", "explain", "price", "doctor", "journal", "emulator"):
         assert f"\n  {command} " in ran.err
 
 

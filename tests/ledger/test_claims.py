@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flux_klein_async.errors import InvalidInputError
+from flux_klein_async.errors import InvalidInputError, JournalError
 from flux_klein_async.ledger.base import Action, Claim, EntryState
 from flux_klein_async.ledger.claims import forget_pass
 from flux_klein_async.models import SavedFile
@@ -218,6 +218,16 @@ def test_an_id_stands_for_one_input(start: Start) -> None:
     run.number = 3
     assert run.claim(b"1", "the id").item == claimed.item
     assert run.claim(b"1", "\ud800").action is Action.SUBMIT
+
+
+def test_a_damaged_item_is_not_taken_for_another_input(start: Start) -> None:
+    run = start()
+    run.claim(b"1", "the id")
+    run.database.db.execute(
+        "UPDATE items SET content = CAST(substr(content, 1, 31) || x'00' || substr(content, 33) AS BLOB)"
+    )
+    with pytest.raises(JournalError, match="is damaged"):
+        reopened(start, run).claim(b"1", "the id")
 
 
 def test_accounts_have_items_of_their_own(run: Run) -> None:

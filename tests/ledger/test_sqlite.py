@@ -3,12 +3,16 @@
 import asyncio
 import gc
 import logging
+import os
+import re
 import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -17,9 +21,11 @@ import pytest_asyncio
 from flux_klein_async.emulator import VirtualTimeLoop
 from flux_klein_async.errors import BudgetExceededError, InvalidInputError, JournalError
 from flux_klein_async.ledger.base import Action, Ledger, Reservation
+from flux_klein_async.ledger.database import Database
 from flux_klein_async.ledger.sqlite import Spending, SqliteJournal
 
 from .helpers import child, entry
+from .test_schema import STRANGERS
 
 
 @pytest_asyncio.fixture
@@ -49,7 +55,7 @@ def delete(path: Path) -> None:
 
 
 def content(path: Path) -> bytes:
-    return b"".join(found.read_bytes() for found in path.parent.iterdir())
+    return b"".join(found.read_bytes() for found in sorted(path.parent.iterdir()) if found.is_file())
 
 
 # --- life
@@ -256,6 +262,7 @@ import asyncio, sys, time
 from pathlib import Path
 from flux_klein_async.errors import BudgetExceededError
 from flux_klein_async.ledger.base import Reservation
+from flux_klein_async.ledger.database import Database
 from flux_klein_async.ledger.sqlite import SqliteJournal
 from tests.ledger.helpers import entry
 
@@ -290,6 +297,7 @@ async def test_several_processes_never_spend_more_than_the_budget_together(path:
 
 HOLD = """
 import asyncio
+from flux_klein_async.ledger.database import Database
 from flux_klein_async.ledger.sqlite import SqliteJournal
 from tests.ledger.helpers import entry
 
@@ -329,9 +337,7 @@ async def test_failures_are_run_again_where_that_is_wanted(path: Path) -> None:
 # --- trouble
 
 
-async def test_a_database_error_fails_all_that_shared_the_transaction(
-    journal: SqliteJournal, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_database_error_fails_all_that_shared_the_transaction(journal: SqliteJournal, path: Path) -> None:
     def fail(_: object) -> None:
         raise sqlite3.OperationalError("odd")
 
@@ -360,3 +366,155 @@ async def test_a_journal_that_was_deleted_under_it_is_an_error(journal: SqliteJo
     delete(path)
     with pytest.raises(JournalError, match="deleted or replaced"):
         await journal.record(entry("submitting", key="k"))
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """As somebody to whom a file's mode says something."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A journal that was closed, in a directory that everybody may enter."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        asyncio.run(_make(folder / "run.sqlite"))
+        (folder / "run.sqlite").chmod(0o666)
+        yield folder
+        folder.chmod(0o777)
+
+
+async def _make(path: Path) -> None:
+    async with SqliteJournal(path):
+        pass
+
+
+async def refused(path: Path) -> str:
+    """What opening a journal ends in, and so does its first entry."""
+    journal = SqliteJournal(path)
+    texts = set()
+    for use in (journal.open, lambda: journal.record(entry("submitting", key="k"))):
+        with pytest.raises(JournalError) as caught:
+            await use()
+        assert (caught.value.charged, caught.value.retryable) == ("no", False)
+        texts.add(str(caught.value))
+    await journal.aclose()
+    [text] = texts
+    return text
+
+
+@pytest.mark.parametrize(("folder_mode", "file_mode"), [(0o555, 0o666), (0o555, 0o444), (0o777, 0o444), (0o777, 0o000)])
+async def test_what_cannot_be_written_is_an_error_that_says_what_to_do(
+    shared: Path, folder_mode: int, file_mode: int
+) -> None:
+    path = shared / "run.sqlite"
+    before = content(path)
+    set_modes(path, folder_mode, file_mode)
+    with unprivileged():
+        text = await refused(path)
+    assert "make the file and its directory writable" in text
+    set_modes(path, 0o777, 0o666)
+    assert (content(path), files(path)) == (before, ["run.sqlite"])
+
+
+def set_modes(path: Path, folder_mode: int, file_mode: int) -> None:
+    path.chmod(file_mode)
+    path.parent.chmod(folder_mode)
+
+
+async def test_a_directory_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    assert "make it, or name another journal" in await refused(tmp_path / "none" / "run.sqlite")
+    assert files(tmp_path / "x") == []
+
+
+@pytest.mark.parametrize(("stranger", "says"), STRANGERS)
+async def test_what_is_no_journal_is_left_as_it_is(path: Path, stranger: Callable[[Path], object], says: str) -> None:
+    stranger(path)
+    before = content(path.parent / "x")
+    assert re.search(says, await refused(path))
+    assert (content(path.parent / "x"), files(path)) == (before, ["run.sqlite"])
+
+
+async def test_a_file_that_another_program_holds_for_too_long_is_an_error(
+    journal: SqliteJournal, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert journal._database is not None
+    await journal.operate(lambda database: database.db.execute("PRAGMA busy_timeout = 10"))
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    for _ in range(2):
+        with pytest.raises(JournalError, match="another program has been writing to it for too long"):
+            await journal.record(entry("submitting", key="k"))
+    monkeypatch.setattr("flux_klein_async.ledger.database.BUSY", 0.01)
+    assert "is locked" in await refused(path)
+    other.execute("COMMIT")
+    other.close()
+    await journal.record(entry("submitting", key="k"))
+    assert states(path) == ["submitting"]
+
+
+async def test_a_full_disk_is_an_error_and_the_journal_goes_on_when_there_is_room(
+    journal: SqliteJournal, path: Path
+) -> None:
+    def room(pages: int) -> Callable[[Any], object]:
+        return lambda database: database.db.execute(f"PRAGMA max_page_count = {pages}")
+
+    await journal.record(entry("submitting", key="before"))
+    await journal.operate(room(1))  # no more than there are
+    large = [entry("submitting", key=str(number), body=b"x" * 20_000) for number in range(3)]
+    ended = await asyncio.gather(*map(journal.record, large), return_exceptions=True)
+    assert {type(one) for one in ended} == {JournalError}
+    assert "make room, then go on with the same journal" in str(ended[0])
+    assert states(path) == ["submitting"]
+    await journal.operate(room(1_000_000))
+    await journal.record(large[0])
+    assert states(path) == ["submitting"] * 2
+
+
+async def test_one_that_could_not_be_opened_can_be_tried_again(path: Path) -> None:
+    journal = SqliteJournal(path.parent / "folder" / "run.sqlite")
+    with pytest.raises(JournalError):
+        await journal.open()
+    make_folder(path.parent / "folder")
+    await journal.record(entry("submitting", key="k"))
+    await journal.aclose()
+
+
+def make_folder(path: Path) -> None:
+    path.mkdir()
+
+
+async def test_one_that_cannot_be_opened_leaves_nothing_open(path: Path) -> None:
+    with pytest.raises(JournalError):
+        async with SqliteJournal(path.parent):
+            raise AssertionError
+    gc.collect()  # would warn
+
+
+async def test_trouble_while_closing_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = SqliteJournal(path)
+    await journal.open()
+    close = Database.close
+
+    def fail(database: Database) -> None:
+        close(database)
+        raise sqlite3.OperationalError("odd")
+
+    monkeypatch.setattr(Database, "close", fail)
+    with pytest.raises(JournalError, match="odd"):
+        await journal.aclose()
+
+
+def test_nonsense_for_a_path_is_one_error() -> None:
+    with pytest.raises(TypeError):
+        SqliteJournal(3)  # type: ignore[arg-type]
+    gc.collect()

@@ -21,9 +21,9 @@ def sqlite_error(code: int) -> sqlite3.Error:
 @pytest.mark.parametrize(
     ("code", "advice"),
     [
-        (sqlite3.SQLITE_BUSY, "close it, or give each its own journal"),
-        (sqlite3.SQLITE_LOCKED, "close it, or give each its own journal"),
-        (sqlite3.SQLITE_BUSY_SNAPSHOT, "close it, or give each its own journal"),
+        (sqlite3.SQLITE_BUSY, "close it, or give each a journal of its own"),
+        (sqlite3.SQLITE_LOCKED, "close it, or give each a journal of its own"),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, "close it, or give each a journal of its own"),
         (sqlite3.SQLITE_FULL, "make room, then go on with the same journal"),
         (sqlite3.SQLITE_READONLY, "make the file and its directory writable"),
         (sqlite3.SQLITE_READONLY_DBMOVED, "make the file and its directory writable"),
@@ -47,10 +47,32 @@ def test_an_error_without_a_code_is_told_as_it_is() -> None:
     )
 
 
-def test_the_systems_own_errors_keep_their_words() -> None:
-    error = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    assert str(trouble(PATH, error)) == "The journal run.sqlite cannot be opened: Permission denied"
-    assert str(trouble(PATH, OSError("odd"))) == "The journal run.sqlite cannot be opened: OSError"
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EACCES, "make the file and its directory writable"),
+        (errno.EROFS, "make the file and its directory writable"),
+        (errno.ENOSPC, "make room"),
+        (errno.EIO, "check the disk"),
+        (errno.ENOENT, "its directory is not there"),
+        (errno.ENOTDIR, "its directory is not there"),
+        (errno.EMFILE, "ulimit"),
+        (errno.ELOOP, "cannot be used"),
+    ],
+)
+def test_the_systems_own_errors_become_advice(number: int, advice: str) -> None:
+    text = str(trouble(PATH, OSError(number, os.strerror(number))))
+    assert text.startswith("The journal run.sqlite ")
+    assert advice in text
+    assert text.endswith(f": {os.strerror(number)}")
+
+
+def test_an_error_of_the_system_without_a_number_is_told_as_it_is() -> None:
+    assert str(trouble(PATH, OSError("odd"))) == "The journal run.sqlite cannot be used: OSError"
+
+
+def test_what_cannot_be_understood_is_damage() -> None:
+    assert "is damaged" in str(trouble(PATH, UnicodeDecodeError("utf-8", b"\xff", 0, 1, "odd")))
 
 
 def test_damage_is_named_shortly() -> None:

@@ -1,0 +1,184 @@
+"""`flux-klein journal`, called as users call it."""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from flux_klein_async.ledger.base import Reservation
+from flux_klein_async.models import SavedFile
+from tests.ledger.helpers import Run, entry
+
+from .helpers import Command
+
+BEGUN = datetime(2024, 3, 1, 12, 0, tzinfo=UTC).timestamp()
+DAY = 24 * 60 * 60.0
+FILE = SavedFile(path=Path("/out/r\x1b[2J.png"), sha256="ab" * 32, size=3)
+HOSTILE = b'{"prompt": "a \\u001b[31mleopard [bold]\\nat dawn"}'
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> str:
+    """Four orders, a day apart: downloaded, failed, submitted, and one whose process died."""
+    path = tmp_path / "run.sqlite"
+    run = Run(path, now=BEGUN)
+    price = Reservation(usd=0.02, max_usd=9.0)
+    run.write(
+        entry("submitting", key="k0", item=run.claim(b"0", "row 1").item, model="a/b", body=HOSTILE, reservation=price)
+    )
+    run.write(
+        entry("submitted", key="k0", request_id="r0"),
+        entry("completed", request_id="r0", cost_usd=0.01, answer=b'{"output": {}}'),
+        entry("downloaded", request_id="r0", files=(FILE,)),
+    )
+    for number, state in enumerate(("failed", "submitted", "submitting"), 1):
+        run.now = BEGUN + number * DAY
+        run.write(entry("submitting", key=f"k{number}", body=b'{"prompt": "%d"}' % number, reservation=price))
+        if state != "submitting":
+            run.write(entry("submitted", key=f"k{number}", request_id=f"r{number}"))
+            run.write(entry(state, request_id=f"r{number}", error="why \x1b[0m"))
+    run.close()
+    return str(path)
+
+
+def test_the_list_is_a_table_with_the_newest_first_and_a_sum_on_stderr(flux_klein: Command, journal: str) -> None:
+    ran = flux_klein("journal", "list", "--journal", journal)
+    heading, *rows = ran.out.splitlines()
+    assert (ran.code, heading.split()) == (0, ["submitted", "state", "cost", "request", "prompt"])
+    assert [row[heading.index("state") :].split()[0] for row in rows] == [
+        "uncertain",
+        "submitted",
+        "failed",
+        "downloaded",
+    ]
+    assert rows[3].endswith(r"downloaded  $0.01  r0       a \x1b[31mleopard [bold]\nat dawn")
+    assert ran.err == ("4 orders: 1 uncertain, 1 submitted, 1 downloaded, 1 failed; $0.01 spent, $0.06 set aside\n")
+
+
+def test_orders_are_chosen(flux_klein: Command, journal: str) -> None:
+    def listed(*arguments: str) -> list[object]:
+        return [
+            r["request_id"] for r in flux_klein("journal", "list", "--journal", journal, "--json", *arguments).records
+        ]
+
+    assert listed() == [None, "r2", "r1", "r0"]
+    assert listed("--limit", "2") == [None, "r2"]
+    assert listed("--state", "failed", "--state", "downloaded") == ["r1", "r0"]
+    since = datetime.fromtimestamp(BEGUN + 1.5 * DAY, UTC).astimezone()  # as somebody here writes it
+    assert listed("--since", since.strftime("%Y-%m-%dT%H:%M")) == [None, "r2"]
+    assert listed("--since", "2025-01-01") == []
+
+
+def test_where_there_is_nothing_to_list_only_the_sum_is_told(flux_klein: Command, tmp_path: Path) -> None:
+    Run(tmp_path / "run.sqlite").close()
+    ran = flux_klein("journal", "list", "--journal", str(tmp_path / "run.sqlite"))
+    assert (ran.code, ran.out, ran.err) == (0, "", "0 orders: none; $0 spent\n")
+
+
+@pytest.mark.parametrize(("columns", "length"), [("60", 60), ("20", None)])
+def test_the_prompt_takes_what_room_is_left(
+    flux_klein: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: str, length: int | None
+) -> None:
+    run = Run(tmp_path / "run.sqlite")
+    run.write(entry("submitting", key="k", body=('{"prompt": "' + "雪豹" * 50 + '"}').encode()))
+    run.close()
+    monkeypatch.setenv("COLUMNS", columns)
+    _, row = flux_klein("journal", "list", "--journal", str(tmp_path / "run.sqlite")).out.splitlines()
+    assert row.endswith("...")
+    wide = sum(character in "雪豹" for character in row)
+    assert wide >= 3
+    assert length is None or length - 1 <= len(row) + wide <= length
+
+
+def test_one_request_is_shown_with_all_that_is_known(flux_klein: Command, journal: str) -> None:
+    ran = flux_klein("journal", "show", "r0", "--journal", journal)
+    facts = dict(line.split(maxsplit=1) for line in ran.out.splitlines() if not line.startswith(("set", "last")))
+    assert (ran.code, facts["request"], facts["state"], facts["item"], facts["cost"]) == (
+        0,
+        "r0",
+        "downloaded",
+        "row 1",
+        "$0.01",
+    )
+    assert facts["input"] == r'{"prompt": "a \u001b[31mleopard [bold]\nat dawn"}'
+    assert facts["file"] == rf"/out/r\x1b[2J.png (3 bytes, SHA-256 {'ab' * 32})"
+    assert "set aside    $0.02" in ran.out
+    shown = flux_klein("journal", "show", "r1", "--journal", journal).out
+    assert r"error        why \x1b[0m" in shown
+    assert "cost" not in shown
+    ran = flux_klein("journal", "show", "none\x1b", "--journal", journal)
+    assert (ran.code, ran.out) == (65, "")
+    assert r"The journal knows no request none\x1b" in ran.err
+
+
+def test_the_export_has_every_fact_of_every_order_the_oldest_first(flux_klein: Command, journal: str) -> None:
+    first, *others = flux_klein("journal", "export", "--journal", journal).records
+    assert first == {
+        "number": 1,
+        "item_id": "row 1",
+        "input": {"prompt": "a \x1b[31mleopard [bold]\nat dawn"},
+        "model": "a/b",
+        "request_id": "r0",
+        "state": "downloaded",
+        "files": [{"path": "/out/r\x1b[2J.png", "sha256": "ab" * 32, "size": 3}],
+        "cost_usd": 0.01,
+        "reserved_usd": 0.02,
+        "error": None,
+        "created": "2024-03-01T12:00:00+00:00",
+        "updated": "2024-03-01T12:00:00+00:00",
+        "answer": {"output": {}},
+    }
+    assert [record["state"] for record in others] == ["failed", "submitted", "uncertain"]
+    assert [first] == flux_klein("journal", "show", "r0", "--journal", journal, "--json").records
+    [only] = flux_klein("journal", "export", "--journal", journal, "--state", "uncertain").records
+    assert (only["number"], only["error"]) == (4, None)
+
+
+def test_an_export_ends_with_its_reader(flux_klein: Command, journal: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = []
+
+    def write(text: str) -> int:
+        lines.append(text)
+        raise BrokenPipeError
+
+    monkeypatch.setattr(sys.stdout, "write", write)
+    assert (flux_klein("journal", "export", "--journal", journal).code, len(lines)) == (141, 1)
+
+
+def test_what_ended_long_ago_is_forgotten(flux_klein: Command, journal: str) -> None:
+    assert flux_klein("journal", "prune", "--journal", journal, "--older-than", "100000").out == "Forgot 0 orders\n"
+    assert flux_klein("journal", "prune", "--journal", journal, "--dry-run").out == "Would forget 2 orders\n"
+    assert flux_klein("journal", "prune", "--journal", journal, "--older-than", "0").out == "Forgot 2 orders\n"
+    ran = flux_klein("journal", "list", "--journal", journal, "--json")
+    assert [record["state"] for record in ran.records] == ["uncertain", "submitted"]
+    assert "$0.03 spent, $0.04 set aside" in ran.err
+    assert flux_klein("journal", "prune", "--journal", journal, "--older-than", "-1").code == 64
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("show", "r"), ("export",), ("prune",)])
+def test_a_file_that_is_no_journal_is_an_error_and_stays(
+    flux_klein: Command, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    path = tmp_path / "notes.txt"
+    ran = flux_klein("journal", *arguments, "--journal", str(path))
+    assert (ran.code, path.exists()) == (1, False)
+    assert "There is no journal" in ran.err
+    path.write_text("notes")
+    ran = flux_klein("journal", *arguments, "--journal", str(path))
+    assert (ran.code, path.read_text()) == (1, "notes")
+    assert "is no journal of this package; it was left alone" in ran.err
+    assert flux_klein("journal", *arguments).code == 64
+
+
+def test_without_a_command_it_tells_which_there_are(flux_klein: Command) -> None:
+    ran = flux_klein("journal")
+    assert (ran.code, ran.out) == (64, "")
+    assert all(command in ran.err for command in ("list", "show", "export", "prune"))
+
+
+@pytest.mark.parametrize("command", ["list", "show", "export", "prune"])
+def test_the_help_has_an_example(flux_klein: Command, command: str) -> None:
+    ran = flux_klein("journal", command, "--help")
+    assert ran.code == 0
+    assert f"flux-klein journal {command} " in ran.out.replace("Usage: flux-klein", "")
