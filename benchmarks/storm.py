@@ -25,11 +25,12 @@ from flux_klein_async import (
 from flux_klein_async.emulator import Generation, Pass, Record, Reply, Rewrite, faults_at, images
 from flux_klein_async.events import Uncertain
 
-__all__ = ["PIXELS", "Item", "Plan", "Ridden", "Submit", "accepted_submits", "audit", "ride"]
+__all__ = ["LIES", "PIXELS", "Item", "Plan", "Ridden", "Submit", "accepted_submits", "audit", "ride"]
 
 PIXELS = 64  # pictures are not what this is about
+_FOR_EVER = 1e6  # seconds
 _PATIENCE = 5.0  # seconds; an abandoned generation is given up within so many
-_LIES = frozenset(  # what a server can call a picture without a sign that it is none
+LIES = frozenset(  # what a server can call a picture without a sign that it is none
     answer.body if isinstance(answer.body, bytes) else answer.body.encode()
     for answer in faults_at("file")
     if isinstance(answer, Reply) and answer.status == 200 and isinstance(answer.body, bytes | str)
@@ -37,11 +38,17 @@ _LIES = frozenset(  # what a server can call a picture without a sign that it is
 
 
 class Submit(NamedTuple):
-    """One accepted submit, as the emulator knows it; `told`: its id left at once, in an answer that can be read."""
+    """One accepted submit, as the emulator knows it.
+
+    Attributes:
+        told: Its id left at once, in an answer that can be read.
+        endless: It never ends, or its result never comes.
+    """
 
     prompt: str
     request_id: str
     told: bool
+    endless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,10 +218,14 @@ async def _work(rider: _Rider, left: Iterator[Item]) -> None:
 def accepted_submits(records: Iterable[Record]) -> list[Submit]:
     """What an emulator's records say of the submits that it accepted."""
     return [
-        Submit(json.loads(record.body)["prompt"], record.request_id, _told(record.answer))
+        Submit(json.loads(record.body)["prompt"], record.request_id, _told(record.answer), _endless(record.answer))
         for record in records
         if record.endpoint == "submit" and record.request_id is not None
     ]
+
+
+def _endless(answer: Any) -> bool:
+    return isinstance(answer, Generation) and max(answer.after or 0.0, answer.result_lag) > _FOR_EVER
 
 
 def _told(answer: Any) -> bool:
@@ -265,7 +276,7 @@ def _spoilt(item: Item, seed: int) -> int:
         (images.draw(item.prompt, PIXELS, PIXELS, seed=seed, request_id=request_id), path.read_bytes())
         for request_id, path in item.files
     ]
-    return sum(served != drawn and served not in _LIES for drawn, served in whole)
+    return sum(served != drawn and served not in LIES for drawn, served in whole)
 
 
 def _surplus(names: list[str], directory: Path) -> int:

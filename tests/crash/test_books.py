@@ -1,0 +1,158 @@
+"""The books show what is wrong: each thing that must not be is counted when it is."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.books import PRICE, Books, Rules, audit, ends, read_orders, totals
+from benchmarks.storm import Submit
+from flux_klein_async.emulator import images
+from flux_klein_async.ledger.base import Reservation
+from flux_klein_async.ledger.manifest import Manifest
+from flux_klein_async.ledger.rows import Row
+from flux_klein_async.models import GenerationOutput, GenerationResult, Outcome, RequestState, SavedFile
+from tests.ledger.helpers import Run, entry, write
+
+CAT, DOG = "a cat", "a dog"
+ONE, TWO = Submit(CAT, "id-1", told=True), Submit(CAT, "id-2", told=True)
+
+
+class Scene:
+    """A journal with its pictures and its manifest, made as a run makes them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.run = Run(folder / "journal.sqlite")
+        self.manifest = Manifest(folder / "manifest.jsonl")
+        self.keys = 0
+
+    def order(self, state: str, request_id: str | None = None, *, price: float = 0.01, **facts: Any) -> None:
+        self.keys += 1
+        body = b'{"prompt": "%s"}' % CAT.encode()
+        reservation = Reservation(usd=price, max_usd=1)
+        write(self.run.database, entry("submitting", key=str(self.keys), body=body, reservation=reservation))
+        if state != "submitting":
+            write(self.run.database, entry(state, key=str(self.keys), request_id=request_id, **facts))
+
+    def picture(self, request_id: str, data: bytes | None = None, *, listed: bool = True) -> None:
+        path = self.folder / f"{request_id}.png"
+        path.write_bytes(data or images.draw(CAT, 64, 64, seed=0, request_id=request_id))
+        file = SavedFile(path=path, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), size=path.stat().st_size)
+        self.order("downloaded", request_id, files=(file,))
+        if listed:
+            result = GenerationResult(
+                request_id=request_id, state=RequestState.COMPLETED, output=GenerationOutput(), raw={}
+            )
+            item = Row(1, None, {"prompt": CAT})
+            self.manifest.append(Outcome(index=0, item=item, result=result, files=(file,)))
+
+    def found(self, submits: list[Submit], again: set[str]) -> set[str]:
+        """What the books say is wrong."""
+        self.manifest.close()
+        self.run.database.close()
+        books = Books(self.folder / "journal.sqlite", self.folder, submits, [CAT], seed=0)
+        return {
+            what for what, count in audit(books, Rules(frozenset({"refused", "cancelled"} | again))).items() if count
+        }
+
+
+def uncertain_then_home(scene: Scene) -> None:
+    scene.order("uncertain")
+    scene.picture("id-1")
+
+
+def cancelled_then_home(scene: Scene) -> None:
+    scene.order("cancelled", "id-2")
+    scene.picture("id-1")
+
+
+def twice(scene: Scene) -> None:
+    scene.picture("id-2")
+    scene.picture("id-1")
+
+
+def surplus(scene: Scene) -> None:
+    scene.picture("id-1")
+    (scene.folder / "id-9.png").touch()
+
+
+def gone(scene: Scene) -> None:
+    scene.picture("id-1")
+    (scene.folder / "id-1.png").unlink()
+
+
+def unbalanced(scene: Scene) -> None:
+    scene.picture("id-1")
+    scene.run.database.db.execute("UPDATE accounts SET held = held + 1")
+
+
+LOST = "accepted, and the journal knows nothing of it"
+AGAINST = "submitted again against the rules"
+TWICE = "accepted twice, and the first not called uncertain"
+UNFINISHED = "items neither at home nor honestly ended"
+UNLISTED = "lines that the manifest lacks"
+ENDLESS = ONE._replace(endless=True)
+
+
+@pytest.mark.parametrize(
+    ("scene_of", "submits", "again", "wrong"),
+    [
+        (lambda scene: scene.picture("id-1"), [ONE], set(), set()),
+        (lambda scene: scene.order("failed", "id-1"), [ONE], set(), set()),
+        (lambda scene: scene.order("uncertain"), [ONE], set(), set()),
+        (lambda scene: scene.order("uncertain"), [], set(), set()),
+        (lambda scene: scene.order("submitted", "id-1"), [ENDLESS], set(), set()),
+        (uncertain_then_home, [ONE, TWO], {"uncertain"}, set()),
+        (cancelled_then_home, [ONE, TWO], set(), set()),
+        (uncertain_then_home, [ONE, TWO], set(), {AGAINST, TWICE}),
+        (twice, [ONE, TWO], set(), {AGAINST, TWICE, UNLISTED}),
+        (lambda scene: scene.picture("id-1"), [ONE, TWO], set(), {LOST, TWICE}),
+        (lambda scene: None, [ONE], set(), {LOST, UNFINISHED}),
+        (lambda scene: scene.order("refused"), [ONE], set(), {LOST, UNFINISHED}),
+        (lambda scene: None, [], set(), {UNFINISHED}),
+        (lambda scene: scene.order("refused"), [], set(), {UNFINISHED}),
+        (lambda scene: scene.order("submitting"), [], set(), {UNFINISHED}),
+        (lambda scene: scene.order("submitted", "id-1"), [ONE], set(), {UNFINISHED}),
+        (lambda scene: scene.order("completed", "id-1"), [ONE], set(), {UNFINISHED}),
+        (lambda scene: scene.picture("id-1"), [], set(), {"ids that the service never gave"}),
+        (
+            lambda scene: scene.picture("id-1"),
+            [ONE, Submit(DOG, "id-3", told=True)],
+            set(),
+            {LOST, "prompts of nobody", UNFINISHED},
+        ),
+        (lambda scene: scene.picture("id-1", b"half"), [ONE], set(), {"pictures that are not the service's own"}),
+        (gone, [ONE], set(), {"pictures that are not the service's own"}),
+        (surplus, [ONE], set(), {"files that no order names"}),
+        (lambda scene: scene.picture("id-1", listed=False), [ONE], set(), {UNLISTED}),
+        (
+            lambda scene: scene.order("failed", "id-1", cost_usd=0.0),
+            [ONE],
+            set(),
+            {"requests charged with another price"},
+        ),
+        (lambda scene: scene.order("uncertain", price=0.0), [ONE], set(), {"requests charged with another price"}),
+        (unbalanced, [ONE], set(), {"billionths that the totals are off"}),
+    ],
+)
+def test_the_books_show_what_is_wrong(
+    tmp_path: Path,
+    scene_of: Callable[[Scene], None],
+    submits: list[Submit],
+    again: set[str],
+    wrong: set[str],
+) -> None:
+    scene = Scene(tmp_path)
+    scene_of(scene)
+    assert scene.found(submits, again) == wrong
+
+
+def test_the_books_say_how_items_ended_and_what_they_cost(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    uncertain_then_home(scene)
+    scene.found([], set())
+    assert ends(read_orders(tmp_path / "journal.sqlite")) == {"downloaded": 1}
+    assert totals(tmp_path / "journal.sqlite") == (0, 2 * PRICE)

@@ -1,0 +1,186 @@
+"""A batch killed at any instant, and run again until it is done: nothing paid is lost, nothing is paid twice.
+
+Killed by SIGKILL, which no process sees coming: by the emulator as soon as it has heard a call (and, of a submit, taken
+it, and not answered yet), or by itself at a place within the journal, a download or the manifest (`victim`).
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from benchmarks.books import PRICE, Books, Rules, audit, ends, totals
+from benchmarks.storm import accepted_submits
+from flux_klein_async.emulator import Emulator
+from tests.crash import victim
+from tests.served import in_thread, once
+
+SEED = 20261124
+PROMPTS = [f"picture {number}" for number in range(24)]
+STORIES, KILLS = 10, 3
+# Per run, the last occurrence at which it is killed: so early that the runs after it have enough left to be killed in.
+HEARD = {"submit": 5, "status": 5, "result": 5, "file": 5, "model": 1}
+FIRST = {"making": 1, "made": 1}  # of a journal, once
+WITHIN = {
+    "begin": 8,
+    "intent": 5,
+    "change": 8,
+    "step": 60,
+    "commit": 8,
+    "committed": 8,
+    "half a file": 4,
+    "sync": 4,
+    "naming": 4,
+    "named": 4,
+    "half a line": 4,
+    "line": 4,
+}
+AGAIN = Rules(again=frozenset({"refused", "cancelled", "uncertain"}))
+
+
+class Instant(NamedTuple):
+    """The `number`-th time that this happens in a run; `heard` by the emulator, or within the process."""
+
+    place: str
+    number: int
+
+    @property
+    def heard(self) -> bool:
+        return self.place in HEARD
+
+
+def stories() -> list[list[Instant]]:
+    """Thirty instants, each place at least once, in stories of three; the same ones each time."""
+    rng = random.Random(SEED)
+    later = {**HEARD, **WITHIN}
+    places = [*later, *rng.choices(list(later), k=STORIES * KILLS - len(later) - len(FIRST))]
+    rng.shuffle(places)
+    firsts = [*FIRST, *(places.pop() for _ in range(STORIES - len(FIRST)))]
+    rng.shuffle(firsts)
+    told = [[first, places.pop(), places.pop()] for first in firsts]
+    return [[Instant(place, rng.randint(1, {**later, **FIRST}[place])) for place in story] for story in told]
+
+
+def named(story: list[Instant]) -> str:
+    return ", ".join(f"{instant.place} {instant.number}" for instant in story)
+
+
+class Batch:
+    """One folder with a file of prompts, against one emulator."""
+
+    def __init__(self, folder: Path, emulated: Emulator) -> None:
+        self.folder = folder
+        self.emulated = emulated
+        rows = [json.dumps({"prompt": prompt, "width": 64, "height": 64}) for prompt in PROMPTS]
+        (folder / "prompts.jsonl").write_text("\n".join(rows))
+
+    def killed(self, instant: Instant) -> int:
+        """Run it until it is killed; how its process ended."""
+        if not instant.heard:
+            with self.started(victim.__file__, instant.place, str(instant.number)) as process:
+                return process.wait(60)
+        before = self.emulated.calls[instant.place]
+        with self.started("-m", "flux_klein_async") as process:
+            once(self.emulated, lambda: self.emulated.calls[instant.place] >= before + instant.number, process.kill)
+            return process.wait(60)
+
+    def ended(self, *options: str) -> tuple[int, str]:
+        """Run it to its end: its exit code, and what it told."""
+        with self.started("-m", "flux_klein_async", options=options) as process:
+            _, err = process.communicate(timeout=60)
+        return process.returncode, err
+
+    @contextmanager
+    def started(self, *how: str, options: tuple[str, ...] = ()) -> Iterator["subprocess.Popen[str]"]:
+        arguments = ["batch", "prompts.jsonl", "--concurrency", "4", "--max-spend", "1", "--quiet", *options]
+        token = {"RUNCOMFY_MODEL_API_BASE": self.emulated.base_url, "RUNCOMFY_API_TOKEN": self.emulated.api_key}
+        with subprocess.Popen(
+            [sys.executable, *how, *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **token},
+            cwd=self.folder,
+        ) as process:
+            yield process
+
+    def books(self) -> Books:
+        return Books(
+            self.folder / "out" / "journal.sqlite",
+            self.folder / "out",
+            accepted_submits(self.emulated.records),
+            PROMPTS,
+            self.emulated.engine.seed,
+        )
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> Iterator[Batch]:
+    with in_thread(Emulator(profile="fixed:0.02")) as emulated:
+        yield Batch(tmp_path, emulated)
+
+
+def finish(batch: Batch) -> None:
+    """Run it to its end, first with what is uncertain left alone; the books are right after each."""
+    code, err = batch.ended()
+    books = batch.books()
+    assert audit(books, AGAIN) == dict.fromkeys(audit(books, AGAIN), 0), err
+    unsure = ends(books.orders)["uncertain"]
+    assert ends(books.orders) == Counter({"downloaded": len(PROMPTS) - unsure, "uncertain": unsure}) - Counter()
+    assert (code != 0) == (unsure > 0), err
+    assert err.count("--resubmit-uncertain") == unsure
+    if unsure:
+        code, err = batch.ended("--resubmit-uncertain")
+        assert code == 0, err
+
+
+def check(batch: Batch) -> None:
+    """Every prompt has its picture, and what was paid besides is what the journal calls uncertain."""
+    books = batch.books()
+    found = audit(books, AGAIN)
+    assert found == dict.fromkeys(found, 0)
+    assert ends(books.orders) == {"downloaded": len(PROMPTS)}
+    unsure = [order for order in books.orders if order.state == "uncertain"]
+    known = [order for order in books.orders if order.request_id is not None]
+    assert len(known) == len(PROMPTS)
+    # The accepted submits are those, and of the uncertain ones those that did get there.
+    arrived = {submit.request_id for submit in books.submits} - {order.request_id for order in known}
+    assert batch.emulated.accepted == len(books.submits) == len(PROMPTS) + len(arrived)
+    assert len(arrived) <= len(unsure)
+    # What the journal knows of was spent; what it calls uncertain is set aside.
+    assert totals(books.journal) == (PRICE * len(PROMPTS), PRICE * len(unsure))
+    assert round(batch.emulated.spent_usd * 1e9) == PRICE * (len(PROMPTS) + len(arrived))
+
+
+@pytest.mark.parametrize("story", stories(), ids=named)
+def test_a_batch_that_is_killed_at_any_instants_loses_nothing_and_pays_for_nothing_twice(
+    batch: Batch, story: list[Instant]
+) -> None:
+    for instant in story:
+        assert batch.killed(instant) == -signal.SIGKILL, f"it was over before {instant}"
+    finish(batch)
+    check(batch)
+
+
+@pytest.mark.parametrize("story", [[20_000, 100_000, 150_000]], ids=str)
+def test_a_write_of_the_journal_that_is_cut_short_at_any_byte_is_undone(batch: Batch, story: list[int]) -> None:
+    for size in story:
+        assert batch.killed(Instant("bytes", size)) == -signal.SIGXFSZ
+    finish(batch)
+    check(batch)
+
+
+def test_the_thirty_instants_are_of_every_kind() -> None:
+    instants = [instant for story in stories() for instant in story]
+    assert len(instants) == 30
+    assert {instant.place for instant in instants} == {*HEARD, *WITHIN, *FIRST}
+    assert {*WITHIN, *FIRST, "bytes"} == set(victim.PLACES)

@@ -1,0 +1,148 @@
+"""`flux-klein` with a place in itself at which it kills itself.
+
+`python victim.py PLACE NUMBER ARGUMENT...`. The hooks are in calls of the standard library that the package makes, not
+in the package: which of them it makes, and in what order, is its own affair. With `bytes` as the place nothing is
+hooked: the system ends the process in the write that would take a file beyond NUMBER bytes, of which those up to there
+are on the disk.
+"""
+
+import io
+import os
+import resource
+import signal
+import sqlite3
+import sys
+from collections import Counter
+from typing import Any
+
+from flux_klein_async.__main__ import main
+
+__all__ = ["PLACES"]
+
+_STEP = 50  # instructions of SQLite's machine
+
+# What is hooked, and what each place means.
+PLACES = {
+    "making": "before a new journal gets its name",
+    "made": "when it has it",
+    "begin": "before a transaction",
+    "intent": "when an intent is written, and not committed",
+    "change": "when an order is changed, and not committed",
+    "step": "anywhere within a statement of a transaction",
+    "commit": "before a commit",
+    "committed": "when a commit is durable, and nobody was told",
+    "half a file": "with half of a picture written",
+    "sync": "before a picture is synced",
+    "naming": "before a picture gets its name",
+    "named": "when it has it, and the journal does not know",
+    "half a line": "with half of a line of the manifest written",
+    "line": "when a line of the manifest is written",
+    "bytes": "within a write of the journal",
+}
+
+place, number = "", 0
+passed: Counter[str] = Counter()
+
+
+def here(name: str) -> None:
+    """Die, if this is the place."""
+    if due(name):
+        die()
+
+
+def due(name: str) -> bool:
+    passed[name] += name == place
+    return name == place and passed[name] == number
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Deadly(sqlite3.Connection):
+    """A connection that may not live to its commit."""
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        if sql.startswith("COMMIT"):
+            here("commit")
+        if sql.startswith("BEGIN"):
+            here("begin")
+            self.set_progress_handler(lambda: here("step"), _STEP)
+        cursor = super().execute(sql, *values)
+        if sql.startswith("INSERT INTO orders"):
+            here("intent")
+        if sql.startswith("UPDATE orders"):
+            here("change")
+        if sql.startswith("COMMIT"):
+            here("committed")
+        return cursor
+
+
+class HalfWritten(io.BufferedWriter):
+    """A file that may not live to its end."""
+
+    def write(self, data: Any) -> int:
+        if due("half a file"):
+            super().write(data[: len(data) // 2])
+            self.flush()
+            die()
+        return super().write(data)
+
+
+def hook() -> None:
+    connect, opened, link, sync, replace, write = (
+        sqlite3.connect,
+        io.open,
+        os.link,
+        os.fsync,
+        os.replace,
+        os.write,
+    )
+
+    def deadly_open(file: Any, mode: str = "r", *rest: Any, **more: Any) -> Any:
+        handle = opened(file, mode, *rest, **more)
+        return HalfWritten(handle.detach()) if mode == "xb" else handle
+
+    def deadly_link(*paths: Any, **more: Any) -> None:
+        here("making")
+        link(*paths, **more)
+        here("made")
+
+    def deadly_sync(handle: int) -> None:
+        here("sync")
+        sync(handle)
+
+    def deadly_replace(*paths: Any, **more: Any) -> None:
+        here("naming")
+        replace(*paths, **more)
+        here("named")
+
+    def deadly_write(handle: int, data: Any) -> int:
+        if not bytes(data).lstrip().startswith(b"{"):  # none of the manifest's
+            return write(handle, data)
+        if due("half a line"):
+            write(handle, data[: len(data) // 2])
+            die()
+        written = write(handle, data)
+        here("line")
+        return written
+
+    sqlite3.connect = lambda *given, **more: connect(*given, factory=Deadly, **more)  # type: ignore[assignment]
+    io.open, os.link, os.fsync, os.replace, os.write = (
+        deadly_open,
+        deadly_link,
+        deadly_sync,
+        deadly_replace,
+        deadly_write,
+    )
+
+
+if __name__ == "__main__":
+    place, number = sys.argv[1], int(sys.argv[2])
+    if place == "bytes":
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+        resource.setrlimit(resource.RLIMIT_FSIZE, (number, number))
+    else:
+        hook()
+    sys.exit(main(sys.argv[3:]))
