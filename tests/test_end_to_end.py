@@ -172,7 +172,7 @@ def test_a_batch_that_is_stopped_brings_home_what_runs_and_the_next_run_does_the
         assert process.returncode == code, err
         records = [json.loads(line) for line in out.splitlines()]
         cancelled = [record for record in records if record["state"] == "cancelled"]
-        assert {record["error"]["charged"] for record in cancelled if record["request_id"]} == {"no"}
+        assert {record["error"]["charged"] for record in cancelled if record["request_id"]} <= {"no"}
         finished = [record for record in records if record["error"] is None]
         assert 4 < len(finished) < 30
         assert len(emulated.completions) == len(finished), "nothing was begun that was not brought home"

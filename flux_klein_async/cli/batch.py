@@ -6,7 +6,6 @@ import os
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -192,6 +191,7 @@ async def _run(job: _Job, feed: Feed, stop: Stop) -> ExitCode:
             look = journal.for_account(service.token_of(address)).items().look if journal is not None else None
             return await _look_ahead(job, feed, client, policy, look, screen)
         manifest = stack.enter_context(Manifest(job.output_dir / "manifest.jsonl"))
+        tally.total = feed.total if feed.total is not None else await _rough_total(job)
         begun = asyncio.get_running_loop().time()
         async with metered(screen, tally):
             code = await BatchRun(client, tally, screen, job.plan, manifest).through(feed, stop)
@@ -214,6 +214,18 @@ async def _journal(job: _Job, stack: AsyncExitStack) -> SqliteJournal | None:
     return await stack.enter_async_context(
         SqliteJournal(job.journal, retry_failed=job.retry_failed, resubmit_uncertain=job.resubmit_uncertain)
     )
+
+
+async def _rough_total(job: _Job) -> int | None:
+    """Lines of a file, for the progress; its rows, if fewer, are known at its end. None for what is no plain file."""
+    return await asyncio.get_running_loop().run_in_executor(None, _line_ends, Path(job.file))
+
+
+def _line_ends(path: Path) -> int | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        return sum(piece.count(b"\n") for piece in iter(lambda: stream.read(1 << 20), b""))
 
 
 def _refuse(bad: list[BadRow], screen: Screen) -> ExitCode:
@@ -244,13 +256,14 @@ def _summary(job: _Job, tally: Tally, seconds: float) -> str:
     counts = {
         "done before": tally.recalled,
         "failed": tally.failed,
+        "cancelled": tally.cancelled,
         "uncertain": tally.uncertain,
         "under way in another run": tally.taken,
         "bad": tally.bad,
     }
     told = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
     where = f" in {job.output_dir}" if job.plan.directory is not None and tally.done else ""
-    spent = "" if job.emulator else f"; {dollars(Decimal(repr(round(tally.cost_usd, 9))))} spent"
+    spent = "" if job.emulator else f"; {dollars(tally.cost_usd)} spent"
     made = tally.done - tally.recalled
     rate = f", {made / seconds:.1f} a second" if made and seconds > 0 else ""
     looks = f", {tally.looks / tally.generations:.1f} looks each" if tally.generations else ""

@@ -6,6 +6,7 @@ Decides nothing about the service: what is submitted, taken up or left alone is 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from flux_klein_async.cli.render import Screen
 from flux_klein_async.cli.stopping import Stop
 from flux_klein_async.cli.tally import Tally
 from flux_klein_async.client import FluxKleinClient
-from flux_klein_async.errors import FluxKleinError, ItemTakenError, SubmissionUncertainError
+from flux_klein_async.errors import FluxKleinError, GenerationCancelledError, ItemTakenError, SubmissionUncertainError
 from flux_klein_async.ledger.manifest import Manifest
 from flux_klein_async.ledger.rows import BadRow, Row
 from flux_klein_async.models import Outcome
@@ -53,6 +54,7 @@ class BatchRun:
         self._plan = plan
         self._manifest = manifest
         self._codes: set[ExitCode] = set()
+        self._stopping = False
         self._told = 0
 
     async def through(self, feed: Feed, stop: Stop) -> ExitCode:
@@ -65,8 +67,8 @@ class BatchRun:
                 to_id=lambda item: item.row.id,
                 directory=self._plan.directory,
             ) as outcomes:
-                ending = _Ending(outcomes.stop)
-                stop.gently(ending.begin)
+                ending = _Ending(outcomes.stop, self._screen)
+                stop.gently(partial(self._wind_up, ending))
                 try:
                     async for outcome in outcomes:
                         self._take(outcome)
@@ -78,6 +80,10 @@ class BatchRun:
         if self._told > _TOLD:
             self._screen.note(f"{self._told - _TOLD} more: see {self._manifest.path}")
         return worst(self._codes) if stop.code is None else stop.code
+
+    def _wind_up(self, ending: "_Ending") -> None:
+        self._stopping = True
+        ending.begin()
 
     async def _good(self, feed: Feed) -> AsyncIterator["_Item"]:
         """The rows that can be submitted; the others are told and left out."""
@@ -111,6 +117,8 @@ class BatchRun:
                 self._screen.out(line)
 
     def _fail(self, row: Row, error: FluxKleinError) -> None:
+        if isinstance(error, GenerationCancelledError) and error.charged == "no" and self._stopping:
+            return  # as it was told; the next run makes them
         self._codes.add(exit_code(error))
         if isinstance(error, ItemTakenError):
             return  # the summary counts them: another run makes them
@@ -133,13 +141,15 @@ class _Item(NamedTuple):
 class _Ending:
     """A fan-out that is told to stop, and has so long for what runs."""
 
-    def __init__(self, stop: Callable[[], None]) -> None:
+    def __init__(self, stop: Callable[[], None], screen: Screen) -> None:
         self._stop = stop
+        self._screen = screen
         self._task = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
         """Submit no more; after the grace, wait no more either."""
+        self._screen.say("Stopping: what is queued is cancelled, what runs is brought home. Once more leaves at once.")
         self._stop()
         assert self._task is not None  # noqa: S101  # it was made in one
         self._timer = asyncio.get_running_loop().call_later(_GRACE, self._task.cancel)

@@ -25,12 +25,17 @@ class Numbered(NamedTuple):
 class Feed:
     """An async iterator of the rows; `first_bad` tells of the first thousand before any is given out.
 
+    Attributes:
+        count: Rows given out so far.
+        total: Rows in all, where those are known at once: fewer than a thousand. Else None.
+
     The thread is a daemon: a process that is told to end does not wait for the next line of a terminal.
     """
 
     def __init__(self, rows: Iterable[Row | BadRow], over: Callable[[], object] = lambda: None) -> None:
         """Begin to read; belongs to the running loop. `over` is called in the thread, when it reads no more."""
         self.count = 0
+        self.total: int | None = None
         self._rows = rows
         self._over = over
         self._closed = False
@@ -87,6 +92,7 @@ class Feed:
         last: Exception | None = None
         try:
             ahead = Ahead(self._rows)
+            self.total = ahead.total
             self._tell(self._bad.set_result, ahead.bad)
             for row in ahead:
                 self._room.acquire()

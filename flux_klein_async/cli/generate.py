@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -174,8 +173,7 @@ async def _run(job: _Job, stop: Stop) -> ExitCode:
         begun = asyncio.get_running_loop().time()
         async with metered(screen, board):
             code = await production.run()
-        spent = Decimal(f"{production.cost_usd:.6f}")  # a sum of floats, less what summing added
-        cost = f", {dollars(spent)}" if spent and not job.emulator else ""
+        cost = f", {dollars(production.cost_usd)}" if production.cost_usd and not job.emulator else ""
         screen.say(_summary(job, board, asyncio.get_running_loop().time() - begun) + cost)
     return code
 

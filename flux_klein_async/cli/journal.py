@@ -17,6 +17,7 @@ from flux_klein_async.cli.render import Screen
 from flux_klein_async.cli.text import shortened, shown
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.ledger.base import EntryState
+from flux_klein_async.ledger.budget import dollars
 from flux_klein_async.ledger.pruning import prune as forget
 from flux_klein_async.ledger.reading import JournalReader, Order
 
@@ -178,7 +179,7 @@ def _lines(order: Order) -> Iterator[str]:
         "item": order.item_id,
         "submitted": _time(order.created, seconds_too=True),
         "last change": _time(order.updated, seconds_too=True),
-        "cost": None if order.cost_usd is None else f"${order.cost_usd:.6g}",
+        "cost": None if order.cost_usd is None else dollars(order.cost_usd),
         "set aside": None if order.reserved_usd is None else f"${order.reserved_usd:.6g}",
         "input": None if order.input is None else json_line({"": order.input})[5:-1],
     }
@@ -198,7 +199,7 @@ def _table(orders: list[Order]) -> Iterator[str]:
         (
             _time(order.created),
             order.state.value,
-            "" if order.cost_usd is None else f"${order.cost_usd:.6g}",
+            "" if order.cost_usd is None else dollars(order.cost_usd),
             shown(order.request_id or ""),
             shown((order.prompt or "")[:_PROMPT]),
         )
@@ -223,5 +224,5 @@ def _summary(reader: JournalReader) -> str:
     total = sum(counts.values())
     settled, held = reader.spent_usd()
     states = ", ".join(f"{count} {state}" for state, count in counts.items()) or "none"
-    aside = f", ${held:.6g} set aside" if held else ""
-    return f"{total} order{'' if total == 1 else 's'}: {states}; ${settled:.6g} spent{aside}"
+    aside = f", {dollars(held)} set aside" if held else ""
+    return f"{total} order{'' if total == 1 else 's'}: {states}; {dollars(settled)} spent{aside}"

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from flux_klein_async.errors import ItemTakenError, SubmissionUncertainError
+from flux_klein_async.errors import GenerationCancelledError, ItemTakenError, SubmissionUncertainError
 from flux_klein_async.events import Cancelled, Event, Looked, StateChanged, Submitted
 from flux_klein_async.models import Outcome, RequestState
 
@@ -18,6 +18,7 @@ class Tally:
         done: Items whose result is there, `recalled` of them since an earlier run.
         failed, uncertain: Items that ended without one; of an uncertain one nobody knows whether it was accepted.
         taken: Items that another run has under way.
+        cancelled: Items that were not submitted, or cancelled in the queue: nothing was paid for them.
         bad: Rows that could not be read.
         cost_usd: What this run's generations cost, as far as the service says so.
         looks, generations: How often the service was asked, and for how many.
@@ -25,7 +26,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.total: int | None = None
-        self.done = self.recalled = self.failed = self.uncertain = self.taken = self.bad = 0
+        self.done = self.recalled = self.failed = self.uncertain = self.taken = self.cancelled = self.bad = 0
         self.cost_usd = 0.0
         self.looks = self.generations = 0
         self._open: dict[int, RequestState] = {}
@@ -57,6 +58,8 @@ class Tally:
             self.uncertain += 1
         elif isinstance(outcome.error, ItemTakenError):
             self.taken += 1
+        elif isinstance(outcome.error, GenerationCancelledError):
+            self.cancelled += 1
         else:
             self.failed += 1
 
@@ -69,7 +72,7 @@ class Tally:
     @property
     def ended(self) -> int:
         """How many items have ended, in whatever way."""
-        return self.done + self.failed + self.uncertain + self.taken + self.bad
+        return self.done + self.failed + self.uncertain + self.taken + self.cancelled + self.bad
 
     @property
     def queued(self) -> int:

@@ -78,12 +78,14 @@ class Ahead:
 
     Attributes:
         bad: Those of the first rows that are bad.
+        total: How many rows there are, if the first are all.
     """
 
     def __init__(self, rows: Iterable[Row | BadRow], count: int = CHECKED_FIRST) -> None:
         self._rows = iter(rows)
         first = list(islice(self._rows, count))
         self.bad = [row for row in first if isinstance(row, BadRow)]
+        self.total = len(first) if len(first) < count else None
         self._all = chain(first, self._rows)
 
     def __iter__(self) -> Iterator[Row | BadRow]:

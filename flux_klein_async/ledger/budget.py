@@ -27,8 +27,10 @@ def generation_price(info: ModelInfo) -> Decimal | None:
     return Decimal(str(info.base_price_usd))  # 0.1 * 3 is 0.3 here
 
 
-def dollars(amount: Decimal) -> str:
+def dollars(amount: Decimal | float) -> str:
     """USD as money is written: two decimals, and more only where there is something in them."""
+    if isinstance(amount, float):
+        amount = Decimal(f"{amount:.9f}")  # less what the summing of floats added
     amount = amount.normalize()
     exponent = amount.as_tuple().exponent
     fine = isinstance(exponent, int) and exponent < -2  # no int: not a number

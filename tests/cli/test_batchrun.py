@@ -30,7 +30,7 @@ class Ready:
     """A feed without a thread, for which virtual time would not wait."""
 
     def __init__(self, found: Iterable[Row | BadRow]) -> None:
-        self.count = 0
+        self.count, self.total = 0, None
         self._rows = iter(found)
 
     def __aiter__(self) -> "Ready":

@@ -25,7 +25,7 @@ async def test_every_row_comes_once_and_in_order(count):
         assert await feed.first_bad() == []
         assert await everything(feed) == list(enumerate(rows))
         assert await everything(feed) == []
-        assert feed.count == count
+        assert (feed.count, feed.total) == (count, count if count < 1000 else None)
 
 
 async def test_the_first_thousand_are_checked_before_any_is_given_out():

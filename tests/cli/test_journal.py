@@ -73,7 +73,7 @@ def test_orders_are_chosen(flux_klein: Command, journal: str) -> None:
 def test_where_there_is_nothing_to_list_only_the_sum_is_told(flux_klein: Command, tmp_path: Path) -> None:
     Run(tmp_path / "run.sqlite").close()
     ran = flux_klein("journal", "list", "--journal", str(tmp_path / "run.sqlite"))
-    assert (ran.code, ran.out, ran.err) == (0, "", "0 orders: none; $0 spent\n")
+    assert (ran.code, ran.out, ran.err) == (0, "", "0 orders: none; $0.00 spent\n")
 
 
 @pytest.mark.parametrize(("columns", "length"), [("60", 60), ("20", None)])

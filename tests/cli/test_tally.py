@@ -5,6 +5,7 @@ import pytest
 from flux_klein_async.cli.tally import Tally
 from flux_klein_async.errors import (
     FluxKleinError,
+    GenerationCancelledError,
     GenerationFailedError,
     ItemTakenError,
     NotFoundError,
@@ -74,12 +75,13 @@ def test_looks_are_counted_whoevers_they_are():
         (failed(0, SubmissionUncertainError()), {"uncertain": 1}),
         (failed(0, ItemTakenError()), {"taken": 1}),
         (failed(0, GenerationFailedError()), {"failed": 1}),
+        (failed(0, GenerationCancelledError()), {"cancelled": 1}),
         (failed(0, NotFoundError()), {"failed": 1}),
     ],
 )
 def test_every_end_is_counted_once(outcome, counted):
     tally = Tally()
     tally.end(outcome)
-    names = ("done", "recalled", "failed", "uncertain", "taken", "bad", "cost_usd")
+    names = ("done", "recalled", "failed", "uncertain", "taken", "cancelled", "bad", "cost_usd")
     assert {name: getattr(tally, name) for name in names if getattr(tally, name)} == counted
     assert tally.ended == 1
