@@ -21,7 +21,9 @@ _GONE: Final = "The process ended before the service's answer was written down"
 
 # What came before in a pass over items. On the disk, in a file without a name: there may be a million of them.
 _SEEN: Final = (
-    "CREATE TEMP TABLE seen (pass INTEGER, name BLOB, count INTEGER NOT NULL, PRIMARY KEY (pass, name)) WITHOUT ROWID"
+    "PRAGMA temp.journal_mode = MEMORY",
+    "PRAGMA temp.cache_size = -8000",
+    "CREATE TEMP TABLE seen (pass INTEGER, name BLOB, count INTEGER NOT NULL, PRIMARY KEY (pass, name)) WITHOUT ROWID",
 )
 
 
@@ -29,7 +31,13 @@ def connected(path: Path) -> sqlite3.Connection:
     """A connection to a journal that is there: every commit is on the disk when it returns."""
     db = sqlite3.connect(path, timeout=BUSY, isolation_level=None)
     try:
-        for pragma in ("synchronous = FULL", "fullfsync = ON", "temp_store = FILE", "trusted_schema = OFF"):
+        for pragma in (
+            "synchronous = FULL",
+            "fullfsync = ON",
+            "temp_store = FILE",
+            "cache_size = -16000",
+            "trusted_schema = OFF",
+        ):
             db.execute(f"PRAGMA {pragma}")
     except BaseException:
         db.close()
@@ -132,7 +140,8 @@ class Database:
         return False
 
     def _begin(self) -> None:
-        self.db.execute(_SEEN)
+        for statement in _SEEN:
+            self.db.execute(statement)
         with self.writing():
             for [run] in self.db.execute("SELECT id FROM runs").fetchall():
                 self.is_alive(run)
