@@ -59,6 +59,7 @@ ORDER = [
     "ledger.base",
     "ledger.transitions",
     "ledger.troubles",
+    "ledger.connections",
     "ledger.lease",
     "ledger.schema",
     "ledger.database",
