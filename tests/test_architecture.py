@@ -69,6 +69,7 @@ ORDER = [
     "ledger.manifest",
     "ledger.transitions",
     "ledger.troubles",
+    "ledger.connections",
     "ledger.lease",
     "ledger.schema",
     "ledger.database",

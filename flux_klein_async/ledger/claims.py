@@ -20,7 +20,7 @@ __all__ = ["WORKING", "claim", "forget_pass", "look"]
 # Whoever gets one of these works on the item until it releases it.
 WORKING: Final = frozenset({Action.SUBMIT, Action.TAKE_UP})
 
-_SEAL: Final = 4  # bytes
+_DIGEST, _SEAL = 16, 4  # bytes
 _ITEM: Final = "SELECT id, content, run, seen FROM items WHERE account = ? AND name = ?"
 _NEWEST: Final = (
     "SELECT id, state, request_id, error, files, answer, digest FROM orders WHERE item = ? ORDER BY id DESC LIMIT 1"
@@ -87,7 +87,7 @@ def _known_as(
     db: Database, token: str, number: int, model: str, body: bytes, item_id: str | None
 ) -> tuple[int, bytes, bytes]:
     """Account, content and name of an item."""
-    content = _sealed(hashlib.sha256(model.encode() + b"\0" + body).digest())
+    content = _sealed(hashlib.blake2b(model.encode() + b"\0" + body, digest_size=_DIGEST).digest())
     return db.account(token), content, _name_in_pass(db, number, content, item_id)
 
 
@@ -113,14 +113,14 @@ def _found(
 
 def _name_in_pass(db: Database, number: int, content: bytes, item_id: str | None) -> bytes:
     """By what an item is known: its id, or its content and how often that came before in this pass."""
-    name = content if item_id is None else b"id:" + item_id.encode(errors="surrogatepass")
+    name = content[:_DIGEST] if item_id is None else b"id:" + item_id.encode(errors="surrogatepass")
     db.db.execute(
         "INSERT INTO temp.seen VALUES (?, ?, 1) ON CONFLICT (pass, name) DO UPDATE SET count = count + 1",
         (number, name),
     )
     [count] = db.db.execute("SELECT count FROM temp.seen WHERE pass = ? AND name = ?", (number, name)).fetchone()
     if item_id is None:
-        return b"content:%s:%d" % (content, count)
+        return b"=%s%d" % (content[:_DIGEST], count)
     if count > 1:
         raise InvalidInputError(f"The id {item_id[:60]!r} came before in this pass: ids tell items apart")
     return name

@@ -10,31 +10,21 @@ from typing import Final
 
 from flux_klein_async.errors import JournalError
 from flux_klein_async.ledger.base import EntryState
+from flux_klein_async.ledger.connections import connect
 from flux_klein_async.ledger.lease import Lease
 from flux_klein_async.ledger.schema import check, make, migrate, recognize, salt_of
 
-__all__ = ["BUSY", "Database", "connected"]
+__all__ = ["Database"]
 
-BUSY: Final = 5.0  # seconds that another process may hold the file
 _GONE: Final = "The process ended before the service's answer was written down"
 
 
 # What came before in a pass over items. On the disk, in a file without a name: there may be a million of them.
 _SEEN: Final = (
-    "CREATE TEMP TABLE seen (pass INTEGER, name BLOB, count INTEGER NOT NULL, PRIMARY KEY (pass, name)) WITHOUT ROWID"
+    "PRAGMA temp.journal_mode = MEMORY",
+    "PRAGMA temp.cache_size = -8000",
+    "CREATE TEMP TABLE seen (pass INTEGER, name BLOB, count INTEGER NOT NULL, PRIMARY KEY (pass, name)) WITHOUT ROWID",
 )
-
-
-def connected(path: Path) -> sqlite3.Connection:
-    """A connection to a journal that is there: every commit is on the disk when it returns."""
-    db = sqlite3.connect(path, timeout=BUSY, isolation_level=None)
-    try:
-        for pragma in ("synchronous = FULL", "fullfsync = ON", "temp_store = FILE", "trusted_schema = OFF"):
-            db.execute(f"PRAGMA {pragma}")
-    except BaseException:
-        db.close()
-        raise
-    return db
 
 
 class Database:
@@ -69,7 +59,7 @@ class Database:
         try:
             if not there:
                 make(path, lease.run)
-            db = connected(path)
+            db = connect(path)
         except BaseException:
             lease.release()
             raise
@@ -132,7 +122,8 @@ class Database:
         return False
 
     def _begin(self) -> None:
-        self.db.execute(_SEEN)
+        for statement in _SEEN:
+            self.db.execute(statement)
         with self.writing():
             for [run] in self.db.execute("SELECT id FROM runs").fetchall():
                 self.is_alive(run)

@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 
 from flux_klein_async.errors import JournalError
 from flux_klein_async.ledger.base import EntryState
-from flux_klein_async.ledger.database import connected
+from flux_klein_async.ledger.connections import connect
 from flux_klein_async.ledger.entries import files_from
 from flux_klein_async.ledger.lease import is_alive
 from flux_klein_async.ledger.schema import check, migrate, recognize
@@ -78,7 +78,7 @@ class JournalReader:
         with self._troubles():
             if not recognize(self.path):
                 raise JournalError(f"There is no journal {path}")
-            self._db = connected(self.path)
+            self._db = connect(self.path)
         try:
             with self._troubles():
                 migrate(self.path, self._db, self._is_alive)

@@ -15,13 +15,13 @@ from typing import Final
 
 from flux_klein_async.errors import JournalError
 from flux_klein_async.ledger.base import EntryState
+from flux_klein_async.ledger.connections import header
 from flux_klein_async.ledger.troubles import damaged
 
 __all__ = ["APPLICATION_ID", "STEPS", "check", "make", "migrate", "recognize", "salt_of"]
 
 APPLICATION_ID: Final = 0x464B4A31  # "FKJ1"
 _MAGIC: Final = b"SQLite format 3\x00"
-_HEADER: Final = 100  # bytes of an SQLite file's header (https://www.sqlite.org/fileformat2.html, 1.3)
 _STATES: Final = ", ".join(f"'{state.value}'" for state in EntryState)
 
 
@@ -83,17 +83,18 @@ def recognize(path: Path) -> bool:
     if path.is_dir():
         raise JournalError(f"{path} is a directory: a journal is a file")
     try:
-        with path.open("r+b") as file:  # a WAL is needed to read it, too: better no file is made than half of them
-            header = file.read(_HEADER)
+        found = header(path)
     except FileNotFoundError:
         return False
-    if not header:
+    if found is None:
+        return True
+    if not found:
         raise JournalError(
             f"{path} is empty, which no journal ever is: delete it if nothing was in it, or name another"
         )
-    if not header.startswith(_MAGIC) or int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-        raise JournalError(f"{path} is no journal of this package; it was left alone: name another file")
-    _check_version(path, int.from_bytes(header[60:64], "big"))
+    if not found.startswith(_MAGIC):
+        raise _foreign(path)
+    _check_ours(path, int.from_bytes(found[68:72], "big"), int.from_bytes(found[60:64], "big"))
     return True
 
 
@@ -132,10 +133,11 @@ def migrate(path: Path, db: sqlite3.Connection, is_alive: Callable[[str], bool])
     """Bring a file of an earlier version up to this one; `is_alive` tells it of a run's name.
 
     Raises:
-        JournalError: It is from a newer version, or another run uses it as the earlier version that it is.
+        JournalError: It is none, or from a newer version, or another run uses it as the earlier version that it is.
     """
+    [application] = db.execute("PRAGMA application_id").fetchone()
     [version] = db.execute("PRAGMA user_version").fetchone()
-    _check_version(path, version)
+    _check_ours(path, application, version)
     if version == len(STEPS):
         return
     with _writing(db):
@@ -171,7 +173,13 @@ def salt_of(path: Path, db: sqlite3.Connection) -> bytes:
     return row[0]
 
 
-def _check_version(path: Path, version: int) -> None:
+def _foreign(path: Path) -> JournalError:
+    return JournalError(f"{path} is no journal of this package; it was left alone: name another file")
+
+
+def _check_ours(path: Path, application: int, version: int) -> None:
+    if application != APPLICATION_ID:
+        raise _foreign(path)
     if version > len(STEPS):
         raise JournalError(
             f"The journal {path} is from a newer version of this package (its format is {version}, "

@@ -189,7 +189,12 @@ class SqliteJournal:
         self._waiting.append((operation, future))
         if self._job is None:
             self._go_on()
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._unclaim(future.result())  # it came in the very instant in which its caller was cancelled
+            raise
 
     def new_pass(self) -> int:
         """A number for a pass over items."""

@@ -224,7 +224,7 @@ def test_a_damaged_item_is_not_taken_for_another_input(start: Start) -> None:
     run = start()
     run.claim(b"1", "the id")
     run.database.db.execute(
-        "UPDATE items SET content = CAST(substr(content, 1, 31) || x'00' || substr(content, 33) AS BLOB)"
+        "UPDATE items SET content = CAST(substr(content, 1, 15) || x'00' || substr(content, 17) AS BLOB)"
     )
     with pytest.raises(JournalError, match="is damaged"):
         reopened(start, run).claim(b"1", "the id")

@@ -8,16 +8,9 @@ import pytest
 
 from flux_klein_async.errors import JournalError
 from flux_klein_async.ledger import database as module
-from flux_klein_async.ledger.database import Database, connected
+from flux_klein_async.ledger.database import Database
 
 from .helpers import Run, entry, order, orders
-
-
-def test_a_commit_is_on_the_disk_when_it_returns(run: Run) -> None:
-    pragmas = {
-        name: run.database.db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")
-    }
-    assert pragmas == {"synchronous": 2, "journal_mode": "wal"}
 
 
 def test_a_transaction_that_fails_leaves_nothing(run: Run) -> None:
@@ -63,16 +56,10 @@ def test_a_file_that_fails_to_open_leaves_no_run_behind(path: Path, monkeypatch:
     def fail(*_: object) -> None:
         raise sqlite3.OperationalError
 
-    monkeypatch.setattr(module, "connected", fail)
+    monkeypatch.setattr(module, "connect", fail)
     with pytest.raises(sqlite3.OperationalError):
         Run(path)
     assert [found.name for found in path.parent.iterdir()] == [path.name]
-
-
-def test_a_connection_that_cannot_be_set_up_is_closed(path: Path) -> None:
-    path.write_bytes(b"nonsense" * 1000)
-    with pytest.raises(sqlite3.DatabaseError):
-        connected(path)
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced"])

@@ -113,7 +113,7 @@ def test_what_is_no_journal_is_told(path: Path, make: Callable[[Path], None], sa
 
 def test_trouble_with_the_file_is_told(run: Run, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run.database.db.execute("BEGIN IMMEDIATE")
-    monkeypatch.setattr("flux_klein_async.ledger.database.BUSY", 0.01)
+    monkeypatch.setattr("flux_klein_async.ledger.connections.BUSY", 0.01)
     with pytest.raises(JournalError, match="is locked"):
         prune(path, 0.0, clock=lambda: 0.0)
     run.database.db.execute("ROLLBACK")

@@ -196,6 +196,19 @@ async def test_an_item_claimed_for_a_caller_who_gave_up_is_free(journal: SqliteJ
     assert (await journal.items().claim("a/b", b"{}", None)).action is Action.SUBMIT
 
 
+async def test_an_item_claimed_in_the_instant_in_which_its_caller_gives_up_is_free(journal: SqliteJournal) -> None:
+    async def give_up() -> None:
+        await journal.open()
+        claiming.cancel()  # between the claim's result and the step of the task that waits for it
+
+    giving_up = asyncio.ensure_future(give_up())
+    claiming = asyncio.ensure_future(journal.items().claim("a/b", b"{}", None))
+    await giving_up
+    with pytest.raises(asyncio.CancelledError):
+        await claiming
+    assert (await journal.items().claim("a/b", b"{}", None)).action is Action.SUBMIT
+
+
 async def test_a_released_item_can_be_claimed_again_and_one_that_is_not_cannot(journal: SqliteJournal) -> None:
     items = journal.items()
     claimed = await items.claim("a/b", b"{}", None)
@@ -454,7 +467,7 @@ async def test_a_file_that_another_program_holds_for_too_long_is_an_error(
     for _ in range(2):
         with pytest.raises(JournalError, match="another program has been writing to it for too long"):
             await journal.record(entry("submitting", key="k"))
-    monkeypatch.setattr("flux_klein_async.ledger.database.BUSY", 0.01)
+    monkeypatch.setattr("flux_klein_async.ledger.connections.BUSY", 0.01)
     assert "is locked" in await refused(path)
     other.execute("COMMIT")
     other.close()
