@@ -22,7 +22,6 @@ __all__ = ["PIXELS", "PRICE", "Accepted", "Books", "Order", "Rules", "audit", "e
 PIXELS: Final = 64  # the width and height of every picture
 PRICE: Final = 10_000_000  # billionths of a USD: what the emulator's catalogue says
 _FREE: Final = {"refused", "cancelled"}
-_HOME: Final = {"completed", "downloaded"}
 
 
 class Accepted(Protocol):
@@ -161,7 +160,8 @@ def audit(books: Books, rules: Rules) -> dict[str, int]:
 def _audit_submits(orders: list[Order], submits: list[Accepted], rules: Rules, wrong: Counter[str]) -> None:
     accepted = {submit.request_id for submit in submits}
     known = {order.request_id for order in orders if order.request_id is not None}
-    unsure = sum(order.state == "uncertain" and order.request_id is None for order in orders)
+    # Of a process that was killed an order stays on its way until the next one opens the journal.
+    unsure = sum(order.state in {"uncertain", "submitting"} and order.request_id is None for order in orders)
     wrong["lost"] += max(0, len(accepted - known) - unsure)
     wrong["invented"] += len(known - accepted)
     wrong["again"] += sum(order.state not in rules.again for order in orders[:-1])
@@ -196,8 +196,8 @@ def _pictures(books: Books) -> tuple[int, int]:
             drawn = images.draw(order.prompt, PIXELS, PIXELS, seed=books.seed, request_id=order.request_id or "")
             whole = data == drawn or data in books.lies
             spoilt += not (whole and file.parent == books.directory and hashlib.sha256(data).hexdigest() == sha256)
-    found = {path.name for path in books.directory.glob("*.png")}
-    return spoilt, len(found - named)
+    found = {path.name for path in books.directory.iterdir() if not path.name.startswith((".", "journal.sqlite"))}
+    return spoilt, len(found - named - {"manifest.jsonl"})
 
 
 def _unlisted(directory: Path, orders: Iterable[Order]) -> int:
