@@ -63,7 +63,12 @@ class Order(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """After which ends an item could be submitted again, and whether all is to be at home now."""
+    """What may be.
+
+    Attributes:
+        again: After which ends an item could be submitted again.
+        at_home: Whether everything is to be at home and listed now, or some process was killed since.
+    """
 
     again: frozenset[str] = frozenset(_FREE)
     at_home: bool = True
@@ -151,7 +156,7 @@ def audit(books: Books, rules: Rules) -> dict[str, int]:
         "items neither at home nor honestly ended": wrong["unfinished"],
         "pictures that are not the service's own": spoilt,
         "files that no order names": surplus,
-        "lines that the manifest lacks": _unlisted(books.directory, books.orders),
+        "lines that the manifest lacks": _unlisted(books.directory, books.orders) if rules.at_home else 0,
         "requests charged with another price": wrong["price"],
         "billionths that the totals are off": abs(settled + held - sum(order.charge for order in books.orders)),
     }

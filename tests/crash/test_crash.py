@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from books import PRICE, Books, Rules, audit, ends, totals
+from storm import accepted_submits
 
-from benchmarks.books import PRICE, Books, Rules, audit, ends, totals
-from benchmarks.storm import accepted_submits
 from flux_klein_async.emulator import Emulator
 from tests.crash import victim
 from tests.served import in_thread, once
