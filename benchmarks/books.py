@@ -22,7 +22,6 @@ __all__ = ["PIXELS", "PRICE", "Accepted", "Books", "Order", "Rules", "audit", "e
 PIXELS: Final = 64  # the width and height of every picture
 PRICE: Final = 10_000_000  # billionths of a USD: what the emulator's catalogue says
 _FREE: Final = {"refused", "cancelled"}
-_HOME: Final = {"completed", "downloaded"}
 
 
 class Accepted(Protocol):
@@ -64,7 +63,12 @@ class Order(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """After which ends an item could be submitted again, and whether all is to be at home now."""
+    """What may be.
+
+    Attributes:
+        again: After which ends an item could be submitted again.
+        at_home: Whether everything is to be at home and listed now, or some process was killed since.
+    """
 
     again: frozenset[str] = frozenset(_FREE)
     at_home: bool = True
@@ -152,7 +156,7 @@ def audit(books: Books, rules: Rules) -> dict[str, int]:
         "items neither at home nor honestly ended": wrong["unfinished"],
         "pictures that are not the service's own": spoilt,
         "files that no order names": surplus,
-        "lines that the manifest lacks": _unlisted(books.directory, books.orders),
+        "lines that the manifest lacks": _unlisted(books.directory, books.orders) if rules.at_home else 0,
         "requests charged with another price": wrong["price"],
         "billionths that the totals are off": abs(settled + held - sum(order.charge for order in books.orders)),
     }
@@ -161,7 +165,8 @@ def audit(books: Books, rules: Rules) -> dict[str, int]:
 def _audit_submits(orders: list[Order], submits: list[Accepted], rules: Rules, wrong: Counter[str]) -> None:
     accepted = {submit.request_id for submit in submits}
     known = {order.request_id for order in orders if order.request_id is not None}
-    unsure = sum(order.state == "uncertain" and order.request_id is None for order in orders)
+    # Of a process that was killed an order stays on its way until the next one opens the journal.
+    unsure = sum(order.state in {"uncertain", "submitting"} and order.request_id is None for order in orders)
     wrong["lost"] += max(0, len(accepted - known) - unsure)
     wrong["invented"] += len(known - accepted)
     wrong["again"] += sum(order.state not in rules.again for order in orders[:-1])
@@ -196,8 +201,8 @@ def _pictures(books: Books) -> tuple[int, int]:
             drawn = images.draw(order.prompt, PIXELS, PIXELS, seed=books.seed, request_id=order.request_id or "")
             whole = data == drawn or data in books.lies
             spoilt += not (whole and file.parent == books.directory and hashlib.sha256(data).hexdigest() == sha256)
-    found = {path.name for path in books.directory.glob("*.png")}
-    return spoilt, len(found - named)
+    found = {path.name for path in books.directory.iterdir() if not path.name.startswith((".", "journal.sqlite"))}
+    return spoilt, len(found - named - {"manifest.jsonl"})
 
 
 def _unlisted(directory: Path, orders: Iterable[Order]) -> int:

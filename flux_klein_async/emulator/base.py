@@ -13,7 +13,7 @@ from .faults import fault, faults_at
 
 if TYPE_CHECKING:
     from collections import Counter, deque
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from .answers import Answer, Script
     from .engine import Record
@@ -153,15 +153,23 @@ class BaseEmulator:
         """
         self.engine.fault(endpoint, *answers, probability=probability)
 
-    def storm(self, probability: float) -> None:
+    def storm(self, probability: float, *, without: Collection[str] = ()) -> None:
         """Let the calls of every endpoint go wrong with this probability, in every way that can happen there.
 
+        `without`: names of faults that are not to happen.
+
         Raises:
-            ValueError: no probability.
+            ValueError: no probability, or no such fault.
         """
+        for name in without:
+            fault(name)
         for endpoint in ENDPOINTS:
-            if answers := [answer for answer in faults_at(endpoint) if self.can_answer(endpoint, answer)]:
+            if answers := [answer for answer in faults_at(endpoint, without) if self.can_answer(endpoint, answer)]:
                 self.fault(endpoint, *answers, probability=probability)
+
+    def calm(self) -> None:
+        """End the storm: nothing goes wrong by chance any more; scripts stay."""
+        self.engine.calm()
 
     def can_answer(self, endpoint: str, answer: Answer | None) -> bool:  # noqa: ARG002  # a port can do less
         """Whether this form of the emulator has the means to give an endpoint this answer."""

@@ -151,6 +151,10 @@ class Engine:
             raise ValueError(f"a probability lies between 0 and 1, not at {probability!r}")
         self._faults.setdefault(endpoint, []).append((probability, answers))
 
+    def calm(self) -> None:
+        """Let nothing go wrong by chance any more; scripts stay."""
+        self._faults.clear()
+
     def script_prompt(self, prompt: str, answer: Answer) -> None:
         """Give every submit of exactly this prompt this answer, before all scripts and faults.
 

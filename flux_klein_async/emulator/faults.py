@@ -27,7 +27,7 @@ from .answers import (
 from .oddities import ODDITIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from .answers import Answer
 
@@ -224,9 +224,9 @@ def fault(name: str) -> Answer:
     return FAULTS[name].make()
 
 
-def faults_at(endpoint: str) -> list[Answer]:
-    """Every fault of the catalogue that can happen at this endpoint, in its order."""
-    return [entry.make() for entry in FAULTS.values() if endpoint in entry.endpoints]
+def faults_at(endpoint: str, without: Collection[str] = ()) -> list[Answer]:
+    """Every fault of the catalogue that can happen at this endpoint, in its order, but for those of these names."""
+    return [entry.make() for name, entry in FAULTS.items() if endpoint in entry.endpoints and name not in without]
 
 
 def parse_fault(text: str) -> list[tuple[str, Answer, float]]:

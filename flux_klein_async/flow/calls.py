@@ -1,5 +1,6 @@
 """The plain calls: status, result, cancel, catalogue entry. Each is repeated where repeating is harmless."""
 
+import json
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -13,7 +14,16 @@ from flux_klein_async.ledger.base import EntryState
 from flux_klein_async.models import CancelOutcome, GenerationResult, ModelInfo, RequestStatus, Timings
 from flux_klein_async.transport.retry import Verdict, classify
 
-__all__ = ["cancel", "cancel_abandoned", "fetch_result", "model_info", "single", "status", "tell_failed"]
+__all__ = [
+    "cancel",
+    "cancel_abandoned",
+    "fetch_result",
+    "model_info",
+    "single",
+    "status",
+    "tell_failed",
+    "write_result",
+]
 
 T = TypeVar("T")
 CANCEL_WITHIN = 5.0  # seconds for a cancel that nobody waits for
@@ -49,6 +59,17 @@ async def fetch_result(
     """The result of a completed request."""
     request = core.api.result(request_id)
     return await single(core, call, request, lambda answer: read_result(answer, request_id, timings))
+
+
+async def write_result(core: Core, result: GenerationResult) -> None:
+    """Write a result down, by which it can be read again.
+
+    Raises:
+        JournalError: It could not be written.
+    """
+    if core.journal is not None:
+        answer = json.dumps(result.raw).encode()
+        await core.write(EntryState.COMPLETED, request_id=result.request_id, cost_usd=result.cost_usd, answer=answer)
 
 
 async def model_info(core: Core, call: Call, model: str) -> ModelInfo:

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from flux_klein_async.api.answers import read_result
 from flux_klein_async.api.messages import Response
 from flux_klein_async.errors import (
+    DownloadError,
     FluxKleinError,
     GenerationCancelledError,
     GenerationFailedError,
@@ -23,7 +24,7 @@ from flux_klein_async.errors import (
 )
 from flux_klein_async.flow import download
 from flux_klein_async.flow.call import Call
-from flux_klein_async.flow.calls import cancel_abandoned, fetch_result, tell_failed
+from flux_klein_async.flow.calls import cancel_abandoned, fetch_result, tell_failed, write_result
 from flux_klein_async.flow.core import Core
 from flux_klein_async.flow.fanout import Product
 from flux_klein_async.flow.generation import generate
@@ -105,11 +106,10 @@ class Workshop(Generic[T]):
             return await self._submitted(index, replace(order, item=claim.item))
         if claim.action is Action.TAKE_UP:
             result = await self._taken_up(index, order, claim)
-        elif claim.action is Action.KEEP:
-            result = await self._kept(index, claim)
-        else:
-            raise _left_alone(claim)
-        return Product(result, await self._files(index, result, claim.files), recalled=True)
+            return Product(result, await self._files(index, result), recalled=True)
+        if claim.action is Action.KEEP:
+            return await self._kept(index, claim)
+        raise _left_alone(claim)
 
     # --- from an order or a request to a result
 
@@ -159,11 +159,32 @@ class Workshop(Generic[T]):
         finally:
             slot.give()
 
-    async def _kept(self, index: int, claim: Claim) -> GenerationResult:
+    async def _kept(self, index: int, claim: Claim) -> Product:
         """A result that was there in an earlier run: as it was written down, else as the service still has it."""
         request_id = claim.request_id or ""
-        if claim.answer is not None:
-            return read_result(Response(status=200, headers={}, body=claim.answer), request_id)
+        if claim.answer is None:
+            result = await self._fetched(index, request_id)
+            return Product(result, await self._files(index, result, claim.files), recalled=True)
+        result = read_result(Response(status=200, headers={}, body=claim.answer), request_id)
+        try:
+            return Product(result, await self._files(index, result, claim.files), recalled=True)
+        except DownloadError as error:
+            # Files may have moved since, and an answer that was wrong must not stay so in every run to come.
+            result = await self._moved(index, result, error)
+            return Product(result, await self._files(index, result), recalled=True)
+
+    async def _moved(self, index: int, known: GenerationResult, error: DownloadError) -> GenerationResult:
+        """The result as the service tells it now, if that names other files; else the error."""
+        try:
+            result = await self._fetched(index, known.request_id)
+        except FluxKleinError:
+            raise error from None
+        if result.urls == known.urls:
+            raise error
+        await write_result(self._core, result)
+        return result
+
+    async def _fetched(self, index: int, request_id: str) -> GenerationResult:
         with self._core.call(self._timeout, request_id=request_id, tag=index) as call:
             return await fetch_result(self._core, call, request_id)
 

@@ -1,6 +1,5 @@
 """Waiting for a request's end, and bringing its result or the error that it ended in."""
 
-import json
 from collections.abc import Callable
 from datetime import datetime
 
@@ -20,7 +19,7 @@ from flux_klein_async.errors import (
 )
 from flux_klein_async.events import Finished
 from flux_klein_async.flow.call import Call
-from flux_klein_async.flow.calls import fetch_result
+from flux_klein_async.flow.calls import fetch_result, write_result
 from flux_klein_async.flow.core import Core, sleep_until
 from flux_klein_async.flow.looking import PATIENCE, Ticket, Watch
 from flux_klein_async.flow.submission import abandon
@@ -71,9 +70,7 @@ async def wait(
             await _write_down(core, ticket.request_id, error)
         raise
     core.budget.settle(ticket.request_id, result.cost_usd)
-    if core.journal is not None:
-        answer = json.dumps(result.raw).encode()
-        await core.write(EntryState.COMPLETED, request_id=ticket.request_id, cost_usd=result.cost_usd, answer=answer)
+    await write_result(core, result)
     core.emit(
         lambda at: Finished(
             at=at,

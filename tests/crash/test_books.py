@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from books import PRICE, Books, Rules, audit, ends, read_orders, totals
+from storm import Submit
 
-from benchmarks.books import PRICE, Books, Rules, audit, ends, read_orders, totals
-from benchmarks.storm import Submit
 from flux_klein_async.emulator import images
 from flux_klein_async.ledger.base import Reservation
 from flux_klein_async.ledger.manifest import Manifest

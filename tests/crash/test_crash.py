@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from books import PRICE, Books, Rules, audit, ends, totals
+from storm import accepted_submits
 
-from benchmarks.books import PRICE, Books, Rules, audit, ends, totals
-from benchmarks.storm import accepted_submits
 from flux_klein_async.emulator import Emulator
 from tests.crash import victim
 from tests.served import in_thread, once
@@ -156,6 +156,10 @@ def check(batch: Batch) -> None:
     arrived = {submit.request_id for submit in books.submits} - {order.request_id for order in known}
     assert batch.emulated.accepted == len(books.submits) == len(PROMPTS) + len(arrived)
     assert len(arrived) <= len(unsure)
+    looked_at = {record.request_id for record in batch.emulated.records if record.endpoint in {"status", "result"}}
+    assert looked_at <= {order.request_id for order in known}, "nobody waits for what is not written down"
+    lines = (batch.folder / "out" / "manifest.jsonl").read_text().splitlines()
+    assert max(line.count('{"index": ') for line in lines) == 1, "no line goes on where another was broken off"
     # What the journal knows of was spent; what it calls uncertain is set aside.
     assert totals(books.journal) == (PRICE * len(PROMPTS), PRICE * len(unsure))
     assert round(batch.emulated.spent_usd * 1e9) == PRICE * (len(PROMPTS) + len(arrived))

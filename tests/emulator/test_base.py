@@ -45,6 +45,24 @@ def test_a_storm_strikes_with_its_probability(probability, low, high):
     assert low <= sum(answer is not None for answer in met) <= high
 
 
+def test_a_storm_can_do_without_some_faults():
+    emulator = BaseEmulator(max_records=30_000)
+    rest = [name for name, entry in FAULTS.items() if "cancel" in entry.endpoints and name not in {"reset", "hang"}]
+    emulator.storm(1, without=rest)
+    met = [emulator.engine._next_answer("cancel") for _ in range(50)]
+    assert {type(answer) for answer in met} == {Reset, Hang}
+    with pytest.raises(ValueError, match="no fault 'thunder'"):
+        emulator.storm(1, without=["thunder"])
+
+
+def test_after_a_storm_all_is_calm_but_for_scripts():
+    emulator = BaseEmulator()
+    emulator.storm(1)
+    emulator.script("models", Reply(418))
+    emulator.calm()
+    assert [ask(emulator.engine, "/v1/models").status for _ in range(20)] == [418] + [200] * 19
+
+
 def test_an_unknown_option_is_refused():
     with pytest.raises(TypeError, match="colour"):
         BaseEmulator(colour="blue")

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from flux_klein_async import Limits
-from flux_klein_async.emulator import Generation, InProcessEmulator, error_reply
+from flux_klein_async.emulator import Generation, InProcessEmulator, Reply, error_reply
 from flux_klein_async.errors import (
+    DownloadError,
     GenerationCancelledError,
     GenerationFailedError,
     InvalidInputError,
@@ -142,6 +143,33 @@ async def test_files_that_are_missing_or_not_whole_are_fetched_again(klein_emula
     assert [path.read_bytes() for path in outcome.paths] == [whole]
     assert shelf.states() == [EntryState.DOWNLOADED] * calls
     assert klein_emulator.accepted == 1
+
+
+async def test_files_that_have_moved_since_are_found_where_the_service_has_them_now(klein_emulator, connect, tmp_path):
+    known = await saved(connect, tmp_path / "first")
+    moved = known.answer.replace(b"/files/", b"/files/elsewhere/")
+    assert moved != known.answer
+    shelf = Shelf(replace(known, answer=moved))
+    outcome = await only(connect(journal=shelf), shelf, directory=tmp_path / "second")
+    assert [path.read_bytes() for path in outcome.paths] == [known.files[0].path.read_bytes()]
+    assert outcome.recalled
+    completed, downloaded = shelf.entries
+    assert (completed.state, json.loads(completed.answer)) == (EntryState.COMPLETED, json.loads(known.answer))
+    assert (downloaded.state, downloaded.request_id) == (EntryState.DOWNLOADED, known.request_id)
+    assert klein_emulator.accepted == 1
+
+
+@pytest.mark.parametrize("result", [None, error_reply(404, 404001)], ids=["the same", "none"])
+async def test_files_that_are_nowhere_are_told_as_what_they_are(klein_emulator, connect, tmp_path, result):
+    _, known = await kept(connect)
+    klein_emulator.fault("file", Reply(404), probability=1)
+    klein_emulator.script("result", result)
+    asked, shelf = klein_emulator.calls["result"], Shelf(known)
+    outcome = await only(connect(journal=shelf), shelf, directory=tmp_path)
+    assert isinstance(outcome.error, DownloadError)
+    assert outcome.error.status_code == 404
+    assert klein_emulator.calls["result"] == asked + 1
+    assert shelf.entries == []
 
 
 async def test_files_are_brought_to_another_directory_if_that_is_asked_for(klein_emulator, connect, tmp_path):
