@@ -15,7 +15,8 @@ _INTRODUCTION = """\
 For every verb, every endpoint that it calls and every fault that the emulator can make there: what the caller gets if
 it happens once, and if it happens each time. The client has its defaults (so that it looks at `status` while it waits,
 and fetches `result` then) and a timeout of 30 s. This page is made from the table that the tests go through cell by
-cell, so that it cannot say what is not so.
+cell, so that it cannot say what is not so. `generate_many` has one item and a budget,
+and at the endpoint `file` a directory.
 
 How to read it:
 
@@ -23,6 +24,9 @@ How to read it:
 - An error is followed by what it says of itself: `charged` (may money be gone?) and, if so, *retryable* (would the same
   call make sense later, without paying a second time?).
 - **accepted** is how many submits the service accepted, and so charges: never more than one.
+- **journal** is what a journal says of the order then, and so what the next run with it does ("What the journal says",
+  below). In every cell it fits what the service did, or says that nobody knows it; and it counts with no less money
+  than the service.
 - A name with a star, such as `503*`, stands for three faults: without `Retry-After`, with seconds (`+after`), and with
   a date (`+date`).
 - In every cell the request id is on the error as soon as it was known, the deadline holds, a file is on disk whole or
@@ -30,6 +34,26 @@ How to read it:
 
 Each can be tried: `emulator.fault("status", fault("503"), probability=0.05)` in a test ([testing.md](testing.md)),
 `flux-klein emulator --fault status:503=0.05` on a port.
+"""
+
+_JOURNAL = """\
+
+## What the journal says
+
+| journal | meaning | what the next run does with such an item |
+| --- | --- | --- |
+| nothing | no submit was about to leave | submits it |
+| refused | no submit was accepted | submits it |
+| uncertain | its submit may have been accepted; the money stays set aside | reports it, and leaves it alone |
+| submitted | it was accepted, and its id is there | waits for that request |
+| completed | its result was seen | saves its files, and submits nothing |
+| downloaded | its files are there | nothing, or saves them again where they are missing |
+| failed | the generation failed; the money stays set aside | reports it, and leaves it alone |
+| cancelled | the service says that it was cancelled, which costs nothing | submits it |
+
+`SqliteJournal(resubmit_uncertain=True)` and `SqliteJournal(retry_failed=True)` submit what is left alone. A cancel that
+took effect while its answer was lost leaves "submitted": the next run asks, and hears of it. One that the service only
+claims to have made (`only-said`) is believed.
 """
 
 _NAMES = """\
@@ -52,7 +76,7 @@ confirms it, the `Cancelled` event says `cancelled=None` and `aclose()` returns 
 
 def render() -> str:
     """The page."""
-    return "".join([_INTRODUCTION, *_sections(), _ABANDONED, _NAMES, *_meanings()])
+    return "".join([_INTRODUCTION, *_sections(), _JOURNAL, _ABANDONED, _NAMES, *_meanings()])
 
 
 def _sections() -> Iterator[str]:
@@ -62,11 +86,15 @@ def _sections() -> Iterator[str]:
             yield f"\n## `{verb}`\n"
             last = verb
         where = "While it connects" if endpoint == "connect" else f"At the endpoint `{endpoint}`"
-        yield f"\n{where}:\n\n| fault | once | each time | accepted |\n| --- | --- | --- | --- |\n"
+        yield f"\n{where}:\n\n| fault | once | each time | accepted | journal |\n| --- | --- | --- | --- | --- |\n"
         for faults, once, always in rows:
-            accepted = once.accepted if once.accepted == always.accepted else f"{once.accepted}, {always.accepted}"
+            accepted, journal = _both(once.accepted, always.accepted), _both(once.journal, always.journal)
             again = "the same" if once == always and once.error != OK else _text(always)
-            yield f"| {_names(faults)} | {_text(once)} | {again} | {accepted} |\n"
+            yield f"| {_names(faults)} | {_text(once)} | {again} | {accepted} | {journal} |\n"
+
+
+def _both(once: object, always: object) -> str:
+    return str(once) if once == always else f"{once}, {always}"
 
 
 def _text(cell: Cell) -> str:

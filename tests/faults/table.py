@@ -4,6 +4,7 @@ Written from the rules (docs/guarantees.md), not from what the code does. A row 
 when they happen at the first call only, and when they happen at every call.
 """
 
+from tests.faults.books import NOTHING
 from tests.faults.verbs import OK, Cell
 
 __all__ = ["TABLE", "Row"]
@@ -63,75 +64,94 @@ def _connecting(fine: Cell, refused: Cell, never: Cell) -> list[Row]:
 
 
 def _submits(fine: Cell) -> list[Row]:
-    uncertain = Cell("SubmissionUncertainError", 0, "unknown")
+    uncertain = Cell("SubmissionUncertainError", 0, "uncertain", "unknown")
     return [
-        *(_same(faults, Cell(error, 0, "no")) for faults, error in REFUSED.items()),
-        (LATER, fine, Cell("RateLimitError", 0, "no", retryable=True)),
-        (ASKED_FOR_PATIENCE, fine, Cell("ServerError", 0, "no", retryable=True)),
+        *(_same(faults, Cell(error, 0, "refused", "no")) for faults, error in REFUSED.items()),
+        (LATER, fine, Cell("RateLimitError", 0, "refused", "no", retryable=True)),
+        (ASKED_FOR_PATIENCE, fine, Cell("ServerError", 0, "refused", "no", retryable=True)),
         _same((*TIMED_OUT, *TROUBLE, *BROKEN, *SILENT, *NO_ANSWER, *BARE), uncertain),
-        _same((*TOOK_EFFECT, *SLOW, "no-id", "bad-id"), uncertain._replace(accepted=1)),
+        _same((*TOOK_EFFECT, "no-id", "bad-id"), uncertain._replace(accepted=1)),
+        # Its id comes after the deadline, too late for the caller and soon enough to be written down.
+        _same(SLOW, uncertain._replace(accepted=1, journal="submitted")),
     ]
 
 
 _FATES = ("fails", "is-cancelled", "never-ends", "result-never")
 _GOOD_FATES = ("upper-case", "other-words", "odd-word", "result-late", "early-404")
-_SUBMITTING = _connecting(
-    Cell(OK, 1),
-    Cell("APIConnectionError", 0, "no", retryable=True),
-    Cell("APITimeoutError", 0, "no", retryable=True),
-)
+_SUBMITTED = Cell(OK, 1, "submitted")
+
+
+def _submitting(fine: Cell) -> list[Row]:
+    return _connecting(
+        fine,
+        Cell("APIConnectionError", 0, "refused", "no", retryable=True),
+        Cell("APITimeoutError", 0, "refused", "no", retryable=True),
+    )
+
+
+def _generations(fine: Cell) -> list[Row]:
+    """A submit whose generation is waited for: what comes of that is known by then."""
+    return [
+        *_submits(fine),
+        _same(FINE + _GOOD_FATES, fine),
+        _same(("fails",), Cell("GenerationFailedError", 1, "failed", "unknown")),
+        _same(("is-cancelled",), Cell("GenerationCancelledError", 1, "cancelled", "no")),
+        _same(("never-ends",), Cell("WaitTimeoutError", 1, "submitted", "unknown")),
+        _same(("result-never",), Cell("ResultNotReadyError", 1, "submitted", "unknown")),
+    ]
+
 
 # --- single calls: repeated where that is harmless
 
 
-def _single(verb_charges: str, accepted: int, *, fine: tuple[str, ...] = (), bad: tuple[str, ...] = ()) -> list[Row]:
-    """`fine` are answers that are taken as they come (a short one even if it drips), `bad` those that are none."""
+def _single(good: Cell, bad: Cell, *, fine: tuple[str, ...] = (), none: tuple[str, ...] = ()) -> list[Row]:
+    """`bad` is what every error of the call has in common.
+
+    `fine` are answers that are taken as they come (a short one even if it drips), `none` those that are none.
+    """
 
     def ends(error: str, *, retryable: bool) -> Cell:
-        return Cell(error, accepted, verb_charges, retryable)
+        return bad._replace(error=error, retryable=retryable)
 
-    good = Cell(OK, accepted)
     return [
         *(_same(faults, ends(error, retryable=False)) for faults, error in REFUSED.items()),
         (LATER + TIMED_OUT, good, ends("RateLimitError", retryable=True)),
         (TROUBLE + ASKED_FOR_PATIENCE, good, ends("ServerError", retryable=True)),
         (BROKEN, good, ends("APIConnectionError", retryable=True)),
         (SILENT + tuple(set(SLOW) - set(fine)), good, ends("APITimeoutError", retryable=True)),
-        (NO_ANSWER + bad, good, ends("InvalidResponseError", retryable=True)),
+        (NO_ANSWER + none, good, ends("InvalidResponseError", retryable=True)),
         _same(FINE + fine, good),
     ]
 
 
-def _single_connecting(charges: str, accepted: int) -> list[Row]:
+def _single_connecting(good: Cell, bad: Cell) -> list[Row]:
     return _connecting(
-        Cell(OK, accepted),
-        Cell("APIConnectionError", accepted, charges, retryable=True),
-        Cell("APITimeoutError", accepted, charges, retryable=True),
+        good,
+        bad._replace(error="APIConnectionError", retryable=True),
+        bad._replace(error="APITimeoutError", retryable=True),
     )
 
 
-# --- waits: a look that fails is a look that saw nothing
+# --- waits: a look that fails is a look that saw nothing. What it did not see is not written down
 
 
-def _looks(*, retryable: bool, failed: Cell) -> list[Row]:
-    good, out_of_time = Cell(OK, 1), Cell("WaitTimeoutError", 1, "unknown", retryable)
+def _looks(good: Cell, *, retryable: bool) -> list[Row]:
+    out_of_time = Cell("WaitTimeoutError", 1, "submitted", "unknown", retryable)
     saw_nothing = (*TROUBLE, *ASKED_FOR_PATIENCE, *LATER, *TIMED_OUT, *BROKEN, *SILENT, *NO_ANSWER, *BARE, *SLOW)
     odd = ("slow", "no-status", "other-id", "unknown-state", "gone-back", "odd-position")
     return [
-        *((faults, good, Cell(error, 1, "unknown")) for faults, error in REFUSED.items()),
+        *((faults, good, Cell(error, 1, "submitted", "unknown")) for faults, error in REFUSED.items()),
         (saw_nothing + odd, good, out_of_time),
-        _same(("date-away", "done-too-soon"), good),
-        (("failed-too-soon",), good, failed),
+        _same(("date-away", "done-too-soon", "failed-too-soon"), good),
     ]
 
 
-def _results(*, retryable: bool) -> list[Row]:
+def _results(good: Cell, *, retryable: bool) -> list[Row]:
     """The result after the end was seen: one that is not there yet is asked for again for 10 s."""
 
     def ends(error: str, *, passing: bool = True) -> Cell:
-        return Cell(error, 1, "unknown", retryable and passing)
+        return Cell(error, 1, "submitted", "unknown", retryable and passing)
 
-    good = Cell(OK, 1)
     stands = {faults: error for faults, error in REFUSED.items() if faults not in (INPUT, MISSING)}
     return [
         *(_same(faults, ends(error, passing=False)) for faults, error in stands.items()),
@@ -148,14 +168,12 @@ def _results(*, retryable: bool) -> list[Row]:
 
 
 _ODD_RESULTS = ("bare-output", "odd-cost", "ended-in-2199", "ended-first")
-_GENERATED = Cell(OK, 1)
-_FAILED = Cell("GenerationFailedError", 1, "unknown")
+_GENERATED = Cell(OK, 1, "completed")
+_KNOWN = Cell("", 1, "submitted", "unknown")  # an error of a call about a request that runs
+_HAD = Cell("", 1, "completed", "unknown")  # and about one whose result was there before
 
 # --- files: begun again, or gone on with, where the transfer broke
 
-_FILE = Cell(OK, 1)
-_NO_FILE = Cell("DownloadError", 1, "yes")
-_NO_FILE_YET = Cell("DownloadError", 1, "yes", retryable=True)
 _PASSING_FILES = (
     *_forms("500", "500001", "502", "503", "504", "429", "408"),
     *("reset", "truncated", "no-gzip", "no-http", "overlong", "html", "cut", *HEADS),
@@ -167,66 +185,93 @@ _REFUSED_FILES = (
     *("redirect", "redirect-away"),
 )
 _LARGE_FILES = ("endless", "gzip-bomb", "picture-endless")
-_FILES: list[Row] = [
-    _same(_REFUSED_FILES, _NO_FILE),
-    (_PASSING_FILES, _FILE, _NO_FILE_YET),
-    _same(_LARGE_FILES, _NO_FILE),
-    _same((*SLOW, *SILENT), _NO_FILE_YET),
-    _same((*FINE, "picture-mislabelled"), _FILE),
-]
-_FILE_CONNECTING = _connecting(_FILE, _NO_FILE_YET, _NO_FILE_YET)
+_NO_FILE = Cell("DownloadError", 1, "completed", "yes")
+_NO_FILE_YET = _NO_FILE._replace(retryable=True)
+_DOWNLOADED = Cell(OK, 1, "downloaded")
+
+
+def _files(good: Cell) -> list[Row]:
+    return [
+        _same(_REFUSED_FILES, _NO_FILE),
+        (_PASSING_FILES, good, _NO_FILE_YET),
+        _same(_LARGE_FILES, _NO_FILE),
+        _same((*SLOW, *SILENT), _NO_FILE_YET),
+        _same((*FINE, "picture-mislabelled"), good),
+    ]
+
+
+# --- prices: without one, nothing is set aside, and nothing is submitted
+
+_UNPRICED = Cell("", 0, NOTHING, "no")
+
+
+# --- cancels: one that took effect while its answer was lost is not told as done, so that it is not written down
+
+
+def _cancels() -> list[Row]:
+    unsure = _SUBMITTED
+    return [
+        *_single(Cell(OK, 1, "cancelled"), _KNOWN, fine=(*SLOW, "only-said"), none=BARE),
+        _same(("too-late",), Cell(OK, 1, "submitted")),
+        (("no-outcome", "other-id"), unsure, _KNOWN._replace(error="InvalidResponseError", retryable=True)),
+        (
+            ("reset+accepted", "truncated+accepted"),
+            unsure,
+            _KNOWN._replace(error="APIConnectionError", retryable=True),
+        ),
+        (("hang+accepted",), unsure, _KNOWN._replace(error="APITimeoutError", retryable=True)),
+        (("500+accepted",), unsure, _KNOWN._replace(error="ServerError", retryable=True)),
+        (
+            ("no-http+accepted", "endless+accepted", "html+accepted"),
+            unsure,
+            _KNOWN._replace(error="InvalidResponseError", retryable=True),
+        ),
+    ]
+
 
 # --- the table: verb, endpoint
 TABLE: dict[tuple[str, str], list[Row]] = {
-    ("submit", "connect"): _SUBMITTING,
-    ("submit", "submit"): [*_submits(Cell(OK, 1)), _same(FINE + _FATES + _GOOD_FATES, Cell(OK, 1))],
-    ("generate", "connect"): _SUBMITTING,
-    ("generate", "submit"): [
-        *_submits(_GENERATED),
-        _same(FINE + _GOOD_FATES, _GENERATED),
-        _same(("fails",), _FAILED),
-        _same(("is-cancelled",), Cell("GenerationCancelledError", 1, "no")),
-        _same(("never-ends",), Cell("WaitTimeoutError", 1, "unknown")),
-        _same(("result-never",), Cell("ResultNotReadyError", 1, "unknown")),
+    ("submit", "connect"): _submitting(_SUBMITTED),
+    ("submit", "submit"): [*_submits(_SUBMITTED), _same(FINE + _FATES + _GOOD_FATES, _SUBMITTED)],
+    ("generate", "connect"): _submitting(_GENERATED),
+    ("generate", "submit"): _generations(_GENERATED),
+    ("generate", "status"): _looks(_GENERATED, retryable=False),
+    ("generate", "result"): _results(_GENERATED, retryable=False),
+    ("generate_many", "connect"): _single_connecting(_GENERATED, _UNPRICED),
+    ("generate_many", "model"): [
+        *_single(_GENERATED, _UNPRICED, none=BARE),
+        _same(("no-price", "odd-price"), _UNPRICED._replace(error="BudgetExceededError")),
     ],
-    ("generate", "status"): _looks(retryable=False, failed=_GENERATED),
-    ("generate", "result"): _results(retryable=False),
+    ("generate_many", "submit"): _generations(_GENERATED),
+    ("generate_many", "status"): _looks(_GENERATED, retryable=False),
+    ("generate_many", "result"): _results(_GENERATED, retryable=False),
+    ("generate_many", "file"): _files(_DOWNLOADED),
     ("wait_for_result", "connect"): _connecting(
         _GENERATED,
-        Cell("WaitTimeoutError", 1, "unknown", retryable=True),
-        Cell("WaitTimeoutError", 1, "unknown", retryable=True),
+        Cell("WaitTimeoutError", 1, "submitted", "unknown", retryable=True),
+        Cell("WaitTimeoutError", 1, "submitted", "unknown", retryable=True),
     ),
-    ("wait_for_result", "status"): _looks(retryable=True, failed=_GENERATED),
-    ("wait_for_result", "result"): _results(retryable=True),
-    ("updates", "status"): _looks(retryable=True, failed=_GENERATED),
-    ("status", "connect"): _single_connecting("unknown", 1),
+    ("wait_for_result", "status"): _looks(_GENERATED, retryable=True),
+    ("wait_for_result", "result"): _results(_GENERATED, retryable=True),
+    ("updates", "status"): _looks(_SUBMITTED, retryable=True),
+    ("status", "connect"): _single_connecting(_SUBMITTED, _KNOWN),
     ("status", "status"): _single(
-        "unknown",
-        1,
+        _SUBMITTED,
+        _KNOWN,
         fine=("unknown-state", "gone-back", "done-too-soon", "failed-too-soon", "odd-position"),
-        bad=(*BARE, "no-status", "other-id"),
+        none=(*BARE, "no-status", "other-id"),
     ),
-    ("result", "connect"): _single_connecting("unknown", 1),
+    ("result", "connect"): _single_connecting(_GENERATED, _HAD),
     ("result", "result"): [
-        *_single("unknown", 1, fine=_ODD_RESULTS, bad=("other-id",)),
-        _same((*BARE, "no-output"), Cell("ResultNotReadyError", 1, "unknown", retryable=True)),
+        *_single(_GENERATED, _HAD, fine=_ODD_RESULTS, none=("other-id",)),
+        _same((*BARE, "no-output"), _HAD._replace(error="ResultNotReadyError", retryable=True)),
     ],
-    ("cancel", "connect"): _single_connecting("unknown", 1),
-    ("cancel", "cancel"): [
-        *_single("unknown", 1, fine=(*SLOW, "only-said", "too-late"), bad=(*BARE, "no-outcome", "other-id")),
-        (("reset+accepted", "truncated+accepted"), Cell(OK, 1), Cell("APIConnectionError", 1, "unknown", True)),
-        (("hang+accepted",), Cell(OK, 1), Cell("APITimeoutError", 1, "unknown", True)),
-        (("500+accepted",), Cell(OK, 1), Cell("ServerError", 1, "unknown", True)),
-        (
-            ("no-http+accepted", "endless+accepted", "html+accepted"),
-            Cell(OK, 1),
-            Cell("InvalidResponseError", 1, "unknown", True),
-        ),
-    ],
-    ("model", "connect"): _single_connecting("no", 0),
-    ("model", "model"): _single("no", 0, fine=("no-price", "odd-price"), bad=BARE),
-    ("download", "connect"): _FILE_CONNECTING,
-    ("download", "file"): _FILES,
-    ("read", "connect"): _FILE_CONNECTING,
-    ("read", "file"): _FILES,
+    ("cancel", "connect"): _single_connecting(Cell(OK, 1, "cancelled"), _KNOWN),
+    ("cancel", "cancel"): _cancels(),
+    ("model", "connect"): _single_connecting(Cell(OK, 0, NOTHING), _UNPRICED),
+    ("model", "model"): _single(Cell(OK, 0, NOTHING), _UNPRICED, fine=("no-price", "odd-price"), none=BARE),
+    ("download", "connect"): _connecting(_DOWNLOADED, _NO_FILE_YET, _NO_FILE_YET),
+    ("download", "file"): _files(_DOWNLOADED),
+    ("read", "connect"): _connecting(_GENERATED, _NO_FILE_YET, _NO_FILE_YET),
+    ("read", "file"): _files(_GENERATED),
 }

@@ -1,10 +1,13 @@
 """Every fault at every endpoint that every verb meets, and what the table says of it."""
 
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from flux_klein_async.emulator import FAULTS
+from tests.faults.books import Books, OnDisk
 from tests.faults.render import render
 from tests.faults.table import TABLE
 from tests.faults.verbs import ABANDONED, PLACES, abandon, observe
@@ -17,15 +20,36 @@ ROWS = [
 ]
 
 
+# At every place the rows on both sides of the middle: some refusal, some trouble.
+SAMPLE = [
+    pytest.param(verb, endpoint, row, id=f"{verb}-{endpoint}-{row[0][-1]}")
+    for (verb, endpoint), rows in TABLE.items()
+    for row in rows[len(rows) // 2 - 1 : len(rows) // 2 + 1]
+]
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Books]:
+    with closing(Books(tmp_path_factory.mktemp("books") / "run.sqlite")) as books:
+        yield books
+
+
 @pytest.mark.parametrize(("verb", "endpoint", "row"), ROWS)
-def test_a_fault_ends_as_the_table_says(verb, endpoint, row):
+def test_a_fault_ends_as_the_table_says(verb, endpoint, row, books):
     faults, once, always = row
     expected = dict.fromkeys(faults, (once, always))
     observed = {
-        name: (observe(verb, endpoint, name, always=False), observe(verb, endpoint, name, always=True))
+        name: (observe(verb, endpoint, name, books, always=False), observe(verb, endpoint, name, books, always=True))
         for name in faults
     }
     assert observed == expected
+
+
+@pytest.mark.parametrize(("verb", "endpoint", "row"), SAMPLE)
+def test_the_journal_on_the_disk_says_the_same(verb, endpoint, row, tmp_path):
+    """The others use its rules on a file that is never synced; a new process would open it for the next run."""
+    faults, _, always = row
+    assert observe(verb, endpoint, faults[-1], OnDisk(tmp_path / "run.sqlite"), always=True) == always
 
 
 @pytest.mark.parametrize(("verb", "endpoint"), PLACES)
@@ -39,9 +63,9 @@ def test_the_table_has_no_place_that_no_verb_reaches():
 
 
 @pytest.mark.parametrize("name", [name for name, entry in FAULTS.items() if ABANDONED in entry.endpoints])
-def test_a_cancel_that_goes_wrong_holds_up_nobody(name):
+def test_a_cancel_that_goes_wrong_holds_up_nobody(name, books):
     """The generation was abandoned at its deadline: what its cancel meets changes nothing for the caller."""
-    abandon(name)
+    abandon(name, books)
 
 
 def test_the_page_shows_the_table():

@@ -1,21 +1,28 @@
 """Each verb with one fault in its way, in virtual time: what came of it."""
 
 import asyncio
+import itertools
 import os
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flux_klein_async import FluxKleinClient, FluxKleinError, Limits, WaitTimeoutError
+from flux_klein_async import Budget, FluxKleinClient, FluxKleinError, Limits, SubmissionUncertainError, WaitTimeoutError
 from flux_klein_async.emulator import InProcessEmulator, VirtualTimeLoop, fault
 from flux_klein_async.events import Cancelled
+from flux_klein_async.ledger.base import Journal
 from tests.fakes import Events, outcome, strays
+
+from .books import SUBMITTED_AGAIN, Books, Fixed, OnDisk, Written, agree, written
 
 __all__ = ["ABANDONED", "DEADLINE", "OK", "PLACES", "Cell", "abandon", "observe"]
 
 DEADLINE = 30.0
 _PROMPT: dict[str, Any] = {"width": 64, "height": 64}
+_ITEM: dict[str, Any] = {"prompt": "a snow leopard", **_PROMPT}
+_TOKENS = (f"token-{number}" for number in itertools.count())  # an account of its own for every cell
+_NEVER_THERE = {"never-ends", "result-never"}
 OK = "ok"
 ABANDONED = "cancel"  # the endpoint that an abandoned generation asks
 
@@ -23,12 +30,13 @@ ABANDONED = "cancel"  # the endpoint that an abandoned generation asks
 class Cell(NamedTuple):
     """What a verb ends in.
 
-    `error`: the class, or "ok". `accepted`: submits accepted. `charged`, `retryable`: what the error says; "" and
-    False where there is none.
+    `error`: the class, or "ok". `accepted`: submits accepted. `journal`: what the journal says of the order.
+    `charged`, `retryable`: what the error says; "" and False where there is none.
     """
 
     error: str
     accepted: int
+    journal: str
     charged: str = ""
     retryable: bool = False
 
@@ -36,7 +44,7 @@ class Cell(NamedTuple):
 class _Stage:
     """An emulator with one request on it, and a client in front."""
 
-    def __init__(self, emulator: InProcessEmulator, client: FluxKleinClient, directory: Path) -> None:
+    def __init__(self, emulator: InProcessEmulator, client: FluxKleinClient, directory: Path | None) -> None:
         self.emulator = emulator
         self.client = client
         self.directory = directory
@@ -60,6 +68,12 @@ async def _updates(stage: _Stage) -> None:
         pass
 
 
+async def _generate_many(stage: _Stage) -> None:
+    [outcome] = await stage.client.generate_all([_ITEM], directory=stage.directory)
+    if outcome.error is not None:
+        raise outcome.error
+
+
 _Step = Callable[[_Stage], Awaitable[Any]]
 # verb: what must have happened before, the call, the endpoints that it may meet a fault at
 _VERBS: dict[str, tuple[_Step, _Step, tuple[str, ...]]] = {
@@ -69,6 +83,7 @@ _VERBS: dict[str, tuple[_Step, _Step, tuple[str, ...]]] = {
         lambda on: on.client.generate("a snow leopard", **_PROMPT),
         ("connect", "submit", "status", "result"),
     ),
+    "generate_many": (_nothing, _generate_many, ("connect", "model", "submit", "status", "result", "file")),
     "wait_for_result": (
         _Stage.submitted,
         lambda on: on.client.wait_for_result(on.request_id),
@@ -79,76 +94,128 @@ _VERBS: dict[str, tuple[_Step, _Step, tuple[str, ...]]] = {
     "result": (_Stage.ended, lambda on: on.client.result(on.request_id), ("connect", "result")),
     "cancel": (_Stage.submitted, lambda on: on.client.cancel(on.request_id), ("connect", "cancel")),
     "model": (_nothing, lambda on: on.client.model(), ("connect", "model")),
-    "download": (_Stage.ended, lambda on: on.client.download(on.result, on.directory), ("connect", "file")),
+    "download": (_Stage.ended, lambda on: on.client.download(on.result, on.directory or ""), ("connect", "file")),
     "read": (_Stage.ended, lambda on: on.client.read(on.result), ("connect", "file")),
 }
+# Elsewhere nothing is saved: files are slow.
+_SAVING = {("download", "connect"), ("download", "file"), ("generate_many", "file")}
 PLACES = [(verb, endpoint) for verb, (_, _, endpoints) in _VERBS.items() for endpoint in endpoints]
 
 
-def observe(verb: str, endpoint: str, name: str, *, always: bool) -> Cell:
+def observe(verb: str, endpoint: str, name: str, books: Books | OnDisk, *, always: bool) -> Cell:
     """Run a verb with this fault at an endpoint, at its first call or at all of them.
 
     What holds in every cell is asserted here: the deadline, the id of a request that is known, a whole file or none,
-    nothing left running, and that closing ends in time.
+    nothing left running, that closing ends in time, that the journal fits what the service did; and for items, what
+    the next run makes of them.
     """
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner, tempfile.TemporaryDirectory() as directory:
-        return runner.run(_observe(verb, endpoint, name, always, Path(directory)))
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        if (verb, endpoint) not in _SAVING:
+            return runner.run(_observe(verb, endpoint, name, books, always, None))
+        with tempfile.TemporaryDirectory() as directory:
+            return runner.run(_observe(verb, endpoint, name, books, always, Path(directory)))
 
 
-async def _observe(verb: str, endpoint: str, name: str, always: bool, directory: Path) -> Cell:
-    before, call, _ = _VERBS[verb]
-    loop = asyncio.get_running_loop()
-    async with InProcessEmulator(profile="fixed:0.5", workers=0 if verb == "cancel" else None) as emulator:
-        limits = Limits(max_file_bytes=200_000)
-        client = FluxKleinClient(
-            emulator.api_key, base_url=emulator.base_url, session=emulator.session(), timeout=DEADLINE, limits=limits
-        )
-        stage = _Stage(emulator, client, directory)
-        await before(stage)
-        if endpoint == "connect":  # what is open already would be used again
-            await client.aclose()
-            client = stage.client = FluxKleinClient(
-                emulator.api_key, base_url=emulator.base_url, session=emulator.session(), timeout=DEADLINE
-            )
-        if always:
-            emulator.fault(endpoint, fault(name), probability=1)
-        else:
-            emulator.script(endpoint, fault(name))
-        begun, error = loop.time(), None
-        try:
-            await call(stage)
-        except FluxKleinError as caught:
-            error = caught
-        assert loop.time() - begun <= DEADLINE
+async def _observe(
+    verb: str, endpoint: str, name: str, books: Books | OnDisk, always: bool, directory: Path | None
+) -> Cell:
+    token = next(_TOKENS)
+    workers = 0 if verb == "cancel" else None
+    async with InProcessEmulator(profile="fixed:0.5", workers=workers, api_key=token) as emulator:
+        async with books.run() as journal:
+            stage = _Stage(emulator, _connected(emulator, journal, verb), directory)
+            before, call, _ = _VERBS[verb]
+            await before(stage)
+            if endpoint == "connect":  # what is open already would be used again
+                await stage.client.aclose()
+                stage.client = _connected(emulator, journal, verb)
+            if always:
+                emulator.fault(endpoint, fault(name), probability=1)
+            else:
+                emulator.script(endpoint, fault(name))
+            error = await _ended(stage, verb, call)
+        accepted, found = emulator.accepted, written(books, token)
+        agree(found, emulator, accepted=accepted)
         assert error is None or stage.request_id in ("", error.request_id)
-        begun = loop.time()
-        await client.aclose()
-        assert loop.time() - begun <= 5
-        files = [Path(name).suffix for name in os.listdir(directory)]  # noqa: PTH208  # a look, not work for the loop
-        assert files == ([".png"] if verb == "download" and error is None else [])
-        assert strays() == []
+        # That of an uncertain submit may become known after all, too late for its caller.
+        late = isinstance(error, SubmissionUncertainError)
+        assert late or error is None or found.request_id in (None, error.request_id)
+        if directory is not None:
+            files = [Path(file).suffix for file in os.listdir(directory)]  # noqa: PTH208  # a look, not work for the loop
+            assert files == ([".png"] if found.state == "downloaded" else [])
+        if verb == "generate_many":
+            await _again(stage, books, found, lasting=name in _NEVER_THERE)
         if error is None:
-            return Cell(OK, emulator.accepted)
-        return Cell(type(error).__name__, emulator.accepted, error.charged, error.retryable)
+            return Cell(OK, accepted, found.state)
+        return Cell(type(error).__name__, accepted, found.state, error.charged, error.retryable)
 
 
-def abandon(name: str) -> None:
+def _connected(emulator: InProcessEmulator, journal: Journal, verb: str) -> FluxKleinClient:
+    return FluxKleinClient(
+        emulator.api_key,
+        base_url=emulator.base_url,
+        session=emulator.session(),
+        timeout=DEADLINE,
+        limits=Limits(max_file_bytes=200_000),
+        journal=journal,
+        budget=Budget(1) if verb == "generate_many" else Fixed(),
+    )
+
+
+async def _ended(stage: _Stage, verb: str, call: _Step) -> FluxKleinError | None:
+    """Make the call and close the client, each in its time; the error that it ended in."""
+    loop = asyncio.get_running_loop()
+    begun, error = loop.time(), None
+    try:
+        await call(stage)
+    except FluxKleinError as caught:
+        error = caught
+    # Of an item, the files have as much time again.
+    assert loop.time() - begun <= (2 if verb == "generate_many" else 1) * DEADLINE
+    begun = loop.time()
+    await stage.client.aclose()
+    assert loop.time() - begun <= 5
+    assert strays() == []
+    return error
+
+
+async def _again(stage: _Stage, books: Books | OnDisk, before: Written, *, lasting: bool) -> None:
+    """The next run, when all is well again; `lasting`: but for the generation, which never ends."""
+    emulator, accepted = stage.emulator, stage.emulator.accepted
+    emulator.engine._scripts.clear()
+    emulator.engine._faults.clear()
+    async with books.run() as journal:
+        stage.client = _connected(emulator, journal, "generate_many")
+        await _ended(stage, "generate_many", _generate_many)
+    after, submitted = written(books, emulator.api_key), before.state in SUBMITTED_AGAIN
+    agree(after, emulator, accepted=accepted or submitted)
+    assert emulator.accepted - accepted == submitted
+    left_alone = before.state in {"failed", "uncertain"} or (lasting and before.state == "submitted")
+    assert after.state == (before.state if left_alone else "completed" if stage.directory is None else "downloaded")
+
+
+def abandon(name: str, books: Books) -> None:
     """Let a queued generation reach its deadline while every cancel meets this fault.
 
     The caller hears of it at the deadline, closing ends in time, and where the service never confirms the cancel, the
-    event and `aclose` say that the request may run on.
+    event, `aclose` and the journal say that the request may run on.
     """
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        runner.run(_abandon(name))
+        runner.run(_abandon(name, books))
 
 
-async def _abandon(name: str) -> None:
+async def _abandon(name: str, books: Books) -> None:
     events = Events()
     loop = asyncio.get_running_loop()
-    async with InProcessEmulator(workers=0) as emulator:
+    async with InProcessEmulator(workers=0, api_key=next(_TOKENS)) as emulator:
         emulator.fault("cancel", fault(name), probability=1)
         client = FluxKleinClient(
-            emulator.api_key, base_url=emulator.base_url, session=emulator.session(), on_event=events
+            emulator.api_key,
+            base_url=emulator.base_url,
+            session=emulator.session(),
+            journal=books,
+            budget=Fixed(),
+            on_event=events,
         )
         error = await outcome(client.generate("a snow leopard", timeout=3, **_PROMPT))
         assert (type(error), loop.time(), emulator.accepted) == (WaitTimeoutError, 3.0, 1)
@@ -158,3 +225,6 @@ async def _abandon(name: str) -> None:
         assert left == (() if told.cancelled else (error.request_id,))
         assert told.request_id == error.request_id
         assert strays() == []
+        found = written(books, emulator.api_key)
+        agree(found, emulator, accepted=1)
+        assert (found.state, found.request_id) == ("cancelled" if told.cancelled else "submitted", error.request_id)

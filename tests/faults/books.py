@@ -1,0 +1,147 @@
+"""The journal behind the cells: what it says of an order, and whether that fits what the service did."""
+
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from flux_klein_async.emulator import InProcessEmulator
+from flux_klein_async.ledger.base import Claim, Entry, EntryState, Journal, NoBudget, Reservation
+from flux_klein_async.ledger.claims import WORKING, claim
+from flux_klein_async.ledger.database import Database
+from flux_klein_async.ledger.entries import record
+from flux_klein_async.ledger.sqlite import SqliteJournal
+from flux_klein_async.ledger.transitions import from_nano
+from flux_klein_async.models import ModelInfo
+
+__all__ = ["NOTHING", "SUBMITTED_AGAIN", "Books", "Fixed", "OnDisk", "Written", "agree", "written"]
+
+NOTHING = "nothing"
+_PRICE = 0.01  # USD: the emulator's for a picture
+# The next run submits the item once more: nothing was accepted for it, or it was taken back unpaid.
+SUBMITTED_AGAIN = {NOTHING, "refused", "cancelled"}
+_WITHOUT_ID = {NOTHING, "refused", "uncertain"}
+_ENDS = {"completed": "completed", "downloaded": "completed", "failed": "failed"}
+
+
+class Books:
+    """The package's own rules on a file of its own, without what makes `SqliteJournal` slow: a thread, and the disk.
+
+    Each token has an account of its own, so that one file serves all cells.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._database = Database.open(path, lambda: 0.0)
+        self._database.db.execute("PRAGMA synchronous = OFF")
+        self._passes = itertools.count()
+
+    def close(self) -> None:
+        self._database.close()
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[Journal]:
+        """One run's journal."""
+        yield self
+
+    @contextmanager
+    def opened(self) -> Iterator[Database]:
+        """What is written down so far."""
+        yield self._database
+
+    def for_account(self, token: str) -> "_Account":
+        return _Account(self._database, token, self._passes)
+
+    async def record(self, entry: Entry) -> None:
+        await self.for_account("").record(entry)
+
+
+class _Account:
+    """An account, and a pass over its items."""
+
+    def __init__(self, database: Database, token: str, passes: Iterator[int]) -> None:
+        self._database = database
+        self._token = token
+        self._passes = passes
+        self._pass = 0
+
+    async def record(self, entry: Entry) -> None:
+        with self._database.writing():
+            record(self._database, self._token, entry)
+
+    def items(self) -> Self:
+        self._pass = next(self._passes)
+        return self
+
+    async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
+        again = frozenset({EntryState.REFUSED})
+        with self._database.writing():
+            return claim(self._database, self._token, self._pass, model, body, item_id, again)
+
+    def release(self, claimed: Claim) -> None:
+        if claimed.action in WORKING:
+            self._database.taken.discard(int(claimed.item))
+
+
+class OnDisk:
+    """The real journal, opened anew for each run."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[Journal]:
+        """One run's journal."""
+        async with SqliteJournal(self._path) as journal:
+            yield journal
+
+    @contextmanager
+    def opened(self) -> Iterator[Database]:
+        """What is written down so far."""
+        with closing(Database.open(self._path, lambda: 0.0)) as database:
+            yield database
+
+
+class Fixed(NoBudget):
+    """Sets the price aside without asking the catalogue: a call of its own would meet the faults of others."""
+
+    async def reserve(self, key: str, model: str, price: Callable[[str], Awaitable[ModelInfo]]) -> Reservation:
+        return Reservation(usd=_PRICE, max_usd=1.0)
+
+
+class Written(NamedTuple):
+    """What a journal says of the only order of an account; `usd` is what it counts with."""
+
+    state: str
+    request_id: str | None
+    usd: float
+
+
+def written(books: Books | OnDisk, token: str) -> Written:
+    """What is written down for a token."""
+    with books.opened() as database:
+        with database.writing():
+            account = database.account(token)
+        orders = "SELECT state, request_id FROM orders WHERE account = ? ORDER BY id"
+        *earlier, last = [(NOTHING, None), *database.db.execute(orders, (account,))]
+        totals = "SELECT settled + held FROM accounts WHERE id = ?"
+        [nano] = database.db.execute(totals, (account,)).fetchone()
+    assert {state for state, _ in earlier} <= SUBMITTED_AGAIN, "it was submitted again, and should not have been"
+    return Written(*last, from_nano(nano))
+
+
+def agree(journal: Written, emulator: InProcessEmulator, *, accepted: int) -> None:
+    """What the journal says is what the service did, or that nobody knows it; `accepted`: of the last order."""
+    jobs = emulator.engine.service.queue.jobs
+    state, request_id, usd = journal
+    assert (request_id is None) == (state in _WITHOUT_ID), journal
+    if request_id is None:
+        assert state == "uncertain" or not accepted, "it was accepted, and the journal says that it was not"
+    else:
+        assert accepted, "it was not accepted, and the journal says that it was"
+        assert request_id in jobs, "an id that the service never gave"
+    if state in _ENDS:
+        assert jobs[request_id or ""].state == _ENDS[state]
+    if state != "cancelled":  # there the service's own word counts: if it is none, nobody can know
+        paid = sum(job.model.price for job in jobs.values() if job.state != "cancelled")
+        assert usd >= paid, "the journal counts with less than the service"
