@@ -198,6 +198,9 @@ async def test_every_end_is_told_exactly_once(end, client, memory, klein_emulato
     assert memory.outcomes() == {outcome: 1}
     assert span.attributes["flux_klein.outcome"] == outcome
     assert span.attributes.get("error.type") == error_type
+    assert (span.attributes["flux_klein.looks"] == 0) == (
+        error_type in ("InputRejectedError", "SubmissionUncertainError")
+    )
     assert span.name == f"generate_content {MODEL}"
     assert span.status.status_code is (StatusCode.UNSET if error_type is None else StatusCode.ERROR)
     assert memory.counts("flux_klein.generations", "gen_ai.request.model") == {MODEL: 1}
