@@ -79,7 +79,9 @@ def test_another_model_is_asked_for_by_its_id(served: Emulator, flux_klein: Comm
     ran = flux_klein("price", "--model", "emulator/any/text-to-video")
     assert (ran.code, ran.out.splitlines()[0]) == (0, "emulator/any/text-to-video: $0.05 for each second")
     ran = flux_klein("price", "--model", "no/such", "--json")
-    assert (ran.code, ran.records[0]["error"]["type"]) == (65, "NotFoundError")
+    assert (ran.code, ran.records[0]["model"]) == (65, "no/such")
+    assert ran.records[0]["error"]["type"] == "NotFoundError"
+    assert "Unknown model 'no/such'" in ran.err
 
 
 def test_refusals_have_their_codes(served: Emulator, flux_klein: Command) -> None:

@@ -442,3 +442,30 @@ async def test_without_an_sdk_it_does_nothing_and_breaks_nothing(connect, caplog
     await connect(on_event=Telemetry()).generate(PROMPT)
     assert not trace.get_current_span().is_recording()
     assert [record for record in caplog.records if record.exc_info] == []
+
+
+def test_spans_are_where_they_were_on_the_wall_clock_and_say_who_made_them():
+    memory = clocked(clock=lambda: 500_000_000_000)
+    told(memory, Submitted(at=20.0, request_id="r", seconds=5.0))
+    told(memory, Failed(at=30.0, request_id="r", error_type="GenerationFailedError", error="e"))
+    span, submit, wait = memory.span(), memory.span("flux_klein.submit"), memory.span("flux_klein.wait")
+    instants = [(part.start_time, part.end_time) for part in (span, submit, wait)]
+    assert instants == [(495 * 10**9, 510 * 10**9), (495 * 10**9, 500 * 10**9), (500 * 10**9, 510 * 10**9)]
+    [scope] = memory.reader.get_metrics_data().resource_metrics[0].scope_metrics
+    assert (span.instrumentation_scope.name, scope.scope.name) == ("flux_klein_async", "flux_klein_async")
+
+
+@pytest.mark.parametrize(
+    ("error_type", "outcome"), [("GenerationFailedError", "failed"), ("GenerationCancelledError", "cancelled")]
+)
+def test_an_end_that_two_waited_for_is_told_once(error_type, outcome):
+    memory = clocked()
+    told(memory, *2 * [Failed(at=1.0, request_id="r", error_type=error_type, error="e", seconds=1.0)])
+    assert memory.outcomes() == {outcome: 1}
+
+
+def test_so_many_are_remembered_for_an_hour_unless_told_otherwise():
+    from flux_klein_async.integrations.opentelemetry import Telemetry
+
+    assert Telemetry.__init__.__kwdefaults__["max_open"] == 20_000
+    assert Telemetry.__init__.__kwdefaults__["max_age"] == 3600.0
