@@ -469,3 +469,34 @@ def test_so_many_are_remembered_for_an_hour_unless_told_otherwise():
 
     assert Telemetry.__init__.__kwdefaults__["max_open"] == 20_000
     assert Telemetry.__init__.__kwdefaults__["max_age"] == 3600.0
+
+
+def test_repeats_of_a_request_are_counted_with_it_and_those_of_others_are_not_kept():
+    memory = clocked()
+    told(
+        memory,
+        Submitted(at=0.0, request_id="r", seconds=0.0, call=1),
+        Retrying(at=1.0, attempt=2, seconds=1.0, error="e", kind="read", request_id="r", call=1),
+        Retrying(at=1.0, attempt=2, seconds=1.0, error="e", kind="file", request_id="another", call=2),
+        Retrying(at=1.0, attempt=2, seconds=1.0, error="e"),
+        Looked(at=2.0, request_id="r", look=1, state=None, error="it broke"),
+        Failed(at=3.0, request_id="r", error_type="WaitTimeoutError", error="e", call=1),
+    )
+    assert memory.tell._tries == {}
+    assert memory.span().attributes["flux_klein.retries"] == 1
+    assert memory.counts("flux_klein.retries", "flux_klein.call.kind") == {"read": 1, "file": 1, "unknown": 1}
+    assert memory.span("flux_klein.wait").events[-1].attributes == {"error.message": "it broke"}
+
+
+def test_a_result_that_two_waited_for_and_a_cancel_of_nobodys_change_nothing():
+    memory = clocked()
+    finished = Finished(at=1.0, request_id="r", seconds=1.0, looks=1, lag_max=None, cost_usd=0.01)
+    told(memory, finished, finished, Cancelled(at=2.0, request_id="another", cancelled=True))
+    assert (memory.outcomes(), memory.counts("flux_klein.cost")) == ({"completed": 1}, 0.01)
+    assert memory.span().name == "generate_content"
+
+
+def test_a_cancel_that_was_asked_for_ends_the_generation():
+    memory = clocked()
+    told(memory, Submitted(at=0.0, request_id="r", seconds=0.0), Cancelled(at=1.0, request_id="r", cancelled=True))
+    assert memory.outcomes() == {"cancelled": 1}
