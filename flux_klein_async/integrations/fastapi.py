@@ -139,7 +139,9 @@ class EventStream(Response):
         except FluxKleinError as error:
             await _answer(request, error)(scope, receive, send)
         except VisitorGoneError:
-            return
+            if not out.begun:  # a middleware waits for an answer, whether or not anybody hears it
+                with suppress(OSError):
+                    await Response(status_code=VISITOR_GONE)(scope, receive, send)
 
 
 class _Out:
@@ -149,6 +151,11 @@ class _Out:
         start = {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
         self._start: Message | None = start
         self._send = send
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything has left."""
+        return self._start is None
 
     async def write(self, data: bytes) -> None:
         if (start := self._start) is not None:

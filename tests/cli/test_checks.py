@@ -160,3 +160,23 @@ async def test_an_address_of_no_use_is_told_with_where_it_comes_from(
 ) -> None:
     findings = await found(Machine(environment=environment(base_url=set_), base_url=given))
     assert findings["base URL"].line.endswith(f"(it comes from {source})")
+
+
+async def test_packages_that_are_just_new_enough_are_named_and_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks.importlib.metadata, "version", {"aiohttp": "3.14.2", "pydantic": "2.10.1.post1"}.get)
+    monkeypatch.setattr(checks.importlib.metadata, "requires", lambda _: ["aiohttp>=3.14.2", "pydantic<3,>=2.7"])
+    packages = (await found(Machine(environment=environment(), base_url="")))["packages"]
+    assert packages.level is Level.OK
+    assert packages.line.endswith(", aiohttp 3.14.2, pydantic 2.10.1.post1")
+
+
+async def test_only_extras_that_lack_something_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = ["pytest>=1; extra == 'testing'", "nothing-a>=1; extra == 'cli'", "nothing-b>=1; extra == 'emulator'"]
+    monkeypatch.setattr(
+        checks.importlib.metadata, "requires", lambda _: [*needed, "nothing-c>=1; extra == 'dev'", "aiohttp>=1"]
+    )
+    extras = (await found(Machine(environment=environment(), base_url="")))["extras"]
+    assert extras.line == "testing; for cli, emulator: pip install 'flux_klein_async[cli,emulator]'"
+    needed[0] = "nothing-d>=1; extra == 'testing'"
+    extras = (await found(Machine(environment=environment(), base_url="")))["extras"]
+    assert extras.line.startswith("none; for testing, cli, emulator: ")

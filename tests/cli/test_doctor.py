@@ -8,6 +8,7 @@ from flux_klein_async.cli.checks import CHECKS, Level, Machine
 from flux_klein_async.cli.doctor import Finding, examine
 from flux_klein_async.cli.exits import ExitCode
 from flux_klein_async.emulator import Emulator, Reply, error_reply
+from flux_klein_async.errors import ConfigurationError, ServerError
 
 from .helpers import TOKEN, Command, environment, found
 
@@ -121,3 +122,36 @@ async def test_a_check_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(doctor, "_PATIENCE", 0.0)
     [finding] = await examine(Machine(environment=environment(), base_url=None))
     assert (finding.level, finding.code) == (Level.BAD, ExitCode.UNAVAILABLE)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (TimeoutError(), "nothing within 10 s; is the name right, and is there a network?"),
+        (OSError(7, "no such host"), "no such host; is the name right, and is there a network?"),
+        (OSError("something else"), "something else; is the name right, and is there a network?"),
+        (ConfigurationError("set it up"), "set it up"),
+        (ServerError("down"), "down"),
+    ],
+)
+async def test_each_kind_of_trouble_has_its_words(monkeypatch: pytest.MonkeyPatch, error: Exception, line: str) -> None:
+    async def broken(_: Machine) -> tuple[Level, str]:
+        raise error
+
+    monkeypatch.setattr(doctor, "CHECKS", [("DNS", broken)])
+    [finding] = await examine(Machine(environment=environment(), base_url=None))
+    assert finding.line == line
+
+
+async def test_what_is_set_up_wrong_is_no_trouble_of_the_api() -> None:
+    api = (await found(Machine(environment=environment(ca_file="/no/such/file"), base_url="http://127.0.0.1:1")))["API"]
+    assert api.level is Level.BAD
+    assert api.line.startswith("SSL_CERT_FILE names /no/such/file")
+    assert "try later" not in api.line
+
+
+def test_lines_are_as_wide_as_the_terminal_but_not_narrower_than_can_be_read() -> None:
+    finding = Finding("token", Level.BAD, "half-way " * 40)
+    assert 90 < max(map(len, doctor._shown(finding, 100))) <= 100
+    assert 30 < max(map(len, doctor._shown(finding, 10))) <= 40
+    assert not any(line.endswith("half-") for width in range(40, 60) for line in doctor._shown(finding, width))

@@ -41,6 +41,7 @@ def test_the_price_and_what_many_would_cost(served: Emulator, flux_klein: Comman
     assert first == f"{KLEIN}: $0.01 for each output"
     assert last == "500 generations would cost: $5.00"
     assert "would cost" not in flux_klein("price").out
+    assert "\n1 generation would cost: $0.01\n" in flux_klein("price", "--count", "1").out
     assert {record.endpoint for record in served.records} == {"model"}, "nothing is ordered"
 
 
@@ -51,8 +52,10 @@ def test_the_note_is_shown(served: Emulator, flux_klein: Command) -> None:
 
 def test_json_has_every_fact(served: Emulator, flux_klein: Command) -> None:
     [record] = flux_klein("price", "--json", "--count", "3").records
-    assert {key: record[key] for key in ("model", "price_usd", "price_unit", "count", "total_usd", "error")} == {
+    assert record == {
         "model": KLEIN,
+        "display_name": "FLUX.2 [klein] 4B",
+        "note": "The emulator's own price: nothing is charged.",
         "price_usd": 0.01,
         "price_unit": "output",
         "count": 3,
@@ -76,7 +79,9 @@ def test_another_model_is_asked_for_by_its_id(served: Emulator, flux_klein: Comm
     ran = flux_klein("price", "--model", "emulator/any/text-to-video")
     assert (ran.code, ran.out.splitlines()[0]) == (0, "emulator/any/text-to-video: $0.05 for each second")
     ran = flux_klein("price", "--model", "no/such", "--json")
-    assert (ran.code, ran.records[0]["error"]["type"]) == (65, "NotFoundError")
+    assert (ran.code, ran.records[0]["model"]) == (65, "no/such")
+    assert ran.records[0]["error"]["type"] == "NotFoundError"
+    assert "Unknown model 'no/such'" in ran.err
 
 
 def test_refusals_have_their_codes(served: Emulator, flux_klein: Command) -> None:

@@ -17,6 +17,7 @@ from flux_klein_async import (
     GenerationOutput,
     GenerationResult,
     RequestState,
+    RequestStatus,
     TextToImageInput,
 )
 from flux_klein_async.emulator import Emulator, Generation, error_reply
@@ -93,7 +94,7 @@ def test_the_log_says_that_the_visitor_has_gone():
 
 @pytest.mark.parametrize("middleware", [False, True], ids=["plain", "BaseHTTPMiddleware"])
 @pytest.mark.parametrize("path", ["/read", "/unread", "/streamed", "/events"])
-async def test_a_visitor_who_hangs_up_costs_nothing(path, middleware):
+async def test_a_visitor_who_hangs_up_costs_nothing(path, middleware, caplog):
     async with nothing_left_behind(), Emulator(workers=0) as emulator:
         app = made(emulator)
         if middleware:
@@ -108,9 +109,11 @@ async def test_a_visitor_who_hangs_up_costs_nothing(path, middleware):
             visit.cancel()
             await accepted(emulator, 1, "cancel")
         assert states(emulator) == ["cancelled"]
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-async def test_a_visitor_who_hangs_up_before_the_body_is_whole_is_noticed():
+@pytest.mark.parametrize("length", [10, 4], ids=["half of the body", "whole"])
+async def test_a_handler_is_told_that_its_visitor_hung_up(length):
     gone = asyncio.Event()
     async with nothing_left_behind(), Emulator() as emulator:
         app = made(emulator)
@@ -126,11 +129,53 @@ async def test_a_visitor_who_hangs_up_before_the_body_is_whole_is_noticed():
         async with Asgi(app) as server:
             host, port = server.url.removeprefix("http://").split(":")
             _, writer = await asyncio.open_connection(host, port)
-            writer.write(b"POST /waits HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+            writer.write(f"POST /waits HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\nhalf".encode())
             await writer.drain()
             writer.close()
             async with asyncio.timeout(60):
                 await gone.wait()
+
+
+async def test_a_visitor_who_leaves_with_the_last_event_has_heard_all_there_was():
+    sent = []
+
+    async def run(_):
+        return RESULT
+
+    async def receive():
+        await asyncio.Event().wait()
+
+    async def send(message):
+        if message.get("more_body") is False:
+            raise OSError("the visitor has gone")
+        sent.append(message["type"])
+
+    await EventStream(run)({"type": "http", "headers": []}, receive, send)
+    assert sent == ["http.response.start", "http.response.body"]
+
+
+@pytest.mark.parametrize(("told", "statuses"), [(False, [499]), (True, [200])], ids=["before", "after"])
+async def test_a_visitor_who_leaves_is_an_answer_of_its_own_unless_one_has_begun(told, statuses):
+    sent = []
+    begun = asyncio.Event()
+
+    async def run(tell):
+        if told:
+            tell(RequestStatus(request_id="an-id", state=RequestState.IN_QUEUE))
+        else:
+            begun.set()
+        await asyncio.Event().wait()
+
+    async def receive():
+        await begun.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+        begun.set()
+
+    await EventStream(run)({"type": "http", "headers": []}, receive, send)
+    assert [message["status"] for message in sent if message["type"] == "http.response.start"] == statuses
 
 
 async def test_events_are_told_as_they_happen():

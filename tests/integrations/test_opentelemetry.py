@@ -198,6 +198,9 @@ async def test_every_end_is_told_exactly_once(end, client, memory, klein_emulato
     assert memory.outcomes() == {outcome: 1}
     assert span.attributes["flux_klein.outcome"] == outcome
     assert span.attributes.get("error.type") == error_type
+    assert (span.attributes["flux_klein.looks"] == 0) == (
+        error_type in ("InputRejectedError", "SubmissionUncertainError")
+    )
     assert span.name == f"generate_content {MODEL}"
     assert span.status.status_code is (StatusCode.UNSET if error_type is None else StatusCode.ERROR)
     assert memory.counts("flux_klein.generations", "gen_ai.request.model") == {MODEL: 1}
@@ -439,3 +442,61 @@ async def test_without_an_sdk_it_does_nothing_and_breaks_nothing(connect, caplog
     await connect(on_event=Telemetry()).generate(PROMPT)
     assert not trace.get_current_span().is_recording()
     assert [record for record in caplog.records if record.exc_info] == []
+
+
+def test_spans_are_where_they_were_on_the_wall_clock_and_say_who_made_them():
+    memory = clocked(clock=lambda: 500_000_000_000)
+    told(memory, Submitted(at=20.0, request_id="r", seconds=5.0))
+    told(memory, Failed(at=30.0, request_id="r", error_type="GenerationFailedError", error="e"))
+    span, submit, wait = memory.span(), memory.span("flux_klein.submit"), memory.span("flux_klein.wait")
+    instants = [(part.start_time, part.end_time) for part in (span, submit, wait)]
+    assert instants == [(495 * 10**9, 510 * 10**9), (495 * 10**9, 500 * 10**9), (500 * 10**9, 510 * 10**9)]
+    [scope] = memory.reader.get_metrics_data().resource_metrics[0].scope_metrics
+    assert (span.instrumentation_scope.name, scope.scope.name) == ("flux_klein_async", "flux_klein_async")
+
+
+@pytest.mark.parametrize(
+    ("error_type", "outcome"), [("GenerationFailedError", "failed"), ("GenerationCancelledError", "cancelled")]
+)
+def test_an_end_that_two_waited_for_is_told_once(error_type, outcome):
+    memory = clocked()
+    told(memory, *2 * [Failed(at=1.0, request_id="r", error_type=error_type, error="e", seconds=1.0)])
+    assert memory.outcomes() == {outcome: 1}
+
+
+def test_so_many_are_remembered_for_an_hour_unless_told_otherwise():
+    from flux_klein_async.integrations.opentelemetry import Telemetry
+
+    assert Telemetry.__init__.__kwdefaults__["max_open"] == 20_000
+    assert Telemetry.__init__.__kwdefaults__["max_age"] == 3600.0
+
+
+def test_repeats_of_a_request_are_counted_with_it_and_those_of_others_are_not_kept():
+    memory = clocked()
+    told(
+        memory,
+        Submitted(at=0.0, request_id="r", seconds=0.0, call=1),
+        Retrying(at=1.0, attempt=2, seconds=1.0, error="e", kind="read", request_id="r", call=1),
+        Retrying(at=1.0, attempt=2, seconds=1.0, error="e", kind="file", request_id="another", call=2),
+        Retrying(at=1.0, attempt=2, seconds=1.0, error="e"),
+        Looked(at=2.0, request_id="r", look=1, state=None, error="it broke"),
+        Failed(at=3.0, request_id="r", error_type="WaitTimeoutError", error="e", call=1),
+    )
+    assert memory.tell._tries == {}
+    assert memory.span().attributes["flux_klein.retries"] == 1
+    assert memory.counts("flux_klein.retries", "flux_klein.call.kind") == {"read": 1, "file": 1, "unknown": 1}
+    assert memory.span("flux_klein.wait").events[-1].attributes == {"error.message": "it broke"}
+
+
+def test_a_result_that_two_waited_for_and_a_cancel_of_nobodys_change_nothing():
+    memory = clocked()
+    finished = Finished(at=1.0, request_id="r", seconds=1.0, looks=1, lag_max=None, cost_usd=0.01)
+    told(memory, finished, finished, Cancelled(at=2.0, request_id="another", cancelled=True))
+    assert (memory.outcomes(), memory.counts("flux_klein.cost")) == ({"completed": 1}, 0.01)
+    assert memory.span().name == "generate_content"
+
+
+def test_a_cancel_that_was_asked_for_ends_the_generation():
+    memory = clocked()
+    told(memory, Submitted(at=0.0, request_id="r", seconds=0.0), Cancelled(at=1.0, request_id="r", cancelled=True))
+    assert memory.outcomes() == {"cancelled": 1}

@@ -38,11 +38,11 @@ class Memory:
         )
 
     def spans(self, name: str = "generate_content") -> list[ReadableSpan]:
-        """The ended spans whose names begin so, oldest end first."""
-        return [span for span in self.exporter.get_finished_spans() if span.name.startswith(name)]
+        """The ended spans of this name, oldest end first; that of a generation goes on with its model."""
+        return [span for span in self.exporter.get_finished_spans() if name in (span.name, span.name.split()[0])]
 
     def span(self, name: str = "generate_content") -> ReadableSpan:
-        """The one span whose name begins so."""
+        """The one span of this name."""
         [span] = self.spans(name)
         return span
 
