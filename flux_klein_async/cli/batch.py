@@ -190,7 +190,9 @@ async def _run(job: _Job, feed: Feed, stop: Stop) -> ExitCode:
         if job.dry_run:
             look = journal.for_account(service.token_of(address)).items().look if journal is not None else None
             return await _look_ahead(job, feed, client, policy, look, screen)
-        manifest = stack.enter_context(Manifest(job.output_dir / "manifest.jsonl"))
+        # In a thread, as it may be long; what is there already is not written again.
+        opened = asyncio.get_running_loop().run_in_executor(None, Manifest, job.output_dir / "manifest.jsonl")
+        manifest = stack.enter_context(await opened)
         tally.total = feed.total if feed.total is not None else await _rough_total(job)
         begun = asyncio.get_running_loop().time()
         async with metered(screen, tally):

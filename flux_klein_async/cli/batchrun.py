@@ -107,7 +107,8 @@ class BatchRun:
             files=outcome.files,
             recalled=outcome.recalled,
         )
-        self._manifest.append(ended)
+        if not self._unheard(outcome.error):
+            self._manifest.append(ended)
         if outcome.error is not None:
             self._fail(row, outcome.error)
         if self._plan.as_json:
@@ -115,6 +116,10 @@ class BatchRun:
         elif outcome.result is not None:
             for line in [str(path) for path in outcome.paths] or outcome.result.urls:
                 self._screen.out(line)
+
+    def _unheard(self, error: FluxKleinError | None) -> bool:
+        """Whether an item had no turn before the run was stopped; what the manifest says of it stays true."""
+        return self._stopping and isinstance(error, GenerationCancelledError) and error.request_id is None
 
     def _fail(self, row: Row, error: FluxKleinError) -> None:
         if isinstance(error, GenerationCancelledError) and error.charged == "no" and self._stopping:

@@ -127,7 +127,10 @@ def hook() -> None:
         here("line")
         return written
 
-    sqlite3.connect = lambda *given, **more: connect(*given, factory=Deadly, **more)  # type: ignore[assignment]
+    def deadly_connect(*given: Any, factory: type[sqlite3.Connection] = sqlite3.Connection, **more: Any) -> Any:
+        return connect(*given, factory=type("Doomed", (Deadly, factory), {}), **more)
+
+    sqlite3.connect = deadly_connect  # type: ignore[assignment]
     io.open, os.link, os.fsync, os.replace, os.write = (
         deadly_open,
         deadly_link,
