@@ -198,6 +198,8 @@ def test_only_amounts_of_money_can_be_set_aside(run: Run, usd: float, most: floa
 def test_a_cost_that_is_no_amount_is_not_known(run: Run, cost: float) -> None:
     run.write(intent(), entry("submitted", key="k", request_id="r"), entry("completed", request_id="r", cost_usd=cost))
     assert money(run) == (0, 10)
+    run.write(entry("completed", request_id="r", cost_usd=0.004), entry("completed", request_id="r", cost_usd=cost))
+    assert money(run) == (4, 0)
 
 
 def test_accounts_share_neither_orders_nor_money(run: Run) -> None:
