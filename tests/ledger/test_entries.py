@@ -134,6 +134,11 @@ def test_an_id_that_the_service_gave_twice_stands_for_both_orders(run: Run) -> N
     assert money(run) == (20, 0), "rather too much than too little"
 
 
+def test_an_order_keeps_the_id_that_it_has(run: Run) -> None:
+    run.write(intent(), entry("submitted", key="k", request_id="r"), entry("completed", key="k", request_id="s"))
+    assert (order(run.database)["request_id"], order(run.database)["state"]) == ("r", "completed")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
