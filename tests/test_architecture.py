@@ -75,6 +75,7 @@ ORDER = [
     "ledger.database",
     "ledger.entries",
     "ledger.claims",
+    "ledger.writer",
     "ledger.sqlite",
     "ledger.pruning",
     "ledger.reading",

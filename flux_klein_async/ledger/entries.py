@@ -88,7 +88,7 @@ def _afford(db: Database, account: int, reservation: Reservation) -> None:
 def _insert(db: Database, account: int, entry: Entry) -> None:
     now = db.clock()
     reserved = None if entry.reservation is None else to_nano(entry.reservation.usd)
-    cost = None if entry.cost_usd is None else to_nano(entry.cost_usd)
+    cost = _cost(entry)
     files = files_text(entry.files)
     db.db.execute(
         "INSERT INTO orders (account, item, key, request_id, state, run, reserved, cost, created, updated, model,"
@@ -119,13 +119,14 @@ def _change(db: Database, account: int, row: _Row, entry: Entry) -> None:
     """Give an order the state of an entry, if that is stronger, and in any case what the entry knows more."""
     if entry.request_id is not None and row.request_id is None:
         row = _absorb(db, account, row, entry.request_id)
-    before = state = _state(row.state)
+    before = state = EntryState(row.state)
     error = None
     if heeds(before, entry.state):
         state, error = entry.state, _short(entry.error)
     elif not _knows_more(row, entry):
         return
-    cost = row.cost if entry.cost_usd is None else to_nano(entry.cost_usd)
+    told = _cost(entry)
+    cost = row.cost if told is None else told
     files = files_text(entry.files) or row.files
     answer = row.answer if entry.answer is None else entry.answer
     db.db.execute(
@@ -150,7 +151,7 @@ def _change(db: Database, account: int, row: _Row, entry: Entry) -> None:
 def _knows_more(row: _Row, entry: Entry) -> bool:
     """Whether an entry has something to add to an order whose state is stronger than its own."""
     new_id = entry.request_id is not None and row.request_id is None
-    return new_id or entry.cost_usd is not None or entry.answer is not None or entry.files != ()
+    return new_id or _cost(entry) is not None or entry.answer is not None or entry.files != ()
 
 
 def _absorb(db: Database, account: int, row: _Row, request_id: str) -> _Row:
@@ -158,7 +159,7 @@ def _absorb(db: Database, account: int, row: _Row, request_id: str) -> _Row:
     for *found, error in db.db.execute(_NAMELESS, (account, request_id)).fetchall():
         other = _Row(*found)
         db.db.execute("DELETE FROM orders WHERE id = ?", (other.id,))
-        state = _state(other.state)
+        state = EntryState(other.state)
         _charge(db, account, charge(state, other.reserved, other.cost), Charge(0, 0))
         cost = None if other.cost is None else from_nano(other.cost)
         known = Entry(
@@ -183,8 +184,8 @@ def _charge(db: Database, account: int, before: Charge, after: Charge) -> None:
         )
 
 
-def _state(word: str) -> EntryState:
-    return EntryState(word)
+def _cost(entry: Entry) -> int | None:
+    return None if entry.cost_usd is None else to_nano(entry.cost_usd)
 
 
 def _item(item: str | None) -> int | None:

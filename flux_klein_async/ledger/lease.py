@@ -87,7 +87,7 @@ class Lease:
         name = self.journal.name
         for path in list(self.journal.parent.iterdir()):
             run = path.name[len(name) + 1 : -len(".lock")]
-            if path.name == f"{name}-{run}.lock" and _RUN.fullmatch(run) and run != self.run:
+            if path.name == f"{name}-{run}.lock" and _RUN.fullmatch(run):
                 is_alive(self.journal, run)
 
 

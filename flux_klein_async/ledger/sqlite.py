@@ -1,32 +1,21 @@
-"""A journal in one SQLite file, which several processes on one machine may share; the loop is never blocked."""
+"""A journal in one SQLite file, which several processes on one machine may share."""
 
-import asyncio
-import itertools
 import os
-import sqlite3
 import time
-import warnings
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Self
 
-from flux_klein_async.errors import FluxKleinError, JournalError
 from flux_klein_async.ledger.base import Action, Claim, Entry, EntryState
-from flux_klein_async.ledger.claims import WORKING, claim, forget_pass, look
+from flux_klein_async.ledger.claims import claim, look
 from flux_klein_async.ledger.database import Database
 from flux_klein_async.ledger.entries import record
 from flux_klein_async.ledger.transitions import from_nano
-from flux_klein_async.ledger.troubles import trouble
+from flux_klein_async.ledger.writer import Writer
 
 __all__ = ["Account", "Pass", "Spending", "SqliteJournal"]
-
-T = TypeVar("T")
-_MOST: Final = 500  # operations in one transaction: other processes wait for its end
-_Operation = tuple[Callable[[Database], Any], "asyncio.Future[Any]"]
-_Done = tuple["asyncio.Future[Any]", Any, BaseException | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +39,10 @@ class Spending:
 class SqliteJournal:
     """What was paid for, in an SQLite file: durable, shared by processes, and gone on with after any end.
 
-    Use it as `async with SqliteJournal("run.sqlite") as journal, FluxKleinClient(journal=journal) as client`.
+    ```python
+    async with SqliteJournal("run.sqlite") as journal, FluxKleinClient(journal=journal) as client:
+        ...
+    ```
 
     When `record` returns, the entry is on the disk (WAL with `synchronous=FULL`: it survives a power cut as far as the
     disk keeps its word). What is recorded at the same time shares one transaction. The file is made at the first use,
@@ -73,32 +65,17 @@ class SqliteJournal:
         resubmit_uncertain: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._thread: ThreadPoolExecutor | None = None  # first: `__del__` asks for them, whatever comes of the rest
-        self._closing: asyncio.Task[None] | None = None
         self.path = Path(path).absolute()
         again = {EntryState.REFUSED}
         if retry_failed:
             again.add(EntryState.FAILED)
         if resubmit_uncertain:
             again.add(EntryState.UNCERTAIN)
-        self._again = frozenset(again)
-        self._clock = clock
-        self._passes = itertools.count(1)
-        self._ended_passes: list[int] = []
-        self._waiting: list[_Operation] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._database: Database | None = None
-        self._job: asyncio.Future[list[_Done]] | None = None
-        self._nameless = Account(self, "")
+        self._writer = Writer(self.path, clock)
+        self._nameless = Account(self._writer, "", frozenset(again))
 
     def __repr__(self) -> str:
         return f"SqliteJournal({str(self.path)!r})"
-
-    def __del__(self) -> None:
-        if self._thread is not None and self._closing is None:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-
-    # --- life
 
     async def __aenter__(self) -> Self:
         try:
@@ -117,7 +94,7 @@ class SqliteJournal:
         Raises:
             JournalError: It cannot be read or written, or is none.
         """
-        await self.operate(lambda _: None)
+        await self._writer.operate(lambda _: None)
 
     async def aclose(self) -> None:
         """Write what is still to be written, and close the file; once is enough.
@@ -125,30 +102,7 @@ class SqliteJournal:
         Raises:
             JournalError: It could not be closed as it should.
         """
-        if self._closing is None:
-            self._bind()
-            self._closing = asyncio.ensure_future(self._close())
-        await asyncio.shield(self._closing)
-
-    async def _close(self) -> None:
-        while self._job is not None:
-            await asyncio.wait([self._job])
-        if self._thread is None:
-            return
-        try:
-            await self._bind().run_in_executor(self._thread, self._close_database)
-        finally:
-            self._thread.shutdown(wait=False)
-
-    def _close_database(self) -> None:
-        if self._database is not None:
-            database, self._database = self._database, None
-            try:
-                database.close()
-            except (OSError, sqlite3.Error) as error:
-                raise trouble(self.path, error) from error
-
-    # --- what a client uses
+        await self._writer.aclose()
 
     async def record(self, entry: Entry) -> None:
         """Return once the entry is on the disk, in the account without a name.
@@ -173,130 +127,24 @@ class SqliteJournal:
 
     def for_account(self, token: str) -> "Account":
         """The entries and items of one account; its token is not written down, a salted hash of it is."""
-        return Account(self, token)
-
-    # --- one thread, one transaction for all that came meanwhile
-
-    async def operate(self, operation: Callable[[Database], T]) -> T:
-        """Run an operation in the thread, in a transaction; it is run to its end even if its caller gives up.
-
-        Raises:
-            JournalError: The file cannot be read or written; then nothing of it was written.
-        """
-        if self._closing is not None:
-            raise JournalError(f"The journal {self.path} is closed")
-        future: asyncio.Future[T] = self._bind().create_future()
-        self._waiting.append((operation, future))
-        if self._job is None:
-            self._go_on()
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled() and future.exception() is None:
-                self._unclaim(future.result())  # it came in the very instant in which its caller was cancelled
-            raise
-
-    def new_pass(self) -> int:
-        """A number for a pass over items."""
-        return next(self._passes)
-
-    def end_pass(self, number: int) -> None:
-        """What came in a pass can be forgotten. Callable from any thread."""
-        self._ended_passes.append(number)
-
-    def claim_as(self, account: str, number: int, model: str, body: bytes, item_id: str | None) -> Callable[..., Claim]:
-        """The operation that claims an item."""
-
-        def operation(database: Database) -> Claim:
-            return claim(database, account, number, model, body, item_id, self._again)
-
-        return operation
-
-    def look_as(self, account: str, number: int, model: str, body: bytes, item_id: str | None) -> Callable[..., Action]:
-        """The operation that looks at an item."""
-
-        def operation(database: Database) -> Action:
-            return look(database, account, number, model, body, item_id, self._again)
-
-        return operation
-
-    def release_item(self, claim: Claim) -> None:
-        """This run has nothing under way for the item any more."""
-        if self._database is not None and claim.action in WORKING:
-            self._database.taken.discard(int(claim.item))
-
-    def _bind(self) -> asyncio.AbstractEventLoop:
-        loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
-            raise JournalError(
-                f"The journal {self.path} was first used in another event loop; make one object for each loop"
-            )
-        return loop
-
-    def _go_on(self) -> None:
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="flux-klein-journal")
-        batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
-        self._job = self._bind().run_in_executor(self._thread, self._commit, batch)
-        self._job.add_done_callback(self._committed)
-
-    def _committed(self, job: "asyncio.Future[list[_Done]]") -> None:
-        self._job = None
-        for future, value, error in job.result():
-            if future.done():  # its caller has given up
-                self._unclaim(value)
-            elif error is None:
-                future.set_result(value)
-            else:
-                future.set_exception(error)
-        if self._waiting:
-            self._go_on()
-
-    def _unclaim(self, value: object) -> None:
-        if isinstance(value, Claim):
-            self.release_item(value)
-
-    def _commit(self, batch: list[_Operation]) -> list[_Done]:
-        """In the thread: all operations in one transaction. What one refuses concerns it alone."""
-        done: list[_Done] = []
-        try:
-            database = self._opened()
-            with database.writing():
-                while self._ended_passes:
-                    forget_pass(database, self._ended_passes.pop())
-                for operation, future in batch:
-                    done.append(_attempt(database, operation, future))
-        except Exception as error:  # noqa: BLE001  # whatever it is, each caller gets to know
-            for _, value, _ in done:
-                self._unclaim(value)
-            return [(future, None, self._failure(error)) for _, future in batch]
-        return done
-
-    def _opened(self) -> Database:
-        if self._database is None:
-            self._database = Database.open(self.path.resolve(), self._clock)
-        return self._database
-
-    def _failure(self, error: Exception) -> JournalError:
-        """One for each caller: an error that is raised twice mixes up their tracebacks."""
-        if isinstance(error, JournalError):
-            return JournalError(*error.args, cause=error.cause)
-        failure = trouble(self.path, error)
-        failure.__cause__ = error
-        return failure
+        return self._nameless.beside(token)
 
 
 class Account:
     """The entries and items of one account in a journal."""
 
-    def __init__(self, journal: SqliteJournal, token: str) -> None:
-        self._journal = journal
+    def __init__(self, writer: Writer, token: str, again: frozenset[EntryState]) -> None:
+        """`again`: the ends after which an item is submitted once more."""
+        self._writer = writer
         self._token = token
+        self._again = again
 
     def __repr__(self) -> str:
-        return f"Account({self._journal!r})"
+        return f"Account({str(self._writer.path)!r})"
+
+    def beside(self, token: str) -> "Account":
+        """Another account in the same journal."""
+        return Account(self._writer, token, self._again)
 
     async def record(self, entry: Entry) -> None:
         """Return once the entry is on the disk.
@@ -306,11 +154,11 @@ class Account:
             BudgetExceededError: The money to be reserved with an intent is more than is left.
         """
         token = self._token
-        await self._journal.operate(lambda database: record(database, token, entry))
+        await self._writer.operate(lambda database: record(database, token, entry))
 
     def items(self) -> "Pass":
         """Begin a pass over items."""
-        return Pass(self._journal, self._token)
+        return Pass(self._writer, self._token, self._again)
 
     async def spent(self) -> Spending:
         """What the account has spent.
@@ -318,7 +166,7 @@ class Account:
         Raises:
             JournalError: The file cannot be read.
         """
-        return await self._journal.operate(self._spent)
+        return await self._writer.operate(self._spent)
 
     def _spent(self, database: Database) -> Spending:
         account = database.account(self._token)
@@ -329,29 +177,23 @@ class Account:
 class Pass:
     """One pass over items."""
 
-    def __init__(self, journal: SqliteJournal, token: str) -> None:
-        self._journal = journal
+    def __init__(self, writer: Writer, token: str, again: frozenset[EntryState]) -> None:
+        self._writer = writer
         self._token = token
-        self._number = journal.new_pass()
-        weakref.finalize(self, journal.end_pass, self._number).atexit = False
+        self._again = again
+        self._number = writer.begin_pass()
+        weakref.finalize(self, writer.end_pass, self._number).atexit = False
 
     async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
         """As `Items` says."""
-        return await self._journal.operate(self._journal.claim_as(self._token, self._number, model, body, item_id))
+        token, number, again = self._token, self._number, self._again
+        return await self._writer.operate(lambda database: claim(database, token, number, model, body, item_id, again))
 
     async def look(self, model: str, body: bytes, item_id: str | None) -> Action:
         """What `claim` would say is to be done with an item; it is not taken."""
-        return await self._journal.operate(self._journal.look_as(self._token, self._number, model, body, item_id))
+        token, number, again = self._token, self._number, self._again
+        return await self._writer.operate(lambda database: look(database, token, number, model, body, item_id, again))
 
     def release(self, claim: Claim) -> None:
         """As `Items` says."""
-        self._journal.release_item(claim)
-
-
-def _attempt(database: Database, operation: Callable[[Database], Any], future: "asyncio.Future[Any]") -> _Done:
-    try:
-        return future, operation(database), None
-    except FluxKleinError as error:
-        return future, None, error
-    except (UnicodeEncodeError, OverflowError) as error:  # what SQLite cannot hold, found before anything was written
-        return future, None, JournalError("An entry cannot be written down", cause=f"{type(error).__name__}: {error}")
+        self._writer.release(claim)

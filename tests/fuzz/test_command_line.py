@@ -49,9 +49,12 @@ OPTIONS: dict[str, st.SearchStrategy[str]] = {
     "--seed": sizes,
     "--store": words,
     "--look-cost": seconds,
+    "--journal": words,
+    "--older-than": seconds,
+    "--state": words,
 }
 FLAGS = ["--no-download", "--json", "--quiet", "--help", "--version", "--", "-", "--jso", "-j", "--no-such"]
-COMMANDS = ["generate", "status", "result", "cancel", "explain", "price", "", "batch", "Generate", "--"]
+COMMANDS = ["generate", "status", "result", "cancel", "explain", "price", "journal", "", "batch", "Generate", "--"]
 
 
 @st.composite

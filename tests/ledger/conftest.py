@@ -1,9 +1,12 @@
 """A journal's file, and runs that use it; each is closed after the test."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
+
+from flux_klein_async.ledger.sqlite import SqliteJournal
 
 from .helpers import Run
 
@@ -30,3 +33,9 @@ def start(path: Path) -> Iterator[Callable[[], Run]]:
 @pytest.fixture
 def run(start: Callable[[], Run]) -> Run:
     return start()
+
+
+@pytest_asyncio.fixture
+async def journal(path: Path) -> AsyncIterator[SqliteJournal]:
+    async with SqliteJournal(path, clock=lambda: 1000.0) as journal:
+        yield journal

@@ -1,6 +1,8 @@
 """Journals as tests use them: opened in the test's own thread, or by another process."""
 
 import signal
+import sqlite3
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from flux_klein_async.ledger.claims import WORKING, claim
 from flux_klein_async.ledger.database import Database
 from flux_klein_async.ledger.entries import record
 
-__all__ = ["AGAIN", "Run", "child", "entry", "order", "orders", "write"]
+__all__ = ["AGAIN", "Run", "child", "content", "delete", "entry", "files", "mode", "order", "orders", "states", "write"]
 
 AGAIN = frozenset({EntryState.REFUSED})
 
@@ -99,3 +101,27 @@ def child(code: str, *arguments: object) -> Iterator["subprocess.Popen[str]"]:
         process.wait()
         process.stdin.close()
         process.stdout.close()
+
+
+def states(path: Path) -> list[str]:
+    """As another program reads them, which sees what was committed."""
+    db = sqlite3.connect(path)
+    found = [state for [state] in db.execute("SELECT state FROM orders ORDER BY id")]
+    db.close()
+    return found
+
+
+def files(path: Path) -> list[str]:
+    return sorted(found.name for found in path.parent.iterdir())
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def content(path: Path) -> bytes:
+    return b"".join(found.read_bytes() for found in sorted(path.parent.iterdir()) if found.is_file())
+
+
+def delete(path: Path) -> None:
+    path.unlink()

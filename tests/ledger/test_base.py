@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from flux_klein_async.ledger.base import Entry, EntryState, NoBudget, SpendingLimit
+from flux_klein_async.ledger.base import Action, Claim, Entry, EntryState, NoBudget, SpendingLimit
 from flux_klein_async.models import ModelInfo
 
 ENTRY = Entry(state=EntryState.SUBMITTING, key="k-1", model="a/b", body=b'{"prompt": "a"}')
@@ -38,6 +38,13 @@ def test_an_entry_is_empty_but_for_its_state() -> None:
         "files": (),
         "error": None,
     }
+
+
+def test_what_is_shown_holds_no_prompt() -> None:
+    assert repr(ENTRY) == "Entry(state=submitting, key='k-1', model='a/b')"
+    claim = Claim(item="1", action=Action.KEEP, request_id="r", answer=b'{"prompt": "a"}')
+    assert repr(claim) == "Claim(item='1', action=keep, request_id='r')"
+    assert repr(NoBudget()) == "NoBudget()"
 
 
 def test_an_entry_cannot_be_changed() -> None:

@@ -135,6 +135,20 @@ def test_a_byte_that_changed(sound: Content, right: Looked, folder: Path, place:
     judge(Looked(folder, bytes(content)), right)
 
 
+@pytest.mark.parametrize("name", [b"id:item 5", b"id:item 21", b"key 13", b"request 12"])
+def test_what_stands_in_table_and_index_is_damaged_in_neither(
+    sound: Content, right: Looked, folder: Path, name: bytes
+) -> None:
+    places = [place for place in range(len(sound)) if sound.startswith(name, place)]
+    assert len(places) >= 2
+    for place in places:
+        content = bytearray(sound)
+        content[place + len(name) - 1] ^= 1
+        looked = Looked(folder, bytes(content))
+        judge(looked, right)
+        assert looked.told
+
+
 @given(length=st.integers(0, LENGTH))
 def test_a_file_that_was_cut_off(sound: Content, right: Looked, folder: Path, length: int) -> None:
     looked = Looked(folder, sound[:length])

@@ -134,6 +134,11 @@ def test_an_id_that_the_service_gave_twice_stands_for_both_orders(run: Run) -> N
     assert money(run) == (20, 0), "rather too much than too little"
 
 
+def test_an_order_keeps_the_id_that_it_has(run: Run) -> None:
+    run.write(intent(), entry("submitted", key="k", request_id="r"), entry("completed", key="k", request_id="s"))
+    assert (order(run.database)["request_id"], order(run.database)["state"]) == ("r", "completed")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -198,6 +203,8 @@ def test_only_amounts_of_money_can_be_set_aside(run: Run, usd: float, most: floa
 def test_a_cost_that_is_no_amount_is_not_known(run: Run, cost: float) -> None:
     run.write(intent(), entry("submitted", key="k", request_id="r"), entry("completed", request_id="r", cost_usd=cost))
     assert money(run) == (0, 10)
+    run.write(entry("completed", request_id="r", cost_usd=0.004), entry("completed", request_id="r", cost_usd=cost))
+    assert money(run) == (4, 0)
 
 
 def test_accounts_share_neither_orders_nor_money(run: Run) -> None:

@@ -6,57 +6,23 @@ import logging
 import os
 import re
 import sqlite3
-import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
-from flux_klein_async.emulator import VirtualTimeLoop
-from flux_klein_async.errors import BudgetExceededError, InvalidInputError, JournalError
+from flux_klein_async.errors import JournalError
 from flux_klein_async.ledger.base import Action, Ledger, Reservation
 from flux_klein_async.ledger.database import Database
 from flux_klein_async.ledger.sqlite import Spending, SqliteJournal
 
-from .helpers import child, entry
+from .helpers import child, content, delete, entry, files, mode, states
 from .test_schema import STRANGERS
-
-
-@pytest_asyncio.fixture
-async def journal(path: Path) -> AsyncIterator[SqliteJournal]:
-    async with SqliteJournal(path, clock=lambda: 1000.0) as journal:
-        yield journal
-
-
-def states(path: Path) -> list[str]:
-    """As another program reads them, which sees what was committed."""
-    db = sqlite3.connect(path)
-    found = [state for [state] in db.execute("SELECT state FROM orders ORDER BY id")]
-    db.close()
-    return found
-
-
-def files(path: Path) -> list[str]:
-    return sorted(found.name for found in path.parent.iterdir())
-
-
-def mode(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode)
-
-
-def delete(path: Path) -> None:
-    path.unlink()
-
-
-def content(path: Path) -> bytes:
-    return b"".join(found.read_bytes() for found in sorted(path.parent.iterdir()) if found.is_file())
-
 
 # --- life
 
@@ -84,131 +50,6 @@ async def test_one_that_was_never_used_makes_no_file(path: Path) -> None:
     assert repr(journal) == f"SqliteJournal('{path}')"
 
 
-async def test_closing_waits_for_what_is_being_written(path: Path) -> None:
-    journal = SqliteJournal(path)
-    writing = [asyncio.ensure_future(journal.record(entry("submitting", key=str(number)))) for number in range(700)]
-    await asyncio.sleep(0)
-    await asyncio.gather(journal.aclose(), journal.aclose())
-    await asyncio.gather(*writing)
-    assert len(states(path)) == 700
-
-
-async def test_one_that_was_dropped_unclosed_says_so(path: Path) -> None:
-    journal = SqliteJournal(path)
-    await journal.open()
-    database, thread = journal._database, journal._thread
-    assert database is not None
-    assert thread is not None
-    thread.submit(int).result()  # the thread is done with its last job, and with the journal
-    with pytest.warns(ResourceWarning, match="unclosed SqliteJournal"):
-        del journal
-        gc.collect()
-    thread.submit(database.close).result()
-
-
-def test_one_object_belongs_to_one_loop(path: Path) -> None:
-    journal = SqliteJournal(path)
-
-    async def elsewhere() -> None:
-        for use in (journal.open, journal.spent, journal.aclose):
-            with pytest.raises(JournalError, match="another event loop"):
-                await use()
-
-    with asyncio.Runner() as runner:
-        runner.run(journal.open())
-        asyncio.run(elsewhere())
-        runner.run(journal.aclose())
-
-
-def test_virtual_time_stands_still_while_it_writes(path: Path) -> None:
-    async def body() -> float:
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(3600, lambda: None)
-        async with SqliteJournal(path) as journal:
-            for number in range(20):
-                await journal.record(entry("submitting", key=str(number)))
-            at = loop.time()
-        timer.cancel()
-        return at
-
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        assert runner.run(body()) == 0.0
-    assert len(states(path)) == 20
-
-
-# --- many callers
-
-
-async def test_what_comes_while_it_writes_shares_one_transaction(journal: SqliteJournal, path: Path) -> None:
-    await journal.record(entry("submitting", key="first"))
-    commits = []
-    assert journal._database is not None
-    await journal.operate(lambda database: database.db.set_trace_callback(commits.append))
-    commits.clear()
-    await asyncio.gather(*(journal.record(entry("submitting", key=str(number))) for number in range(64)))
-    await journal.operate(lambda database: database.db.set_trace_callback(None))
-    assert 1 <= commits.count("COMMIT") <= 3
-    assert len(states(path)) == 65
-
-
-async def test_the_loop_goes_on_while_another_program_holds_the_file(journal: SqliteJournal, path: Path) -> None:
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    writing = asyncio.ensure_future(journal.record(entry("submitting", key="k")))
-    for _ in range(50):
-        await asyncio.sleep(0)
-    assert not writing.done()
-    other.execute("COMMIT")
-    other.close()
-    await writing
-
-
-async def test_what_one_entry_is_refused_for_concerns_it_alone(journal: SqliteJournal, path: Path) -> None:
-    reservation = Reservation(usd=0.01, max_usd=0.02)
-    items = journal.items()
-    ended = await asyncio.gather(
-        *(journal.record(entry("submitting", key=f"k{number}", reservation=reservation)) for number in range(4)),
-        journal.record(entry("submitting", key="\ud800")),
-        items.claim("a/b", b"{}", "i"),
-        items.claim("a/b", b"{}", "i"),
-        journal.record(entry("submitting", key="without")),
-        return_exceptions=True,
-    )
-    assert [type(one) for one in ended[:5]] == [type(None)] * 2 + [BudgetExceededError] * 2 + [JournalError]
-    assert (getattr(ended[5], "action", None), type(ended[6]), ended[7]) == (Action.SUBMIT, InvalidInputError, None)
-    assert states(path) == ["submitting"] * 3
-
-
-async def test_an_entry_is_written_even_if_its_caller_gives_up(journal: SqliteJournal, path: Path) -> None:
-    writing = asyncio.ensure_future(journal.record(entry("submitting", key="k")))
-    await asyncio.sleep(0)
-    writing.cancel()
-    await journal.open()
-    assert writing.cancelled()
-    assert states(path) == ["submitting"]
-
-
-async def test_an_item_claimed_for_a_caller_who_gave_up_is_free(journal: SqliteJournal) -> None:
-    claiming = asyncio.ensure_future(journal.items().claim("a/b", b"{}", None))
-    await asyncio.sleep(0)
-    claiming.cancel()
-    await journal.open()
-    assert (await journal.items().claim("a/b", b"{}", None)).action is Action.SUBMIT
-
-
-async def test_an_item_claimed_in_the_instant_in_which_its_caller_gives_up_is_free(journal: SqliteJournal) -> None:
-    async def give_up() -> None:
-        await journal.open()
-        claiming.cancel()  # between the claim's result and the step of the task that waits for it
-
-    giving_up = asyncio.ensure_future(give_up())
-    claiming = asyncio.ensure_future(journal.items().claim("a/b", b"{}", None))
-    await giving_up
-    with pytest.raises(asyncio.CancelledError):
-        await claiming
-    assert (await journal.items().claim("a/b", b"{}", None)).action is Action.SUBMIT
-
-
 async def test_a_released_item_can_be_claimed_again_and_one_that_is_not_cannot(journal: SqliteJournal) -> None:
     items = journal.items()
     claimed = await items.claim("a/b", b"{}", None)
@@ -217,18 +58,6 @@ async def test_a_released_item_can_be_claimed_again_and_one_that_is_not_cannot(j
     assert (taken.action, (await journal.items().claim("a/b", b"{}", None)).action) == (Action.TAKEN, Action.TAKEN)
     items.release(claimed)
     assert (await journal.items().claim("a/b", b"{}", None)).action is Action.SUBMIT
-
-
-async def test_a_pass_that_nobody_goes_on_with_is_forgotten(journal: SqliteJournal) -> None:
-    def remembered(database: Any) -> int:
-        return int(database.db.execute("SELECT count(*) FROM temp.seen").fetchone()[0])
-
-    items = journal.items()
-    await items.claim("a/b", b"{}", None)
-    assert await journal.operate(remembered) == 1
-    del items
-    gc.collect()
-    assert await journal.operate(remembered) == 0
 
 
 # --- accounts
@@ -248,14 +77,16 @@ async def test_the_token_is_nowhere(path: Path, caplog: pytest.LogCaptureFixture
     assert b"secret" not in held + content(path)
 
 
+def account_names(database: Database) -> list[object]:
+    return database.db.execute("SELECT name FROM accounts").fetchall()
+
+
 async def test_an_account_is_known_again_in_the_same_journal_alone(tmp_path: Path) -> None:
     names = []
     for name in ("one", "one", "two"):
         async with SqliteJournal(tmp_path / name) as journal:
             await journal.for_account("token").record(entry("completed", request_id="r", cost_usd=0.01))
-            names.append(
-                await journal.operate(lambda database: database.db.execute("SELECT name FROM accounts").fetchall())
-            )
+            names.append(await journal._writer.operate(account_names))
             assert (await journal.for_account("token").spent()).usd == 0.01
     assert names[0] == names[1] != names[2]
 
@@ -350,31 +181,6 @@ async def test_failures_are_run_again_where_that_is_wanted(path: Path) -> None:
 # --- trouble
 
 
-async def test_a_database_error_fails_all_that_shared_the_transaction(journal: SqliteJournal, path: Path) -> None:
-    def fail(_: object) -> None:
-        raise sqlite3.OperationalError("odd")
-
-    items = journal.items()
-    ended = await asyncio.gather(
-        journal.record(entry("submitting", key="k")),
-        items.claim("a/b", b"{}", None),
-        journal.operate(fail),
-        return_exceptions=True,
-    )
-    shared = [one for one in ended if isinstance(one, JournalError)]
-    assert ended[2] in shared
-    assert len({id(one) for one in shared}) == len(shared), "each caller has an error of its own"
-    assert (await journal.items().claim("a/b", b"{}", None)).action is Action.SUBMIT, "nobody was told that he has it"
-    await journal.record(entry("submitting", key="k2"))
-
-
-async def test_a_clock_that_raises_ends_no_wait_without_an_answer(path: Path) -> None:
-    ticks = iter([1.0])
-    async with SqliteJournal(path, clock=lambda: next(ticks)) as journal:
-        with pytest.raises(JournalError, match="cannot be used: StopIteration"):
-            await journal.record(entry("submitting", key="k"))
-
-
 async def test_a_journal_that_was_deleted_under_it_is_an_error(journal: SqliteJournal, path: Path) -> None:
     delete(path)
     with pytest.raises(JournalError, match="deleted or replaced"):
@@ -460,8 +266,8 @@ async def test_what_is_no_journal_is_left_as_it_is(path: Path, stranger: Callabl
 async def test_a_file_that_another_program_holds_for_too_long_is_an_error(
     journal: SqliteJournal, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert journal._database is not None
-    await journal.operate(lambda database: database.db.execute("PRAGMA busy_timeout = 10"))
+    assert journal._writer._database is not None
+    await journal._writer.operate(lambda database: database.db.execute("PRAGMA busy_timeout = 10"))
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     for _ in range(2):
@@ -482,28 +288,15 @@ async def test_a_full_disk_is_an_error_and_the_journal_goes_on_when_there_is_roo
         return lambda database: database.db.execute(f"PRAGMA max_page_count = {pages}")
 
     await journal.record(entry("submitting", key="before"))
-    await journal.operate(room(1))  # no more than there are
+    await journal._writer.operate(room(1))  # no more than there are
     large = [entry("submitting", key=str(number), body=b"x" * 20_000) for number in range(3)]
     ended = await asyncio.gather(*map(journal.record, large), return_exceptions=True)
     assert {type(one) for one in ended} == {JournalError}
     assert "make room, then go on with the same journal" in str(ended[0])
     assert states(path) == ["submitting"]
-    await journal.operate(room(1_000_000))
+    await journal._writer.operate(room(1_000_000))
     await journal.record(large[0])
     assert states(path) == ["submitting"] * 2
-
-
-async def test_one_that_could_not_be_opened_can_be_tried_again(path: Path) -> None:
-    journal = SqliteJournal(path.parent / "folder" / "run.sqlite")
-    with pytest.raises(JournalError):
-        await journal.open()
-    make_folder(path.parent / "folder")
-    await journal.record(entry("submitting", key="k"))
-    await journal.aclose()
-
-
-def make_folder(path: Path) -> None:
-    path.mkdir()
 
 
 async def test_one_that_cannot_be_opened_leaves_nothing_open(path: Path) -> None:
@@ -511,20 +304,6 @@ async def test_one_that_cannot_be_opened_leaves_nothing_open(path: Path) -> None
         async with SqliteJournal(path.parent):
             raise AssertionError
     gc.collect()  # would warn
-
-
-async def test_trouble_while_closing_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    journal = SqliteJournal(path)
-    await journal.open()
-    close = Database.close
-
-    def fail(database: Database) -> None:
-        close(database)
-        raise sqlite3.OperationalError("odd")
-
-    monkeypatch.setattr(Database, "close", fail)
-    with pytest.raises(JournalError, match="odd"):
-        await journal.aclose()
 
 
 def test_nonsense_for_a_path_is_one_error() -> None:
