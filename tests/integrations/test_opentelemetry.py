@@ -500,3 +500,27 @@ def test_a_cancel_that_was_asked_for_ends_the_generation():
     memory = clocked()
     told(memory, Submitted(at=0.0, request_id="r", seconds=0.0), Cancelled(at=1.0, request_id="r", cancelled=True))
     assert memory.outcomes() == {"cancelled": 1}
+
+
+def test_a_duration_is_labelled_as_the_page_says():
+    memory = clocked()
+    told(memory, Submitted(at=20.0, request_id="r", seconds=5.0, model="m"))
+    told(memory, Failed(at=30.0, request_id="r", error_type="GenerationFailedError", error="e"))
+    [point] = memory.points()["gen_ai.client.operation.duration"]
+    assert point.sum == 15.0
+    common = {"gen_ai.request.model": "m", "error.type": "GenerationFailedError"}
+    assert point.attributes == {
+        "gen_ai.operation.name": "generate_content",
+        "gen_ai.provider.name": "runcomfy",
+        **common,
+    }
+    [count] = memory.points()["flux_klein.generations"]
+    assert count.attributes == {"flux_klein.outcome": "failed", **common}
+
+
+def test_what_was_given_up_and_ends_later_is_linked_to_where_that_was_said():
+    memory = clocked(max_open=1)
+    told(memory, *(Submitted(at=0.0, request_id=name, seconds=0.0) for name in ("r", "s")))
+    told(memory, Finished(at=1.0, request_id="r", seconds=1.0, looks=1, lag_max=None, cost_usd=None))
+    given_up, finished = memory.spans()
+    assert [link.context.span_id for link in finished.links] == [given_up.context.span_id]
