@@ -6,6 +6,7 @@ hooked: the system ends the process in the write that would take a file beyond N
 are on the disk.
 """
 
+import builtins
 import io
 import os
 import resource
@@ -89,17 +90,24 @@ class HalfWritten(io.BufferedWriter):
         return super().write(data)
 
 
+class Appended(io.FileIO):
+    """A manifest that may not live to the end of a line."""
+
+    def write(self, data: Any) -> int:
+        if due("half a line"):
+            super().write(data[: len(data) // 2])
+            die()
+        written = super().write(data)
+        here("line")
+        return written
+
+
 def hook() -> None:
-    connect, opened, link, sync, replace, write = (
-        sqlite3.connect,
-        io.open,
-        os.link,
-        os.fsync,
-        os.replace,
-        os.write,
-    )
+    connect, opened, link, sync, replace = sqlite3.connect, io.open, os.link, os.fsync, os.replace
 
     def deadly_open(file: Any, mode: str = "r", *rest: Any, **more: Any) -> Any:
+        if more.get("buffering") == 0:
+            return Appended(file, mode, opener=more.get("opener"))
         handle = opened(file, mode, *rest, **more)
         return HalfWritten(handle.detach()) if mode == "xb" else handle
 
@@ -117,27 +125,12 @@ def hook() -> None:
         replace(*paths, **more)
         here("named")
 
-    def deadly_write(handle: int, data: Any) -> int:
-        if not bytes(data).lstrip().startswith(b"{"):  # none of the manifest's
-            return write(handle, data)
-        if due("half a line"):
-            write(handle, data[: len(data) // 2])
-            die()
-        written = write(handle, data)
-        here("line")
-        return written
-
     def deadly_connect(*given: Any, factory: type[sqlite3.Connection] = sqlite3.Connection, **more: Any) -> Any:
         return connect(*given, factory=type("Doomed", (Deadly, factory), {}), **more)
 
     sqlite3.connect = deadly_connect  # type: ignore[assignment]
-    io.open, os.link, os.fsync, os.replace, os.write = (
-        deadly_open,
-        deadly_link,
-        deadly_sync,
-        deadly_replace,
-        deadly_write,
-    )
+    builtins.open = io.open = deadly_open
+    os.link, os.fsync, os.replace = deadly_link, deadly_sync, deadly_replace
 
 
 if __name__ == "__main__":
