@@ -20,6 +20,17 @@ _BY_KEY: Final = f"SELECT {_COLUMNS} FROM orders WHERE account = ? AND key = ?" 
 _BY_REQUEST: Final = f"SELECT {_COLUMNS} FROM orders WHERE account = ? AND request_id = ?"  # noqa: S608
 _NAMELESS: Final = f"SELECT {_COLUMNS}, error FROM orders WHERE account = ? AND request_id = ? AND key IS NULL"  # noqa: S608
 
+_INSERT: Final = (
+    "INSERT INTO orders (account, item, key, request_id, state, run, reserved, cost, created, updated, model, error,"
+    " files, answer, digest, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+)
+_FACTS: Final = (
+    "state = ?, cost = ?, files = ?, answer = ?, digest = ?, error = CASE WHEN ? THEN error ELSE ? END, updated = ?"
+)
+_UPDATE: Final = f"UPDATE orders SET {_FACTS} WHERE id = ?"  # noqa: S608
+# Apart: a column that is set is taken out of its index and put in again, even where it stays what it was.
+_UPDATE_WITH_ID: Final = f"UPDATE orders SET {_FACTS}, request_id = ? WHERE id = ?"  # noqa: S608
+
 
 class _Row(NamedTuple):
     id: int
@@ -66,8 +77,6 @@ def _intend(db: Database, account: int, entry: Entry) -> None:
         raise JournalError("An intent needs the key of its submit")
     if entry.reservation is not None:
         _afford(db, account, entry.reservation)
-    if db.db.execute(_BY_KEY, (account, entry.key)).fetchone() is not None:
-        raise JournalError(f"The submit {entry.key} was written down before")
     _insert(db, account, entry)
 
 
@@ -90,9 +99,8 @@ def _insert(db: Database, account: int, entry: Entry) -> None:
     reserved = None if entry.reservation is None else to_nano(entry.reservation.usd)
     cost = _cost(entry)
     files = files_text(entry.files)
-    db.db.execute(
-        "INSERT INTO orders (account, item, key, request_id, state, run, reserved, cost, created, updated, model,"
-        " error, files, answer, digest, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    cursor = db.db.execute(
+        _INSERT,
         (
             account,
             _item(entry.item),
@@ -112,6 +120,8 @@ def _insert(db: Database, account: int, entry: Entry) -> None:
             entry.body,
         ),
     )
+    if not cursor.rowcount:
+        raise JournalError(f"The submit {entry.key} was written down before")
     _charge(db, account, Charge(0, 0), charge(entry.state, reserved, cost))
 
 
@@ -129,22 +139,11 @@ def _change(db: Database, account: int, row: _Row, entry: Entry) -> None:
     cost = row.cost if told is None else told
     files = files_text(entry.files) or row.files
     answer = row.answer if entry.answer is None else entry.answer
-    db.db.execute(
-        "UPDATE orders SET state = ?, request_id = coalesce(request_id, ?), cost = ?, files = ?, answer = ?,"
-        " digest = ?, error = CASE WHEN ? THEN error ELSE ? END, updated = ? WHERE id = ?",
-        (
-            state.value,
-            entry.request_id,
-            cost,
-            files,
-            answer,
-            seal(files, answer),
-            state is before,
-            error,
-            db.clock(),
-            row.id,
-        ),
-    )
+    facts = (state.value, cost, files, answer, seal(files, answer), state is before, error, db.clock())
+    if row.request_id is None and entry.request_id is not None:
+        db.db.execute(_UPDATE_WITH_ID, (*facts, entry.request_id, row.id))
+    else:
+        db.db.execute(_UPDATE, (*facts, row.id))
     _charge(db, account, charge(before, row.reserved, row.cost), charge(state, row.reserved, cost))
 
 

@@ -100,6 +100,7 @@ def test_an_error_stays_with_the_state_that_it_explains(run: Run) -> None:
     run.write(entry("submitted", key="k", request_id="r"))
     assert order(run.database)["error"] is None
     run.write(entry("failed", request_id="r", error="\ud800" + "x" * 5000))
+    run.write(entry("failed", request_id="r", cost_usd=0.01, error="again"))
     error = order(run.database)["error"]
     assert error.startswith("\\ud800xxx")
     assert len(error) < 2200

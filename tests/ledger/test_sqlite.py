@@ -167,6 +167,16 @@ async def test_a_killed_process_leaves_what_it_recorded_and_holds_nothing(path: 
         assert (await journal.items().claim("a/b", b"{}", None)).action is Action.SUBMIT
 
 
+async def test_one_that_is_used_through_a_link_is_the_same_journal(
+    journal: SqliteJournal, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    link = tmp_path_factory.mktemp("elsewhere") / "link.sqlite"
+    link.symlink_to(journal.path)
+    async with SqliteJournal(link) as other:
+        await other.items().claim("a/b", b"{}", None)
+        assert (await journal.items().claim("a/b", b"{}", None)).action is Action.TAKEN
+
+
 async def test_failures_are_run_again_where_that_is_wanted(path: Path) -> None:
     async with SqliteJournal(path) as journal:
         claimed = await journal.items().claim("a/b", b"{}", None)
@@ -183,8 +193,11 @@ async def test_failures_are_run_again_where_that_is_wanted(path: Path) -> None:
 
 async def test_a_journal_that_was_deleted_under_it_is_an_error(journal: SqliteJournal, path: Path) -> None:
     delete(path)
-    with pytest.raises(JournalError, match="deleted or replaced"):
-        await journal.record(entry("submitting", key="k"))
+    both = [journal.record(entry("submitting", key=key)) for key in "kl"]
+    _, first, second = await asyncio.gather(journal.open(), *both, return_exceptions=True)
+    assert "deleted or replaced" in str(first)
+    assert (str(first), type(second)) == (str(second), JournalError)
+    assert first is not second, "each caller has an error of its own"
 
 
 @contextmanager

@@ -19,11 +19,11 @@ from .helpers import entry, states
 
 async def test_closing_waits_for_what_is_being_written(path: Path) -> None:
     journal = SqliteJournal(path)
-    writing = [asyncio.ensure_future(journal.record(entry("submitting", key=str(number)))) for number in range(700)]
+    writing = [asyncio.ensure_future(journal.record(entry("submitting", key=str(number)))) for number in range(1700)]
     await asyncio.sleep(0)
     await asyncio.gather(journal.aclose(), journal.aclose())
     await asyncio.gather(*writing)
-    assert len(states(path)) == 700
+    assert len(states(path)) == 1700
 
 
 async def test_one_that_was_dropped_unclosed_says_so(path: Path) -> None:
@@ -164,16 +164,27 @@ async def test_a_database_error_fails_all_that_shared_the_transaction(journal: S
     def fail(_: object) -> None:
         raise sqlite3.OperationalError("odd")
 
+    earlier = journal.items()
+    earlier.release(await earlier.claim("a/b", b"{}", None))
     items = journal.items()
-    ended = await asyncio.gather(
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    first = asyncio.ensure_future(journal.open())
+    await asyncio.sleep(0)
+    ending = asyncio.gather(
         journal.record(entry("submitting", key="k")),
         items.claim("a/b", b"{}", None),
         journal._writer.operate(fail),
         return_exceptions=True,
     )
-    shared = [one for one in ended if isinstance(one, JournalError)]
-    assert ended[2] in shared
-    assert len({id(one) for one in shared}) == len(shared), "each caller has an error of its own"
+    await asyncio.sleep(0)  # all three wait for the next transaction
+    other.execute("COMMIT")
+    other.close()
+    await first
+    ended = await ending
+    assert [type(one) for one in ended] == [JournalError] * 3
+    assert len({id(one) for one in ended}) == 3, "each caller has an error of its own"
+    assert states(path) == []
     assert (await journal.items().claim("a/b", b"{}", None)).action is Action.SUBMIT, "nobody was told that he has it"
     await journal.record(entry("submitting", key="k2"))
 
