@@ -17,7 +17,13 @@ from flux_klein_async.cli.render import Screen
 from flux_klein_async.cli.stopping import Stop
 from flux_klein_async.cli.tally import Tally
 from flux_klein_async.client import FluxKleinClient
-from flux_klein_async.errors import FluxKleinError, GenerationCancelledError, ItemTakenError, SubmissionUncertainError
+from flux_klein_async.errors import (
+    FluxKleinError,
+    GenerationCancelledError,
+    GenerationFailedError,
+    ItemTakenError,
+    SubmissionUncertainError,
+)
 from flux_klein_async.ledger.manifest import Manifest
 from flux_klein_async.ledger.rows import BadRow, Row
 from flux_klein_async.models import Outcome
@@ -26,6 +32,7 @@ __all__ = ["BatchPlan", "BatchRun"]
 
 _GRACE = 30.0  # seconds for what runs when the command is told to stop
 _TOLD = 20  # failures that are told one by one; the manifest has all of them
+_AGAIN = {SubmissionUncertainError: "--resubmit-uncertain", GenerationFailedError: "--retry-failed"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +134,8 @@ class BatchRun:
         self._codes.add(exit_code(error))
         if isinstance(error, ItemTakenError):
             return  # the summary counts them: another run makes them
-        advice = "; --resubmit-uncertain submits it again" if isinstance(error, SubmissionUncertainError) else ""
-        self._tell(row.line, f"{error}{advice}")
+        again = next((option for kind, option in _AGAIN.items() if isinstance(error, kind)), None)
+        self._tell(row.line, f"{error}; {again} submits it again" if again else str(error))
 
     def _tell(self, line: int, sentence: str) -> None:
         self._told += 1

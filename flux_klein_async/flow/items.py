@@ -206,9 +206,10 @@ class Workshop(Generic[T]):
 def _left_alone(claim: Claim) -> FluxKleinError:
     if claim.action is Action.TAKEN:
         return ItemTakenError(request_id=claim.request_id)
+    said = (claim.error or "").removesuffix(f" (request {claim.request_id})")  # an error says it again
     if claim.action is Action.UNCERTAIN:
-        return SubmissionUncertainError(request_id=claim.request_id, cause=claim.error)
-    return GenerationFailedError(request_id=claim.request_id, detail=claim.error)
+        return SubmissionUncertainError(said, request_id=claim.request_id)
+    return GenerationFailedError(said, request_id=claim.request_id)
 
 
 def _all_there(files: tuple[SavedFile, ...], directory: Path) -> bool:

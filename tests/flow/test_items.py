@@ -182,10 +182,11 @@ async def test_files_are_brought_to_another_directory_if_that_is_asked_for(klein
 @pytest.mark.parametrize(
     ("known", "error", "charged", "text"),
     [
-        (claim(Action.FAILED, "r-1", error="no memory"), GenerationFailedError, "unknown", "no memory"),
-        (claim(Action.UNCERTAIN, error="reset"), SubmissionUncertainError, "unknown", "reset"),
-        (claim(Action.TAKEN), ItemTakenError, "no", "Another run"),
-        (claim(Action.TAKEN, "r-1"), ItemTakenError, "no", "r-1"),
+        (claim(Action.FAILED, "r-1"), GenerationFailedError, "unknown", "The generation failed (request r-1)"),
+        (claim(Action.UNCERTAIN, error="It is not known"), SubmissionUncertainError, "unknown", "It is not known"),
+        (claim(Action.UNCERTAIN), SubmissionUncertainError, "unknown", str(SubmissionUncertainError())),
+        (claim(Action.TAKEN), ItemTakenError, "no", str(ItemTakenError())),
+        (claim(Action.TAKEN, "r-1"), ItemTakenError, "no", f"{ItemTakenError()} (request r-1)"),
     ],
     ids=lambda value: value.action.value if isinstance(value, Claim) else None,
 )
@@ -196,8 +197,16 @@ async def test_what_may_have_been_paid_for_or_is_somebody_elses_is_left_alone(
     outcome = await only(connect(journal=shelf), shelf)
     assert type(outcome.error) is error
     assert (outcome.error.charged, outcome.error.request_id) == (charged, known.request_id)
-    assert text in str(outcome.error)
+    assert str(outcome.error) == text
     assert list(klein_emulator.records) == []
+
+
+async def test_what_failed_in_an_earlier_run_is_told_in_the_same_words(klein_emulator, connect):
+    klein_emulator.fail_prompt("a cat")
+    first = Shelf(claim(Action.SUBMIT))
+    error = (await only(connect(journal=first), first)).error
+    shelf = Shelf(claim(Action.FAILED, error.request_id, error=first.entries[-1].error))
+    assert str((await only(connect(journal=shelf), shelf)).error) == str(error)
 
 
 async def test_the_others_go_on_beside_an_item_that_is_left_alone(klein_emulator, connect):
