@@ -1,0 +1,253 @@
+"""Processes that share a journal and a service, on one loop in virtual time; each can be killed at any instant."""
+
+import asyncio
+import contextvars
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from flux_klein_async import Budget, FluxKleinClient, FluxKleinError, Outcome
+from flux_klein_async.emulator import InProcessEmulator, VirtualTimeLoop
+from flux_klein_async.ledger.sqlite import SqliteJournal
+from flux_klein_async.transport.base import Transport
+
+__all__ = ["SMALL", "Process", "World"]
+
+SMALL = {"width": 64, "height": 64}
+_SERVER = ("HttpServer", "RequestHandler", "Server.")  # the emulator's own tasks: they outlive a client
+_OWNER: ContextVar["Process | None"] = ContextVar("owner", default=None)
+
+
+class _KilledError(Exception):
+    """What was under way in a process that was killed."""
+
+
+class World:
+    """The service, the disk and the clock; what no crash of a process harms."""
+
+    def __init__(self, **options: Any) -> None:
+        self.loop = VirtualTimeLoop()
+        self.loop.set_task_factory(_owned)
+        self.loop.set_default_executor(_AtOnce())
+        self.loop.set_exception_handler(self._hear)
+        self.emulator = InProcessEmulator(profile="fixed:1", round_trip=0.05, **options)
+        memory = Path("/dev/shm")  # where it is there, nothing waits for a disk
+        self._folder = tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None)
+        self.journal = Path(self._folder.name) / "run.sqlite"
+        self.pictures = Path(self._folder.name) / "pictures"
+        self.deleted: set[Path] = set()
+        self.heard: list[Any] = []
+        self.outcomes: list[Outcome[str]] = []
+        self.open: list[Any] = []  # those of the dead: the system tells nobody that they are gone
+
+    def run(self, call: Coroutine[Any, Any, Any]) -> Any:
+        return self.loop.run_until_complete(call)
+
+    def delete_pictures(self) -> None:
+        for path in list(self.pictures.glob("*.png")):
+            path.unlink()
+            self.deleted.add(path)
+
+    def close(self) -> None:
+        self.run(self.emulator.aclose())
+        for connection in self.open:
+            connection.close()
+        self.loop.close()
+        self._folder.cleanup()
+
+    def _hear(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not isinstance(context.get("exception"), _KilledError):
+            self.heard.append(context)
+
+
+class Process:
+    """A client with a journal of its own on the shared file.
+
+    Attributes:
+        fuse: After so many more writes of the journal it is killed; None: not by itself.
+        after: Whether the last of these writes still reaches the disk.
+    """
+
+    def __init__(self, world: World, budget: float | None, **options: Any) -> None:
+        self.world = world
+        self.alive = True
+        self.fuse: int | None = None
+        self.after = False
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self._begun: set[asyncio.Task[Any]] = set()
+        self._fan_outs: list[Any] = []
+        self._journal = SqliteJournal(world.journal, clock=world.loop.time, **options)
+        self._journal._thread = _Writer(self)
+        self._session = world.run(_made(world.emulator.session))
+        self.client = FluxKleinClient(
+            world.emulator.api_key,
+            base_url=world.emulator.base_url,
+            session=self._session,
+            timeout=20.0,
+            journal=self._journal,
+            budget=None if budget is None else Budget(budget),
+        )
+
+    # --- what it does
+
+    def start(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> "asyncio.Task[Any]":
+        """Have it do something beside all else."""
+        token = _OWNER.set(self)
+        try:
+            task = self.world.loop.create_task(call())
+        finally:
+            _OWNER.reset(token)
+        self._begun.add(task)
+        task.add_done_callback(self._begun.discard)
+        return task
+
+    def attempt(self, call: Callable[[FluxKleinClient], Coroutine[Any, Any, Any]]) -> None:
+        """Have it make a call, whatever comes of it."""
+
+        async def attempt() -> None:
+            with suppress(FluxKleinError):
+                await call(self.client)
+
+        self.start(attempt)
+
+    async def batch(self, items: Sequence[str], **options: Any) -> list[Outcome[str]]:
+        """Generate for all of these, in the same directory as everybody."""
+        ended: list[Outcome[str]] = []
+        fan_out = self.client.generate_many(
+            items,
+            to_input=lambda prompt: {"prompt": prompt, **SMALL},
+            directory=self.world.pictures,
+            concurrency=3,
+            **options,
+        )
+        self._fan_outs.append(fan_out)
+        with suppress(FluxKleinError):  # what dooms the rest is the outcome of some item too
+            async with fan_out as outcomes:
+                async for outcome in outcomes:
+                    assert all(path.exists() or path in self.world.deleted for path in outcome.paths)
+                    ended.append(outcome)
+                    self.world.outcomes.append(outcome)
+        return ended
+
+    async def stop(self) -> None:
+        for fan_out in self._fan_outs:
+            fan_out.stop()
+
+    # --- its end
+
+    async def leave(self) -> None:
+        """End as a program does that is told to, if it is not killed meanwhile."""
+        for task in self._begun:
+            task.cancel()
+        closing = self.start(self._close)
+        await asyncio.wait({closing})
+        if self.alive:
+            closing.result()
+        self.alive = False
+
+    async def _close(self) -> None:
+        await self.client.aclose()
+        await self._journal.aclose()
+
+    def die(self) -> None:
+        """As SIGKILL: it reaches neither file nor service any more; the system drops its lock and its connections."""
+        if not self.alive:
+            return
+        self.alive = False
+        core, journal = self.client._core, self._journal
+        core.closing = True
+        connections = core.transport
+        core.transport = core.journal = _Nothing()  # type: ignore[assignment]
+        journal._waiting.clear()
+        journal._closing = self.world.loop.create_future()  # type: ignore[assignment]
+        if journal._database is not None:
+            lease = journal._database._lease
+            assert lease._handle is not None
+            os.close(lease._handle)
+            lease._handle = None
+            self.world.open.append(journal._database.db)
+        context = contextvars.Context()  # what the system does is none of its own tasks
+        self._hanging_up = self.world.loop.create_task(self._hang_up(connections), context=context)
+        self.world.loop.call_soon(self._bury, 100)
+
+    async def _hang_up(self, connections: Transport) -> None:
+        await connections.aclose()
+        await self._session.close()
+
+    def _bury(self, turns: int) -> None:
+        """End what is left of its tasks; some would see others through first."""
+        assert turns, self.tasks
+        for task in self.tasks:
+            task.cancel()
+        if self.tasks:
+            self.world.loop.call_soon(self._bury, turns - 1)
+
+
+class _Writer(ThreadPoolExecutor):
+    """A journal's thread that is none, so that every run takes the same turns. It burns the fuse of its process."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(1)
+        self._process = process
+
+    def submit(self, job: Callable[..., Any], /, *arguments: Any, **_: Any) -> "Future[Any]":
+        process, done = self._process, Future[Any]()
+        if process.fuse is not None:
+            process.fuse -= 1
+            if process.fuse == 0:
+                if process.after:
+                    job(*arguments)
+                process.die()
+        if not process.alive:
+            done.set_exception(_KilledError())
+            return done
+        return _ended(done, job, *arguments)
+
+
+class _AtOnce(ThreadPoolExecutor):
+    """The loop's threads that are none."""
+
+    def submit(self, job: Callable[..., Any], /, *arguments: Any, **_: Any) -> "Future[Any]":
+        return _ended(Future(), job, *arguments)
+
+
+class _Nothing:
+    """What a process that is dead can reach, as its transport and its journal."""
+
+    async def send(self, *_: object) -> None:
+        raise asyncio.CancelledError
+
+    record = aclose = send
+
+    @asynccontextmanager
+    async def stream(self, *_: object) -> AsyncIterator[None]:
+        await self.send()
+        yield
+
+
+def _ended(done: "Future[Any]", job: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+    try:
+        done.set_result(job(*arguments))
+    except BaseException as error:
+        done.set_exception(error)
+    return done
+
+
+def _owned(loop: asyncio.AbstractEventLoop, call: Coroutine[Any, Any, Any], **options: Any) -> "asyncio.Task[Any]":
+    """A task factory that knows whose task it makes."""
+    task = asyncio.Task(call, loop=loop, **options)
+    owner = _OWNER.get()
+    if owner is not None and not any(mark in repr(call) for mark in _SERVER):
+        owner.tasks.add(task)
+        task.add_done_callback(owner.tasks.discard)
+    return task
+
+
+async def _made(make: Callable[[], Any]) -> Any:
+    """Made within the loop."""
+    return make()
