@@ -11,6 +11,8 @@ from flux_klein_async.errors import JournalError
 from flux_klein_async.ledger import schema
 from flux_klein_async.ledger.schema import APPLICATION_ID, STEPS, check, make, migrate, recognize, salt_of
 
+from .helpers import Run
+
 RUN = "0123456789abcdef"
 
 
@@ -129,6 +131,23 @@ def test_an_earlier_version_is_brought_up_to_this_one(made: Path, monkeypatch: p
         assert db.execute("PRAGMA user_version").fetchone() == (3,)
         assert db.execute("SELECT state, note FROM orders").fetchall() == [("failed", "new")]
     db.close()
+
+
+def test_a_journal_of_version_1_is_still_understood(path: Path) -> None:
+    sql = Path(__file__).with_name("version_1.sql").read_text()
+    assert [statement for statement in STEPS[0] if statement not in sql] == [], "a step that was released is changed"
+    db = sqlite3.connect(path)
+    db.executescript(sql)
+    db.close()
+    run = Run(path)
+    claims = [
+        run.claim(b'{"prompt": "%d"}' % number, item_id)
+        for number, item_id in enumerate((None, "row 2", "row 3", "row 4"))
+    ]
+    assert [claim.action.value for claim in claims] == ["keep", "take up", "uncertain", "uncertain"]
+    assert (claims[0].answer, claims[0].files[0].size, claims[1].request_id) == (b'{"a": 1}', 3, "r1")
+    assert run.database.db.execute("PRAGMA user_version").fetchone() == (len(STEPS),)
+    run.close()
 
 
 def test_a_migration_that_fails_changes_nothing(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
