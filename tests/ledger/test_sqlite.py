@@ -122,7 +122,8 @@ async def spend():
                 pass
 
         Path(path).with_name(f"{name}.here").touch()
-        while len(list(Path(path).parent.glob("*.here"))) < 3:
+        alone = time.monotonic() + 60
+        while len(list(Path(path).parent.glob("*.here"))) < 3 and time.monotonic() < alone:
             time.sleep(0.001)
         for begin in range(0, 100, 4):
             await asyncio.gather(*(one(number) for number in range(begin, begin + 4)))
