@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flux_klein_async.ledger.base import Action, Claim, Entry, EntryState
-from flux_klein_async.ledger.claims import WORKING, claim
+from flux_klein_async.ledger.claims import WORKING, claim, look
 from flux_klein_async.ledger.database import Database
 from flux_klein_async.ledger.entries import record
 
@@ -49,6 +49,7 @@ class Run:
         self.now = now
         self.database = Database.open(path, lambda: self.now)
         self.number = 1
+        self.looks = 0
 
     def claim(
         self,
@@ -61,6 +62,12 @@ class Run:
     ) -> Claim:
         with self.database.writing():
             return claim(self.database, token, self.number, model, body, item_id, again)
+
+    def look(self, body: bytes = b"{}", *, again: frozenset[EntryState] = AGAIN) -> Action:
+        """In a pass of its own."""
+        self.looks += 1
+        with self.database.writing():
+            return look(self.database, "", self.number + self.looks, "a/b", body, None, again)
 
     def release(self, claimed: Claim) -> None:
         if claimed.action in WORKING:

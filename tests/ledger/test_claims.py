@@ -54,7 +54,16 @@ def test_what_is_to_be_done_with_an_item_of_an_earlier_run(
     }
     for state in states:
         run.write(entry(state, item=item, **known.get(state, {"key": "k", "error": "why"})))
-    assert reopened(start, run).claim() == Claim(item=item, action=action, **facts)  # type: ignore[arg-type]
+    later = reopened(start, run)
+    assert later.look() is action
+    assert later.claim() == Claim(item=item, action=action, **facts)  # type: ignore[arg-type]
+
+
+def test_a_look_at_an_item_takes_nothing(start: Start) -> None:
+    one, two = start(), start()
+    assert one.look() is Action.SUBMIT
+    assert two.claim().action is Action.SUBMIT
+    assert one.look() is Action.TAKEN
 
 
 @pytest.mark.parametrize(
