@@ -99,7 +99,7 @@ def batch(
         str | None, typer.Option(help="The API's address, if it is not the usual one.", metavar="URL")
     ] = None,
 ) -> None:
-    """Generate a picture for each line of a file, and go on where an earlier run ended.
+    """Generate a picture for each line of a file; go on after any end.
 
     A .txt file has a prompt a line. A .jsonl file has an object a line and a .csv file named columns: prompt, and if
     you like width, height (pixels) and id, by which a line is known again whatever else changes; without one it is

@@ -122,9 +122,9 @@ def doctor(
         str | None, typer.Option(help="The API's address, if it is not the usual one.", metavar="URL")
     ] = None,
 ) -> None:
-    """Look at what a generation needs: versions, token, network, clock, price. Nothing is ordered.
+    """Check what a generation needs: versions, token, network, price.
 
-    Each line says what to do where something is not well. The token is never shown.
+    Nothing is ordered. Each line says what to do where something is not well. The token is never shown.
 
     \b
     Examples:

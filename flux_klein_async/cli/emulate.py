@@ -34,9 +34,10 @@ def emulator(
     ] = None,
     faults: Annotated[bool, typer.Option("--faults", help="List every fault by name, and leave.")] = False,
 ) -> None:
-    """Emulate the service on this machine: placeholder pictures, no account, no charge.
+    """Emulate the service on this machine: no account, no charge.
 
-    Prints its address, its token and the lines that make another shell use it; runs until Ctrl-C.
+    Its pictures are placeholders. It prints its address, its token and the lines that make another shell use it, and
+    runs until Ctrl-C.
 
     \b
     Examples:

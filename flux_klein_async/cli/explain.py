@@ -67,9 +67,9 @@ def explain(
         str | None, typer.Option(help="The API's address, if it is not the usual one.", metavar="URL")
     ] = None,
 ) -> None:
-    """Explain when a generation is looked at, and why: the times learned, the looks, what they cost.
+    """Explain when a generation is looked at, and why.
 
-    Without a file of learned times it explains what is believed before the first generation. Calls nobody.
+    It shows the times learned, the looks and what they cost. Without a file of learned times it explains what is believed before the first generation. Calls nobody.
 
     \b
     Examples:

@@ -86,7 +86,7 @@ def generate(
         str | None, typer.Option(help="The API's address, if it is not the usual one.", metavar="URL")
     ] = None,
 ) -> None:
-    """Generate pictures from a prompt and print the paths of their files.
+    """Generate pictures from a prompt and print their paths.
 
     Progress goes to standard error, results to standard output, as they finish. Ctrl-C cancels what is queued, keeps
     what is done and names what runs on.

@@ -56,7 +56,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for 
 
 @app.callback(invoke_without_command=True)
 def _root(context: typer.Context) -> None:
-    """Look into a journal of what was paid for, and forget what ended long ago."""
+    """Look into a journal of what was paid for, or prune it.
+
+    `batch` writes one: DIR/journal.sqlite, or where its --journal says.
+
+    \b
+    Examples:
+      flux-klein journal list --journal out/journal.sqlite
+      flux-klein journal show ID --journal out/journal.sqlite
+    """  # noqa: D301  # \b: what follows is not to be wrapped
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(ExitCode.USAGE)
@@ -71,7 +79,9 @@ def list_orders(
     limit: Annotated[int, typer.Option(min=1, help="So many at most.", metavar="N")] = _LISTED,
     as_json: AsJson = False,
 ) -> None:
-    """List what was submitted, the newest first; a last line on stderr sums up.
+    """List what was submitted, the newest first.
+
+    A last line on standard error sums up.
 
     \b
     Examples:
@@ -111,7 +121,9 @@ def show(
 
 @app.command()
 def export(journal: JournalPath, *, state: States = None, since: Since = None) -> None:
-    """Print all that is known of every order, the oldest first: a JSON object a line.
+    """Print all that is known of every order, the oldest first.
+
+    Each is a JSON object on a line of its own.
 
     \b
     Example:

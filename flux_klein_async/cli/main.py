@@ -42,9 +42,15 @@ def _root(
 ) -> None:
     """Text to image with FLUX.2 [klein] on RunComfy's Model API.
 
-    The token comes from RUNCOMFY_API_TOKEN, RUNCOMFY_TOKEN, RUNCOMFY_API_KEY or the vendor CLI's login. Without one:
-    flux-klein generate "a snow leopard" --emulator
-    """
+    The token comes from RUNCOMFY_API_TOKEN, RUNCOMFY_TOKEN, RUNCOMFY_API_KEY or the vendor CLI's login. Without one,
+    --emulator tries everything for nothing.
+
+    \b
+    Examples:
+      flux-klein generate "a snow leopard at dawn" --emulator
+      flux-klein doctor
+      flux-klein batch prompts.txt --journal run.sqlite --max-spend 25
+    """  # noqa: D301  # \b: what follows is not to be wrapped
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(ExitCode.USAGE)

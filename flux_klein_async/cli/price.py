@@ -64,9 +64,9 @@ def price(
         str | None, typer.Option(help="The API's address, if it is not the usual one.", metavar="URL")
     ] = None,
 ) -> None:
-    """Print what a model costs, as its catalogue entry says; nothing is ordered.
+    """Print what a model costs, as its catalogue entry says.
 
-    A price or unit that the entry does not say is told as unknown, never counted as free.
+    Nothing is ordered. A price or unit that the entry does not say is told as unknown, never counted as free.
 
     \b
     Examples:

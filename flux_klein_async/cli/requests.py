@@ -46,7 +46,13 @@ def _answer(request_id: str, base_url: str | None, ask: _Ask, *, as_json: bool, 
 
 
 def status(request_id: RequestId, as_json: AsJson = False, base_url: BaseUrl = None) -> None:
-    """Look once where a request stands."""
+    """Look once where a request stands.
+
+    \b
+    Examples:
+      flux-klein status ID
+      flux-klein status ID --json
+    """  # noqa: D301  # \b: what follows is not to be wrapped
 
     async def ask(client: FluxKleinClient) -> _Answer:
         status = await client.status(request_id)
@@ -97,7 +103,15 @@ def result(
 
 
 def cancel(request_id: RequestId, as_json: AsJson = False, base_url: BaseUrl = None) -> None:
-    """Cancel a request that is still queued; a running one goes on and is charged (exit code 1)."""
+    """Cancel a request that is still queued.
+
+    A running one goes on and is charged (exit code 1).
+
+    \b
+    Examples:
+      flux-klein cancel ID
+      flux-klein cancel ID --json
+    """  # noqa: D301  # \b: what follows is not to be wrapped
 
     async def ask(client: FluxKleinClient) -> _Answer:
         outcome = await client.cancel(request_id)

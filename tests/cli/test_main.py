@@ -1,7 +1,15 @@
+import itertools
+import re
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
+import typer
 
 from flux_klein_async import __version__
 from flux_klein_async.cli import generate
+from flux_klein_async.cli.main import app
 
 from .helpers import Command
 
@@ -13,15 +21,45 @@ def test_prints_its_version(flux_klein: Command) -> None:
 def test_without_a_command_it_shows_its_help_and_64(flux_klein: Command) -> None:
     ran = flux_klein()
     assert (ran.code, ran.out) == (64, "")
-    for command in ("generate", "status", "result", "cancel", "explain", "price", "doctor", "journal", "emulator"):
+    for command in EVERY[()].commands:
         assert f"\n  {command} " in ran.err
 
 
-@pytest.mark.parametrize("command", ["generate", "result", "explain", "price", "doctor", "emulator"])
-def test_help_has_examples(flux_klein: Command, command: str) -> None:
-    ran = flux_klein(command, "--help")
-    assert ran.code == 0
-    assert f"    flux-klein {command} " in ran.out
+def commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """A command and all below it, with the words that call them."""
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, *path, name)
+
+
+EVERY = dict(commands(typer.main.get_command(app)))
+
+
+def options(command: Any) -> set[str]:
+    return {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+
+
+@pytest.mark.parametrize("path", EVERY, ids=" ".join)
+def test_help_has_examples_of_what_there_is(flux_klein: Command, path: tuple[str, ...]) -> None:
+    ran = flux_klein(*path, "--help")
+    assert (ran.code, ran.err) == (0, "")
+    examples = re.findall(r"^ +(?:[\w -]+ \| )?(flux-klein .+)$", ran.out.replace("\\\n", ""), re.MULTILINE)
+    assert any(example.startswith(" ".join(("flux-klein", *path))) for example in examples)
+    for words in map(shlex.split, examples):
+        called = max((known for known in EVERY if tuple(words[1 : 1 + len(known)]) == known), key=len)
+        assert called, words
+        given = itertools.takewhile(lambda word: word != "--", words)
+        assert {word for word in given if word.startswith("--")} <= options(EVERY[called])
+
+
+@pytest.mark.parametrize("path", [path for path, command in EVERY.items() if hasattr(command, "commands")])
+def test_a_list_of_commands_says_whole_sentences_on_80_columns(
+    flux_klein: Command, path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = flux_klein(*path, "--help").out.partition("Commands:\n")[2].splitlines()
+    assert len(listed) == len(EVERY[path].commands)
+    assert [line for line in listed if len(line) > 80 or not line.endswith(".") or line.endswith("..")] == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
