@@ -16,13 +16,23 @@ from flux_klein_async.cli.batchplan import Look, forecast, learned
 from flux_klein_async.cli.batchrun import BatchPlan, BatchRun
 from flux_klein_async.cli.exits import ExitCode
 from flux_klein_async.cli.feed import Feed
+from flux_klein_async.cli.parameters import (
+    AsJson,
+    BaseUrl,
+    Concurrency,
+    Emulated,
+    Model,
+    NoDownload,
+    Quiet,
+    Timeout,
+    writable,
+)
 from flux_klein_async.cli.progress import metered
 from flux_klein_async.cli.records import json_line
 from flux_klein_async.cli.render import Screen
 from flux_klein_async.cli.stopping import Stop
 from flux_klein_async.cli.tally import Tally
 from flux_klein_async.cli.text import duration
-from flux_klein_async.cli.validation import positive, writable
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.ledger.batchfile import Kind, kind_of, read_rows
 from flux_klein_async.ledger.budget import Budget, dollars, generation_price
@@ -74,7 +84,7 @@ def batch(
     kind: Annotated[
         Kind | None, typer.Option("--format", help="How FILE is written; by its name, and txt for -, if not given.")
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Pictures under way at once.", metavar="N")] = 64,
+    concurrency: Concurrency = 64,
     max_spend: Annotated[
         float | None,
         typer.Option(min=0, help="USD that all runs on this journal together may spend.", metavar="USD"),
@@ -87,17 +97,13 @@ def batch(
         bool,
         typer.Option("--resubmit-uncertain", help="Submit again what may have been accepted and paid."),
     ] = False,
-    model: Annotated[str, typer.Option(help="Model id.", metavar="ID")] = KLEIN_4B_TEXT_TO_IMAGE,
-    timeout: Annotated[float, typer.Option(help="Seconds for each picture.", metavar="S", callback=positive)] = 120.0,
-    no_download: Annotated[bool, typer.Option("--no-download", help="Print URLs, save nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each picture.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress; errors are still told.")] = False,
-    emulator: Annotated[
-        bool, typer.Option("--emulator", help="Placeholder pictures from a local emulator: no token, no charge.")
-    ] = False,
-    base_url: Annotated[
-        str | None, typer.Option(help="The API's address, if it is not the usual one.", metavar="URL")
-    ] = None,
+    model: Model = KLEIN_4B_TEXT_TO_IMAGE,
+    timeout: Timeout = 120.0,
+    no_download: NoDownload = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    emulator: Emulated = False,
+    base_url: BaseUrl = None,
 ) -> None:
     """Generate a picture for each line of a file; go on after any end.
 

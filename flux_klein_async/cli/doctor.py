@@ -7,7 +7,6 @@ import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
 
 import typer
 
@@ -15,6 +14,7 @@ from flux_klein_async.api.credentials import Redactor
 from flux_klein_async.cli import stopping
 from flux_klein_async.cli.checks import CHECKS, CannotLookError, Check, Level, Machine
 from flux_klein_async.cli.exits import ExitCode, exit_code, worst
+from flux_klein_async.cli.parameters import BaseUrl
 from flux_klein_async.cli.render import Screen, is_terminal
 from flux_klein_async.errors import (
     AuthenticationError,
@@ -118,9 +118,7 @@ def _shown(finding: Finding, width: int | None) -> list[str]:
 
 
 def doctor(
-    base_url: Annotated[
-        str | None, typer.Option(help="The API's address, if it is not the usual one.", metavar="URL")
-    ] = None,
+    base_url: BaseUrl = None,
 ) -> None:
     """Check what a generation needs: versions, token, network, price.
 

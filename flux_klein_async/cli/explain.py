@@ -14,6 +14,7 @@ import typer
 from flux_klein_async.cli import service
 from flux_klein_async.cli.exits import ExitCode
 from flux_klein_async.cli.explained import Heading, as_lines, as_record
+from flux_klein_async.cli.parameters import BaseUrl
 from flux_klein_async.cli.records import json_line
 from flux_klein_async.cli.render import Screen, is_utf8
 from flux_klein_async.flow.orders import Order, prepare
@@ -63,9 +64,7 @@ def explain(
         Path | None, typer.Option(help="Draw it too, as a PNG; needs matplotlib.", metavar="FILE", dir_okay=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    base_url: Annotated[
-        str | None, typer.Option(help="The API's address, if it is not the usual one.", metavar="URL")
-    ] = None,
+    base_url: BaseUrl = None,
 ) -> None:
     """Explain when a generation is looked at, and why.
 

@@ -18,11 +18,21 @@ from flux_klein_async.cli import service, stopping
 from flux_klein_async.cli.board import Board
 from flux_klein_async.cli.exits import ExitCode
 from flux_klein_async.cli.items import Plan, Production
+from flux_klein_async.cli.parameters import (
+    AsJson,
+    BaseUrl,
+    Concurrency,
+    Emulated,
+    Model,
+    NoDownload,
+    Quiet,
+    Timeout,
+    writable,
+)
 from flux_klein_async.cli.progress import metered
 from flux_klein_async.cli.render import Screen
 from flux_klein_async.cli.stopping import Stop
 from flux_klein_async.cli.text import decoded_prompt, duration, shortened
-from flux_klein_async.cli.validation import positive, writable
 from flux_klein_async.flow.orders import Order, made_input, prepare
 from flux_klein_async.ledger.budget import dollars
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE, TextToImage9BInput
@@ -70,21 +80,17 @@ def generate(
     steps: Annotated[
         int | None, typer.Option(help="Steps of the 9B model, 4 to 50; its own choice if not given.", metavar="N")
     ] = None,
-    model: Annotated[str, typer.Option(help="Model id.", metavar="ID")] = KLEIN_4B_TEXT_TO_IMAGE,
+    model: Model = KLEIN_4B_TEXT_TO_IMAGE,
     output_dir: Annotated[
         Path, typer.Option(help="Where the files go, each named after its request; made if need be.", metavar="DIR")
     ] = Path("out"),
-    concurrency: Annotated[int, typer.Option(min=1, help="Pictures under way at once.", metavar="N")] = 64,
-    timeout: Annotated[float, typer.Option(help="Seconds for each picture.", metavar="S", callback=positive)] = 120.0,
-    no_download: Annotated[bool, typer.Option("--no-download", help="Print URLs, save nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each picture.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress; errors are still told.")] = False,
-    emulator: Annotated[
-        bool, typer.Option("--emulator", help="Placeholder pictures from a local emulator: no token, no charge.")
-    ] = False,
-    base_url: Annotated[
-        str | None, typer.Option(help="The API's address, if it is not the usual one.", metavar="URL")
-    ] = None,
+    concurrency: Concurrency = 64,
+    timeout: Timeout = 120.0,
+    no_download: NoDownload = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    emulator: Emulated = False,
+    base_url: BaseUrl = None,
 ) -> None:
     """Generate pictures from a prompt and print their paths.
 

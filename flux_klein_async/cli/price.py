@@ -7,6 +7,7 @@ import typer
 
 from flux_klein_async.cli import service, stopping
 from flux_klein_async.cli.exits import ExitCode, exit_code
+from flux_klein_async.cli.parameters import BaseUrl
 from flux_klein_async.cli.records import Record, error_facts, json_line
 from flux_klein_async.cli.render import Screen
 from flux_klein_async.errors import FluxKleinError
@@ -60,9 +61,7 @@ def price(
         int | None, typer.Option(min=1, help="Say what so many generations would cost.", metavar="N")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    base_url: Annotated[
-        str | None, typer.Option(help="The API's address, if it is not the usual one.", metavar="URL")
-    ] = None,
+    base_url: BaseUrl = None,
 ) -> None:
     """Print what a model costs, as its catalogue entry says.
 

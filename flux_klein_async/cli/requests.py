@@ -9,6 +9,7 @@ import typer
 
 from flux_klein_async.cli import service, stopping
 from flux_klein_async.cli.exits import ExitCode, exit_code
+from flux_klein_async.cli.parameters import BaseUrl
 from flux_klein_async.cli.records import Record, error_facts, json_line, result_facts
 from flux_klein_async.cli.render import Screen
 from flux_klein_async.client import FluxKleinClient
@@ -22,7 +23,6 @@ _Ask = Callable[[FluxKleinClient], Awaitable[_Answer]]
 
 RequestId = Annotated[str, typer.Argument(metavar="ID", help="The request's id.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-BaseUrl = Annotated[str | None, typer.Option(help="The API's address, if it is not the usual one.", metavar="URL")]
 
 
 def _answer(request_id: str, base_url: str | None, ask: _Ask, *, as_json: bool, waits: bool = False) -> typer.Exit:

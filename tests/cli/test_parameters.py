@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from flux_klein_async.cli.validation import positive, writable
+from flux_klein_async.cli.parameters import positive, writable
 
 
 @pytest.mark.parametrize("seconds", [0.001, 1.0, float("inf")])
