@@ -255,3 +255,16 @@ def test_a_result_that_was_damaged_is_had_again_from_the_service(start: Start) -
     run = reopened(start, run)
     claimed = run.claim()
     assert (claimed.action, claimed.request_id, claimed.answer, claimed.files) == (Action.KEEP, "r-k", None, ())
+
+
+def test_what_a_run_took_up_is_taken_for_its_own_next_pass_until_it_is_released(start: Start) -> None:
+    first = start()
+    first.submit()
+    run = reopened(start, first)
+    taken_up = run.claim()
+    assert taken_up.action is Action.TAKE_UP
+    run.number += 1
+    assert run.claim().action is Action.TAKEN
+    run.release(taken_up)
+    run.number += 1
+    assert run.claim().action is Action.TAKE_UP

@@ -218,3 +218,24 @@ def test_accounts_share_neither_orders_nor_money(run: Run) -> None:
     assert [facts["state"] for facts in orders(run.database)] == ["completed", "submitted"]
     totals = run.database.db.execute("SELECT settled, held FROM accounts ORDER BY id").fetchall()
     assert totals == [(20_000_000, 0), (0, 10_000_000)]
+
+
+@pytest.mark.parametrize(
+    ("state", "facts"),
+    [("downloaded", {"files": (FILE,)}), ("completed", {"cost_usd": 0.25}), ("failed", {"error": "why"})],
+)
+def test_what_was_heard_of_a_request_before_its_submit_is_kept_with_it(
+    run: Run, state: str, facts: dict[str, Any]
+) -> None:
+    run.write(entry(state, request_id="r", **facts))
+    run.write(entry("submitting", key="k"), entry("submitted", key="k", request_id="r"))
+    only = order(run.database)
+    assert (only["key"], only["request_id"], only["state"]) == ("k", "r", state)
+    assert files_from(only["files"]) == facts.get("files", ())
+    assert only["cost"] == (250_000_000 if "cost_usd" in facts else None)
+    assert only["error"] == facts.get("error")
+
+
+def test_files_are_written_down_after_a_stronger_end(run: Run) -> None:
+    run.write(entry("downloaded", request_id="r"), entry("completed", request_id="r", files=(FILE,)))
+    assert files_from(order(run.database)["files"]) == (FILE,)
