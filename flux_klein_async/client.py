@@ -550,8 +550,8 @@ _PARTS = {
 _MEANT = {
     "limits": "write Limits(max_in_flight=...)",
     "polling": "write FixedPolling(seconds)",
-    "journal": "write a Journal",
-    "budget": "write a Budget",
+    "journal": "write SqliteJournal(path)",
+    "budget": "write Budget(max_usd)",
     "on_event": "write a function of one event",
 }
 

@@ -90,6 +90,21 @@ async def test_a_coroutine_function_that_nobody_would_await_is_refused(klein_emu
     assert sum(klein_emulator.calls.values()) == 0
 
 
+@pytest.mark.parametrize(
+    ("part", "given", "advice"),
+    [
+        ("journal", "run.sqlite", "write SqliteJournal(path)"),
+        ("budget", 25, "write Budget(max_usd)"),
+        ("polling", 0.5, "write FixedPolling(seconds)"),
+        ("limits", 64, "write Limits(max_in_flight=...)"),
+        ("on_event", "print", "write a function of one event"),
+    ],
+)
+def test_what_stands_for_a_part_of_a_client_is_told_what_to_write(part, given, advice):
+    with pytest.raises(ConfigurationError, match=re.escape(advice)):
+        FluxKleinClient("some-token", **{part: given})
+
+
 async def test_an_on_status_that_cannot_be_called_is_refused(klein_client):
     with pytest.raises(InvalidInputError, match="on_status"):
         await klein_client.generate("a cat", on_status="print")
@@ -132,7 +147,7 @@ async def test_a_client_that_is_closed_says_so(connect):
     client = connect()
     async with client:
         pass
-    with pytest.raises(ClientClosedError, match="The client is closed"):
+    with pytest.raises(ClientClosedError, match="The client is closed: make another"):
         await client.generate("a cat")
     with pytest.raises(ClientClosedError):
         async with client:
@@ -141,7 +156,10 @@ async def test_a_client_that_is_closed_says_so(connect):
 
 def test_a_client_made_at_import_works_in_the_loop_that_uses_it_first_and_only_there():
     async def ask() -> None:
-        with pytest.raises(ConfigurationError, match="one client for each loop"):
+        with pytest.raises(
+            ConfigurationError,
+            match="make one for each loop, in the coroutine that uses it and not where a module is imported",
+        ):
             await MADE_AT_IMPORT.status("abc")
 
     with asyncio.Runner() as first, asyncio.Runner() as second:

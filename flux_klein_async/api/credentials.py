@@ -29,9 +29,9 @@ def find_token(explicit: str | None, environment: Environment, *, wall_clock: Ca
         token = _from_file(Path(environment.token_file), wall_clock)
     if token is None:
         raise ConfigurationError(
-            "No token. Pass api_key=..., or set "
+            "No token. Set "
             + ", ".join(TOKEN_VARIABLES[:-1])
-            + f" or {TOKEN_VARIABLES[-1]}, or log in with the vendor's CLI (its token.json is read). "
+            + f" or {TOKEN_VARIABLES[-1]}, pass api_key=..., or log in with the vendor's CLI (its token.json is read). "
             "To try things without a token, use the emulator."
         )
     if not isinstance(token, str):

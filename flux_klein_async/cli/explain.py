@@ -68,7 +68,8 @@ def explain(
 ) -> None:
     """Explain when a generation is looked at, and why.
 
-    It shows the times learned, the looks and what they cost. Without a file of learned times it explains what is believed before the first generation. Calls nobody.
+    It shows the times learned, the looks and what they cost; without a file of learned times, what is believed before
+    the first generation. It calls nobody.
 
     \b
     Examples:

@@ -99,12 +99,13 @@ class Core:
             ConfigurationError: It belongs to another loop.
         """
         if self.closing:
-            raise ClientClosedError("The client is closed")
+            raise ClientClosedError("The client is closed: make another, or call it inside its `async with`")
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             if self._loop is not None:
                 raise ConfigurationError(
-                    "This client was first used in another event loop; make one client for each loop"
+                    "This client was first used in another event loop: make one for each loop, "
+                    "in the coroutine that uses it and not where a module is imported"
                 )
             self._loop = loop
         return loop

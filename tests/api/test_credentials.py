@@ -124,7 +124,7 @@ def test_without_any_source_the_message_names_all_ways_to_give_a_token(path: str
     with pytest.raises(ConfigurationError) as caught:
         find(token_file=tmp_path / path if path else None)
     assert str(caught.value) == (
-        "No token. Pass api_key=..., or set RUNCOMFY_API_TOKEN, RUNCOMFY_TOKEN or RUNCOMFY_API_KEY, or log in with the "
+        "No token. Set RUNCOMFY_API_TOKEN, RUNCOMFY_TOKEN or RUNCOMFY_API_KEY, pass api_key=..., or log in with the "
         "vendor's CLI (its token.json is read). To try things without a token, use the emulator."
     )
 

@@ -34,7 +34,7 @@ def test_without_a_token_the_rest_is_looked_at_and_77_is_the_worst(
     monkeypatch.delenv("RUNCOMFY_API_TOKEN")
     ran = flux_klein("doctor")
     assert ran.code == 77
-    assert "bad     token      No token. Pass" in ran.out
+    assert "bad     token      No token. Set RUNCOMFY_API_TOKEN" in ran.out
     assert "-       API        not looked at: there is no token" in ran.out
     assert not served.records
 
