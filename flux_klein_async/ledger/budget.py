@@ -41,8 +41,8 @@ class Budget:
     """At most so many USD for everything that a client submits.
 
     With a journal that keeps accounts (`SqliteJournal`) the bound holds for all that was ever spent in it, by all
-    processes that share it; without one, for what this object sees. What a generation costs is read from the
-    catalogue; an unknown price or unit lets nothing start.
+    processes that share it, with a budget or not; without one, for what this object sees. What a generation costs is
+    read from the catalogue; an unknown price or unit lets nothing start.
 
     Args:
         max_usd: USD, 0 or more.

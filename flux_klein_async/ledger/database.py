@@ -33,6 +33,7 @@ class Database:
     Attributes:
         run: This run's number in the file.
         taken: The items that this run claimed to work on, and has not released.
+        priced: By account, the newest order when something was set aside for all that were made without a budget.
     """
 
     def __init__(self, path: Path, db: sqlite3.Connection, lease: Lease, clock: Callable[[], float]) -> None:
@@ -41,6 +42,7 @@ class Database:
         self.clock = clock
         self.run = 0
         self.taken: set[int] = set()
+        self.priced: dict[int, int] = {}
         self._lease = lease
         self._file = path.stat()
         self._salt = salt_of(path, db)
@@ -91,6 +93,7 @@ class Database:
             self.db.execute("COMMIT")
         except BaseException:
             self._accounts.clear()  # what was added in this transaction is not there
+            self.priced.clear()
             if self.db.in_transaction:  # a full disk may have ended it already
                 self.db.execute("ROLLBACK")
             raise

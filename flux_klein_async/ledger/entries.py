@@ -20,6 +20,8 @@ _BY_KEY: Final = f"SELECT {_COLUMNS} FROM orders WHERE account = ? AND key = ?" 
 _BY_REQUEST: Final = f"SELECT {_COLUMNS} FROM orders WHERE account = ? AND request_id = ?"  # noqa: S608
 _NAMELESS: Final = f"SELECT {_COLUMNS}, error FROM orders WHERE account = ? AND request_id = ? AND key IS NULL"  # noqa: S608
 
+_NO_PRICE: Final = "key IS NOT NULL AND reserved IS NULL AND cost IS NULL"
+_UNPRICED: Final = f"SELECT id, state FROM orders WHERE id > ? AND account = ? AND {_NO_PRICE}"  # noqa: S608
 _INSERT: Final = (
     "INSERT INTO orders (account, item, key, request_id, state, run, reserved, cost, created, updated, model, error,"
     " files, answer, digest, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
@@ -82,16 +84,30 @@ def _intend(db: Database, account: int, entry: Entry) -> None:
 
 def _afford(db: Database, account: int, reservation: Reservation) -> None:
     """Refuse what is more than is left; no other process can spend between this and the intent."""
-    settled, held = db.db.execute("SELECT settled, held FROM accounts WHERE id = ?", (account,)).fetchone()
     price, most = to_nano(reservation.usd), to_nano(reservation.max_usd)
     if price is None:
         raise BudgetExceededError(f"The next submit is expected to cost {reservation.usd:g} USD, which is no amount")
+    _price_others(db, account, price)
+    settled, held = db.db.execute("SELECT settled, held FROM accounts WHERE id = ?", (account,)).fetchone()
     if (most is None and not reservation.max_usd > 0) or (most is not None and settled + held + price > most):
         raise BudgetExceededError(
             f"The next submit is expected to cost {reservation.usd:g} USD; of {reservation.max_usd:g} USD, "
             f"{from_nano(settled):g} are spent and {from_nano(held):g} set aside",
             charged="no",
         )
+
+
+def _price_others(db: Database, account: int, price: int) -> None:
+    """Set the same aside for each submit that was made without a budget and whose cost is not known: none is free."""
+    since = db.priced.get(account, 0)
+    [newest] = db.db.execute("SELECT coalesce(max(id), 0) FROM orders").fetchone()
+    if newest == since:
+        return
+    rows = db.db.execute(_UNPRICED, (since, account)).fetchall()
+    db.db.executemany("UPDATE orders SET reserved = ? WHERE id = ?", [(price, order) for order, _ in rows])
+    held = sum(charge(EntryState(state), price, None).held for _, state in rows)
+    _charge(db, account, Charge(0, 0), Charge(0, held))
+    db.priced[account] = newest
 
 
 def _insert(db: Database, account: int, entry: Entry) -> None:

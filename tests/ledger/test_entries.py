@@ -1,5 +1,6 @@
 """Entries become orders, money is counted, and nothing weaker overwrites what is known."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 from flux_klein_async.errors import BudgetExceededError, JournalError
 from flux_klein_async.ledger.base import Entry, Reservation
 from flux_klein_async.ledger.entries import files_from, record
+from flux_klein_async.ledger.schema import check
 from flux_klein_async.models import SavedFile
 
-from .helpers import Run, entry, order, orders
+from .helpers import Run, entry, order, orders, write
 
 PRICE = Reservation(usd=0.01, max_usd=0.03)
 FILE = SavedFile(path=Path("/out/r.png"), sha256="ab", size=3)
@@ -182,6 +184,36 @@ def test_what_was_spent_without_a_budget_counts_in_one(run: Run) -> None:
     run.write(entry("completed", request_id="r", cost_usd=0.025))
     with pytest.raises(BudgetExceededError):
         run.write(intent())
+
+
+def unbudgeted(key: str, state: str = "submitted", **facts: Any) -> list[Entry]:
+    intended = entry("submitting", key=key, model="a/b", body=b"{}")
+    return [intended, entry(state, key=key, request_id=f"of {key}", **facts)]
+
+
+def test_what_was_submitted_without_a_budget_and_may_cost_something_is_not_free_in_one(run: Run) -> None:
+    run.write(*unbudgeted("a"), *unbudgeted("b", "failed"), *unbudgeted("c", "cancelled"))
+    run.write(*unbudgeted("d", "completed", cost_usd=0.002))
+    assert money(run) == (2, 0)
+    with pytest.raises(BudgetExceededError, match=r"0\.002 are spent and 0\.02 set aside"):
+        run.write(intent())
+    run.write(entry("completed", request_id="of a", cost_usd=0.004))
+    with pytest.raises(BudgetExceededError, match=r"0\.006 are spent and 0\.03 set aside"):
+        run.write(intent(), *unbudgeted("e"), intent("l"))
+    assert money(run) == (6, 20)
+    check(run.database.path, run.database.db)
+
+
+def test_others_may_submit_without_a_budget_meanwhile(start: Callable[[], Run]) -> None:
+    bounded, other = start(), start()
+    bounded.write(intent("a"))
+    other.write(*unbudgeted("b"))
+    write(other.database, *unbudgeted("c"), token="another account's")
+    bounded.write(intent("d"))
+    other.write(entry("completed", request_id="of b", cost_usd=0.0))
+    bounded.write(intent("e"))
+    with pytest.raises(BudgetExceededError, match=r"0 are spent and 0\.03 set aside"):
+        bounded.write(intent("f"))
 
 
 @pytest.mark.parametrize(
