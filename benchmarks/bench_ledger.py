@@ -1,6 +1,6 @@
 """How much CPU does a journal add to a run?
 
-    python benchmarks/bench_ledger.py [--generations 512] [--concurrency 64] [--pairs 15] [--save]
+    python benchmarks/bench_ledger.py [--generations 256] [--concurrency 64] [--pairs 15] [--save]
 
 `generate_many` over the same items without a journal, with `SqliteJournal`, and with `SqliteJournal` and `Budget`.
 Client side CPU of all threads (`time.process_time`); the emulated service runs in another process and counts its calls:
@@ -28,10 +28,10 @@ from flux_klein_async.ledger.budget import Budget
 from flux_klein_async.ledger.sqlite import SqliteJournal
 
 BAR = 1.20
-INTERVAL = 0.4  # seconds between looks
-PROFILE = "fixed:1.0"  # ends between the second look and the third, with 0.2 s to spare on either side
+INTERVAL = 0.6  # seconds between looks
+PROFILE = "fixed:1.5"  # ends between the second look and the third, with 0.3 s to spare on either side
 CALLS = {"submit": 1, "status": 3, "result": 1}
-STRAY = 0.02  # of the generations may have a look less or more: on a busy machine some looks come late
+STRAY = 0.05  # of the generations may have a look less or more: on a busy machine some looks come late
 PIXELS = 64
 TIMEOUT = 30.0
 WITHOUT, JOURNAL, BUDGET = "without", "SqliteJournal", "SqliteJournal, Budget"
@@ -119,7 +119,7 @@ def report(run: Run) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--generations", type=int, default=512)
+    parser.add_argument("--generations", type=int, default=256)
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--save", action="store_true", help="download the pictures too")

@@ -67,7 +67,7 @@ class Rules:
 
     Attributes:
         again: After which ends an item could be submitted again.
-        at_home: Whether everything is to be at home and listed now, or some process was killed since.
+        at_home: Whether everything is to be at home, named and listed now; else some process was killed since.
     """
 
     again: frozenset[str] = frozenset(_FREE)
@@ -155,7 +155,7 @@ def audit(books: Books, rules: Rules) -> dict[str, int]:
         "accepted twice, and the first not called uncertain": wrong["twice"],
         "items neither at home nor honestly ended": wrong["unfinished"],
         "pictures that are not the service's own": spoilt,
-        "files that no order names": surplus,
+        "files that no order names": surplus if rules.at_home else 0,
         "lines that the manifest lacks": _unlisted(books.directory, books.orders) if rules.at_home else 0,
         "requests charged with another price": wrong["price"],
         "billionths that the totals are off": abs(settled + held - sum(order.charge for order in books.orders)),
