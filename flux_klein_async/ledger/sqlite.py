@@ -39,10 +39,7 @@ class Spending:
 class SqliteJournal:
     """What was paid for, in an SQLite file: durable, shared by processes, and gone on with after any end.
 
-    ```python
-    async with SqliteJournal("run.sqlite") as journal, FluxKleinClient(journal=journal) as client:
-        ...
-    ```
+    `async with SqliteJournal("run.sqlite") as journal, FluxKleinClient(journal=journal) as client: ...`
 
     When `record` returns, the entry is on the disk (WAL with `synchronous=FULL`: it survives a power cut as far as the
     disk keeps its word). What is recorded at the same time shares one transaction. The file is made at the first use,
