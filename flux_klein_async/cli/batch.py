@@ -22,7 +22,7 @@ from flux_klein_async.cli.render import Screen
 from flux_klein_async.cli.stopping import Stop
 from flux_klein_async.cli.tally import Tally
 from flux_klein_async.cli.text import duration
-from flux_klein_async.cli.validation import positive, writable
+from flux_klein_async.cli.validation import ModelId, positive, writable
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.ledger.batchfile import Kind, kind_of, read_rows
 from flux_klein_async.ledger.budget import Budget, dollars, generation_price
@@ -87,7 +87,7 @@ def batch(
         bool,
         typer.Option("--resubmit-uncertain", help="Submit again what may have been accepted and paid."),
     ] = False,
-    model: Annotated[str, typer.Option(help="Model id.", metavar="ID")] = KLEIN_4B_TEXT_TO_IMAGE,
+    model: ModelId = KLEIN_4B_TEXT_TO_IMAGE,
     timeout: Annotated[float, typer.Option(help="Seconds for each picture.", metavar="S", callback=positive)] = 120.0,
     no_download: Annotated[bool, typer.Option("--no-download", help="Print URLs, save nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each picture.")] = False,

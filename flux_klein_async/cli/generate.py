@@ -22,7 +22,7 @@ from flux_klein_async.cli.progress import metered
 from flux_klein_async.cli.render import Screen
 from flux_klein_async.cli.stopping import Stop
 from flux_klein_async.cli.text import decoded_prompt, duration, shortened
-from flux_klein_async.cli.validation import positive, writable
+from flux_klein_async.cli.validation import ModelId, positive, writable
 from flux_klein_async.flow.orders import Order, made_input, prepare
 from flux_klein_async.ledger.budget import dollars
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE, TextToImage9BInput
@@ -70,7 +70,7 @@ def generate(
     steps: Annotated[
         int | None, typer.Option(help="Steps of the 9B model, 4 to 50; its own choice if not given.", metavar="N")
     ] = None,
-    model: Annotated[str, typer.Option(help="Model id.", metavar="ID")] = KLEIN_4B_TEXT_TO_IMAGE,
+    model: ModelId = KLEIN_4B_TEXT_TO_IMAGE,
     output_dir: Annotated[
         Path, typer.Option(help="Where the files go, each named after its request; made if need be.", metavar="DIR")
     ] = Path("out"),

@@ -9,6 +9,7 @@ from flux_klein_async.cli import service, stopping
 from flux_klein_async.cli.exits import ExitCode, exit_code
 from flux_klein_async.cli.records import Record, error_facts, json_line
 from flux_klein_async.cli.render import Screen
+from flux_klein_async.cli.validation import ModelId
 from flux_klein_async.errors import FluxKleinError
 from flux_klein_async.ledger.budget import dollars, generation_price
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, ModelInfo
@@ -55,7 +56,7 @@ def _record(info: ModelInfo, count: int | None) -> Record:
 
 def price(
     *,
-    model: Annotated[str, typer.Option(help="Model id.", metavar="ID")] = KLEIN_4B_TEXT_TO_IMAGE,
+    model: ModelId = KLEIN_4B_TEXT_TO_IMAGE,
     count: Annotated[
         int | None, typer.Option(min=1, help="Say what so many generations would cost.", metavar="N")
     ] = None,

@@ -1,13 +1,24 @@
-"""Checks of options that several commands have: done before anything is paid for."""
+"""Options that several commands have, and their checks: done before anything is paid for."""
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-__all__ = ["positive", "writable"]
+from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
+
+__all__ = ["ModelId", "positive", "writable"]
 
 _LONGEST_NAME = 255  # bytes, on every common file system
+
+
+def _known_models(begun: str) -> list[str]:
+    """What a shell completes the beginning of a model's id to."""
+    return [model for model in (KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE) if model.startswith(begun)]
+
+
+ModelId = Annotated[str, typer.Option(help="Model id.", metavar="ID", autocompletion=_known_models)]
 
 
 def positive(seconds: float) -> float:
