@@ -20,6 +20,7 @@ from flux_klein_async.flow.call import Call
 from flux_klein_async.flow.closing import close
 from flux_klein_async.flow.core import Core
 from flux_klein_async.flow.fanout import FanOut
+from flux_klein_async.flow.figures import SavedPaths
 from flux_klein_async.flow.generation import generate, ticket_of
 from flux_klein_async.flow.guarded import GuardedBudget, GuardedLimiter
 from flux_klein_async.flow.items import Workshop
@@ -428,6 +429,8 @@ class FluxKleinClient(NotWith):
     ) -> list[Path]:
         """Save every file of a result into a directory, which is made if need be.
 
+        In a notebook, the list of paths that comes back is shown as the pictures.
+
         Args:
             result: What to save.
             directory: Where to; nothing is written outside of it, whatever the URLs say.
@@ -439,7 +442,7 @@ class FluxKleinClient(NotWith):
         """
         call = self._call(DEFAULT, request_id=_checked_result(result).request_id)
         saved = await download.save(self._core, call, result, Path(directory), names)
-        return [file.path for file in saved]
+        return SavedPaths(file.path for file in saved)
 
     async def read(self, result: GenerationResult) -> list[bytes]:
         """Every file of a result, in memory.

@@ -90,6 +90,7 @@ ORDER = [
     "flow.waiting",
     "flow.updates",
     "flow.formats",
+    "flow.figures",
     "flow.files",
     "flow.transfer",
     "flow.download",
@@ -237,7 +238,9 @@ INTEGRATIONS = [path for path in MODULES if short(path).startswith("integrations
 def test_an_integration_stands_on_the_public_api_alone(path):
     public = {"_version", "errors", "events", "models"}
     inside = {name for name in ours(path) if not name.startswith("integrations.")} - public
-    assert inside == ({"flow.formats"} if path.stem == "notebook" else set()), "which a picture is, is known there"
+    assert inside == ({"flow.figures"} if path.stem == "notebook" else set()), (
+        "what a picture looks like is known there"
+    )
 
 
 @pytest.mark.parametrize("path", INTEGRATIONS, ids=short)

@@ -14,7 +14,7 @@ import typer
 from flux_klein_async.cli import service
 from flux_klein_async.cli.exits import ExitCode
 from flux_klein_async.cli.explained import Heading, as_lines, as_record
-from flux_klein_async.cli.parameters import BaseUrl
+from flux_klein_async.cli.parameters import BaseUrl, ModelId
 from flux_klein_async.cli.records import json_line
 from flux_klein_async.cli.render import Screen, is_utf8
 from flux_klein_async.flow.orders import Order, prepare
@@ -51,7 +51,7 @@ def explain(
             metavar="NAME",
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="Model id.", metavar="ID")] = KLEIN_4B_TEXT_TO_IMAGE,
+    model: ModelId = KLEIN_4B_TEXT_TO_IMAGE,
     width: Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")] = None,
     queued: Annotated[

@@ -23,7 +23,7 @@ from flux_klein_async.cli.parameters import (
     BaseUrl,
     Concurrency,
     Emulated,
-    Model,
+    ModelId,
     NoDownload,
     Quiet,
     Timeout,
@@ -80,7 +80,7 @@ def generate(
     steps: Annotated[
         int | None, typer.Option(help="Steps of the 9B model, 4 to 50; its own choice if not given.", metavar="N")
     ] = None,
-    model: Model = KLEIN_4B_TEXT_TO_IMAGE,
+    model: ModelId = KLEIN_4B_TEXT_TO_IMAGE,
     output_dir: Annotated[
         Path, typer.Option(help="Where the files go, each named after its request; made if need be.", metavar="DIR")
     ] = Path("out"),

@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
+
 __all__ = [
     "AsJson",
     "BaseUrl",
     "Concurrency",
     "Emulated",
-    "Model",
+    "ModelId",
     "NoDownload",
     "Quiet",
     "Timeout",
@@ -29,7 +31,12 @@ def positive(seconds: float) -> float:
     return seconds
 
 
-Model = Annotated[str, typer.Option(help="Model id.", metavar="ID")]
+def _known_models(begun: str) -> list[str]:
+    """What a shell completes the beginning of a model's id to."""
+    return [model for model in (KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE) if model.startswith(begun)]
+
+
+ModelId = Annotated[str, typer.Option(help="Model id.", metavar="ID", autocompletion=_known_models)]
 Concurrency = Annotated[int, typer.Option(min=1, help="Pictures under way at once.", metavar="N")]
 Timeout = Annotated[float, typer.Option(help="Seconds for each picture.", metavar="S", callback=positive)]
 NoDownload = Annotated[bool, typer.Option("--no-download", help="Print URLs, save nothing.")]

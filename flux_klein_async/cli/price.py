@@ -7,7 +7,7 @@ import typer
 
 from flux_klein_async.cli import service, stopping
 from flux_klein_async.cli.exits import ExitCode, exit_code
-from flux_klein_async.cli.parameters import BaseUrl
+from flux_klein_async.cli.parameters import BaseUrl, ModelId
 from flux_klein_async.cli.records import Record, error_facts, json_line
 from flux_klein_async.cli.render import Screen
 from flux_klein_async.errors import FluxKleinError
@@ -56,7 +56,7 @@ def _record(info: ModelInfo, count: int | None) -> Record:
 
 def price(
     *,
-    model: Annotated[str, typer.Option(help="Model id.", metavar="ID")] = KLEIN_4B_TEXT_TO_IMAGE,
+    model: ModelId = KLEIN_4B_TEXT_TO_IMAGE,
     count: Annotated[
         int | None, typer.Option(min=1, help="Say what so many generations would cost.", metavar="N")
     ] = None,

@@ -1,24 +1,19 @@
-"""Pictures in a notebook: `show(paths)` as a cell's last line. Needs no third party, and no kernel to be tested.
+"""Pictures in a notebook, as large and as many as wanted: `show(outcomes, width=256)` as a cell's last line.
 
-`download` gives a plain list of paths, and a result knows only URLs, which are deleted after 7 days: what is shown is
-put into the notebook itself, so that it is still there when the notebook is opened elsewhere.
+What `download` gives is shown by itself, and a result knows only URLs, which are deleted after 7 days: what is shown is
+put into the notebook, so that it is still there when the notebook is opened elsewhere. Needs no third party.
 """
 
 import os
-from base64 import b64encode
-from collections.abc import Iterable
-from html import escape
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from flux_klein_async.errors import InvalidInputError
-from flux_klein_async.flow.formats import suffix_of
+from flux_klein_async.flow.figures import WIDTH, figure
+from flux_klein_async.models import GenerationResult, Outcome
 
 __all__ = ["Pictures", "show"]
-
-File = str | os.PathLike[str] | bytes  # a path, or what is in one
-
-_FILMS = frozenset({".mp4", ".webm"})
-_SHOWN = _FILMS | {".png", ".jpg", ".webp", ".gif", ".avif"}  # what browsers know
 
 
 class Pictures:
@@ -32,36 +27,35 @@ class Pictures:
         return f"Pictures({', '.join(name for name, _ in self._files)})"
 
     def _repr_html_(self) -> str:
-        return "".join(self._figure(name, content) for name, content in self._files)
-
-    def _figure(self, name: str, content: bytes) -> str:
-        suffix, label = suffix_of(content), escape(name)
-        if suffix not in _SHOWN:
-            return f"<p>{label}: no picture that a browser knows</p>"
-        kind = {".jpg": "jpeg"}.get(suffix, suffix[1:])
-        data = b64encode(content).decode()
-        if suffix in _FILMS:
-            return (
-                f'<video controls width="{self._width}" title="{label}" src="data:video/{kind};base64,{data}"></video>'
-            )
-        return f'<img width="{self._width}" title="{label}" alt="{label}" src="data:image/{kind};base64,{data}">'
+        return "".join(figure(name, content, self._width) for name, content in self._files)
 
 
-def show(
-    files: Iterable[str | os.PathLike[str] | bytes] | str | os.PathLike[str] | bytes, width: int = 384
-) -> Pictures:
-    """The files of `client.download(result, ...)` or `client.read(result)`, shown where a cell ends with this.
+File = str | os.PathLike[str] | bytes  # a path, or what is in one
+
+
+def show(files: Iterable[File | Outcome[Any]] | File | Outcome[Any], width: int = WIDTH) -> Pictures:
+    """The files of `client.download(...)`, `client.read(...)` or outcomes, shown where a cell ends with this.
 
     Args:
-        files: Paths, which are read now, or contents; one or many.
+        files: Paths, which are read now, contents, or outcomes of a fan-out that has a directory; one or many.
         width: Pixels on the page, for each.
 
     Raises:
         InvalidInputError: What was given is no file.
         OSError: A file cannot be read.
     """
-    many = [files] if isinstance(files, str | bytes | os.PathLike) else files
-    return Pictures([_named(file, number) for number, file in enumerate(many, 1)], int(width))
+    # A result can be walked through as well: its fields.
+    many = [files] if isinstance(files, str | bytes | os.PathLike | Outcome | GenerationResult) else files
+    return Pictures([_named(file, number) for number, file in enumerate(_flat(many), 1)], int(width))
+
+
+def _flat(files: Iterable[object]) -> Iterator[object]:
+    """An outcome stands for its files; one that has none, for none."""
+    for file in files:
+        if isinstance(file, Outcome):
+            yield from file.paths
+        else:
+            yield file
 
 
 def _named(file: object, number: int) -> tuple[str, bytes]:

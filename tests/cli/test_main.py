@@ -1,6 +1,9 @@
 import itertools
+import os
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +13,9 @@ import typer
 from flux_klein_async import __version__
 from flux_klein_async.cli import generate
 from flux_klein_async.cli.main import app
+from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
+from tests.fakes import without_remarks
+from tests.pages import with_this_python
 
 from .helpers import Command
 
@@ -78,6 +84,38 @@ def test_each_shell_is_given_a_script_that_completes(
     assert (completed.code, completed.err) == (0, "")
     assert "price" in completed.out
     assert "generate" not in completed.out
+
+
+TYPED = {
+    "flux-klein pr": "price",
+    "flux-klein journal ex": "export",
+    "flux-klein generate --out": "--output-dir",
+    "flux-klein generate --model ": f"{KLEIN_4B_TEXT_TO_IMAGE} {KLEIN_9B_TEXT_TO_IMAGE}",
+    "flux-klein price --model blackforestlabs/flux-2-klein/9": KLEIN_9B_TEXT_TO_IMAGE,
+    "flux-klein batch --format j": "jsonl",
+    "flux-klein journal list --state sub": "submitting submitted",
+}
+
+
+_COMPLETE = """
+COMP_WORDS=({words}); COMP_CWORD={last}; _flux_klein_completion flux-klein; echo "${{COMPREPLY[*]}}"
+"""
+
+
+def test_bash_completes_what_is_typed(flux_klein: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bash itself, with the lines that are for its start-up file, calls the installed command."""
+    monkeypatch.setenv("_FLUX_KLEIN_COMPLETE", "source_bash")
+    script = flux_klein().out
+    monkeypatch.delenv("_FLUX_KLEIN_COMPLETE")
+    monkeypatch.setenv("PATH", with_this_python(os.environ["PATH"]))
+    for typed in TYPED:
+        words = [repr(word) for word in typed.split(" ")]
+        script += _COMPLETE.format(words=" ".join(words), last=len(words) - 1)
+    bash = shutil.which("bash")
+    assert bash is not None
+    ran = subprocess.run([bash, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert (ran.returncode, without_remarks(ran.stderr)) == (0, "")
+    assert dict(zip(TYPED, ran.stdout.splitlines(), strict=True)) == TYPED
 
 
 @pytest.mark.parametrize("arguments", [["genrate"], ["--nonsense"], ["\x1b[31m"]])

@@ -28,6 +28,7 @@ from flux_klein_async.emulator import (
 )
 from flux_klein_async.events import Downloaded, Failed, Retrying
 from flux_klein_async.flow import download, transfer
+from flux_klein_async.flow.figures import SavedPaths
 from flux_klein_async.flow.files import PartFile
 from flux_klein_async.ledger.base import Entry, EntryState
 from tests.fakes import Events, now, outcome, png, settle, strays, without_remarks
@@ -284,7 +285,7 @@ async def test_a_directory_with_the_name_of_the_file_is_left_alone(klein_emulato
     assert (type(error), error.retryable, listing(tmp_path)) == (DownloadError, False, ["some-id.png"])
 
 
-@pytest.mark.parametrize(("flush", "expected"), [(10, DownloadError), (transfer._FLUSH, list)])
+@pytest.mark.parametrize(("flush", "expected"), [(10, DownloadError), (transfer._FLUSH, SavedPaths)])
 async def test_a_directory_that_vanishes_while_a_transfer_is_broken(
     klein_emulator, connect, tmp_path, monkeypatch, flush, expected
 ):

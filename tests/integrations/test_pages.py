@@ -7,6 +7,8 @@ import httpx
 import pytest
 
 from flux_klein_async.emulator import Emulator
+from flux_klein_async.integrations.fastapi import Klein
+from flux_klein_async.ledger.reading import JournalReader
 from tests.pages import ROOT, shown
 
 from .serving import AiohttpWeb, Asgi
@@ -15,7 +17,9 @@ from .test_answers import CASES
 from .test_fastapi import post
 
 PAGE = (ROOT / "docs" / "web.md").read_text(encoding="utf-8")
-ON_FASTAPI, WITH_A_LIFESPAN, ON_AIOHTTP, _ = shown("docs/web.md")  # the last is a test, and run as such with all pages
+ON_FASTAPI, WITH_A_LIFESPAN, ON_AIOHTTP, WITH_A_JOURNAL, _ = shown(
+    "docs/web.md"
+)  # the last is a test, and run as such with all pages
 
 
 def app_of(block):
@@ -48,6 +52,36 @@ async def test_the_fastapi_app_serves(service):
 async def test_the_app_with_a_lifespan_of_its_own_has_both_states(service):
     async with app_of(WITH_A_LIFESPAN)["lifespan"](None) as state:
         assert len(state) == 2
+
+
+async def test_an_app_with_a_journal_writes_each_order_down_and_makes_each_anew(service, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    app = app_of(WITH_A_JOURNAL)["app"]
+
+    @app.post("/pictures")
+    async def picture(klein: Klein) -> list[str]:
+        return [(await klein.generate("a cat")).request_id for _ in range(2)]
+
+    @app.post("/recalled")
+    async def recalled(klein: Klein) -> list[bool]:
+        return [(await klein.generate_all(["a dog"]))[0].recalled for _ in range(2)]
+
+    async with Asgi(app) as server:
+        twice = json.loads((await post(server, "/pictures"))[2])
+        assert json.loads((await post(server, "/recalled"))[2]) == [False, True]
+    assert service.accepted == 3
+    with JournalReader(tmp_path / "orders.sqlite") as reader:
+        orders = {order.request_id: order for order in reader.orders()}
+    assert set(twice) < set(orders)
+    assert {order.state for order in orders.values()} == {"completed"}
+
+
+async def test_a_journal_is_closed_with_its_app(service, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    async with app_of(WITH_A_JOURNAL)["lifespan"](None) as state:
+        client = state["flux_klein_client"]
+        await client.generate("a cat")
+    assert not list(tmp_path.glob("*.lock"))
 
 
 async def test_the_aiohttp_app_serves(service):
