@@ -147,6 +147,8 @@ def batch(
 
 
 def _opened(file: str) -> BinaryIO:
+    if file == "-" and sys.stdin is None:
+        raise typer.BadParameter("standard input is closed")
     try:
         if file == "-":
             # Not `sys.stdin` itself: the interpreter would wait for a thread that reads it when it ends.
@@ -169,6 +171,8 @@ async def _run(job: _Job, feed: Feed, stop: Stop) -> ExitCode:
     stop.before_leaving = screen.restore
     if bad := await feed.first_bad():
         return _refuse(bad, screen)
+    if not job.emulator:
+        service.token_of((job.base_url, None))  # without one no journal is made either
     tally, policy = Tally(), AdaptivePolling(store=_store(job))
     async with AsyncExitStack() as stack:
         address: service.Address = (job.base_url, None)
@@ -198,7 +202,7 @@ async def _run(job: _Job, feed: Feed, stop: Stop) -> ExitCode:
         async with metered(screen, tally):
             code = await BatchRun(client, tally, screen, job.plan, manifest).through(feed, stop)
         screen.say(_summary(job, tally, asyncio.get_running_loop().time() - begun))
-        if stop.code is not None or tally.taken:
+        if stop.code is not None or tally.taken or tally.left:
             screen.say("Run the same command again to go on.")
     return code
 
@@ -261,6 +265,7 @@ def _summary(job: _Job, tally: Tally, seconds: float) -> str:
         "cancelled": tally.cancelled,
         "uncertain": tally.uncertain,
         "under way in another run": tally.taken,
+        "left to the next run": tally.left,
         "bad": tally.bad,
     }
     told = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
