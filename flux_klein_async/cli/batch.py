@@ -24,12 +24,13 @@ from flux_klein_async.cli.tally import Tally
 from flux_klein_async.cli.text import duration
 from flux_klein_async.cli.validation import positive, writable
 from flux_klein_async.client import FluxKleinClient
+from flux_klein_async.errors import JournalError
 from flux_klein_async.ledger.batchfile import Kind, kind_of, read_rows
 from flux_klein_async.ledger.budget import Budget, dollars, generation_price
 from flux_klein_async.ledger.estimate import Estimate
 from flux_klein_async.ledger.manifest import Manifest
 from flux_klein_async.ledger.rows import BadRow
-from flux_klein_async.ledger.sqlite import SqliteJournal
+from flux_klein_async.ledger.sqlite import Account, SqliteJournal
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from flux_klein_async.polling.adaptive import AdaptivePolling
 
@@ -52,6 +53,7 @@ class _Job:
     max_spend: float | None
     retry_failed: bool
     resubmit_uncertain: bool
+    new_token: bool
     dry_run: bool
     base_url: str | None
     emulator: bool
@@ -86,6 +88,10 @@ def batch(
     resubmit_uncertain: Annotated[
         bool,
         typer.Option("--resubmit-uncertain", help="Submit again what may have been accepted and paid."),
+    ] = False,
+    new_token: Annotated[
+        bool,
+        typer.Option("--new-token", help="The token was renewed: go on with what was submitted with the old one."),
     ] = False,
     model: Annotated[str, typer.Option(help="Model id.", metavar="ID")] = KLEIN_4B_TEXT_TO_IMAGE,
     timeout: Annotated[float, typer.Option(help="Seconds for each picture.", metavar="S", callback=positive)] = 120.0,
@@ -137,6 +143,7 @@ def batch(
         max_spend=max_spend,
         retry_failed=retry_failed,
         resubmit_uncertain=resubmit_uncertain,
+        new_token=new_token,
         dry_run=dry_run,
         base_url=base_url,
         emulator=emulator,
@@ -180,6 +187,8 @@ async def _run(job: _Job, feed: Feed, stop: Stop) -> ExitCode:
             address = await stack.enter_async_context(service.emulated())
             screen.note("Emulated: the pictures are placeholders, and nothing is charged.")
         journal = await _journal(job, stack)
+        if journal is not None and not job.emulator:
+            await _check_token(job, journal.for_account(service.token_of(address)))
         client = service.build_client(
             address,
             model=job.model,
@@ -220,6 +229,18 @@ async def _journal(job: _Job, stack: AsyncExitStack) -> SqliteJournal | None:
     return await stack.enter_async_context(
         SqliteJournal(job.journal, retry_failed=job.retry_failed, resubmit_uncertain=job.resubmit_uncertain)
     )
+
+
+async def _check_token(job: _Job, account: Account) -> None:
+    """Whoever goes on with a renewed token must not pay for everything again; what was emulated was never paid for."""
+    ignored = (service.EMULATED_TOKEN,)
+    if job.new_token:
+        await account.take_over(ignored=ignored)
+    elif await account.is_stranger(ignored=ignored):
+        raise JournalError(
+            f"The journal {job.journal} was written with another token, and all would be paid for again: give "
+            "--new-token if this one is of the same account, or else another --journal"
+        )
 
 
 async def _rough_total(job: _Job) -> int | None:
