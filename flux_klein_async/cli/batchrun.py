@@ -17,7 +17,13 @@ from flux_klein_async.cli.render import Screen
 from flux_klein_async.cli.stopping import Stop
 from flux_klein_async.cli.tally import Tally
 from flux_klein_async.client import FluxKleinClient
-from flux_klein_async.errors import FluxKleinError, GenerationCancelledError, ItemTakenError, SubmissionUncertainError
+from flux_klein_async.errors import (
+    FluxKleinError,
+    GenerationCancelledError,
+    GenerationFailedError,
+    ItemTakenError,
+    SubmissionUncertainError,
+)
 from flux_klein_async.ledger.manifest import Manifest
 from flux_klein_async.ledger.rows import BadRow, Row
 from flux_klein_async.models import Outcome
@@ -25,6 +31,10 @@ from flux_klein_async.models import Outcome
 __all__ = ["BatchPlan", "BatchRun"]
 
 _GRACE = 30.0  # seconds for what runs when the command is told to stop
+_ADVICE = {
+    SubmissionUncertainError: "; --resubmit-uncertain submits it again",
+    GenerationFailedError: "; --retry-failed submits it again",
+}
 _TOLD = 20  # failures that are told one by one; the manifest has all of them
 
 
@@ -135,7 +145,7 @@ class BatchRun:
         self._codes.add(exit_code(error))
         if isinstance(error, ItemTakenError):
             return  # the summary counts them: another run makes them
-        advice = "; --resubmit-uncertain submits it again" if isinstance(error, SubmissionUncertainError) else ""
+        advice = next((advice for kind, advice in _ADVICE.items() if isinstance(error, kind)), "")
         self._tell(row.line, f"{error}{advice}")
 
     def _tell(self, line: int, sentence: str) -> None:
