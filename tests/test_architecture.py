@@ -73,6 +73,7 @@ ORDER = [
     "ledger.lease",
     "ledger.schema",
     "ledger.database",
+    "ledger.accounts",
     "ledger.entries",
     "ledger.claims",
     "ledger.writer",

@@ -34,12 +34,13 @@ from flux_klein_async.cli.stopping import Stop
 from flux_klein_async.cli.tally import Tally
 from flux_klein_async.cli.text import duration
 from flux_klein_async.client import FluxKleinClient
+from flux_klein_async.errors import JournalError
 from flux_klein_async.ledger.batchfile import Kind, kind_of, read_rows
 from flux_klein_async.ledger.budget import Budget, dollars, generation_price
 from flux_klein_async.ledger.estimate import Estimate
 from flux_klein_async.ledger.manifest import Manifest
 from flux_klein_async.ledger.rows import BadRow
-from flux_klein_async.ledger.sqlite import SqliteJournal
+from flux_klein_async.ledger.sqlite import Account, SqliteJournal
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from flux_klein_async.polling.adaptive import AdaptivePolling
 
@@ -62,6 +63,7 @@ class _Job:
     max_spend: float | None
     retry_failed: bool
     resubmit_uncertain: bool
+    new_token: bool
     dry_run: bool
     base_url: str | None
     emulator: bool
@@ -96,6 +98,10 @@ def batch(
     resubmit_uncertain: Annotated[
         bool,
         typer.Option("--resubmit-uncertain", help="Submit again what may have been accepted and paid."),
+    ] = False,
+    new_token: Annotated[
+        bool,
+        typer.Option("--new-token", help="The token was renewed: go on with what was submitted with the old one."),
     ] = False,
     model: ModelId = KLEIN_4B_TEXT_TO_IMAGE,
     timeout: Timeout = 120.0,
@@ -143,6 +149,7 @@ def batch(
         max_spend=max_spend,
         retry_failed=retry_failed,
         resubmit_uncertain=resubmit_uncertain,
+        new_token=new_token,
         dry_run=dry_run,
         base_url=base_url,
         emulator=emulator,
@@ -153,6 +160,8 @@ def batch(
 
 
 def _opened(file: str) -> BinaryIO:
+    if file == "-" and sys.stdin is None:
+        raise typer.BadParameter("standard input is closed")
     try:
         if file == "-":
             # Not `sys.stdin` itself: the interpreter would wait for a thread that reads it when it ends.
@@ -175,6 +184,8 @@ async def _run(job: _Job, feed: Feed, stop: Stop) -> ExitCode:
     stop.before_leaving = screen.restore
     if bad := await feed.first_bad():
         return _refuse(bad, screen)
+    if not job.emulator:
+        service.token_of((job.base_url, None))  # without one no journal is made either
     tally, policy = Tally(), AdaptivePolling(store=_store(job))
     async with AsyncExitStack() as stack:
         address: service.Address = (job.base_url, None)
@@ -182,6 +193,8 @@ async def _run(job: _Job, feed: Feed, stop: Stop) -> ExitCode:
             address = await stack.enter_async_context(service.emulated())
             screen.note("Emulated: the pictures are placeholders, and nothing is charged.")
         journal = await _journal(job, stack)
+        if journal is not None and not job.emulator:
+            await _check_token(job, journal.for_account(service.token_of(address)))
         client = service.build_client(
             address,
             model=job.model,
@@ -204,7 +217,7 @@ async def _run(job: _Job, feed: Feed, stop: Stop) -> ExitCode:
         async with metered(screen, tally):
             code = await BatchRun(client, tally, screen, job.plan, manifest).through(feed, stop)
         screen.say(_summary(job, tally, asyncio.get_running_loop().time() - begun))
-        if stop.code is not None or tally.taken:
+        if stop.code is not None or tally.taken or tally.left:
             screen.say("Run the same command again to go on.")
     return code
 
@@ -222,6 +235,18 @@ async def _journal(job: _Job, stack: AsyncExitStack) -> SqliteJournal | None:
     return await stack.enter_async_context(
         SqliteJournal(job.journal, retry_failed=job.retry_failed, resubmit_uncertain=job.resubmit_uncertain)
     )
+
+
+async def _check_token(job: _Job, account: Account) -> None:
+    """Whoever goes on with a renewed token must not pay for everything again; what was emulated was never paid for."""
+    ignored = (service.EMULATED_TOKEN,)
+    if job.new_token:
+        await account.take_over(ignored=ignored)
+    elif await account.is_stranger(ignored=ignored):
+        raise JournalError(
+            f"The journal {job.journal} was written with another token, and all would be paid for again: give "
+            "--new-token if this one is of the same account, or else another --journal"
+        )
 
 
 async def _rough_total(job: _Job) -> int | None:
@@ -267,6 +292,7 @@ def _summary(job: _Job, tally: Tally, seconds: float) -> str:
         "cancelled": tally.cancelled,
         "uncertain": tally.uncertain,
         "under way in another run": tally.taken,
+        "left to the next run": tally.left,
         "bad": tally.bad,
     }
     told = "".join(f", {count:,} {what}" for what, count in counts.items() if count)

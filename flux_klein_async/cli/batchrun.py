@@ -66,31 +66,39 @@ class BatchRun:
 
     async def through(self, feed: Feed, stop: Stop) -> ExitCode:
         """Every row, to the exit code of the worst; told to stop, it ends in good order."""
+        patience = asyncio.timeout(None)
         try:
-            async with self._client.generate_many(
-                self._good(feed),
-                concurrency=self._plan.concurrency,
-                to_input=lambda item: item.row.fields,
-                to_id=lambda item: item.row.id,
-                directory=self._plan.directory,
-            ) as outcomes:
-                ending = _Ending(outcomes.stop, self._screen)
-                stop.gently(partial(self._wind_up, ending))
-                try:
-                    async for outcome in outcomes:
-                        self._take(outcome)
-                finally:
-                    ending.over()
+            async with (
+                patience,
+                self._client.generate_many(
+                    self._good(feed),
+                    concurrency=self._plan.concurrency,
+                    to_input=lambda item: item.row.fields,
+                    to_id=lambda item: item.row.id,
+                    directory=self._plan.directory,
+                ) as outcomes,
+            ):
+                stop.gently(partial(self._wind_up, outcomes.stop, patience))
+                async for outcome in outcomes:
+                    await self._take(outcome)
         except FluxKleinError as error:  # it would doom every further submit too
             self._codes.add(exit_code(error))
             self._screen.note(f"The rest was not submitted: {error}")
+        except TimeoutError:
+            if not patience.expired():
+                raise
+        finally:
+            stop.gently(_nothing)
         if self._told > _TOLD:
             self._screen.note(f"{self._told - _TOLD} more: see {self._manifest.path}")
         return worst(self._codes) if stop.code is None else stop.code
 
-    def _wind_up(self, ending: "_Ending") -> None:
+    def _wind_up(self, end: Callable[[], None], patience: asyncio.Timeout) -> None:
+        """Submit no more; after the grace, wait no more either."""
+        self._screen.say("Stopping: what is queued is cancelled, what runs is brought home. Once more leaves at once.")
         self._stopping = True
-        ending.begin()
+        end()
+        patience.reschedule(asyncio.get_running_loop().time() + _GRACE)
 
     async def _good(self, feed: Feed) -> AsyncIterator["_Item"]:
         """The rows that can be submitted; the others are told and left out."""
@@ -103,7 +111,7 @@ class BatchRun:
                 yield _Item(number, row)
         self._tally.total = feed.count
 
-    def _take(self, outcome: "Outcome[_Item]") -> None:
+    async def _take(self, outcome: "Outcome[_Item]") -> None:
         self._tally.end(outcome)
         number, row = outcome.item
         ended = Outcome(
@@ -115,7 +123,7 @@ class BatchRun:
             recalled=outcome.recalled,
         )
         if not self._unheard(outcome.error):
-            self._manifest.append(ended)
+            await _in_thread(partial(self._manifest.append, ended))
         if outcome.error is not None:
             self._fail(row, outcome.error)
         if self._plan.as_json:
@@ -150,26 +158,18 @@ class _Item(NamedTuple):
     row: Row
 
 
-class _Ending:
-    """A fan-out that is told to stop, and has so long for what runs."""
+def _nothing() -> None:
+    """How a run stops that has ended already."""
 
-    def __init__(self, stop: Callable[[], None], screen: Screen) -> None:
-        self._stop = stop
-        self._screen = screen
-        self._task = asyncio.current_task()
-        self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self) -> None:
-        """Submit no more; after the grace, wait no more either."""
-        self._screen.say("Stopping: what is queued is cancelled, what runs is brought home. Once more leaves at once.")
-        self._stop()
-        assert self._task is not None  # noqa: S101  # it was made in one
-        self._timer = asyncio.get_running_loop().call_later(_GRACE, self._task.cancel)
-
-    def over(self) -> None:
-        """All have ended."""
-        if self._timer is not None:
-            self._timer.cancel()
+async def _in_thread(job: Callable[[], object]) -> None:
+    """Do what may take long without holding up the loop; begun, it is done, even if its caller is cancelled."""
+    done = asyncio.get_running_loop().run_in_executor(None, job)
+    try:
+        await asyncio.shield(done)
+    except asyncio.CancelledError:
+        await asyncio.wait({done})
+        raise
 
 
 def _record(outcome: Outcome[Row]) -> Record:

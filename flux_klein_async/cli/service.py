@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 from yarl import URL
 
@@ -22,6 +23,7 @@ from flux_klein_async.polling.adaptive import AdaptivePolling
 from flux_klein_async.polling.policies import PollPolicy
 
 __all__ = [
+    "EMULATED_TOKEN",
     "STORE_VARIABLE",
     "Address",
     "MissingExtraError",
@@ -34,6 +36,8 @@ __all__ = [
 ]
 
 STORE_VARIABLE = "FLUX_KLEIN_STORE"
+EMULATED_TOKEN: Final = "emulator-token"  # noqa: S105  # nobody's secret
+"""The emulator's, unless it is told another."""
 
 Address = tuple[str | None, str | None]  # base URL and token; None: from the environment
 
@@ -125,7 +129,7 @@ async def emulated() -> AsyncIterator[Address]:
     from flux_klein_async.emulator import Emulator  # noqa: PLC0415  # only this run needs the server
 
     # A seed of its own: ids name the files, and the next run's must not replace this one's.
-    async with Emulator(seed=secrets.randbits(32)) as emulator:
+    async with Emulator(seed=secrets.randbits(32), api_key=EMULATED_TOKEN) as emulator:
         yield emulator.base_url, emulator.api_key
 
 

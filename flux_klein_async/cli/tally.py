@@ -75,6 +75,11 @@ class Tally:
         return self.done + self.failed + self.uncertain + self.taken + self.cancelled + self.bad
 
     @property
+    def left(self) -> int:
+        """How many were submitted and have not ended: once a run is over, what the next one takes up."""
+        return len(self._open)
+
+    @property
     def queued(self) -> int:
         """How many are known to wait in the service's queue."""
         return self._states[RequestState.IN_QUEUE]
@@ -82,4 +87,4 @@ class Tally:
     @property
     def running(self) -> int:
         """How many are being generated or, finished, being saved."""
-        return len(self._open) - self.queued
+        return self.left - self.queued

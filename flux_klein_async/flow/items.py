@@ -177,6 +177,11 @@ class Workshop(Generic[T]):
         """The result as the service tells it now, if that names other files; else the error."""
         try:
             result = await self._fetched(index, known.request_id)
+        except NotFoundError:
+            gone = "The files have gone, and the service has deleted the result; under another id it is paid for anew"
+            raise DownloadError(
+                gone, url=error.url, status_code=error.status_code, request_id=known.request_id
+            ) from None
         except FluxKleinError:
             raise error from None
         if result.urls == known.urls:
@@ -206,10 +211,16 @@ class Workshop(Generic[T]):
 def _left_alone(claim: Claim) -> FluxKleinError:
     if claim.action is Action.TAKEN:
         return ItemTakenError(request_id=claim.request_id)
-    said = (claim.error or "").removesuffix(f" (request {claim.request_id})")  # an error says it again
     if claim.action is Action.UNCERTAIN:
-        return SubmissionUncertainError(said, request_id=claim.request_id)
-    return GenerationFailedError(said, request_id=claim.request_id)
+        cause = _news(claim, SubmissionUncertainError)
+        return SubmissionUncertainError(request_id=claim.request_id, cause=cause)
+    return GenerationFailedError(request_id=claim.request_id, detail=_news(claim, GenerationFailedError))
+
+
+def _news(claim: Claim, kind: type[FluxKleinError]) -> str | None:
+    """What was written down of an end, less what the error of its kind says in any case."""
+    text = (claim.error or "").removesuffix(f" (request {claim.request_id})")
+    return text.removeprefix(str(kind())).removeprefix(": ") or None
 
 
 def _all_there(files: tuple[SavedFile, ...], directory: Path) -> bool:

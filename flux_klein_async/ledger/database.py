@@ -102,11 +102,24 @@ class Database:
         """The number of an account, within a transaction; its token is not written down."""
         number = self._accounts.get(token)
         if number is None:
-            name = self._account_name(token)
+            name = self.account_name(token)
             self.db.execute("INSERT OR IGNORE INTO accounts (name) VALUES (?)", (name,))
             [number] = self.db.execute("SELECT id FROM accounts WHERE name = ?", (name,)).fetchone()
             self._accounts[token] = number
         return number
+
+    def account_name(self, token: str) -> str:
+        """What an account is called in the file: a salted hash of its token."""
+        if not token:
+            return ""
+        return hashlib.blake2b(token.encode(), key=self._salt, digest_size=16).hexdigest()
+
+    def rename_account(self, name: str, token: str) -> None:
+        """Give an account to another token, of which the file knows nothing yet; within a transaction."""
+        new = self.account_name(token)
+        self.db.execute("DELETE FROM accounts WHERE name = ?", (new,))
+        self.db.execute("UPDATE accounts SET name = ? WHERE name = ?", (new, name))
+        self._accounts.clear()
 
     def is_alive(self, run: int) -> bool:
         """Whether a run has not ended, within a transaction; what a dead one had on its way is uncertain now."""
@@ -133,11 +146,6 @@ class Database:
             cursor = self.db.execute("INSERT INTO runs (name, began) VALUES (?, ?)", (self._lease.run, self.clock()))
             self.run = cursor.lastrowid or 0
         self._lease.sweep()
-
-    def _account_name(self, token: str) -> str:
-        if not token:
-            return ""
-        return hashlib.blake2b(token.encode(), key=self._salt, digest_size=16).hexdigest()
 
     def _check_still_there(self) -> None:
         """What is written into a file that was deleted is lost."""

@@ -58,7 +58,8 @@ def checked(line: int, given: Mapping[str, Any]) -> Row | BadRow:
     """A row of these fields, if they can be submitted; what is None was not given."""
     if unknown := unknown_fields("field", given):
         return BadRow(line, unknown)
-    fields = {name: value for name, value in given.items() if value is not None}
+    # In one order, whatever the file's: what is posted is by what a row without an id is known again.
+    fields = {name: given[name] for name in FIELDS if given.get(name) is not None}
     row_id = fields.pop("id", None)
     if type(row_id) is int:
         row_id = str(row_id)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from flux_klein_async.ledger.accounts import strangers, take_over
 from flux_klein_async.ledger.base import Action, Claim, Entry, EntryState
 from flux_klein_async.ledger.claims import claim, look
 from flux_klein_async.ledger.database import Database
@@ -164,6 +165,26 @@ class Account:
             JournalError: The file cannot be read.
         """
         return await self._writer.operate(self._spent)
+
+    async def is_stranger(self, *, ignored: tuple[str, ...] = ()) -> bool:
+        """Whether the journal knows nothing of this token, but of others; `ignored`: tokens that do not count.
+
+        Raises:
+            JournalError: The file cannot be read.
+        """
+        token = self._token
+        return bool(await self._writer.operate(lambda database: strangers(database, token, ignored)))
+
+    async def take_over(self, *, ignored: tuple[str, ...] = ()) -> None:
+        """The token is a new one of the same account: what was submitted with the old one is this one's from now on.
+
+        Nothing changes where something was submitted with the new one already.
+
+        Raises:
+            JournalError: The file cannot be written, or knows several other tokens.
+        """
+        token = self._token
+        await self._writer.operate(lambda database: take_over(database, token, ignored))
 
     def _spent(self, database: Database) -> Spending:
         account = database.account(self._token)

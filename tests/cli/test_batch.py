@@ -1,11 +1,13 @@
 """`flux-klein batch`: every line its picture, and whatever ended the run before, nothing is paid for twice."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flux_klein_async.__main__ import main
 from flux_klein_async.emulator import Emulator, error_reply
 
 from .helpers import Command, Ran
@@ -260,3 +262,32 @@ def test_a_wrong_call_is_told_and_buys_nothing(
     assert ran.code != 0
     assert told in ran.err
     assert served.accepted == 0
+
+
+def test_without_a_token_nothing_is_made(flux_klein: Command) -> None:
+    prompts(2)
+    ran = flux_klein("batch", "prompts.jsonl")
+    assert ran.code == 77
+    assert "RUNCOMFY_API_TOKEN" in ran.err
+    assert not Path("out").exists()
+
+
+def test_a_closed_standard_input_is_told(served: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["batch", "-"]) == 64
+    assert "standard input is closed" in capsys.readouterr().err
+
+
+def test_a_renewed_token_does_not_pay_for_everything_again(
+    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts(3)
+    assert flux_klein("batch", "prompts.jsonl", "--emulator").code == 0  # what was emulated is no order
+    assert flux_klein(*ARGUMENTS).code == 0
+    served.engine.service._api_key = "renewed"
+    monkeypatch.setenv("RUNCOMFY_API_TOKEN", "renewed")
+    refused = [flux_klein(*ARGUMENTS), flux_klein(*ARGUMENTS, "--dry-run")]
+    assert all("another token" in ran.err and "--new-token" in ran.err and ran.code == 1 for ran in refused)
+    gone_on = [flux_klein("batch", "prompts.jsonl", "--new-token"), flux_klein("batch", "prompts.jsonl")]
+    assert all("3 of 3 done in out, 3 done before" in ran.err for ran in gone_on)
+    assert served.accepted == 3

@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from flux_klein_async.cli.tally import Tally
 from flux_klein_async.emulator import Generation, error_reply
 from flux_klein_async.ledger.manifest import Manifest, read_manifest
 from flux_klein_async.ledger.rows import BadRow, Row
+from flux_klein_async.models import Outcome
 from tests.fakes import now
 
 SMALL = {"width": 64, "height": 64}
@@ -51,7 +55,8 @@ class Bench:
         self.stop = Stop(asyncio.current_task())  # type: ignore[arg-type]
         self.tally = tally
         plan = BatchPlan(concurrency=4, directory=None, as_json=as_json)
-        self.run = BatchRun(client, tally, Screen(), plan, self.manifest)
+        self.with_manifest = partial(BatchRun, client, tally, Screen(), plan)
+        self.run = self.with_manifest(self.manifest)
 
     async def through(self, found: Iterable[Row | BadRow]) -> ExitCode:
         with self.manifest:
@@ -75,6 +80,37 @@ async def test_every_row_ends_in_a_line_and_in_the_manifest(bench, capsys, tmp_p
     assert {record["index"] for record in read_manifest(tmp_path / "manifest.jsonl")} == set(range(5))
 
 
+class Slow(Manifest):
+    """A manifest on a slow disk: a line takes until somebody says so."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.begun, self.go_on, self.written = asyncio.Event(), threading.Event(), 0
+        self._loop = asyncio.get_running_loop()
+
+    def append(self, outcome: Outcome[Row]) -> bool:
+        self._loop.call_soon_threadsafe(self.begun.set)
+        assert self.go_on.wait(30)
+        self.written += super().append(outcome)
+        return True
+
+
+async def test_a_slow_disk_under_the_manifest_holds_up_nobody_else(bench, tmp_path):
+    """And a line that was begun is written to its end, before anybody closes the file."""
+    it = bench()
+    with Slow(tmp_path / "slow.jsonl") as slow:
+        it.run = it.with_manifest(slow)
+        running = asyncio.ensure_future(it.through(rows(2)))
+        await slow.begun.wait()
+        running.cancel()
+        await asyncio.sleep(0)
+        assert (running.done(), slow.written) == (False, 0)
+        slow.go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert slow.written == 1
+
+
 async def test_failures_are_told_one_by_one_and_then_counted(bench, klein_emulator, capsys):
     klein_emulator.script("submit", *[error_reply(422, 422001, "no cats")] * 30)
     it = bench()
@@ -94,10 +130,9 @@ async def test_told_to_stop_it_waits_for_what_runs_and_no_longer_than_it_said(be
     klein_emulator.script("submit", Generation(after=3.0), Generation(after=3600.0))
     it = bench()
     asyncio.get_running_loop().call_later(1, it.stop.because, ExitCode.INTERRUPTED)
-    with pytest.raises(asyncio.CancelledError):
-        await it.through(rows(2))
+    assert await it.through(rows(2)) == ExitCode.INTERRUPTED
     assert now() == 31.0
-    assert (it.stop.code, it.tally.done) == (ExitCode.INTERRUPTED, 1)
+    assert (it.tally.done, it.tally.left) == (1, 1)
     assert klein_emulator.accepted == 2
 
 

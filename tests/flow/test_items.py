@@ -159,16 +159,21 @@ async def test_files_that_have_moved_since_are_found_where_the_service_has_them_
     assert klein_emulator.accepted == 1
 
 
-@pytest.mark.parametrize("result", [None, error_reply(404, 404001)], ids=["the same", "none"])
-async def test_files_that_are_nowhere_are_told_as_what_they_are(klein_emulator, connect, tmp_path, result):
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [(None, "answered HTTP 404"), (error_reply(404, 404001), "under another id"), (error_reply(500), "HTTP 404")],
+    ids=["the same", "none", "nobody knows"],
+)
+async def test_files_that_are_nowhere_are_told_as_what_they_are(klein_emulator, connect, tmp_path, result, told):
     _, known = await kept(connect)
     klein_emulator.fault("file", Reply(404), probability=1)
-    klein_emulator.script("result", result)
+    klein_emulator.script("result", *[result] * 5)
     asked, shelf = klein_emulator.calls["result"], Shelf(known)
     outcome = await only(connect(journal=shelf), shelf, directory=tmp_path)
     assert isinstance(outcome.error, DownloadError)
-    assert outcome.error.status_code == 404
-    assert klein_emulator.calls["result"] == asked + 1
+    assert (outcome.error.status_code, outcome.error.request_id) == (404, known.request_id)
+    assert told in str(outcome.error)
+    assert klein_emulator.calls["result"] > asked
     assert shelf.entries == []
 
 
@@ -183,7 +188,6 @@ async def test_files_are_brought_to_another_directory_if_that_is_asked_for(klein
     ("known", "error", "charged", "text"),
     [
         (claim(Action.FAILED, "r-1"), GenerationFailedError, "unknown", "The generation failed (request r-1)"),
-        (claim(Action.UNCERTAIN, error="It is not known"), SubmissionUncertainError, "unknown", "It is not known"),
         (claim(Action.UNCERTAIN), SubmissionUncertainError, "unknown", str(SubmissionUncertainError())),
         (claim(Action.TAKEN), ItemTakenError, "no", str(ItemTakenError())),
         (claim(Action.TAKEN, "r-1"), ItemTakenError, "no", f"{ItemTakenError()} (request r-1)"),
@@ -207,6 +211,20 @@ async def test_what_failed_in_an_earlier_run_is_told_in_the_same_words(klein_emu
     error = (await only(connect(journal=first), first)).error
     shelf = Shelf(claim(Action.FAILED, error.request_id, error=first.entries[-1].error))
     assert str((await only(connect(journal=shelf), shelf)).error) == str(error)
+
+
+@pytest.mark.parametrize(
+    ("action", "error"),
+    [
+        (Action.FAILED, GenerationFailedError(request_id="r-1", detail="no memory")),
+        (Action.FAILED, GenerationFailedError(request_id="r-1")),
+        (Action.UNCERTAIN, SubmissionUncertainError(cause="reset")),
+    ],
+)
+async def test_what_was_written_down_of_an_end_is_told_as_it_was_then(klein_emulator, connect, action, error):
+    shelf = Shelf(claim(action, error.request_id, error=str(error)))
+    outcome = await only(connect(journal=shelf), shelf)
+    assert (type(outcome.error), str(outcome.error)) == (type(error), str(error))
 
 
 async def test_the_others_go_on_beside_an_item_that_is_left_alone(klein_emulator, connect):

@@ -23,6 +23,15 @@ def test_a_good_row_holds_what_was_given(given, row_id, fields) -> None:
     assert checked(3, given) == Row(3, row_id, fields)
 
 
+def test_the_order_of_the_fields_makes_no_other_row() -> None:
+    """By its bytes a row without an id is known again: columns that were moved must not be paid for anew."""
+    there, back = ({"prompt": "a", "width": 64, "height": 96}, {"height": 96, "width": 64, "prompt": "a"})
+    first, second = checked(1, there), checked(1, back)
+    assert isinstance(first, Row)
+    assert isinstance(second, Row)
+    assert list(first.fields.items()) == list(second.fields.items()) == list(there.items())
+
+
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
