@@ -19,6 +19,9 @@ __all__ = ["Writer"]
 
 T = TypeVar("T")
 _MOST: Final = 500  # operations in one transaction: other processes wait for its end
+# Seconds between the beginnings of two transactions that several callers share: a commit takes the CPU of some ten
+# entries, and as long as one lasts others gather.
+_PACE: Final = 0.01
 _Operation = tuple[Callable[[Database], Any], "asyncio.Future[Any]"]
 _Done = tuple["asyncio.Future[Any]", Any, BaseException | None]
 
@@ -40,6 +43,8 @@ class Writer:
         self._thread: ThreadPoolExecutor | None = None
         self._database: Database | None = None
         self._job: asyncio.Future[list[_Done]] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._next = 0.0  # the loop's instant before which no transaction begins
         self._closing: asyncio.Task[None] | None = None
 
     def __del__(self) -> None:
@@ -58,8 +63,8 @@ class Writer:
             raise JournalError(f"The journal {self.path} is closed")
         future: asyncio.Future[T] = self._bind().create_future()
         self._waiting.append((operation, future))
-        if self._job is None:
-            self._go_on()
+        if self._job is None and self._timer is None:
+            self._go_on_in_time()
         try:
             return await future
         except asyncio.CancelledError:
@@ -106,8 +111,10 @@ class Writer:
     def _go_on(self) -> None:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="flux-klein-journal")
+        loop, self._timer = self._bind(), None
         batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
-        self._job = self._bind().run_in_executor(self._thread, self._commit, batch)
+        self._next = loop.time() + _PACE if len(batch) > 1 else 0.0  # a lone caller never waits
+        self._job = loop.run_in_executor(self._thread, self._commit, batch)
         self._job.add_done_callback(self._committed)
 
     def _committed(self, job: "asyncio.Future[list[_Done]]") -> None:
@@ -120,9 +127,20 @@ class Writer:
             else:
                 future.set_exception(error)
         if self._waiting:
+            self._go_on_in_time()
+
+    def _go_on_in_time(self) -> None:
+        """At once, unless a transaction for several began just now: then those who come soon share the next."""
+        loop = self._bind()
+        if self._closing is None and loop.time() < self._next:
+            self._timer = loop.call_at(self._next, self._go_on)
+        else:
             self._go_on()
 
     async def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._go_on()
         while self._job is not None:
             await asyncio.wait([self._job])
         if self._thread is None:

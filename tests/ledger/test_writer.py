@@ -69,6 +69,45 @@ def test_virtual_time_stands_still_while_it_writes(path: Path) -> None:
     assert len(states(path)) == 20
 
 
+def test_many_who_write_one_after_the_other_share_transactions_ten_milliseconds_apart(path: Path) -> None:
+    """Eight callers of five entries each; a lone caller's are not held up, as the test above shows."""
+    commits: list[str] = []
+
+    async def caller(journal: SqliteJournal, name: str) -> None:
+        for number in range(5):
+            await journal.record(entry("submitting", key=f"{name}{number}"))
+
+    async def body() -> float:
+        async with SqliteJournal(path) as journal:
+            await journal._writer.operate(lambda database: database.db.set_trace_callback(commits.append))
+            commits.clear()
+            await asyncio.gather(*(caller(journal, name) for name in "abcdefgh"))
+            return asyncio.get_running_loop().time()
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        elapsed = runner.run(body())
+    assert len(states(path)) == 40
+    # The first goes at once and alone, and so do the seven that come meanwhile; then they go together.
+    assert commits.count("COMMIT") == 6
+    assert elapsed == pytest.approx(0.04)
+
+
+def test_closing_does_not_wait_for_the_next_turn(path: Path) -> None:
+    async def body() -> float:
+        journal = SqliteJournal(path)
+        first = [asyncio.ensure_future(journal.record(entry("submitting", key=f"{number}"))) for number in range(9)]
+        await asyncio.gather(*first)
+        late = asyncio.ensure_future(journal.record(entry("submitting", key="late")))
+        await asyncio.sleep(0)
+        await journal.aclose()
+        await late
+        return asyncio.get_running_loop().time()
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        assert runner.run(body()) == 0.0
+    assert len(states(path)) == 10
+
+
 async def test_what_comes_while_it_writes_shares_one_transaction(journal: SqliteJournal, path: Path) -> None:
     await journal.record(entry("submitting", key="first"))
     commits = []
