@@ -82,7 +82,7 @@ class Process:
         self._begun: set[asyncio.Task[Any]] = set()
         self._fan_outs: list[Any] = []
         self._journal = SqliteJournal(world.journal, clock=world.loop.time, **options)
-        self._journal._thread = _Writer(self)
+        self._journal._writer._thread = _Writer(self)
         self._session = world.run(_made(world.emulator.session))
         self.client = FluxKleinClient(
             world.emulator.api_key,
@@ -159,18 +159,20 @@ class Process:
         if not self.alive:
             return
         self.alive = False
-        core, journal = self.client._core, self._journal
+        core, writer = self.client._core, self._journal._writer
         core.closing = True
         connections = core.transport
         core.transport = core.journal = _Nothing()  # type: ignore[assignment]
-        journal._waiting.clear()
-        journal._closing = self.world.loop.create_future()  # type: ignore[assignment]
-        if journal._database is not None:
-            lease = journal._database._lease
+        writer._waiting.clear()
+        if writer._timer is not None:
+            writer._timer.cancel()
+        writer._closing = self.world.loop.create_future()  # type: ignore[assignment]
+        if writer._database is not None:
+            lease = writer._database._lease
             assert lease._handle is not None
             os.close(lease._handle)
             lease._handle = None
-            self.world.open.append(journal._database.db)
+            self.world.open.append(writer._database.db)
         context = contextvars.Context()  # what the system does is none of its own tasks
         self._hanging_up = self.world.loop.create_task(self._hang_up(connections), context=context)
         self.world.loop.call_soon(self._bury, 100)

@@ -146,4 +146,6 @@ def test_of_a_file_that_was_cut_off_all_rows_but_the_last_are_whole(rows, cut: i
         out.writelines(json.dumps(row) + "\n" for row in rows)
     data = out.getvalue().encode()
     found = back(data[:cut], kind)
+    if data[:cut].endswith(b","):  # of CSV: the last cell is empty for all that anybody can tell
+        found = found[:-1]
     assert found == rows[: len(found)]
