@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from pydantic import BaseModel
 
@@ -81,6 +81,8 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         self._next = 0  # in ordered mode, the index to give next
         self._failure: BaseException | None = None
         self._exhausted = False
+        self._wants_rest = False  # of the items, even if they are not to be submitted
+        self._reader: asyncio.Task[Any] | None = None  # the worker that waits for the next item
         self._room = asyncio.Event()
         self._news = asyncio.Event()
         self._entered = False
@@ -141,8 +143,7 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         runs, and is paid for in any case, is waited for and saved. May be called from a signal handler of the loop.
         """
         if not self._exhausted or self._workers:
-            self._exhausted = True
-            self._room.set()
+            self._read_no_more()
             if self._on_stop is not None:
                 self._on_stop()
 
@@ -187,14 +188,35 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
                 await self._room.wait()
             if self._exhausted:
                 return None
-            found = await self._source.next()  # what the user's own iterable raises ends this worker: see _retire
+            found = await self._awaited()  # what the user's own iterable raises ends this worker: see _retire
             if found is None:
                 self._exhausted = True
                 return None
             self._held += 1
             return found
 
+    async def _awaited(self) -> tuple[int, T] | None:
+        """The source's next item, for which a slow one may let wait; None where that is not wanted any more."""
+        self._reader = asyncio.current_task()
+        try:
+            return await self._source.next()
+        except asyncio.CancelledError:
+            if self._left or not self._exhausted:
+                raise
+            return None
+        finally:
+            self._reader = None
+
+    def _read_no_more(self) -> None:
+        """Nor wait for an item that comes when it will."""
+        self._exhausted = True
+        self._room.set()
+        if self._reader is not None and not self._wants_rest:
+            self._reader.cancel()
+
     async def _one(self, index: int, item: T) -> Outcome[T]:
+        if isinstance(self._failure, FluxKleinError):  # it came while the item was waited for
+            return Outcome(index=index, item=item, error=_not_submitted(self._failure))
         try:
             made = await self._make(index, item)
             return Outcome(index=index, item=item, result=made.result, files=made.files, recalled=made.recalled)
@@ -206,11 +228,12 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
     def _stop(self, failure: BaseException) -> None:
         """Read no more items; those under way go on."""
         self._failure = self._failure or failure
-        self._exhausted = True
+        self._read_no_more()
 
     async def all(self) -> list[Outcome[T]]:
         """Every outcome, in the order of the items; what dooms the rest becomes the outcome of all the rest."""
         outcomes = []
+        self._wants_rest = True
         async with self:
             try:
                 async for outcome in self:

@@ -48,6 +48,41 @@ async def test_outcomes_come_as_they_finish(klein_emulator, connect):
         assert [(found.index, found.item) async for found in outcomes] == [(1, "b"), (2, "c"), (0, "a")]
 
 
+async def _hanging(*items: str) -> AsyncIterator[str]:
+    """Some items, and then none for an hour: a pipe whose writer is slow."""
+    for item in items:
+        yield item
+    await asyncio.sleep(3600)
+
+
+async def test_whoever_stops_does_not_wait_for_the_next_item(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=1.5))
+    async with connect(polling=EVERY_SECOND).generate_many(_hanging("a"), concurrency=3) as outcomes:
+        asyncio.get_running_loop().call_later(1, outcomes.stop)
+        assert [(found.item, found.error) async for found in outcomes] == [("a", None)]
+    assert now() == 2.0
+
+
+async def test_what_dooms_every_item_does_not_wait_for_the_next_one(klein_emulator, connect):
+    klein_emulator.script("submit", error_reply(401))
+    with pytest.raises(AuthenticationError):
+        async with connect().generate_many(_hanging("a"), concurrency=3) as outcomes:
+            async for found in outcomes:
+                assert isinstance(found.error, AuthenticationError)
+    assert now() < 5
+
+
+async def test_all_outcomes_wait_for_the_items_that_come_after_what_dooms_them(klein_emulator, connect):
+    async def late() -> AsyncIterator[str]:
+        yield "a"
+        await asyncio.sleep(100)
+        yield "b"
+
+    klein_emulator.script("submit", error_reply(401))
+    found = await connect().generate_all(late(), concurrency=3)
+    assert [(one.item, type(one.error)) for one in found] == [("a", AuthenticationError), ("b", AuthenticationError)]
+
+
 async def test_ordered_outcomes_come_in_the_order_of_the_items(klein_emulator, connect):
     klein_emulator.script("submit", *[Generation(after=seconds) for seconds in (4.5, 0.5, 2.5)])
     async with connect(polling=EVERY_SECOND).generate_many(["a", "b", "c"], ordered=True) as outcomes:
