@@ -14,6 +14,7 @@ from flux_klein_async import (
     FluxKleinError,
     Limits,
     RetryPolicy,
+    SqliteJournal,
     SubmissionUncertainError,
     WaitTimeoutError,
 )
@@ -263,6 +264,26 @@ async def test_a_request_from_elsewhere_has_a_span_as_long_as_its_wait(connect, 
     await connect(on_event=memory.tell).wait_for_result(handle.request_id)
     assert seconds(memory.span()) == pytest.approx(asyncio.get_running_loop().time() - start)
     assert memory.span().attributes["gen_ai.response.id"] == handle.request_id
+
+
+async def test_an_item_that_a_journal_takes_up_is_told_by_its_wait_and_one_that_it_knows_by_its_download(
+    connect, memory, klein_emulator, tmp_path
+):
+    klein_emulator.script("submit", Generation(after=10.0))
+
+    async def run(on_event=None, directory=None):
+        async with SqliteJournal(tmp_path / "run.sqlite") as journal:
+            client = connect(journal=journal, on_event=on_event)
+            async with client, asyncio.timeout(4 if on_event is None else None):
+                return await client.generate_all([PROMPT], on_abandon="leave", directory=directory)
+
+    with pytest.raises(TimeoutError):
+        await run()
+    for directory in (None, tmp_path / "out", tmp_path / "out"):
+        [outcome] = await run(memory.tell, directory)
+        assert outcome.recalled
+    assert (len(memory.spans()), len(memory.spans("flux_klein.download"))) == (1, 1)
+    assert memory.counts("flux_klein.cost") == klein_emulator.spent_usd == 0.01
 
 
 async def test_a_cancel_that_was_refused_ends_nothing(client, memory, klein_emulator):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import assert_type
 
 from flux_klein_async import (
+    Budget,
     CancelOutcome,
     ExponentialPolling,
     FixedPolling,
@@ -22,9 +23,13 @@ from flux_klein_async import (
     RequestHandle,
     RequestStatus,
     RetryPolicy,
+    SqliteJournal,
     TextToImageInput,
 )
 from flux_klein_async.events import Event
+from flux_klein_async.integrations.handlers import combine
+from flux_klein_async.integrations.logging import LogEvents
+from flux_klein_async.integrations.notebook import Pictures, show
 
 
 class Impatient:
@@ -75,6 +80,18 @@ async def main() -> None:
         assert_type(await client.model(), ModelInfo)
         assert_type(await client.cancel(handle), CancelOutcome)
         assert_type(await client.aclose(drain=5), tuple[str, ...])
+
+
+async def resumed() -> None:
+    async with (
+        SqliteJournal("run.sqlite", retry_failed=True) as journal,
+        FluxKleinClient(journal=journal, budget=Budget(25), on_event=combine(LogEvents(), on_event, None)) as client,
+        client.generate_many(rows(), to_input=lambda row: row["prompt"], to_id=lambda row: row["id"]) as outcomes,
+    ):
+        assert_type((await journal.spent()).usd, float)
+        async for outcome in outcomes:
+            assert_type(outcome.recalled, bool)
+            assert_type(show(outcome, width=256), Pictures)
 
 
 if __name__ == "__main__":

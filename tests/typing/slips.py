@@ -14,5 +14,7 @@ async def main(client: FluxKleinClient) -> None:
     await client.generate(b"a cat")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await client.generate("a cat", width="512")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await client.generate("a cat", on_abandon="forget")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    FluxKleinClient(journal="run.sqlite")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    FluxKleinClient(budget=25)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     TextToImageInput(prompt="a cat", steps=8)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     TextToImageInput(width=8)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
