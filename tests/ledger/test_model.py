@@ -39,7 +39,7 @@ class Known:
     key: str | None
     request_id: str | None
     state: str
-    reserved: float = 0.0
+    reserved: float | None = None
     cost: float | None = None
 
     def hear(self, state: str, cost: float | None) -> None:
@@ -50,7 +50,7 @@ class Known:
     def charge(self) -> float:
         if self.state in {"refused", "cancelled"}:
             return 0.0
-        return self.reserved if self.cost is None else self.cost
+        return (self.reserved or 0.0) if self.cost is None else self.cost
 
 
 class Model:
@@ -65,16 +65,24 @@ class Model:
         if entry.state is EntryState.SUBMITTING:
             if found:
                 return False
-            reserved = entry.reservation.usd if entry.reservation else 0.0
+            if entry.reservation is not None:
+                self._price(entry.reservation.usd)
+            reserved = entry.reservation.usd if entry.reservation else None
             self.orders.append(Known(entry.key, None, "submitting", reserved))
             return True
         if not found and entry.request_id is not None:
             found = [order for order in self.orders if order.request_id == entry.request_id]
         if not found and entry.state is not EntryState.REFUSED:
-            self.orders.append(Known(entry.key, entry.request_id, entry.state.value, 0.0, entry.cost_usd))
+            self.orders.append(Known(entry.key, entry.request_id, entry.state.value, None, entry.cost_usd))
         for order in found:
             self._change(order, entry)
         return True
+
+    def _price(self, usd: float) -> None:
+        """What was submitted without a budget is not free in one."""
+        for order in self.orders:
+            if order.key is not None and order.reserved is None and order.cost is None:
+                order.reserved = usd
 
     def _change(self, order: Known, entry: Entry) -> None:
         if entry.request_id is not None and order.request_id is None:
