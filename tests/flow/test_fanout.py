@@ -63,6 +63,15 @@ async def test_whoever_stops_does_not_wait_for_the_next_item(klein_emulator, con
     assert now() == 2.0
 
 
+async def test_whoever_leaves_does_not_wait_for_the_next_item(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=1.5))
+    async with connect(polling=EVERY_SECOND).generate_many(_hanging("a"), concurrency=3) as outcomes:
+        async for found in outcomes:
+            assert found.error is None
+            break
+    assert now() == 2.0
+
+
 async def test_what_dooms_every_item_does_not_wait_for_the_next_one(klein_emulator, connect):
     klein_emulator.script("submit", error_reply(401))
     with pytest.raises(AuthenticationError):

@@ -50,7 +50,7 @@ class Known:
     def charge(self) -> float:
         if self.state in {"refused", "cancelled"}:
             return 0.0
-        return self.reserved or 0.0 if self.cost is None else self.cost
+        return (self.reserved or 0.0) if self.cost is None else self.cost
 
 
 class Model:
@@ -65,11 +65,9 @@ class Model:
         if entry.state is EntryState.SUBMITTING:
             if found:
                 return False
+            if entry.reservation is not None:
+                self._price(entry.reservation.usd)
             reserved = entry.reservation.usd if entry.reservation else None
-            if reserved is not None:  # what was made without a budget counts with the price that is known now
-                for order in self.orders:
-                    if order.key is not None and order.reserved is None and order.cost is None:
-                        order.reserved = reserved
             self.orders.append(Known(entry.key, None, "submitting", reserved))
             return True
         if not found and entry.request_id is not None:
@@ -79,6 +77,12 @@ class Model:
         for order in found:
             self._change(order, entry)
         return True
+
+    def _price(self, usd: float) -> None:
+        """What was submitted without a budget is not free in one."""
+        for order in self.orders:
+            if order.key is not None and order.reserved is None and order.cost is None:
+                order.reserved = usd
 
     def _change(self, order: Known, entry: Entry) -> None:
         if entry.request_id is not None and order.request_id is None:
