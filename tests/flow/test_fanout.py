@@ -555,3 +555,23 @@ async def test_the_index_of_an_item_is_the_tag_of_its_events(connect):
     events = Events()
     await connect(on_event=events).generate_all(["a", "b"])
     assert {event.tag for event in events} == {0, 1}
+
+
+async def test_a_fan_out_whose_maker_knows_no_end_can_be_stopped(klein_emulator):
+    """Its items simply run to their end; no more are read."""
+    read = []
+
+    def numbers():
+        for number in range(100):
+            read.append(number)
+            yield number
+
+    async def make(index, item):
+        await asyncio.sleep(1)
+        raise InvalidInputError(f"no {item}")
+
+    async with FanOut(numbers(), make, concurrency=3, ordered=False) as outcomes:
+        await asyncio.sleep(0.5)
+        outcomes.stop()
+        ends = [outcome.index async for outcome in outcomes]
+    assert (sorted(ends), read) == ([0, 1, 2], [0, 1, 2])
