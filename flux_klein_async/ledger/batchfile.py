@@ -52,7 +52,9 @@ def kind_of(path: "str | os.PathLike[str]") -> Kind:
     suffix = PurePath(path).suffix.lower().removeprefix(".")
     if suffix not in set(Kind):
         known = ", ".join(f".{kind}" for kind in Kind)
-        raise InvalidInputError(f"{named(PurePath(path).name)} ends in none of {known}: say which of them it is")
+        raise InvalidInputError(
+            f"{named(PurePath(path).name)} ends in none of {known}: say which of them it is (--format)"
+        )
     return Kind(suffix)
 
 

@@ -123,7 +123,7 @@ def test_counts_and_money(four: Run, read: Read) -> None:
         EntryState.FAILED: 1,
     }
     assert next(iter(reader.counts())) is EntryState.SUBMITTING
-    assert reader.spent_usd() == (0.01, 0.08)  # three without a budget count like the one with it
+    assert reader.spent_usd() == (0.01, 0.08)  # the budget set aside as much for each of the others
 
 
 def test_what_a_dead_run_had_on_its_way_is_uncertain_and_stays_for_the_next_run_to_find(
