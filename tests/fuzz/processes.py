@@ -135,8 +135,11 @@ class Process:
         return ended
 
     async def stop(self) -> None:
-        for fan_out in self._fan_outs:
-            fan_out.stop()
+        async def stop() -> None:
+            for fan_out in self._fan_outs:
+                fan_out.stop()
+
+        await self.start(stop)  # what that leaves to be done is the process's own
 
     # --- its end
 

@@ -210,6 +210,7 @@ class Ledger(RuleBasedStateMachine):
         for process in self.processes.values():
             process.fuse = None
             process.die()
+        self.world.run(asyncio.sleep(1))  # what was under way when they died has arrived
         engine = self.world.emulator.engine
         engine._scripts.clear()
         self.budget = None if self.budget is None else 100.0
