@@ -139,7 +139,10 @@ class Process:
             for fan_out in self._fan_outs:
                 fan_out.stop()
 
-        await self.start(stop)  # what that leaves to be done is the process's own
+        stopping = self.start(stop)  # what that leaves to be done is the process's own
+        await asyncio.wait({stopping})
+        if self.alive:
+            stopping.result()
 
     # --- its end
 
