@@ -175,7 +175,9 @@ def test_a_batch_that_is_stopped_brings_home_what_runs_and_the_next_run_does_the
         assert {record["error"]["charged"] for record in cancelled if record["request_id"]} <= {"no"}
         finished = [record for record in records if record["error"] is None]
         assert 4 < len(finished) < 30
-        assert len(emulated.completions) == len(finished), "nothing was begun that was not brought home"
+        # What was on its way when the signal came says so: it may have been accepted, and the next run takes it up.
+        on_its_way = [record for record in records if record["error"] and record["error"]["charged"] == "unknown"]
+        assert len(emulated.completions) <= len(finished) + len(on_its_way), "what was begun was brought home or told"
         assert "Run the same command again to go on." in err
         with start(*command, environment=environment, cwd=tmp_path) as process:
             out, err = process.communicate(timeout=60)

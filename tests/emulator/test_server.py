@@ -278,5 +278,6 @@ async def test_a_call_to_a_port_travels_half_the_round_trip_each_way():
         begun = loop.time()
         assert (await fetch(session, "GET", "/v1/models"))[0] == 200
         [record] = emulator.records
-        assert record.at - begun >= 0.01
-        assert loop.time() - record.at >= 0.01
+        half = 0.01 - 0.001  # uvloop's clock counts whole milliseconds
+        assert record.at - begun >= half
+        assert loop.time() - record.at >= half
