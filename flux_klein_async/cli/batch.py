@@ -184,17 +184,17 @@ async def _run(job: _Job, feed: Feed, stop: Stop) -> ExitCode:
     stop.before_leaving = screen.restore
     if bad := await feed.first_bad():
         return _refuse(bad, screen)
-    if not job.emulator:
-        service.token_of((job.base_url, None))  # without one no journal is made either
     tally, policy = Tally(), AdaptivePolling(store=_store(job))
     async with AsyncExitStack() as stack:
         address: service.Address = (job.base_url, None)
         if job.emulator:
             address = await stack.enter_async_context(service.emulated())
             screen.note("Emulated: the pictures are placeholders, and nothing is charged.")
+        token = service.token_of(address)  # first: without one no journal is made either
         journal = await _journal(job, stack)
-        if journal is not None and not job.emulator:
-            await _check_token(job, journal.for_account(service.token_of(address)))
+        account = journal.for_account(token) if journal is not None else None
+        if account is not None and not job.emulator:
+            await _check_token(job, account)
         client = service.build_client(
             address,
             model=job.model,
@@ -207,7 +207,7 @@ async def _run(job: _Job, feed: Feed, stop: Stop) -> ExitCode:
         )
         await stack.enter_async_context(client)
         if job.dry_run:
-            look = journal.for_account(service.token_of(address)).items().look if journal is not None else None
+            look = account.items().look if account is not None else None
             return await _look_ahead(job, feed, client, policy, look, screen)
         # In a thread, as it may be long; what is there already is not written again.
         opened = asyncio.get_running_loop().run_in_executor(None, Manifest, job.output_dir / "manifest.jsonl")

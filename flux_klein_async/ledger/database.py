@@ -28,7 +28,7 @@ _SEEN: Final = (
 
 
 class Database:
-    """The file, as one run uses it; all in one thread but for `release_item`.
+    """The file, as one run uses it; all in one thread, but for `taken`, from which the loop releases items.
 
     Attributes:
         run: This run's number in the file.
