@@ -12,7 +12,7 @@ from typing import Annotated, BinaryIO
 import typer
 
 from flux_klein_async.cli import service, stopping
-from flux_klein_async.cli.batchplan import Look, forecast, learned
+from flux_klein_async.cli.batchplan import BAD_KEPT, Look, forecast, learned
 from flux_klein_async.cli.batchrun import BatchPlan, BatchRun
 from flux_klein_async.cli.exits import ExitCode
 from flux_klein_async.cli.feed import Feed
@@ -45,8 +45,6 @@ from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from flux_klein_async.polling.adaptive import AdaptivePolling
 
 __all__ = ["batch"]
-
-_BAD_TOLD = 20  # bad lines that are told one by one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,10 +260,10 @@ def _line_ends(path: Path) -> int | None:
 
 
 def _refuse(bad: list[BadRow], screen: Screen) -> ExitCode:
-    for row in bad[:_BAD_TOLD]:
+    for row in bad[:BAD_KEPT]:
         screen.note(f"Line {row.line}: {row.problem}")
-    if len(bad) > _BAD_TOLD:
-        screen.note(f"{len(bad) - _BAD_TOLD} more.")
+    if len(bad) > BAD_KEPT:
+        screen.note(f"{len(bad) - BAD_KEPT} more.")
     screen.note("Nothing was submitted.")
     return ExitCode.BAD_INPUT
 

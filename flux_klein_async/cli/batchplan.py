@@ -18,7 +18,7 @@ from flux_klein_async.ledger.rows import BadRow, Row
 from flux_klein_async.polling.adaptive import AdaptivePolling
 from flux_klein_async.polling.explanation import explain
 
-__all__ = ["Forecast", "Look", "forecast", "learned"]
+__all__ = ["BAD_KEPT", "Forecast", "Look", "forecast", "learned"]
 
 BAD_KEPT = 20  # bad lines that are told one by one
 _AT_ONCE = 256  # rows that the journal is asked for together
