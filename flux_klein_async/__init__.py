@@ -11,7 +11,7 @@ Where things are:
 """
 
 from flux_klein_async._version import __version__
-from flux_klein_async.client import FluxKleinClient
+from flux_klein_async.client import FluxKleinClient, RequestHandle
 from flux_klein_async.errors import (
     APIConnectionError,
     APIStatusError,
@@ -39,7 +39,6 @@ from flux_klein_async.errors import (
     WaitTimeoutError,
 )
 from flux_klein_async.events import Event
-from flux_klein_async.handle import RequestHandle
 from flux_klein_async.ledger.base import Entry, EntryState, Journal, Ledger, Reservation, SpendingLimit
 from flux_klein_async.ledger.budget import Budget
 from flux_klein_async.ledger.sqlite import SqliteJournal

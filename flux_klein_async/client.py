@@ -7,12 +7,12 @@ import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
 from flux_klein_async._version import USER_AGENT
-from flux_klein_async.api.addresses import Addresses, checked_model_id, checked_request_id
 from flux_klein_async.api.credentials import Redactor, find_token
 from flux_klein_async.api.requests import Api
+from flux_klein_async.api.urls import ApiUrls, checked_model_id, checked_request_id
 from flux_klein_async.errors import ConfigurationError, FluxKleinError, InvalidInputError
 from flux_klein_async.events import Event
 from flux_klein_async.flow import calls, download
@@ -29,7 +29,6 @@ from flux_klein_async.flow.orders import Order, made_input, prepare
 from flux_klein_async.flow.submission import submit
 from flux_klein_async.flow.updates import Updates
 from flux_klein_async.flow.waiting import wait
-from flux_klein_async.handle import RequestHandle
 from flux_klein_async.ledger.base import Journal, KeepsAccounts, NoBudget, SpendingLimit
 from flux_klein_async.misuse import NotWith, is_plain, slip
 from flux_klein_async.models import (
@@ -60,10 +59,79 @@ from flux_klein_async.transport.slots import Lanes
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["FluxKleinClient"]
+__all__ = ["FluxKleinClient", "RequestHandle"]
 
 T = TypeVar("T")
 _OnStatus = Callable[[RequestStatus], object]
+
+
+class RequestHandle:
+    """A request that was accepted, by this client or by another process.
+
+    Cheap and passive: dropping it leaves the request as it is. `request_id` is all that is needed to take the
+    request up again, for as long as the service keeps it (7 days).
+    """
+
+    __slots__ = ("_client", "ticket")
+
+    def __init__(self, client: "FluxKleinClient", ticket: Ticket) -> None:
+        self._client = client
+        self.ticket = ticket
+
+    @property
+    def request_id(self) -> str:
+        """The service's id of this request."""
+        return self.ticket.request_id
+
+    def __repr__(self) -> str:
+        return f"RequestHandle({self.request_id!r})"
+
+    if not TYPE_CHECKING:  # pragma: no branch  # there, the slip must stay an error
+
+        def __await__(self) -> NoReturn:
+            raise TypeError("A RequestHandle is not awaited: `await handle.wait_for_result()` brings its result")
+
+    async def status(self) -> RequestStatus:
+        """As `FluxKleinClient.status`.
+
+        Raises:
+            FluxKleinError: As there.
+        """
+        return await self._client.status(self)
+
+    async def result(self) -> GenerationResult:
+        """As `FluxKleinClient.result`.
+
+        Raises:
+            FluxKleinError: As there.
+        """
+        return await self._client.result(self)
+
+    async def cancel(self) -> CancelOutcome:
+        """As `FluxKleinClient.cancel`.
+
+        Raises:
+            FluxKleinError: As there.
+        """
+        return await self._client.cancel(self)
+
+    async def wait_for_result(
+        self,
+        *,
+        timeout: Timeout = DEFAULT,
+        on_abandon: OnAbandon = "leave",
+        on_status: Callable[[RequestStatus], object] | None = None,
+    ) -> GenerationResult:
+        """As `FluxKleinClient.wait_for_result`.
+
+        Raises:
+            FluxKleinError: As there.
+        """
+        return await self._client.wait_for_result(self, timeout=timeout, on_abandon=on_abandon, on_status=on_status)
+
+    def updates(self, *, timeout: Timeout = DEFAULT) -> AsyncIterator[RequestStatus]:
+        """As `FluxKleinClient.updates`."""
+        return self._client.updates(self, timeout=timeout)
 
 
 class FluxKleinClient(NotWith):
@@ -117,7 +185,7 @@ class FluxKleinClient(NotWith):
     ) -> None:
         environment = from_environ(os.environ)
         token = find_token(api_key, environment, wall_clock=time.time)
-        addresses = Addresses(environment.base_url if base_url is None else base_url, allow_insecure=allow_insecure)
+        addresses = ApiUrls(environment.base_url if base_url is None else base_url, allow_insecure=allow_insecure)
         settings = limits if isinstance(limits, Limits) else Limits()
         retry = retry or RetryPolicy()
         self._model = checked_model_id(model)
@@ -155,7 +223,7 @@ class FluxKleinClient(NotWith):
 
     def __repr__(self) -> str:
         state = "closed" if self._core.closing else "open"
-        return f"<FluxKleinClient {self._core.api.addresses.origin} {state}>"
+        return f"<FluxKleinClient {self._core.api.urls.origin} {state}>"
 
     # --- one request
 

@@ -4,18 +4,17 @@ Inputs are strict (a wrong type is refused, not coerced); answers are read toler
 fills the models below and keeps the whole answer in `raw`. Nothing here performs I/O.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field, SkipValidation
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidation
 
+from flux_klein_async.api.urls import host_of, is_public, parsed
 from flux_klein_async.errors import FluxKleinError, InvalidResponseError
-from flux_klein_async.hosts import host_of, is_public, parsed
-from flux_klein_async.reprs import Brief, known
 from flux_klein_async.schemas import ModelInput, input_model
-from flux_klein_async.states import RequestState
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +42,98 @@ KLEIN_4B_TEXT_TO_IMAGE = "blackforestlabs/flux-2-klein/4b/text-to-image"
 KLEIN_9B_TEXT_TO_IMAGE = "blackforestlabs/flux-2-klein/9b/text-to-image"
 
 T = TypeVar("T")
+
+
+class RequestState(StrEnum):
+    """Where a request stands. `UNKNOWN` is a word nobody documented: it is waited out, never an end."""
+
+    IN_QUEUE = "in_queue"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+    @classmethod
+    def read(cls, word: object) -> "RequestState":
+        """The state that a word on the wire stands for, in any case."""
+        if not isinstance(word, str):
+            return cls.UNKNOWN
+        return _STATES.get(word) or _STATES.get(word.strip().lower(), cls.UNKNOWN)
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing can follow."""
+        return self in _FINAL
+
+
+# docs/wire.md, "States": the documented words first, then those observed in the vendor's clients.
+_STATES = {
+    "in_queue": RequestState.IN_QUEUE,
+    "in_progress": RequestState.IN_PROGRESS,
+    "completed": RequestState.COMPLETED,
+    "cancelled": RequestState.CANCELLED,
+    "succeeded": RequestState.COMPLETED,
+    "failed": RequestState.FAILED,
+    "canceled": RequestState.CANCELLED,
+    "pending": RequestState.IN_QUEUE,
+    "waiting": RequestState.IN_QUEUE,
+    "starting": RequestState.IN_PROGRESS,
+    "processing": RequestState.IN_PROGRESS,
+}
+_FINAL = frozenset({RequestState.COMPLETED, RequestState.FAILED, RequestState.CANCELLED})
+
+
+_TEXT = 40  # characters of a prompt, and of any other text of a user's
+_ADDRESS = 120  # characters of a URL: it is of no use without its end, but signatures are long
+
+
+class _Bare(str):
+    """Text that is shown without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+class BriefModel(BaseModel):
+    """A model whose `repr` leaves out what is not known, and shortens what is long."""
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        return ((name, shortened(value)) for name, value in super().__repr_args__() if not _unknown(value))
+
+
+def brief_repr(value: object, facts: Mapping[str, Any]) -> str:
+    """The `repr` of anything else, from its facts."""
+    shown = (f"{name}={shortened(fact)!r}" for name, fact in facts.items() if not _unknown(fact))
+    return f"{type(value).__name__}({', '.join(shown)})"
+
+
+def _unknown(value: object) -> bool:
+    return value is None or value == ()
+
+
+def shortened(value: Any) -> Any:
+    """What to show in place of a value."""
+    if isinstance(value, Enum):
+        return _Bare(value.value)
+    if isinstance(value, datetime):
+        return _Bare(value.isoformat())
+    if isinstance(value, float):
+        return float(f"{value:.6g}")  # seconds and dollars: what is behind that is the clock's own noise
+    if isinstance(value, str):
+        return _cut(value, _ADDRESS if value.startswith(("https://", "http://")) and " " not in value else _TEXT)
+    if type(value).__module__.startswith("flux_klein_async."):  # each is short by itself
+        return value
+    return _Bare(_cut(repr(value), _ADDRESS))
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+# --- inputs
 
 
 def _not_blank(text: str) -> str:
@@ -75,7 +166,7 @@ def _public_https(url: str) -> str:
 _Pixels = Annotated[int, Field(ge=64, le=2048, description="pixels")]
 
 
-class TextToImageInput(Brief):
+class TextToImageInput(BriefModel):
     """Input of FLUX.2 [klein] 4B text to image (source: docs/wire.md, "Input").
 
     Attributes:
@@ -105,7 +196,7 @@ class TextToImage9BInput(TextToImageInput):
     steps: Annotated[int, Field(ge=4, le=50)] | None = None
 
 
-class HostedFile(Brief):
+class HostedFile(BriefModel):
     """A file that the service fetches itself, for inputs that take one.
 
     Attributes:
@@ -127,7 +218,7 @@ _Answer = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())  # "m
 _Raw = Annotated[Mapping[str, Any], SkipValidation]  # parsed JSON: there is nothing to validate
 
 
-class RequestStatus(Brief):
+class RequestStatus(BriefModel):
     """One look at a request (source: docs/wire.md, "Endpoints" and "States").
 
     Attributes:
@@ -147,7 +238,7 @@ class RequestStatus(Brief):
     raw: _Raw = Field(default_factory=dict, repr=False)
 
 
-class GenerationOutput(Brief):
+class GenerationOutput(BriefModel):
     """The files of a generation, as URLs; which are there is the model's affair (source: docs/wire.md, "Output").
 
     Attributes:
@@ -187,10 +278,10 @@ class Timings:
     looks: int = 0
 
     def __repr__(self) -> str:
-        return known(self, {name: getattr(self, name) for name in self.__slots__})
+        return brief_repr(self, {name: getattr(self, name) for name in self.__slots__})
 
 
-class GenerationResult(Brief):
+class GenerationResult(BriefModel):
     """A finished generation (source: docs/wire.md, "Endpoints" and "Output").
 
     Attributes:
@@ -235,7 +326,7 @@ class GenerationResult(Brief):
         raise InvalidResponseError("The result holds no image", request_id=self.request_id)
 
 
-class CancelOutcome(Brief):
+class CancelOutcome(BriefModel):
     """What became of a cancel (source: docs/wire.md, "Endpoints").
 
     Attributes:
@@ -253,7 +344,7 @@ class CancelOutcome(Brief):
     raw: _Raw = Field(default_factory=dict, repr=False)
 
 
-class ModelInfo(Brief):
+class ModelInfo(BriefModel):
     """A model's catalogue entry (source: docs/wire.md, "Endpoints").
 
     Attributes:
@@ -333,4 +424,4 @@ class Outcome(Generic[T]):
     def __repr__(self) -> str:
         # Not the item: it is the user's own, of any length, and may be private.
         ends = {"result": self.result, "error": self.error, "paths": self.paths, "recalled": self.recalled or None}
-        return known(self, {"index": self.index, **ends})
+        return brief_repr(self, {"index": self.index, **ends})

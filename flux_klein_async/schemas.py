@@ -18,7 +18,7 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import SchemaError, ValidationError
 
 from flux_klein_async.errors import InvalidInputError
-from flux_klein_async.reprs import Brief, brief
+from flux_klein_async.models import BriefModel, shortened
 
 __all__ = ["ModelInput", "input_model"]
 
@@ -29,7 +29,7 @@ _LARGEST = 2**53  # numbers beyond are exact neither in JSON nor as float
 _UNUSABLE = (PydanticUserError, SchemaError, TypeError, ValueError, OverflowError, RecursionError)
 
 
-class ModelInput(Brief):
+class ModelInput(BriefModel):
     """The base of the inputs that `ModelInfo.input_model` makes; each names its model in `default_model`.
 
     Only the fields that were given are sent: the service has its own defaults.
@@ -49,7 +49,7 @@ class ModelInput(Brief):
         return {name if alias is None else alias: getattr(self, name) for name, alias in names.items()}
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        return ((name, brief(value)) for name, value in self.given().items())
+        return ((name, shortened(value)) for name, value in self.given().items())
 
 
 def input_model(schema: Mapping[str, Any] | None, model_id: str) -> type[ModelInput]:

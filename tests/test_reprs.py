@@ -29,7 +29,7 @@ from flux_klein_async import (
     Timings,
 )
 from flux_klein_async.ledger.base import NoBudget
-from flux_klein_async.reprs import brief, known
+from flux_klein_async.models import known, shortened
 
 TOKEN = "secret-token-0123456789"
 PROMPT = "a snow leopard at dawn, " * 20
@@ -101,11 +101,11 @@ def test_a_repr_is_short_and_keeps_secrets(value, text):
 
 def test_an_address_is_kept_whole_unless_it_is_very_long():
     address = "https://files.runcomfy.net/" + "a" * 80
-    assert (brief(address), len(brief(address + "?signature=" + "b" * 500))) == (address, 120)
-    assert len(brief("https://is.not/ an address" + "x" * 100)) == 40
+    assert (shortened(address), len(shortened(address + "?signature=" + "b" * 500))) == (address, 120)
+    assert len(shortened("https://is.not/ an address" + "x" * 100)) == 40
 
 
 def test_whatever_else_there_is_is_cut():
-    assert repr(brief([1, 2])) == "[1, 2]"
-    assert len(repr(brief(list(range(1000))))) == 120
+    assert repr(shortened([1, 2])) == "[1, 2]"
+    assert len(repr(shortened(list(range(1000))))) == 120
     assert known(RESULT, {"a": None, "b": (), "c": 0}) == "GenerationResult(c=0)"

@@ -11,9 +11,9 @@ from typing import Any
 from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic import BaseModel
 
-from flux_klein_async.api.addresses import Addresses
 from flux_klein_async.api.messages import Kind, Request
 from flux_klein_async.api.ranges import Part, range_headers
+from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import InvalidInputError
 
 __all__ = ["Api", "encode_input"]
@@ -31,8 +31,8 @@ _WITH_COST = "?include_cost=true"
 class Api:
     """Builds every request; the only object that puts the token into a header."""
 
-    def __init__(self, addresses: Addresses, token: str, user_agent: str) -> None:
-        self.addresses = addresses
+    def __init__(self, urls: ApiUrls, token: str, user_agent: str) -> None:
+        self.urls = urls
         common = {"Accept": "application/json", "User-Agent": user_agent}
         secret = {**common, "Authorization": f"Bearer {token}"}
         self._headers = _frozen(secret)
@@ -45,7 +45,7 @@ class Api:
         return Request(
             kind=Kind.SUBMIT,
             method="POST",
-            url=self.addresses.model(model),
+            url=self.urls.model(model),
             headers=self._post_headers,
             body=body,
             replayable=False,
@@ -54,30 +54,30 @@ class Api:
 
     def look(self, request_id: str) -> Request:
         """A status call made while waiting."""
-        return self._get(self.addresses.request(request_id, "status"), _LOOK_SILENCE)
+        return self._get(self.urls.request(request_id, "status"), _LOOK_SILENCE)
 
     def look_at_result(self, request_id: str) -> Request:
         """A result call made while waiting: before the end it is answered with the state, after it with all."""
-        return self._get(self.addresses.request(request_id, "result") + _WITH_COST, _LOOK_SILENCE)
+        return self._get(self.urls.request(request_id, "result") + _WITH_COST, _LOOK_SILENCE)
 
     def status(self, request_id: str) -> Request:
         """A status call made for its own sake."""
-        return self._get(self.addresses.request(request_id, "status"), _CALL_SILENCE)
+        return self._get(self.urls.request(request_id, "status"), _CALL_SILENCE)
 
     def result(self, request_id: str) -> Request:
         """The result, with its cost where the service tells it."""
-        return self._get(self.addresses.request(request_id, "result") + _WITH_COST, _CALL_SILENCE)
+        return self._get(self.urls.request(request_id, "result") + _WITH_COST, _CALL_SILENCE)
 
     def model(self, model: str) -> Request:
         """The catalogue entry of a model."""
-        return self._get(self.addresses.model(model), _CALL_SILENCE)
+        return self._get(self.urls.model(model), _CALL_SILENCE)
 
     def cancel(self, request_id: str) -> Request:
         """A cancel has no body; asking twice cancels no more than once."""
         return Request(
             kind=Kind.CANCEL,
             method="POST",
-            url=self.addresses.request(request_id, "cancel"),
+            url=self.urls.request(request_id, "cancel"),
             headers=self._headers,
             replayable=True,
             silence=_CALL_SILENCE,

@@ -23,11 +23,11 @@ from typing import Any
 from yarl import URL
 
 from flux_klein_async._version import USER_AGENT, __version__
-from flux_klein_async.api.addresses import Addresses
-from flux_klein_async.api.answers import read_model
 from flux_klein_async.api.credentials import Redactor, find_token
 from flux_klein_async.api.messages import Response
 from flux_klein_async.api.requests import Api
+from flux_klein_async.api.responses import read_model
+from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.cli.price import per_unit
 from flux_klein_async.errors import ConfigurationError, FluxKleinError
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
@@ -65,7 +65,7 @@ class Machine:
     base_url: str | None
     wall_clock: Callable[[], float] = time.time
     token: str | None = None
-    addresses: Addresses | None = None
+    addresses: ApiUrls | None = None
     answer: Response | None = None
     answered_at: float = 0.0
     told: set[str] = field(default_factory=set)
@@ -166,7 +166,7 @@ async def _base_url(machine: Machine) -> _Found:
     given, set_ = machine.base_url, machine.environment.base_url
     source = "--base-url" if given is not None else BASE_URL_VARIABLE if set_ is not None else "the service's own"
     try:
-        machine.addresses = Addresses(set_ if given is None else given)
+        machine.addresses = ApiUrls(set_ if given is None else given)
     except ConfigurationError as error:
         raise ConfigurationError(f"{error} (it comes from {source})") from None
     return Level.OK, f"{machine.addresses.origin} ({source})"

@@ -10,12 +10,11 @@ from typing import Final
 
 from yarl import URL
 
-from flux_klein_async.api.addresses import Addresses
 from flux_klein_async.api.credentials import find_token
+from flux_klein_async.api.urls import ApiUrls, host_of, is_loopback
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import FluxKleinError
 from flux_klein_async.events import Event
-from flux_klein_async.hosts import host_of, is_loopback
 from flux_klein_async.ledger.base import Journal, SpendingLimit
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from flux_klein_async.options import Limits, from_environ
@@ -99,7 +98,7 @@ def store_path(environ: Mapping[str, str], base_url: str | None) -> Path | None:
     named = environ.get(STORE_VARIABLE)
     if named is not None:
         return Path(named) if named else None
-    url = URL(Addresses(from_environ(environ).base_url if base_url is None else base_url).origin)
+    url = URL(ApiUrls(from_environ(environ).base_url if base_url is None else base_url).origin)
     host = host_of(url)
     if host is None or is_loopback(host):
         return None

@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable
 from typing import TypeVar
 
-from flux_klein_async.api.answers import read_cancel, read_model, read_result, read_status
 from flux_klein_async.api.messages import Request, Response
+from flux_klein_async.api.responses import read_cancel, read_model, read_result, read_status
 from flux_klein_async.errors import FluxKleinError
 from flux_klein_async.events import Cancelled, Failed
 from flux_klein_async.flow.call import Call, Registry

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from flux_klein_async.api.answers import read_result
 from flux_klein_async.api.messages import Response
+from flux_klein_async.api.responses import read_result
 from flux_klein_async.errors import (
     DownloadError,
     FluxKleinError,

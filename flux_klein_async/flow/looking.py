@@ -6,8 +6,8 @@ loop's.
 
 from dataclasses import dataclass
 
-from flux_klein_async.api.answers import read_result, read_status
 from flux_klein_async.api.messages import Kind, Response
+from flux_klein_async.api.responses import read_result, read_status
 from flux_klein_async.errors import (
     APIConnectionError,
     APIStatusError,

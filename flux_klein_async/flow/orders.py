@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from flux_klein_async.api.addresses import checked_model_id
 from flux_klein_async.api.requests import encode_input
+from flux_klein_async.api.urls import checked_model_id
 from flux_klein_async.errors import FluxKleinError, InvalidInputError
 from flux_klein_async.misuse import slip
 from flux_klein_async.models import (

@@ -9,8 +9,8 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from flux_klein_async.api.answers import excerpt, read_submit
 from flux_klein_async.api.messages import Kind
+from flux_klein_async.api.responses import excerpt, read_submit
 from flux_klein_async.errors import FluxKleinError, SubmissionUncertainError
 from flux_klein_async.events import Submitted, Uncertain
 from flux_klein_async.flow.call import Call

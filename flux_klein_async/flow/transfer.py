@@ -9,9 +9,9 @@ from functools import partial
 from typing import Generic, TypeVar
 from urllib.parse import urljoin
 
-from flux_klein_async.api.addresses import trusted_file_url
 from flux_klein_async.api.messages import Kind, Response
 from flux_klein_async.api.ranges import Body, Part, body_of
+from flux_klein_async.api.urls import trusted_file_url
 from flux_klein_async.errors import (
     ConfigurationError,
     DownloadError,
@@ -108,7 +108,7 @@ class Transfer(Generic[T]):
 
     async def _ask(self, url: str) -> str | None:
         """Receive what a URL has; else say where to ask instead."""
-        trusted = trusted_file_url(url, self._core.api.addresses.origin)
+        trusted = trusted_file_url(url, self._core.api.urls.origin)
         if trusted is None:
             raise DownloadError("Files are not taken from this address", url=self._shown(url))
         part = self._part

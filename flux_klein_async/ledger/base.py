@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
-from flux_klein_async.models import ModelInfo, SavedFile
-from flux_klein_async.reprs import known
+from flux_klein_async.models import ModelInfo, SavedFile, brief_repr
 
 __all__ = [
     "Action",
@@ -85,7 +84,7 @@ class Entry:
 
     def __repr__(self) -> str:
         shown = (name for name in self.__slots__ if name not in {"body", "answer"})  # they hold the prompt
-        return known(self, {name: getattr(self, name) for name in shown})
+        return brief_repr(self, {name: getattr(self, name) for name in shown})
 
 
 class Journal(Protocol):
@@ -133,7 +132,7 @@ class Claim:
 
     def __repr__(self) -> str:
         shown = (name for name in self.__slots__ if name != "answer")
-        return known(self, {name: getattr(self, name) for name in shown})
+        return brief_repr(self, {name: getattr(self, name) for name in shown})
 
 
 class Items(Protocol):

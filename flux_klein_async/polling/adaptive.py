@@ -11,14 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from flux_klein_async.errors import ConfigurationError
-from flux_klein_async.models import RequestState
+from flux_klein_async.models import RequestState, brief_repr
 from flux_klein_async.options import finite
 from flux_klein_async.polling.durations import Size
 from flux_klein_async.polling.outlook import History, Outlook
 from flux_klein_async.polling.policies import Observation, Progress
 from flux_klein_async.polling.served import ServedTimes
 from flux_klein_async.polling.store import ModelSnapshot, SizeSnapshot, Snapshot, Store
-from flux_klein_async.reprs import known
 
 if TYPE_CHECKING:
     import os
@@ -73,7 +72,7 @@ class AdaptivePolling:
 
     def __repr__(self) -> str:
         facts = {"look_cost": self.look_cost, "minimum": self.minimum, "maximum": self.maximum}
-        return known(self, facts | {"models": len(self._histories)})
+        return brief_repr(self, facts | {"models": len(self._histories)})
 
     def next_look(self, progress: Progress) -> float:
         """Seconds from the start of the last look to the next; between `minimum` and `maximum`."""

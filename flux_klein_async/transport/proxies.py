@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from yarl import URL
 
 from flux_klein_async.api.credentials import SHORTEST_SECRET
+from flux_klein_async.api.urls import host_of, is_loopback, parsed
 from flux_klein_async.errors import ConfigurationError
-from flux_klein_async.hosts import host_of, is_loopback, parsed
 from flux_klein_async.options import Environment
 
 __all__ = ["Proxies", "Proxy"]

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from flux_klein_async.api.addresses import Addresses
 from flux_klein_async.api.messages import Kind, Request
 from flux_klein_async.api.ranges import Part
 from flux_klein_async.api.requests import Api, encode_input
+from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.models import HostedFile, TextToImage9BInput, TextToImageInput
 
-API = Api(Addresses("https://h.example"), "s3cr3t-token", "flux_klein_async/1.0")
+API = Api(ApiUrls("https://h.example"), "s3cr3t-token", "flux_klein_async/1.0")
 MODEL = "blackforestlabs/flux-2-klein/4b/text-to-image"
 
 COMMON = {"Accept": "application/json", "User-Agent": "flux_klein_async/1.0", "Authorization": "Bearer s3cr3t-token"}

@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_klein_async.api.answers import (
+from flux_klein_async.api.messages import Response
+from flux_klein_async.api.responses import (
     excerpt,
     read_cancel,
     read_error,
@@ -18,7 +19,6 @@ from flux_klein_async.api.answers import (
     read_submit,
     request_id_in,
 )
-from flux_klein_async.api.messages import Response
 from flux_klein_async.errors import (
     APIStatusError,
     FluxKleinError,

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from flux_klein_async import FluxKleinClient
-from flux_klein_async.api.addresses import Addresses, checked_model_id, checked_request_id, trusted_file_url
 from flux_klein_async.api.credentials import find_token
+from flux_klein_async.api.urls import ApiUrls, checked_model_id, checked_request_id, is_loopback, trusted_file_url
 from flux_klein_async.errors import ConfigurationError, InvalidInputError
-from flux_klein_async.hosts import is_loopback
 from flux_klein_async.options import BASE_URL_VARIABLE, TOKEN_VARIABLES, from_environ
 
 from .strategies import anything, damaged, examples, texts, urls, written
@@ -37,7 +36,7 @@ def tried(call: Callable[[], Any], kind: type[Exception]) -> Any:
 @examples(300)
 @given(ids)
 def test_an_id_stands_in_a_path_as_it_is_or_is_refused(value):
-    api = Addresses("https://api.example/base")
+    api = ApiUrls("https://api.example/base")
     for make in (lambda: api.request(value, "status"), lambda: api.model(value)):
         url = tried(make, InvalidInputError)
         if isinstance(url, InvalidInputError):
@@ -79,7 +78,7 @@ near = st.builds(
 @given(near | strangers | near.flatmap(lambda url: damaged(st.just(url.encode())).map(os.fsdecode)))
 def test_a_base_url_is_opened_as_it_was_checked_or_is_refused(text):
     try:
-        addresses = Addresses(text)
+        addresses = ApiUrls(text)
     except ConfigurationError:
         return
     url = URL(addresses.request("an-id", "status"))
@@ -113,7 +112,7 @@ def test_a_client_is_made_of_any_environment_or_refuses_it(environ):
     values = [value.strip() for value in environ.values()]
     assert environment.token is None or environment.token in values
     token = tried(lambda: find_token(None, environment, wall_clock=lambda: 0.0), ConfigurationError)
-    addresses = tried(lambda: Addresses(environment.base_url), ConfigurationError)
+    addresses = tried(lambda: ApiUrls(environment.base_url), ConfigurationError)
     for error in (token, addresses):
         if isinstance(error, ConfigurationError):
             assert not environment.token or environment.token not in str(error) or len(environment.token) < 6

@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from flux_klein_async.api.addresses import checked_request_id
 from flux_klein_async.api.messages import Response
 from flux_klein_async.api.retry_after import retry_after
+from flux_klein_async.api.urls import checked_request_id
 from flux_klein_async.errors import (
     APIStatusError,
     GenerationCancelledError,

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from flux_klein_async.api.addresses import Addresses, checked_model_id, checked_request_id, trusted_file_url
+from flux_klein_async.api.urls import (
+    ApiUrls,
+    checked_model_id,
+    checked_request_id,
+    host_of,
+    is_loopback,
+    is_public,
+    parsed,
+    trusted_file_url,
+)
 from flux_klein_async.errors import ConfigurationError, InvalidInputError
 
 OWN = "http://127.0.0.1:8080"
@@ -38,7 +47,7 @@ OWN = "http://127.0.0.1:8080"
     ],
 )
 def test_addresses_are_built_from_the_base_url(base_url: str | None, prefix: str) -> None:
-    addresses = Addresses(base_url)
+    addresses = ApiUrls(base_url)
     assert [addresses.origin, addresses.model("a/b"), addresses.request("r-1", "status")] == [
         str(URL(prefix).origin()),
         f"{prefix}/models/a/b",
@@ -73,7 +82,7 @@ BAD_BASE_URLS: list[Any] = [
 @pytest.mark.parametrize("base_url", BAD_BASE_URLS)
 def test_refuses_a_base_url_that_cannot_be_one(base_url: Any, allow_insecure: bool) -> None:
     with pytest.raises(ConfigurationError, match=r"^The base URL "):
-        Addresses(base_url, allow_insecure=allow_insecure)
+        ApiUrls(base_url, allow_insecure=allow_insecure)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +91,7 @@ def test_refuses_a_base_url_that_cannot_be_one(base_url: Any, allow_insecure: bo
 )
 def test_refuses_a_base_url_whose_host_is_no_host_name(base_url: str) -> None:
     with pytest.raises(ConfigurationError):
-        Addresses(base_url)
+        ApiUrls(base_url)
 
 
 @pytest.mark.parametrize(
@@ -100,13 +109,13 @@ def test_refuses_a_base_url_whose_host_is_no_host_name(base_url: str) -> None:
 )
 def test_plain_http_to_another_machine_must_be_allowed(base_url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^Plain http to .* would send the token in clear"):
-        Addresses(base_url)
-    assert Addresses(base_url, allow_insecure=True).origin == base_url
+        ApiUrls(base_url)
+    assert ApiUrls(base_url, allow_insecure=True).origin == base_url
 
 
 def test_the_refusal_of_a_base_url_does_not_repeat_its_password() -> None:
     with pytest.raises(ConfigurationError) as caught:
-        Addresses("https://user:s3cr3t@h.example")
+        ApiUrls("https://user:s3cr3t@h.example")
     assert "s3cr3t" not in repr(caught.value)
 
 
@@ -114,7 +123,7 @@ def test_the_refusal_of_a_base_url_does_not_repeat_its_password() -> None:
 def test_a_base_url_is_taken_or_refused_whatever_the_text(text: str) -> None:
     for base_url in (text, "https://" + text):
         try:
-            assert Addresses(base_url).origin.startswith(("https://", "http://"))
+            assert ApiUrls(base_url).origin.startswith(("https://", "http://"))
         except ConfigurationError:
             continue
 
@@ -151,7 +160,7 @@ def test_refuses_what_is_no_request_id(request_id: object) -> None:
     with pytest.raises(InvalidInputError, match=r"^Not a request id: "):
         checked_request_id(request_id)
     with pytest.raises(InvalidInputError):
-        Addresses().request(request_id, "status")  # type: ignore[arg-type]  # what callers may hand over
+        ApiUrls().request(request_id, "status")  # type: ignore[arg-type]  # what callers may hand over
 
 
 @pytest.mark.parametrize(
@@ -165,7 +174,7 @@ def test_refuses_what_is_no_request_id(request_id: object) -> None:
     ],
 )
 def test_takes_a_model_id_with_slashes(model: str) -> None:
-    assert (checked_model_id(model), Addresses().model(model)) == (
+    assert (checked_model_id(model), ApiUrls().model(model)) == (
         model,
         f"https://model-api.runcomfy.net/v1/models/{model}",
     )
@@ -211,7 +220,7 @@ def test_refuses_what_is_no_model_id(model: object) -> None:
 
 @given(st.text() | st.from_regex(r"[A-Za-z0-9_./-]{1,140}", fullmatch=True))
 def test_an_id_never_leaves_its_place_in_the_path(text: str) -> None:
-    addresses = Addresses("https://h.example")
+    addresses = ApiUrls("https://h.example")
     builders: dict[str, Any] = {
         "/v1/models/": addresses.model,
         "/v1/requests/": lambda request_id: addresses.request(request_id, "status"),
@@ -349,3 +358,61 @@ def test_whatever_the_text_only_trusted_origins_are_opened(text: str) -> None:
     host = url.host or ""
     assert str(url.origin()) == OWN or (url.scheme == "https" and host.endswith(("runcomfy.net", "runcomfy.com")))
     assert (trusted_file_url(opened, OWN), str(url)) == (opened, opened)
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://Example.COM/x", "example.com"),
+        ("https://bücher.example", "xn--bcher-kva.example"),
+        ("https://a_b-c.example", "a_b-c.example"),
+        ("https://127.0.0.1:8080", "127.0.0.1"),
+        ("https://[::1]", "::1"),
+        ("https://localhost", "localhost"),
+        ("https://-a.example", None),
+        ("https://a..example", None),
+        ("https://a example", None),
+        ("https://a%2f.example", None),
+        ("https://" + "a" * 64 + ".example", None),
+        ("https://" + "a." * 130 + "example", None),
+        ("/no/host", None),
+    ],
+)
+def test_a_host_is_a_name_or_an_address(url, host):
+    assert host_of(URL(url)) == host
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback", "public"),
+    [
+        ("localhost", True, False),
+        ("127.0.0.1", True, False),
+        ("127.9.9.9", True, False),
+        ("::1", True, False),
+        ("example.com", False, True),
+        ("1.1.1.1", False, True),
+        ("2606:4700::1111", False, True),
+        ("10.0.0.1", False, False),
+        ("224.0.0.1", False, False),
+        ("64:ff9b::7f00:1", False, False),
+        ("2002:7f00:1::", False, False),
+        ("::ffff:127.0.0.1", True, False),
+        ("intranet", False, False),
+        ("printer.local", False, False),
+        ("a.0x7f", False, False),
+        ("a.1", False, False),
+    ],
+)
+def test_what_is_loopback_and_what_is_public(host, loopback, public):
+    assert (is_loopback(host), is_public(host)) == (loopback, public)
+
+
+@given(st.text())
+def test_no_text_is_both(host):
+    assert not (is_loopback(host) and is_public(host))
+
+
+@pytest.mark.parametrize("text", ["0://[]@", "https://user[]@/x", "https://[::1", "https://a\\b"])
+def test_a_text_that_is_no_url_is_a_value_error(text):
+    with pytest.raises(ValueError, match="URL"):
+        parsed(text)

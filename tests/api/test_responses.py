@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from flux_klein_async.api.answers import (
+from flux_klein_async.api.messages import Response
+from flux_klein_async.api.responses import (
     excerpt,
     ok,
     read_cancel,
@@ -27,7 +28,6 @@ from flux_klein_async.api.answers import (
     read_submit,
     request_id_in,
 )
-from flux_klein_async.api.messages import Response
 from flux_klein_async.errors import APIStatusError, FluxKleinError, InvalidResponseError
 
 SAMPLES = Path(__file__).parent.parent / "samples"
