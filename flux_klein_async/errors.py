@@ -1,28 +1,28 @@
 """Every exception that leaves the package, and what each one knows.
 
     FluxKleinError
-    ├── ConfigurationError             you set it up wrong
-    │   └── ClientClosedError          the client is closed, or was closed under the call
+    ├── ConfigurationError             the client is set up wrong
+    │   └── ClientClosedError          the client is closed, or was closed during the call
     ├── InvalidInputError              refused here, before anything was sent (a ValueError)
-    ├── APIConnectionError             the wire broke
-    ├── APITimeoutError                the wire stayed silent (a TimeoutError)
+    ├── APIConnectionError             the connection failed
+    │   └── APITimeoutError            the service did not answer in time (a TimeoutError)
     ├── APIStatusError                 the service refused
     │   ├── AuthenticationError, PermissionDeniedError, InsufficientBalanceError
     │   ├── NotFoundError, InputRejectedError
     │   └── RateLimitError, ServerError
-    ├── InvalidResponseError           the answer cannot be what the API documents
-    ├── SubmissionUncertainError       a submit that may or may not have been accepted
+    ├── InvalidResponseError           the answer contradicts the API's documentation
+    ├── SubmissionUncertainError       the submit may or may not have been accepted
     ├── ResultNotReadyError            asked for the result before the end
-    ├── GenerationFailedError          the generation itself failed
+    ├── GenerationFailedError          the generation failed
     ├── GenerationCancelledError       the generation was cancelled
-    ├── WaitTimeoutError               we ran out of time, the request is known (a TimeoutError)
-    ├── DownloadError                  a finished file could not be brought home
-    ├── BudgetExceededError            the next submit would spend too much
-    └── JournalError                   what must be written down could not be
-        └── ItemTakenError             another process that shares the journal has this item under way
+    ├── WaitTimeoutError               the deadline passed, the request id is known (a TimeoutError)
+    ├── DownloadError                  a file could not be downloaded
+    ├── BudgetExceededError            the next submit could exceed the budget
+    └── JournalError                   the journal could not be read or written
+        └── ItemTakenError             another run that shares the journal works on this item
 
-An error carries facts; the sentence is made from them in ``__str__``. This module knows neither HTTP nor
-aiohttp: the table at its end says only which class stands for which code.
+An error carries facts; ``__str__`` makes the sentence from them. This module knows neither HTTP nor aiohttp: the table
+at its end only says which class stands for which code.
 """
 
 from collections.abc import Mapping
@@ -63,13 +63,13 @@ _LONGEST = 2100  # characters of a detail in a sentence; the whole is in the att
 
 
 class FluxKleinError(Exception):
-    """The root: ``except FluxKleinError`` catches all that a server or a network can do.
+    """The root: ``except FluxKleinError`` catches every failure of the service or the network.
 
     Attributes:
-        request_id: The request's id, once known.
-        charged: May money be gone? ``"no"``, ``"yes"`` or ``"unknown"``.
+        request_id: The request's id, or None before it is known.
+        charged: May you have been charged? ``"no"``, ``"yes"`` or ``"unknown"``.
         retryable: Would the same call make sense later, without paying a second time?
-        cause: Type and text of the exception behind this one, where it could not be chained.
+        cause: Type and text of the underlying exception, where it could not be chained.
     """
 
     _transient: ClassVar[bool] = False
@@ -93,7 +93,7 @@ class FluxKleinError(Exception):
 
     @property
     def charged(self) -> Charged:
-        """May money be gone? An accepted request whose end is not known may be charged."""
+        """May you have been charged? An accepted request with an unknown end may be charged."""
         if self._charged is not None:
             return self._charged
         if self._default_charged is not None:
@@ -101,13 +101,18 @@ class FluxKleinError(Exception):
         return "unknown" if self.request_id else "no"
 
     @property
+    def transient(self) -> bool:
+        """Whether the failure may pass by itself."""
+        return self._transient
+
+    @property
     def retryable(self) -> bool:
         """Would the same call make sense later?
 
-        Never so after this very call had a submit accepted: making it again would pay again. Take up
-        ``request_id`` with ``wait_for_result`` then.
+        Never once this call had a submit accepted: the same call would pay again. Resume ``request_id`` with
+        ``wait_for_result`` instead.
         """
-        return self._transient and not self.paid_by_this_call
+        return self.transient and not self.paid_by_this_call
 
     def __str__(self) -> str:
         text = str(self.args[0]) if self.args and self.args[0] else self._summary()
@@ -143,8 +148,12 @@ class InvalidInputError(FluxKleinError, ValueError):
         self.fields = dict(fields or {})
 
 
-class _WireError(FluxKleinError):
-    """What the two ways of the wire to fail have in common: whether a byte may have left."""
+class APIConnectionError(FluxKleinError):
+    """The connection to the service failed.
+
+    Attributes:
+        sent: False where it is certain that nothing of the request's body was written.
+    """
 
     _transient = True
 
@@ -153,24 +162,12 @@ class _WireError(FluxKleinError):
         self.sent = sent
 
 
-class APIConnectionError(_WireError):
-    """The connection to the service failed.
-
-    Attributes:
-        sent: False where it is certain that nothing of the request's body was written.
-    """
-
-
-class APITimeoutError(_WireError, TimeoutError):
-    """The service stayed silent for too long.
-
-    Attributes:
-        sent: False where it is certain that nothing of the request's body was written.
-    """
+class APITimeoutError(APIConnectionError, TimeoutError):
+    """The service did not answer in time."""
 
 
 def _said(detail: Any) -> str:
-    """The service's words as a person reads them: of findings about fields, where and what."""
+    """The service's message as text; findings about fields become "field: message"."""
     if not isinstance(detail, list):
         return str(detail)
     return "; ".join(_finding(item) if isinstance(item, Mapping) else str(item) for item in detail)
@@ -189,9 +186,11 @@ class APIStatusError(FluxKleinError):
 
     Attributes:
         status_code: The HTTP status.
-        error_code: The service's own code, where it gave one.
+        error_code: The service's own code, or None.
         detail: Its message, or its list of the fields at fault.
-        retry_after: Seconds after which it wants to be asked again, or None.
+        headers: The answer's headers, by their names in lower case.
+        body: The answer's text, at most 2,000 characters.
+        retry_after: Seconds after which the service wants the call again, or None.
     """
 
     def __init__(
@@ -201,6 +200,8 @@ class APIStatusError(FluxKleinError):
         status_code: int = 0,
         error_code: int | None = None,
         detail: Any = None,
+        headers: Mapping[str, str] | None = None,
+        body: str = "",
         retry_after: float | None = None,
         **facts: Any,
     ) -> None:
@@ -208,7 +209,14 @@ class APIStatusError(FluxKleinError):
         self.status_code = status_code
         self.error_code = error_code
         self.detail = detail
+        self.headers = dict(headers or {})
+        self.body = body
         self.retry_after = retry_after
+
+    @property
+    def transient(self) -> bool:
+        """Whether the failure may pass by itself: 408 says so too, without a class of its own."""
+        return self._transient or self.status_code == 408
 
     def _summary(self) -> str:
         code = f", code {self.error_code}" if self.error_code is not None else ""
@@ -238,19 +246,19 @@ class InputRejectedError(APIStatusError):
 
 
 class RateLimitError(APIStatusError):
-    """The service wants the call later."""
+    """The service limits the rate of calls."""
 
     _transient = True
 
 
 class ServerError(APIStatusError):
-    """The service is in trouble."""
+    """The service failed."""
 
     _transient = True
 
 
 class InvalidResponseError(FluxKleinError):
-    """The answer cannot be what the API documents.
+    """The answer contradicts the API's documentation.
 
     Attributes:
         status_code: The HTTP status that came with it, or None.
@@ -264,10 +272,10 @@ class InvalidResponseError(FluxKleinError):
 
 
 class SubmissionUncertainError(FluxKleinError):
-    """The submit may or may not have been accepted; it was not repeated, since it may have been paid.
+    """The submit may or may not have been accepted; it is not repeated, since you may have paid for it.
 
     Attributes:
-        raw: What came back: the answer's text, shortened, or None where nothing came.
+        raw: The answer's text, shortened, or None where nothing came back.
     """
 
     _default_charged = "unknown"
@@ -305,7 +313,7 @@ class GenerationCancelledError(FluxKleinError):
 
 
 class WaitTimeoutError(FluxKleinError, TimeoutError):
-    """The deadline passed while the generation was still under way; it may yet finish.
+    """The deadline passed before the generation ended; it may still finish.
 
     Attributes:
         elapsed: Seconds since the call began.
@@ -358,24 +366,29 @@ class DownloadError(FluxKleinError):
         super().__init__(message, **facts)
         self.url = url
         self.status_code = status_code
-        self.transient = transient
+        self._may_pass = transient
+
+    @property
+    def transient(self) -> bool:
+        """Whether the failure may pass by itself."""
+        return self._may_pass
 
     @property
     def retryable(self) -> bool:
-        """Whether what went wrong may pass; downloading again costs nothing."""
+        """Whether the failure may pass; downloading again costs nothing."""
         return self.transient
 
 
 class BudgetExceededError(FluxKleinError):
-    """The next submit could spend more than the budget allows."""
+    """The next submit could exceed the budget."""
 
 
 class JournalError(FluxKleinError):
-    """What must be written down before going on could not be written down."""
+    """The journal could not be read or written."""
 
 
 class ItemTakenError(JournalError):
-    """Another run that shares the journal has this item under way; it will be done there."""
+    """Another run that shares the journal is working on this item."""
 
     _transient = True
     _default_charged = "no"
@@ -397,7 +410,6 @@ _CLASSES: dict[int, type[APIStatusError]] = {
     402: InsufficientBalanceError,
     403: PermissionDeniedError,
     404: NotFoundError,
-    408: RateLimitError,
     422: InputRejectedError,
     429: RateLimitError,
     **dict.fromkeys(range(500, 600), ServerError),
