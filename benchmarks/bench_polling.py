@@ -19,13 +19,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peers import PEERS
 from polling_lab import COLD, PRICE, PROFILES, Profile
 from service import Service
 
 from flux_klein_async import AdaptivePolling, FluxKleinClient, Limits
 from flux_klein_async.emulator import InProcessEmulator, VirtualTimeLoop
 from flux_klein_async.events import Event, Looked, Submitted
-from flux_klein_async.polling.peers import PEERS
 from flux_klein_async.polling.policies import PollPolicy
 
 if TYPE_CHECKING:

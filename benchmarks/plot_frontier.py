@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from peers import PEERS, Cost, expected, optimum
 from polling_lab import PROFILES, SQUARE, judged, simulate
 
 from flux_klein_async.polling.adaptive import AdaptivePolling
-from flux_klein_async.polling.optimum import Cost, optimum
-from flux_klein_async.polling.peers import PEERS
 from flux_klein_async.polling.policies import ExponentialPolling, PollPolicy
-from flux_klein_async.polling.rehearsal import expected
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

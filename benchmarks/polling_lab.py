@@ -19,10 +19,11 @@ from heapq import heapify, heappop, heappush
 from statistics import NormalDist, mean
 from typing import NamedTuple
 
+from peers import PEERS
+
 from flux_klein_async.models import RequestState
 from flux_klein_async.polling.adaptive import AdaptivePolling
-from flux_klein_async.polling.distribution import Distribution
-from flux_klein_async.polling.peers import PEERS
+from flux_klein_async.polling.durations import Distribution
 from flux_klein_async.polling.policies import Observation, PollPolicy, Progress, Queued
 from flux_klein_async.polling.schedule import Schedule
 

@@ -12,7 +12,7 @@ from typing import Annotated, BinaryIO
 import typer
 
 from flux_klein_async.cli import service, stopping
-from flux_klein_async.cli.batchplan import BAD_KEPT, Look, forecast, learned
+from flux_klein_async.cli.batchplan import BAD_KEPT, Look, forecast
 from flux_klein_async.cli.batchrun import BatchPlan, BatchRun
 from flux_klein_async.cli.exits import ExitCode
 from flux_klein_async.cli.feed import Feed
@@ -273,7 +273,7 @@ async def _look_ahead(
 ) -> ExitCode:
     """Say what a run would do; nothing is made."""
     price = generation_price(await client.model())
-    found = await forecast(feed, job.model, Estimate(learned(policy, job.model)), look)
+    found = await forecast(feed, job.model, Estimate(lambda pixels: policy.median(job.model, pixels)), look)
     for row in found.first_bad:
         screen.note(f"Line {row.line}: {row.problem}")
     record, lines = found.record(job.plan.concurrency, price), found.lines(job.plan.concurrency, price)

@@ -15,10 +15,8 @@ from flux_klein_async.ledger.base import Action
 from flux_klein_async.ledger.budget import dollars
 from flux_klein_async.ledger.estimate import Estimate
 from flux_klein_async.ledger.rows import BadRow, Row
-from flux_klein_async.polling.adaptive import AdaptivePolling
-from flux_klein_async.polling.explanation import explain
 
-__all__ = ["BAD_KEPT", "Forecast", "Look", "forecast", "learned"]
+__all__ = ["BAD_KEPT", "Forecast", "Look", "forecast"]
 
 BAD_KEPT = 20  # bad lines that are told one by one
 _AT_ONCE = 256  # rows that the journal is asked for together
@@ -123,13 +121,3 @@ async def _action(row: Row, model: str, look: Look | None) -> Action | BadRow:
         return await look(order.model, order.body, row.id)
     except InvalidInputError as error:  # the journal knows another input by this id
         return BadRow(row.line, str(error))
-
-
-def learned(policy: AdaptivePolling, model: str) -> Callable[[int], float | None]:
-    """Seconds of a generation of so many pixels, as far as the policy has learned them: half of them take longer."""
-
-    def expected(pixels: int) -> float | None:
-        explanation = explain(policy, model, pixels)
-        return explanation.quantiles[0.5] if explanation.known else None
-
-    return expected

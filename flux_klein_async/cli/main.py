@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flux_klein_async._version import __version__
-from flux_klein_async.cli import batch, doctor, emulate, explain, generate, journal, price, requests
+from flux_klein_async.cli import batch, doctor, emulate, generate, journal, price, requests
 from flux_klein_async.cli.exits import ExitCode, exit_code
 from flux_klein_async.cli.render import Screen
 from flux_klein_async.errors import FluxKleinError
@@ -61,7 +61,6 @@ app.command("batch")(batch.batch)
 app.command("status")(requests.status)
 app.command("result")(requests.result)
 app.command("cancel")(requests.cancel)
-app.command("explain")(explain.explain)
 app.command("price")(price.price)
 app.command("doctor")(doctor.doctor)
 app.add_typer(journal.app, name="journal")

@@ -28,7 +28,6 @@ __all__ = [
     "MissingExtraError",
     "build_client",
     "emulated",
-    "require_matplotlib",
     "require_pillow",
     "store_path",
     "token_of",
@@ -144,15 +143,3 @@ def require_pillow() -> None:
         raise MissingExtraError(
             "The emulator draws its placeholder pictures with Pillow: pip install 'flux_klein_async[emulator]'"
         ) from None
-
-
-def require_matplotlib() -> None:
-    """Find out before anything is worked out or printed.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: PLC0415, F401, ICN001
-    except ImportError:
-        raise MissingExtraError("--plot needs matplotlib: pip install 'flux_klein_async[plots]'") from None

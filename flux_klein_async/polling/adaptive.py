@@ -1,32 +1,238 @@
-"""The policy that learns how long generations take, and looks when a look is worth its price.
+"""`AdaptivePolling`: learns how long generations take, and polls when a poll is worth its price.
 
-What is learned is in `outlook` (with `durations` and `pace`), when to look in `schedule`; here the two meet the waits.
-A wait's clock runs from its acceptance or, where it was seen queued, from its start. All instants are those at which
-looks are sent: a round trip moves every one of them alike.
+For each model it keeps a history (`durations`), and for each picture size a prediction made from it: the distribution
+and the schedules. A prediction is made again only when enough is new: after every sample at first, then after as many
+as it was made from. The ranks of new samples in the predicted distribution show when the service has changed.
+
+The clock of a wait runs from acceptance, or from the start of the generation if it was seen queued. All instants are
+those at which polls are sent, so a round trip moves them all alike.
+
+`Store` keeps what was learned between processes: one small JSON file, replaced whole. It is a convenience: a file that
+is damaged, foreign or cannot be written costs one warning and a cold start, never a call.
 """
 
 import logging
+import math
+import os
+import tempfile
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.models import RequestState, brief_repr
 from flux_klein_async.options import finite
-from flux_klein_async.polling.durations import Size
-from flux_klein_async.polling.outlook import History, Outlook
+from flux_klein_async.polling.durations import Distribution, Durations, QueuePace, ServedTimes, Size
 from flux_klein_async.polling.policies import Observation, Progress
-from flux_klein_async.polling.served import ServedTimes
-from flux_klein_async.polling.store import ModelSnapshot, SizeSnapshot, Snapshot, Store
+from flux_klein_async.polling.schedule import Schedule
 
-if TYPE_CHECKING:
-    import os
+__all__ = ["AdaptivePolling", "History", "ModelSnapshot", "Prediction", "SizeSnapshot", "Snapshot", "Store"]
 
-__all__ = ["AdaptivePolling"]
+
+_NEW_AT_MOST: Final = 192.0  # samples after which an prediction is old, however many it was made from
+_BORROWING: Final = 4.0  # samples of its own below which other sizes' samples make an prediction old too
+_FORGOTTEN: Final = 0.3  # samples that a history weighs after the service has changed
+_SCHEDULES: Final = 256
+_DEAREST: Final = 1024.0
+_FINEST: Final = 0.01  # seconds; a delay that is known better counts as known
+
+
+class Drift:
+    """Notices that samples no longer come from the distribution: their ranks in it should average a half.
+
+    The average reaches back some seven samples. A service that is suddenly twice as slow takes it past the limit at the
+    eighth sample; chance, hardly ever.
+    """
+
+    __slots__ = ("_level",)
+
+    def __init__(self) -> None:
+        self._level = 0.0
+
+    def push(self, rank: float) -> bool:
+        """Take in a rank from 0 to 1; whether the service has changed."""
+        self._level += 0.15 * (rank - 0.5 - self._level)
+        if abs(self._level) < 0.35:
+            return False
+        self._level = 0.0
+        return True
+
+
+class History:
+    """What is known of one model.
+
+    Attributes:
+        durations: How long its generations take, by size.
+        pace: How fast its queue moves.
+        count: Samples so far.
+    """
+
+    def __init__(self) -> None:
+        self.durations = Durations()
+        self.pace = QueuePace()
+        self.count = 0
+        self._drift = Drift()
+        self._predictions: dict[Size, Prediction] = {}
+
+    def prediction(self, size: Size) -> "Prediction":
+        """The prediction for one size, always the same object."""
+        found = self._predictions.get(size)
+        if found is None:
+            found = self._predictions[size] = Prediction(self, size)
+        return found
+
+    def notice(self, rank: float) -> None:
+        """A sample has come, at this rank of what was believed of its size."""
+        self.count += 1
+        if self._drift.push(rank):
+            self.durations.fade(_FORGOTTEN)
+            for prediction in self._predictions.values():
+                prediction.expire()
+
+
+class Prediction:
+    """What is believed of one size."""
+
+    __slots__ = ("_distribution", "_left", "_lent_until", "_schedules", "_size", "history")
+
+    def __init__(self, history: History, size: Size) -> None:
+        self.history = history
+        self._size = size
+        self._schedules: dict[tuple[float, int], Schedule] = {}
+        self._distribution: Distribution | None = None
+        self._left = 0.0
+        self._lent_until = 0.0
+
+    def learn(self, low: float, high: float) -> None:
+        """Take in a generation that took between `low` and `high` seconds."""
+        rank = self.history.durations.add(self._size, low, high, self.distribution())
+        self._left -= 1
+        if self._left <= 0:
+            self.expire()
+        self.history.notice(rank)
+
+    def expire(self) -> None:
+        """Work everything out again when it is next asked for."""
+        self._distribution = None
+
+    def distribution(self) -> Distribution:
+        """Of the seconds that a generation takes."""
+        history = self.history
+        if self._distribution is None or history.count >= self._lent_until:
+            self._distribution = history.durations.distribution(self._size)
+            self._schedules.clear()
+            own = history.durations.weight(self._size)
+            self._left = min(max(1.0, own), _NEW_AT_MOST)
+            lent = math.inf if own >= _BORROWING else max(2.0, history.count)
+            self._lent_until = history.count + lent
+        return self._distribution
+
+    def schedule(self, price: float, dearer: float = 1.0, width: float = 0.0) -> Schedule:
+        """The best looks at `price` seconds a look, `dearer` times; after a start anywhere in `width` seconds.
+
+        Both are rounded to half octaves, so that few schedules are made.
+        """
+        distribution = self.distribution()
+        if dearer != 1.0:
+            dearer = 2 ** (round(2 * math.log2(min(dearer, _DEAREST))) / 2) if dearer > 1 else 1.0
+        steps = max(round(2 * math.log2(width / _FINEST)), 0) if width > _FINEST else 0
+        found = self._schedules.get((price * dearer, steps))
+        if found is None:
+            if steps:
+                distribution = distribution.delayed(_FINEST * 2 ** (steps / 2))
+            if len(self._schedules) >= _SCHEDULES:
+                self._schedules.clear()
+            found = self._schedules[price * dearer, steps] = Schedule(distribution, price * dearer)
+        return found
+
 
 _logger = logging.getLogger("flux_klein_async")
+
+_LARGEST: Final = 1024 * 1024
+
+_Weight = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+
+_Place = Annotated[int, Field(ge=-1000, le=2000)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class SizeSnapshot(_Part):
+    """The histogram of one size: weights by bin of log time."""
+
+    octave: Annotated[int, Field(ge=0, le=1000)] | None
+    queued: bool
+    bins: Annotated[dict[_Place, _Weight], Field(min_length=1)]
+
+
+class ModelSnapshot(_Part):
+    """One model: its sizes, and the pace of its queue (seconds a place, variance, samples)."""
+
+    model: str | None
+    seconds: Annotated[float, Field(gt=0, le=1e4)]
+    variance: Annotated[float, Field(ge=0, le=10)]
+    count: Annotated[int, Field(ge=1)]
+    sizes: list[SizeSnapshot]
+
+
+class Snapshot(_Part):
+    """The whole file."""
+
+    version: Literal[1] = 1
+    models: list[ModelSnapshot]
+
+
+class Store:
+    """A file of what was learned."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._warned = False
+
+    def load(self) -> Snapshot | None:
+        """What the file says; None where there is none, or none that can be read."""
+        try:
+            with self.path.open("rb") as file:
+                content = file.read(_LARGEST + 1)
+            if len(content) <= _LARGEST:
+                return Snapshot.model_validate_json(content)
+            self._warn("is too large to be one of ours")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self._warn(f"cannot be read ({error.strerror})")
+        except ValidationError as error:
+            self._warn(f"is damaged or from another version ({error.error_count()} errors)")
+        return None
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Replace the file. Blocks: in an application on a loop, call it in a thread."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8") as file:
+                    file.write(snapshot.model_dump_json())
+                Path(name).replace(self.path)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            self._warn(f"cannot be written ({error.strerror})")
+
+    def _warn(self, what: str) -> None:
+        if not self._warned:
+            self._warned = True
+            _logger.warning("The store of learned poll times %s %s; it is not used", self.path, what)
+
+
 _MODELS: Final = 64  # histories kept; the oldest goes first
-_KEYS: Final = 4096  # pairs of model and pixels whose outlook is found without arithmetic
+_KEYS: Final = 4096  # pairs of model and pixels whose prediction is found without arithmetic
 _FOREVER: Final = 1e9  # seconds that no wait takes
 _ODD: Final = 10.0  # seconds by which an account may exceed what was seen
 
@@ -51,7 +257,7 @@ class AdaptivePolling:
         look_cost: float = 0.010,
         minimum: float = 0.020,
         maximum: float = 5.0,
-        store: "str | os.PathLike[str] | None" = None,
+        store: str | os.PathLike[str] | None = None,
     ) -> None:
         for name, value in {"look_cost": look_cost, "minimum": minimum, "maximum": maximum}.items():
             if not finite(value) or value < 1e-6:
@@ -62,7 +268,7 @@ class AdaptivePolling:
         self.minimum = minimum
         self.maximum = maximum
         self._histories: dict[str | None, History] = {}
-        self._outlooks: dict[tuple[str | None, int | None, bool], Outlook] = {}
+        self._predictions: dict[tuple[str | None, int | None, bool], Prediction] = {}
         self._served = ServedTimes()
         self._told: set[str] = set()
         self._new = 0
@@ -82,12 +288,12 @@ class AdaptivePolling:
         if queued is None:
             if model is None and not looks:
                 return self.minimum  # somebody else's request: it may have ended long ago
-            look = self.outlook(model, pixels).schedule(self.look_cost, price).after(sent)
+            look = self.prediction(model, pixels).schedule(self.look_cost, price).after(sent)
         else:
-            outlook = self.outlook(model, pixels, queued=True)
+            prediction = self.prediction(model, pixels, queued=True)
             left = None if state is RequestState.IN_QUEUE else age - state_age - (round_trip or 0.0)
-            low, high = outlook.history.pace.window(queued, left)
-            look = low + outlook.schedule(self.look_cost, price, high - low).after(max(sent - low, 0.0))
+            low, high = prediction.history.pace.window(queued, left)
+            look = low + prediction.schedule(self.look_cost, price, high - low).after(max(sent - low, 0.0))
         return min(self.maximum, max(self.minimum, look - sent))
 
     def observe(self, observation: Observation) -> None:
@@ -99,26 +305,33 @@ class AdaptivePolling:
         round_trip = observation.not_after - high
         low, high = self._narrow(low, high, observation.served, round_trip)
         queued = observation.queued
-        outlook = self.outlook(observation.model, observation.pixels, queued=queued is not None)
+        prediction = self.prediction(observation.model, observation.pixels, queued=queued is not None)
         if queued is not None:
             running = observation.running_since
             left = high if running is None else min(max(running - round_trip, queued.until), high)
             # It started a generation before its end, between the look that saw it queued and the one that did not.
-            started = (low + high) / 2 - outlook.distribution().quantile(0.5)
-            outlook.history.pace.learn(queued, min(max(started, queued.until), left))
+            started = (low + high) / 2 - prediction.distribution().quantile(0.5)
+            prediction.history.pace.learn(queued, min(max(started, queued.until), left))
             low, high = max(low - left, 0.0), max(high - queued.until, 0.0)
-        outlook.learn(low, high)
+        prediction.learn(low, high)
         self._new += 1
 
-    def outlook(self, model: str | None, pixels: int | None, *, queued: bool = False) -> Outlook:
+    def prediction(self, model: str | None, pixels: int | None, *, queued: bool = False) -> Prediction:
         """What is believed of a model and size now; `queued`: counted from the start of one that was seen queued."""
-        found = self._outlooks.get((model, pixels, queued))
+        found = self._predictions.get((model, pixels, queued))
         if found is None:
-            if len(self._outlooks) >= _KEYS:
-                self._outlooks.clear()
-            found = self._history(model).outlook(Size.of(pixels, queued=queued))
-            self._outlooks[model, pixels, queued] = found
+            if len(self._predictions) >= _KEYS:
+                self._predictions.clear()
+            found = self._history(model).prediction(Size.of(pixels, queued=queued))
+            self._predictions[model, pixels, queued] = found
         return found
+
+    def median(self, model: str | None, pixels: int | None) -> float | None:
+        """Half of the generations of this model and size take at most so many seconds; None before any is known."""
+        prediction = self.prediction(model, pixels)
+        durations, size = prediction.history.durations, Size.of(pixels)
+        known = durations.weight(size) + durations.lent(size) > 0
+        return prediction.distribution().quantile(0.5) if known else None
 
     def unsaved(self, at_least: int = 1) -> Callable[[], None] | None:
         """A function that writes the store, for a thread; None without a store, or if fewer waits than that are new."""
@@ -138,7 +351,7 @@ class AdaptivePolling:
         if found is None:
             if len(self._histories) >= _MODELS:
                 del self._histories[next(iter(self._histories))]
-                self._outlooks.clear()
+                self._predictions.clear()
             found = self._histories[model] = History()
         return found
 

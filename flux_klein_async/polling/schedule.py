@@ -21,7 +21,7 @@ import math
 from bisect import bisect_left
 from itertools import pairwise
 
-from flux_klein_async.polling.distribution import TAIL, Distribution
+from flux_klein_async.polling.durations import TAIL, Distribution
 
 __all__ = ["Schedule"]
 

@@ -369,7 +369,7 @@ async def test_what_a_policy_learned_is_saved_when_the_client_closes(klein_emula
     assert not path.exists()
     await client.aclose()
     model, pixels = "blackforestlabs/flux-2-klein/4b/text-to-image", 1024 * 1024
-    warm, cold = AdaptivePolling(store=path).outlook(model, pixels), AdaptivePolling().outlook(model, pixels)
+    warm, cold = AdaptivePolling(store=path).prediction(model, pixels), AdaptivePolling().prediction(model, pixels)
     assert warm.distribution().quantile(0.5) != cold.distribution().quantile(0.5)
 
 

@@ -135,7 +135,7 @@ async def test_a_day_leaves_nothing_behind(monkeypatch):
         # a hold for each kind of call; the distribution that a size had before its latest samples.
         for name, most in {"polling.schedule.Schedule": 13, "transport.pacing.Ramp": 3}.items():
             assert grown.pop(f"flux_klein_async.{name}", 0) <= most
-        assert grown.pop("flux_klein_async.polling.distribution.Distribution", 0) <= 1
+        assert grown.pop("flux_klein_async.polling.durations.Distribution", 0) <= 1
         assert grown == Counter()
         assert timers() == idle(connector)
 

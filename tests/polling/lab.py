@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from statistics import NormalDist
 
-from flux_klein_async.polling.distribution import Distribution
+from flux_klein_async.polling.durations import Distribution
 
 _PATH = Path(__file__).parents[2] / "benchmarks" / "polling_lab.py"
 _SPEC = importlib.util.spec_from_file_location("polling_lab", _PATH)

@@ -1,18 +1,33 @@
-"""The learning policy: near the optimum when warm, sane when cold, between its bounds whatever it is told."""
+"""The learning policy: near the optimum when warm, sane when cold, between its bounds whatever it is told.
 
+Outlooks are worked out again when enough is new, and a changed service is noticed.
+
+What was learned survives the process; a bad file costs one warning and nothing else.
+"""
+
+import json
 import logging
 import math
+import random
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.models import RequestState
-from flux_klein_async.polling.adaptive import AdaptivePolling
+from flux_klein_async.polling.adaptive import (
+    AdaptivePolling,
+    Drift,
+    History,
+    ModelSnapshot,
+    SizeSnapshot,
+    Snapshot,
+    Store,
+)
 from flux_klein_async.polling.durations import Size
 from flux_klein_async.polling.policies import Observation, Progress, Queued
 
@@ -99,7 +114,7 @@ def test_the_estimate_does_not_drift_with_its_own_looking(served: bool, round_tr
     policy = AdaptivePolling()
     for part in range(8):  # 8,000 generations, each taught by the looks that the estimate itself chose
         lab.simulate(policy, lab.Profile(), 1000, seed=part, concurrency=4, served=served, round_trip=round_trip)
-        estimate = policy.outlook(MODEL, SQUARE).distribution()
+        estimate = policy.prediction(MODEL, SQUARE).distribution()
         assert estimate.quantile(0.5) == pytest.approx(0.5695 - round_trip, rel=0.05)
         assert estimate.quantile(0.9) / estimate.quantile(0.1) == pytest.approx(math.exp(2.563 * 0.15), rel=0.15)
 
@@ -157,7 +172,7 @@ def test_one_sample_teaches() -> None:
     after = looks(policy, 10)
     assert after[0] > before[0]
     assert len([at for at in after if at < 0.9]) < len([at for at in before if at < 0.9])
-    assert policy.outlook(MODEL, SQUARE).distribution().quantile(0.6) > 0.8
+    assert policy.prediction(MODEL, SQUARE).distribution().quantile(0.6) > 0.8
 
 
 def test_somebody_elses_request_is_looked_at_at_once() -> None:
@@ -226,19 +241,19 @@ def test_waits_in_a_queue_teach_its_pace_and_the_time_from_the_start() -> None:
     for _ in range(60):  # 0.4 s a place, then 1 s of running
         seen = Queued(0.4, 3, 1.9, 0, 1.9)
         policy.observe(observation(2.95, 3.05, queued=seen, running_since=2.1, sent=3.0))
-    outlook = policy.outlook(MODEL, SQUARE, queued=True)
-    assert outlook.history.pace.seconds == pytest.approx(0.4, rel=0.1)
-    assert outlook.distribution().quantile(0.5) == pytest.approx(1.0, rel=0.1)
-    assert outlook.history.durations.weight(Size.of(SQUARE)) == 0
+    prediction = policy.prediction(MODEL, SQUARE, queued=True)
+    assert prediction.history.pace.seconds == pytest.approx(0.4, rel=0.1)
+    assert prediction.distribution().quantile(0.5) == pytest.approx(1.0, rel=0.1)
+    assert prediction.history.durations.weight(Size.of(SQUARE)) == 0
 
 
 def test_a_start_that_no_look_saw_lies_a_generation_before_the_end() -> None:
     policy = warm(1.0)
     for _ in range(60):
         policy.observe(observation(1.9, 3.0, queued=Queued(0.4, 3, 1.9, 0, 1.9)))
-    outlook = policy.outlook(MODEL, SQUARE, queued=True)
-    assert outlook.history.pace.seconds == pytest.approx(0.4, rel=0.3)
-    assert outlook.distribution().quantile(0.5) == pytest.approx(0.8, rel=0.3)
+    prediction = policy.prediction(MODEL, SQUARE, queued=True)
+    assert prediction.history.pace.seconds == pytest.approx(0.4, rel=0.3)
+    assert prediction.distribution().quantile(0.5) == pytest.approx(0.8, rel=0.3)
 
 
 def test_a_state_that_flaps_breaks_nothing() -> None:
@@ -305,10 +320,15 @@ def test_a_service_that_lies_about_times_is_waited_for_by_what_is_seen() -> None
 
 
 wild = st.one_of(st.floats(), st.sampled_from([0.0, -0.0, 1e-320, 0.57, 1e308, -1.0, math.nan, math.inf]))
+
 places = st.one_of(st.none(), st.integers(-3, 10**15))
+
 instants = st.floats(0, 1e9)
+
 queues = st.one_of(st.none(), st.builds(Queued, instants, places, instants, places, instants))
+
 sizes = st.one_of(st.none(), st.integers(-3, 5_000_000), st.just(10**30))
+
 observations = st.builds(
     Observation,
     model=st.sampled_from(["a", "b", None]),
@@ -347,7 +367,7 @@ def test_any_history_is_survived_by_what_comes_after(history: list[Observation])
     for number in range(150):
         ended = 0.57 * (0.85 + 0.3 * (number * 0.618 % 1))
         policy.observe(observation(ended, ended, model="a"))
-    assert policy.outlook("a", SQUARE).distribution().quantile(0.5) == pytest.approx(0.57, rel=0.1)
+    assert policy.prediction("a", SQUARE).distribution().quantile(0.5) == pytest.approx(0.57, rel=0.1)
 
 
 def test_memory_is_bounded() -> None:
@@ -356,7 +376,7 @@ def test_memory_is_bounded() -> None:
         policy.next_look(progress(pixels=64 * 64 + number))
     for number in range(100):
         policy.next_look(progress(model=f"model {number}"))
-    assert len(policy._outlooks) <= 4096
+    assert len(policy._predictions) <= 4096
     assert len(policy._histories) == 64
     assert looks(policy, 3, model="first") == looks(AdaptivePolling(), 3)
 
@@ -400,7 +420,7 @@ def test_a_queues_pace_is_kept_too(tmp_path: Path) -> None:
     lab.simulate(first, lab.PROFILES["queue"], 300, concurrency=16)
     first.save()
     second = AdaptivePolling(store=tmp_path / "times.json")
-    paces = [policy.outlook(MODEL, SQUARE, queued=True).history.pace.seconds for policy in (first, second)]
+    paces = [policy.prediction(MODEL, SQUARE, queued=True).history.pace.seconds for policy in (first, second)]
     assert paces[0] == paces[1]
 
 
@@ -431,3 +451,220 @@ def test_a_damaged_store_is_a_cold_start(tmp_path: Path, caplog: pytest.LogCaptu
     path.write_text("{")
     assert looks(AdaptivePolling(store=path), 5) == looks(AdaptivePolling(), 5)
     assert len(caplog.records) == 1
+
+
+SIZE, OTHER = Size.of(1024 * 1024), Size.of(512 * 512)
+PRICE = 0.01
+
+
+def taught(history: History, count: int, median: float = 0.57, *, size: Size = SIZE, seed: int = 0) -> History:
+    chance = random.Random(seed)
+    for _ in range(count):
+        seconds = median * chance.lognormvariate(0, 0.15)
+        history.prediction(size).learn(seconds, seconds)
+    return history
+
+
+def renewals(history: History, count: int, median: float = 0.57) -> int:
+    """How often the prediction was worked out again during so many samples."""
+    seen = set()
+    kept = []
+    for seed in range(count):
+        taught(history, 1, median, seed=seed)
+        kept.append(history.prediction(SIZE).distribution())
+        seen.add(id(kept[-1]))
+    return len(seen)
+
+
+def test_there_is_one_outlook_for_each_size() -> None:
+    history = History()
+    assert history.prediction(SIZE) is history.prediction(SIZE)
+    assert history.prediction(SIZE) is not history.prediction(OTHER)
+
+
+def test_nothing_new_is_not_worked_out_again() -> None:
+    prediction = taught(History(), 50).prediction(SIZE)
+    assert prediction.distribution() is prediction.distribution()
+    assert prediction.schedule(PRICE) is prediction.schedule(PRICE)
+
+
+def test_it_is_worked_out_again_ever_more_rarely() -> None:
+    history = History()
+    first, then, warm = renewals(history, 8), renewals(history, 200), renewals(history, 640)
+    assert first >= 4
+    assert then <= 12
+    assert 4 <= warm <= 8
+
+
+def test_a_size_with_little_of_its_own_follows_the_others() -> None:
+    history = taught(History(), 1)
+    prediction = history.prediction(OTHER)
+    before = prediction.distribution()
+    taught(history, 40)
+    assert prediction.distribution() is not before
+    taught(history, 10, 0.19, size=OTHER)
+    settled = prediction.distribution()
+    taught(history, 100, seed=1)
+    assert prediction.distribution() is settled
+
+
+@pytest.mark.parametrize("factor", [0.4, 0.6, 1.7, 2.0, 5.0])
+def test_a_changed_service_is_believed_within_fifty_samples(factor: float) -> None:
+    history = taught(History(), 400)
+    taught(history, 50, 0.57 * factor, seed=1)
+    estimate = history.prediction(SIZE).distribution()
+    assert estimate.quantile(0.5) == pytest.approx(0.57 * factor, rel=0.08)
+
+
+def test_a_change_seen_at_one_size_makes_the_others_old() -> None:
+    history = taught(taught(History(), 100), 100, 0.19, size=OTHER)
+    prediction = history.prediction(OTHER)
+    before = prediction.distribution()
+    taught(history, 40, 1.14, seed=1)
+    assert prediction.distribution() is not before
+    assert prediction.distribution().quantile(0.5) > 0.24
+
+
+def test_chance_alone_changes_nothing() -> None:
+    drift, chance = Drift(), random.Random(0)
+    assert sum(drift.push(chance.random()) for _ in range(100_000)) <= 2
+
+
+@pytest.mark.parametrize("rank", [0.0, 1.0])
+def test_eight_of_a_kind_are_a_change(rank: float) -> None:
+    drift = Drift()
+    assert [drift.push(rank) for _ in range(8)] == [False] * 7 + [True]
+    assert not drift.push(rank)
+
+
+def test_schedules_differ_by_price_and_by_what_is_known_of_the_start() -> None:
+    prediction = taught(History(), 50).prediction(SIZE)
+    plain = prediction.schedule(PRICE)
+    assert prediction.schedule(PRICE, 1.1) is plain
+    assert prediction.schedule(PRICE, 0.1) is plain
+    assert prediction.schedule(PRICE, float("nan")) is plain
+    assert prediction.schedule(PRICE, 1.0, 0.005) is plain
+    assert prediction.schedule(PRICE, 4.0).cost > plain.cost
+    assert prediction.schedule(PRICE, float("inf")) is prediction.schedule(PRICE, 1024.0)
+    assert prediction.schedule(PRICE, 1.0, 0.5).after(0) > plain.after(0)
+
+
+def test_few_schedules_are_kept() -> None:
+    prediction = taught(History(), 50).prediction(SIZE)
+    first = prediction.schedule(PRICE)
+    for step in range(300):
+        prediction.schedule(PRICE + step / 1000)
+    assert prediction.schedule(PRICE) is not first
+
+
+SNAPSHOT = Snapshot(
+    models=[
+        ModelSnapshot(
+            model="a/b",
+            seconds=0.14,
+            variance=0.5,
+            count=7,
+            sizes=[SizeSnapshot(octave=160, queued=False, bins={-57: 12.5, -56: 3.0})],
+        ),
+        ModelSnapshot(
+            model=None,
+            seconds=0.14,
+            variance=0.0,
+            count=1,
+            sizes=[SizeSnapshot(octave=None, queued=True, bins={0: 1.0})],
+        ),
+    ]
+)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "times.json"
+    Store(path).save(SNAPSHOT)
+    assert Store(str(path)).load() == SNAPSHOT
+    assert [entry.name for entry in path.parent.iterdir()] == ["times.json"]
+    assert json.loads(path.read_text())["version"] == 1
+
+
+def test_the_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "times.json"
+    Store(path).save(SNAPSHOT)
+    with path.open() as before:
+        Store(path).save(Snapshot(models=[]))
+        assert Snapshot.model_validate_json(before.read()) == SNAPSHOT
+    assert Store(path).load() == Snapshot(models=[])
+
+
+def test_no_file_is_no_trouble(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert Store(tmp_path / "none.json").load() is None
+    assert caplog.records == []
+
+
+def changed(**changes: object) -> str:
+    whole = json.loads(SNAPSHOT.model_dump_json())
+    for where, value in changes.items():
+        part = whole
+        *way, last = [int(step) if step.isdigit() else step for step in where.split("__")]
+        for step in way:
+            part = part[step]
+        part[last] = value
+    return json.dumps(whole)
+
+
+BAD = {
+    "empty": "",
+    "no JSON": "{",
+    "binary": "\x00\x01",
+    "another kind": "[]",
+    "brackets": "[" * 100_000,
+    "another version": changed(version=2),
+    "an unknown field": changed(more=1),
+    "a weight below 0": changed(models__0__sizes__0__bins={"3": -1.0}),
+    "a weight that is none": changed(models__0__sizes__0__bins={"3": math.nan}),
+    "a weight without end": changed(models__0__sizes__0__bins={"3": math.inf}),
+    "a bin that is none": changed(models__0__sizes__0__bins={"x": 1.0}),
+    "a bin nowhere": changed(models__0__sizes__0__bins={"99999": 1.0}),
+    "no bins": changed(models__0__sizes__0__bins={}),
+    "a pace of 0": changed(models__0__seconds=0),
+    "a size below 0": changed(models__0__sizes__0__octave=-1),
+    "too large": " " * 2_000_000,
+}
+
+
+@pytest.mark.parametrize("content", BAD.values(), ids=list(BAD))
+def test_a_bad_file_is_ignored_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str) -> None:
+    path = tmp_path / "times.json"
+    path.write_text(content)
+    store = Store(path)
+    assert store.load() is None
+    assert store.load() is None
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("flux_klein_async", logging.WARNING)
+    assert str(path) in record.getMessage()
+
+
+@given(content=st.binary(max_size=300))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_read_or_ignored(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "times.json"
+    path.write_bytes(content)
+    Store(path).load()
+
+
+def test_what_cannot_be_read_or_written_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "times.json"
+    folder.mkdir()
+    store = Store(folder)
+    assert store.load() is None
+    store.save(SNAPSHOT)
+    assert len(caplog.records) == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["times.json"]
+    assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    store = Store(tmp_path / "file" / "times.json")
+    store.save(SNAPSHOT)
+    store.save(SNAPSHOT)
+    assert len(caplog.records) == 1
+    assert "cannot be written" in caplog.text

@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from peers import optimum, weigh
 
-from flux_klein_async.polling.distribution import TAIL, Distribution
-from flux_klein_async.polling.optimum import optimum, weigh
+from flux_klein_async.polling.durations import TAIL, Distribution
 from flux_klein_async.polling.schedule import Schedule
 
 from .lab import KNOWN, table
