@@ -216,7 +216,7 @@ class APIStatusError(FluxKleinError):
     @property
     def transient(self) -> bool:
         """Whether the failure may pass by itself: 408 says so too, without a class of its own."""
-        return self._transient or self.status_code == 408
+        return self._transient or (type(self) is APIStatusError and self.status_code == 408)
 
     def _summary(self) -> str:
         code = f", code {self.error_code}" if self.error_code is not None else ""

@@ -14,7 +14,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidatio
 
 from flux_klein_async.api.urls import host_of, is_public, parsed
 from flux_klein_async.errors import FluxKleinError, InvalidResponseError
-from flux_klein_async.schemas import ModelInput, input_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +27,6 @@ __all__ = [
     "HostedFile",
     "Input",
     "ModelInfo",
-    "ModelInput",
     "Outcome",
     "RequestState",
     "RequestStatus",
@@ -211,7 +209,7 @@ class HostedFile(BriefModel):
         super().__init__(url=url, **data)
 
 
-Input = str | TextToImageInput | TextToImage9BInput | ModelInput | Mapping[str, Any]
+Input = str | TextToImageInput | TextToImage9BInput | Mapping[str, Any]
 
 
 _Answer = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())  # "model_" is the service's own word
@@ -368,17 +366,6 @@ class ModelInfo(BriefModel):
     pricing_note: str | None = None
     input_schema: Mapping[str, Any] | None = Field(default=None, repr=False)
     raw: _Raw = Field(default_factory=dict, repr=False)
-
-    def input_model(self) -> type[ModelInput]:
-        """A class of inputs for this model, made from `input_schema`; keep it, each call makes another.
-
-        It checks types, required fields, ranges, lengths and choices as far as the schema says them plainly, and
-        goes to its own model: `await client.generate(Kind(prompt="..."))`.
-
-        Raises:
-            InvalidInputError: The entry names no fields.
-        """
-        return input_model(self.input_schema, self.model_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -129,10 +129,10 @@ def facts_of(cls: type[FluxKleinError]) -> dict[str, Any]:
             "The service limits the rate of calls [HTTP 429, retry after 0 s]",
         ),
         (ServerError(status_code=502, detail=""), "The service failed [HTTP 502]"),
-        (InvalidResponseError(status_code=302), "The answer cannot be what the API documents"),
+        (InvalidResponseError(status_code=302), "The answer contradicts the API's documentation"),
         (
             SubmissionUncertainError(raw="<html>"),
-            "The submit may or may not have been accepted; it was not repeated, since it may have been paid",
+            "The submit may or may not have been accepted; it is not repeated, since you may have paid for it",
         ),
         (ResultNotReadyError(request_id="r-1"), "The generation has not ended yet (request r-1)"),
         (GenerationFailedError(), "The generation failed"),
@@ -144,8 +144,8 @@ def facts_of(cls: type[FluxKleinError]) -> dict[str, Any]:
             "The deadline passed after 30 s; last seen in_queue in 1 look; it may still finish (request r-1)",
         ),
         (DownloadError(url="https://files.example/a.png", status_code=503), "A file could not be downloaded"),
-        (BudgetExceededError(), "The next submit could spend more than the budget allows"),
-        (JournalError(), "What must be written down before going on could not be written down"),
+        (BudgetExceededError(), "The next submit could exceed the budget"),
+        (JournalError(), "The journal could not be read or written"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, FluxKleinError) else "",
 )

@@ -12,7 +12,6 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic import BaseModel
 
 from flux_klein_async.api.messages import Kind, Request
-from flux_klein_async.api.ranges import Part, range_headers
 from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import InvalidInputError
 
@@ -37,7 +36,7 @@ class Api:
         secret = {**common, "Authorization": f"Bearer {token}"}
         self._headers = _frozen(secret)
         self._post_headers = _frozen({**secret, "Content-Type": "application/json"})
-        # Ranges and lengths count the bytes as they are sent: a compressed file could be neither checked nor continued.
+        # Content-Length counts the bytes as they are sent: the length of a compressed file could not be checked.
         self._file_headers = _frozen({"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": user_agent})
 
     def submit(self, model: str, body: bytes) -> Request:
@@ -83,13 +82,13 @@ class Api:
             silence=_CALL_SILENCE,
         )
 
-    def file(self, url: str, part: Part | None = None) -> Request:
-        """A hosted file, or what is missing of it: no token, whoever the host is."""
+    def file(self, url: str) -> Request:
+        """A hosted file: without the token, whatever the host."""
         return Request(
             kind=Kind.FILE,
             method="GET",
             url=url,
-            headers=_frozen({**self._file_headers, **range_headers(part)}) if part else self._file_headers,
+            headers=self._file_headers,
             replayable=True,
             silence=_FILE_SILENCE,
         )

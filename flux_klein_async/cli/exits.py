@@ -5,6 +5,7 @@ from enum import IntEnum
 
 from flux_klein_async.errors import (
     APIConnectionError,
+    APIStatusError,
     APITimeoutError,
     AuthenticationError,
     ConfigurationError,
@@ -44,7 +45,7 @@ class ExitCode(IntEnum):
 _CODES: dict[ExitCode, tuple[type[FluxKleinError], ...]] = {
     ExitCode.NO_ACCESS: (AuthenticationError, PermissionDeniedError, InsufficientBalanceError, ConfigurationError),
     ExitCode.UNAVAILABLE: (ServerError, APIConnectionError, InvalidResponseError),
-    ExitCode.TRY_LATER: (WaitTimeoutError, APITimeoutError, RateLimitError, ResultNotReadyError, ItemTakenError),
+    ExitCode.TRY_LATER: (WaitTimeoutError, RateLimitError, ResultNotReadyError, ItemTakenError),
     ExitCode.BAD_INPUT: (InvalidInputError, InputRejectedError, NotFoundError),
 }
 _WORST_FIRST = (*_CODES, ExitCode.OTHER)
@@ -52,6 +53,8 @@ _WORST_FIRST = (*_CODES, ExitCode.OTHER)
 
 def exit_code(error: FluxKleinError) -> ExitCode:
     """The code that an error ends the command with."""
+    if isinstance(error, APITimeoutError) or (isinstance(error, APIStatusError) and error.status_code == 408):
+        return ExitCode.TRY_LATER
     return next((code for code, kinds in _CODES.items() if isinstance(error, kinds)), ExitCode.OTHER)
 
 

@@ -31,7 +31,7 @@ async def save(
     with _telling(core, call, "download"):
         with _within(call, result.request_id):
             saved = [
-                await Transfer(core, call, url, PartFile(directory, name)).bring()
+                await Transfer(core, call, url, PartFile(directory, name)).fetch()
                 for url, name in zip(result.urls, naming, strict=True)
             ]
         files = tuple(replace(file, path=file.path.absolute()) for file in saved)
@@ -56,7 +56,7 @@ async def read(core: Core, call: Call, result: GenerationResult) -> list[bytes]:
         DownloadError: A file could not be brought home.
     """
     with _telling(core, call, "read"), _within(call, result.request_id):
-        return [await Transfer(core, call, url, InMemory()).bring() for url in result.urls]
+        return [await Transfer(core, call, url, InMemory()).fetch() for url in result.urls]
 
 
 def _naming(result: GenerationResult, names: Sequence[str] | None) -> list[Callable[[str], str]]:

@@ -13,7 +13,7 @@ from threading import Lock
 from typing import BinaryIO, Generic, Protocol, TypeVar
 
 from flux_klein_async.errors import DownloadError, InvalidInputError
-from flux_klein_async.flow.formats import Inspection
+from flux_klein_async.flow.formats import Content
 from flux_klein_async.models import SavedFile
 
 __all__ = ["Arrival", "InMemory", "PartFile", "Sink", "checked_names"]
@@ -80,8 +80,12 @@ class Sink(Protocol[T_co]):
     Raises of all its calls: `DownloadError` that says what to do.
     """
 
-    def write(self, data: bytes, at: int) -> None:
-        """Take bytes at this place of the file: where it ends so far, or 0, which begins it anew."""
+    def restart(self) -> None:
+        """Forget all bytes so far: the file comes again from its beginning."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Append bytes."""
         ...
 
     def commit(self, suffix: str) -> T_co:
@@ -99,9 +103,12 @@ class InMemory:
     def __init__(self) -> None:
         self._data = bytearray()
 
-    def write(self, data: bytes, at: int) -> None:
-        """Append, or begin anew."""
-        del self._data[at:]
+    def restart(self) -> None:
+        """Forget all bytes so far."""
+        self._data.clear()
+
+    def write(self, data: bytes) -> None:
+        """Append bytes."""
         self._data += data
 
     def commit(self, suffix: str) -> bytes:  # noqa: ARG002  # bytes have no name
@@ -126,15 +133,18 @@ class PartFile:
         self._hash = hashlib.sha256()
         self._size = 0
 
-    def write(self, data: bytes, at: int) -> None:
-        """Append, or begin anew; the directory and the file are made with the first bytes."""
+    def restart(self) -> None:
+        """Forget all bytes so far."""
         with self._telling():
-            file = self._opened()
-            if at == 0:
-                file.seek(0)
-                file.truncate()
-                self._hash, self._size = hashlib.sha256(), 0
-            file.write(data)
+            self._hash, self._size = hashlib.sha256(), 0
+            if self._file is not None:
+                self._file.seek(0)
+                self._file.truncate()
+
+    def write(self, data: bytes) -> None:
+        """Append bytes; the first ones make the directory and the file."""
+        with self._telling():
+            self._opened().write(data)
             self._hash.update(data)
             self._size += len(data)
 
@@ -179,53 +189,60 @@ class PartFile:
 
 
 class Arrival(Generic[T]):
-    """One file as its bytes come in: looked at, handed to its sink, in the end kept or rejected.
+    """One file as its bytes arrive: checked, handed to its sink, in the end kept or rejected.
 
-    Blocking, for worker threads. A job that was already under way when the file was dropped may come later than the
-    dropping; it finds that nothing is wanted any more.
+    Blocking, for worker threads. A job that already runs when the file is dropped may come after the drop; it finds
+    that the file is no longer wanted.
     """
 
     def __init__(self, sink: Sink[T]) -> None:
         self._sink = sink
-        self._seen = Inspection()
+        self._content = Content()
         self._lock = Lock()
+        self._restarting = False
         self._dropped = False
 
-    def add(self, data: bytes, at: int) -> None:
-        """The next bytes, or at 0 the first.
+    def restart(self) -> None:
+        """The next bytes are the first. Does not block: the sink hears of it in the thread."""
+        self._restarting = True
+
+    def add(self, data: bytes) -> None:
+        """Take the next bytes.
 
         Raises:
-            DownloadError: They cannot be kept.
+            DownloadError: They cannot be saved.
         """
         with self._lock:
-            self._add(data, at)
+            self._add(data)
 
-    def finish(self, data: bytes, at: int, complaint: Callable[[Inspection], str | None]) -> T:
-        """The last bytes, and what the sink makes of the whole.
+    def finish(self, data: bytes, complaint: Callable[[Content], str | None]) -> T:
+        """Take the last bytes and return what the sink makes of the file.
 
         Raises:
-            DownloadError: There is a complaint, or the file cannot be kept.
+            DownloadError: There is a complaint, or the file cannot be saved.
         """
         with self._lock:
-            self._add(data, at)
-            if (sentence := complaint(self._seen)) is not None:
+            self._add(data)
+            if (sentence := complaint(self._content)) is not None:
                 raise DownloadError(sentence, transient=True)
-            return self._sink.commit(self._seen.suffix)
+            return self._sink.commit(self._content.suffix)
 
     def drop(self) -> None:
         """Leave nothing behind.
 
         Raises:
-            DownloadError: Something stays behind.
+            DownloadError: Something is left behind.
         """
         with self._lock:
             self._dropped = True
             self._sink.discard()
 
-    def _add(self, data: bytes, at: int) -> None:
+    def _add(self, data: bytes) -> None:
         if self._dropped:
-            raise DownloadError("The download was given up")
-        if at == 0:
-            self._seen = Inspection()
-        self._seen.feed(data)
-        self._sink.write(data, at)
+            raise DownloadError("The download was abandoned")
+        if self._restarting:
+            self._restarting = False
+            self._content = Content()
+            self._sink.restart()
+        self._content.feed(data)
+        self._sink.write(data)

@@ -1,18 +1,10 @@
-"""What a file's bytes say of its format, and whether it is all there. Pure.
+"""What the first bytes of a file say of its format. Pure; nothing is decoded."""
 
-Looks at bytes as they pass and keeps a bounded head and tail of them. It tells a file that was cut off from a whole
-one, not a good picture from a bad one: that would take a decoder.
-"""
+from collections.abc import Mapping
 
-from collections.abc import Callable, Mapping
+__all__ = ["Content", "is_promised", "suffix_of"]
 
-__all__ = ["Inspection", "is_promised", "suffix_of"]
-
-_START = 16  # bytes that tell a format
-_HEAD = 1024  # of a page of HTML, blanks and comments may come first
-_TAIL = 1024  # in which a JPEG must end; what some writers put after its end is short
-# Of a file made of millions of tiny blocks no more are looked at: it keeps a worker busy and tells nothing.
-_MOST_BLOCKS = 100_000
+_HEAD = 1024  # bytes; a page of HTML may begin with blanks and comments
 
 # The first bytes of the formats that models deliver, and where in the file they stand.
 _SIGNATURES = (
@@ -28,9 +20,6 @@ _SIGNATURES = (
     (4, b"ftyp", ".mp4"),
     (0, b"\x1aE\xdf\xa3", ".webm"),
 )
-_MADE_OF_BOXES = frozenset({".avif", ".heic", ".mp4"})  # ISO 14496-12
-_MADE_OF_BLOCKS = _MADE_OF_BOXES | {".png"}
-
 _TYPES = frozenset(
     {
         "image/png",
@@ -69,136 +58,46 @@ def _suffix_in(url: str) -> str:
     return suffix.lower() if dot else ""
 
 
-class Inspection:
-    """Is fed a file from its first byte on, in pieces of any size, and says in the end what is wrong with it.
+class Content:
+    """The start and the size of a file, fed in pieces of any size; says what is wrong with it.
 
     Attributes:
-        size: Bytes seen so far.
+        size: Bytes so far.
     """
 
     def __init__(self) -> None:
         self.size = 0
         self._head = b""
-        self._tail = b""
-        self._blocks: _Blocks | None = None
 
     @property
     def suffix(self) -> str:
-        """The suffix that the content calls for, `.bin` where nothing is known of it."""
+        """The suffix that the content calls for, `.bin` for an unknown format."""
         return suffix_of(self._head)
 
     def feed(self, data: bytes) -> None:
-        """Look at the next bytes."""
+        """Take the next bytes."""
         self.size += len(data)
-        self._tail = (self._tail + data[-_TAIL:])[-_TAIL:]
-        if self._blocks is not None:
-            self._blocks.feed(data)
-        known = len(self._head)
-        if known < _HEAD:
-            self._head += data[: _HEAD - known]
-        if known < _START <= len(self._head):
-            self._blocks = _blocks_of(self.suffix)
-            if self._blocks is not None:
-                self._blocks.feed(self._head[:known] + data)
+        if len(self._head) < _HEAD:
+            self._head += data[: _HEAD - len(self._head)]
 
     def complaint(self, headers: Mapping[str, str], url: str) -> str | None:
-        """What speaks against the file, as a sentence; None if nothing does.
+        """What is wrong with the file, as a sentence, or None.
 
         Args:
             headers: Of the answer that brought it.
-            url: Where the service said that it is.
+            url: Where the service said the file is.
         """
         if not self.size:
             return "The file is empty"
-        suffix = self.suffix
-        if suffix != ".bin":
-            return (
-                None if self._whole(suffix) else "The file is incomplete: its own format says that more belongs to it"
-            )
+        if self.suffix != ".bin":
+            return None
         content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if self._is_page(content_type) and _suffix_in(url) not in {"html", "htm"}:
             return "A web page came in place of the file"
         if is_promised(content_type, url):
-            return "What came is no picture or film of a known format, though one was promised"
+            return "A picture or video was promised, but the file has no known format"
         return None
 
     def _is_page(self, content_type: str) -> bool:
         start = self._head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
         return content_type in _PAGE_TYPES or start.startswith(_PAGE_STARTS)
-
-    def _whole(self, suffix: str) -> bool:
-        if suffix == ".jpg":
-            return b"\xff\xd9" in self._tail
-        if suffix == ".webp":  # RIFF: the bytes that follow its own eight
-            return int.from_bytes(self._head[4:8], "little") + 8 <= self.size
-        if self._blocks is not None:
-            return self._blocks.whole
-        return suffix not in _MADE_OF_BLOCKS  # too short to have one
-
-
-def _blocks_of(suffix: str) -> "_Blocks | None":
-    if suffix == ".png":
-        return _Blocks(_png_chunk, skip=8, needs_last=True)
-    return _Blocks(_box) if suffix in _MADE_OF_BOXES else None
-
-
-_Step = tuple[int, bool]  # bytes of the block after its header (or of the header still to come), and is it the last?
-
-
-def _png_chunk(header: bytes) -> _Step | None:
-    """PNG, 5.3: length of the data, type, data, four bytes of checksum."""
-    return int.from_bytes(header[:4]) + 4, header[4:8] == b"IEND"
-
-
-def _box(header: bytes) -> _Step | None:
-    """ISO 14496-12, 4.2: length of the whole box, type; length 1 means a longer number after the type."""
-    size = int.from_bytes(header[:4])
-    if size == 1:
-        return (int.from_bytes(header[8:]) - 16, False) if len(header) == 16 else None
-    # 0 means "to the end of the file", whatever comes.
-    return (0, True) if size == 0 else (size - 8, False)
-
-
-class _Blocks:
-    """Steps from block to block through a file in which each says its length before its data."""
-
-    def __init__(self, read: Callable[[bytes], _Step | None], *, skip: int = 0, needs_last: bool = False) -> None:
-        self._read = read
-        self._skip = skip
-        self._needs_last = needs_last
-        self._header = b""
-        self._want = 8
-        self._count = 0
-        self._last = False
-        self._over = False  # what follows is not looked at
-
-    @property
-    def whole(self) -> bool:
-        """Whether the bytes so far can be all."""
-        return self._over or not (self._needs_last or self._skip or self._header)
-
-    def feed(self, data: bytes) -> None:
-        """Go on with the next bytes."""
-        at, end = 0, len(data)
-        while at < end and not self._over:
-            if self._skip:
-                step = min(self._skip, end - at)
-                self._skip -= step
-                at += step
-                self._over = self._last and not self._skip
-                continue
-            taken = data[at : at + self._want - len(self._header)]
-            self._header += taken
-            at += len(taken)
-            if len(self._header) == self._want:
-                self._enter()
-
-    def _enter(self) -> None:
-        step = self._read(self._header)
-        if step is None:
-            self._want = 16
-            return
-        self._skip, self._last = step
-        self._want, self._header, self._count = 8, b"", self._count + 1
-        # A block shorter than its header is damage, not a file cut short.
-        self._over = self._skip < 0 or (self._last and not self._skip) or self._count == _MOST_BLOCKS

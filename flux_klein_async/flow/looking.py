@@ -27,7 +27,7 @@ __all__ = ["PATIENCE", "Ticket", "Watch"]
 
 PATIENCE = 10.0  # seconds for what must pass by itself: a result that lags behind its status, a wrong refusal
 _ENOUGH = 3  # waits without early results, after which the client looks for none
-_SAW_NOTHING = (APIConnectionError, APITimeoutError, APIStatusError, InvalidResponseError)
+_SAW_NOTHING = (APIConnectionError, APIStatusError, InvalidResponseError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

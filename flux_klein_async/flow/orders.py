@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from flux_klein_async.api.requests import encode_input
 from flux_klein_async.api.urls import checked_model_id
@@ -14,7 +14,6 @@ from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
     KLEIN_9B_TEXT_TO_IMAGE,
     Input,
-    ModelInput,
     TextToImage9BInput,
     TextToImageInput,
 )
@@ -22,7 +21,6 @@ from flux_klein_async.models import (
 __all__ = ["Order", "made_id", "made_input", "prepare"]
 
 T = TypeVar("T")
-_M = TypeVar("_M", bound=BaseModel)
 
 _TYPED = {KLEIN_4B_TEXT_TO_IMAGE: TextToImageInput, KLEIN_9B_TEXT_TO_IMAGE: TextToImage9BInput}
 
@@ -60,7 +58,7 @@ def prepare(
     """
     size = {name: value for name, value in (("width", width), ("height", height)) if value is not None}
     if model is None:
-        model = input.default_model if isinstance(input, TextToImage9BInput | ModelInput) else default_model
+        model = input.default_model if isinstance(input, TextToImage9BInput) else default_model
     model = checked_model_id(model)
     fields: TextToImageInput | Mapping[str, Any]
     if isinstance(input, Mapping):
@@ -71,8 +69,6 @@ def prepare(
         fields = _typed(_TYPED.get(model), {"prompt": input, **size})
     elif isinstance(input, TextToImageInput):
         fields = _typed(type(input), {**dict(input), **size}) if size else input
-    elif isinstance(input, ModelInput):
-        fields = (_made(type(input), {**input.given(), **size}) if size else input).given()
     else:
         raise InvalidInputError(f"An input is a string, a typed input or a Mapping, not {slip(input)}")
     return Order(model=model, body=encode_input(fields), pixels=_pixels(fields))
@@ -83,10 +79,6 @@ def _typed(kind: type[TextToImageInput] | None, fields: dict[str, Any]) -> TextT
         if not str(fields["prompt"]).strip():
             raise InvalidInputError("prompt: the prompt is blank", fields={"prompt": "the prompt is blank"})
         return fields
-    return _made(kind, fields)
-
-
-def _made(kind: type[_M], fields: dict[str, Any]) -> _M:
     try:
         return kind(**fields)
     except ValidationError as error:

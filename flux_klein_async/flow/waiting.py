@@ -12,9 +12,7 @@ from flux_klein_async.errors import (
     GenerationFailedError,
     InsufficientBalanceError,
     PermissionDeniedError,
-    RateLimitError,
     ResultNotReadyError,
-    ServerError,
     WaitTimeoutError,
 )
 from flux_klein_async.events import Finished
@@ -32,14 +30,8 @@ __all__ = ["wait"]
 _FIRST_AGAIN = 0.05  # seconds before a result that is not there yet is asked for again; then twice as long
 _LONGEST_AGAIN = 1.0
 _SAVED_EVERY = 200  # waits after which what was learned is saved: a process may be killed before it closes
-# A result refused so is not late: the refusal stands, or has been repeated already.
-_NOT_LATE = (
-    AuthenticationError,
-    PermissionDeniedError,
-    InsufficientBalanceError,
-    RateLimitError,
-    ServerError,
-)
+# Such a refusal of the result stands; a transient one has been repeated already.
+_NOT_LATE = (AuthenticationError, PermissionDeniedError, InsufficientBalanceError)
 
 
 async def wait(
@@ -121,7 +113,9 @@ def _late(error: FluxKleinError, state: RequestState) -> bool:
     """Whether a result may only lag behind its status. One that failed has nothing to wait for but the result's no."""
     if isinstance(error, ResultNotReadyError):
         return True
-    return state is RequestState.COMPLETED and isinstance(error, APIStatusError) and not isinstance(error, _NOT_LATE)
+    if state is not RequestState.COMPLETED or not isinstance(error, APIStatusError):
+        return False
+    return not (error.transient or isinstance(error, _NOT_LATE))
 
 
 def _failure(status: RequestStatus) -> GenerationFailedError:

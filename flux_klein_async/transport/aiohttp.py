@@ -7,7 +7,7 @@ socket only: the wait for a free connection is not silence.
 import asyncio
 import errno
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache, lru_cache
 from typing import Any
@@ -181,7 +181,10 @@ class AiohttpTransport:
         try:
             async with self._request(request, data) as answer:
                 body = await _read_bounded(answer, self._limits.max_json_bytes, _DRIBBLE * request.silence)
-                return Response(status=answer.status, headers=answer.headers, body=self._redactor.body(body))
+                headers: Mapping[str, str] = answer.headers
+                if answer.status >= 400 or b"error_code" in body:  # an error keeps them
+                    headers = {name.lower(): self._redactor.text(value) for name, value in headers.items()}
+                return Response(status=answer.status, headers=headers, body=self._redactor.body(body))
         except _CAUGHT as error:
             failure = error
         raise self._mapped(failure, guard)  # outside of `except`: no context is kept

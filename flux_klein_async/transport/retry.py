@@ -17,7 +17,6 @@ from flux_klein_async.api.messages import Request
 from flux_klein_async.errors import (
     APIConnectionError,
     APIStatusError,
-    APITimeoutError,
     FluxKleinError,
     InvalidResponseError,
     RateLimitError,
@@ -38,14 +37,14 @@ class Verdict(Enum):
     AMBIGUOUS = "ambiguous"  # it may have been accepted, and accepting it twice costs money
 
 
-_PASSING = (APIConnectionError, APITimeoutError, RateLimitError, ServerError, InvalidResponseError)
+_OF_A_CALL = (APIConnectionError, APIStatusError, InvalidResponseError)
 
 
 def classify(error: FluxKleinError, request: Request) -> Verdict:
     """What this failure of this request allows. Pure; the one place that decides."""
     if request.replayable:
-        return Verdict.RETRY if isinstance(error, _PASSING) else Verdict.FATAL
-    if isinstance(error, APIConnectionError | APITimeoutError):
+        return Verdict.RETRY if isinstance(error, _OF_A_CALL) and error.transient else Verdict.FATAL
+    if isinstance(error, APIConnectionError):
         return Verdict.AMBIGUOUS if error.sent else Verdict.RETRY
     if isinstance(error, APIStatusError):
         if refused_for_now(error):

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from flux_klein_async.api.messages import Kind, Request
-from flux_klein_async.api.ranges import Part
 from flux_klein_async.api.requests import Api, encode_input
 from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import InvalidInputError
@@ -48,15 +47,6 @@ REQUESTS: list[tuple[Request, Kind, str, str, dict[str, str], bytes | None, bool
     (API.cancel("r-1"), Kind.CANCEL, "POST", "https://h.example/v1/requests/r-1/cancel", COMMON, None, True),
     (API.model(MODEL), Kind.READ, "GET", f"https://h.example/v1/models/{MODEL}", COMMON, None, True),
     (API.file(FILE), Kind.FILE, "GET", FILE, FILE_HEADERS, None, True),
-    (
-        API.file(FILE, Part(size=7, etag='"v1"', total=None)),
-        Kind.FILE,
-        "GET",
-        FILE,
-        {**FILE_HEADERS, "Range": "bytes=7-", "If-Range": '"v1"'},
-        None,
-        True,
-    ),
 ]
 
 

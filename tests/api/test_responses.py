@@ -66,7 +66,8 @@ def told(value: Any) -> Any:
 
 def facts(error: FluxKleinError) -> dict[str, Any]:
     public = {name: value for name, value in vars(error).items() if not name.startswith("_")}
-    del public["paid_by_this_call"]
+    for name in ("paid_by_this_call", "headers", "body"):
+        public.pop(name, None)
     return {name: value for name, value in public.items() if value is not None}
 
 
@@ -77,6 +78,12 @@ def test_reads_the_sample(situation: str, reader: str, expected: dict[str, Any])
     except FluxKleinError as error:
         actual = {"raises": type(error).__name__, "text": str(error), "facts": facts(error)}
     assert expected == actual
+
+
+def test_a_refusal_keeps_headers_and_the_start_of_the_body() -> None:
+    error = read_error(Response(status=418, headers={"X-Trace": "t-1"}, body=b"short and stout " * 1000))
+    assert isinstance(error, APIStatusError)
+    assert (error.headers, error.body) == ({"x-trace": "t-1"}, ("short and stout " * 1000)[:2000])
 
 
 @pytest.mark.parametrize("reader", READERS)

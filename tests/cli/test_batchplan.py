@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from flux_klein_async.cli.batchplan import BAD_KEPT, Forecast, forecast, learned
+from flux_klein_async.cli.batchplan import BAD_KEPT, Forecast, forecast
 from flux_klein_async.cli.feed import Feed
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.ledger.base import Action
@@ -80,8 +80,7 @@ def test_nothing_to_do_takes_no_time_and_no_money():
 
 def test_what_was_learned_counts_for_more_than_what_was_published():
     policy = AdaptivePolling()
-    expected = learned(policy, "a/b")
-    assert expected(1_000_000) is None
+    assert policy.median("a/b", 1_000_000) is None
     for _ in range(50):
         policy.observe(
             Observation(
@@ -94,4 +93,4 @@ def test_what_was_learned_counts_for_more_than_what_was_published():
                 looks=2,
             )
         )
-    assert expected(1_000_000) == pytest.approx(3.0, rel=0.1)
+    assert policy.median("a/b", 1_000_000) == pytest.approx(3.0, rel=0.1)

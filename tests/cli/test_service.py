@@ -7,7 +7,6 @@ from flux_klein_async.cli.service import (
     MissingExtraError,
     build_client,
     emulated,
-    require_matplotlib,
     require_pillow,
     store_path,
 )
@@ -48,13 +47,6 @@ async def test_a_missing_pillow_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(MissingExtraError):
         async with emulated():
             pass
-
-
-def test_a_missing_matplotlib_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    require_matplotlib()
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'flux_klein_async\[plots\]'"):
-        require_matplotlib()
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_whatever_the_names_nothing_is_written_outside_the_directory(names: list
         saved = []
         for name in checked:
             part = PartFile(out, lambda _suffix, name=name: name)  # type: ignore[misc]
-            part.write(name.encode(), 0)
+            part.write(name.encode())
             saved.append(part.commit(".png").path)
         assert saved == [out / name for name in names]
         assert [path.read_bytes() for path in saved] == [name.encode() for name in names]
@@ -170,16 +170,16 @@ def part_of(directory: Path, stem: str = "a") -> PartFile:
 
 def saved(directory: Path, data: bytes, stem: str = "a") -> Path:
     part = part_of(directory, stem)
-    part.write(data, 0)
+    part.write(data)
     return part.commit(".png").path
 
 
 def test_a_file_appears_under_its_name_when_it_is_complete(tmp_path: Path) -> None:
     part = part_of(tmp_path / "out" / "deeper")
-    part.write(b"first ", 0)
-    part.write(b"second ", 6)
+    part.write(b"first ")
+    part.write(b"second ")
     hidden = listing(tmp_path)
-    part.write(b"last", 13)
+    part.write(b"last")
     final = part.commit(".png")
     assert (final.path, final.path.read_bytes()) == (tmp_path / "out/deeper/a.png", b"first second last")
     assert final.sha256 == hashlib.sha256(b"first second last").hexdigest()
@@ -191,19 +191,21 @@ def test_a_file_appears_under_its_name_when_it_is_complete(tmp_path: Path) -> No
 
 def test_a_file_begun_anew_has_nothing_of_what_was_there(tmp_path: Path) -> None:
     part = part_of(tmp_path)
-    part.write(b"something longer", 0)
-    part.write(b" and more", 16)
-    part.write(b"new", 0)
-    part.write(b"er", 3)
+    part.write(b"something longer")
+    part.write(b" and more")
+    part.restart()
+    part.write(b"new")
+    part.write(b"er")
     final = part.commit(".jpg")
     assert (final.path.read_bytes(), final.sha256) == (b"newer", hashlib.sha256(b"newer").hexdigest())
 
 
 def test_bytes_in_memory_are_begun_anew_and_given_back() -> None:
     sink = InMemory()
-    sink.write(b"something longer", 0)
-    sink.write(b"new", 0)
-    sink.write(b"er", 3)
+    sink.write(b"something longer")
+    sink.restart()
+    sink.write(b"new")
+    sink.write(b"er")
     assert sink.commit(".png") == b"newer"
     sink.discard()
     assert sink.commit(".png") == b""
@@ -232,7 +234,7 @@ def test_the_hidden_file_is_never_one_that_is_there(tmp_path: Path, monkeypatch:
     (tmp_path / ".foreseen.part").symlink_to(tmp_path / "mine")
     part = part_of(tmp_path)
     with pytest.raises(DownloadError):
-        part.write(b"new", 0)
+        part.write(b"new")
     part.discard()
     assert ((tmp_path / "mine").read_bytes(), listing(tmp_path)) == (b"mine", [".foreseen.part", "mine"])
 
@@ -247,7 +249,7 @@ def test_a_directory_that_is_a_link_is_the_users_choice(tmp_path: Path) -> None:
 def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"old")
     part = part_of(tmp_path)
-    part.write(b"new", 0)
+    part.write(b"new")
     assert (tmp_path / "a.png").read_bytes() == b"old"
     part.discard()
     assert ((tmp_path / "a.png").read_bytes(), listing(tmp_path)) == (b"old", ["a.png"])
@@ -260,7 +262,7 @@ def test_nothing_is_made_before_the_first_bytes(tmp_path: Path) -> None:
 
 def test_a_discarded_file_leaves_nothing(tmp_path: Path) -> None:
     part = part_of(tmp_path)
-    part.write(b"some", 0)
+    part.write(b"some")
     part.discard()
     part.discard()
     assert listing(tmp_path) == []
@@ -268,7 +270,7 @@ def test_a_discarded_file_leaves_nothing(tmp_path: Path) -> None:
 
 def test_discarding_a_committed_file_leaves_it_alone(tmp_path: Path) -> None:
     part = part_of(tmp_path)
-    part.write(b"all", 0)
+    part.write(b"all")
     part.commit(".png")
     part.discard()
     assert listing(tmp_path) == ["a.png"]
@@ -277,7 +279,7 @@ def test_discarding_a_committed_file_leaves_it_alone(tmp_path: Path) -> None:
 def test_files_of_one_folder_do_not_meet_while_they_are_written(tmp_path: Path) -> None:
     parts = [part_of(tmp_path, str(number)) for number in range(10)]
     for number, part in enumerate(parts):
-        part.write(b"%d" % number, 0)
+        part.write(b"%d" % number)
     paths = [part.commit(".png").path for part in parts]
     assert [path.read_bytes() for path in paths] == [b"%d" % number for number in range(10)]
 
@@ -320,7 +322,7 @@ def test_a_place_where_nothing_can_be_written_is_a_download_error(tmp_path: Path
     before = listing(tmp_path)
     part = part_of(directory)
     with pytest.raises(DownloadError) as caught:
-        part.write(b"some", 0)
+        part.write(b"some")
     part.discard()
     assert f"{str(directory)!r}: {advice}" in str(caught.value)
     assert (caught.value.retryable, caught.value.charged, listing(tmp_path)) == (False, "yes", before)
@@ -349,14 +351,14 @@ def test_what_can_be_done_about_a_refusal_of_the_system_is_said(tmp_path: Path, 
     part = part_of(tmp_path)
     part._file = Refusing()
     with pytest.raises(DownloadError, match=advice) as caught:
-        part.write(b"some", 1)
+        part.write(b"some")
     assert isinstance(caught.value.__cause__, OSError)
 
 
 def test_what_a_full_disk_refuses_only_when_the_file_is_closed_keeps_nothing_back(tmp_path: Path) -> None:
     part = part_of(tmp_path)
     full(part)
-    part.write(b"more", 1)  # buffered
+    part.write(b"more")  # buffered
     part.discard()
     assert listing(tmp_path) == []
 
@@ -375,7 +377,7 @@ def test_a_file_has_its_name_only_when_all_of_it_is_on_the_disk(
 
 def test_what_cannot_be_removed_is_a_download_error(tmp_path: Path) -> None:
     part = part_of(tmp_path)
-    part.write(b"some", 0)
+    part.write(b"some")
     [hidden] = tmp_path.iterdir()
     hidden.unlink()
     (hidden / "in the way").mkdir(parents=True)
@@ -386,7 +388,7 @@ def test_what_cannot_be_removed_is_a_download_error(tmp_path: Path) -> None:
 def test_a_directory_with_the_files_name_stays_and_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").mkdir()
     part = part_of(tmp_path)
-    part.write(b"all", 0)
+    part.write(b"all")
     with pytest.raises(DownloadError, match=r"a directory has the name of the file; .*a\.png"):
         part.commit(".png")
     part.discard()
@@ -395,9 +397,9 @@ def test_a_directory_with_the_files_name_stays_and_is_named(tmp_path: Path) -> N
 
 def test_a_directory_that_vanishes_before_the_file_has_its_name_is_a_download_error(tmp_path: Path) -> None:
     part = part_of(tmp_path / "out")
-    part.write(b"all", 0)
+    part.write(b"all")
     shutil.rmtree(tmp_path / "out")
-    part.write(b"!", 3)
+    part.write(b"!")
     with pytest.raises(DownloadError, match="the directory vanished"):
         part.commit(".png")
     part.discard()
@@ -410,7 +412,7 @@ def full(part: PartFile) -> None:
 
 
 def test_a_full_disk_is_a_download_error_at_the_write_and_at_the_end(tmp_path: Path) -> None:
-    for end in (lambda part: part.write(bytes(100_000), 1), lambda part: (part.write(b"x", 1), part.commit(".png"))):
+    for end in (lambda part: part.write(bytes(100_000)), lambda part: (part.write(b"x"), part.commit(".png"))):
         part = part_of(tmp_path)
         full(part)
         with pytest.raises(DownloadError, match="make room, then download again"):
@@ -433,27 +435,27 @@ def test_its_sink_is_used_by_one_thread_at_a_time() -> None:
             return super().__getattribute__(name)
 
     arrival = Arrival(Watched())
-    arrival.add(b"so", 0)
-    arrival.finish(b"me", 2, lambda _seen: None)
+    arrival.add(b"so")
+    arrival.finish(b"me", lambda _seen: None)
     arrival.drop()
     assert used == ["write", "write", "commit", "discard"]
 
 
 def test_a_file_that_was_dropped_is_not_begun_again_by_a_job_that_comes_late(tmp_path: Path) -> None:
     arrival = Arrival(part_of(tmp_path))
-    arrival.add(b"some", 0)
+    arrival.add(b"some")
     arrival.drop()
-    with pytest.raises(DownloadError, match="given up"):
-        arrival.add(b"more", 0)
-    with pytest.raises(DownloadError, match="given up"):
-        arrival.finish(b"more", 4, lambda _seen: None)
+    with pytest.raises(DownloadError, match="abandoned"):
+        arrival.add(b"more")
+    with pytest.raises(DownloadError, match="abandoned"):
+        arrival.finish(b"more", lambda _seen: None)
     assert listing(tmp_path) == []
 
 
 def test_a_complaint_keeps_a_file_from_its_name(tmp_path: Path) -> None:
     arrival = Arrival(part_of(tmp_path))
     with pytest.raises(DownloadError, match="it has 4 bytes") as caught:
-        arrival.finish(b"some", 0, lambda seen: f"it has {seen.size} bytes")
+        arrival.finish(b"some", lambda seen: f"it has {seen.size} bytes")
     assert caught.value.retryable
     arrival.drop()
     assert listing(tmp_path) == []
@@ -461,6 +463,7 @@ def test_a_complaint_keeps_a_file_from_its_name(tmp_path: Path) -> None:
 
 def test_a_file_begun_anew_is_looked_at_anew(tmp_path: Path) -> None:
     arrival = Arrival(part_of(tmp_path))
-    arrival.add(b"<html>", 0)
-    arrival.add(b"GIF89a", 0)
-    assert arrival.finish(b"...", 6, lambda seen: None if seen.size == 9 else "?").path == tmp_path / "a.gif"
+    arrival.add(b"<html>")
+    arrival.restart()
+    arrival.add(b"GIF89a")
+    assert arrival.finish(b"...", lambda seen: None if seen.size == 9 else "?").path == tmp_path / "a.gif"

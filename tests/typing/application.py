@@ -19,7 +19,6 @@ from flux_klein_async import (
     Journal,
     Limits,
     ModelInfo,
-    ModelInput,
     Observation,
     Outcome,
     PollPolicy,
@@ -172,9 +171,7 @@ async def streamed(client: FluxKleinClient) -> int:
 async def other_model(client: FluxKleinClient) -> Pictures:
     info = await client.model("owner/model/variant")
     assert_type(info, ModelInfo)
-    kind = info.input_model()
-    assert_type(kind, type[ModelInput])
-    result = await client.generate(kind(prompt="a cat", strength=0.5))
+    result = await client.generate({"prompt": "a cat", "strength": 0.5}, model=info.model_id)
     pictures = show(await client.download(result, "out"), width=512)
     assert_type(pictures, Pictures)
     return show(await client.read(result))
