@@ -17,9 +17,8 @@ from pathlib import Path
 
 from measure import resident
 
-from flux_klein_async.ledger.batchfile import Ahead, Kind, read_rows
-from flux_klein_async.ledger.estimate import Estimate
-from flux_klein_async.ledger.rows import Row
+from flux_klein_async.batch.estimate import Estimate
+from flux_klein_async.batch.rows import Ahead, Kind, Row, read_rows
 
 SIZES = (512, 768, 1024, 1536)
 RESIDENT_BAR = 8.0  # MiB that the longest file may take more than the shortest

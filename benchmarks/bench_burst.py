@@ -11,7 +11,7 @@ from typing import Any
 
 from flux_klein_async import FluxKleinClient, Limits
 from flux_klein_async.emulator import InProcessEmulator, VirtualTimeLoop
-from flux_klein_async.transport.slots import Lanes
+from flux_klein_async.transport.throttle import Lanes
 
 ROUND_TRIP = 0.04
 BAR = 0.25

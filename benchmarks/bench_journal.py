@@ -15,8 +15,8 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from flux_klein_async.ledger.base import Claim, Entry, EntryState, Reservation
-from flux_klein_async.ledger.sqlite import SqliteJournal
+from flux_klein_async.journal.base import Claim, Entry, EntryState, Reservation
+from flux_klein_async.journal.sqlite import SqliteJournal
 
 MODEL = "blackforestlabs/flux-2-klein/4b/text-to-image"
 

@@ -24,8 +24,8 @@ from statistics import median
 from service import Service
 
 from flux_klein_async import FixedPolling, FluxKleinClient, Limits, TextToImageInput
-from flux_klein_async.ledger.budget import Budget
-from flux_klein_async.ledger.sqlite import SqliteJournal
+from flux_klein_async.journal.budget import Budget
+from flux_klein_async.journal.sqlite import SqliteJournal
 
 BAR = 1.20
 INTERVAL = 0.6  # seconds between looks

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from flux_klein_async.emulator import images
-from flux_klein_async.ledger.manifest import read_manifest
+from flux_klein_async.batch.manifest import read_manifest
+from flux_klein_async.emulator import pictures
 
 __all__ = ["PIXELS", "PRICE", "Accepted", "Books", "Order", "Rules", "audit", "ends", "read_orders", "totals"]
 
@@ -198,7 +198,7 @@ def _pictures(books: Books) -> tuple[int, int]:
             file = Path(path)
             named.add(file.name)
             data = file.read_bytes() if file.is_file() else b""
-            drawn = images.draw(order.prompt, PIXELS, PIXELS, seed=books.seed, request_id=order.request_id or "")
+            drawn = pictures.draw(order.prompt, PIXELS, PIXELS, seed=books.seed, request_id=order.request_id or "")
             whole = data == drawn or data in books.lies
             spoilt += not (whole and file.parent == books.directory and hashlib.sha256(data).hexdigest() == sha256)
     found = {path.name for path in books.directory.iterdir() if not path.name.startswith((".", "journal.sqlite"))}

@@ -39,9 +39,9 @@ from flux_klein_async.errors import (
     WaitTimeoutError,
 )
 from flux_klein_async.events import Event
-from flux_klein_async.ledger.base import Entry, EntryState, Journal, Ledger, Reservation, SpendingLimit
-from flux_klein_async.ledger.budget import Budget
-from flux_klein_async.ledger.sqlite import SqliteJournal
+from flux_klein_async.journal.base import Entry, EntryState, Journal, Ledger, Reservation, SpendingLimit
+from flux_klein_async.journal.budget import Budget
+from flux_klein_async.journal.sqlite import SqliteJournal
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
     KLEIN_9B_TEXT_TO_IMAGE,
@@ -70,7 +70,7 @@ from flux_klein_async.polling.policies import (
     Queued,
     SavedPolicy,
 )
-from flux_klein_async.transport.pacing import Limiter
+from flux_klein_async.transport.throttle import Limiter
 
 __all__ = [
     "DEFAULT",

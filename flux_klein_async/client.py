@@ -15,21 +15,7 @@ from flux_klein_async.api.requests import Api
 from flux_klein_async.api.urls import ApiUrls, checked_model_id, checked_request_id
 from flux_klein_async.errors import ConfigurationError, FluxKleinError, InvalidInputError
 from flux_klein_async.events import Event
-from flux_klein_async.flow import calls, download
-from flux_klein_async.flow.call import Call
-from flux_klein_async.flow.closing import close
-from flux_klein_async.flow.core import Core
-from flux_klein_async.flow.fanout import FanOut
-from flux_klein_async.flow.figures import SavedPaths
-from flux_klein_async.flow.generation import generate, ticket_of
-from flux_klein_async.flow.guarded import GuardedBudget, GuardedLimiter
-from flux_klein_async.flow.items import Workshop
-from flux_klein_async.flow.looking import Ticket
-from flux_klein_async.flow.orders import Order, made_input, prepare
-from flux_klein_async.flow.submission import submit
-from flux_klein_async.flow.updates import Updates
-from flux_klein_async.flow.waiting import wait
-from flux_klein_async.ledger.base import Journal, KeepsAccounts, NoBudget, SpendingLimit
+from flux_klein_async.journal.base import Journal, KeepsAccounts, NoBudget, SpendingLimit
 from flux_klein_async.misuse import NotWith, is_plain, slip
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
@@ -40,6 +26,14 @@ from flux_klein_async.models import (
     Outcome,
     RequestStatus,
 )
+from flux_klein_async.operations import calls, download
+from flux_klein_async.operations.context import Core, GuardedBudget, GuardedLimiter, close
+from flux_klein_async.operations.fanout import FanOut
+from flux_klein_async.operations.html import SavedPaths
+from flux_klein_async.operations.items import Workshop
+from flux_klein_async.operations.operation import Call
+from flux_klein_async.operations.submit import Order, made_input, prepare, submit
+from flux_klein_async.operations.wait import Ticket, Updates, generate, ticket_of, wait
 from flux_klein_async.options import (
     DEFAULT,
     Limits,
@@ -52,9 +46,8 @@ from flux_klein_async.options import (
 from flux_klein_async.polling.adaptive import AdaptivePolling
 from flux_klein_async.polling.policies import PollPolicy, SavedPolicy
 from flux_klein_async.transport.aiohttp import AiohttpTransport
-from flux_klein_async.transport.pacing import InProcessLimiter, Limiter, Slot
 from flux_klein_async.transport.retry import Backoff
-from flux_klein_async.transport.slots import Lanes
+from flux_klein_async.transport.throttle import InProcessLimiter, Lanes, Limiter, Slot
 
 if TYPE_CHECKING:
     import aiohttp

@@ -27,7 +27,7 @@ from flux_klein_async import (
 )
 from flux_klein_async.emulator import Garbage, Generation, InProcessEmulator, Reply, error_reply
 from flux_klein_async.events import Failed
-from flux_klein_async.transport.pacing import InProcessLimiter
+from flux_klein_async.transport.throttle import InProcessLimiter
 from tests.fakes import Events, now, outcome, png, settle
 
 EVERY_SECOND = FixedPolling(1.0)

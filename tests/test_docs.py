@@ -50,7 +50,7 @@ PUBLIC = {
         "flux_klein_async.emulator",
         "flux_klein_async.events",
         "flux_klein_async.integrations.aiohttp_web",
-        "flux_klein_async.integrations.answers",
+        "flux_klein_async.integrations.web",
         "flux_klein_async.integrations.fastapi",
         "flux_klein_async.integrations.logging",
         "flux_klein_async.integrations.notebook",

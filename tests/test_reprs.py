@@ -28,7 +28,7 @@ from flux_klein_async import (
     TextToImageInput,
     Timings,
 )
-from flux_klein_async.ledger.base import NoBudget
+from flux_klein_async.journal.base import NoBudget
 from flux_klein_async.models import brief_repr, shortened
 
 TOKEN = "secret-token-0123456789"

@@ -11,6 +11,9 @@ from typing import Annotated, BinaryIO
 
 import typer
 
+from flux_klein_async.batch.estimate import Estimate
+from flux_klein_async.batch.manifest import Manifest
+from flux_klein_async.batch.rows import BadRow, Kind, kind_of, read_rows
 from flux_klein_async.cli import service, stopping
 from flux_klein_async.cli.batchplan import BAD_KEPT, Look, forecast
 from flux_klein_async.cli.batchrun import BatchPlan, BatchRun
@@ -35,12 +38,8 @@ from flux_klein_async.cli.tally import Tally
 from flux_klein_async.cli.text import duration
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import JournalError
-from flux_klein_async.ledger.batchfile import Kind, kind_of, read_rows
-from flux_klein_async.ledger.budget import Budget, dollars, generation_price
-from flux_klein_async.ledger.estimate import Estimate
-from flux_klein_async.ledger.manifest import Manifest
-from flux_klein_async.ledger.rows import BadRow
-from flux_klein_async.ledger.sqlite import Account, SqliteJournal
+from flux_klein_async.journal.budget import Budget, dollars, generation_price
+from flux_klein_async.journal.sqlite import Account, SqliteJournal
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from flux_klein_async.polling.adaptive import AdaptivePolling
 

@@ -6,15 +6,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from flux_klein_async.batch.estimate import Estimate
+from flux_klein_async.batch.rows import BadRow, Row
 from flux_klein_async.cli.feed import Feed
 from flux_klein_async.cli.records import Record
 from flux_klein_async.cli.text import duration
 from flux_klein_async.errors import InvalidInputError
-from flux_klein_async.flow.orders import prepare
-from flux_klein_async.ledger.base import Action
-from flux_klein_async.ledger.budget import dollars
-from flux_klein_async.ledger.estimate import Estimate
-from flux_klein_async.ledger.rows import BadRow, Row
+from flux_klein_async.journal.base import Action
+from flux_klein_async.journal.budget import dollars
+from flux_klein_async.operations.submit import prepare
 
 __all__ = ["BAD_KEPT", "Forecast", "Look", "forecast"]
 

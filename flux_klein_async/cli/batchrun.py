@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from flux_klein_async.batch.manifest import Manifest
+from flux_klein_async.batch.rows import BadRow, Row
 from flux_klein_async.cli.exits import ExitCode, exit_code, worst
 from flux_klein_async.cli.feed import Feed
 from flux_klein_async.cli.records import Record, error_record, json_line, result_record
@@ -24,8 +26,6 @@ from flux_klein_async.errors import (
     ItemTakenError,
     SubmissionUncertainError,
 )
-from flux_klein_async.ledger.manifest import Manifest
-from flux_klein_async.ledger.rows import BadRow, Row
 from flux_klein_async.models import Outcome
 
 __all__ = ["BatchPlan", "BatchRun"]

@@ -33,8 +33,7 @@ from flux_klein_async.errors import ConfigurationError, FluxKleinError
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from flux_klein_async.options import BASE_URL_VARIABLE, Environment, Limits
 from flux_klein_async.transport.aiohttp import AiohttpTransport
-from flux_klein_async.transport.certificates import named_authorities
-from flux_klein_async.transport.proxies import Proxies, Proxy
+from flux_klein_async.transport.environment import Proxies, Proxy, named_authorities
 
 __all__ = ["CHECKS", "CannotLookError", "Check", "Level", "Machine"]
 

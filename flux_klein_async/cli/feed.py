@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import NamedTuple, Self
 
-from flux_klein_async.ledger.batchfile import Ahead
-from flux_klein_async.ledger.rows import BadRow, Row
+from flux_klein_async.batch.rows import Ahead, BadRow, Row
 
 __all__ = ["Feed", "Numbered"]
 

@@ -33,9 +33,9 @@ from flux_klein_async.cli.progress import metered
 from flux_klein_async.cli.render import Screen
 from flux_klein_async.cli.stopping import Stop
 from flux_klein_async.cli.text import decoded_prompt, duration, shortened
-from flux_klein_async.flow.orders import Order, made_input, prepare
-from flux_klein_async.ledger.budget import dollars
+from flux_klein_async.journal.budget import dollars
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE, TextToImage9BInput
+from flux_klein_async.operations.submit import Order, made_input, prepare
 
 __all__ = ["PromptCommand", "generate"]
 

@@ -16,10 +16,10 @@ from flux_klein_async.cli.records import Record, json_line
 from flux_klein_async.cli.render import Screen
 from flux_klein_async.cli.text import shortened, shown
 from flux_klein_async.errors import InvalidInputError
-from flux_klein_async.ledger.base import EntryState
-from flux_klein_async.ledger.budget import dollars
-from flux_klein_async.ledger.pruning import prune as forget
-from flux_klein_async.ledger.reading import JournalReader, Order
+from flux_klein_async.journal.base import EntryState
+from flux_klein_async.journal.budget import dollars
+from flux_klein_async.journal.reader import JournalReader, Order
+from flux_klein_async.journal.reader import prune as forget
 
 __all__ = ["app"]
 

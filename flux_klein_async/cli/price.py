@@ -11,7 +11,7 @@ from flux_klein_async.cli.parameters import BaseUrl, ModelId
 from flux_klein_async.cli.records import Record, error_facts, json_line
 from flux_klein_async.cli.render import Screen
 from flux_klein_async.errors import FluxKleinError
-from flux_klein_async.ledger.budget import dollars, generation_price
+from flux_klein_async.journal.budget import dollars, generation_price
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, ModelInfo
 
 __all__ = ["per_unit", "price", "total"]

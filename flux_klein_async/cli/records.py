@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from flux_klein_async.batch.manifest import Record, error_facts, json_line, state_after, stopped_facts
 from flux_klein_async.errors import FluxKleinError
-from flux_klein_async.ledger.facts import Record, error_facts, json_line, state_after, stopped_facts
 from flux_klein_async.models import GenerationResult, RequestState
 
 __all__ = ["Record", "error_facts", "error_record", "json_line", "result_facts", "result_record", "stopped_record"]

@@ -15,7 +15,7 @@ from flux_klein_async.api.urls import ApiUrls, host_of, is_loopback
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import FluxKleinError
 from flux_klein_async.events import Event
-from flux_klein_async.ledger.base import Journal, SpendingLimit
+from flux_klein_async.journal.base import Journal, SpendingLimit
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from flux_klein_async.options import Limits, from_environ
 from flux_klein_async.polling.adaptive import AdaptivePolling

@@ -4,7 +4,11 @@
 `VirtualTimeLoop`. Both obey scripts made of the answers exported here.
 """
 
-from .answers import (
+from flux_klein_async.emulator.engine import BaseEmulator, Call, Engine, Options, Record
+from flux_klein_async.emulator.faults import FAULTS, Fault, fault, faults_at, parse_fault
+from flux_klein_async.emulator.inprocess import InProcessEmulator
+from flux_klein_async.emulator.profiles import Profile, parse_profile
+from flux_klein_async.emulator.scripts import (
     Answer,
     Cut,
     Drop,
@@ -21,13 +25,8 @@ from .answers import (
     Truncate,
     error_reply,
 )
-from .base import BaseEmulator, Options
-from .engine import Call, Engine, Record
-from .faults import FAULTS, Fault, fault, faults_at, parse_fault
-from .inprocess import InProcessEmulator
-from .profiles import Profile, parse_profile
-from .server import Emulator
-from .virtual import VirtualTimeLoop
+from flux_klein_async.emulator.server import Emulator
+from flux_klein_async.emulator.virtual import VirtualTimeLoop
 
 __all__ = [
     "FAULTS",

@@ -4,8 +4,6 @@ Pure. Must not know requests, queues or time. The
 prices are the emulator's inventions: nobody should budget by them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

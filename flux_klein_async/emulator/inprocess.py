@@ -1,27 +1,194 @@
-"""The emulator without sockets: a real aiohttp session on one end, the same server code on the other.
+"""Two protocols joined by a connection that exists in memory alone.
+
+Behaves like TCP where a protocol can tell: bytes keep their order and arrive after `latency` seconds, a full
+window pauses the writer, a paused reader fills the window, a close is seen by the other end after the bytes,
+and an abort instead of them. Must not know HTTP.
+
+The emulator without sockets: a real aiohttp session on one end, the same server code on the other.
 
 Works in virtual time as in real time, on whichever loop uses it. Must not answer anything itself.
 """
 
-from __future__ import annotations
-
 import asyncio
 import errno
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from collections import deque
+from collections.abc import Mapping
+from enum import Enum, auto
+from typing import Any, Self, Unpack
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ClientRequest
+from aiohttp.tracing import Trace
 
-from .answers import Drop, Hang, Pass, Refuse
-from .base import BaseEmulator, Options
-from .pipes import join
-from .server import Closing, HttpServer
+from flux_klein_async.emulator.engine import BaseEmulator, Options
+from flux_klein_async.emulator.scripts import Drop, Hang, Pass, Refuse
+from flux_klein_async.emulator.server import Closing, HttpServer
 
-if TYPE_CHECKING:
-    from aiohttp.client_proto import ResponseHandler
-    from aiohttp.client_reqrep import ClientRequest
-    from aiohttp.tracing import Trace
+__all__ = ["InProcessEmulator", "Pipe", "join"]
 
-__all__ = ["InProcessEmulator"]
+
+# asyncio's own marks for sockets.
+_HIGH = 65_536
+_LOW = 16_384
+
+
+class _End(Enum):
+    """What may follow the bytes."""
+
+    CLOSED = auto()
+    RESET = auto()
+
+
+class Pipe(asyncio.Transport):
+    """One end; `join` makes both."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        protocol: asyncio.Protocol,
+        latency: float,
+        extra: Mapping[str, Any],
+    ) -> None:
+        super().__init__(dict(extra))
+        self.peer: Pipe
+        self._loop = loop
+        self._protocol = protocol
+        self._latency = latency
+        self._closing = False
+        self._reading = True
+        self._inbox: deque[bytes | _End] = deque()
+        self._outbox: deque[tuple[float, bytes | _End]] = deque()
+        self._delivery: asyncio.Handle | None = None
+        self._unread = 0
+        self._writing_paused = False
+
+    def is_closing(self) -> bool:
+        """Say whether this end has been closed, from whichever side."""
+        return self._closing
+
+    def is_reading(self) -> bool:
+        """Say whether bytes are handed to the protocol at present."""
+        return self._reading and not self._closing
+
+    def pause_reading(self) -> None:
+        """Keep what arrives from the protocol."""
+        self._reading = False
+
+    def resume_reading(self) -> None:
+        """Hand over what was kept, and what arrives from now on."""
+        if not self._reading:
+            self._reading = True
+            if self._inbox:
+                self._loop.call_soon(self._read)
+
+    def get_write_buffer_size(self) -> int:
+        """Count the bytes written that the other protocol has not taken yet."""
+        return self._unread
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send bytes."""
+        if self._closing or not data:
+            return
+        self._unread += len(data)
+        self._send(bytes(data))
+        if self._unread > _HIGH and not self._writing_paused:
+            self._writing_paused = True
+            self._protocol.pause_writing()
+
+    def can_write_eof(self) -> bool:
+        """Say no: as over TLS, a connection is not closed by halves."""
+        return False
+
+    def close(self) -> None:
+        """Close this end now and the other one when it has read what was sent."""
+        if not self._closing:
+            self._send(_End.CLOSED)
+            self._lose(None)
+
+    def abort(self) -> None:
+        """Close both ends and lose what is under way."""
+        if not self._closing:
+            self._outbox.clear()
+            if self._delivery is not None:
+                self._delivery.cancel()
+                self._delivery = None
+            self._send(_End.RESET)
+            self._lose(None)
+
+    def _send(self, item: bytes | _End) -> None:
+        self._outbox.append((self._loop.time() + self._latency, item))
+        if self._delivery is None:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        # One timer for the head alone: timers set for the same instant may fire in any order.
+        if self._latency:
+            self._delivery = self._loop.call_at(self._outbox[0][0], self._deliver)
+        else:
+            self._delivery = self._loop.call_soon(self._deliver)
+
+    def _deliver(self) -> None:
+        self._delivery = None
+        due = self._outbox[0][0]
+        while self._outbox and (not self._latency or self._outbox[0][0] <= due):
+            self.peer._arrive(self._outbox.popleft()[1])  # noqa: SLF001  # the other half of this object
+        if self._outbox and self._delivery is None:
+            self._schedule()
+
+    def _arrive(self, item: bytes | _End) -> None:
+        if self._closing:
+            # Nobody is left to read. The writer may be paused and read nothing: a reset reaches it all the same.
+            if isinstance(item, bytes):
+                self._send(_End.RESET)
+            return
+        if item is _End.RESET:
+            self._inbox.clear()
+        self._inbox.append(item)
+        if self._reading or item is _End.RESET:
+            self._read()
+
+    def _read(self) -> None:
+        while self._inbox and not self._closing and (self._reading or self._inbox[0] is _End.RESET):
+            item = self._inbox.popleft()
+            if item is _End.RESET:
+                self._lose(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"))
+            elif item is _End.CLOSED:
+                if not self._protocol.eof_received():
+                    self.close()
+            else:
+                assert isinstance(item, bytes)  # noqa: S101  # the only kind left
+                self.peer._taken(len(item))  # noqa: SLF001  # the other half of this object
+                self._protocol.data_received(item)
+
+    def _taken(self, count: int) -> None:
+        self._unread -= count
+        if self._writing_paused and self._unread <= _LOW and not self._closing:
+            self._writing_paused = False
+            self._protocol.resume_writing()
+
+    def _lose(self, error: Exception | None) -> None:
+        self._closing = True
+        self._inbox.clear()
+        self._loop.call_soon(self._protocol.connection_lost, error)
+
+
+def join(
+    loop: asyncio.AbstractEventLoop,
+    client: asyncio.Protocol,
+    server: asyncio.Protocol,
+    *,
+    latency: float = 0.0,
+    server_address: tuple[str, int] = ("127.0.0.1", 80),
+) -> None:
+    """Connect both protocols; what one writes the other gets `latency` seconds later."""
+    client_address = ("127.0.0.1", 0)
+    near = Pipe(loop, client, latency, {"peername": server_address, "sockname": client_address})
+    far = Pipe(loop, server, latency, {"peername": client_address, "sockname": server_address})
+    near.peer, far.peer = far, near
+    server.connection_made(far)
+    client.connection_made(near)
+
 
 # 2026-01-01T00:00:00Z: virtual time starts at 0 there, so that results name the same instants in every run.
 _EPOCH = 1_767_225_600.0

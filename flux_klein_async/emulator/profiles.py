@@ -3,10 +3,8 @@
 Pure: the random source is an argument. Must not know queues, requests or clocks.
 """
 
-from __future__ import annotations
-
 import math
-import random  # noqa: TC003  # a reader may resolve the annotations at run time
+import random  # a reader may resolve the annotations at run time
 from dataclasses import dataclass
 
 __all__ = ["Profile", "parse_profile"]

@@ -1,33 +1,88 @@
-"""The engine behind HTTP: bytes in, the engine's answer out as bytes, on a loopback port.
+"""Answers as bytes.
+
+Pure. Must not know when they are sent, nor what they mean.
+
+The engine behind HTTP: bytes in, the engine's answer out as bytes, on a loopback port.
 
 The only module that imports aiohttp.web. It uses aiohttp's parser and connection handling alone and writes
 answers itself, since half of them are meant to be wrong. Must not decide what an answer says.
 """
 
-from __future__ import annotations
-
 import asyncio
+import json
 import socket
 import struct
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from email.utils import formatdate
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from http import HTTPStatus
+from typing import Any, Self, Unpack
 
 from aiohttp import web
 
-from . import images, wire
-from .answers import Cut, Drop, Endless, Garbage, Hang, Reply, Reset, Truncate
-from .base import BaseEmulator, Options
-from .engine import Call
-from .hosted import etag_of, hosted
-from .service import Draw
+from flux_klein_async.emulator.engine import Action, BaseEmulator, Call, Engine, Options
+from flux_klein_async.emulator.pictures import draw, film
+from flux_klein_async.emulator.scripts import Answer, Cut, Drop, Endless, Garbage, Hang, Reply, Reset, Truncate
+from flux_klein_async.emulator.service import Draw
 
-if TYPE_CHECKING:
-    from .answers import Answer
-    from .engine import Action, Engine
+__all__ = ["Closing", "Emulator", "HttpServer", "body_and_type", "encode_head", "encode_response"]
 
-__all__ = ["Closing", "Emulator", "HttpServer"]
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+# Such answers end with their head, whatever their headers say.
+_BODILESS = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+
+
+def body_and_type(body: Any) -> tuple[bytes, str]:
+    """Write a body down: bytes and text as they are, everything else as JSON."""
+    if isinstance(body, bytes):
+        return body, "application/octet-stream"
+    if isinstance(body, str):
+        return body.encode(), "text/html; charset=utf-8"
+    return _encode(body).encode(), "application/json"
+
+
+def encode_head(
+    status: int, headers: Mapping[str, str], content_type: str, length: int | None, wall: float, *, keep: bool
+) -> bytes:
+    """Write the status line and the headers; those given win. `length` None: the body comes in chunks."""
+    lines = [
+        f"HTTP/1.1 {status} {_phrase(status)}",
+        *(f"{name}: {value}" for name, value in headers.items()),
+    ]
+    given = {name.lower() for name in headers}
+    if "content-type" not in given:
+        lines.append(f"Content-Type: {content_type}")
+    if length is None:
+        lines.append("Transfer-Encoding: chunked")
+    elif "content-length" not in given and "transfer-encoding" not in given:
+        lines.append(f"Content-Length: {length}")
+    if "date" not in given:
+        lines.append(f"Date: {_date(int(wall))}")
+    if not keep:
+        lines.append("Connection: close")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
+
+
+def encode_response(status: int, headers: Mapping[str, str], body: Any, wall: float, *, keep: bool) -> bytes:
+    """Write a whole answer."""
+    data, content_type = (b"", "text/plain") if status in _BODILESS else body_and_type(body)
+    return encode_head(status, headers, content_type, len(data), wall, keep=keep) + data
+
+
+@lru_cache(maxsize=256)
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"
+
+
+@lru_cache(maxsize=16)
+def _date(wall: int) -> str:
+    return formatdate(wall, usegmt=True)
+
 
 # asyncio's default of 100 turns away most of ten thousand clients that arrive together; the kernel caps it.
 _BACKLOG = 16_384
@@ -132,14 +187,10 @@ class HttpServer:
                 await self._write(request, self._whole(action, keep=keep))
                 return _KEEP if keep else _CLOSE
             case Draw():
-                # Drawn once, whatever part of it is asked for and however it is sent.
-                plain = replace(action, delay=0.0, cut=None, dribble=None)
-                drawn = await self._loop.run_in_executor(None, self._draw, plain)
-                asked = {name.lower(): value for name, value in request.headers.items()}
-                reply = hosted(*drawn, asked)
-                headers = {**reply.headers, **action.headers}
-                odd = replace(reply, headers=headers, cut=action.cut, dribble=action.dribble)
-                return await self._send(request, odd)
+                data, content_type = await self._loop.run_in_executor(None, self._draw, action)
+                headers = {"Content-Type": content_type, **action.headers}
+                reply = Reply(200, data, headers, cut=action.cut, dribble=action.dribble)
+                return await self._send(request, reply)
             case Reply():
                 await self._dribble(request, action)
             case Reset():
@@ -156,11 +207,11 @@ class HttpServer:
         return _CLOSE
 
     def _whole(self, reply: Reply, *, keep: bool) -> bytes:
-        return wire.response(reply.status, reply.headers, reply.body, self._wall(), keep=keep)
+        return encode_response(reply.status, reply.headers, reply.body, self._wall(), keep=keep)
 
     def _head(self, action: Truncate | Endless, length: int | None) -> bytes:
         default = "application/octet-stream"
-        return wire.head(action.status, action.headers, default, length, self._wall(), keep=False)
+        return encode_head(action.status, action.headers, default, length, self._wall(), keep=False)
 
     def _wall(self) -> float:
         return self._engine.service.epoch + self._loop.time()
@@ -215,14 +266,14 @@ def _reset(request: web.BaseRequest) -> None:
     transport.abort()
 
 
-def _draw(action: Draw) -> tuple[bytes, str, str]:
+def _draw(action: Draw) -> tuple[bytes, str]:
     if action.suffix == "mp4":
-        data, content_type = images.film(action.prompt, request_id=action.request_id), "video/mp4"
+        data, content_type = film(action.prompt, request_id=action.request_id), "video/mp4"
     else:
         size = (action.width, action.height)
-        data = images.draw(action.prompt, *size, seed=action.seed, request_id=action.request_id)
+        data = draw(action.prompt, *size, seed=action.seed, request_id=action.request_id)
         content_type = "image/png"
-    return data, content_type, etag_of(data)
+    return data, content_type
 
 
 class Emulator(BaseEmulator):

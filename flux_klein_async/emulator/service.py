@@ -1,30 +1,209 @@
-"""The service's normal behaviour: what each endpoint does and answers when no script speaks for it.
+"""Which endpoint a request line means.
+
+Pure. Must not know whether what it names exists.
+
+Generations in their queue: who waits, who runs, who has ended, at any instant.
+
+Pure: time is an argument that never runs backwards. Must not know HTTP, JSON or scripts; a generation's
+length and fate are given to it.
+
+The service's normal behaviour: what each endpoint does and answers when no script speaks for it.
 
 Pure: the instant is an argument and chance comes from a seed. Must not know scripts, records or how bytes
 travel.
 """
 
-from __future__ import annotations
-
+import heapq
 import json
 import random
+import re
 import uuid
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Literal, TypeAlias
+from urllib.parse import parse_qsl, unquote
 
-from .answers import Reply
-from .catalogue import MODELS, describe, find, output_of, refusals
-from .generations import Job, Queue
+from flux_klein_async.emulator.catalogue import MODELS, Model, describe, find, output_of, refusals
+from flux_klein_async.emulator.profiles import Profile
+from flux_klein_async.emulator.scripts import Cut, Endpoint, Generation, Reply
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+__all__ = ["KEPT_FOR", "Draw", "Job", "Queue", "Response", "Route", "Service", "State", "find_route"]
 
-    from .answers import Cut, Generation
-    from .profiles import Profile
-    from .routes import Route
 
-__all__ = ["Draw", "Response", "Service"]
+_MODELS = "/v1/models"
+_REQUESTS = "/v1/requests/"
+_FILES = "/files/"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
+_MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*", re.ASCII)
+_FILE = re.compile(r"([A-Za-z0-9_-]{1,128})(?:\.([0-9]))?\.(png|mp4)", re.ASCII)
+_ORIGIN = re.compile(r"https?://[^/?]*", re.IGNORECASE)
+
+_METHODS: dict[str, Endpoint] = {"status": "status", "result": "result", "cancel": "cancel"}
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An endpoint and what the path and the query say to it.
+
+    `malformed`: the id cannot be one. `allow`: what the method should have been, where it is another.
+    """
+
+    endpoint: Endpoint
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    request_id: str | None = None
+    model_id: str | None = None
+    file: tuple[int, str] | None = None
+    malformed: bool = False
+    allow: str | None = None
+
+
+def find_route(method: str, target: str) -> Route:
+    """Read a request line; what is no endpoint of the service is `other`."""
+    # A proxy's client writes the whole URL where others write the path.
+    target = _ORIGIN.sub("", target, count=1) if not target.startswith("/") else target
+    path, _, query_text = target.partition("?")
+    query = dict(parse_qsl(query_text, keep_blank_values=True)) if query_text else {}
+    if path.startswith(_REQUESTS):
+        return _request_route(method, path, query)
+    if path == _MODELS:
+        return _checked(method, "GET", Route("models", path, query))
+    if path.startswith(_MODELS + "/"):
+        return _model_route(method, path, query)
+    if path.startswith(_FILES):
+        return _file_route(method, path, query)
+    return Route("other", path, query)
+
+
+def _checked(method: str, wanted: str, route: Route) -> Route:
+    if method == wanted:
+        return route
+    return Route("other", route.path, route.query, allow=wanted)
+
+
+def _request_route(method: str, path: str, query: Mapping[str, str]) -> Route:
+    text, _, verb = path[len(_REQUESTS) :].rpartition("/")
+    endpoint = _METHODS.get(verb)
+    if endpoint is None or not text:
+        return Route("other", path, query)
+    request_id = unquote(text)
+    malformed = not _REQUEST_ID.fullmatch(request_id)
+    route = Route(endpoint, path, query, request_id=request_id, malformed=malformed)
+    return _checked(method, "POST" if endpoint == "cancel" else "GET", route)
+
+
+def _model_route(method: str, path: str, query: Mapping[str, str]) -> Route:
+    model_id = unquote(path[len(_MODELS) + 1 :])
+    malformed = not _MODEL_ID.fullmatch(model_id)
+    if method == "POST":
+        return Route("submit", path, query, model_id=model_id, malformed=malformed)
+    return _checked(method, "GET", Route("model", path, query, model_id=model_id, malformed=malformed))
+
+
+def _file_route(method: str, path: str, query: Mapping[str, str]) -> Route:
+    found = _FILE.fullmatch(path[len(_FILES) :])
+    if found is None:
+        return _checked(method, "GET", Route("file", path, query, malformed=True))
+    request_id, number, suffix = found.groups()
+    return _checked(method, "GET", Route("file", path, query, request_id=request_id, file=(int(number or 0), suffix)))
+
+
+State = Literal["in_queue", "in_progress", "completed", "failed", "cancelled"]
+
+KEPT_FOR = 7 * 86_400.0
+"""Seconds after its end for which the service keeps a generation."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One accepted generation."""
+
+    request_id: str
+    model: Model
+    input: Mapping[str, Any]
+    submitted: float
+    duration: float
+    fate: Generation
+    number: int = 0
+    started: float | None = None
+    finished: float | None = None
+    state: State = "in_queue"
+
+
+class Queue:
+    """First come, first served, by `workers` workers (`None`: one for each; 0: nothing ever starts).
+
+    The last `keep` generations that have ended are remembered.
+    """
+
+    def __init__(self, workers: int | None, *, keep: int) -> None:
+        if keep < 0:
+            raise ValueError(f"max_generations cannot be below 0, at {keep}")
+        self.jobs: dict[str, Job] = {}
+        # By request id the instant at which each generation that has started ends, or ended.
+        self.completions: dict[str, float] = {}
+        self._workers = workers
+        self._keep = keep
+        self._submitted = 0
+        self._waiting: dict[int, Job] = {}
+        # The waiting numbers in order: a place in the queue is then a bisection and not a walk.
+        self._order: list[int] = []
+        self._running: list[tuple[float, int, Job]] = []
+        self._ended: deque[Job] = deque()
+
+    def add(self, job: Job) -> None:
+        """Take a generation in at `job.submitted`; it starts at once if a worker is free."""
+        self.advance(job.submitted)
+        self._submitted += 1
+        job.number = self._submitted
+        self.jobs[job.request_id] = job
+        if self._workers is None or len(self._running) < self._workers:
+            self._start(job, job.submitted)
+        else:
+            self._waiting[job.number] = job
+            self._order.append(job.number)
+
+    def advance(self, now: float) -> None:
+        """Let everything happen that is due by `now`, in its order and at its own instant."""
+        while self._running and self._running[0][0] <= now:
+            end, _, job = heapq.heappop(self._running)
+            job.state = job.fate.ends
+            self._ended.append(job)
+            if self._order:
+                self._start(self._waiting.pop(self._order.pop(0)), end)
+        self._forget(now)
+
+    def position(self, job: Job) -> int:
+        """Count the generations that wait before this one."""
+        return bisect_left(self._order, job.number)
+
+    def cancel(self, job: Job, now: float) -> bool:
+        """End a waiting generation and let those behind it move up; False if it does not wait."""
+        if job.state != "in_queue":
+            return False
+        del self._order[self.position(job)]
+        del self._waiting[job.number]
+        job.state = "cancelled"
+        job.finished = now
+        self._ended.append(job)
+        return True
+
+    def _start(self, job: Job, at: float) -> None:
+        job.state = "in_progress"
+        job.started = at
+        job.finished = at + job.duration
+        self.completions[job.request_id] = job.finished
+        heapq.heappush(self._running, (job.finished, job.number, job))
+
+    def _forget(self, now: float) -> None:
+        while self._ended and (len(self._ended) > self._keep or (self._ended[0].finished or 0.0) + KEPT_FOR <= now):
+            old = self._ended.popleft()
+            del self.jobs[old.request_id]
+            self.completions.pop(old.request_id, None)
+
 
 _PIXELS = range(64, 2049)
 _DEFAULT_PIXELS = 1024

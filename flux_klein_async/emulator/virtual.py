@@ -7,16 +7,12 @@ Limits: a real socket, a subprocess or a thread that wakes the loop by itself is
 is set, since nothing tells whether it will ever speak; time jumps ahead of it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 import selectors
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from asyncio import Future
-    from collections.abc import Callable
+from asyncio import Future
+from collections.abc import Callable
+from typing import Any
 
 __all__ = ["VirtualTimeLoop"]
 

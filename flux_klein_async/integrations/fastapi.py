@@ -21,10 +21,17 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from flux_klein_async import ConfigurationError, FluxKleinClient, FluxKleinError, GenerationResult
-from flux_klein_async.integrations.answers import VISITOR_GONE, answer_to, result_facts
-from flux_klein_async.integrations.frames import HEADERS
-from flux_klein_async.integrations.progress import KEEP_ALIVE_SECONDS, Run, tell
-from flux_klein_async.integrations.visitors import VisitorGoneError, until_gone
+from flux_klein_async.integrations.web import (
+    HEADERS,
+    KEEP_ALIVE_SECONDS,
+    VISITOR_GONE,
+    Run,
+    VisitorGoneError,
+    answer_to,
+    result_facts,
+    tell,
+    until_gone,
+)
 
 __all__ = [
     "EventStream",

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from flux_klein_async.errors import InvalidInputError
-from flux_klein_async.flow.figures import WIDTH, figure
 from flux_klein_async.models import GenerationResult, Outcome
+from flux_klein_async.operations.html import WIDTH, figure
 
 __all__ = ["Pictures", "show"]
 

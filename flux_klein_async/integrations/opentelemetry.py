@@ -1,14 +1,26 @@
-"""Traces and metrics from events: one span a generation, with its submit, its wait and its downloads inside.
+"""The instruments of the metrics: their names, units and buckets.
+
+`gen_ai.*` are names of OpenTelemetry's semantic conventions for generative AI, which are not stable yet; the
+conventions have no name for looks, lag or money, so that those stand under `flux_klein.`.
+
+What is kept of a generation while its span is open, and what spans say of models and repeats.
+
+Needs the extra `opentelemetry`.
+
+Traces and metrics from events: one span a generation, with its submit, its wait and its downloads inside.
 
 Needs the extra `opentelemetry` (the API alone; which SDK exports, if any, is the application's affair). Must not know
 anything but the public events.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from opentelemetry import metrics, trace
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, StatusCode
+from opentelemetry.metrics import Meter
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode
 
 from flux_klein_async._version import __version__
 from flux_klein_async.events import (
@@ -25,12 +37,104 @@ from flux_klein_async.events import (
     Submitted,
     Uncertain,
 )
-from flux_klein_async.integrations.handlers import clipped, plain
-from flux_klein_async.integrations.instruments import Instruments
-from flux_klein_async.integrations.spans import Attributes, Open, bounded, model_facts, retry_facts
+from flux_klein_async.integrations.logging import clipped, plain
 from flux_klein_async.models import RequestState
 
-__all__ = ["Telemetry"]
+__all__ = ["Attributes", "Instruments", "Open", "Telemetry", "Value", "bounded", "model_facts", "retry_facts"]
+
+
+# Bounds of the buckets, in seconds, that the conventions give for gen_ai.client.operation.duration.
+_SECONDS = [0.01 * 2**power for power in range(14)]
+_LOOKS = [1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100]
+
+
+class Instruments:
+    """Everything that is counted and measured."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.generations = meter.create_counter(
+            "flux_klein.generations", "{generation}", "Calls for a generation that ended, by outcome."
+        )
+        self.duration = meter.create_histogram(
+            "gen_ai.client.operation.duration",
+            "s",
+            "From the call to its end: slot, submit, waiting and result.",
+            explicit_bucket_boundaries_advisory=_SECONDS,
+        )
+        self.queue = meter.create_histogram(
+            "flux_klein.queue.duration",
+            "s",
+            "From the accepted submit to the look that found it running.",
+            explicit_bucket_boundaries_advisory=_SECONDS,
+        )
+        self.lag = meter.create_histogram(
+            "flux_klein.lag",
+            "s",
+            "At most so long had it been over when a look saw the end.",
+            explicit_bucket_boundaries_advisory=_SECONDS,
+        )
+        self.looks = meter.create_histogram(
+            "flux_klein.looks",
+            "{look}",
+            "Looks that a generation took.",
+            explicit_bucket_boundaries_advisory=_LOOKS,
+        )
+        self.retries = meter.create_counter("flux_klein.retries", "{retry}", "Calls made again, by kind.")
+        self.holds = meter.create_counter("flux_klein.holds", "{hold}", "Times that the service asked for patience.")
+        self.cost = meter.create_counter("flux_klein.cost", "{USD}", "What results said they cost, in US dollars.")
+        self.in_flight = meter.create_up_down_counter(
+            "flux_klein.in_flight", "{generation}", "Accepted, and no end seen yet."
+        )
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+Value = str | bool | int | float
+Attributes = dict[str, Value]
+
+
+@dataclass(slots=True)
+class Open:
+    """A generation whose end has not been seen. Instants are seconds on the loop's clock."""
+
+    span: Span
+    epoch: int  # nanoseconds from 1970 to the loop's zero, taken once: durations stay exact when the clock is set
+    started: float
+    submitted: float
+    model: str | None
+    wait: Span | None = None
+    looks: int = 0
+    retries: int = 0
+    facts: Attributes = field(default_factory=dict)
+
+    def instant(self, at: float) -> int:
+        """An instant of the loop's clock as the API wants it."""
+        return self.epoch + round(at * 1e9)
+
+    def note(self, name: str, at: float, attributes: Mapping[str, Value]) -> None:
+        """Something that happened while it was waited for."""
+        (self.wait or self.span).add_event(f"flux_klein.{name}", attributes, self.instant(at))
+
+
+def model_facts(model: str | None) -> Attributes:
+    """The model's id, where known."""
+    return {} if model is None else {"gen_ai.request.model": model}
+
+
+def retry_facts(event: Retrying) -> Attributes:
+    """What is told of a repeat."""
+    return {
+        "flux_klein.attempt": event.attempt,
+        "flux_klein.delay": event.seconds,
+        "error.message": clipped(event.error),
+    }
+
+
+def bounded(mapping: dict[K, V], most: int) -> None:
+    """Forget the oldest."""
+    while len(mapping) > most:
+        del mapping[next(iter(mapping))]
+
 
 _OPERATION = "generate_content"  # the conventions' word for the making of anything but text alone
 _PROVIDER = "runcomfy"

@@ -1,28 +1,72 @@
-"""The pytest plugin: `klein_emulator` and `klein_client`, in virtual time and without sockets.
+"""The pytest plugin: the fixtures `klein_emulator` and `klein_client`, in virtual time and without sockets.
 
-A test that asks for `klein_emulator` (or anything built on it) runs on the virtual-time loop: minutes of waiting pass
-in milliseconds, and `loop.time()` can be compared exactly. All other tests keep the loop that they would have had.
+A test that uses `klein_emulator` (or anything built on it) runs on the virtual-time loop: minutes of waiting pass
+in milliseconds, and `loop.time()` can be compared exactly. All other tests keep their loop.
 
-pytest loads this into every run of every project in whose environment the package is, with or without the extra
-`testing`: nothing may be imported here that could be missing, or that takes time.
+pytest loads this module in every environment that has the package, with or without the extra `testing`. So it imports
+nothing that could be missing or slow; the package itself is imported when a fixture is used.
 """
 
 import asyncio
+import inspect
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-__all__ = ["pytest_asyncio_loop_factories", "pytest_plugins"]
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from flux_klein_async import FluxKleinClient
+    from flux_klein_async.emulator import InProcessEmulator
+
+__all__ = ["klein_client", "klein_emulator", "pytest_asyncio_loop_factories"]
 
 _LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
-pytest_plugins = ["flux_klein_async.testing." + ("fixtures" if find_spec("pytest_asyncio") else "unequipped")]
+if TYPE_CHECKING or find_spec("pytest_asyncio"):
+    import pytest_asyncio
+
+    @pytest_asyncio.fixture
+    async def klein_emulator(request: pytest.FixtureRequest) -> "AsyncIterator[InProcessEmulator]":
+        """The service, in process and in virtual time, with the published latency of FLUX.2 [klein] 4B."""
+        from flux_klein_async.emulator import InProcessEmulator  # noqa: PLC0415
+
+        test = request.node
+        if inspect.iscoroutinefunction(getattr(test, "function", None)) and test.get_closest_marker("asyncio") is None:
+            pytest.fail(
+                'Nothing awaits this test: set asyncio_mode = "auto" under [tool.pytest.ini_options] in '
+                "pyproject.toml, or mark the test with @pytest.mark.asyncio",
+                pytrace=False,
+            )
+        async with InProcessEmulator() as emulator:
+            yield emulator
+
+    @pytest_asyncio.fixture
+    async def klein_client(klein_emulator: "InProcessEmulator") -> "AsyncIterator[FluxKleinClient]":
+        """A client of `klein_emulator`, closed after the test."""
+        from flux_klein_async import FluxKleinClient  # noqa: PLC0415
+
+        options: dict[str, Any] = {"base_url": klein_emulator.base_url, "session": klein_emulator.session()}
+        async with FluxKleinClient(klein_emulator.api_key, **options) as client:
+            yield client
+
+else:
+
+    @pytest.fixture
+    def klein_emulator() -> None:
+        """Fails the test: the extra is missing."""
+        pytest.fail("klein_emulator and klein_client need: pip install 'flux_klein_async[testing]'", pytrace=False)
+
+    @pytest.fixture
+    def klein_client(klein_emulator: None) -> None:
+        """Fails the test: the extra is missing."""
 
 
 @pytest.hookimpl(trylast=True, optionalhook=True)
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, _LoopFactory]:
-    """Give the virtual-time loop to the tests that use the emulator; a project's own hook goes first."""
+    """Run the tests that use the emulator on the virtual-time loop; a project's own hook comes first."""
     if "klein_emulator" in getattr(item, "fixturenames", ()):
         from flux_klein_async.emulator import VirtualTimeLoop  # noqa: PLC0415
 

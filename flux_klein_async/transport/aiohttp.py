@@ -1,4 +1,9 @@
-"""The only client-side import of aiohttp: send, stream, and bound.
+"""Whether the other end of a connection has gone, as far as the kernel knows: asked before a paid body leaves.
+
+The loop hears of a server's goodbye only when it comes round to reading it. Between that and the moment of writing lies
+whatever else the loop had to do; the kernel knew all along.
+
+The only client-side import of aiohttp: send, stream, and bound.
 
 Knows nothing of the API's meaning. Follows no redirect, keeps no cookie, reads no netrc, and counts silence on the
 socket only: the wait for a free connection is not silence.
@@ -6,6 +11,7 @@ socket only: the wait for a free connection is not silence.
 
 import asyncio
 import errno
+import select
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -23,12 +29,32 @@ from flux_klein_async.api.messages import Kind, Request, Response
 from flux_klein_async.errors import ConfigurationError, FluxKleinError, InvalidResponseError
 from flux_klein_async.options import Environment, Limits
 from flux_klein_async.transport.base import BodyGuard
-from flux_klein_async.transport.certificates import named_authorities
+from flux_klein_async.transport.environment import Proxies, named_authorities
 from flux_klein_async.transport.failures import map_error
-from flux_klein_async.transport.peers import gone
-from flux_klein_async.transport.proxies import Proxies
 
-__all__ = ["AiohttpTransport"]
+__all__ = ["AiohttpTransport", "gone"]
+
+
+# That the peer has closed its writing half is told apart from data to be read (a TLS session ticket, say) on Linux
+# alone; the BSDs say "hung up" for it. Windows has no poll(): there the loop's own knowledge must do.
+_POLL = getattr(select, "poll", None)
+_GOODBYE = getattr(select, "POLLRDHUP", 0) | getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
+
+
+def gone(transport: asyncio.BaseTransport | None) -> bool:
+    """Whether what is written now can reach nobody; about 2 us."""
+    if transport is None or transport.is_closing():
+        return True
+    socket = transport.get_extra_info("socket")
+    if socket is None or _POLL is None:  # a transport in memory
+        return False
+    descriptor = socket.fileno()
+    if descriptor < 0:
+        return True
+    poll = _POLL()
+    poll.register(descriptor, _GOODBYE)
+    return bool(poll.poll(0))
+
 
 _CONNECT_TIMEOUT = 10.0  # seconds for TCP and TLS together; ends in an error that says nothing was sent
 # Seconds until there is a connection at all: the name looked up, every address tried, a proxy's tunnel made. aiohttp

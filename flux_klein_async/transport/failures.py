@@ -1,4 +1,6 @@
-"""What each failure of the HTTP library means to us. Pure: its exceptions are known by the names of their classes."""
+"""What each exception of aiohttp means to us, by class. Pure."""
+
+import aiohttp
 
 from flux_klein_async.api.credentials import Redactor
 from flux_klein_async.errors import (
@@ -12,72 +14,58 @@ from flux_klein_async.transport.base import BodyGuard
 
 __all__ = ["MEANINGS", "map_error"]
 
-# What each failure means: our class, and whether a byte of the request may have left (None: ask the body's guard).
-# Found by walking the exception's classes; a test walks aiohttp's tree and fails on a new branch.
-_Meaning = tuple[type[FluxKleinError], bool | None]
-MEANINGS: dict[str, _Meaning] = {
+# Our class for each of theirs, and whether a byte of the request may have left (None: the guard of the body knows).
+# The nearest class among an exception's bases counts; a test walks aiohttp's tree and fails on a new branch.
+MEANINGS: dict[type[BaseException], tuple[type[FluxKleinError], bool | None]] = {
     # no connection was obtained
-    "ClientConnectorError": (APIConnectionError, False),
-    "ClientProxyConnectionError": (APIConnectionError, False),
-    "ClientConnectorDNSError": (APIConnectionError, False),
-    "ClientSSLError": (APIConnectionError, False),
-    "ClientHttpProxyError": (APIConnectionError, False),
-    "ServerFingerprintMismatch": (APIConnectionError, False),
-    "ConnectionTimeoutError": (APITimeoutError, False),
-    # the connection broke or went silent
-    "ServerTimeoutError": (APITimeoutError, None),
-    "SocketTimeoutError": (APITimeoutError, None),
-    "ClientConnectionError": (APIConnectionError, None),
-    "ClientConnectionResetError": (APIConnectionError, None),
-    "ClientOSError": (APIConnectionError, None),
-    "ServerConnectionError": (APIConnectionError, None),
-    "ServerDisconnectedError": (APIConnectionError, None),
-    "ClientPayloadError": (APIConnectionError, None),
-    # what came back is no HTTP
-    "ClientResponseError": (InvalidResponseError, None),
-    "ContentTypeError": (InvalidResponseError, None),
-    "WSServerHandshakeError": (InvalidResponseError, None),
-    "TooManyRedirects": (InvalidResponseError, None),
-    "RedirectClientError": (InvalidResponseError, None),
-    "InvalidUrlRedirectClientError": (InvalidResponseError, None),
-    "NonHttpUrlRedirectClientError": (InvalidResponseError, None),
-    # what was asked cannot be sent
-    "InvalidURL": (ConfigurationError, False),
-    "NonHttpUrlClientError": (ConfigurationError, False),
+    aiohttp.ClientConnectorError: (APIConnectionError, False),
+    aiohttp.ClientSSLError: (APIConnectionError, False),
+    aiohttp.ClientHttpProxyError: (APIConnectionError, False),
+    aiohttp.ServerFingerprintMismatch: (APIConnectionError, False),
+    aiohttp.ConnectionTimeoutError: (APITimeoutError, False),
+    # the connection broke or stayed silent
+    aiohttp.ServerTimeoutError: (APITimeoutError, None),
+    aiohttp.ClientConnectionError: (APIConnectionError, None),
+    aiohttp.ClientPayloadError: (APIConnectionError, None),
+    # the answer is no HTTP
+    aiohttp.ClientResponseError: (InvalidResponseError, None),
+    aiohttp.TooManyRedirects: (InvalidResponseError, None),
+    aiohttp.RedirectClientError: (InvalidResponseError, None),
+    # the request cannot be sent
+    aiohttp.InvalidURL: (ConfigurationError, False),
     # outside of aiohttp's tree
-    "TimeoutError": (APITimeoutError, None),
-    "OSError": (APIConnectionError, None),
-    "UploadAbortedError": (APIConnectionError, None),  # added after our oldest aiohttp
-    "ClientError": (APIConnectionError, None),  # what a later aiohttp may add
-    "RuntimeError": (ConfigurationError, None),  # "Session is closed"
-    "ValueError": (APIConnectionError, None),  # what the resolver or a parser chokes on
-    "TypeError": (APIConnectionError, None),
+    TimeoutError: (APITimeoutError, None),
+    OSError: (APIConnectionError, None),
+    RuntimeError: (ConfigurationError, None),  # "Session is closed"
+    ValueError: (APIConnectionError, None),  # from a resolver or a parser
+    TypeError: (APIConnectionError, None),
+    aiohttp.ClientError: (APIConnectionError, None),  # what a later aiohttp may add
 }
-_ADVICE: dict[str, str] = {
-    "ClientConnectorCertificateError": (
-        "The certificate of the other end is not trusted here. Where TLS is inspected, let SSL_CERT_FILE name the "
-        "inspector's CA; else see to this machine's clock and its CA certificates"
+_ADVICE: dict[type[BaseException], str] = {
+    aiohttp.ClientConnectorCertificateError: (
+        "The server's certificate is not trusted. If TLS is inspected, set SSL_CERT_FILE to the CA of the inspector; "
+        "otherwise check the clock and the CA certificates of this machine"
     ),
-    "ClientConnectorSSLError": "The other end speaks no TLS that is acceptable here: see to address and proxy",
-    "ClientProxyConnectionError": "The proxy cannot be reached: see to HTTPS_PROXY, or pass trust_env=False",
-    "ClientHttpProxyError": (
-        "The proxy makes no tunnel to the service: see to HTTPS_PROXY (407: with user and password), or let NO_PROXY "
-        "name the service"
+    aiohttp.ClientConnectorSSLError: "The TLS handshake failed: check the base URL and the proxy",
+    aiohttp.ClientProxyConnectionError: "The proxy cannot be reached: check HTTPS_PROXY, or pass trust_env=False",
+    aiohttp.ClientHttpProxyError: (
+        "The proxy refuses a tunnel to the service: check HTTPS_PROXY (407: add user and password), or add the "
+        "service to NO_PROXY"
     ),
 }
 
 
 def map_error(error: BaseException, redactor: Redactor, guard: BodyGuard | None) -> FluxKleinError:
-    """The package's error for a failure of aiohttp; its type and text are kept, the exception is not.
+    """The package's error for a failure of aiohttp. It keeps the type and text, not the exception.
 
-    aiohttp's errors hold the request with its headers, so none of them may be chained.
+    aiohttp's errors hold the request with its headers, so none of them is chained.
     """
-    meaning, sent = next(MEANINGS[cls.__name__] for cls in type(error).__mro__ if cls.__name__ in MEANINGS)
+    meaning, sent = next(MEANINGS[cls] for cls in type(error).__mro__ if cls in MEANINGS)
     if meaning is InvalidResponseError and guard is not None and not guard.written:
-        meaning = APIConnectionError  # no answer to what was not sent: it is a proxy's to CONNECT
+        meaning = APIConnectionError  # nothing was sent: this answers a CONNECT, and comes from a proxy
     cause = redactor.text(f"{type(error).__name__}: {error}")[:500]
-    if issubclass(meaning, APIConnectionError | APITimeoutError):
-        advice = _ADVICE.get(type(error).__name__, "")
+    if issubclass(meaning, APIConnectionError):
+        advice = _ADVICE.get(type(error), "")
         return meaning(advice, cause=cause, sent=(guard is None or guard.written) if sent is None else sent)
     message = "The session cannot be used" if meaning is ConfigurationError else ""
     return meaning(message, cause=cause)

@@ -4,12 +4,12 @@ from decimal import Decimal
 
 import pytest
 
+from flux_klein_async.batch.estimate import Estimate
+from flux_klein_async.batch.rows import BadRow, Row
 from flux_klein_async.cli.batchplan import BAD_KEPT, Forecast, forecast
 from flux_klein_async.cli.feed import Feed
 from flux_klein_async.errors import InvalidInputError
-from flux_klein_async.ledger.base import Action
-from flux_klein_async.ledger.estimate import Estimate
-from flux_klein_async.ledger.rows import BadRow, Row
+from flux_klein_async.journal.base import Action
 from flux_klein_async.polling.adaptive import AdaptivePolling
 from flux_klein_async.polling.policies import Observation
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from flux_klein_async import FluxKleinClient
+from flux_klein_async.batch.manifest import Manifest, read_manifest
+from flux_klein_async.batch.rows import BadRow, Row
 from flux_klein_async.cli.batchrun import BatchPlan, BatchRun
 from flux_klein_async.cli.exits import ExitCode
 from flux_klein_async.cli.feed import Numbered
@@ -18,8 +20,6 @@ from flux_klein_async.cli.render import Screen
 from flux_klein_async.cli.stopping import Stop
 from flux_klein_async.cli.tally import Tally
 from flux_klein_async.emulator import Generation, error_reply
-from flux_klein_async.ledger.manifest import Manifest, read_manifest
-from flux_klein_async.ledger.rows import BadRow, Row
 from flux_klein_async.models import Outcome
 from tests.fakes import now
 

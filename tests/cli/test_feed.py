@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
+from flux_klein_async.batch.rows import BadRow, Row
 from flux_klein_async.cli.feed import Feed, Numbered
 from flux_klein_async.errors import JournalError
-from flux_klein_async.ledger.rows import BadRow, Row
 
 
 def row(number: int) -> Row:

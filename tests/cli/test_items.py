@@ -109,7 +109,7 @@ def test_stopped_it_saves_what_is_finished_and_names_what_is_not(
     served.script("file", Hang())
     cancelled = {"status": "cancelled", "outcome": "cancelled"}
     served.script("cancel", None, Reply(200, cancelled))
-    monkeypatch.setattr("flux_klein_async.flow.submission.SEEN_THROUGH", 0.1)
+    monkeypatch.setattr("flux_klein_async.operations.submit.SEEN_THROUGH", 0.1)
 
     def all_are_where_they_should_be() -> bool:
         looked_at = {record.request_id for record in served.records if record.endpoint == "status"}

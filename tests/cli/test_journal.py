@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flux_klein_async.ledger.base import Reservation
+from flux_klein_async.journal.base import Reservation
 from flux_klein_async.models import SavedFile
-from tests.ledger.helpers import Run, entry
+from tests.journal.helpers import Run, entry
 
 from .helpers import Command
 

@@ -9,12 +9,12 @@ import pytest
 from books import PRICE, Books, Rules, audit, ends, read_orders, totals
 from storm import Submit
 
-from flux_klein_async.emulator import images
-from flux_klein_async.ledger.base import Reservation
-from flux_klein_async.ledger.manifest import Manifest
-from flux_klein_async.ledger.rows import Row
+from flux_klein_async.batch.manifest import Manifest
+from flux_klein_async.batch.rows import Row
+from flux_klein_async.emulator import pictures
+from flux_klein_async.journal.base import Reservation
 from flux_klein_async.models import GenerationOutput, GenerationResult, Outcome, RequestState, SavedFile
-from tests.ledger.helpers import Run, entry, write
+from tests.journal.helpers import Run, entry, write
 
 CAT, DOG = "a cat", "a dog"
 ONE, TWO = Submit(CAT, "id-1", told=True), Submit(CAT, "id-2", told=True)
@@ -39,7 +39,7 @@ class Scene:
 
     def picture(self, request_id: str, data: bytes | None = None, *, listed: bool = True) -> None:
         path = self.folder / f"{request_id}.png"
-        path.write_bytes(data or images.draw(CAT, 64, 64, seed=0, request_id=request_id))
+        path.write_bytes(data or pictures.draw(CAT, 64, 64, seed=0, request_id=request_id))
         file = SavedFile(path=path, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), size=path.stat().st_size)
         self.order("downloaded", request_id, files=(file,))
         if listed:

@@ -1,5 +1,4 @@
 import pytest
-
 from flux_klein_async.emulator.hosted import etag_of, hosted
 
 DATA = b"0123456789"

@@ -1,5 +1,8 @@
+"""The emulator without sockets: pipes that behave like TCP, and a real aiohttp session in virtual time."""
+
 import asyncio
 import gc
+import tracemalloc
 import warnings
 
 import aiohttp
@@ -19,13 +22,246 @@ from flux_klein_async.emulator import (
     Truncate,
     VirtualTimeLoop,
 )
+from flux_klein_async.emulator.inprocess import join
 
 from .helpers import SUBMIT, run
+
+
+class Listener(asyncio.Protocol):
+    """Writes down what happens to it, and when."""
+
+    def __init__(self, *, keep_open=False):
+        self.log = []
+        self.keep_open = keep_open
+
+    def _note(self, *event):
+        self.log.append((asyncio.get_running_loop().time(), *event))
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self._note(data)
+
+    def eof_received(self):
+        self._note("eof")
+        return self.keep_open
+
+    def pause_writing(self):
+        self._note("pause")
+
+    def resume_writing(self):
+        self._note("resume")
+
+    def connection_lost(self, exc):
+        self._note("lost", type(exc))
+
+
+LOST, RESET = ("lost", type(None)), ("lost", ConnectionResetError)
+
+
+def story(tell, *, latency=0.0, keep_open=False):
+    """Let `tell` act on two connected ends and return their logs and what it returned."""
+
+    async def main():
+        near, far = Listener(), Listener(keep_open=keep_open)
+        join(asyncio.get_running_loop(), near, far, latency=latency, server_address=("host", 443))
+        told = await tell(near, far)
+        await asyncio.sleep(10)
+        return near.log, far.log, told
+
+    return run(main())
+
+
+@pytest.mark.parametrize("latency", [0.0, 0.25])
+def test_bytes_arrive_in_order_after_the_latency(latency):
+    async def tell(near, far):
+        for letter in b"abc":
+            near.transport.write(bytes([letter]))
+        near.transport.write(b"")
+        await asyncio.sleep(0.1)
+        near.transport.writelines([b"d", bytearray(b"e"), memoryview(b"f")])
+        far.transport.write(b"z")
+
+    near, far, _ = story(tell, latency=latency)
+    assert near == [(0.1 + latency, b"z")]
+    assert far == [(latency, b"a"), (latency, b"b"), (latency, b"c"), (0.1 + latency, b"def")]
+
+
+@pytest.mark.parametrize("latency", [0.0, 0.25])
+def test_a_close_is_seen_after_the_bytes(latency):
+    async def tell(near, far):
+        near.transport.write(b"last")
+        near.transport.close()
+        near.transport.close()
+        near.transport.write(b"late")
+        return near.transport.is_closing(), far.transport.is_closing()
+
+    near, far, told = story(tell, latency=latency)
+    assert near == [(0.0, *LOST)]
+    assert far == [(latency, b"last"), (latency, "eof"), (latency, *LOST)]
+    assert told == (True, False)
+
+
+def test_a_protocol_may_keep_its_half_open():
+    async def tell(near, far):
+        near.transport.close()
+        await asyncio.sleep(1)
+        open_still = not far.transport.is_closing()
+        far.transport.close()
+        return open_still
+
+    assert story(tell, keep_open=True) == ([(0.0, *LOST)], [(0.0, "eof"), (1.0, *LOST)], True)
+
+
+@pytest.mark.parametrize("latency", [0.0, 0.25])
+def test_an_abort_loses_what_is_under_way(latency):
+    async def tell(near, far):
+        near.transport.write(b"lost")
+        near.transport.abort()
+        near.transport.abort()
+
+    assert story(tell, latency=latency) == ([(0.0, *LOST)], [(latency, *RESET)], None)
+
+
+def test_an_abort_reaches_a_reader_that_has_paused():
+    async def tell(near, far):
+        far.transport.pause_reading()
+        near.transport.write(b"unread")
+        await asyncio.sleep(1)
+        near.transport.abort()
+
+    assert story(tell)[1] == [(1.0, *RESET)]
+
+
+def test_a_paused_reader_gets_its_bytes_and_the_close_later():
+    async def tell(near, far):
+        far.transport.pause_reading()
+        near.transport.write(b"one")
+        near.transport.write(b"two")
+        near.transport.close()
+        await asyncio.sleep(1)
+        reading = far.transport.is_reading()
+        far.transport.resume_reading()
+        far.transport.resume_reading()
+        return reading, far.transport.is_reading()
+
+    _, far, told = story(tell)
+    assert far == [(1.0, b"one"), (1.0, b"two"), (1.0, "eof"), (1.0, *LOST)]
+    assert told == (False, True)
+
+
+def test_a_reader_may_pause_in_the_middle():
+    async def tell(near, far):
+        receive = far.data_received
+
+        def receive_one(data):
+            receive(data)
+            far.transport.pause_reading()
+
+        far.data_received = receive_one
+        near.transport.write(b"one")
+        near.transport.write(b"two")
+        await asyncio.sleep(1)
+        far.transport.resume_reading()
+
+    assert story(tell)[1] == [(0.0, b"one"), (1.0, b"two")]
+
+
+def test_resuming_with_nothing_kept_is_harmless():
+    async def tell(near, far):
+        far.transport.pause_reading()
+        far.transport.resume_reading()
+        near.transport.write(b"x")
+
+    assert story(tell)[1] == [(0.0, b"x")]
+
+
+def test_a_full_window_pauses_the_writer_until_the_reader_has_read():
+    async def tell(near, far):
+        far.transport.pause_reading()
+        near.transport.write(b"x" * 65_536)
+        near.transport.write(b"y")
+        near.transport.write(b"z")
+        await asyncio.sleep(1)
+        waiting = near.transport.get_write_buffer_size()
+        far.transport.resume_reading()
+        await asyncio.sleep(1)
+        return waiting, near.transport.get_write_buffer_size()
+
+    near, _, told = story(tell)
+    assert near == [(0.0, "pause"), (1.0, "resume")]
+    assert told == (65_538, 0)
+
+
+def test_a_writer_that_was_paused_hears_of_the_readers_end():
+    async def tell(near, far):
+        far.transport.pause_reading()
+        near.transport.write(b"x" * 70_000)
+        await asyncio.sleep(1)
+        far.transport.close()
+
+    assert story(tell)[0] == [(0.0, "pause"), (1.0, "eof"), (1.0, *LOST)]
+
+
+def test_writing_to_somebody_who_has_gone_is_answered_with_a_reset():
+    async def tell(near, far):
+        near.transport.pause_reading()
+        far.transport.close()
+        await asyncio.sleep(1)
+        near.transport.write(b"anybody there?")
+
+    assert story(tell)[0] == [(1.0, *RESET)]
+
+
+def test_bytes_that_cross_a_close_are_lost():
+    async def tell(near, far):
+        near.transport.close()
+        far.transport.write(b"crossing")
+
+    near, far, _ = story(tell, latency=0.5)
+    assert near == [(0.0, *LOST)]
+    assert far == [(0.5, "eof"), (0.5, *LOST)]
+
+
+def test_a_writer_that_obeys_fills_no_memory():
+    async def tell(near, far):
+        far.data_received = lambda _: None
+        tracemalloc.start()
+        chunk, paused = bytes(32_768), asyncio.Event()
+        near.pause_writing, near.resume_writing = paused.clear, paused.set
+        paused.set()
+        for _ in range(500):
+            near.transport.write(chunk)
+            await paused.wait()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    assert story(tell)[2] < 500_000
+
+
+def test_both_ends_know_their_addresses():
+    async def tell(near, far):
+        return [
+            (end.transport.get_extra_info("peername"), end.transport.get_extra_info("sockname")) for end in (near, far)
+        ]
+
+    client, server = ("127.0.0.1", 0), ("host", 443)
+    assert story(tell)[2] == [(server, client), (client, server)]
+
+
+def test_what_a_pipe_cannot_do_it_says():
+    async def tell(near, far):
+        return near.transport.can_write_eof(), near.transport.get_extra_info("socket")
+
+    assert story(tell)[2] == (False, None)
+
 
 AUTH = {"Authorization": "Bearer emulator-token"}
 
 
-def story(tell, *, limit=None, **options):
+def told_through_a_session(tell, *, limit=None, **options):
     """Let `tell` use an emulator through a session, in virtual time."""
 
     async def main():
@@ -60,7 +296,7 @@ def test_a_generation_runs_in_virtual_time():
             await asyncio.sleep(1)
         return seen, emulator.completions[request_id]
 
-    seen, completion = story(tell)
+    seen, completion = told_through_a_session(tell)
     assert seen == [(0.0, "in_progress"), (1.0, "in_progress"), (2.0, "completed")]
     assert completion == 2.0
 
@@ -74,7 +310,7 @@ def test_the_picture_comes_as_a_file_and_costs_no_virtual_time():
             picture = await response.read()
             return response.headers, picture, clock(), emulator.records[-1]
 
-    headers, picture, now, record = story(tell)
+    headers, picture, now, record = told_through_a_session(tell)
     assert picture.startswith(b"\x89PNG")
     assert (headers["Content-Type"], headers["Content-Length"]) == ("image/png", str(len(picture)))
     assert now == 2.0
@@ -87,7 +323,7 @@ def test_every_address_leads_to_the_emulator(url):
     async def tell(emulator, session):
         return (await fetch(session, "GET", url))[0], emulator.records[-1].headers["host"]
 
-    assert story(tell) == (200, url.split("/")[2])
+    assert told_through_a_session(tell) == (200, url.split("/")[2])
 
 
 def test_a_round_trip_takes_its_time_half_each_way():
@@ -97,7 +333,7 @@ def test_a_round_trip_takes_its_time_half_each_way():
         return [record.at for record in emulator.records], clock(), emulator.calls["connect"]
 
     # The first call connects, which takes a round trip of its own.
-    assert story(tell, round_trip=0.5) == ([0.75, 1.25], 1.5, 1)
+    assert told_through_a_session(tell, round_trip=0.5) == ([0.75, 1.25], 1.5, 1)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +352,7 @@ def test_an_answer_arrives_as_scripted(answer, status, body, elapsed):
         got = await fetch(session, "GET", "/v1/models")
         return *got, clock(), (await fetch(session, "GET", "/v1/models"))[0]
 
-    got = story(tell)
+    got = told_through_a_session(tell)
     assert (got[0], got[2], got[3]) == (status, elapsed, 200)
     assert body is None or got[1] == body
 
@@ -139,7 +375,7 @@ def test_a_broken_answer_breaks_as_it_does_on_a_socket(answer, error):
             await fetch(session, "POST", SUBMIT, json={"prompt": "x"})
         return emulator.accepted, (await fetch(session, "GET", "/v1/models"))[0]
 
-    assert story(tell) == (0, 200)
+    assert told_through_a_session(tell) == (0, 200)
 
 
 @pytest.mark.parametrize("accepted", [True, False])
@@ -150,7 +386,7 @@ def test_a_lost_answer_may_hide_an_accepted_submit(accepted):
             await fetch(session, "POST", SUBMIT, json={"prompt": "x"})
         return emulator.accepted, emulator.spent_usd
 
-    assert story(tell) == ((1, 0.01) if accepted else (0, 0.0))
+    assert told_through_a_session(tell) == ((1, 0.01) if accepted else (0, 0.0))
 
 
 def test_an_endless_body_flows_only_as_fast_as_it_is_read():
@@ -162,7 +398,7 @@ def test_an_endless_body_flows_only_as_fast_as_it_is_read():
             transport = response.connection.transport
             return len(first), transport.peer.get_write_buffer_size()
 
-    read, waiting = story(tell)
+    read, waiting = told_through_a_session(tell)
     assert read == 300_000
     assert 0 < waiting < 200_000
 
@@ -174,7 +410,7 @@ def test_a_refused_connection_is_what_a_real_connector_raises():
             await fetch(session, "GET", "/v1/models")
         return type(caught.value.os_error), len(emulator.records), (await fetch(session, "GET", "/v1/models"))[0]
 
-    assert story(tell) == (ConnectionRefusedError, 0, 200)
+    assert told_through_a_session(tell) == (ConnectionRefusedError, 0, 200)
 
 
 def test_a_dropped_connection_is_made_and_closed():
@@ -184,7 +420,7 @@ def test_a_dropped_connection_is_made_and_closed():
             await fetch(session, "POST", SUBMIT, json={"prompt": "x"})
         return (await fetch(session, "GET", "/v1/models"))[0], emulator.accepted
 
-    assert story(tell) == (200, 0)
+    assert told_through_a_session(tell) == (200, 0)
 
 
 def test_a_connection_can_come_late_or_never():
@@ -196,7 +432,7 @@ def test_a_connection_can_come_late_or_never():
             await fetch(session, "GET", "http://other.test/", timeout=aiohttp.ClientTimeout(sock_connect=2))
         return late, clock(), emulator.calls["connect"]
 
-    assert story(tell) == (3.0, 5.0, 2)
+    assert told_through_a_session(tell) == (3.0, 5.0, 2)
 
 
 def test_a_deadlock_is_found_although_connections_idle():
@@ -240,7 +476,7 @@ def test_a_client_that_goes_away_ends_its_handler():
         await asyncio.sleep(1)
         return len(asyncio.all_tasks()) - before
 
-    assert story(tell) == 0
+    assert told_through_a_session(tell) == 0
 
 
 def test_sessions_that_were_let_go_are_closed_too():
@@ -299,7 +535,7 @@ def test_a_client_that_leaves_an_endless_body_is_no_error_of_the_server(steps, c
         await asyncio.sleep(1)
         return (await fetch(session, "GET", "/v1/models"))[0]
 
-    assert story(tell) == 200
+    assert told_through_a_session(tell) == 200
     assert caplog.records == []
 
 
@@ -319,7 +555,7 @@ def test_runs_with_equal_seeds_are_equal():
         codes = [(await fetch(session, "GET", f"/v1/requests/{ids[0]}/status"))[0] for _ in range(20)]
         return ids, codes, dict(emulator.completions)
 
-    one, other = (story(tell, seed=3, profile="klein") for _ in range(2))
+    one, other = (told_through_a_session(tell, seed=3, profile="klein") for _ in range(2))
     assert one == other
     assert set(one[1]) == {200, 503}
 
@@ -329,7 +565,7 @@ def test_many_calls_at_once_share_a_queue():
         ids = await asyncio.gather(*(submit(session) for _ in range(50)))
         return [emulator.completions.get(request_id) for request_id in ids], emulator.accepted
 
-    completions, accepted = story(tell, workers=10)
+    completions, accepted = told_through_a_session(tell, workers=10)
     assert (completions.count(2.0), completions.count(None), accepted) == (10, 40, 50)
 
 
@@ -341,5 +577,5 @@ def test_a_fate_is_scripted_through_the_emulator():
         async with session.get(f"/v1/requests/{request_id}/result") as response:
             return await response.json()
 
-    body = story(tell)
+    body = told_through_a_session(tell)
     assert (body["status"], body["error"], body["finished_at"]) == ("failed", "too cold", "2026-01-01T00:00:07.000Z")

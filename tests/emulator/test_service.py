@@ -1,14 +1,183 @@
+"""The service's normal behaviour: routes, the queue, and what each endpoint answers."""
+
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from flux_klein_async.emulator.answers import Generation, Reply
 from flux_klein_async.emulator.catalogue import MODELS
 from flux_klein_async.emulator.engine import Call, Engine
-from flux_klein_async.emulator.generations import KEPT_FOR
-from flux_klein_async.emulator.service import Draw
+from flux_klein_async.emulator.scripts import Generation, Reply
+from flux_klein_async.emulator.service import KEPT_FOR, Draw, Job, Queue, Route, find_route
 
-from .helpers import BEARER, KLEIN_4B, SUBMIT, ask, submit
+from .helpers import BEARER, KLEIN_4B, ask, submit
+
+SUBMIT = f"/v1/models/{KLEIN_4B}"
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "route"),
+    [
+        ("POST", SUBMIT, Route("submit", SUBMIT, model_id=KLEIN_4B)),
+        ("GET", SUBMIT, Route("model", SUBMIT, model_id=KLEIN_4B)),
+        ("GET", "/v1/models", Route("models", "/v1/models")),
+        ("GET", "/v1/models?search=a%20b&kind=", Route("models", "/v1/models", {"search": "a b", "kind": ""})),
+        ("GET", "/v1/requests/r-1/status", Route("status", "/v1/requests/r-1/status", request_id="r-1")),
+        ("GET", "/v1/requests/r/result?x=1", Route("result", "/v1/requests/r/result", {"x": "1"}, "r")),
+        ("POST", "/v1/requests/r/cancel", Route("cancel", "/v1/requests/r/cancel", request_id="r")),
+        ("GET", "http://h:1/v1/requests/r/status", Route("status", "/v1/requests/r/status", request_id="r")),
+        ("GET", "/files/r.png", Route("file", "/files/r.png", request_id="r", file=(0, "png"))),
+        ("GET", "/files/r.2.png", Route("file", "/files/r.2.png", request_id="r", file=(2, "png"))),
+        ("GET", "/files/r.mp4", Route("file", "/files/r.mp4", request_id="r", file=(0, "mp4"))),
+    ],
+)
+def test_a_request_line_means_an_endpoint(method, target, route):
+    assert find_route(method, target) == route
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/", "/v1", "/v1/requests", "/v1/requests/", "/v1/requests//status", "/v1/requests/r", "/v1/requests/r/x", "*"],
+)
+def test_anything_else_is_no_endpoint(target):
+    route = find_route("GET", target)
+    assert (route.endpoint, route.allow) == ("other", None)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "allow"),
+    [
+        ("POST", "/v1/requests/r/status", "GET"),
+        ("DELETE", "/v1/requests/r/result", "GET"),
+        ("GET", "/v1/requests/r/cancel", "POST"),
+        ("POST", "/v1/models", "GET"),
+        ("PUT", SUBMIT, "GET"),
+        ("POST", "/files/r.png", "GET"),
+        ("POST", "/files/nothing", "GET"),
+    ],
+)
+def test_a_wrong_method_is_told_the_right_one(method, target, allow):
+    route = find_route(method, target)
+    assert (route.endpoint, route.allow) == ("other", allow)
+
+
+@pytest.mark.parametrize(
+    ("target", "malformed"),
+    [
+        ("/v1/requests/a%2Db_9/status", False),
+        ("/v1/requests/" + "a" * 128 + "/status", False),
+        ("/v1/requests/" + "a" * 129 + "/status", True),
+        ("/v1/requests/a%20b/status", True),
+        ("/v1/requests/a/b/status", True),
+        ("/v1/requests/%D9%A3/status", True),
+        ("/v1/models/a/b.c-d_e", False),
+        ("/v1/models/a%2Fb", False),
+        ("/v1/models/", True),
+        ("/v1/models/a//b", True),
+        ("/v1/models/a/../b", True),
+        ("/files/../r.png", True),
+        ("/files/r.exe", True),
+    ],
+)
+def test_an_id_that_cannot_be_one_is_malformed(target, malformed):
+    assert find_route("GET", target).malformed is malformed
+
+
+def make_queue(workers, *lengths, keep=1000):
+    queue = Queue(workers, keep=keep)
+    jobs = [Job(f"r{i}", MODELS[KLEIN_4B], {}, 0.0, length, Generation()) for i, length in enumerate(lengths)]
+    for job in jobs:
+        queue.add(job)
+    return queue, jobs
+
+
+def states(queue, jobs, now):
+    queue.advance(now)
+    return [job.state for job in jobs]
+
+
+def test_without_a_limit_everything_starts_at_once():
+    queue, jobs = make_queue(None, 2.0, 1.0)
+    assert states(queue, jobs, 0.0) == ["in_progress", "in_progress"]
+    assert states(queue, jobs, 1.0) == ["in_progress", "completed"]
+    assert queue.completions == {"r0": 2.0, "r1": 1.0}
+
+
+def test_without_workers_nothing_ever_starts():
+    queue, jobs = make_queue(0, 1.0)
+    assert states(queue, jobs, 1e6) == ["in_queue"]
+    assert queue.completions == {}
+
+
+def test_waiting_generations_start_in_order_at_the_instant_a_worker_is_free():
+    queue, jobs = make_queue(2, 3.0, 1.0, 1.0, 5.0)
+    assert [queue.position(job) for job in jobs[2:]] == [0, 1]
+    queue.advance(100.0)
+    assert [(job.started, job.finished) for job in jobs] == [(0, 3), (0, 1), (1, 2), (2, 7)]
+
+
+def test_a_cancelled_one_lets_the_others_move_up():
+    queue, jobs = make_queue(1, 2.0, 2.0, 2.0)
+    assert queue.cancel(jobs[1], 0.5)
+    assert queue.position(jobs[2]) == 0
+    queue.advance(2.0)
+    assert (jobs[1].state, jobs[1].finished, jobs[2].started) == ("cancelled", 0.5, 2.0)
+
+
+def test_only_a_waiting_one_can_be_cancelled():
+    queue, jobs = make_queue(1, 1.0, 1.0)
+    queue.advance(1.5)
+    assert not any(queue.cancel(job, 1.5) for job in jobs)
+    assert [job.state for job in jobs] == ["completed", "in_progress"]
+
+
+@pytest.mark.parametrize("ends", ["completed", "failed", "cancelled"])
+def test_a_fate_decides_the_end(ends):
+    queue = Queue(None, keep=10)
+    job = Job("r", MODELS[KLEIN_4B], {}, 0.0, 1.0, Generation(ends=ends))
+    queue.add(job)
+    assert states(queue, [job], 1.0) == [ends]
+
+
+def test_ended_generations_are_forgotten_after_seven_days():
+    queue, jobs = make_queue(None, 1.0, 2.0)
+    assert queue.cancel(jobs[0], 0.0) is False
+    queue.advance(1.0 + KEPT_FOR - 0.5)
+    assert set(queue.jobs) == {"r0", "r1"}
+    queue.advance(1.0 + KEPT_FOR)
+    assert set(queue.jobs) == set(queue.completions) == {"r1"}
+
+
+def test_no_more_than_the_last_ended_ones_are_kept():
+    queue, _ = make_queue(None, 1.0, 2.0, 3.0, keep=2)
+    queue.advance(3.0)
+    assert set(queue.jobs) == set(queue.completions) == {"r1", "r2"}
+
+
+@given(
+    workers=st.integers(1, 3),
+    plan=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 9), st.booleans()), max_size=12),
+)
+def test_the_queue_agrees_with_a_clock_that_ticks(workers, plan):
+    queue, jobs, now = Queue(workers, keep=1000), [], 0
+    model = MODELS[KLEIN_4B]
+    for gap, length, cancel in plan:
+        now += gap
+        job = Job(f"r{len(jobs)}", model, {}, float(now), float(length), Generation())
+        queue.add(job)
+        jobs.append(job)
+        if cancel:
+            queue.cancel(job, float(now))
+    queue.advance(1e9)
+    left = [job for job in jobs if job.state != "cancelled"]
+    busy_until = [0.0] * workers
+    for job in left:
+        worker = min(range(workers), key=busy_until.__getitem__)
+        start = max(job.submitted, busy_until[worker])
+        assert (job.started, job.finished, job.state) == (start, start + job.duration, "completed")
+        busy_until[worker] = start + job.duration
+
 
 BASE = "https://api.test"
 

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from flux_klein_async.emulator import InProcessEmulator
-from flux_klein_async.ledger.base import Claim, Entry, EntryState, Journal, NoBudget, Reservation
-from flux_klein_async.ledger.claims import WORKING, claim
-from flux_klein_async.ledger.database import Database
-from flux_klein_async.ledger.entries import record
-from flux_klein_async.ledger.sqlite import SqliteJournal
-from flux_klein_async.ledger.transitions import from_nano
+from flux_klein_async.journal.base import Claim, Entry, EntryState, Journal, NoBudget, Reservation, from_nano
+from flux_klein_async.journal.database import Database
+from flux_klein_async.journal.records import WORKING, claim, record
+from flux_klein_async.journal.sqlite import SqliteJournal
 from flux_klein_async.models import ModelInfo
 
 __all__ = ["NOTHING", "SUBMITTED_AGAIN", "Books", "Fixed", "OnDisk", "Written", "agree", "written"]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from flux_klein_async import Budget, FluxKleinClient, FluxKleinError, Limits, SubmissionUncertainError, WaitTimeoutError
 from flux_klein_async.emulator import InProcessEmulator, VirtualTimeLoop, fault
 from flux_klein_async.events import Cancelled
-from flux_klein_async.ledger.base import Journal
+from flux_klein_async.journal.base import Journal
 from tests.fakes import Events, outcome, strays
 
 from .books import SUBMITTED_AGAIN, Books, Fixed, OnDisk, Written, agree, written

@@ -13,7 +13,7 @@ from typing import Any
 
 from flux_klein_async import Budget, FluxKleinClient, FluxKleinError, Outcome
 from flux_klein_async.emulator import InProcessEmulator, VirtualTimeLoop
-from flux_klein_async.ledger.sqlite import SqliteJournal
+from flux_klein_async.journal.sqlite import SqliteJournal
 from flux_klein_async.transport.base import Transport
 
 __all__ = ["SMALL", "Process", "World"]

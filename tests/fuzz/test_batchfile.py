@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_klein_async.api.requests import encode_input
-from flux_klein_async.ledger.batchfile import Kind, read_rows
-from flux_klein_async.ledger.rows import BadRow, Row
+from flux_klein_async.batch.rows import BadRow, Kind, Row, read_rows
 from flux_klein_async.models import TextToImageInput
-from tests.ledger.generated import Generated
+from tests.journal.generated import Generated
 
 from .strategies import bent, damaged, examples, monsters, written
 

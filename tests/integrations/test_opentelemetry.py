@@ -1,12 +1,22 @@
-"""Everything a generation can come to, read back from the SDK's in-memory exporters."""
+"""The instruments have the names and units that the page gives them.
+
+What is kept of a generation, and for how long.
+
+Everything a generation can come to, read back from the SDK's in-memory exporters.
+"""
 
 import asyncio
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind, StatusCode
 
 from flux_klein_async import (
@@ -31,9 +41,64 @@ from flux_klein_async.events import (
     Submitted,
     Uncertain,
 )
+from flux_klein_async.integrations.opentelemetry import Instruments, Open, bounded, model_facts, retry_facts
 from flux_klein_async.models import RequestState
 
 from .traces import Memory, happened, seconds
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "telemetry.md"
+
+
+def test_the_page_lists_every_instrument_with_its_unit():
+    instruments = vars(Instruments(MeterProvider().get_meter("test"))).values()
+    listed = re.findall(r"^\| `([\w.]+)` \| [\w -]+ \| `([\w{}]+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted((instrument.name, instrument.unit) for instrument in instruments)
+
+
+def test_the_buckets_are_those_of_the_conventions_and_of_looks():
+    reader = InMemoryMetricReader()
+    measured = Instruments(MeterProvider([reader]).get_meter("test"))
+    for histogram in (measured.duration, measured.queue, measured.lag, measured.looks):
+        histogram.record(1)
+    [metrics] = reader.get_metrics_data().resource_metrics[0].scope_metrics
+    bounds = {metric.name: metric.data.data_points[0].explicit_bounds for metric in metrics.metrics}
+    seconds = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+    assert bounds == {
+        "gen_ai.client.operation.duration": seconds,
+        "flux_klein.queue.duration": seconds,
+        "flux_klein.lag": seconds,
+        "flux_klein.looks": (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100),
+    }
+
+
+def test_what_happens_is_noted_in_the_wait_once_there_is_one():
+    tracer = TracerProvider().get_tracer("test")
+    generation, wait = tracer.start_span("generation"), tracer.start_span("wait")
+    record = Open(generation, 1_000_000_000, 0.0, 0.0, None)
+    record.note("before", 1.0, {})
+    record.wait = wait
+    record.note("during", 2.0, {"look": 3})
+    assert (happened(generation), happened(wait)) == (["before"], ["during"])
+    assert (wait.events[0].timestamp, wait.events[0].attributes) == (3_000_000_000, {"look": 3})
+
+
+def test_the_oldest_go_first():
+    mapping = dict.fromkeys("abc")
+    bounded(mapping, 2)
+    assert list(mapping) == ["b", "c"]
+
+
+def test_a_model_that_is_not_known_is_not_told():
+    assert (model_facts(None), model_facts("m")) == ({}, {"gen_ai.request.model": "m"})
+
+
+def test_a_repeat_is_told_in_one_line():
+    assert retry_facts(Retrying(at=0.0, attempt=2, seconds=0.5, error="a\nb")) == {
+        "flux_klein.attempt": 2,
+        "flux_klein.delay": 0.5,
+        "error.message": "a b",
+    }
+
 
 MODEL = "blackforestlabs/flux-2-klein/4b/text-to-image"
 PROMPT = "a snow leopard that nobody may hear of"

@@ -8,7 +8,7 @@ import pytest
 
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.integrations.fastapi import Klein
-from flux_klein_async.ledger.reading import JournalReader
+from flux_klein_async.journal.reader import JournalReader
 from tests.pages import ROOT, shown
 
 from .serving import AiohttpWeb, Asgi

@@ -13,8 +13,8 @@ import aiohttp
 import pytest
 
 from flux_klein_async import FluxKleinClient, RequestHandle, RetryPolicy, SubmissionUncertainError
-from flux_klein_async.emulator.pipes import join
-from flux_klein_async.transport.peers import gone
+from flux_klein_async.emulator.inprocess import join
+from flux_klein_async.transport.aiohttp import gone
 from tests.fakes import outcome, settle, strays
 
 TOKEN = "very-secret-token"

@@ -1,5 +1,7 @@
 """The pytest plugin, as a project that installs it sees it."""
 
+import sys
+
 import pytest
 
 pytest_plugins = ["pytester"]
@@ -60,3 +62,61 @@ async def test_loop():
         "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"
     )
     run.assert_outcomes(passed=1)
+
+
+def test_without_a_mode_the_test_says_what_to_write(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+import pytest
+
+
+async def test_that_nothing_awaits(klein_client):
+    pass
+
+
+@pytest.mark.asyncio
+async def test_that_is_marked(klein_client):
+    assert (await klein_client.generate("a cat")).urls
+
+
+def test_that_awaits_nothing(klein_client, klein_emulator):
+    assert klein_emulator.base_url in repr(klein_client)
+"""
+    )
+    run = pytester.runpytest_inprocess(
+        "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=strict", "-o", "asyncio_default_fixture_loop_scope=function"
+    )
+    run.assert_outcomes(passed=2, errors=1)
+    assert 'asyncio_mode = "auto"' in run.stdout.str()
+    assert "@pytest.mark.asyncio" in run.stdout.str()
+
+
+WITHOUT_PYTEST_ASYNCIO = """
+import importlib.util
+import sys
+import pytest
+
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name: None if name == "pytest_asyncio" else find_spec(name)
+sys.exit(pytest.main(["-q", "-p", "no:asyncio", "-p", "no:cacheprovider"]))
+"""
+
+
+def test_a_projects_own_tests_run_and_the_fixtures_say_what_is_missing(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+def test_of_its_own():
+    pass
+
+
+def test_emulator(klein_emulator):
+    pass
+
+
+async def test_client(klein_client):
+    pass
+"""
+    )
+    run = pytester.run(sys.executable, "-c", WITHOUT_PYTEST_ASYNCIO)
+    run.assert_outcomes(passed=1, errors=2)
+    assert run.stdout.str().count("pip install 'flux_klein_async[testing]'") >= 2

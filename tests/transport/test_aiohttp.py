@@ -19,7 +19,7 @@ from flux_klein_async import (
 from flux_klein_async.api.credentials import Redactor
 from flux_klein_async.api.messages import Kind, Request
 from flux_klein_async.emulator import Endless, Pass, Refuse, Reply
-from flux_klein_async.emulator.pipes import join
+from flux_klein_async.emulator.inprocess import join
 from flux_klein_async.options import Environment
 from flux_klein_async.transport.aiohttp import AiohttpTransport, _GuardedBody, _kept_from_environment, _read_bounded
 from flux_klein_async.transport.base import BodyGuard

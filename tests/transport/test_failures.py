@@ -1,6 +1,5 @@
 """Every failure of aiohttp has a meaning of ours; nothing of the request is kept."""
 
-import builtins
 from collections.abc import Iterator
 
 import aiohttp
@@ -21,7 +20,6 @@ from flux_klein_async.transport.base import BodyGuard
 from flux_klein_async.transport.failures import MEANINGS, map_error
 
 TOKEN = "very-secret-token"
-YOUNGER_THAN_OUR_OLDEST = {"UploadAbortedError"}
 NOTHING_SENT = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
@@ -42,7 +40,7 @@ TREE = sorted(set(walk(aiohttp.ClientError)) - {aiohttp.ClientError}, key=lambda
 @pytest.mark.parametrize("cls", TREE, ids=lambda cls: cls.__name__)
 def test_every_error_of_aiohttp_has_a_meaning_of_its_own_branch(cls):
     """Fails where a new aiohttp brings a branch that only the root's fallback would catch."""
-    assert any(ancestor.__name__ in MEANINGS for ancestor in cls.__mro__[: cls.__mro__.index(aiohttp.ClientError)])
+    assert any(ancestor in MEANINGS for ancestor in cls.__mro__[: cls.__mro__.index(aiohttp.ClientError)])
 
 
 def sample(cls: type[BaseException]) -> BaseException:
@@ -79,7 +77,7 @@ def test_a_mapped_error_is_ours_keeps_type_and_text_and_drops_the_request(cls, w
     assert cls.__name__ in str(error)
     assert ("session" in str(error)) is isinstance(error, ConfigurationError)
     assert TOKEN not in f"{error} {vars(error)}"
-    if isinstance(error, APIConnectionError | APITimeoutError):
+    if isinstance(error, APIConnectionError):
         assert error.sent is (written and not issubclass(cls, NOTHING_SENT))
 
 
@@ -103,12 +101,6 @@ def test_a_mapped_error_is_ours_keeps_type_and_text_and_drops_the_request(cls, w
 )
 def test_what_an_error_means(cls, kind):
     assert type(map_error(sample(cls), Redactor(TOKEN), None)) is kind
-
-
-@pytest.mark.parametrize("name", sorted(set(MEANINGS) - YOUNGER_THAN_OUR_OLDEST))
-def test_every_name_is_that_of_an_exception(name):
-    cls = getattr(aiohttp, name, None) or getattr(builtins, name)
-    assert issubclass(cls, Exception)
 
 
 @pytest.mark.parametrize(

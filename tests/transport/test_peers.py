@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from flux_klein_async.transport import peers
-from flux_klein_async.transport.peers import gone
+from flux_klein_async.transport import aiohttp as aiohttp_transport
+from flux_klein_async.transport.aiohttp import gone
 
 Ends = tuple[asyncio.Transport, socket.socket]
 
@@ -37,7 +37,7 @@ async def test_a_quiet_peer_is_there(ends):
 
 
 async def test_where_the_system_cannot_be_asked_the_loop_knows_best(ends, monkeypatch):
-    monkeypatch.setattr(peers, "_POLL", None)
+    monkeypatch.setattr(aiohttp_transport, "_POLL", None)
     ends[1].close()
     assert not gone(ends[0])
     ends[0].close()

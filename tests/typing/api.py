@@ -27,8 +27,7 @@ from flux_klein_async import (
     TextToImageInput,
 )
 from flux_klein_async.events import Event
-from flux_klein_async.integrations.handlers import combine
-from flux_klein_async.integrations.logging import LogEvents
+from flux_klein_async.integrations.logging import LogEvents, combine
 from flux_klein_async.integrations.notebook import Pictures, show
 
 

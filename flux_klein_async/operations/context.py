@@ -1,0 +1,486 @@
+"""The client's own tasks: few at a time, each bounded, all awaited by `aclose`.
+
+What an abandoned call leaves to do (see a POST through, ask for a cancel) is done here, so that neither a
+cancellation nor a deadline is held up by it.
+
+The parts that an application brings, kept from doing harm: a limiter or a budget is worth less than a request.
+
+What such a part is asked before a call may end that call, in an error of ours. What it is told afterwards it may not
+lose: the failure is logged, and the call goes on.
+
+What every flow needs: the parts of one client, wired together, and the three things all calls do with them.
+
+Pass the gate, exchange a request for an answer, repeat what may be repeated.
+
+Closing a client: let calls finish, end the rest, see the background through, say what is left running.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from flux_klein_async.api.messages import Kind, Request, Response
+from flux_klein_async.api.requests import Api
+from flux_klein_async.api.retry_after import retry_after
+from flux_klein_async.errors import ClientClosedError, ConfigurationError, FluxKleinError, JournalError, RateLimitError
+from flux_klein_async.events import Closed, Event, Held, Retrying
+from flux_klein_async.journal.base import Entry, EntryState, Journal, Reservation, SpendingLimit
+from flux_klein_async.models import ModelInfo
+from flux_klein_async.operations.operation import Call, Registry
+from flux_klein_async.options import RetryPolicy
+from flux_klein_async.polling.policies import PollPolicy, SavedPolicy
+from flux_klein_async.transport.base import BodyGuard, Transport
+from flux_klein_async.transport.retry import Backoff, RetryQuota, refused_for_now, repeat
+from flux_klein_async.transport.throttle import Lanes, Limiter
+
+__all__ = ["Background", "Core", "GuardedBudget", "GuardedLimiter", "asked", "close", "log", "sleep_until", "told"]
+
+
+_log = logging.getLogger("flux_klein_async")
+_Job = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Background:
+    """Runs jobs: at once (`start`), or after one another with a few at a time (`queue`)."""
+
+    AT_ONCE = 8
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._waiting: deque[_Job] = deque()
+        self._workers = 0
+
+    def keep(self, task: "asyncio.Task[Any]") -> None:
+        """Hold a task until it ends, so that it is neither collected nor forgotten."""
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+
+    def start(self, job: _Job) -> None:
+        """Run a job now: for those whose own time limit is already running."""
+        self.keep(asyncio.ensure_future(job()))
+
+    def queue(self, job: _Job) -> None:
+        """Run a job as soon as fewer than `AT_ONCE` of these run."""
+        self._waiting.append(job)
+        if self._workers < self.AT_ONCE:
+            self._workers += 1
+            self.start(self._work)
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting:
+                try:
+                    await self._waiting.popleft()()
+                except Exception as error:  # noqa: BLE001  # one job's failure is not the others'
+                    self._tell(error)
+        finally:
+            self._workers -= 1
+
+    def _forget(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._tell(error)
+
+    def _tell(self, error: BaseException) -> None:
+        if isinstance(error, FluxKleinError):  # the journal, or a dropped POST that failed by itself in that instant
+            _log.warning("A background task failed: %s", error)
+        else:
+            _log.error("A background task failed", exc_info=error)
+
+    async def finish(self, seconds: float) -> None:
+        """Wait for everything for at most so long; then cancel what is left and wait for its end."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while self._tasks and (left := end - loop.time()) > 0:
+            await asyncio.wait(set(self._tasks), timeout=left)
+        while self._tasks:  # what ends may leave something to do: it is too late for that too
+            self._waiting.clear()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.wait(set(self._tasks))
+
+
+@contextmanager
+def asked(part: str, kind: type[FluxKleinError] = ConfigurationError) -> Iterator[None]:
+    """Turn what a part raises into an error of this kind; errors of ours pass."""
+    try:
+        yield
+    except FluxKleinError:
+        raise
+    except Exception as error:
+        raise kind(f"The {part} failed", cause=f"{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def told(part: str) -> Iterator[None]:
+    """Log what a part raises, and go on."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001  # whatever it is: what was paid for counts more
+        _log.exception("The %s raised; ignored", part)
+
+
+class GuardedLimiter:
+    """A `Limiter` whose failures never lose what was accepted."""
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+
+    async def acquire(self) -> None:
+        with asked("limiter"):
+            await self._limiter.acquire()
+
+    def release(self) -> None:
+        with told("limiter"):
+            self._limiter.release()
+
+    def hold(self, kind: Kind, until: float) -> None:
+        with told("limiter"):
+            self._limiter.hold(kind, until)
+
+    def held_until(self, kind: Kind) -> float:
+        with asked("limiter"):
+            return self._limiter.held_until(kind)
+
+    def admit(self, kind: Kind) -> float:
+        with asked("limiter"):
+            return self._limiter.admit(kind)
+
+    def refused(self, kind: Kind) -> None:
+        with told("limiter"):
+            self._limiter.refused(kind)
+
+    def served(self, kind: Kind) -> None:
+        with told("limiter"):
+            self._limiter.served(kind)
+
+    def look_price(self) -> float:
+        with asked("limiter"):
+            return self._limiter.look_price()
+
+    async def look(self, price: float) -> None:
+        with asked("limiter"):
+            await self._limiter.look(price)
+
+
+class GuardedBudget:
+    """A `SpendingLimit` whose failures never lose what was accepted."""
+
+    def __init__(self, budget: SpendingLimit) -> None:
+        self._budget = budget
+
+    async def reserve(self, key: str, model: str, price: Callable[[str], Awaitable[ModelInfo]]) -> Reservation | None:
+        with asked("budget"):
+            return await self._budget.reserve(key, model, price)
+
+    def release(self, key: str) -> None:
+        with told("budget"):
+            self._budget.release(key)
+
+    def accepted(self, key: str, request_id: str) -> None:
+        with told("budget"):
+            self._budget.accepted(key, request_id)
+
+    def settle(self, request_id: str, cost_usd: float | None) -> None:
+        with told("budget"):
+            self._budget.settle(request_id, cost_usd)
+
+
+T = TypeVar("T")
+log = logging.getLogger("flux_klein_async")
+
+
+def _wake(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def sleep_until(loop: asyncio.AbstractEventLoop, when: float) -> None:
+    """Sleep until an instant of the loop's clock, exactly; `asyncio.sleep` takes a duration and rounds."""
+    future: asyncio.Future[None] = loop.create_future()
+    timer = loop.call_at(when, _wake, future)
+    try:
+        await future
+    finally:
+        timer.cancel()
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Core:
+    """The parts of one client.
+
+    Attributes:
+        redact: Takes the token out of a text that a server may have written.
+        max_file_bytes: The largest file that is downloaded.
+        calls: The verbs under way, for `aclose`.
+        learning: The poll policy, if it is one that keeps what it learned.
+        left_running: Ids that nobody waits for and that may still run, found while closing.
+        no_early_results: How many waits in a row found none.
+        looks_at_result: Whether looks ask for the result itself; no longer where the service was seen not to like it.
+    """
+
+    api: Api
+    transport: Transport
+    limiter: Limiter
+    polling: PollPolicy
+    retry: RetryPolicy
+    journal: Journal | None
+    budget: SpendingLimit
+    on_event: Callable[[Event], None] | None
+    backoff: Backoff
+    max_file_bytes: int
+    lanes: Lanes
+    redact: Callable[[str], str]
+    quota: RetryQuota = field(default_factory=RetryQuota)
+    background: Background = field(default_factory=Background)
+    calls: Registry = field(default_factory=Registry)
+    left_running: set[str] = field(default_factory=set)
+    learning: SavedPolicy | None = None
+    closing: bool = False
+    looks_at_result: bool = False
+    no_early_results: int = 0
+    _loop: asyncio.AbstractEventLoop | None = None
+    _unknown_words: set[str] = field(default_factory=set)
+
+    # --- one loop
+
+    @property
+    def opened(self) -> bool:
+        """Whether anything was ever called, and so may be open."""
+        return self._loop is not None
+
+    def bind(self) -> asyncio.AbstractEventLoop:
+        """The loop that this client belongs to: the one of its first call.
+
+        Raises:
+            ClientClosedError: The client is closed.
+            ConfigurationError: It belongs to another loop.
+        """
+        if self.closing:
+            raise ClientClosedError("The client is closed: make another, or call it inside its `async with`")
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                raise ConfigurationError(
+                    "This client was first used in another event loop: make one for each loop, "
+                    "in the coroutine that uses it and not where a module is imported"
+                )
+            self._loop = loop
+        return loop
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop, once bound."""
+        return self._loop or self.bind()
+
+    def call(
+        self,
+        timeout: float | None,
+        *,
+        request_id: str | None = None,
+        tag: object = None,
+        waits: bool = False,
+    ) -> Call:
+        """A new scope for one verb."""
+        return Call(self.bind(), self.calls, timeout, request_id=request_id, tag=tag, waits=waits)
+
+    # --- learning
+
+    def save_learned(self, at_least: int = 1) -> None:
+        """Have what the policy learned saved in a thread, if so many waits are new."""
+        write = self.learning.unsaved(at_least) if self.learning is not None else None
+        if write is not None:
+            self.background.start(partial(self._in_thread, write))
+
+    async def _in_thread(self, job: Callable[[], None]) -> None:
+        await self.loop.run_in_executor(None, job)
+
+    # --- telling
+
+    def emit(self, make: Callable[[float], Event]) -> None:
+        """Give an event to the handler, if there is one; a handler that raises is logged and ignored."""
+        if self.on_event is None:
+            return
+        try:
+            self.on_event(make(self.loop.time()))
+        except Exception:
+            log.exception("on_event raised; ignored")
+
+    def note_unknown(self, word: str) -> None:
+        """Log a state that nobody documented, once for each word, for a sane number of words."""
+        word = word[:40]
+        if word not in self._unknown_words and len(self._unknown_words) < 100:
+            self._unknown_words.add(word)
+            log.warning("Unknown state %r; waiting on until the deadline", word)
+
+    async def write(self, state: EntryState, **facts: Any) -> None:
+        """Write an entry into the journal, if there is one.
+
+        Raises:
+            JournalError: It could not be written.
+        """
+        if self.journal is not None:
+            with asked("journal", JournalError):
+                await self.journal.record(Entry(state=state, **facts))
+
+    # --- calling
+
+    async def gate(self, kind: Kind, call: Call) -> None:
+        """Wait while the service wants no call of this kind; raise at once where that outlasts the deadline."""
+        while self.limiter.held_until(kind) > self.loop.time():
+            self.check_hold(kind, call)
+            await sleep_until(self.loop, self._ready_at(kind, call))
+
+    def _ready_at(self, kind: Kind, call: Call) -> float:
+        """When a call that is held may go: at the hold's end or, where its deadline allows, gradually after it."""
+        until, ready = self.limiter.held_until(kind), self.limiter.admit(kind)
+        return until if call.deadline is not None and ready >= call.deadline else ready
+
+    def check_hold(self, kind: Kind, call: Call) -> None:
+        """Raise now if a hold outlasts the deadline: sleeping towards either would be in vain."""
+        until = self.limiter.held_until(kind)
+        if call.deadline is not None and until > call.deadline:
+            raise call.out_of_time(
+                RateLimitError(
+                    "The service wants no such call before the deadline",
+                    status_code=429,
+                    retry_after=until - self.loop.time(),
+                )
+            )
+
+    async def lane(self, kind: Kind, call: Call) -> None:
+        """Wait for the end of every hold and for a connection that this call may use; `lanes.leave` gives it back."""
+        while True:
+            await self.gate(kind, call)
+            if await self.take_lane(kind):
+                return
+
+    async def take_lane(self, kind: Kind) -> bool:
+        """Wait for a lane; False, and none is taken, if a hold came meanwhile: thousands may have queued before it."""
+        if not self.lanes.take(kind):
+            await self.lanes.wait(kind)
+        usable = False
+        try:
+            usable = self.limiter.held_until(kind) <= self.loop.time()
+        finally:
+            if not usable:
+                self.lanes.leave(kind)
+        return usable
+
+    async def exchange(self, request: Request, call: Call) -> Response:
+        """Send a request in its turn; a refusal that asks for patience holds all calls of its kind."""
+        await self.lane(request.kind, call)
+        try:
+            return await self.send(request)
+        finally:
+            self.lanes.leave(request.kind)
+
+    async def send(self, request: Request, guard: BodyGuard | None = None) -> Response:
+        """Send a request whose lane was taken."""
+        response = await self.transport.send(request, guard)
+        if response.status >= 400:
+            self.heed(request.kind, response)
+        else:
+            self.limiter.served(request.kind)
+        return response
+
+    def heed(self, kind: Kind, response: Response) -> None:
+        """Slow down at a refusal, and obey its `Retry-After`; cancels are never held."""
+        seconds = retry_after(response.headers)
+        if response.status == 429 or (response.status == 503 and seconds is not None):
+            self.limiter.refused(kind)
+        if seconds and kind is not Kind.CANCEL:
+            self.limiter.hold(kind, self.loop.time() + seconds)
+            self.emit(lambda at: Held(at=at, kind=kind.value, seconds=seconds))
+
+    async def attempt(
+        self,
+        kind: Kind,
+        call: Call,
+        once: Callable[[], Awaitable[T]],
+        *,
+        allows: Callable[[FluxKleinError], bool],
+        attempts: int | None,
+    ) -> T:
+        """Make a call, and again while `allows` says that repeating is harmless, inside deadline and quota.
+
+        Raises:
+            FluxKleinError: What the last attempt ended in.
+        """
+        try:
+            value = await once()
+        except FluxKleinError as error:
+            call.last_error = first = error
+        else:
+            self.quota.refund()
+            return value
+
+        def may_repeat(error: FluxKleinError) -> bool:
+            call.last_error = error
+            return not call.gave_up and allows(error)
+
+        return await repeat(
+            once,
+            first,
+            may_repeat=may_repeat,
+            attempts=attempts,
+            backoff=self.backoff,
+            sleep=lambda seconds, failures, error: self._pause(kind, call, seconds, failures, error),
+        )
+
+    async def _pause(self, kind: Kind, call: Call, seconds: float, failures: int, error: FluxKleinError) -> None:
+        """Sleep before a repeat, or give up: the deadline is too near, or the client has repeated too much."""
+        until = max(self.loop.time() + seconds, self.limiter.held_until(kind))
+        if call.deadline is not None and until > call.deadline:
+            raise call.out_of_time(error)
+        if self.limiter.held_until(kind) > self.loop.time():
+            until = max(until, self._ready_at(kind, call))
+        if not refused_for_now(error) and not self.quota.take():
+            raise error
+        wait = until - self.loop.time()
+        self.emit(
+            lambda at: Retrying(
+                at=at,
+                request_id=call.request_id,
+                tag=call.tag,
+                attempt=failures + 1,
+                seconds=wait,
+                error=str(error),
+                kind=kind.value,
+                call=call.number,
+            )
+        )
+        await sleep_until(self.loop, until)
+
+
+_IDS_LOGGED = 10
+_CLOSE_WITHIN = 5.0  # seconds that closing may take beyond its drain
+
+
+async def close(core: Core, drain: float | None) -> tuple[str, ...]:
+    """Wait `drain` seconds (None: without limit) for calls under way, then end them, within 5 s more.
+
+    Returns:
+        The ids left running.
+    """
+    loop = core.loop
+    try:
+        await core.calls.drained(drain)
+        end = loop.time() + _CLOSE_WITHIN
+        core.calls.close()
+        await core.calls.drained(_CLOSE_WITHIN)
+        core.save_learned()
+        await core.background.finish(end - loop.time())
+    finally:  # also where the loop itself ends, and cancels this
+        await core.transport.aclose()
+    left = tuple(sorted(core.left_running))
+    if left:
+        more = f" and {len(left) - _IDS_LOGGED} more" if len(left) > _IDS_LOGGED else ""
+        log.warning("Closed; still running: %s%s", ", ".join(left[:_IDS_LOGGED]), more)
+    core.emit(lambda at: Closed(at=at, left_running=left))
+    return left

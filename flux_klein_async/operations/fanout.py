@@ -1,0 +1,286 @@
+"""Many inputs through one callable: structured, bounded, lazy.
+
+Leaving the `async with` ends every task that it started. Not an `asyncio.TaskGroup`: that would wrap the body's own
+exception in a group. Not an async generator: one that holds tasks across `yield` breaks cancellation (PEP 789).
+"""
+
+import asyncio
+import copy
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from pydantic import BaseModel
+
+from flux_klein_async.errors import (
+    AuthenticationError,
+    BudgetExceededError,
+    ConfigurationError,
+    FluxKleinError,
+    InsufficientBalanceError,
+    InvalidInputError,
+    ItemTakenError,
+    JournalError,
+    PermissionDeniedError,
+)
+from flux_klein_async.misuse import NotAwaitable, NotForLoop, NotWith
+from flux_klein_async.models import GenerationResult, Outcome, SavedFile
+
+__all__ = ["FanOut", "Product", "dooms"]
+
+
+T = TypeVar("T")
+
+
+def dooms(error: FluxKleinError) -> bool:
+    """Whether every further submit would end in this error too."""
+    if isinstance(error, PermissionDeniedError):
+        return error.request_id is None  # on a submit; a look at one request says nothing of the others
+    if isinstance(error, JournalError):  # nothing is submitted that cannot be written down
+        return not isinstance(error, ItemTakenError)
+    return isinstance(error, ConfigurationError | AuthenticationError | InsufficientBalanceError | BudgetExceededError)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What was made of an item; `recalled` if nothing was submitted for it this time."""
+
+    result: GenerationResult
+    files: tuple[SavedFile, ...] = ()
+    recalled: bool = False
+
+
+class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
+    """An async context manager and the async iterator of outcomes that it gives.
+
+    At most `concurrency` items are under way; at most as many more have ended and wait to be taken, so that a slow
+    reader slows the reading of items. Items are read only when there is room for them.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        make: Callable[[int, T], Awaitable[Product]],
+        *,
+        concurrency: int,
+        ordered: bool,
+        on_stop: Callable[[], None] | None = None,
+    ) -> None:
+        """`make` makes of an item what is wanted of it; `on_stop` hears that no more is wanted."""
+        self._source = _Source(items)
+        self._make = make
+        self._on_stop = on_stop
+        self._concurrency = concurrency
+        self._ordered = ordered
+        self._workers: set[asyncio.Task[None]] = set()
+        self._reading = asyncio.Lock()
+        self._ended: dict[int, Outcome[T]] = {}
+        self._arrived: deque[int] = deque()
+        self._held = 0  # items read whose outcome was not taken yet
+        self._next = 0  # in ordered mode, the index to give next
+        self._failure: BaseException | None = None
+        self._exhausted = False
+        self._wants_rest = False  # of the items, even if they are not to be submitted
+        self._reader: asyncio.Task[Any] | None = None  # the worker that waits for the next item
+        self._room = asyncio.Event()
+        self._news = asyncio.Event()
+        self._entered = False
+        self._left = False
+
+    def __repr__(self) -> str:
+        state = "left" if self._left else "entered" if self._entered else "not entered"
+        return f"<FanOut {state}, {len(self._workers)} of {self._concurrency} items under way>"
+
+    async def __aenter__(self) -> Self:
+        if self._entered:
+            raise ConfigurationError("A fan-out can be entered only once")
+        self._entered = True
+        self._hire()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._exhausted = self._left = True
+        cancelled: asyncio.CancelledError | None = None
+        while self._workers:
+            for worker in self._workers:
+                worker.cancel()
+            try:
+                await asyncio.wait(set(self._workers))
+            except asyncio.CancelledError as error:  # from outside: first leave nothing running
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
+    def __aiter__(self) -> AsyncIterator[Outcome[T]]:
+        return self
+
+    async def __anext__(self) -> Outcome[T]:
+        if not self._entered:
+            raise ConfigurationError("Use it as: async with client.generate_many(...) as outcomes")
+        while True:
+            index = self._ready()
+            if index is not None:
+                self._held -= 1
+                self._room.set()
+                return self._ended.pop(index)
+            if not self._workers:
+                if self._failure is not None and not self._left:
+                    raise self._failure
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+
+    def stop(self) -> None:
+        """Begin to end in good order: go on taking outcomes, and the iterator ends soon.
+
+        No more items are read and nothing more is submitted. What was submitted and is still queued is cancelled; what
+        runs, and is paid for in any case, is waited for and saved. May be called from a signal handler of the loop.
+        """
+        if not self._exhausted or self._workers:
+            self._read_no_more()
+            if self._on_stop is not None:
+                self._on_stop()
+
+    def _ready(self) -> int | None:
+        if not self._ordered:
+            return self._arrived.popleft() if self._arrived else None
+        if self._next not in self._ended:
+            return None
+        self._next += 1
+        return self._next - 1
+
+    # --- the workers
+
+    def _hire(self) -> None:
+        """One worker more: each hires the next when it has found work, up to the concurrency."""
+        if len(self._workers) < self._concurrency and not self._exhausted:
+            worker = asyncio.ensure_future(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._retire)
+
+    def _retire(self, worker: "asyncio.Task[None]") -> None:
+        self._workers.discard(worker)
+        if worker.cancelled():
+            self._stop(asyncio.CancelledError("a worker of the fan-out was cancelled from outside"))
+        elif (error := worker.exception()) is not None:
+            self._stop(error)
+        self._news.set()
+
+    async def _work(self) -> None:
+        while (found := await self._read()) is not None:
+            self._hire()
+            index, item = found
+            self._ended[index] = await self._one(index, item)
+            self._arrived.append(index)
+            self._news.set()
+
+    async def _read(self) -> tuple[int, T] | None:
+        """The next item, once there is room for it; None when there is none or no more shall be read."""
+        async with self._reading:
+            while self._held >= 2 * self._concurrency:
+                self._room.clear()
+                await self._room.wait()
+            if self._exhausted:
+                return None
+            found = await self._awaited()  # what the user's own iterable raises ends this worker: see _retire
+            if found is None:
+                self._exhausted = True
+                return None
+            self._held += 1
+            return found
+
+    async def _awaited(self) -> tuple[int, T] | None:
+        """The source's next item, for which a slow one may let wait; None where that is not wanted any more."""
+        self._reader = asyncio.current_task()
+        try:
+            return await self._source.next()
+        except asyncio.CancelledError:
+            if self._left or not self._exhausted:
+                raise
+            return None
+        finally:
+            self._reader = None
+
+    def _read_no_more(self) -> None:
+        """Nor wait for an item that comes when it will."""
+        self._exhausted = True
+        self._room.set()
+        if self._reader is not None and not self._wants_rest:
+            self._reader.cancel()
+
+    async def _one(self, index: int, item: T) -> Outcome[T]:
+        if isinstance(self._failure, FluxKleinError):  # it came while the item was waited for
+            return Outcome(index=index, item=item, error=_not_submitted(self._failure))
+        try:
+            made = await self._make(index, item)
+            return Outcome(index=index, item=item, result=made.result, files=made.files, recalled=made.recalled)
+        except FluxKleinError as error:
+            if dooms(error):
+                self._stop(error)
+            return Outcome(index=index, item=item, error=error)
+
+    def _stop(self, failure: BaseException) -> None:
+        """Read no more items; those under way go on."""
+        self._failure = self._failure or failure
+        self._read_no_more()
+
+    async def all(self) -> list[Outcome[T]]:
+        """Every outcome, in the order of the items; what dooms the rest becomes the outcome of all the rest."""
+        outcomes = []
+        self._wants_rest = True
+        async with self:
+            try:
+                async for outcome in self:
+                    outcomes.append(outcome)  # noqa: PERF401  # those before an error count too
+            except FluxKleinError as error:
+                while (found := await self._source.next()) is not None:
+                    outcomes.append(Outcome(index=found[0], item=found[1], error=_not_submitted(error)))
+        return sorted(outcomes, key=lambda outcome: outcome.index)
+
+
+def _not_submitted(error: FluxKleinError) -> FluxKleinError:
+    """The same error for an item that never left."""
+    twin = copy.copy(error)
+    twin.request_id, twin.paid_by_this_call = None, False
+    twin._charged = "no"  # noqa: SLF001
+    return twin
+
+
+class _Source(Generic[T]):
+    """Items with their index, from a plain or an async iterable."""
+
+    def __init__(self, items: Iterable[T] | AsyncIterable[T]) -> None:
+        if isinstance(items, str | bytes):
+            raise InvalidInputError("generate_many takes many inputs; one string would be a picture a letter")
+        if isinstance(items, Mapping | BaseModel):
+            raise InvalidInputError("generate_many takes many inputs; this is one: put it into a list")
+        self._async: AsyncIterator[T] | None = None
+        self._plain: Iterator[T] | None = None
+        if isinstance(items, AsyncIterable):
+            self._async = items.__aiter__()
+        elif isinstance(items, Iterable):
+            self._plain = iter(items)
+        else:
+            raise InvalidInputError(
+                f"generate_many takes an iterable or async iterable of inputs, not {type(items).__name__}"
+            )
+        self._count = 0
+
+    async def next(self) -> tuple[int, T] | None:
+        try:
+            item = next(self._plain) if self._plain is not None else await anext(self._required())
+        except (StopIteration, StopAsyncIteration):
+            return None
+        index, self._count = self._count, self._count + 1
+        return index, item
+
+    def _required(self) -> AsyncIterator[T]:
+        assert self._async is not None  # noqa: S101  # one of the two is set
+        return self._async

@@ -1,0 +1,492 @@
+"""The only loop over time: look, ask the policy when to look again, until something has changed.
+
+A look that fails is a look that saw nothing: it is not repeated, the schedule goes on. Every instant is the running
+loop's.
+
+Waiting for a request's end, and bringing its result or the error that it ended in.
+
+The changes of one request as an async iterator.
+
+A class, not an async generator: between two changes it holds neither a task nor a timer, so that a reader may leave
+at any time (PEP 789).
+
+One generation: submit an order, then wait for its result.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Self
+
+from flux_klein_async.api.messages import Kind, Response
+from flux_klein_async.api.responses import read_result, read_status
+from flux_klein_async.errors import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    ConfigurationError,
+    FluxKleinError,
+    GenerationCancelledError,
+    GenerationFailedError,
+    InsufficientBalanceError,
+    InvalidResponseError,
+    PermissionDeniedError,
+    ResultNotReadyError,
+    WaitTimeoutError,
+)
+from flux_klein_async.events import Finished, Looked, StateChanged
+from flux_klein_async.journal.base import EntryState
+from flux_klein_async.misuse import NotForLoop
+from flux_klein_async.models import GenerationResult, RequestState, RequestStatus, Timings
+from flux_klein_async.operations.calls import fetch_result, write_result
+from flux_klein_async.operations.context import Core, log, sleep_until
+from flux_klein_async.operations.operation import Call
+from flux_klein_async.operations.submit import Order, abandon, submit
+from flux_klein_async.options import OnAbandon
+from flux_klein_async.polling.policies import Observation, Progress, Queued, checked_interval
+from flux_klein_async.transport.throttle import Slot
+
+__all__ = ["PATIENCE", "Ticket", "Updates", "Watch", "generate", "ticket_of", "wait"]
+
+
+PATIENCE = 10.0  # seconds for what must pass by itself: a result that lags behind its status, a wrong refusal
+_ENOUGH = 3  # waits without early results, after which the client looks for none
+_SAW_NOTHING = (APIConnectionError, APIStatusError, InvalidResponseError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """A request to wait for, and what is known of it beforehand.
+
+    Attributes:
+        accepted_at: When it was accepted, on the loop's clock; None for one taken up later.
+        submit_seconds: How long its submit took, or None.
+    """
+
+    request_id: str
+    model: str | None = None
+    pixels: int | None = None
+    accepted_at: float | None = None
+    submit_seconds: float | None = None
+
+
+class Watch:
+    """Looks at one request until it ends. Holds no task and no timer between two looks."""
+
+    def __init__(self, core: Core, call: Call, ticket: Ticket) -> None:
+        self._core = core
+        self._call = call
+        self._ticket = ticket
+        self._loop = core.loop
+        self._status_request = core.api.look(ticket.request_id)  # the same for every look
+        self._result_request = core.api.look_at_result(ticket.request_id) if core.looks_at_result else None
+        self._at_once = False
+        self._price = 1.0
+        self._answer: Response | None = None
+        now = self._loop.time()
+        self._begun = now if ticket.accepted_at is None else ticket.accepted_at
+        self._sent = self._begun  # when the last look was sent
+        self._not_yet = self._begun  # when the last look that said "not yet" was sent
+        self.seen = self._begun  # when the last look was answered
+        self._changed = self._begun
+        self._interval: float | None = None
+        self._round_trip: float | None = None
+        self._refused_since: float | None = None
+        self._last: RequestStatus | None = None
+        self._left_queue: float | None = None
+        self._running: float | None = None
+        self._queued: Queued | None = None
+
+    def on(self, call: Call) -> None:
+        """Go on under another call's deadline."""
+        call.looks, call.state = self._call.looks, self._call.state
+        self._call = call
+
+    async def next_change(self) -> RequestStatus:
+        """Look until the state or the queue position is another one than before.
+
+        Raises:
+            APIStatusError: The service has refused every look for 10 s, in a way that time does not heal.
+        """
+        while True:
+            status = await self._look()
+            if status is not None and self._note(status):
+                return status
+
+    async def _look(self) -> RequestStatus | None:
+        core, call = self._core, self._call
+        await self._until_next()
+        self._sent = self._loop.time()
+        call.looks += 1
+        status, failure = None, None
+        direct = self._result_request if core.looks_at_result else None
+        try:
+            answer = await core.send(direct or self._status_request)
+            status = read_status(answer, self._ticket.request_id)
+            self._answer = answer if direct else None
+            if direct:
+                core.no_early_results = 0
+        except _SAW_NOTHING as error:
+            failure = call.last_error = error
+            if direct and (isinstance(error, InvalidResponseError | APITimeoutError) or not error.retryable):
+                self._look_at_status(error)
+        finally:
+            core.lanes.leave(Kind.READ)
+        self.seen = self._loop.time()
+        self._round_trip = self.seen - self._sent
+        if core.on_event is not None:
+            self._tell_look(status, failure)
+        self._weigh(failure)
+        return status
+
+    def _look_at_status(self, error: FluxKleinError) -> None:
+        """`result` was not answered before the end: this wait asks for the status from now on, and now.
+
+        One odd answer says little of the service: the client itself changes its mind after three waits in a row.
+        """
+        core = self._core
+        core.no_early_results += 1
+        if core.looks_at_result and core.no_early_results >= _ENOUGH:
+            core.looks_at_result = False
+            log.info("The service gives no early results; looking at the status instead: %s", error)
+        self._result_request = None
+        self._at_once = True
+
+    async def _until_next(self) -> None:
+        """Sleep until the policy wants a look, the ceiling allows one and no hold is in the way."""
+        core, call = self._core, self._call
+        if not self._at_once:
+            await self._until_due()
+        self._at_once = False
+        while True:  # a turn under the ceiling is of no use once a hold has come: who is held takes another one later
+            await core.gate(Kind.READ, call)
+            await core.limiter.look(self._price)
+            if core.limiter.held_until(Kind.READ) <= self._loop.time() and await core.take_lane(Kind.READ):
+                return
+
+    async def _until_due(self) -> None:
+        core, call = self._core, self._call
+        now = self._loop.time()
+        last = self._last
+        self._price = core.limiter.look_price()
+        progress = Progress(
+            model=self._ticket.model,
+            pixels=self._ticket.pixels,
+            looks=call.looks,
+            age=now - self._begun,
+            state=last.state if last else None,
+            state_age=now - self._changed,
+            queue_position=last.queue_position if last else None,
+            last_interval=self._interval,
+            round_trip=self._round_trip,
+            sent=self._sent - self._begun,
+            queued=self._queued,
+            price=self._price,
+        )
+        self._interval = self._planned(progress)
+        at = self._sent + self._interval
+        core.check_hold(Kind.READ, call)
+        if at > self._loop.time():
+            await sleep_until(self._loop, at)
+
+    def _planned(self, progress: Progress) -> float:
+        try:
+            return checked_interval(self._core.polling.next_look(progress))
+        except FluxKleinError:
+            raise
+        except Exception as error:
+            raise ConfigurationError("The poll policy failed", cause=f"{type(error).__name__}: {error}") from error
+
+    def _weigh(self, failure: FluxKleinError | None) -> None:
+        """Believe a refusal that time does not heal only when it has stood for a while: gateways err."""
+        if failure is None:
+            self._refused_since = None
+        elif not failure.retryable:
+            if self._refused_since is None:
+                self._refused_since = self.seen
+            elif self.seen - self._refused_since >= PATIENCE:
+                raise failure
+
+    def _note(self, status: RequestStatus) -> bool:
+        """Take in what a look saw; whether it is news."""
+        call, state, at = self._call, status.state, self.seen
+        call.state = state.value
+        if state is RequestState.UNKNOWN:
+            self._core.note_unknown(str(status.raw.get("status")))
+        if not state.final:
+            self._not_yet = self._sent
+        if state is RequestState.IN_QUEUE:
+            self._note_queued(status.queue_position)
+        elif self._left_queue is None:
+            self._left_queue = at
+        if state is RequestState.IN_PROGRESS and self._running is None:
+            self._running = at
+        last, self._last = self._last, status
+        if last is not None and (last.state, last.queue_position) == (state, status.queue_position):
+            return False
+        if last is None or last.state is not state:
+            self._changed = at
+        if self._core.on_event is not None:
+            self._tell_change(status)
+        return True
+
+    def _note_queued(self, position: int | None) -> None:
+        sent, queued = self._sent - self._begun, self._queued
+        if queued is None:
+            self._queued = Queued(sent, position, sent, position, sent)
+        elif queued.position == position:
+            self._queued = queued._replace(until=sent)
+        else:
+            self._queued = queued._replace(since=sent, position=position, until=sent)
+
+    def _tell_change(self, status: RequestStatus) -> None:
+        self._core.emit(
+            lambda at: StateChanged(
+                at=at,
+                request_id=self._ticket.request_id,
+                tag=self._call.tag,
+                state=status.state,
+                queue_position=status.queue_position,
+            )
+        )
+
+    def _tell_look(self, status: RequestStatus | None, failure: FluxKleinError | None) -> None:
+        call = self._call
+        self._core.emit(
+            lambda at: Looked(
+                at=at,
+                request_id=self._ticket.request_id,
+                tag=call.tag,
+                look=call.looks,
+                state=status.state if status else None,
+                error=str(failure) if failure else None,
+            )
+        )
+
+    # --- what the looks tell
+
+    def early_result(self) -> GenerationResult | None:
+        """The result, where the last look asked for it and it is whole."""
+        if self._answer is None:
+            return None
+        try:
+            return read_result(self._answer, self._ticket.request_id, self.timings)
+        except ResultNotReadyError:
+            return None
+
+    def teach(self, served: float | None) -> None:
+        """Let the policy learn from this wait; `served` is the service's own duration in seconds, or None."""
+        observation = Observation(
+            model=self._ticket.model,
+            pixels=self._ticket.pixels,
+            not_before=self._not_yet - self._begun,
+            not_after=self.seen - self._begun,
+            running_since=None if self._running is None else self._running - self._begun,
+            served=served,
+            looks=self._call.looks,
+            sent=self._sent - self._begun,
+            queued=self._queued,
+        )
+        try:
+            self._core.polling.observe(observation)
+        except Exception:  # noqa: BLE001  # whatever it is: the result is paid for, and here
+            log.exception("The poll policy raised on what a wait taught; ignored: the result is here")
+
+    def timings(self) -> Timings:
+        """Where the time went, now that the result is here."""
+        left_queue = self._left_queue
+        known = self._ticket.accepted_at is not None
+        return Timings(
+            submit=self._ticket.submit_seconds,
+            queued=left_queue - self._begun if left_queue is not None and known else None,
+            running=None if self._running is None else self.seen - self._running,
+            fetch=self._loop.time() - self.seen,
+            lag_max=self.seen - self._not_yet,
+            looks=self._call.looks,
+        )
+
+
+_FIRST_AGAIN = 0.05  # seconds before a result that is not there yet is asked for again; then twice as long
+_LONGEST_AGAIN = 1.0
+_SAVED_EVERY = 200  # waits after which what was learned is saved: a process may be killed before it closes
+# Such a refusal of the result stands; a transient one has been repeated already.
+_NOT_LATE = (AuthenticationError, PermissionDeniedError, InsufficientBalanceError)
+
+
+async def wait(
+    core: Core,
+    call: Call,
+    ticket: Ticket,
+    *,
+    on_abandon: OnAbandon,
+    on_status: Callable[[RequestStatus], object] | None,
+) -> GenerationResult:
+    """Wait for the end and bring the result; an abandoned wait does with the request as `on_abandon` says.
+
+    Raises:
+        GenerationFailedError, GenerationCancelledError: It ended so.
+        ResultNotReadyError, NotFoundError: "completed", yet no result for 10 s.
+        WaitTimeoutError: The deadline is too near for the hold that the service asked for.
+    """
+    try:
+        watch = Watch(core, call, ticket)
+        status = await _last_status(watch, on_status)
+        result = watch.early_result() or await _conclude(core, call, status, watch.timings)
+        watch.teach(_served(result.created_at, result.finished_at))
+        core.save_learned(_SAVED_EVERY)
+    except BaseException as error:
+        if not isinstance(error, FluxKleinError) or isinstance(error, WaitTimeoutError | ConfigurationError):
+            abandon(core, ticket.request_id, on_abandon, call.tag)
+        elif isinstance(error, GenerationFailedError | GenerationCancelledError):
+            await _write_down(core, ticket.request_id, error)
+        raise
+    core.budget.settle(ticket.request_id, result.cost_usd)
+    await write_result(core, result)
+    core.emit(
+        lambda at: Finished(
+            at=at,
+            request_id=ticket.request_id,
+            tag=call.tag,
+            seconds=at - call.started,
+            looks=result.timings.looks,
+            lag_max=result.timings.lag_max,
+            cost_usd=result.cost_usd,
+            model=ticket.model,
+        )
+    )
+    return result
+
+
+async def _last_status(watch: Watch, on_status: Callable[[RequestStatus], object] | None) -> RequestStatus:
+    while True:
+        status = await watch.next_change()
+        if on_status is not None:
+            on_status(status)
+        if status.state.final:
+            return status
+
+
+async def _conclude(core: Core, call: Call, status: RequestStatus, timings: Callable[[], Timings]) -> GenerationResult:
+    """From a final state to the result, or to the error that it stands for.
+
+    The result's own word decides: a picture that is there is not lost to a status that said "failed".
+    """
+    if status.state is RequestState.CANCELLED:
+        raise GenerationCancelledError(request_id=status.request_id)
+    until, pause = core.loop.time() + PATIENCE, _FIRST_AGAIN
+    while True:
+        try:
+            return await fetch_result(core, call, status.request_id, timings)
+        except (GenerationFailedError, GenerationCancelledError):
+            raise
+        except FluxKleinError as error:
+            if not _late(error, status.state) or core.loop.time() + pause > until:
+                if status.state is RequestState.FAILED:
+                    raise _failure(status) from error
+                raise
+        await sleep_until(core.loop, core.loop.time() + pause)
+        pause = min(2 * pause, _LONGEST_AGAIN)
+
+
+def _late(error: FluxKleinError, state: RequestState) -> bool:
+    """Whether a result may only lag behind its status. One that failed has nothing to wait for but the result's no."""
+    if isinstance(error, ResultNotReadyError):
+        return True
+    if state is not RequestState.COMPLETED or not isinstance(error, APIStatusError):
+        return False
+    return not (error.transient or isinstance(error, _NOT_LATE))
+
+
+def _failure(status: RequestStatus) -> GenerationFailedError:
+    """The failure as the status tells it, for where the result does not."""
+    detail = next((status.raw[key] for key in ("error_message", "message", "error") if status.raw.get(key)), None)
+    return GenerationFailedError(request_id=status.request_id, detail=detail)
+
+
+def _served(created: datetime | None, finished: datetime | None) -> float | None:
+    """The service's own duration in seconds, where both instants are of one kind."""
+    if created is None or finished is None or (created.tzinfo is None) != (finished.tzinfo is None):
+        return None
+    return (finished - created).total_seconds()
+
+
+async def _write_down(core: Core, request_id: str, error: FluxKleinError) -> None:
+    cancelled = isinstance(error, GenerationCancelledError)
+    core.budget.settle(request_id, 0.0 if cancelled else None)
+    state = EntryState.CANCELLED if cancelled else EntryState.FAILED
+    await core.write(state, request_id=request_id, error=str(error))
+
+
+class Updates(NotForLoop):
+    """Gives a `RequestStatus` at each change of state or queue position; ends after the final one."""
+
+    def __init__(self, core: Core, ticket: Ticket, timeout: float | None) -> None:
+        self._core = core
+        self._ticket = ticket
+        self._timeout = timeout
+        self._deadline: float | None = None
+        self._watch: Watch | None = None
+        self._ended = False
+
+    def __repr__(self) -> str:
+        return f"<Updates of {self._ticket.request_id}{', ended' if self._ended else ''}>"
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> RequestStatus:
+        """Wait for the next change.
+
+        Raises:
+            WaitTimeoutError: The deadline, counted from the first call, passed before it.
+            FluxKleinError: As `wait_for_result`.
+        """
+        if self._ended:
+            raise StopAsyncIteration
+        loop = self._core.bind()
+        if self._watch is None and self._timeout is not None:
+            self._deadline = loop.time() + self._timeout
+        left = None if self._deadline is None else self._deadline - loop.time()
+        call = self._core.call(left, request_id=self._ticket.request_id, waits=True)
+        if self._watch is None:
+            self._watch = Watch(self._core, call, self._ticket)
+        else:
+            self._watch.on(call)
+        with call:
+            if left is not None and left <= 0:  # no look more: it would be given up in this very instant
+                raise call.out_of_time(None)
+            status = await self._watch.next_change()
+        self._ended = status.state.final
+        return status
+
+
+async def generate(
+    core: Core,
+    call: Call,
+    order: Order,
+    slot: Slot,
+    *,
+    on_abandon: OnAbandon,
+    on_status: Callable[[RequestStatus], object] | None = None,
+) -> GenerationResult:
+    """Submit and wait, in a slot that was taken.
+
+    Raises:
+        FluxKleinError: As `submit` and `wait`.
+    """
+    begun = core.loop.time()
+    await submit(core, call, order, on_abandon=on_abandon, slot=slot)
+    return await wait(core, call, ticket_of(core, call, order, begun), on_abandon=on_abandon, on_status=on_status)
+
+
+def ticket_of(core: Core, call: Call, order: Order, begun: float) -> Ticket:
+    """What is known of a request that was accepted just now, its submit begun at this instant."""
+    now = core.loop.time()
+    return Ticket(
+        request_id=call.request_id or "",
+        model=order.model,
+        pixels=order.pixels,
+        accepted_at=now,
+        submit_seconds=now - begun,
+    )

@@ -1,0 +1,487 @@
+"""What the end of an item has to tell.
+
+One line for each end of an item.
+"""
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from flux_klein_async.batch.manifest import Manifest, error_facts, json_line, read_manifest, state_after, stopped_facts
+from flux_klein_async.batch.rows import Row
+from flux_klein_async.errors import (
+    AuthenticationError,
+    DownloadError,
+    FluxKleinError,
+    GenerationCancelledError,
+    GenerationFailedError,
+    InvalidInputError,
+    ItemTakenError,
+    JournalError,
+    NotFoundError,
+    SubmissionUncertainError,
+    WaitTimeoutError,
+)
+from flux_klein_async.models import GenerationOutput, GenerationResult, Outcome, RequestState, SavedFile, Timings
+
+
+@pytest.mark.parametrize("text", ["\x00\x1b\x7f\x85\x9b", "\u2028\u2029\u202e", "🐆 שלום", "\ud800", 'quote " \\ \n'])
+def test_a_line_is_printable_ascii_and_reads_back(text: str) -> None:
+    line = json_line({"input": text})
+    assert line.isascii()
+    assert line.isprintable()
+    assert json.loads(line) == {"input": text}
+
+
+def test_what_json_has_no_number_for_is_refused() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        json_line({"cost_usd": float("nan")})
+
+
+def test_an_error_tells_what_it_knows() -> None:
+    assert error_facts(DownloadError("disk full", request_id="abc", transient=True)) == {
+        "type": "DownloadError",
+        "message": "disk full (request abc)",
+        "charged": "yes",
+        "retryable": True,
+    }
+
+
+def test_what_was_never_submitted_costs_nothing() -> None:
+    error = AuthenticationError(request_id="another", charged="unknown")
+    assert error_facts(error)["charged"] == "unknown"
+    assert error_facts(error, submitted=False)["charged"] == "no"
+
+
+@pytest.mark.parametrize(
+    ("state", "charged"),
+    [(RequestState.CANCELLED, "no"), (RequestState.COMPLETED, "yes"), (RequestState.IN_PROGRESS, "unknown")],
+)
+def test_a_stopped_item_says_whether_it_may_be_charged(state: RequestState, charged: str) -> None:
+    assert stopped_facts(state) == {
+        "type": "Interrupted",
+        "message": "The command was stopped",
+        "charged": charged,
+        "retryable": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (InvalidInputError("bad"), None),
+        (SubmissionUncertainError("lost"), "unknown"),
+        (GenerationFailedError(request_id="abc"), "failed"),
+        (GenerationCancelledError(request_id="abc"), "cancelled"),
+        (WaitTimeoutError(request_id="abc", state="in_progress"), "in_progress"),
+        (WaitTimeoutError(request_id="abc"), "unknown"),
+        (DownloadError(request_id="abc"), "completed"),
+        (NotFoundError(request_id="abc"), "unknown"),
+    ],
+)
+def test_an_error_tells_where_its_request_stands(error: FluxKleinError, state: str | None) -> None:
+    assert state_after(error) == state
+
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+KEYS = [
+    *("index", "line", "id", "input", "request_id", "state", "urls", "files", "cost_usd"),
+    *("created_at", "finished_at", "times", "error", "written_at"),
+]
+
+
+def opened(path: Path) -> Manifest:
+    return Manifest(path, now=lambda: NOW)
+
+
+def result(request_id: str = "abc") -> GenerationResult:
+    return GenerationResult(
+        request_id=request_id,
+        state=RequestState.COMPLETED,
+        output=GenerationOutput(image="https://files.runcomfy.net/a.png"),
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        finished_at=datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC),
+        cost_usd=0.01,
+        timings=Timings(submit=0.1, looks=2),
+    )
+
+
+def done(index: int, *files: SavedFile, item_id: str | None = None, request_id: str = "abc") -> Outcome[Row]:
+    row = Row(index + 1, item_id, {"prompt": f"p{index}", "width": 64})
+    return Outcome(index=index, item=row, result=result(request_id), files=files)
+
+
+def failed(index: int, error: FluxKleinError | None = None, item_id: str | None = None) -> Outcome[Row]:
+    error = error or GenerationFailedError(request_id="abc", detail="out of memory")
+    return Outcome(index=index, item=Row(index + 1, item_id, {"prompt": f"p{index}"}), error=error)
+
+
+def saved(path: Path) -> SavedFile:
+    return SavedFile(path=path, sha256="0" * 64, size=3)
+
+
+def descriptors() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+def written(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# --- what a line says
+
+
+def test_a_finished_item_has_its_input_its_result_and_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with opened(folder / "manifest.jsonl") as manifest:
+        assert manifest.append(done(6, saved(folder / "a.png"), saved(tmp_path / "b.png"), item_id="seven"))
+    (line,) = written(folder / "manifest.jsonl")
+    assert list(line) == KEYS
+    assert line == {
+        "index": 6,
+        "line": 7,
+        "id": "seven",
+        "input": {"prompt": "p6", "width": 64},
+        "request_id": "abc",
+        "state": "completed",
+        "urls": ["https://files.runcomfy.net/a.png"],
+        "files": [
+            {"path": "a.png", "sha256": "0" * 64, "size": 3},
+            {"path": str(tmp_path / "b.png"), "sha256": "0" * 64, "size": 3},
+        ],
+        "cost_usd": 0.01,
+        "created_at": "2026-01-01T00:00:00+00:00",
+        "finished_at": "2026-01-01T00:00:01+00:00",
+        "times": {"submit": 0.1, "queued": None, "running": None, "fetch": None, "lag_max": None, "looks": 2},
+        "error": None,
+        "written_at": "2026-01-02T03:04:05+00:00",
+    }
+
+
+def test_paths_are_relative_to_the_manifest_wherever_the_process_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with opened(Path("out/manifest.jsonl")) as manifest:
+        manifest.append(done(0, saved(Path("out/a.png"))))
+        monkeypatch.chdir("/")
+        manifest.append(done(1, saved(tmp_path / "out" / "sub" / "a.png")))
+    lines = written(tmp_path / "out" / "manifest.jsonl")
+    assert [line["files"][0]["path"] for line in lines] == ["a.png", "sub/a.png"]
+
+
+def test_an_item_without_a_result_has_its_error(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.jsonl"
+    with opened(path) as manifest:
+        manifest.append(failed(0))
+        manifest.append(failed(1, SubmissionUncertainError("lost")))
+        manifest.append(failed(2, InvalidInputError("bad")))
+        manifest.append_stopped(3, Row(4, None, {"prompt": "p3"}), "def", RequestState.CANCELLED)
+    lines = written(path)
+    assert [list(line) for line in lines] == [KEYS] * 4
+    assert [(line["request_id"], line["state"], line["error"]["type"], line["error"]["charged"]) for line in lines] == [
+        ("abc", "failed", "GenerationFailedError", "unknown"),
+        (None, "unknown", "SubmissionUncertainError", "unknown"),
+        (None, None, "InvalidInputError", "no"),
+        ("def", "cancelled", "Interrupted", "no"),
+    ]
+    assert {(line["cost_usd"], line["times"], line["created_at"]) for line in lines} == {(None, None, None)}
+
+
+def test_an_item_that_another_run_has_under_way_is_left_to_it(tmp_path: Path) -> None:
+    with opened(tmp_path / "m") as manifest:
+        assert not manifest.append(failed(0, ItemTakenError(request_id="abc")))
+    assert written(tmp_path / "m") == []
+
+
+def test_nothing_in_a_line_is_obeyed_by_a_terminal(tmp_path: Path) -> None:
+    row = Row(1, "\u202e", {"prompt": "\x9b2J \u2028 é \x7f"})
+    with opened(tmp_path / "m") as manifest:
+        manifest.append(Outcome(index=0, item=row, error=DownloadError("\x1b]0;owned\x07")))
+    (line,) = (tmp_path / "m").read_text().splitlines()
+    assert line.isascii()
+    assert line.isprintable()
+    assert json.loads(line)["input"] == row.fields
+
+
+# --- a run again
+
+
+def test_what_is_there_already_is_not_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.jsonl"
+    outcomes = [done(0), done(1, item_id="one"), failed(2), done(3, saved(tmp_path / "a.png"))]
+    with opened(path) as manifest:
+        assert [manifest.append(outcome) for outcome in outcomes] == [True] * 4
+        assert [manifest.append(outcome) for outcome in outcomes] == [False] * 4
+    with opened(path) as manifest:
+        assert [manifest.append(outcome) for outcome in outcomes] == [False] * 4
+    assert len(written(path)) == 4
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        done(0, request_id="def"),
+        done(0, saved(Path("/a.png"))),
+        failed(0),
+        failed(0, SubmissionUncertainError(request_id="abc")),
+    ],
+)
+def test_what_ended_otherwise_is_written_and_the_last_line_counts(tmp_path: Path, other: Outcome[Row]) -> None:
+    path = tmp_path / "manifest.jsonl"
+    for outcome in (done(0), other, done(0)):
+        with opened(path) as manifest:
+            assert manifest.append(outcome)
+    assert len(written(path)) == 3
+    assert list(read_manifest(path)) == written(path)[2:]
+
+
+def test_another_state_or_error_of_the_same_request_is_another_end(tmp_path: Path) -> None:
+    with opened(tmp_path / "m") as manifest:
+        row = Row(1, None, {"prompt": "p"})
+        assert manifest.append_stopped(0, row, "abc", RequestState.IN_QUEUE)
+        assert manifest.append_stopped(0, row, "abc", RequestState.CANCELLED)
+        assert manifest.append(failed(1, InvalidInputError("bad")))
+        assert manifest.append(failed(1, JournalError("full")))
+        assert not manifest.append(failed(1, JournalError("still full")))
+
+
+def test_other_items_are_other_items(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.jsonl"
+    outcomes = [done(0), done(1), done(0, item_id="a"), done(0, item_id="A"), done(0, item_id="index 0")]
+    with opened(path) as manifest:
+        assert all(manifest.append(outcome) for outcome in outcomes)
+    assert list(read_manifest(path)) == written(path)
+
+
+def test_an_item_is_known_by_its_id_wherever_it_moves(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.jsonl"
+    with opened(path) as manifest:
+        assert manifest.append(done(0, item_id="a"))
+        assert not manifest.append(done(5, item_id="a"))
+        assert manifest.append(failed(7, item_id="a"))
+    (found,) = read_manifest(path)
+    assert (found["index"], found["state"]) == (7, "failed")
+
+
+# --- torn and foreign lines
+
+FOREIGN = [
+    *(b"", b"{", b"[]", b"null", b"7", b"\xff\xfe", b"[" * 100_000, b"\x00", b'{"index": 0}', b"1" * 5000),
+    b'{"index": true, "id": null, "input": 1, "request_id": 1, "state": 1, "files": 1, "error": 1}',
+    b'{"index": 0, "id": 1, "input": 1, "request_id": 1, "state": 1, "files": 1, "error": 1}',
+]
+
+
+def test_a_torn_line_is_closed_before_the_next_and_is_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.jsonl"
+    with opened(path) as manifest:
+        manifest.append(done(0))
+        manifest.append(done(1))
+    whole = path.read_bytes()
+    for cut in range(1, len(whole.splitlines(keepends=True)[1])):
+        path.write_bytes(whole[:-cut])
+        with opened(path) as manifest:
+            manifest.append(done(1))
+            assert manifest.append(done(2))
+        assert [line["index"] for line in read_manifest(path)] == [0, 1, 2], cut
+
+
+@pytest.mark.parametrize("foreign", FOREIGN, ids=range(len(FOREIGN)))
+def test_foreign_lines_are_passed_over(tmp_path: Path, foreign: bytes) -> None:
+    path = tmp_path / "manifest.jsonl"
+    path.write_bytes(foreign + b"\n")
+    with opened(path) as manifest:
+        assert manifest.append(done(0))
+    with path.open("ab") as file:
+        file.write(foreign)
+    with opened(path) as manifest:
+        assert not manifest.append(done(0))
+        assert manifest.append(done(1))
+    assert [line["index"] for line in read_manifest(path)] == [0, 1]
+
+
+def test_an_id_that_is_no_text_is_read_all_the_same(tmp_path: Path) -> None:
+    line = {"index": 0, "id": "\ud800", "input": {}, "request_id": None, "state": None, "files": [], "error": None}
+    (tmp_path / "m").write_text(json.dumps(line) + "\n")
+    assert list(read_manifest(tmp_path / "m")) == [line]
+
+
+def test_a_line_of_any_length_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.jsonl"
+    path.write_bytes(b"x" * (5 << 20) + b"\n")
+    with opened(path) as manifest:
+        manifest.append(done(0))
+    assert [line["index"] for line in read_manifest(path)] == [0]
+
+
+def test_the_longest_prompt_is_a_line_that_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.jsonl"
+    outcome = Outcome(index=0, item=Row(1, None, {"prompt": "\u2028" * 128 * 1024}), result=result())
+    with opened(path) as manifest:
+        manifest.append(outcome)
+    with opened(path) as manifest:
+        assert not manifest.append(outcome)
+
+
+def test_a_line_that_was_being_written_while_reading_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.jsonl"
+    with opened(path) as manifest:
+        manifest.append(done(0))
+        manifest.append(done(1))
+        found = read_manifest(path)
+        assert next(found)["index"] == 0
+        manifest.append(failed(1))
+        manifest.append(done(2))
+        assert [(line["index"], line["state"]) for line in found] == [(1, "completed")]
+
+
+def test_a_closed_manifest_may_be_closed_again(tmp_path: Path) -> None:
+    manifest = opened(tmp_path / "m")
+    manifest.close()
+    manifest.close()
+
+
+def test_the_clock_is_that_of_the_machine_in_utc(tmp_path: Path) -> None:
+    before = datetime.now(UTC)
+    with Manifest(tmp_path / "m") as manifest:
+        manifest.append(done(0))
+    (line,) = written(tmp_path / "m")
+    assert before <= datetime.fromisoformat(line["written_at"]) <= datetime.now(UTC)
+    assert line["written_at"].endswith("+00:00")
+
+
+# --- several processes
+
+WRITER = """
+import sys
+from flux_klein_async.batch.manifest import Manifest
+from flux_klein_async.batch.rows import Row
+from flux_klein_async.models import RequestState
+path, first = sys.argv[1], int(sys.argv[2])
+with Manifest(path) as manifest:
+    for index in range(first, first + 200):
+        row = Row(index + 1, None, {"prompt": str(index) * 5000})
+        manifest.append_stopped(index, row, f"r-{index}", RequestState.CANCELLED)
+"""
+
+
+def test_several_processes_append_to_one_manifest(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.jsonl"
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, path, str(first)]) for first in (0, 200, 400)]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert sorted(line["index"] for line in read_manifest(path)) == list(range(600))
+    assert len([line for line in path.read_bytes().splitlines() if line]) == 600
+
+
+# --- what stands in the way
+
+
+def link(path: Path) -> None:
+    (path.parent / "elsewhere").touch()
+    path.symlink_to(path.parent / "elsewhere")
+
+
+def no_folder(path: Path) -> None:
+    path.parent.rmdir()
+    path.parent.touch()
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "advice"),
+    [
+        (link, "a link has its name, and links are not followed; remove it, or choose another directory"),
+        (Path.mkdir, "a directory has its name; move it, or choose another directory"),
+        (os.mkfifo, "it is no plain file; remove it, or choose another directory"),
+        (no_folder, "a file stands where its directory should be; choose another directory"),
+    ],
+)
+def test_what_stands_in_its_place_is_told_with_what_to_do(tmp_path: Path, obstacle, advice: str) -> None:
+    path = tmp_path / "out" / "manifest.jsonl"
+    path.parent.mkdir()
+    obstacle(path)
+    with pytest.raises(JournalError) as caught:
+        Manifest(path)
+    assert f"The manifest {str(path)!r} cannot be used: {advice}" in str(caught.value)
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        *[
+            (code, "may not be written to; choose another directory")
+            for code in (errno.EROFS, errno.EACCES, errno.EPERM)
+        ],
+        *[(code, "is full; make room and run again") for code in (errno.ENOSPC, errno.EDQUOT)],
+        (errno.ENOENT, "it is not there"),
+        (errno.EIO, "used: choose another directory: OSError: "),
+    ],
+)
+def test_what_the_system_refuses_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, advice: str
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "open", refuse)  # root may do everything, and has no disk to fill
+    with pytest.raises(JournalError, match=advice) as caught:
+        Manifest(tmp_path / "manifest.jsonl")
+    assert caught.value.charged == "no"
+
+
+@pytest.mark.parametrize("name", ["a\x00b", "x" * 300])
+def test_a_name_that_no_file_can_have_is_told(tmp_path: Path, name: str) -> None:
+    with pytest.raises(JournalError, match="choose another directory"):
+        Manifest(tmp_path / name)
+
+
+def test_a_manifest_that_is_not_there_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match="it is not there"):
+        list(read_manifest(tmp_path / "manifest.jsonl"))
+
+
+def test_a_link_is_not_followed_for_reading_either(tmp_path: Path) -> None:
+    link(tmp_path / "m")
+    with pytest.raises(JournalError, match="links are not followed"):
+        list(read_manifest(tmp_path / "m"))
+
+
+def test_a_full_disk_is_told_and_the_next_run_writes_what_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with opened(path) as manifest:
+            manifest.append(done(0))
+            room = path.stat().st_size + 100
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+            with pytest.raises(JournalError, match=r"the disk or the quota is full; make room and run again"):
+                manifest.append(done(1))  # in part
+            with pytest.raises(JournalError, match="ulimit -f"):
+                manifest.append(done(1))  # not at all
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            assert path.stat().st_size == room
+            assert manifest.append(done(1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [line["index"] for line in read_manifest(path)] == [0, 1]
+
+
+def test_nothing_is_left_open_by_a_manifest_that_could_not_be(tmp_path: Path) -> None:
+    count = descriptors()
+    (tmp_path / "d").mkdir()
+    os.mkfifo(tmp_path / "f")
+    for name in ("d", "f"):
+        with pytest.raises(JournalError):
+            Manifest(tmp_path / name)
+    assert descriptors() == count

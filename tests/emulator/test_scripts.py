@@ -1,0 +1,86 @@
+"""Scripted answers are checked when they are made."""
+
+import pytest
+
+from flux_klein_async.emulator.scripts import (
+    ENDPOINTS,
+    Cut,
+    Drop,
+    Endless,
+    Garbage,
+    Generation,
+    Hang,
+    Pass,
+    Refuse,
+    Reply,
+    Reset,
+    Rewrite,
+    Truncate,
+    check_answer,
+    error_reply,
+)
+
+ANYWHERE = [Cut(0), Reply(), Rewrite(), Reset(), Garbage(), Truncate(), Endless()]
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+@pytest.mark.parametrize("answer", [None, Pass(), Hang()])
+def test_every_endpoint_can_pass_and_hang(endpoint, answer):
+    check_answer(endpoint, answer)
+
+
+@pytest.mark.parametrize("endpoint", [name for name in ENDPOINTS if name != "connect"])
+@pytest.mark.parametrize("answer", ANYWHERE)
+def test_every_http_endpoint_can_misbehave(endpoint, answer):
+    check_answer(endpoint, answer)
+
+
+def test_connections_can_be_refused_and_submits_can_have_a_fate():
+    check_answer("connect", Refuse())
+    check_answer("connect", Drop())
+    check_answer("submit", Generation())
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "answer", "sentence"),
+    [
+        ("upload", None, "no endpoint 'upload': there are connect, submit"),
+        ("connect", Reply(), "'connect' can be answered with Pass, Hang, Refuse or Drop, not with Reply"),
+        ("connect", Generation(), "not with Generation"),
+        ("status", Refuse(), "Refuse answers 'connect', not 'status'"),
+        ("submit", Drop(), "Drop answers 'connect', not 'submit'"),
+        ("status", Generation(), "Generation answers 'submit', not 'status'"),
+    ],
+)
+def test_an_answer_in_the_wrong_place_is_refused(endpoint, answer, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_answer(endpoint, answer)
+
+
+@pytest.mark.parametrize("headers", [{"A": "b\r\nC: d"}, {"A\n": "b"}])
+@pytest.mark.parametrize("kind", [Reply, Rewrite])
+def test_a_header_cannot_smuggle_another(kind, headers):
+    with pytest.raises(ValueError, match="line break"):
+        kind(headers=headers)
+
+
+def test_an_endless_body_needs_something_to_repeat():
+    with pytest.raises(ValueError, match="at least one byte"):
+        Endless(b"")
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "body", "headers"),
+    [
+        (error_reply(503), 503, {"error_message": "scripted error"}, {}),
+        (error_reply(400, 422001, "no"), 400, {"error_message": "no", "error_code": 422001}, {}),
+        (error_reply(429, retry_after=1.5), 429, {"error_message": "scripted error"}, {"Retry-After": "1.5"}),
+        (error_reply(422, detail=["x"]), 422, {"error_message": "scripted error", "detail": ["x"]}, {}),
+    ],
+)
+def test_error_reply_writes_the_services_error_body(reply, status, body, headers):
+    assert (reply.status, reply.body, reply.headers, reply.accepted) == (status, body, headers, False)
+
+
+def test_error_reply_can_lie_about_an_accepted_submit():
+    assert error_reply(500, accepted=True).accepted

@@ -1,0 +1,146 @@
+"""A budget: what is set aside, what is given back, what is never taken for free."""
+
+import asyncio
+from decimal import Decimal
+
+import pytest
+
+from flux_klein_async.emulator import VirtualTimeLoop
+from flux_klein_async.errors import BudgetExceededError, ConfigurationError, NotFoundError
+from flux_klein_async.journal.base import Reservation, SpendingLimit
+from flux_klein_async.journal.budget import Budget, dollars, generation_price
+from flux_klein_async.models import ModelInfo
+
+
+def entry(usd: float | None = 0.1, unit: str | None = "output") -> ModelInfo:
+    return ModelInfo(model_id="a/b", base_price_usd=usd, price_unit=unit)
+
+
+class Catalogue:
+    """Says the price, and counts how often it was asked."""
+
+    def __init__(self, info: ModelInfo, seconds: float = 0.0) -> None:
+        self.info = info
+        self.asked: list[str] = []
+        self._seconds = seconds
+
+    async def __call__(self, model: str) -> ModelInfo:
+        self.asked.append(model)
+        await asyncio.sleep(self._seconds)
+        return self.info
+
+
+async def test_what_is_set_aside_counts_until_it_is_given_back_or_settled():
+    budget, price = Budget(0.3), Catalogue(entry())
+    assert [await budget.reserve(key, "a/b", price) for key in "abc"] == [Reservation(usd=0.1, max_usd=0.3)] * 3
+    with pytest.raises(BudgetExceededError, match=r"may cost \$0\.10, and \$0\.30 of \$0\.30") as caught:
+        await budget.reserve("d", "a/b", price)
+    assert (caught.value.charged, caught.value.retryable) == ("no", False)
+    budget.release("a")
+    await budget.reserve("d", "a/b", price)
+    budget.accepted("b", "r-b")
+    budget.settle("r-b", 0.05)
+    assert budget.committed_usd == Decimal("0.25")
+
+
+@pytest.mark.parametrize(
+    ("steps", "committed"),
+    [
+        ([], "0.1"),  # also an uncertain submit's: nothing is ever said of it again
+        ([("release", "k")], "0"),
+        ([("release", "k"), ("release", "k")], "0"),
+        ([("release", "another")], "0.1"),
+        ([("accepted", "k", "r")], "0.1"),
+        ([("accepted", "k", "r"), ("settle", "r", 0.03)], "0.03"),
+        ([("accepted", "k", "r"), ("settle", "r", 0.5)], "0.5"),
+        ([("accepted", "k", "r"), ("settle", "r", 0.0)], "0"),
+        ([("accepted", "k", "r"), ("settle", "r", None)], "0.1"),
+        ([("accepted", "k", "r"), ("settle", "r", 0.03), ("settle", "r", 0.03)], "0.03"),
+        ([("accepted", "k", "r"), ("settle", "r", None), ("settle", "r", 0.03)], "0.1"),
+        ([("settle", "another", 7.0)], "0.1"),
+        ([("accepted", "another", "r"), ("settle", "r", 7.0)], "0.1"),
+        ([("accepted", "k", "r"), ("release", "k")], "0.1"),
+    ],
+)
+async def test_what_is_committed_after_what_is_said(steps, committed):
+    budget: SpendingLimit = Budget(1)
+    await budget.reserve("k", "a/b", Catalogue(entry()))
+    for name, *facts in steps:
+        getattr(budget, name)(*facts)
+    assert budget.committed_usd == Decimal(committed)  # type: ignore[attr-defined]
+
+
+async def test_many_at_once_never_set_aside_more_than_there_is_and_ask_the_price_once():
+    budget, price = Budget(Decimal("0.7")), Catalogue(entry(), seconds=1.0)
+    ends = await asyncio.gather(
+        *(budget.reserve(str(number), "a/b", price) for number in range(50)), return_exceptions=True
+    )
+    assert sum(isinstance(end, Reservation) for end in ends) == 7  # 0.1 in binary would leave room for 6
+    assert {type(end) for end in ends} == {Reservation, BudgetExceededError}
+    assert price.asked == ["a/b"]
+
+
+@pytest.mark.parametrize(("usd", "unit"), [(None, "output"), (0.1, None), (0.1, "second"), (0.1, ""), (None, None)])
+async def test_a_price_that_is_not_known_is_not_taken_for_free(usd, unit):
+    budget = Budget(1000)
+    with pytest.raises(BudgetExceededError, match="not taken for free"):
+        await budget.reserve("k", "a/b", Catalogue(entry(usd, unit)))
+    assert budget.committed_usd == 0
+
+
+def test_prices_of_models_are_kept_apart_and_read_again_when_they_are_old():
+    async def body() -> list[str]:
+        budget, price = Budget(1000), Catalogue(entry())
+        for model, seconds in (("a/b", 0), ("c/d", 0), ("a/b", 600), ("a/b", 1), ("c/d", 0), ("a/b", 0)):
+            await asyncio.sleep(seconds)
+            await budget.reserve(f"{model}{len(price.asked)}", model, price)
+        return price.asked
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        assert runner.run(body()) == ["a/b", "c/d", "a/b", "c/d"]
+
+
+async def test_a_catalogue_that_fails_is_asked_again_by_the_next():
+    budget = Budget(1)
+
+    async def fails(model: str) -> ModelInfo:
+        raise NotFoundError(model)
+
+    with pytest.raises(NotFoundError):
+        await budget.reserve("k", "a/b", fails)
+    await budget.reserve("k", "a/b", Catalogue(entry()))
+
+
+@pytest.mark.parametrize("limit", [-1, -0.01, float("nan"), float("inf"), True, "much", None, Decimal("NaN")])
+def test_a_budget_is_a_number_of_dollars(limit):
+    with pytest.raises(ConfigurationError, match="number of USD"):
+        Budget(limit)
+
+
+def test_a_budget_of_nothing_allows_what_is_free():
+    budget = Budget(0)
+    asyncio.run(budget.reserve("k", "a/b", Catalogue(entry(0.0))))
+    with pytest.raises(BudgetExceededError):
+        asyncio.run(Budget(0).reserve("k", "a/b", Catalogue(entry(1e-9))))
+    assert repr(budget) == "Budget(max_usd=0, committed_usd=0.0)"
+
+
+@pytest.mark.parametrize(
+    ("amount", "expected"),
+    [
+        ("0", "$0.00"),
+        ("0.5", "$0.50"),
+        ("0.0005", "$0.0005"),
+        ("0.1250", "$0.125"),
+        ("100", "$100.00"),
+        ("1E+2", "$100.00"),
+        ("1e-9", "$0.000000001"),
+        ("NaN", "$NaN"),
+    ],
+)
+def test_money_has_two_decimals_and_more_where_they_say_something(amount: str, expected: str) -> None:
+    assert dollars(Decimal(amount)) == expected
+
+
+def test_a_price_for_an_output_is_that_of_a_generation():
+    assert generation_price(entry(0.1, " Output ")) == Decimal("0.1")

@@ -1,0 +1,279 @@
+"""A journal is read beside the runs that write it.
+
+What ended long ago is forgotten, but not what it cost, and nothing that may still be paid for.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flux_klein_async.errors import JournalError
+from flux_klein_async.journal import reader
+from flux_klein_async.journal.base import Action, EntryState, Reservation
+from flux_klein_async.journal.database import check
+from flux_klein_async.journal.reader import JournalReader, prune
+from flux_klein_async.models import SavedFile
+
+from .helpers import Run, entry, orders
+
+FILE = SavedFile(path=Path("/out/r.png"), sha256="ab", size=3)
+
+
+@pytest.fixture
+def read(path: Path) -> Iterator[Callable[[], JournalReader]]:
+    readers = []
+
+    def begin() -> JournalReader:
+        readers.append(JournalReader(path))
+        return readers[-1]
+
+    yield begin
+    for opened in readers:
+        opened.__exit__()
+
+
+Read = Callable[[], JournalReader]
+
+
+def numbers(reader: JournalReader, **filters: Any) -> list[int]:
+    return [order.number for order in reader.orders(**filters)]
+
+
+@pytest.fixture
+def four(run: Run) -> Run:
+    """Four orders, a second apart: completed, failed, submitted, on its way."""
+    for number, state in enumerate(("completed", "failed", "submitted", "submitting"), 1):
+        run.now = 1000.0 + number
+        run.write(entry("submitting", key=f"k{number}", model="a/b"))
+        if state != "submitting":
+            run.write(
+                entry("submitted", key=f"k{number}", request_id=f"r{number}"), entry(state, request_id=f"r{number}")
+            )
+    return run
+
+
+def test_all_that_is_known_of_an_order(run: Run, read: Read) -> None:
+    claimed = run.claim(b'{"prompt": "a", "x": NaN}', "i\ud800")
+    price = Reservation(usd=0.02, max_usd=1.0)
+    run.write(
+        entry(
+            "submitting", key="k", item=claimed.item, model="a/b", body=b'{"prompt": "a", "x": NaN}', reservation=price
+        )
+    )
+    run.now = 1001.0
+    run.write(
+        entry("submitted", key="k", request_id="r"),
+        entry("completed", request_id="r", cost_usd=0.01, answer=b'{"a": 1}'),
+        entry("downloaded", request_id="r", files=(FILE,)),
+    )
+    [order] = read().orders()
+    assert {name: getattr(order, name) for name in order.__slots__} == {
+        "number": 1,
+        "key": "k",
+        "request_id": "r",
+        "state": EntryState.DOWNLOADED,
+        "model": "a/b",
+        "item_id": "i\ud800",
+        "error": None,
+        "created": 1000.0,
+        "updated": 1001.0,
+        "cost_usd": 0.01,
+        "reserved_usd": 0.02,
+        "files": (FILE,),
+        "answer": {"a": 1},
+        "input": {"prompt": "a", "x": "NaN"},
+    }
+    assert order.prompt == "a"
+    assert "prompt" not in repr(order)
+
+
+@pytest.mark.parametrize("body", [None, b"{}", b"[]", b'{"prompt": 3}'])
+def test_an_order_whose_prompt_is_not_known(run: Run, read: Read, body: bytes | None) -> None:
+    run.write(entry("submitting", key="k", item=run.claim(b"1").item, body=body))
+    [order] = read().orders()
+    assert (order.prompt, order.item_id, order.cost_usd) == (None, None, None)
+
+
+def test_orders_are_chosen_by_state_time_request_and_number(four: Run, read: Read) -> None:
+    reader = read()
+    assert numbers(reader) == [4, 3, 2, 1]
+    assert numbers(reader, oldest_first=True, limit=3) == [1, 2, 3]
+    assert numbers(reader, states=[EntryState.FAILED, EntryState.COMPLETED]) == [2, 1]
+    assert numbers(reader, since=1003.0) == [4, 3]
+    assert numbers(reader, request_id="r2") == [2]
+    assert numbers(reader, request_id="none") == []
+    assert numbers(reader, states=[EntryState.FAILED], since=1003.0) == []
+
+
+def test_a_request_is_found_without_reading_all_orders(four: Run, read: Read) -> None:
+    reader = read()
+    steps = []
+    reader._db.set_trace_callback(steps.append)
+    numbers(reader, request_id="r2")
+    [plan] = [reader._db.execute(f"EXPLAIN QUERY PLAN {step}").fetchall() for step in steps]
+    assert any("orders_by_request" in row[3] for row in plan)
+
+
+def test_counts_and_money(four: Run, read: Read) -> None:
+    four.write(entry("submitting", key="k", reservation=Reservation(usd=0.02, max_usd=1.0)))
+    four.write(entry("completed", request_id="r1", cost_usd=0.01))
+    reader = read()
+    assert reader.counts() == {
+        EntryState.SUBMITTING: 2,
+        EntryState.SUBMITTED: 1,
+        EntryState.COMPLETED: 1,
+        EntryState.FAILED: 1,
+    }
+    assert next(iter(reader.counts())) is EntryState.SUBMITTING
+    assert reader.spent_usd() == (0.01, 0.08)  # the budget set aside as much for each of the others
+
+
+def test_what_a_dead_run_had_on_its_way_is_uncertain_and_stays_for_the_next_run_to_find(
+    four: Run, read: Read, path: Path
+) -> None:
+    assert numbers(read(), states=[EntryState.SUBMITTING]) == [4]
+    four.close()
+    reader = read()
+    assert numbers(reader, states=[EntryState.SUBMITTING]) == []
+    assert numbers(reader, states=[EntryState.UNCERTAIN]) == [4]
+    assert reader.counts()[EntryState.UNCERTAIN] == 1
+    db = sqlite3.connect(path)
+    assert db.execute("SELECT count(*) FROM orders WHERE state = 'submitting'").fetchone() == (1,)
+    db.close()
+
+
+def test_an_empty_journal_has_nothing_to_tell(run: Run, read: Read) -> None:
+    reader = read()
+    assert (list(reader.orders()), reader.counts(), reader.spent_usd()) == ([], {}, (0.0, 0.0))
+
+
+def test_reading_makes_no_journal_and_changes_none(run: Run, read: Read, path: Path, tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match="There is no journal"):
+        JournalReader(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        read()._db.execute("DELETE FROM orders")
+    with JournalReader(path) as reader:
+        assert list(reader.orders()) == []
+
+
+def test_what_is_damaged_is_told_as_that(run: Run, read: Read, path: Path) -> None:
+    run.write(entry("submitting", key="k", body=b'{"prompt": "a"'))
+    with pytest.raises(JournalError, match="is damaged"):
+        list(read().orders())
+    run.database.db.execute("UPDATE facts SET value = x'00'")
+    run.database.db.execute("UPDATE sqlite_sequence SET seq = 'x'")
+    with run.database.writing():
+        run.database.account("")
+    run.database.db.execute("UPDATE accounts SET held = 1")
+    with pytest.raises(JournalError, match="is damaged"):
+        JournalReader(path)
+
+
+STATES = ["submitting", "refused", "uncertain", "submitted", "completed", "downloaded", "failed", "cancelled"]
+PRICE = Reservation(usd=0.01, max_usd=9.0)
+
+
+def fill(run: Run) -> None:
+    """An order of an item in each state."""
+    for state in STATES:
+        claimed = run.claim(state.encode())
+        run.write(entry("submitting", key=state, item=claimed.item, reservation=PRICE))
+        if state != "submitting":
+            cost = 0.004 if state == "completed" else None
+            run.write(
+                entry("submitted", key=state, request_id=state) if state not in STATES[:3] else entry(state, key=state)
+            )
+            run.write(entry(state, key=state, cost_usd=cost))
+
+
+def left(run: Run) -> list[str]:
+    return [order["state"] for order in orders(run.database)]
+
+
+def money(run: Run) -> tuple[int, int]:
+    [row] = run.database.db.execute("SELECT settled, held FROM accounts").fetchall()
+    return row[0] + row[1], row[1]
+
+
+@pytest.mark.parametrize("at_once", [500, 2, 1])
+def test_what_ended_before_an_instant_is_forgotten_and_its_cost_stays_counted(
+    start: Callable[[], Run], path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(reader, "_AT_ONCE", at_once)
+    run = start()
+    fill(run)
+    total, _ = money(run)
+    run.now = 2000.0
+    late = run.claim(b"late")
+    run.write(entry("submitting", key="late", item=late.item), entry("failed", key="late"))
+    run.close()
+    assert prune(path, 2000.0, clock=lambda: 3000.0, dry_run=True) == 5
+    assert prune(path, 2000.0, clock=lambda: 3000.0) == 5
+    assert prune(path, 2000.0, clock=lambda: 3000.0) == 0
+    run = start()
+    assert left(run) == ["uncertain", "uncertain", "submitted", "failed"]
+    assert money(run) == (total, 30_000_000), "what was set aside for the three that are still open"
+    check(path, run.database.db)
+
+
+def test_an_item_of_which_nothing_is_known_any_more_is_new(start: Callable[[], Run], path: Path) -> None:
+    run = start()
+    fill(run)
+    run.close()
+    prune(path, 2000.0, clock=lambda: 3000.0)
+    run = start()
+    actions = {state: run.claim(state.encode()).action for state in STATES}
+    assert [state for state, action in actions.items() if action is Action.SUBMIT] == [
+        "refused",
+        "completed",
+        "downloaded",
+        "failed",
+        "cancelled",
+    ]
+
+
+def test_an_item_that_a_run_has_under_way_is_not_forgotten(start: Callable[[], Run], path: Path) -> None:
+    run = start()
+    claimed = run.claim()
+    run.write(entry("submitting", key="k", item=claimed.item), entry("refused", key="k"))
+    assert prune(path, 2000.0, clock=lambda: 3000.0) == 1
+    run.write(entry("submitting", key="l", item=claimed.item))
+    assert start().claim().action is Action.TAKEN
+
+
+def test_an_item_with_a_newer_order_is_not_forgotten(start: Callable[[], Run], path: Path) -> None:
+    run = start()
+    claimed = run.claim()
+    run.write(entry("submitting", key="k", item=claimed.item), entry("failed", key="k"))
+    run.now = 2000.0
+    run.write(entry("submitting", key="l", item=claimed.item), entry("submitted", key="l", request_id="r"))
+    run.close()
+    assert prune(path, 1500.0, clock=lambda: 3000.0) == 1
+    assert start().claim().action is Action.TAKE_UP
+
+
+def test_a_request_that_belongs_to_no_item_is_forgotten_too(run: Run, path: Path) -> None:
+    run.write(entry("completed", request_id="r", cost_usd=0.01))
+    assert prune(path, 2000.0, clock=lambda: 3000.0) == 1
+    assert (left(run), money(run)) == ([], (10_000_000, 0))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"), [(lambda path: None, "There is no journal"), (lambda path: path.mkdir(), "is a directory")]
+)
+def test_what_is_no_journal_is_told(path: Path, make: Callable[[Path], None], says: str) -> None:
+    make(path)
+    with pytest.raises(JournalError, match=says):
+        prune(path, 0.0, clock=lambda: 0.0)
+
+
+def test_trouble_with_the_file_is_told(run: Run, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.database.db.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr("flux_klein_async.journal.database.BUSY", 0.01)
+    with pytest.raises(JournalError, match="is locked"):
+        prune(path, 0.0, clock=lambda: 0.0)
+    run.database.db.execute("ROLLBACK")

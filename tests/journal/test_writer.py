@@ -1,0 +1,262 @@
+"""The journal's thread: it blocks nobody, shares transactions, and answers each caller."""
+
+import asyncio
+import gc
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flux_klein_async.emulator import VirtualTimeLoop
+from flux_klein_async.errors import BudgetExceededError, InvalidInputError, JournalError
+from flux_klein_async.journal.base import Action, Reservation
+from flux_klein_async.journal.database import Database
+from flux_klein_async.journal.sqlite import SqliteJournal
+
+from .helpers import entry, states
+
+
+async def test_closing_waits_for_what_is_being_written(path: Path) -> None:
+    journal = SqliteJournal(path)
+    writing = [asyncio.ensure_future(journal.record(entry("submitting", key=str(number)))) for number in range(1700)]
+    await asyncio.sleep(0)
+    await asyncio.gather(journal.aclose(), journal.aclose())
+    await asyncio.gather(*writing)
+    assert len(states(path)) == 1700
+
+
+async def test_one_that_was_dropped_unclosed_says_so(path: Path) -> None:
+    journal = SqliteJournal(path)
+    await journal.open()
+    database, thread = journal._writer._database, journal._writer._thread
+    assert database is not None
+    assert thread is not None
+    thread.submit(int).result()  # the thread is done with its last job, and with the journal
+    with pytest.warns(ResourceWarning, match="unclosed SqliteJournal"):
+        del journal
+        gc.collect()
+    thread.submit(database.close).result()
+
+
+def test_one_object_belongs_to_one_loop(path: Path) -> None:
+    journal = SqliteJournal(path)
+
+    async def elsewhere() -> None:
+        for use in (journal.open, journal.spent, journal.aclose):
+            with pytest.raises(JournalError, match="another event loop"):
+                await use()
+
+    with asyncio.Runner() as runner:
+        runner.run(journal.open())
+        asyncio.run(elsewhere())
+        runner.run(journal.aclose())
+
+
+def test_virtual_time_stands_still_while_it_writes(path: Path) -> None:
+    async def body() -> float:
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(3600, lambda: None)
+        async with SqliteJournal(path) as journal:
+            for number in range(20):
+                await journal.record(entry("submitting", key=str(number)))
+            at = loop.time()
+        timer.cancel()
+        return at
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        assert runner.run(body()) == 0.0
+    assert len(states(path)) == 20
+
+
+def test_many_who_write_one_after_the_other_share_transactions_ten_milliseconds_apart(path: Path) -> None:
+    """Eight callers of five entries each; a lone caller's are not held up, as the test above shows."""
+    commits: list[str] = []
+
+    async def caller(journal: SqliteJournal, name: str) -> None:
+        for number in range(5):
+            await journal.record(entry("submitting", key=f"{name}{number}"))
+
+    async def body() -> float:
+        async with SqliteJournal(path) as journal:
+            await journal._writer.operate(lambda database: database.db.set_trace_callback(commits.append))
+            commits.clear()
+            await asyncio.gather(*(caller(journal, name) for name in "abcdefgh"))
+            return asyncio.get_running_loop().time()
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        elapsed = runner.run(body())
+    assert len(states(path)) == 40
+    # The first goes at once and alone, and so do the seven that come meanwhile; then they go together.
+    assert commits.count("COMMIT") == 6
+    assert elapsed == pytest.approx(0.04)
+
+
+def test_closing_does_not_wait_for_the_next_turn(path: Path) -> None:
+    async def body() -> float:
+        journal = SqliteJournal(path)
+        first = [asyncio.ensure_future(journal.record(entry("submitting", key=f"{number}"))) for number in range(9)]
+        await asyncio.gather(*first)
+        late = asyncio.ensure_future(journal.record(entry("submitting", key="late")))
+        await asyncio.sleep(0)
+        await journal.aclose()
+        await late
+        return asyncio.get_running_loop().time()
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        assert runner.run(body()) == 0.0
+    assert len(states(path)) == 10
+
+
+async def test_what_comes_while_it_writes_shares_one_transaction(journal: SqliteJournal, path: Path) -> None:
+    await journal.record(entry("submitting", key="first"))
+    commits = []
+    assert journal._writer._database is not None
+    await journal._writer.operate(lambda database: database.db.set_trace_callback(commits.append))
+    commits.clear()
+    await asyncio.gather(*(journal.record(entry("submitting", key=str(number))) for number in range(64)))
+    await journal._writer.operate(lambda database: database.db.set_trace_callback(None))
+    assert 1 <= commits.count("COMMIT") <= 3
+    assert len(states(path)) == 65
+
+
+async def test_the_loop_goes_on_while_another_program_holds_the_file(journal: SqliteJournal, path: Path) -> None:
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    writing = asyncio.ensure_future(journal.record(entry("submitting", key="k")))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert not writing.done()
+    other.execute("COMMIT")
+    other.close()
+    await writing
+
+
+async def test_what_one_entry_is_refused_for_concerns_it_alone(journal: SqliteJournal, path: Path) -> None:
+    reservation = Reservation(usd=0.01, max_usd=0.02)
+    items = journal.items()
+    ended = await asyncio.gather(
+        *(journal.record(entry("submitting", key=f"k{number}", reservation=reservation)) for number in range(4)),
+        journal.record(entry("submitting", key="\ud800")),
+        items.claim("a/b", b"{}", "i"),
+        items.claim("a/b", b"{}", "i"),
+        journal.record(entry("submitting", key="without")),
+        return_exceptions=True,
+    )
+    assert [type(one) for one in ended[:5]] == [type(None)] * 2 + [BudgetExceededError] * 2 + [JournalError]
+    assert (getattr(ended[5], "action", None), type(ended[6]), ended[7]) == (Action.SUBMIT, InvalidInputError, None)
+    assert states(path) == ["submitting"] * 3
+
+
+async def test_an_entry_is_written_even_if_its_caller_gives_up(journal: SqliteJournal, path: Path) -> None:
+    writing = asyncio.ensure_future(journal.record(entry("submitting", key="k")))
+    await asyncio.sleep(0)
+    writing.cancel()
+    await journal.open()
+    assert writing.cancelled()
+    assert states(path) == ["submitting"]
+
+
+async def test_an_item_claimed_for_a_caller_who_gave_up_is_free(journal: SqliteJournal) -> None:
+    claiming = asyncio.ensure_future(journal.items().claim("a/b", b"{}", None))
+    await asyncio.sleep(0)
+    claiming.cancel()
+    await journal.open()
+    assert (await journal.items().claim("a/b", b"{}", None)).action is Action.SUBMIT
+
+
+async def test_an_item_claimed_in_the_instant_in_which_its_caller_gives_up_is_free(
+    journal: SqliteJournal, path: Path
+) -> None:
+    async def give_up() -> None:
+        await journal.open()
+        claiming.cancel()  # between the claim's result and the step of the task that waits for it
+
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    first = asyncio.ensure_future(journal.open())
+    await asyncio.sleep(0)
+    giving_up = asyncio.ensure_future(give_up())
+    claiming = asyncio.ensure_future(journal.items().claim("a/b", b"{}", None))
+    await asyncio.sleep(0)  # both wait for the next transaction
+    other.execute("COMMIT")
+    other.close()
+    await asyncio.gather(first, giving_up)
+    with pytest.raises(asyncio.CancelledError):
+        await claiming
+    assert (await journal.items().claim("a/b", b"{}", None)).action is Action.SUBMIT
+
+
+async def test_a_pass_that_nobody_goes_on_with_is_forgotten(journal: SqliteJournal) -> None:
+    def remembered(database: Any) -> int:
+        return int(database.db.execute("SELECT count(*) FROM temp.seen").fetchone()[0])
+
+    items = journal.items()
+    await items.claim("a/b", b"{}", None)
+    assert await journal._writer.operate(remembered) == 1
+    del items
+    gc.collect()
+    assert await journal._writer.operate(remembered) == 0
+
+
+async def test_a_database_error_fails_all_that_shared_the_transaction(journal: SqliteJournal, path: Path) -> None:
+    def fail(_: object) -> None:
+        raise sqlite3.OperationalError("odd")
+
+    earlier = journal.items()
+    earlier.release(await earlier.claim("a/b", b"{}", None))
+    items = journal.items()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    first = asyncio.ensure_future(journal.open())
+    await asyncio.sleep(0)
+    ending = asyncio.gather(
+        journal.record(entry("submitting", key="k")),
+        items.claim("a/b", b"{}", None),
+        journal._writer.operate(fail),
+        return_exceptions=True,
+    )
+    await asyncio.sleep(0)  # all three wait for the next transaction
+    other.execute("COMMIT")
+    other.close()
+    await first
+    ended = await ending
+    assert [type(one) for one in ended] == [JournalError] * 3
+    assert len({id(one) for one in ended}) == 3, "each caller has an error of its own"
+    assert states(path) == []
+    assert (await journal.items().claim("a/b", b"{}", None)).action is Action.SUBMIT, "nobody was told that he has it"
+    await journal.record(entry("submitting", key="k2"))
+
+
+async def test_a_clock_that_raises_ends_no_wait_without_an_answer(path: Path) -> None:
+    ticks = iter([1.0])
+    async with SqliteJournal(path, clock=lambda: next(ticks)) as journal:
+        with pytest.raises(JournalError, match="cannot be used: StopIteration"):
+            await journal.record(entry("submitting", key="k"))
+
+
+async def test_trouble_while_closing_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = SqliteJournal(path)
+    await journal.open()
+    close = Database.close
+
+    def fail(database: Database) -> None:
+        close(database)
+        raise sqlite3.OperationalError("odd")
+
+    monkeypatch.setattr(Database, "close", fail)
+    with pytest.raises(JournalError, match="odd"):
+        await journal.aclose()
+
+
+async def test_one_that_could_not_be_opened_can_be_tried_again(path: Path) -> None:
+    journal = SqliteJournal(path.parent / "folder" / "run.sqlite")
+    with pytest.raises(JournalError):
+        await journal.open()
+    make_folder(path.parent / "folder")
+    await journal.record(entry("submitting", key="k"))
+    await journal.aclose()
+
+
+def make_folder(path: Path) -> None:
+    path.mkdir()

@@ -1,0 +1,699 @@
+"""The client's own tasks: few at a time, all awaited, failures logged.
+
+A limiter or a budget that raises loses no request, and ends a call only in an error of ours.
+
+What all calls share: exact sleeping, and the gate that obeys the service's wish for patience.
+
+Closing: calls finish or end, the background is seen through, and what still runs is said.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flux_klein_async import (
+    ClientClosedError,
+    ConfigurationError,
+    FixedPolling,
+    FluxKleinClient,
+    FluxKleinError,
+    GenerationResult,
+    InvalidInputError,
+    Limits,
+    ModelInfo,
+    Observation,
+    Progress,
+    RateLimitError,
+    RetryPolicy,
+    ServerError,
+)
+from flux_klein_async.api.messages import Kind
+from flux_klein_async.emulator import Generation, Hang, InProcessEmulator, Pass, Reply, VirtualTimeLoop, error_reply
+from flux_klein_async.events import Closed, Held, Retrying
+from flux_klein_async.journal.base import Entry, EntryState, NoBudget
+from flux_klein_async.operations.context import Background, sleep_until
+from flux_klein_async.transport.throttle import InProcessLimiter
+from tests.fakes import Events, now, outcome, settle, strays
+
+pytestmark = pytest.mark.usefixtures("klein_emulator")  # for its virtual time
+
+
+async def test_queued_jobs_run_a_few_at_a_time():
+    background, running, peak = Background(), 0, 0
+
+    async def job() -> None:
+        nonlocal running, peak
+        running += 1
+        peak = max(peak, running)
+        await asyncio.sleep(1)
+        running -= 1
+
+    for batch in (1, 2):
+        for _ in range(20):
+            background.queue(job)
+        await asyncio.sleep(10)
+        assert (peak, running, now()) == (Background.AT_ONCE, 0, 10.0 * batch)
+    for _ in range(20):
+        background.queue(job)
+    await background.finish(100)
+    assert (peak, now()) == (Background.AT_ONCE, 23.0)
+
+
+@pytest.mark.parametrize("swallowed", [(), asyncio.CancelledError])
+async def test_finishing_cancels_what_takes_too_long_and_forgets_what_waits(swallowed):
+    background, begun = Background(), []
+
+    async def job() -> None:
+        begun.append(now())
+        with contextlib.suppress(swallowed):
+            await asyncio.sleep(1000)
+
+    for _ in range(20):
+        background.queue(job)
+    await background.finish(5)
+    assert (now(), len(begun), strays()) == (5.0, Background.AT_ONCE, [])
+
+
+async def test_a_job_that_fails_is_logged_and_does_not_stop_the_others(caplog):
+    background, done = Background(), []
+
+    async def broken() -> None:
+        raise KeyError("mine")
+
+    async def job() -> None:
+        done.append(True)
+
+    with caplog.at_level(logging.ERROR):
+        for _ in range(2 * Background.AT_ONCE):
+            background.queue(broken)
+        background.queue(job)
+        await settle()
+    told = {(record.name, record.getMessage()) for record in caplog.records}
+    assert (told, done) == ({("flux_klein_async", "A background task failed")}, [True])
+    assert all(record.exc_info and isinstance(record.exc_info[1], KeyError) for record in caplog.records)
+
+
+async def test_an_expected_failure_is_told_in_one_line(caplog):
+    background = Background()
+
+    async def refused() -> None:
+        raise ServerError(status_code=500)
+
+    with caplog.at_level(logging.WARNING):
+        background.start(refused)
+        await settle()
+    [record] = caplog.records
+    assert (record.levelname, record.exc_info) == ("WARNING", None)
+
+
+async def test_a_kept_task_is_awaited_though_cancelled(caplog):
+    background = Background()
+
+    async def slow_to_die() -> None:
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            await asyncio.sleep(2)
+            raise
+
+    task: asyncio.Task[Any] = asyncio.ensure_future(slow_to_die())
+    background.keep(task)
+    await settle()
+    await background.finish(1)
+    assert (task.cancelled(), now()) == (True, 3.0)
+    assert caplog.records == []
+
+
+async def test_what_ends_at_the_end_of_finishing_begins_nothing_more():
+    background = Background()
+
+    async def nothing_more() -> None:
+        raise AssertionError
+
+    async def leaves_work() -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            background.queue(nothing_more)
+
+    background.start(leaves_work)
+    await settle()
+    await background.finish(5)
+    assert (now(), strays()) == (5.0, [])
+    await settle()
+    assert strays() == []
+
+
+def breaking(base: Any, method: str, error: BaseException) -> Any:
+    """A part that does its work, and raises in one of its methods."""
+    plain = getattr(base, method)
+
+    def call(*arguments: Any) -> Any:
+        plain(*arguments)
+        raise error
+
+    async def call_later(*arguments: Any) -> Any:
+        await plain(*arguments)
+        raise error
+
+    setattr(base, method, call_later if asyncio.iscoroutinefunction(plain) else call)
+    return base
+
+
+def limiter(method: str, error: BaseException | None = None) -> Any:
+    return breaking(InProcessLimiter(Limits()), method, error or LookupError("mine"))
+
+
+ACCEPTED_YET_REFUSED = Reply(429, {"request_id": "known-1"}, {"Retry-After": "1"})
+
+
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [("served", None), ("release", None), ("refused", ACCEPTED_YET_REFUSED), ("hold", ACCEPTED_YET_REFUSED)],
+)
+async def test_what_a_limiter_is_told_it_may_not_lose(klein_emulator, connect, caplog, method, answer):
+    client = connect(limits=limiter(method))
+    klein_emulator.script("submit", answer)
+    if answer is None:
+        assert isinstance(await client.generate("a cat"), GenerationResult)
+    else:
+        assert (await client.submit("a cat")).request_id == "known-1"
+    assert klein_emulator.calls["submit"] == 1
+    assert {record.getMessage() for record in caplog.records} == {"The limiter raised; ignored"}
+    assert "LookupError: mine" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("method", "charged"),
+    [("acquire", "no"), ("held_until", "no"), ("admit", "no"), ("look_price", "unknown"), ("look", "unknown")],
+)
+async def test_a_limiter_that_cannot_be_asked_ends_the_call_and_keeps_the_id(klein_emulator, connect, method, charged):
+    part = limiter(method)
+    if method == "admit":
+        part.hold(Kind.SUBMIT, 5.0)
+    error = await outcome(connect(limits=part).generate("a cat"))
+    assert (type(error), error.charged, error.cause) == (ConfigurationError, charged, "LookupError: mine")
+    assert isinstance(error.__cause__, LookupError)
+    assert [error.request_id] == ([*klein_emulator.completions] or [None])
+
+
+async def test_errors_of_ours_pass_unchanged(klein_emulator, connect):
+    mine = RateLimitError("not today", status_code=429)
+    assert await outcome(connect(limits=limiter("acquire", mine)).generate("a cat")) is mine
+
+
+async def test_a_cancellation_passes(klein_emulator, connect):
+    with pytest.raises(asyncio.CancelledError):
+        await connect(limits=limiter("acquire", asyncio.CancelledError())).generate("a cat")
+
+
+@pytest.mark.parametrize(
+    ("method", "answer", "kind"),
+    [("accepted", None, GenerationResult), ("settle", None, GenerationResult), ("release", error_reply(402), None)],
+)
+async def test_what_a_budget_is_told_it_may_not_lose(klein_emulator, connect, caplog, method, answer, kind):
+    client = connect(budget=breaking(NoBudget(), method, LookupError("mine")))
+    klein_emulator.script("submit", answer)
+    found = await outcome(client.generate("a cat"))
+    assert isinstance(found, kind or FluxKleinError)
+    assert {record.getMessage() for record in caplog.records} == {"The budget raised; ignored"}
+
+
+async def test_a_budget_that_cannot_be_asked_pays_for_nothing(klein_emulator, connect):
+    error = await outcome(connect(budget=breaking(NoBudget(), "reserve", LookupError("mine"))).generate("a cat"))
+    assert (type(error), error.charged, error.cause) == (ConfigurationError, "no", "LookupError: mine")
+    assert klein_emulator.calls["submit"] == 0
+
+
+EVERY_SECOND = FixedPolling(1.0)
+
+
+@pytest.mark.usefixtures("klein_emulator")
+@pytest.mark.parametrize("when", [0.1 + 0.2, 1 / 3, 1e6 + 0.1, -5.0])
+async def test_sleeping_until_an_instant_ends_at_that_very_instant(when):
+    await sleep_until(asyncio.get_running_loop(), when)
+    assert now() == max(when, 0.0)
+
+
+@pytest.mark.usefixtures("klein_emulator")
+async def test_a_cancelled_sleep_in_the_instant_of_its_end_leaves_no_trace():
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(sleep_until(loop, 1.0))
+    await asyncio.sleep(0)
+    loop.call_at(1.0, task.cancel)  # after the sleep's own timer, in the same instant
+    loop.call_at(0.5, lambda: None)
+    [found] = await asyncio.gather(task, return_exceptions=True)
+    assert isinstance(found, asyncio.CancelledError)
+
+
+@pytest.mark.usefixtures("klein_emulator")
+async def test_a_cancelled_sleep_leaves_no_timer():
+    loop: Any = asyncio.get_running_loop()
+    task = asyncio.ensure_future(sleep_until(loop, 1e6))
+    await asyncio.sleep(1)
+    task.cancel()
+    await asyncio.wait({task})
+    assert [timer.when() for timer in loop._scheduled if not timer.cancelled()] == []
+
+
+async def test_a_cancel_that_is_told_to_come_later_holds_nobody(klein_emulator, connect):
+    events = Events()
+    client = connect(on_event=events, timeout=60)
+    klein_emulator.script("cancel", error_reply(429, retry_after=50))
+    await client.cancel((await client.submit("a cat")).request_id)
+    assert now() < 1
+    assert events.of(Held) == []
+    assert [event.attempt for event in events.of(Retrying)] == [2]
+
+
+async def test_a_longer_hold_that_comes_meanwhile_is_obeyed_too(klein_emulator, connect):
+    client = connect(timeout=600, polling=EVERY_SECOND)
+    klein_emulator.script("model", error_reply(429, retry_after=5))
+    klein_emulator.script("status", Reply(429, {}, {"Retry-After": "30"}, delay=2.0))
+    klein_emulator.script("submit", Generation(after=0.5))
+    waiting = asyncio.ensure_future(client.generate("a cat"))
+    await asyncio.sleep(1.5)
+    await client.model()
+    assert 33.0 <= now() < 33.1  # the wait's look and this one come back one after the other
+    await waiting
+
+
+async def test_who_waits_for_the_end_of_a_hold_obeys_a_longer_one_that_comes_meanwhile(klein_emulator, connect):
+    client = connect(timeout=600, retry=RetryPolicy(attempts=1))
+    klein_emulator.script("status", Reply(429, {}, {"Retry-After": "30"}, delay=2.0))
+    klein_emulator.script("model", error_reply(429, retry_after=5))
+    under_way = asyncio.ensure_future(outcome(client.status("x")))
+    await settle()
+    await outcome(client.model())
+    await client.model()
+    assert now() == 32.0
+    await under_way
+
+
+async def test_only_a_hundred_unknown_words_are_logged(klein_emulator, connect, caplog):
+    klein_emulator.script("status", *[Reply(200, {"status": f"word {number}"}) for number in range(150)])
+    with caplog.at_level(logging.WARNING):
+        await outcome(connect(polling=EVERY_SECOND, timeout=160).wait_for_result("x"))
+    unknown = [record for record in caplog.records if "Unknown state" in record.getMessage()]
+    assert len(unknown) == 100
+    assert {record.name for record in unknown} == {"flux_klein_async"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (Reply(200, {"status": "in_queue"}), "served"),
+        (Reply(302, ""), "served"),
+        (error_reply(400), None),
+        (error_reply(404), None),
+        (error_reply(429), "refused"),
+        (error_reply(429, retry_after=1), "refused"),
+        (error_reply(500, retry_after=1), None),
+        (error_reply(503), None),
+        (error_reply(503, retry_after=1), "refused"),
+        (error_reply(503, retry_after=0), "refused"),
+    ],
+)
+async def test_the_limiter_is_told_what_it_can_learn_from(klein_emulator, connect, answer, told):
+    found: list[tuple[str, Kind]] = []
+
+    class Told(InProcessLimiter):
+        def served(self, kind: Kind) -> None:
+            found.append(("served", kind))
+
+        def refused(self, kind: Kind) -> None:
+            found.append(("refused", kind))
+
+    klein_emulator.script("status", answer)
+    await outcome(connect(limits=Told(Limits()), retry=RetryPolicy(attempts=1)).status("x"))
+    assert found == ([(told, Kind.READ)] if told else [])
+
+
+async def test_a_repeat_is_told_with_its_pause_and_its_cause(klein_emulator, connect):
+    events = Events()
+    klein_emulator.script("status", error_reply(429, retry_after=2), Reply(200, {"status": "in_queue"}))
+    await asyncio.sleep(1.5)
+    await connect(on_event=events).status("x")
+    klein_emulator.script("submit", error_reply(429, retry_after=3))
+    await connect(on_event=events).generate("a cat", tag="mine")
+    facts = [(event.at, event.request_id, event.tag, event.attempt, event.seconds) for event in events.of(Retrying)]
+    assert facts == [(1.5, "x", None, 2, 2.0), (3.5, None, "mine", 2, 3.0)]
+    assert all("HTTP 429" in event.error for event in events.of(Retrying))
+
+
+async def test_an_outage_is_not_multiplied_and_polite_refusals_are_no_outage(klein_emulator, connect):
+    client = connect(timeout=None)
+    klein_emulator.script("model", *[error_reply(500)] * 126, *[Pass()] * 5, *[error_reply(500)] * 9)
+    for _ in range(26):  # a hundred repeats, then none
+        await outcome(client.model())
+    assert klein_emulator.calls["model"] == 126
+    klein_emulator.script("submit", *[error_reply(429)] * 3)
+    await client.submit("a cat")
+    for _ in range(5):  # five successes pay for one repeat
+        await client.model()
+    klein_emulator.script("status", *[error_reply(500)] * 9)
+    await outcome(client.status("x"))
+    assert klein_emulator.calls["status"] == 2
+
+
+@pytest.mark.parametrize("timeout", [5.01, 6, 30])
+async def test_a_hold_costs_nobody_more_than_it_asked_for(klein_emulator, connect, timeout):
+    """Who is let in gradually after a hold is let in before its deadline."""
+    client = connect(timeout=timeout, polling=EVERY_SECOND, limits=Limits(max_in_flight=500))
+    klein_emulator.script("model", error_reply(429, retry_after=4))
+    outcomes = await asyncio.gather(client.model(), *(outcome(client.model()) for _ in range(300)))
+    assert {type(found) for found in outcomes} == {ModelInfo}
+    assert now() <= 6
+
+
+@pytest.mark.parametrize("waits", [64, 500])
+async def test_a_refused_look_with_a_short_hold_loses_no_wait(klein_emulator, connect, waits):
+    client = connect(timeout=6, polling=EVERY_SECOND, limits=Limits(max_in_flight=waits))
+    klein_emulator.script("status", error_reply(429, retry_after=1))
+    outcomes = await client.generate_all(["a cat"] * waits)
+    assert [item.error for item in outcomes if item.error] == []
+    assert now() <= 6
+
+
+async def test_a_ceiling_holds_after_a_hold_too(klein_emulator, connect):
+    client = connect(polling=EVERY_SECOND, timeout=None, limits=Limits(max_in_flight=100, looks_per_second=5))
+    klein_emulator.script("status", None, None, error_reply(429, retry_after=20))
+    klein_emulator.script("submit", *[Generation(after=0.5)] * 100)
+    await client.generate_all(["a cat"] * 100)
+    looks = sorted(record.at for record in klein_emulator.records if record.endpoint == "status")
+    assert max(sum(at <= other < at + 1 for other in looks) for at in looks) <= 6
+    assert not any(1.4 < at < 21.4 for at in looks)
+
+
+async def test_a_long_unknown_word_is_logged_shortened(klein_emulator, connect, caplog):
+    klein_emulator.script("status", *[Reply(200, {"status": "x" * 5000 + str(number)}) for number in range(3)])
+    await outcome(connect(polling=EVERY_SECOND, timeout=4).wait_for_result("x"))
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line == f"Unknown state '{'x' * 40}'; waiting on until the deadline"
+
+
+async def test_without_a_handler_a_generation_says_nothing(klein_emulator, connect, caplog):
+    caplog.set_level(logging.INFO, "flux_klein_async")
+    await connect().generate("a cat")
+    assert caplog.records == []
+
+
+async def test_a_limiter_that_raises_costs_no_connection(klein_emulator, connect):
+    class Moody(InProcessLimiter):
+        asked = 0
+
+        def held_until(self, kind: Kind) -> float:
+            self.asked += 1
+            if self.asked == 2:  # with the connection in hand
+                raise ZeroDivisionError
+            return super().held_until(kind)
+
+    session = klein_emulator.session(connector=klein_emulator.connector(limit=1))
+    client = connect(session=session, limits=Moody(Limits()), timeout=9)
+    assert type(await outcome(client.model())) is ConfigurationError
+    assert (type(await outcome(client.model())), now() < 1) == (ModelInfo, True)
+
+
+# --- learning
+
+
+class Pupil:
+    """A policy that keeps what it learned."""
+
+    def __init__(self) -> None:
+        self.learned = 0
+        self.threads: list[int] = []
+        self.saved: list[int] = []
+
+    def next_look(self, _progress: Progress) -> float:
+        return 0.5
+
+    def observe(self, _observation: Observation) -> None:
+        self.learned += 1
+
+    def unsaved(self, at_least: int = 1) -> Callable[[], None] | None:
+        return self.save if self.learned >= at_least else None
+
+    def save(self) -> None:
+        self.threads.append(threading.get_ident())
+        self.saved.append(self.learned)
+        self.learned = 0
+
+
+async def test_what_a_policy_learned_is_saved_every_two_hundred_waits_and_at_the_end(klein_emulator, connect):
+    pupil = Pupil()
+    client = connect(polling=pupil)
+    for batch, saved in [(199, []), (2, [200])]:
+        await client.generate_all(["a cat"] * batch, concurrency=1)
+        if under_way := client._core.background._tasks:
+            await asyncio.wait(set(under_way))
+        assert pupil.saved == saved
+    await client.aclose()
+    assert pupil.saved == [200, 1]
+    assert threading.get_ident() not in pupil.threads
+
+
+async def test_nothing_learned_is_nothing_saved(klein_emulator, connect):
+    pupil = Pupil()
+    client = connect(polling=pupil)
+    await client.submit("a cat")
+    await client.aclose()
+    assert pupil.saved == []
+
+
+# --- many calls at once
+
+
+async def test_after_a_hold_looks_come_back_gradually(klein_emulator, connect):
+    client = connect(polling=EVERY_SECOND, timeout=600, limits=Limits(max_in_flight=500))
+    klein_emulator.script("status", error_reply(429, retry_after=5))
+    await client.generate_all(["a cat"] * 500)
+    reads = [record.at for record in klein_emulator.records if record.endpoint in ("status", "result")]
+    held = [at for at in reads if at > 1.0]
+    assert min(held) == 6.0
+    first, second, third, fourth = (sum(6.0 + part / 2 <= at < 6.5 + part / 2 for at in held) for part in range(4))
+    assert 0 < first < second < third < fourth
+    assert max(held) <= 9.0
+
+
+async def test_submits_that_queue_for_a_connection_obey_a_hold_that_comes_meanwhile(klein_emulator, connect):
+    client = connect(limits=Limits(max_connections=2), timeout=60)
+    klein_emulator.script("submit", Pass(1.0), Reply(429, {}, {"Retry-After": "5"}, delay=1.0))
+    await client.generate_all(["a cat"] * 10)
+    submits = [record.at for record in klein_emulator.records if record.endpoint == "submit"]
+    assert submits[:2] == [0.0, 0.0]
+    assert all(at >= 6.0 for at in submits[2:])
+    assert (len(submits), klein_emulator.accepted) == (11, 10)
+
+
+async def test_looks_and_results_go_before_submits_where_connections_are_scarce(klein_emulator, connect):
+    klein_emulator.fault("submit", Pass(0.1), probability=1)
+    client = connect(limits=Limits(max_connections=1), polling=FixedPolling(0.2))
+    outcomes = await client.generate_all(["a cat"] * 30)
+    assert now() > 3.0  # one after the other
+    assert max(item.result.timings.lag_max for item in outcomes) <= 0.2 + 0.1 + 1e-9
+
+
+async def test_a_small_borrowed_pool_is_what_is_shared(klein_emulator, connect):
+    session = klein_emulator.session(connector=klein_emulator.connector(limit=10, limit_per_host=1))
+    klein_emulator.fault("model", Pass(1.0), probability=1)
+    client = connect(session=session)
+    results = [asyncio.ensure_future(client.model()) for _ in range(3)]
+    await asyncio.sleep(0.5)
+    assert klein_emulator.calls["model"] == 1
+    await asyncio.gather(*results)
+    assert now() == 3.0
+
+
+async def test_refused_submits_lower_the_number_in_flight_and_success_raises_it(klein_emulator, connect):
+    """The service takes 8 at once and says so by 429 to the rest."""
+    refusals = 0
+    client = connect(limits=Limits(max_in_flight=64), timeout=None, polling=EVERY_SECOND)
+    limiter = client._core.limiter
+    seen = []
+
+    original = klein_emulator.engine.handle
+
+    def handle(call, at):
+        nonlocal refusals
+        queue = klein_emulator.engine.service.queue
+        queue.advance(at)
+        if call.method == "POST" and "/models/" in call.target:
+            running = sum(job.state == "in_progress" for job in queue.jobs.values())
+            if running >= 8:
+                refusals += 1
+                return error_reply(429, retry_after=1)
+            seen.append(limiter.in_flight_limit)
+        return original(call, at)
+
+    klein_emulator.engine.handle = handle
+    outcomes = await client.generate_all(["a cat"] * 300)
+    assert all(item.error is None for item in outcomes)
+    assert max(seen) == 64
+    assert min(seen) < 16
+    assert refusals < 300
+
+
+async def test_closing_twice_gives_the_same_answer_and_use_after_it_is_an_error(klein_emulator, connect):
+    client = connect()
+    await client.generate("a cat")
+    assert await client.aclose() == ()
+    assert await client.aclose() == ()
+    for call in (client.generate("a dog"), client.model(), client.status("x"), client.submit("a dog")):
+        assert type(await outcome(call)) is ClientClosedError
+    assert "closed" in repr(client)
+
+
+async def test_a_client_never_used_closes_too(connect):
+    assert await connect().aclose() == ()
+
+
+@pytest.mark.parametrize("drain", [0.0, 2.0])
+async def test_calls_under_way_end_with_client_closed_after_the_drain(klein_emulator, connect, drain):
+    events = Events()
+    client = connect(polling=EVERY_SECOND, on_event=events)
+    klein_emulator.script("submit", Generation(after=0.5), Generation(after=50), Generation(after=50))
+    calls = [
+        asyncio.ensure_future(outcome(client.generate("done within two seconds"))),
+        asyncio.ensure_future(outcome(client.generate("left", on_abandon="leave"))),
+        asyncio.ensure_future(outcome(client.generate("cancelled"))),
+    ]
+    await asyncio.sleep(0.25)
+    left = await client.aclose(drain=drain)
+    assert now() == 0.25 + drain
+    first, *others = await asyncio.gather(*calls)
+    assert isinstance(first, ClientClosedError if drain == 0 else GenerationResult)
+    assert [type(error) for error in others] == [ClientClosedError] * 2
+    assert {error.charged for error in others} == {"unknown"}
+    # The emulator runs them all at once: none could be cancelled any more.
+    still = {error.request_id for error in others} | ({first.request_id} if drain == 0 else set())
+    assert set(left) == still
+    assert [event.left_running for event in events.of(Closed)] == [left]
+    assert strays() == []
+
+
+async def test_what_is_cancelled_upstream_while_closing_is_not_left_running(connect):
+    async with InProcessEmulator(workers=0) as idle:
+        client = connect(idle.api_key, session=idle.session())
+        call = asyncio.ensure_future(outcome(client.generate("a cat")))
+        await asyncio.sleep(1)
+        assert await client.aclose() == ()
+        assert isinstance(await call, ClientClosedError)
+
+
+@pytest.mark.parametrize(("count", "shown"), [(50, 10), (11, 10), (10, 10)])
+async def test_closing_takes_five_seconds_at_most_beyond_its_drain(klein_emulator, connect, caplog, count, shown):
+    client = connect(polling=EVERY_SECOND)
+    klein_emulator.script("cancel", *[Hang()] * 100)
+    klein_emulator.script("submit", *[Generation(after=500)] * count)
+    calls = [asyncio.ensure_future(outcome(client.generate("a cat"))) for _ in range(count)]
+    await asyncio.sleep(1.5)
+    left = await client.aclose(drain=3)
+    assert now() == 1.5 + 3 + 5
+    assert len(left) == count
+    [line] = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Closed")]
+    more = f" and {count - shown} more" if count > shown else ""
+    assert line == f"Closed; still running: {', '.join(left[:shown])}{more}"
+    await asyncio.gather(*calls)
+    assert strays() == []
+
+
+async def test_a_submit_under_way_while_closing_is_seen_through(klein_emulator, connect):
+    client = connect()
+    klein_emulator.script("submit", Pass(delay=3.0))
+    call = asyncio.ensure_future(outcome(client.generate("a cat")))
+    await asyncio.sleep(1)
+    left = await client.aclose()
+    error = await call
+    assert (type(error), error.charged) == (ClientClosedError, "unknown")
+    assert (now(), klein_emulator.calls["cancel"]) == (3.0, 1)
+    assert left == tuple(klein_emulator.completions)
+
+
+async def test_a_fan_out_under_way_while_closing_ends_with_client_closed(klein_emulator, connect):
+    client = connect(polling=EVERY_SECOND)
+
+    async def run() -> list[Any]:
+        return await client.generate_all([f"picture {number}" for number in range(20)], concurrency=2)
+
+    running = asyncio.ensure_future(run())
+    await asyncio.sleep(2.5)
+    await client.aclose(drain=1)
+    outcomes = await running
+    assert len([found for found in outcomes if found.error is None]) == 6
+    assert {type(found.error) for found in outcomes if found.error} == {ClientClosedError}
+
+
+@pytest.mark.parametrize("drain", [-1, "5", float("nan")])
+async def test_a_drain_that_is_no_number_leaves_the_client_open(klein_emulator, connect, drain):
+    client = connect()
+    with pytest.raises(InvalidInputError):
+        await client.aclose(drain=drain)
+    assert await client.generate("a cat")
+    assert await client.aclose() == ()
+
+
+async def test_a_drain_without_limit_waits_for_every_call(klein_emulator, connect):
+    client = connect(polling=EVERY_SECOND)
+    klein_emulator.script("submit", Generation(after=90.5))
+    call = asyncio.ensure_future(client.generate("a cat"))
+    await asyncio.sleep(1)
+    assert await client.aclose(drain=None) == ()
+    assert (now(), (await call).state) == (91.0, "completed")
+
+
+def test_a_closing_that_the_end_of_the_loop_cuts_short_leaves_no_warning():
+    emulator = InProcessEmulator()
+    emulator.script("cancel", Hang())
+
+    async def main() -> None:
+        connector = emulator.connector()
+        client = FluxKleinClient(
+            "emulator-token", base_url=emulator.base_url, session=emulator.session(connector=connector)
+        )
+        call = asyncio.ensure_future(outcome(client.generate("a cat", timeout=1)))
+        await call
+        asyncio.ensure_future(client.aclose())  # noqa: RUF006  # nobody waits: the loop ends first
+        await asyncio.sleep(0.1)
+        await emulator.aclose()
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(main())
+
+
+async def test_a_closing_that_is_cancelled_goes_on(klein_emulator, connect):
+    client = connect(polling=EVERY_SECOND)
+    klein_emulator.script("submit", Generation(after=3.5))
+    call = asyncio.ensure_future(outcome(client.generate("a cat")))
+    await asyncio.sleep(0.5)
+    closing = asyncio.ensure_future(client.aclose(drain=10))
+    await settle()
+    closing.cancel()
+    assert await client.aclose() == ()
+    assert (now(), isinstance(await call, GenerationResult)) == (4.0, True)
+
+
+async def test_an_id_that_comes_to_light_at_the_very_end_of_closing_is_left_running_and_starts_nothing(
+    klein_emulator, connect
+):
+    class Slow:
+        async def record(self, entry: Entry) -> None:
+            if entry.state is EntryState.SUBMITTED:
+                await asyncio.sleep(100)
+
+    events = Events()
+    client = connect(journal=Slow(), on_event=events)
+    call = asyncio.ensure_future(client.generate("a cat"))
+    await asyncio.sleep(1)
+    call.cancel()
+    await asyncio.wait({call})
+    left = await client.aclose()
+    assert (now(), left, strays()) == (6.0, tuple(klein_emulator.completions), [])
+    assert isinstance(events[-1], Closed)
+    await asyncio.sleep(10)
+    assert isinstance(events[-1], Closed)

@@ -1,0 +1,400 @@
+"""Items of a fan-out: what a journal knows of one decides whether it is submitted, taken up, kept or left alone."""
+
+import asyncio
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from flux_klein_async import Limits
+from flux_klein_async.emulator import Generation, InProcessEmulator, Reply, error_reply
+from flux_klein_async.errors import (
+    DownloadError,
+    GenerationCancelledError,
+    GenerationFailedError,
+    InvalidInputError,
+    ItemTakenError,
+    JournalError,
+    NotFoundError,
+    SubmissionUncertainError,
+)
+from flux_klein_async.journal.base import Action, Claim, Entry, EntryState
+from tests.fakes import Events, now, strays
+
+
+class Shelf:
+    """A journal that says of every item what the test wants, and remembers what it was told."""
+
+    def __init__(self, *claims: Claim) -> None:
+        self.claims = list(claims)
+        self.asked: list[tuple[str, bytes, str | None]] = []
+        self.released: list[str] = []
+        self.entries: list[Entry] = []
+
+    def items(self) -> "Shelf":
+        return self
+
+    async def record(self, entry: Entry) -> None:
+        self.entries.append(entry)
+
+    async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
+        self.asked.append((model, body, item_id))
+        return self.claims.pop(0) if self.claims else Claim(item=f"item-{len(self.asked)}", action=Action.SUBMIT)
+
+    def release(self, claim: Claim) -> None:
+        self.released.append(claim.item)
+
+    def states(self) -> list[EntryState]:
+        return [entry.state for entry in self.entries]
+
+
+def claim(action: Action, request_id: str | None = None, **facts: Any) -> Claim:
+    return Claim(item="i", action=action, request_id=request_id, **facts)
+
+
+async def only(client: Any, shelf: Shelf, **options: Any) -> Any:
+    """The outcome of one item."""
+    [outcome] = await client.generate_all(["a cat"], **options)
+    assert shelf.released == ["i"] or not shelf.asked
+    return outcome
+
+
+async def test_an_item_that_is_new_is_submitted_under_its_name(klein_emulator, connect):
+    shelf = Shelf()
+    outcomes = await connect(journal=shelf).generate_all(["a cat", "a dog"], to_id=lambda text: text[2:])
+    assert [outcome.recalled for outcome in outcomes] == [False, False]
+    assert [item_id for _, _, item_id in shelf.asked] == ["cat", "dog"]
+    assert [json.loads(body)["prompt"] for _, body, _ in shelf.asked] == ["a cat", "a dog"]
+    intents = [entry for entry in shelf.entries if entry.state is EntryState.SUBMITTING]
+    assert {entry.item for entry in intents} == {"item-1", "item-2"}
+    assert sorted(shelf.released) == ["item-1", "item-2"]
+    assert klein_emulator.accepted == 2
+
+
+async def test_a_request_of_an_earlier_run_is_waited_for_and_not_submitted_again(klein_emulator, connect):
+    handle = await connect().submit("a cat")
+    shelf, events = Shelf(claim(Action.TAKE_UP, handle.request_id)), Events()
+    outcome = await only(connect(journal=shelf, on_event=events), shelf)
+    assert (outcome.result.request_id, outcome.recalled) == (handle.request_id, True)
+    assert klein_emulator.accepted == 1
+    assert shelf.states() == [EntryState.COMPLETED]
+
+
+async def test_a_request_that_the_service_has_deleted_is_given_up_and_written_down(klein_emulator, connect):
+    shelf = Shelf(claim(Action.TAKE_UP, "gone"))
+    outcome = await only(connect(journal=shelf), shelf)
+    assert isinstance(outcome.error, NotFoundError)
+    assert [(entry.state, entry.request_id) for entry in shelf.entries] == [(EntryState.FAILED, "gone")]
+    assert klein_emulator.accepted == 0
+
+
+async def kept(client: Any) -> tuple[Any, Claim]:
+    """A result of an earlier run and the claim that its journal makes of it."""
+    shelf = Shelf()
+    client = client(journal=shelf)
+    [outcome] = await client.generate_all(["a cat"])
+    [entry] = [entry for entry in shelf.entries if entry.state is EntryState.COMPLETED]
+    return outcome.result, claim(Action.KEEP, entry.request_id, answer=entry.answer)
+
+
+async def test_a_result_that_was_written_down_is_read_again_without_a_call(klein_emulator, connect):
+    result, known = await kept(connect)
+    asked, shelf = len(klein_emulator.records), Shelf(known)
+    outcome = await only(connect(journal=shelf), shelf)
+    assert outcome.result == result.model_copy(update={"timings": outcome.result.timings})
+    assert outcome.recalled
+    assert len(klein_emulator.records) == asked
+    assert shelf.entries == []
+
+
+async def test_a_result_that_was_too_long_to_be_written_down_is_asked_for(klein_emulator, connect):
+    result, known = await kept(connect)
+    shelf = Shelf(replace(known, answer=None))
+    outcome = await only(connect(journal=shelf), shelf)
+    assert outcome.result.urls == result.urls
+    assert klein_emulator.accepted == 1
+
+
+async def saved(connect: Any, directory: Any) -> Claim:
+    shelf = Shelf()
+    await connect(journal=shelf).generate_all(["a cat"], directory=directory)
+    *_, completed, downloaded = shelf.entries
+    return claim(Action.KEEP, downloaded.request_id, answer=completed.answer, files=downloaded.files)
+
+
+@pytest.mark.parametrize(
+    ("damage", "calls"),
+    [
+        (lambda path: None, 0),
+        (lambda path: path.unlink(), 1),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), 1),
+    ],
+    ids=["there", "missing", "shorter"],
+)
+async def test_files_that_are_missing_or_not_whole_are_fetched_again(klein_emulator, connect, tmp_path, damage, calls):
+    known = await saved(connect, tmp_path)
+    [file] = known.files
+    whole = file.path.read_bytes()
+    damage(file.path)
+    asked, shelf = len(klein_emulator.records), Shelf(known)
+    outcome = await only(connect(journal=shelf), shelf, directory=tmp_path)
+    assert [record.path.startswith("/v1") for record in list(klein_emulator.records)[asked:]] == [False] * calls
+    assert [path.read_bytes() for path in outcome.paths] == [whole]
+    assert shelf.states() == [EntryState.DOWNLOADED] * calls
+    assert klein_emulator.accepted == 1
+
+
+async def test_files_that_have_moved_since_are_found_where_the_service_has_them_now(klein_emulator, connect, tmp_path):
+    known = await saved(connect, tmp_path / "first")
+    moved = known.answer.replace(b"/files/", b"/files/elsewhere/")
+    assert moved != known.answer
+    shelf = Shelf(replace(known, answer=moved))
+    outcome = await only(connect(journal=shelf), shelf, directory=tmp_path / "second")
+    assert [path.read_bytes() for path in outcome.paths] == [known.files[0].path.read_bytes()]
+    assert outcome.recalled
+    completed, downloaded = shelf.entries
+    assert (completed.state, json.loads(completed.answer)) == (EntryState.COMPLETED, json.loads(known.answer))
+    assert (downloaded.state, downloaded.request_id) == (EntryState.DOWNLOADED, known.request_id)
+    assert klein_emulator.accepted == 1
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [(None, "answered HTTP 404"), (error_reply(404, 404001), "under another id"), (error_reply(500), "HTTP 404")],
+    ids=["the same", "none", "nobody knows"],
+)
+async def test_files_that_are_nowhere_are_told_as_what_they_are(klein_emulator, connect, tmp_path, result, told):
+    _, known = await kept(connect)
+    klein_emulator.fault("file", Reply(404), probability=1)
+    klein_emulator.script("result", *[result] * 5)
+    asked, shelf = klein_emulator.calls["result"], Shelf(known)
+    outcome = await only(connect(journal=shelf), shelf, directory=tmp_path)
+    assert isinstance(outcome.error, DownloadError)
+    assert (outcome.error.status_code, outcome.error.request_id) == (404, known.request_id)
+    assert told in str(outcome.error)
+    assert klein_emulator.calls["result"] > asked
+    assert shelf.entries == []
+
+
+async def test_files_are_brought_to_another_directory_if_that_is_asked_for(klein_emulator, connect, tmp_path):
+    known = await saved(connect, tmp_path / "first")
+    shelf = Shelf(known)
+    outcome = await only(connect(journal=shelf), shelf, directory=tmp_path / "second")
+    assert [path.parent for path in outcome.paths] == [tmp_path / "second"]
+
+
+@pytest.mark.parametrize(
+    ("known", "error", "charged", "text"),
+    [
+        (claim(Action.FAILED, "r-1"), GenerationFailedError, "unknown", "The generation failed (request r-1)"),
+        (claim(Action.UNCERTAIN), SubmissionUncertainError, "unknown", str(SubmissionUncertainError())),
+        (claim(Action.TAKEN), ItemTakenError, "no", str(ItemTakenError())),
+        (claim(Action.TAKEN, "r-1"), ItemTakenError, "no", f"{ItemTakenError()} (request r-1)"),
+    ],
+    ids=lambda value: value.action.value if isinstance(value, Claim) else None,
+)
+async def test_what_may_have_been_paid_for_or_is_somebody_elses_is_left_alone(
+    klein_emulator, connect, known, error, charged, text
+):
+    shelf = Shelf(known)
+    outcome = await only(connect(journal=shelf), shelf)
+    assert type(outcome.error) is error
+    assert (outcome.error.charged, outcome.error.request_id) == (charged, known.request_id)
+    assert str(outcome.error) == text
+    assert list(klein_emulator.records) == []
+
+
+async def test_what_failed_in_an_earlier_run_is_told_in_the_same_words(klein_emulator, connect):
+    klein_emulator.fail_prompt("a cat")
+    first = Shelf(claim(Action.SUBMIT))
+    error = (await only(connect(journal=first), first)).error
+    shelf = Shelf(claim(Action.FAILED, error.request_id, error=first.entries[-1].error))
+    assert str((await only(connect(journal=shelf), shelf)).error) == str(error)
+
+
+@pytest.mark.parametrize(
+    ("action", "error"),
+    [
+        (Action.FAILED, GenerationFailedError(request_id="r-1", detail="no memory")),
+        (Action.FAILED, GenerationFailedError(request_id="r-1")),
+        (Action.UNCERTAIN, SubmissionUncertainError(cause="reset")),
+    ],
+)
+async def test_what_was_written_down_of_an_end_is_told_as_it_was_then(klein_emulator, connect, action, error):
+    shelf = Shelf(claim(action, error.request_id, error=str(error)))
+    outcome = await only(connect(journal=shelf), shelf)
+    assert (type(outcome.error), str(outcome.error)) == (type(error), str(error))
+
+
+async def test_the_others_go_on_beside_an_item_that_is_left_alone(klein_emulator, connect):
+    shelf = Shelf(claim(Action.TAKEN), claim(Action.UNCERTAIN), claim(Action.FAILED, "r"))
+    outcomes = await connect(journal=shelf).generate_all(["a", "b", "c", "d"], concurrency=1)
+    assert [outcome.error is None for outcome in outcomes] == [False, False, False, True]
+
+
+class Torn(Shelf):
+    async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
+        raise JournalError("The disk is full")
+
+
+async def test_a_journal_that_cannot_be_written_stops_everything_before_it_is_paid_for(klein_emulator, connect):
+    outcomes = await connect(journal=Torn()).generate_all(["a", "b", "c"], concurrency=1)
+    assert [type(outcome.error) for outcome in outcomes] == [JournalError] * 3
+    assert klein_emulator.accepted == 0
+
+
+@pytest.mark.parametrize("made", ["", 7, b"x"])
+async def test_an_id_that_is_no_text_is_the_items_own_error(klein_emulator, connect, made):
+    [outcome] = await connect(journal=Shelf()).generate_all(["a"], to_id=lambda _: made)
+    assert isinstance(outcome.error, InvalidInputError)
+    assert klein_emulator.accepted == 0
+
+
+async def test_whatever_happens_an_item_is_released(klein_emulator, connect):
+    klein_emulator.script("submit", error_reply(422, 422001, message="no cats"), Generation(after=60.0))
+    shelf = Shelf(claim(Action.SUBMIT), claim(Action.SUBMIT), claim(Action.TAKE_UP, "r-1"))
+    client = connect(journal=shelf)
+    async with client.generate_many(["a", "b", "c"], concurrency=3) as outcomes:
+        first = await anext(outcomes)
+        assert first.error is not None
+        await asyncio.sleep(1)
+    assert shelf.released == ["i"] * 3
+    await client.aclose()
+    assert strays() == []
+
+
+async def test_an_item_that_is_known_needs_no_slot_and_its_time_begins_with_one(klein_emulator, connect):
+    """A hundred that are done come at once, though one long generation has the only slot."""
+    _, known = await kept(connect)
+    klein_emulator.script("submit", Generation(after=50.0))
+    shelf = Shelf(claim(Action.SUBMIT), *[known] * 100)
+
+    client, begun = connect(journal=shelf, limits=Limits(max_in_flight=1)), now()
+    ends = []
+    async with client.generate_many([str(number) for number in range(101)], concurrency=8) as outcomes:
+        async for outcome in outcomes:
+            ends.append((now() - begun, outcome.recalled))
+    assert [recalled for _, recalled in ends] == [True] * 100 + [False]
+    assert ends[99][0] < 1 < ends[100][0]
+
+
+async def test_the_files_of_a_request_that_was_taken_up_are_saved(klein_emulator, connect, tmp_path):
+    handle = await connect().submit("a cat")
+    shelf = Shelf(claim(Action.TAKE_UP, handle.request_id))
+    outcome = await only(connect(journal=shelf), shelf, directory=tmp_path)
+    assert [path.name for path in outcome.paths] == [f"{handle.request_id}.png"]
+    assert [file.size for file in outcome.files] == [path.stat().st_size for path in outcome.paths]
+    assert shelf.states() == [EntryState.COMPLETED, EntryState.DOWNLOADED]
+
+
+async def test_one_that_failed_when_it_was_taken_up_is_written_down(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(ends="failed", error="no memory"))
+    handle = await connect().submit("a cat")
+    shelf = Shelf(claim(Action.TAKE_UP, handle.request_id))
+    outcome = await only(connect(journal=shelf), shelf)
+    assert isinstance(outcome.error, GenerationFailedError)
+    assert shelf.states() == [EntryState.FAILED]
+
+
+async def test_a_journal_that_only_writes_knows_no_items(klein_emulator, connect):
+    class Book:
+        def __init__(self) -> None:
+            self.entries: list[Entry] = []
+
+        async def record(self, entry: Entry) -> None:
+            self.entries.append(entry)
+
+    book = Book()
+    outcomes = await connect(journal=book).generate_all(["a", "a"])
+    assert [outcome.recalled for outcome in outcomes] == [False, False]
+    assert {entry.item for entry in book.entries} == {None}
+
+
+async def test_each_token_has_a_journal_of_its_own(klein_emulator, connect):
+    tokens = []
+
+    class Keeper(Shelf):
+        def for_account(self, token: str) -> Shelf:
+            tokens.append(token)
+            return self
+
+    await connect(journal=Keeper()).generate("a cat")
+    assert tokens == [klein_emulator.api_key]
+
+
+# --- stopping
+
+
+def at(emulator: InProcessEmulator) -> dict[str, Any]:
+    """The options of a client of another emulator than the fixture's."""
+    return {"api_key": emulator.api_key, "base_url": emulator.base_url, "session": emulator.session()}
+
+
+@pytest.mark.usefixtures("klein_emulator")
+async def test_a_stopped_fan_out_submits_nothing_more_and_brings_home_what_runs(connect, tmp_path):
+    """Two run, two are queued, two wait for a slot, the rest was not read: each ends in its own way."""
+    shelf, read = Shelf(), []
+
+    def endless() -> Any:
+        for number in range(1000):
+            read.append(number)
+            yield f"picture {number}"
+
+    ends: dict[int, Any] = {}
+    async with InProcessEmulator(workers=2) as emulator:
+        client = connect(**at(emulator), journal=shelf, limits=Limits(max_in_flight=4))
+        async with client.generate_many(endless(), concurrency=6, directory=tmp_path) as outcomes:
+            await asyncio.sleep(0.2)
+            outcomes.stop()
+            outcomes.stop()
+            async for outcome in outcomes:
+                ends[outcome.index] = outcome
+        assert await client.aclose() == ()
+        assert emulator.accepted == 4
+    assert read == list(range(6))
+    assert [ends[index].error for index in (0, 1)] == [None, None]
+    assert [len(ends[index].paths) for index in (0, 1)] == [1, 1]
+    errors = [ends[index].error for index in (2, 3, 4, 5)]
+    assert [(type(error), error.charged) for error in errors] == [(GenerationCancelledError, "no")] * 4
+    assert [error.request_id is None for error in errors] == [False, False, True, True]
+    assert shelf.states().count(EntryState.DOWNLOADED) == 2
+    cancelled = {entry.request_id for entry in shelf.entries if entry.state is EntryState.CANCELLED}
+    assert cancelled == {error.request_id for error in errors[:2]}
+
+
+@pytest.mark.parametrize("patience", [60, None], ids=["held", "backing off"])
+async def test_stopping_does_not_wait_for_a_submit_that_waits(klein_emulator, connect, patience):
+    klein_emulator.script("submit", *[error_reply(429, retry_after=patience)] * 50)
+    client, begun = connect(), now()
+    async with client.generate_many(["a", "b"], timeout=None) as outcomes:
+        await asyncio.sleep(1)
+        outcomes.stop()
+        ends = [outcome async for outcome in outcomes]
+    assert now() - begun == 1
+    assert [(type(end.error), end.error.charged) for end in ends] == [(GenerationCancelledError, "no")] * 2
+    assert klein_emulator.accepted == 0
+
+
+@pytest.mark.usefixtures("klein_emulator")
+async def test_a_submit_that_is_on_its_way_when_it_is_stopped_may_be_charged_and_is_cancelled(connect):
+    shelf = Shelf()
+    async with InProcessEmulator(workers=1) as emulator:
+        emulator.script("submit", Generation(after=9.0), Generation(delay=2.0))
+        client = connect(**at(emulator), journal=shelf)
+        async with client.generate_many(["a", "b"], concurrency=2) as outcomes:
+            await asyncio.sleep(1)
+            outcomes.stop()
+            ends = {outcome.item: outcome async for outcome in outcomes}
+        await client.aclose()
+    assert ends["a"].error is None
+    assert ends["b"].error.charged == "unknown"
+    assert shelf.states().count(EntryState.SUBMITTED) == 2
+    assert shelf.states().count(EntryState.CANCELLED) == 1
+
+
+async def test_a_fan_out_that_has_ended_can_be_stopped(klein_emulator, connect):
+    async with connect().generate_many(["a"]) as outcomes:
+        ends = [outcome async for outcome in outcomes]
+        outcomes.stop()
+    assert [end.error for end in ends] == [None]

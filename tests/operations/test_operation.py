@@ -1,0 +1,180 @@
+"""One verb's scope: it ends at its deadline or with its client, and never swallows a cancellation."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from flux_klein_async import APITimeoutError, ClientClosedError, ServerError, SubmissionUncertainError, WaitTimeoutError
+from flux_klein_async.operations.operation import Call, Registry
+from tests.fakes import now, outcome
+
+pytestmark = pytest.mark.usefixtures("klein_emulator")  # for its virtual time
+
+
+def make(timeout: float | None = 2.0, **options: Any) -> tuple[Call, Registry]:
+    registry = Registry()
+    return Call(asyncio.get_running_loop(), registry, timeout, **options), registry
+
+
+async def inside(call: Call) -> None:
+    with call:
+        await asyncio.sleep(10)
+
+
+@pytest.mark.parametrize(
+    ("facts", "kind", "charged"),
+    [
+        ({}, APITimeoutError, "no"),
+        ({"request_id": "x", "last_error": ServerError(status_code=500)}, ServerError, "unknown"),
+        ({"last_error": ServerError(status_code=500)}, ServerError, "no"),
+        ({"uncertain": True}, SubmissionUncertainError, "unknown"),
+        ({"request_id": "x"}, APITimeoutError, "unknown"),
+        ({"request_id": "x", "waits": True, "looks": 3}, WaitTimeoutError, "unknown"),
+        ({"waits": True, "last_error": ServerError(status_code=500)}, ServerError, "no"),
+    ],
+)
+async def test_the_deadline_ends_in_the_error_that_the_facts_call_for(facts, kind, charged):
+    call, _ = make()
+    for name, value in facts.items():
+        setattr(call, name, value)
+    error = await outcome(inside(call))
+    assert (type(error), error.charged, now()) == (kind, charged, 2.0)
+    assert error.request_id == facts.get("request_id")
+    assert error.__context__ is None or isinstance(error.__context__, asyncio.CancelledError)
+    assert error.__suppress_context__
+
+
+@pytest.mark.parametrize("last", [None, ServerError(status_code=500)])
+async def test_a_wait_out_of_time_tells_how_far_it_came(last):
+    await asyncio.sleep(1.5)
+    call, _ = make(2.0, request_id="x", waits=True)
+    call.looks, call.state, call.last_error = 7, "in_queue", last
+    error = await outcome(inside(call))
+    assert type(error) is WaitTimeoutError
+    assert (error.request_id, error.elapsed, error.looks, error.state) == ("x", 2.0, 7, "in_queue")
+    assert error.cause == (str(last) if last else None)
+    assert str(error).startswith("The deadline passed after 2 s; last seen in_queue in 7 looks")
+
+
+@pytest.mark.parametrize("timeout", [2.0, None])
+async def test_a_wait_given_up_before_its_deadline_says_so(timeout):
+    call, _ = make(timeout, request_id="x", waits=True)
+    assert str(call.out_of_time(None)).startswith("The service wants no such call before the deadline; ")
+
+
+async def test_every_error_of_a_call_leaves_with_its_request_id():
+    for request_id, mine in [(None, "x"), ("theirs", "theirs")]:
+        call, _ = make(request_id="x")
+        error = ServerError(status_code=500, request_id=request_id)
+        with pytest.raises(ServerError), call:
+            raise error
+        assert error.request_id == mine
+
+
+async def test_what_was_being_handled_when_the_deadline_passed_is_not_chained():
+    """It may be an error of the wire, which holds the request and its token."""
+    call, _ = make()
+
+    async def body() -> None:
+        with call:
+            try:
+                raise KeyError("secret")
+            except KeyError:
+                await asyncio.sleep(10)
+
+    error = await outcome(body())
+    assert isinstance(error.__context__, asyncio.CancelledError)
+    assert (error.__cause__, error.__context__.__context__) == (None, None)
+
+
+@pytest.mark.parametrize(("uncertain", "charged"), [(False, "no"), (True, "unknown")])
+async def test_closing_ends_every_call_with_client_closed(uncertain, charged):
+    call, registry = make(None)
+    call.uncertain = uncertain
+    task = asyncio.ensure_future(outcome(inside(call)))
+    await asyncio.sleep(1)
+    registry.close()
+    await registry.drained(5)
+    error = await task
+    assert (type(error), error.charged, now()) == (ClientClosedError, charged, 1.0)
+
+
+async def test_calls_may_come_and_go_after_all_had_gone_once():
+    call, registry = make(1.0)
+    task = asyncio.ensure_future(outcome(inside(call)))
+    await asyncio.sleep(0)
+    await registry.drained(None)
+    await task
+    later = Call(asyncio.get_running_loop(), registry, 1.0)
+    assert isinstance(await outcome(inside(later)), APITimeoutError)
+
+
+async def test_closing_twice_interrupts_once():
+    call, registry = make(None)
+    task = asyncio.ensure_future(outcome(inside(call)))
+    await asyncio.sleep(1)
+    registry.close()
+    registry.close()
+    assert isinstance(await task, ClientClosedError)
+
+
+async def test_waiting_for_no_calls_takes_no_time():
+    await Registry().drained(5)
+    assert now() == 0.0
+
+
+async def test_waiting_for_calls_ends_with_the_last_one_or_in_time():
+    call, registry = make(3.0)
+    task = asyncio.ensure_future(outcome(inside(call)))
+    await asyncio.sleep(1)
+    await registry.drained(1)
+    assert now() == 2.0
+    await registry.drained(60)
+    assert now() == 3.0
+    await task
+
+
+async def test_a_cancellation_from_outside_wins_over_the_deadline():
+    call, _ = make(2.0)
+    task = asyncio.ensure_future(inside(call))
+    asyncio.get_running_loop().call_at(2.0, task.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_value_returned_in_the_instant_of_the_deadline_is_kept():
+    call, _ = make(2.0)
+
+    async def body() -> str:
+        with call:
+            try:
+                await asyncio.sleep(10)
+            except asyncio.CancelledError:
+                return "kept"
+        return "lost"
+
+    assert await body() == "kept"
+    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+
+
+async def test_a_callers_own_timeout_is_left_alone():
+    call, _ = make(5.0)
+    with pytest.raises(TimeoutError) as caught:
+        async with asyncio.timeout(1):
+            await inside(call)
+    assert type(caught.value) is TimeoutError
+    assert now() == 1.0
+
+
+async def test_a_call_needs_a_task():
+    call, _ = make()
+    found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def outside_of_any_task() -> None:
+        with pytest.raises(RuntimeError, match="inside a task"):
+            call.__enter__()
+        found.set_result(None)
+
+    asyncio.get_running_loop().call_soon(outside_of_any_task)
+    await found

@@ -1,0 +1,917 @@
+"""What each kind of input becomes before it is posted: model, body, size.
+
+An accepted submit is never repeated, and one that may have been accepted never passes as a failure.
+"""
+
+import asyncio
+import gc
+import json
+import types
+from typing import Any
+
+import pytest
+
+from flux_klein_async import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    ClientClosedError,
+    FixedPolling,
+    FluxKleinError,
+    InputRejectedError,
+    InsufficientBalanceError,
+    InvalidResponseError,
+    JournalError,
+    Limits,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    RetryPolicy,
+    SubmissionUncertainError,
+    WaitTimeoutError,
+)
+from flux_klein_async.emulator import (
+    Endless,
+    Garbage,
+    Generation,
+    Hang,
+    Pass,
+    Refuse,
+    Reply,
+    Reset,
+    Truncate,
+    error_reply,
+)
+from flux_klein_async.errors import InvalidInputError
+from flux_klein_async.events import Cancelled, Submitted, Uncertain
+from flux_klein_async.journal.base import Entry, EntryState
+from flux_klein_async.models import (
+    KLEIN_4B_TEXT_TO_IMAGE,
+    KLEIN_9B_TEXT_TO_IMAGE,
+    HostedFile,
+    TextToImage9BInput,
+    TextToImageInput,
+)
+from flux_klein_async.operations.submit import Order, _Submission, made_input, prepare
+from flux_klein_async.transport.base import BodyGuard
+from tests.fakes import Events, now, outcome, settle, strays
+
+K4, K9, OTHER = KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE, "owner/other"
+
+
+def order(given: Any, **settings: Any) -> Order:
+    return prepare(given, **{"model": None, "width": None, "height": None, "default_model": K4, **settings})
+
+
+def squared(prompt: str, width: int = 1024, height: int = 1024, **more: int) -> dict[str, Any]:
+    return {"prompt": prompt, "width": width, "height": height, **more}
+
+
+@pytest.mark.parametrize(
+    ("given", "settings", "model", "body", "pixels"),
+    [
+        # a string
+        ("a", {}, K4, squared("a"), 1024 * 1024),
+        (" a\n", {}, K4, squared(" a\n"), 1024 * 1024),
+        ("a", {"width": 512}, K4, squared("a", 512), 512 * 1024),
+        ("a", {"width": 64, "height": 2048}, K4, squared("a", 64, 2048), 64 * 2048),
+        ("a", {"model": K9}, K9, squared("a"), 1024 * 1024),
+        ("a", {"default_model": K9, "height": 512}, K9, squared("a", height=512), 1024 * 512),
+        # a string for a model whose input is not known
+        ("a", {"model": OTHER}, OTHER, {"prompt": "a"}, None),
+        ("a", {"model": OTHER, "width": 512}, OTHER, {"prompt": "a", "width": 512}, None),
+        ("a", {"default_model": OTHER, "width": 5, "height": 7}, OTHER, squared("a", 5, 7), 35),
+        # typed inputs
+        (TextToImageInput(prompt="a", width=512), {}, K4, squared("a", 512), 512 * 1024),
+        (TextToImageInput(prompt="a", width=512), {"height": 64}, K4, squared("a", 512, 64), 512 * 64),
+        (TextToImageInput(prompt="a"), {"default_model": OTHER}, OTHER, squared("a"), 1024 * 1024),
+        (TextToImageInput(prompt="a"), {"model": K9}, K9, squared("a"), 1024 * 1024),
+        # the 9B input goes to its own model, unless told otherwise
+        (TextToImage9BInput(prompt="a", steps=8), {}, K9, squared("a", steps=8), 1024 * 1024),
+        (TextToImage9BInput(prompt="a"), {"default_model": OTHER}, K9, squared("a"), 1024 * 1024),
+        (TextToImage9BInput(prompt="a", steps=8), {"width": 64}, K9, squared("a", 64, steps=8), 64 * 1024),
+        (TextToImage9BInput(prompt="a"), {"model": OTHER}, OTHER, squared("a"), 1024 * 1024),
+        # a Mapping goes as it is
+        ({}, {}, K4, {}, None),
+        ({"prompt": ""}, {}, K4, {"prompt": ""}, None),
+        ({"text": "a", "seed": 5}, {"model": OTHER}, OTHER, {"text": "a", "seed": 5}, None),
+        (types.MappingProxyType({"width": 3, "height": 5}), {}, K4, {"width": 3, "height": 5}, 15),
+        ({"width": 3}, {}, K4, {"width": 3}, None),
+        ({"width": True, "height": 5}, {}, K4, {"width": True, "height": 5}, None),
+        ({"width": 3.0, "height": 5}, {}, K4, {"width": 3.0, "height": 5}, None),
+        ({"width": "3", "height": 5}, {}, K4, {"width": "3", "height": 5}, None),
+        (
+            {"image": HostedFile("https://files.example.com/a.png"), "prompt": "see https://localhost/b.png"},
+            {},
+            K4,
+            {"image": "https://files.example.com/a.png", "prompt": "see https://localhost/b.png"},
+            None,
+        ),
+    ],
+    ids=str,
+)
+def test_an_input_becomes_one_order(
+    given: Any, settings: dict[str, Any], model: str, body: dict[str, Any], pixels: int | None
+) -> None:
+    made = order(given, **settings)
+    assert (made.model, json.loads(made.body), made.pixels) == (model, body, pixels)
+
+
+@pytest.mark.parametrize(
+    ("given", "settings", "text"),
+    [
+        ("", {}, "prompt: the prompt is blank"),
+        (" \n", {}, "prompt: the prompt is blank"),
+        (" \n", {"model": OTHER}, "prompt: the prompt is blank"),
+        ("a", {"width": 63}, "width: Input should be greater than or equal to 64"),
+        ("a", {"height": 2049}, "height: Input should be less than or equal to 2048"),
+        (
+            "a",
+            {"width": 512.0, "height": "512"},
+            "width: Input should be a valid integer; height: Input should be a valid integer",
+        ),
+        ("a", {"width": True}, "width: Input should be a valid integer"),
+        (TextToImageInput(prompt="a"), {"width": 0}, "width: Input should be greater than or equal to 64"),
+        ({"prompt": "a"}, {"width": 512}, "A Mapping goes as it is: put width and height into it"),
+        ({"prompt": "a"}, {"height": 512}, "A Mapping goes as it is: put width and height into it"),
+        ({"prompt": b"a"}, {}, "The input cannot be written as JSON: bytes has no place in JSON"),
+        ({"a": {1}}, {}, "The input cannot be written as JSON: set has no place in JSON"),
+        ("a", {"model": "../requests"}, "Not a model id such as 'owner/model/variant': '../requests'"),
+        ("a", {"model": ""}, "Not a model id such as 'owner/model/variant': ''"),
+        ("a", {"default_model": "/a"}, "Not a model id such as 'owner/model/variant': '/a'"),
+        (None, {}, "An input is a string, a typed input or a Mapping, not NoneType"),
+        (b"a", {}, "An input is a string, a typed input or a Mapping, not bytes"),
+        (["a"], {}, "An input is a string, a typed input or a Mapping, not list"),
+        (5, {"width": 64}, "An input is a string, a typed input or a Mapping, not int"),
+        (
+            HostedFile("https://files.example.com/a.png"),
+            {},
+            "An input is a string, a typed input or a Mapping, not HostedFile",
+        ),
+    ],
+    ids=str,
+)
+def test_an_input_that_cannot_be_sent_says_why(given: Any, settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        order(given, **settings)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("given", "settings"),
+    [
+        ("private \ud800", {}),
+        ("private \ud800", {"model": OTHER}),
+        ("private", {"model": OTHER, "width": float("nan")}),
+        ("private", {"width": 10**400}),
+        ({"prompt": "private", "seed": float("inf")}, {}),
+    ],
+    ids=ascii,
+)
+def test_a_refusal_does_not_repeat_the_input(given: Any, settings: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        order(given, **settings)
+    assert "private" not in repr(caught.value)
+    assert (caught.value.__cause__, caught.value.__suppress_context__) == (None, True)
+
+
+def test_a_caller_s_own_input_class_names_its_own_model() -> None:
+    class Mine(TextToImage9BInput):
+        default_model = "owner/mine"
+
+    assert order(Mine(prompt="a")).model == "owner/mine"
+
+
+def test_an_order_does_not_show_its_body() -> None:
+    assert repr(order("a private wish")) == f"Order(model='{K4}', pixels=1048576, item=None)"
+
+
+@pytest.mark.parametrize(
+    ("to_input", "made"),
+    [(None, {"prompt": "a"}), (lambda row: row["prompt"], "a"), (lambda row: TextToImageInput(**row), squared("a"))],
+)
+def test_an_item_becomes_an_input(to_input: Any, made: Any) -> None:
+    given = made_input({"prompt": "a"}, to_input)
+    assert (dict(given) if isinstance(given, TextToImageInput) else given) == made
+
+
+@pytest.mark.parametrize(
+    ("to_input", "text"),
+    [
+        (lambda row: row["text"], "to_input failed: KeyError: 'text'"),
+        (lambda row: TextToImageInput(prompt=""), "prompt: the prompt is blank"),
+        (
+            lambda row: TextToImageInput(prompt="a", width=1),
+            "width: Input should be greater than or equal to 64",
+        ),
+    ],
+)
+def test_what_goes_wrong_in_the_making_is_the_items_own_error(to_input: Any, text: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        made_input({"prompt": "a"}, to_input)
+    assert str(caught.value) == text
+    assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("error", [JournalError("disk full"), asyncio.CancelledError(), KeyboardInterrupt()])
+def test_an_error_of_the_package_and_a_cancellation_pass_unwrapped(error: BaseException) -> None:
+    def to_input(item: str) -> str:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        made_input("a", to_input)
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("given", "settings", "fields"),
+    [
+        ("a", {"width": 1, "height": 9999}, {"width", "height"}),
+        (" ", {}, {"prompt"}),
+        (" ", {"model": OTHER}, {"prompt"}),
+        ({"prompt": "a"}, {"width": 64}, set()),
+    ],
+)
+def test_the_fields_at_fault_are_named(given, settings, fields):
+    with pytest.raises(InvalidInputError) as caught:
+        order(given, **settings)
+    assert set(caught.value.fields) == fields
+    assert all(message in str(caught.value) for message in caught.value.fields.values())
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "pixels"),
+    [
+        (1, 1, 1),
+        (3, 5, 15),
+        (0, 5, None),
+        (5, 0, None),
+        (-3, -5, None),
+        (3.0, 5, None),
+        (True, 5, None),
+        (3, None, None),
+    ],
+)
+def test_pixels_are_known_where_both_sides_are_lengths(width: Any, height: Any, pixels: int | None) -> None:
+    assert order({"width": width, "height": height}).pixels == pixels
+
+
+MODEL = "blackforestlabs/flux-2-klein/4b/text-to-image"
+HTML = Reply(200, "<html>welcome to the gateway</html>", {"Content-Type": "text/html"})
+
+# What the one submit gets; how many submits the service then has accepted.
+UNCERTAIN = [
+    pytest.param(Reset(), 0, id="reset before acceptance"),
+    pytest.param(Reset(accepted=True), 1, id="reset after acceptance"),
+    pytest.param(Hang(), 0, id="no answer, not accepted"),
+    pytest.param(Hang(accepted=True), 1, id="no answer, accepted"),
+    pytest.param(error_reply(408), 0, id="408"),
+    pytest.param(error_reply(408, retry_after=1), 0, id="408 with Retry-After"),
+    pytest.param(error_reply(500), 0, id="500"),
+    pytest.param(error_reply(500, 500001, accepted=True), 1, id="500 after acceptance"),
+    pytest.param(error_reply(500, retry_after=1), 0, id="500 with Retry-After"),
+    pytest.param(error_reply(502), 0, id="502"),
+    pytest.param(error_reply(503), 0, id="503 without Retry-After"),
+    pytest.param(error_reply(503, retry_after="soon"), 0, id="503 with unreadable Retry-After"),
+    pytest.param(error_reply(504, accepted=True), 1, id="504 after acceptance"),
+    pytest.param(Reply(302, "", {"Location": "https://elsewhere.invalid/"}), 0, id="redirect"),
+    pytest.param(Garbage(), 0, id="no HTTP"),
+    pytest.param(Garbage(accepted=True), 1, id="no HTTP, accepted"),
+    pytest.param(Truncate(accepted=True), 1, id="truncated, accepted"),
+    pytest.param(Endless(), 0, id="endless"),
+    pytest.param(HTML, 0, id="HTML with 200"),
+    pytest.param(Reply(200, {}), 0, id="no id"),
+    pytest.param(Reply(200, {"request_id": "../x"}), 0, id="unusable id"),
+    pytest.param(Reply(200, {"error_code": 500001}), 0, id="200 with 500001"),
+    pytest.param(error_reply(400, 500001), 0, id="400 with 500001"),
+    pytest.param(error_reply(429, 500001), 0, id="429 with 500001"),
+    pytest.param(error_reply(400, 408), 0, id="400 with 408"),
+    pytest.param(Reply(200, {"error_code": 408001}), 0, id="200 with 408001"),
+]
+
+
+@pytest.mark.parametrize(("answer", "accepted"), UNCERTAIN)
+async def test_what_may_have_been_accepted_is_uncertain_and_sent_once(klein_emulator, connect, answer, accepted):
+    events = Events()
+    client = connect(timeout=20, on_event=events)
+    klein_emulator.script("submit", answer)
+    error = await outcome(client.generate("a cat"))
+    assert type(error) is SubmissionUncertainError
+    assert (error.charged, error.retryable) == ("unknown", False)
+    assert (klein_emulator.calls["submit"], klein_emulator.accepted) == (1, accepted)
+    await client.aclose()
+    assert len(events.of(Uncertain)) == 1
+    assert strays() == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "raw", "cause"),
+    [
+        (Reply(502, "<html>bad gateway</html>"), "<html>bad gateway</html>", APIStatusError),
+        (HTML, "<html>welcome to the gateway</html>", InvalidResponseError),
+        (Reply(200, {"error_code": 500001}), '{"error_code":500001}', APIStatusError),
+        (Reply(204, ""), None, InvalidResponseError),
+        (Reset(), None, APIConnectionError),
+    ],
+)
+async def test_an_uncertain_submit_tells_what_came_back_and_why(klein_emulator, connect, caplog, answer, raw, cause):
+    events = Events()
+    await asyncio.sleep(1.5)
+    klein_emulator.script("submit", answer)
+    error = await outcome(connect(on_event=events).generate("a cat", tag="mine"))
+    assert (type(error), error.raw) == (SubmissionUncertainError, raw)
+    assert isinstance(error.__cause__, cause)
+    assert error.cause == str(error.__cause__)
+    assert [(event.tag, event.error) for event in events.of(Uncertain)] == [("mine", str(error))]
+    assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [
+        "A submit may or may not have been accepted; it is not repeated"
+    ]
+
+
+async def test_an_accepted_submit_is_told_with_its_id_and_its_duration(klein_emulator, connect):
+    events = Events()
+    client = connect(on_event=events)
+    klein_emulator.script("submit", Pass(delay=2.0))
+    await asyncio.sleep(1.5)
+    result = await client.generate("a cat", tag="mine")
+    facts = [(event.request_id, event.tag, event.seconds) for event in events.of(Submitted)]
+    assert facts == [(result.request_id, "mine", 2.0)]
+
+
+REFUSED = [
+    pytest.param(error_reply(400), InputRejectedError, id="400"),
+    pytest.param(error_reply(401), AuthenticationError, id="401"),
+    pytest.param(error_reply(402), InsufficientBalanceError, id="402"),
+    pytest.param(error_reply(400, 400002), InsufficientBalanceError, id="400 with 400002"),
+    pytest.param(error_reply(400, 400004), AuthenticationError, id="400 with 400004"),
+    pytest.param(error_reply(403, 403001), PermissionDeniedError, id="403 with 403001"),
+    pytest.param(error_reply(404, 404001), NotFoundError, id="404"),
+    pytest.param(error_reply(409), APIStatusError, id="409"),
+    pytest.param(error_reply(422, 422001, detail=[{"loc": ["prompt"]}]), InputRejectedError, id="422"),
+    pytest.param(Reply(200, {"error_code": 400002, "error_message": "none left"}), InsufficientBalanceError, id="200"),
+]
+
+
+@pytest.mark.parametrize(("answer", "kind"), REFUSED)
+async def test_a_plain_refusal_is_its_own_error_and_costs_nothing(klein_emulator, connect, answer, kind):
+    client = connect()
+    klein_emulator.script("submit", answer)
+    error = await outcome(client.submit("a cat"))
+    assert type(error) is kind
+    assert (error.charged, error.retryable, error.request_id) == ("no", False, None)
+    assert (klein_emulator.calls["submit"], klein_emulator.accepted) == (1, 0)
+
+
+REPEATED = [
+    pytest.param("connect", [Refuse(), Refuse()], 1, id="connection refused twice"),
+    pytest.param("submit", [error_reply(429)] * 8, 9, id="429 without Retry-After, eight times"),
+    pytest.param("submit", [error_reply(429, retry_after=2)], 2, id="429 with Retry-After"),
+    pytest.param("submit", [error_reply(429, 429001, retry_after=2)], 2, id="429 with 429001"),
+    pytest.param("submit", [error_reply(503, retry_after=2)], 2, id="503 with Retry-After"),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "answers", "submits"), REPEATED)
+async def test_what_was_not_accepted_is_repeated_until_it_is_accepted_once(
+    klein_emulator, connect, endpoint, answers, submits
+):
+    client = connect(timeout=60)
+    klein_emulator.script(endpoint, *answers)
+    handle = await client.submit("a cat")
+    assert handle.request_id in klein_emulator.completions
+    assert (klein_emulator.calls["submit"], klein_emulator.accepted) == (submits, 1)
+    if any(isinstance(answer, Reply) and answer.headers for answer in answers):
+        assert now() == 2.0
+
+
+@pytest.mark.parametrize("status", [200, 202, 400, 429, 500, 503])
+async def test_an_answer_with_a_usable_id_is_accepted_whatever_else_it_says(klein_emulator, connect, status):
+    client = connect()
+    body = {"request_id": "known-1", "error_code": 500001 if status >= 400 else None}
+    klein_emulator.script("submit", Reply(status, body, {"Retry-After": "1"}))
+    assert (await client.submit("a cat")).request_id == "known-1"
+    assert klein_emulator.calls["submit"] == 1
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7])
+async def test_the_policy_bounds_refused_submits(klein_emulator, connect, limit):
+    client = connect(retry=RetryPolicy(refused_submits=limit))
+    klein_emulator.script("submit", *[error_reply(429)] * 100)
+    error = await outcome(client.submit("a cat"))
+    assert type(error) is RateLimitError
+    assert (error.charged, klein_emulator.calls["submit"], klein_emulator.accepted) == ("no", limit, 0)
+
+
+async def test_refused_submits_are_repeated_until_the_deadline(klein_emulator, connect):
+    client = connect(timeout=30)
+    klein_emulator.script("submit", *[error_reply(429)] * 100)
+    error = await outcome(client.submit("a cat"))
+    assert type(error) is RateLimitError
+    assert klein_emulator.calls["submit"] > 5
+    assert 25 < now() <= 30
+
+
+async def test_a_service_that_cannot_be_reached_is_given_up_after_five_attempts(klein_emulator, connect):
+    client = connect()
+    klein_emulator.script("connect", *[Refuse()] * 9)
+    error = await outcome(client.submit("a cat"))
+    assert type(error) is APIConnectionError
+    assert (error.charged, error.sent, error.retryable) == ("no", False, True)
+    assert klein_emulator.calls["connect"] == 5
+    assert 0.75 <= now() <= 1.5
+
+
+async def test_a_hold_that_outlasts_the_deadline_raises_at_once(klein_emulator, connect):
+    client = connect(timeout=5)
+    klein_emulator.script("submit", error_reply(429, retry_after=60))
+    await asyncio.sleep(1.5)
+    error = await outcome(client.generate("a cat"))
+    assert type(error) is RateLimitError
+    assert (error.charged, now()) == ("no", 1.5)
+    later = await outcome(client.generate("a dog"))
+    assert (type(later), later.status_code) == (RateLimitError, 429)
+    assert (later.retry_after, now(), klein_emulator.calls["submit"]) == (60.0, 1.5, 1)
+
+
+async def test_the_deadline_before_a_connection_ends_in_the_last_cause(klein_emulator, connect):
+    client = connect(timeout=3)
+    klein_emulator.script("connect", Refuse(), Hang())
+    error = await outcome(client.generate("a cat"))
+    assert type(error) is APIConnectionError
+    assert (error.charged, error.retryable, now()) == ("no", True, 3.0)
+
+
+async def test_the_deadline_without_any_cause_is_a_time_out_that_costs_nothing(klein_emulator, connect):
+    client = connect(timeout=3)
+    klein_emulator.script("connect", Hang())
+    error = await outcome(client.submit("a cat"))
+    assert isinstance(error, TimeoutError)
+    assert (error.charged, error.retryable, now()) == ("no", True, 3.0)
+
+
+# --- giving up
+
+
+async def give_up(task: "asyncio.Task[Any]") -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("warm", [False, True])
+async def test_no_time_at_all_pays_for_nothing(klein_emulator, connect, warm):
+    client = connect()
+    if warm:
+        await client.model()
+    for verb in (client.submit, client.generate):
+        error = await outcome(verb("a cat", timeout=0))
+        assert (type(error), error.charged) == (APITimeoutError, "no")
+    assert klein_emulator.calls["submit"] == 0
+
+
+async def test_a_submit_cancelled_before_its_body_is_never_sent(klein_emulator, connect):
+    client = connect()
+    klein_emulator.script("connect", Pass(delay=1.0))
+    task = asyncio.ensure_future(client.generate("a cat"))
+    await asyncio.sleep(0.5)
+    await give_up(task)
+    await asyncio.sleep(10)
+    assert (klein_emulator.calls["submit"], klein_emulator.accepted) == (0, 0)
+    assert strays() == []
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_a_submit_cancelled_at_any_step_is_either_never_sent_or_taken_back(klein_emulator, connect, steps):
+    """However far the POST has come when the caller goes: what was accepted is cancelled."""
+    client = connect()
+    task = asyncio.ensure_future(client.generate("a cat"))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    await give_up(task)
+    await settle()
+    assert await client.aclose() in {(), tuple(klein_emulator.completions)}
+    assert klein_emulator.calls["cancel"] == klein_emulator.accepted
+    assert strays() == []
+
+
+@pytest.mark.parametrize(("on_abandon", "cancels"), [("cancel", 1), ("leave", 0)])
+async def test_a_submit_cancelled_under_way_runs_on_and_is_then_treated_as_abandoned(
+    klein_emulator, connect, on_abandon, cancels
+):
+    events = Events()
+    client = connect(on_event=events)
+    klein_emulator.script("submit", Pass(delay=2.0))
+    task = asyncio.ensure_future(client.generate("a cat", on_abandon=on_abandon))
+    await asyncio.sleep(1)
+    await give_up(task)
+    assert now() == 1.0
+    await asyncio.sleep(3)
+    assert (klein_emulator.calls["submit"], klein_emulator.calls["cancel"]) == (1, cancels)
+    assert len(events.of(Submitted)) == 1
+    assert len(events.of(Cancelled)) == cancels
+    assert strays() == []
+
+
+async def test_a_bare_submit_that_is_cancelled_under_way_is_cancelled_upstream(klein_emulator, connect):
+    client = connect()
+    klein_emulator.script("submit", Pass(delay=2.0))
+    task = asyncio.ensure_future(client.submit("a cat"))
+    await asyncio.sleep(1)
+    await give_up(task)
+    await asyncio.sleep(2)
+    assert klein_emulator.calls["cancel"] == 1
+
+
+async def test_an_abandoned_submit_is_seen_through_for_five_seconds_and_then_uncertain(klein_emulator, connect):
+    events = Events()
+    client = connect(on_event=events)
+    klein_emulator.script("submit", Hang(accepted=True))
+    task = asyncio.ensure_future(client.generate("a cat"))
+    await asyncio.sleep(1)
+    await give_up(task)
+    await asyncio.sleep(4.9)
+    assert events.of(Uncertain) == []
+    await asyncio.sleep(0.2)
+    assert [(event.at, event.error) for event in events.of(Uncertain)] == [(6.0, "No answer within 5 s")]
+    assert strays() == []
+
+
+async def test_an_abandoned_submit_is_told_as_uncertain_even_when_all_tasks_are_cancelled(klein_emulator, connect):
+    """As asyncio.run does at its end."""
+    events = Events()
+    client = connect(on_event=events)
+    klein_emulator.script("submit", Hang(accepted=True))
+    await outcome(client.generate("a cat", timeout=1))
+    await settle()
+    [task] = [task for task in asyncio.all_tasks() if "_see_through" in repr(task.get_coro())]
+    task.cancel()
+    [ended] = await asyncio.gather(task, return_exceptions=True)
+    assert (isinstance(ended, asyncio.CancelledError), len(events.of(Uncertain)), now()) == (True, 1, 1.0)
+    assert strays() == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "uncertain"),
+    [(Reply(422, {}, delay=2.0), 0), (Reply(500, {}, delay=2.0), 1), (Reset(delay=2.0), 1)],
+)
+async def test_an_abandoned_submit_that_fails_is_told_as_what_it_is(klein_emulator, connect, answer, uncertain):
+    events = Events()
+    client = connect(on_event=events)
+    klein_emulator.script("submit", answer)
+    task = asyncio.ensure_future(client.submit("a cat"))
+    await asyncio.sleep(1)
+    await give_up(task)
+    await asyncio.sleep(6)
+    assert len(events.of(Uncertain)) == uncertain
+    assert all("No answer" not in event.error for event in events.of(Uncertain))
+    assert klein_emulator.calls["submit"] == 1
+
+
+async def test_an_id_that_arrives_in_the_instant_of_the_cancellation_is_not_lost(klein_emulator, connect):
+    events = Events()
+    client = connect(on_event=events)
+    klein_emulator.script("submit", Pass(delay=2.0))
+    task = asyncio.ensure_future(client.generate("a cat"))
+    asyncio.get_running_loop().call_at(2.0, task.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await settle()
+    await client.aclose()
+    assert klein_emulator.calls["cancel"] == 1
+    assert len(events.of(Submitted)) == 1
+
+
+async def test_a_post_that_fails_in_the_instant_of_being_dropped_is_told_in_one_line(klein_emulator, connect, caplog):
+    core = connect()._core
+    submission = _Submission(core, core.call(1.0), Order(model=MODEL, body=b"{}", pixels=None), "cancel", None)
+
+    async def fail() -> str:
+        raise APIConnectionError(sent=False)
+
+    post = asyncio.ensure_future(fail())
+    await asyncio.wait({post})
+    submission._give_up(post, BodyGuard())
+    del post
+    await settle()
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records] == [
+        "A background task failed: The connection to the service failed"
+    ]
+
+
+async def test_the_deadline_under_a_submit_is_uncertain_exactly_on_time(klein_emulator, connect):
+    client = connect(timeout=7)
+    klein_emulator.script("submit", Hang(accepted=True))
+    error = await outcome(client.generate("a cat"))
+    assert (type(error), now()) == (SubmissionUncertainError, 7.0)
+
+
+# --- the ledger
+
+
+class Book:
+    """A journal and a budget that keep what they are told."""
+
+    def __init__(self) -> None:
+        self.lines: list[Any] = []
+        self.entries: list[Entry] = []
+        self.facts: list[tuple[str, ...]] = []  # what the budget was told
+
+    async def record(self, entry: Entry) -> None:
+        self.lines.append(entry.state.value)
+        self.entries.append(entry)
+
+    async def reserve(self, key: str, model: str, price: Any) -> None:
+        assert (await price(model)).base_price_usd is not None
+        self.lines.append("reserve")
+        self.facts.append((key, model))
+
+    def release(self, key: str) -> None:
+        self.lines.append("release")
+        self.facts.append((key,))
+
+    def accepted(self, key: str, request_id: str) -> None:
+        self.lines.append("accepted")
+        self.facts.append((key, request_id))
+
+    def settle(self, request_id: str, cost_usd: float | None) -> None:
+        self.lines.append(("settle", cost_usd))
+
+
+LEDGER = [
+    (None, ["reserve", "submitting", "accepted", "submitted", ("settle", 0.01), "completed"]),
+    (error_reply(422), ["reserve", "submitting", "release", "refused"]),
+    (error_reply(500), ["reserve", "submitting", "uncertain"]),
+]
+
+
+@pytest.mark.parametrize(("answer", "lines"), LEDGER)
+async def test_the_intent_is_written_before_the_post_and_the_id_before_anyone_waits(
+    klein_emulator, connect, answer, lines
+):
+    book = Book()
+    client = connect(journal=book, budget=book)
+    klein_emulator.script("submit", answer)
+    await outcome(client.generate("a cat"))
+    assert book.lines == lines
+
+
+ENDS = [
+    pytest.param(None, EntryState.SUBMITTED, None, id="accepted"),
+    pytest.param(error_reply(422, 422001, message="no cats"), EntryState.REFUSED, "no cats", id="refused"),
+    pytest.param(error_reply(500, message="no luck"), EntryState.UNCERTAIN, "no luck", id="uncertain"),
+]
+
+
+@pytest.mark.parametrize(("answer", "state", "error"), ENDS)
+async def test_what_is_written_down_is_enough_to_know_an_order_again(klein_emulator, connect, answer, state, error):
+    book = Book()
+    klein_emulator.script("submit", answer)
+    await outcome(connect(journal=book, budget=book).submit("a cat", width=512))
+    intent, end = book.entries
+    [request_id] = klein_emulator.completions or [None]
+    assert intent.key
+    assert json.loads(intent.body or b"") == {"prompt": "a cat", "width": 512, "height": 1024}
+    assert (intent.state, intent.model, intent.request_id) == (EntryState.SUBMITTING, MODEL, None)
+    assert (end.state, end.key, end.model, end.request_id) == (state, intent.key, MODEL, request_id)
+    assert error in end.error if error else end.error is None
+    assert book.facts[0] == (intent.key, MODEL)
+    assert (
+        book.facts[1:]
+        == {
+            EntryState.SUBMITTED: [(intent.key, request_id)],
+            EntryState.REFUSED: [(intent.key,)],
+            EntryState.UNCERTAIN: [],  # the money stays set aside
+        }[state]
+    )
+
+
+async def test_every_order_has_a_key_of_its_own(klein_emulator, connect):
+    book = Book()
+    client = connect(journal=book, budget=book)
+    for _ in range(3):
+        await client.submit("a cat")
+    assert len({entry.key for entry in book.entries}) == 3
+
+
+class Torn(Book):
+    """A journal that cannot write one state."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__()
+        self.state = state
+
+    async def record(self, entry: Any) -> None:
+        await super().record(entry)
+        if entry.state.value == self.state:
+            raise FluxKleinError("the disk is full")
+
+
+async def test_nothing_is_submitted_when_the_intent_cannot_be_written(klein_emulator, connect):
+    error = await outcome(connect(journal=Torn("submitting")).generate("a cat"))
+    assert (str(error), error.charged, klein_emulator.calls["submit"]) == ("the disk is full", "no", 0)
+
+
+class Broken(Book):
+    """A journal that has a defect where it writes one state."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__()
+        self.state = state
+
+    async def record(self, entry: Entry) -> None:
+        if entry.state.value == self.state:
+            raise OSError("the disk is full")
+        await super().record(entry)
+
+
+DEFECTS = [
+    ("submitting", None, JournalError, "no"),
+    ("refused", error_reply(422), JournalError, "no"),
+    ("uncertain", error_reply(500), SubmissionUncertainError, "unknown"),  # the graver news
+    ("submitted", None, JournalError, "unknown"),
+    ("completed", None, JournalError, "unknown"),
+    ("failed", Generation(ends="failed"), JournalError, "unknown"),
+    ("cancelled", Generation(ends="cancelled"), JournalError, "unknown"),
+]
+
+
+@pytest.mark.parametrize(("state", "answer", "kind", "charged"), DEFECTS)
+async def test_a_defect_of_the_journal_loses_neither_money_nor_id(
+    klein_emulator, connect, caplog, state, answer, kind, charged
+):
+    book = Broken(state)
+    klein_emulator.script("submit", answer)
+    error = await outcome(connect(journal=book, budget=book).generate("a cat"))
+    assert (type(error), error.charged) == (kind, charged)
+    assert [error.request_id] == ([*klein_emulator.completions] or [None])
+    assert klein_emulator.calls["submit"] == (0 if state == "submitting" else 1)
+    assert book.lines.count("release") == (1 if charged == "no" else 0)
+    if kind is JournalError:
+        assert error.cause == "OSError: the disk is full"
+        assert isinstance(error.__cause__, OSError)
+    else:
+        assert "could not be written down" in caplog.text
+
+
+@pytest.mark.parametrize("by", ["cancellation", "deadline", "aclose"])
+@pytest.mark.parametrize(
+    ("answer", "lines", "kind", "charged"),
+    [
+        (error_reply(422), ["release", "refused"], InputRejectedError, "no"),
+        (error_reply(500), ["uncertain"], SubmissionUncertainError, "unknown"),
+    ],
+    ids=["refused", "uncertain"],
+)
+async def test_who_goes_while_the_end_is_written_down_does_not_leave_it_unwritten(
+    klein_emulator, connect, by, answer, lines, kind, charged
+):
+    class Slow(Book):
+        async def record(self, entry: Entry) -> None:
+            if entry.state is not EntryState.SUBMITTING:
+                await asyncio.sleep(3)
+            await super().record(entry)
+
+    book = Slow()
+    client = connect(journal=book, budget=book, timeout=1.5)
+    klein_emulator.script("submit", answer)
+    call = asyncio.ensure_future(outcome(client.generate("a cat")))
+    await asyncio.sleep(1)
+    if by == "cancellation":
+        await give_up(call)
+    elif by == "deadline":
+        error = await call
+        assert (type(error), error.charged, now()) == (kind, charged, 1.5)
+    await client.aclose()
+    if by == "aclose":
+        error = await call
+        assert (type(error), error.charged) == (ClientClosedError, charged)
+    assert book.lines == ["reserve", "submitting", *lines]
+    assert len({entry.key for entry in book.entries}) == 1
+
+
+async def test_an_id_that_cannot_be_written_down_is_in_the_error(klein_emulator, connect):
+    book = Torn("submitted")
+    error = await outcome(connect(journal=book, budget=book).generate("a cat"))
+    assert error.request_id in klein_emulator.completions
+    assert error.charged == "unknown"
+    assert "release" not in book.lines
+
+
+@pytest.mark.parametrize("trouble", ["torn", "slow"])
+async def test_an_abandoned_submit_that_was_accepted_but_not_written_down_is_still_cancelled(
+    klein_emulator, connect, trouble
+):
+    class Slow(Book):
+        async def record(self, entry: Any) -> None:
+            await super().record(entry)
+            if entry.state.value == "submitted":
+                await asyncio.sleep(7)
+
+    book = Torn("submitted") if trouble == "torn" else Slow()
+    client = connect(journal=book, budget=book)
+    klein_emulator.script("submit", Pass(delay=0.5))
+    task = asyncio.ensure_future(client.generate("a cat"))
+    await asyncio.sleep(0.25)
+    await give_up(task)
+    await asyncio.sleep(10)
+    assert klein_emulator.calls["cancel"] == 1
+    assert not {"release", "refused", "uncertain"} & set(book.lines)
+
+
+async def test_a_defect_under_an_abandoned_submit_is_logged(klein_emulator, connect, caplog):
+    client = connect(journal=Broken("submitted"))
+    klein_emulator.script("submit", Pass(delay=2.0))
+    task = asyncio.ensure_future(client.generate("a cat"))
+    await asyncio.sleep(1)
+    await give_up(task)
+    await client.aclose()
+    [line] = [record.getMessage() for record in caplog.records if "background" in record.getMessage()]
+    assert line.startswith("A background task failed: The journal failed: OSError: the disk is full")
+    assert klein_emulator.calls["cancel"] == 1
+
+
+async def test_a_submit_given_up_before_it_was_sent_gives_its_money_back(klein_emulator, connect):
+    book = Book()
+    client = connect(journal=book, budget=book)
+    klein_emulator.script("submit", error_reply(429, retry_after=5))
+    task = asyncio.ensure_future(client.generate("a cat"))
+    await asyncio.sleep(1)
+    await give_up(task)
+    await client.aclose()
+    assert book.lines == ["reserve", "submitting", "release", "refused"]
+    assert book.entries[-1].error is None
+
+
+async def test_an_abandoned_submit_that_is_refused_gives_its_money_back(klein_emulator, connect):
+    book = Book()
+    klein_emulator.script("submit", Reply(422, {"message": "no cats"}, delay=2.0))
+    task = asyncio.ensure_future(connect(journal=book, budget=book).submit("a cat"))
+    await asyncio.sleep(1)
+    await give_up(task)
+    await asyncio.sleep(2)
+    assert book.lines == ["reserve", "submitting", "release", "refused"]
+    assert "no cats" in (book.entries[-1].error or "")
+
+
+@pytest.mark.parametrize("by", ["deadline", "aclose"])
+async def test_an_id_that_is_known_when_its_call_ends_is_in_the_error(klein_emulator, connect, by):
+    """The answer is here and is being written down: the same call would pay again."""
+
+    class Slow(Book):
+        async def record(self, entry: Entry) -> None:
+            await super().record(entry)
+            if entry.state is EntryState.SUBMITTED:
+                await asyncio.sleep(3)
+
+    client = connect(journal=Slow(), timeout=2)
+    call = asyncio.ensure_future(outcome(client.generate("a cat")))
+    await asyncio.sleep(1)
+    if by == "aclose":
+        await client.aclose()
+    error = await call
+    assert type(error) is (WaitTimeoutError if by == "deadline" else ClientClosedError)
+    assert error.request_id in klein_emulator.completions
+    assert (error.charged, error.retryable) == ("unknown", False)
+
+
+# --- slots and lanes
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "answer", "first"),
+    [
+        pytest.param("submit", error_reply(429), "a dog", id="refused for now: the next may try"),
+        pytest.param("connect", Refuse(), "a cat", id="not reached: it keeps its place"),
+    ],
+)
+async def test_a_submit_refused_for_now_gives_its_slot_back_until_it_is_tried_again(
+    klein_emulator, connect, endpoint, answer, first
+):
+    client = connect(limits=Limits(max_in_flight=1), polling=FixedPolling(0.5))
+    klein_emulator.script(endpoint, answer)
+    klein_emulator.script("submit", *[Generation(after=3.0)] * 2)
+    ended: list[tuple[str, float]] = []
+
+    async def generate(prompt: str) -> None:
+        await client.generate(prompt)
+        ended.append((prompt, now()))
+
+    await asyncio.gather(generate("a cat"), generate("a dog"))
+    assert ended[0][0] == first
+    assert ended[1][1] - ended[0][1] >= 2.999  # never both at once
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Pass(), error_reply(422), error_reply(500), Reset(), Hang()],
+    ids=["accepted", "422", "500", "reset", "hang"],
+)
+async def test_a_connection_is_free_again_however_a_submit_ends(klein_emulator, connect, answer):
+    client = connect(limits=Limits(max_connections=1), timeout=3)
+    klein_emulator.script("submit", answer)
+    await outcome(client.submit("a cat"))
+    await asyncio.sleep(6)
+    await client.model()
+    assert now() < 9.1

@@ -1,0 +1,942 @@
+"""Looking: what each look and its failure leads to, exactly when, and what the policy is told.
+
+Waiting: how a wait ends, exactly when, and what becomes of a request that nobody waits for.
+
+Updates as an iterator: a change a step, one deadline, nothing held between two steps.
+
+One generation: what is known of a request that was accepted just now.
+"""
+
+import asyncio
+import itertools
+import logging
+import math
+import statistics
+from typing import Any
+
+import pytest
+
+from flux_klein_async import (
+    AdaptivePolling,
+    APITimeoutError,
+    AuthenticationError,
+    ConfigurationError,
+    ExponentialPolling,
+    FixedPolling,
+    GenerationCancelledError,
+    GenerationFailedError,
+    InsufficientBalanceError,
+    Limits,
+    NotFoundError,
+    Observation,
+    PermissionDeniedError,
+    Progress,
+    Queued,
+    RateLimitError,
+    RequestState,
+    ResultNotReadyError,
+    RetryPolicy,
+    ServerError,
+    WaitTimeoutError,
+)
+from flux_klein_async.emulator import (
+    Endless,
+    Garbage,
+    Generation,
+    Hang,
+    InProcessEmulator,
+    Pass,
+    Reply,
+    Reset,
+    Truncate,
+    error_reply,
+)
+from flux_klein_async.events import Failed, Finished, Held, Looked, StateChanged, Submitted
+from flux_klein_async.journal.base import Entry, EntryState
+from flux_klein_async.transport.throttle import InProcessLimiter
+from tests.fakes import Events, now, outcome, settle, strays
+
+EVERY_SECOND = FixedPolling(1.0)
+
+
+async def test_a_result_comes_with_the_first_look_after_its_completion(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=2.5))
+    result = await connect(polling=EVERY_SECOND).generate("a cat")
+    assert now() == 3.0
+    assert result.timings.looks == 3
+    assert (result.timings.lag_max, result.timings.running) == (1.0, 2.0)
+    assert (result.timings.submit, result.timings.queued, result.timings.fetch) == (0.0, 1.0, 0.0)
+    assert result.cost_usd == 0.01
+
+
+FAILING_LOOKS = [
+    error_reply(500),
+    error_reply(502),
+    error_reply(503, retry_after="soon"),
+    error_reply(429),
+    error_reply(404, 404001),
+    error_reply(401),
+    Reply(200, {"error_code": 500001}),
+    Reply(200, "<html>"),
+    Reply(200, {"status": 7}),
+    Reply(200, []),
+    Reply(302, "", {"Location": "/elsewhere"}),
+    Garbage(),
+    Truncate(),
+]
+
+
+async def test_a_look_on_a_connection_that_breaks_twice_saw_nothing(klein_emulator, connect):
+    """aiohttp itself repeats a GET once when a kept-alive connection turns out dead."""
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("status", Reset(), Reset())
+    result = await connect(polling=EVERY_SECOND).generate("a cat")
+    assert (now(), result.timings.looks, klein_emulator.calls["status"]) == (2.0, 2, 3)
+
+
+@pytest.mark.parametrize("answer", FAILING_LOOKS, ids=repr)
+async def test_a_look_that_fails_saw_nothing_and_is_not_repeated(klein_emulator, connect, answer):
+    klein_emulator.script("submit", Generation(after=1.5))
+    klein_emulator.script("status", answer)
+    events = Events()
+    result = await connect(polling=EVERY_SECOND, on_event=events).generate("a cat")
+    assert (now(), result.timings.looks, klein_emulator.calls["status"]) == (2.0, 2, 2)
+    assert [event.error is None for event in events.of(Looked)] == [False, True]
+
+
+async def test_looks_and_changes_are_told_with_request_and_tag(klein_emulator, connect):
+    events = Events()
+    klein_emulator.script("submit", Generation(after=3.5))
+    klein_emulator.script("status", Reply(200, {"status": "in_queue", "queue_position": 3}), error_reply(500))
+    result = await connect(polling=EVERY_SECOND, on_event=events).generate("a cat", tag="mine")
+    looked = events.of(Looked)
+    assert {(event.request_id, event.tag) for event in (*looked, *events.of(StateChanged))} == {
+        (result.request_id, "mine")
+    }
+    assert [(event.at, event.look, event.state) for event in looked] == [
+        (1.0, 1, "in_queue"),
+        (2.0, 2, None),
+        (3.0, 3, "in_progress"),
+        (4.0, 4, "completed"),
+    ]
+    assert [event.error is None or "HTTP 500" in event.error for event in looked] == [True] * 4
+    assert [(event.at, event.state, event.queue_position) for event in events.of(StateChanged)] == [
+        (1.0, "in_queue", 3),
+        (3.0, "in_progress", None),
+        (4.0, "completed", None),
+    ]
+
+
+async def test_a_look_that_is_never_answered_is_given_up_after_five_seconds(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("status", Hang())
+    result = await connect(polling=EVERY_SECOND).generate("a cat")
+    assert (now(), result.timings.looks) == (6.0, 2)
+
+
+async def test_a_look_that_dribbles_is_given_up_after_ten_seconds(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("status", Reply(200, b" " * 1000, dribble=0.5))
+    result = await connect(polling=EVERY_SECOND, timeout=None).generate("a cat")
+    assert (round(now(), 6), result.timings.looks) == (11.5, 2)
+
+
+async def test_the_round_trip_is_part_of_the_interval(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=2.9))
+    klein_emulator.script("status", Pass(delay=0.7), Pass(delay=0.7))
+    await connect(polling=EVERY_SECOND).generate("a cat")
+    looks = [record.at for record in klein_emulator.records if record.endpoint == "status"]
+    assert looks == [1.0, 2.0, 3.0]
+
+
+async def test_a_hold_on_looks_is_obeyed_by_every_wait(klein_emulator, connect):
+    events = Events()
+    client = connect(polling=EVERY_SECOND, on_event=events)
+    klein_emulator.script("submit", Generation(after=1.5), Generation(after=1.5))
+    klein_emulator.script("status", error_reply(429, retry_after=5))
+    await asyncio.gather(client.generate("a cat"), client.generate("a dog"))
+    assert [record.at for record in klein_emulator.records if record.endpoint == "status"] == [
+        1.0,
+        1.0,
+        6.0,
+        pytest.approx(6.039, abs=1e-3),  # one after the other
+    ]
+    assert [(event.kind, event.seconds) for event in events.of(Held)] == [("read", 5.0)]
+
+
+async def test_a_hold_on_looks_that_outlasts_the_deadline_ends_the_wait_at_once(klein_emulator, connect):
+    client = connect(polling=EVERY_SECOND, timeout=10)
+    klein_emulator.script("submit", Generation(after=1.5))
+    klein_emulator.script("status", error_reply(429, retry_after=60))
+    error = await outcome(client.generate("a cat"))
+    assert (type(error), now()) == (WaitTimeoutError, 1.0)
+    await settle()
+    assert klein_emulator.calls["cancel"] == 1  # cancels are never held
+
+
+async def test_a_hold_known_before_the_next_look_is_not_slept_towards(klein_emulator, connect):
+    klein_emulator.script("status", error_reply(429, retry_after=100))
+    error = await outcome(connect(polling=FixedPolling(5.0), timeout=30).wait_for_result("x"))
+    assert (type(error), now()) == (WaitTimeoutError, 5.0)
+    assert str(error).startswith("The service wants no such call before the deadline")
+
+
+async def test_the_ceiling_on_looks_spreads_them_evenly(klein_emulator, connect):
+    client = connect(polling=EVERY_SECOND, limits=Limits(looks_per_second=2))
+    klein_emulator.script("submit", *[Generation(after=0.5)] * 4)
+    await client.generate_all(["a", "b", "c", "d"])
+    looks = [record.at for record in klein_emulator.records if record.endpoint == "status"]
+    assert looks == [1.0, 1.5, 2.0, 2.5]
+
+
+async def test_under_a_ceiling_a_crowd_waits_alike_and_all_end(klein_emulator, connect):
+    """Nobody's gap is more than three times the median gap at the same age."""
+    events = Events()
+    limits = Limits(max_in_flight=400, looks_per_second=20)
+    client = connect(limits=limits, on_event=events, timeout=None)
+    klein_emulator.script("submit", *[Generation(after=30.0)] * 400)
+    outcomes = await client.generate_all(["a cat"] * 400, concurrency=400)
+    assert all(item.result for item in outcomes)
+    instants: dict[object, list[float]] = {}
+    for event in events:
+        if isinstance(event, Submitted | Looked):
+            instants.setdefault(event.request_id, []).append(event.at)
+    windows: dict[int, list[float]] = {}
+    for looks in instants.values():
+        for earlier, later in itertools.pairwise(looks):
+            windows.setdefault(int(later // 5), []).append(later - earlier)
+    assert max(max(gaps) / statistics.median(gaps) for gaps in windows.values()) <= 3
+    looked = sorted(event.at for event in events.of(Looked))
+    assert min(later - earlier for earlier, later in itertools.pairwise(looked)) >= 0.05 - 1e-9
+
+
+async def test_a_refused_look_makes_every_wait_look_more_rarely_for_a_while(klein_emulator, connect):
+    prices = []
+
+    class Priced(Spy):
+        def next_look(self, progress: Progress) -> float:
+            prices.append(progress.price)
+            return super().next_look(progress)
+
+    klein_emulator.script("submit", Generation(after=30.0))
+    klein_emulator.script("status", None, error_reply(429))
+    await connect(polling=Priced()).generate("a cat")
+    assert prices[:3] == [1.0, 1.0, 2.0]
+    assert prices[3:] == sorted(prices[3:], reverse=True)
+    assert prices[-1] == 1.0
+
+
+# --- looking at the result itself
+
+
+async def test_looking_at_the_result_saves_a_round_trip(klein_emulator, connect):
+    klein_emulator.round_trip = 0.5
+    klein_emulator.script("submit", Generation(after=2.8))
+    client = connect(polling=EVERY_SECOND, look_at="result")
+    begun = now()
+    result = await client.generate("a cat")
+    assert result.image_url
+    assert result.cost_usd == 0.01
+    # The connection and the submit take a round trip each; the third look is sent 3 s later and brings it all.
+    assert (now() - begun, result.timings.looks, result.timings.fetch) == (0.5 + 0.5 + 3.0 + 0.5, 3, 0.0)
+    assert (klein_emulator.calls["status"], klein_emulator.calls["result"]) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "early", [error_reply(404, 404001), error_reply(400, 400001), error_reply(409), Reply(200, {}), Reply(200, "no")]
+)
+async def test_a_service_without_early_results_is_looked_at_by_its_status(klein_emulator, connect, early, caplog):
+    caplog.set_level(logging.INFO)
+    klein_emulator.script("submit", *[Generation(after=2.5, early_result=early)] * 5)
+    client = connect(polling=EVERY_SECOND, look_at="result")
+    assert (await client.generate("a cat")).image_url
+    assert now() == 3.0
+    looks = [(record.endpoint, record.at) for record in klein_emulator.records][1:]
+    assert looks == [("result", 1.0), ("status", 1.0), ("status", 2.0), ("status", 3.0), ("result", 3.0)]
+    results = []
+    for name in ("second", "third", "fourth"):
+        before = klein_emulator.calls["result"]
+        await client.generate(name)
+        results.append(klein_emulator.calls["result"] - before)
+    assert results == [2, 2, 1]  # after three in a row the client looks for no more
+    assert len([record for record in caplog.records if "no early results" in record.getMessage()]) == 1
+
+
+async def test_waits_that_learn_at_once_that_there_are_no_early_results_all_go_on(klein_emulator, connect, caplog):
+    klein_emulator.script("submit", *[Generation(after=1.5, early_result=error_reply(404, 404001))] * 5)
+    with caplog.at_level(logging.INFO):
+        await connect(polling=EVERY_SECOND, look_at="result").generate_all(["a cat"] * 5)
+    assert (now(), klein_emulator.calls["status"]) == (2.0, 10)
+    assert caplog.text.count("no early results") == 1
+
+
+@pytest.mark.parametrize("odd", [Reply(200, "<html>"), error_reply(404, 404001), Hang()], ids=repr)
+async def test_one_odd_answer_does_not_end_looking_at_the_result(klein_emulator, connect, odd):
+    client = connect(polling=EVERY_SECOND, look_at="result")
+    for _ in range(5):
+        klein_emulator.script("submit", Generation(after=1.5), Generation(after=1.5))
+        klein_emulator.script("result", odd)
+        await client.generate("met by it")
+        before = klein_emulator.calls["status"]
+        await client.generate("not met by it")
+        assert klein_emulator.calls["status"] == before
+
+
+class Raising:
+    """A policy with a defect."""
+
+    def __init__(self, *, at: str) -> None:
+        self._at = at
+
+    def next_look(self, progress: Progress) -> float:
+        if self._at == "next_look":
+            raise RuntimeError("boom")
+        return 1.0
+
+    def observe(self, observation: Observation) -> None:
+        raise RuntimeError("boom")
+
+
+async def test_a_policy_that_cannot_learn_does_not_cost_the_result(klein_emulator, connect, caplog):
+    result = await connect(polling=Raising(at="observe")).generate("a cat")
+    assert result.image_url
+    assert "ignored: the result is here" in caplog.text
+    assert klein_emulator.calls["cancel"] == 0
+
+
+async def test_a_policy_that_raises_is_a_configuration_error_with_the_id(klein_emulator, connect):
+    error = await outcome(connect(polling=Raising(at="next_look")).generate("a cat"))
+    assert (type(error), "RuntimeError: boom" in str(error)) == (ConfigurationError, True)
+    assert error.request_id in klein_emulator.completions
+
+
+@pytest.mark.parametrize("answer", [error_reply(500), error_reply(429), Reset()], ids=repr)
+async def test_trouble_at_the_result_is_no_reason_to_look_elsewhere(klein_emulator, connect, answer):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("result", answer, answer)  # aiohttp repeats a GET whose connection was reset
+    await connect(polling=EVERY_SECOND, look_at="result").generate("a cat")
+    assert klein_emulator.calls["status"] == 0
+
+
+async def test_a_completed_state_without_its_output_is_asked_for_again(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("result", Reply(200, {"status": "completed"}))
+    result = await connect(polling=EVERY_SECOND, look_at="result").generate("a cat")
+    assert result.image_url
+    assert klein_emulator.calls["result"] == 2
+
+
+@pytest.mark.parametrize(("ends", "kind"), [("failed", GenerationFailedError), ("cancelled", GenerationCancelledError)])
+async def test_a_bad_end_seen_in_the_result_is_its_error(klein_emulator, connect, ends, kind):
+    klein_emulator.script("submit", Generation(ends=ends, error="out of memory", after=0.5))
+    error = await outcome(connect(polling=EVERY_SECOND, look_at="result").generate("a cat"))
+    assert type(error) is kind
+    assert klein_emulator.calls["result"] == 1
+
+
+# --- the policy
+
+
+class Spy:
+    """A policy of a user's own."""
+
+    def __init__(self) -> None:
+        self.progress: list[Progress] = []
+        self.observations: list[Observation] = []
+
+    def next_look(self, progress: Progress) -> float:
+        self.progress.append(progress)
+        return 1.0
+
+    def observe(self, observation: Observation) -> None:
+        self.observations.append(observation)
+
+
+async def test_a_policy_is_told_how_the_wait_stands_and_what_it_taught(klein_emulator, connect):
+    spy = Spy()
+    klein_emulator.script("submit", Generation(after=2.5))
+    klein_emulator.script("status", Pass(delay=0.25))
+    await connect(polling=spy).generate("a cat", width=512, height=256)
+    facts = [(item.looks, item.age, item.state, item.pixels, item.round_trip) for item in spy.progress]
+    assert facts == [
+        (0, 0.0, None, 512 * 256, None),
+        (1, 1.25, "in_progress", 512 * 256, 0.25),
+        (2, 2.0, "in_progress", 512 * 256, 0.0),
+    ]
+    [taught] = spy.observations
+    assert (taught.not_before, taught.not_after, taught.served, taught.looks) == (2.0, 3.0, 2.5, 3)
+    assert taught.model == "blackforestlabs/flux-2-klein/4b/text-to-image"
+
+
+async def test_a_policy_is_told_what_was_seen_of_the_queue(connect):
+    async with InProcessEmulator(profile="fixed:1.2", workers=1) as emulator:
+        spy = Spy()
+        client = connect(emulator.api_key, session=emulator.session(), polling=spy)
+        handles = [await client.submit(name) for name in ("first", "second", "third")]
+        await handles[2].wait_for_result()
+    told = list(dict.fromkeys(item.queued for item in spy.progress))
+    # Before it at acceptance: one running, one waiting. The second starts at 1.2 s, the third at 2.4 s.
+    assert told == [None, Queued(1.0, 1, 1.0, 1, 1.0), Queued(1.0, 1, 2.0, 0, 2.0)]
+    [taught] = spy.observations
+    assert (taught.queued, taught.running_since, taught.sent) == (told[-1], 3.0, 4.0)
+
+
+async def test_what_a_policy_learned_is_saved_when_the_client_closes(klein_emulator, connect, tmp_path):
+    path = tmp_path / "learned" / "times.json"
+    client = connect(polling=AdaptivePolling(store=path))
+    await client.generate("a cat")
+    assert not path.exists()
+    await client.aclose()
+    model, pixels = "blackforestlabs/flux-2-klein/4b/text-to-image", 1024 * 1024
+    warm, cold = AdaptivePolling(store=path).prediction(model, pixels), AdaptivePolling().prediction(model, pixels)
+    assert warm.distribution().quantile(0.5) != cold.distribution().quantile(0.5)
+
+
+async def test_what_a_policy_learned_is_saved_now_and_then(klein_emulator, connect, tmp_path):
+    path = tmp_path / "times.json"
+    client = connect(polling=AdaptivePolling(store=path))
+    await client.generate_all(["a cat"] * 199)
+    assert not path.exists()
+    await client.generate("a cat")
+    await settle()
+    await asyncio.sleep(1)
+    assert path.exists()
+
+
+async def test_a_policy_is_told_of_the_queue_in_seconds_since_acceptance(klein_emulator, connect):
+    spy, model, pixels = Spy(), "blackforestlabs/flux-2-klein/4b/text-to-image", 1024 * 1024
+    klein_emulator.script("submit", Generation(after=4.5))
+    queue = [(2, 0.25), (2, 0.0), (1, 0.0)]
+    answers = [Reply(200, {"status": "in_queue", "queue_position": place}, delay=delay) for place, delay in queue]
+    klein_emulator.script("status", *answers)
+    await asyncio.sleep(1.5)
+    timings = (await connect(polling=spy).generate("a cat")).timings
+    assert (timings.queued, timings.running, timings.lag_max) == (4.0, 1.0, 1.0)
+    assert spy.progress == [
+        Progress(model, pixels, 0, 0.0, None, 0.0, None, None, None, 0.0, None),
+        Progress(model, pixels, 1, 1.25, RequestState.IN_QUEUE, 0.0, 2, 1.0, 0.25, 1.0, Queued(1.0, 2, 1.0, 2, 1.0)),
+        Progress(model, pixels, 2, 2.0, RequestState.IN_QUEUE, 0.75, 2, 1.0, 0.0, 2.0, Queued(1.0, 2, 1.0, 2, 2.0)),
+        Progress(model, pixels, 3, 3.0, RequestState.IN_QUEUE, 1.75, 1, 1.0, 0.0, 3.0, Queued(1.0, 2, 3.0, 1, 3.0)),
+        Progress(
+            model, pixels, 4, 4.0, RequestState.IN_PROGRESS, 0.0, None, 1.0, 0.0, 4.0, Queued(1.0, 2, 3.0, 1, 3.0)
+        ),
+    ]
+    assert spy.observations == [
+        Observation(
+            model=model,
+            pixels=pixels,
+            not_before=4.0,
+            not_after=5.0,
+            running_since=4.0,
+            served=4.5,
+            looks=5,
+            sent=5.0,
+            queued=Queued(1.0, 2, 3.0, 1, 3.0),
+        )
+    ]
+
+
+async def test_a_wait_begun_later_knows_the_age_of_its_request_where_its_handle_was_there_at_the_submit(
+    klein_emulator, connect
+):
+    spy = Spy()
+    client = connect(polling=spy)
+    klein_emulator.script("submit", Generation(after=2.5))
+    handle = await client.submit("a cat")
+    await asyncio.sleep(2)
+    assert (await handle.wait_for_result()).timings.queued == 2.0
+    assert (await client.wait_for_result(handle.request_id)).timings.queued is None
+    assert [(item.age, item.sent) for item in spy.progress if item.looks == 0] == [(2.0, 0.0), (0.0, 0.0)]
+
+
+async def test_the_price_of_a_look_is_asked_for_its_policy_and_paid_at_its_turn(klein_emulator, connect):
+    class Till(InProcessLimiter):
+        paid: list[float]
+
+        async def look(self, price: float) -> None:
+            self.paid.append(price)
+
+    spy, till = Spy(), Till(Limits())
+    till.paid = []
+    klein_emulator.script("submit", Generation(after=3.5))
+    klein_emulator.script("status", error_reply(429))
+    await connect(polling=spy, limits=till).generate("a cat")
+    assert [item.price for item in spy.progress] == till.paid == [1.0, 2.0, 2.0 * 0.95, 2.0 * 0.95 * 0.95]
+
+
+@pytest.mark.parametrize(
+    ("created", "finished", "served"),
+    [
+        ("2026-01-01T00:00:00Z", "2026-01-01T00:00:02.5+00:00", 2.5),
+        ("2026-01-01T00:00:00", "2026-01-01T00:00:02", 2.0),
+        ("2026-01-01T00:00:00", "2026-01-01T00:00:02Z", None),
+        ("2026-01-01T00:00:02Z", "2026-01-01T00:00:00Z", -2.0),
+        (None, "2026-01-01T00:00:02Z", None),
+        ("2026-01-01T00:00:02Z", None, None),
+        ("yesterday", "today", None),
+    ],
+)
+async def test_the_services_own_duration_is_taught_where_it_gives_one(
+    klein_emulator, connect, created, finished, served
+):
+    spy = Spy()
+    answer = {"status": "completed", "output": {}, "created_at": created, "finished_at": finished}
+    klein_emulator.script("result", Reply(200, answer))
+    await connect(polling=spy).generate("a cat")
+    assert [taught.served for taught in spy.observations] == [served]
+
+
+@pytest.mark.parametrize("answer", [-1.0, math.nan, math.inf])
+async def test_a_policy_that_answers_nonsense_is_a_configuration_error(klein_emulator, connect, answer):
+    class Nonsense(Spy):
+        def next_look(self, progress: Progress) -> float:
+            return answer
+
+    error = await outcome(connect(polling=Nonsense()).generate("a cat"))
+    assert (type(error), error.charged) == (ConfigurationError, "unknown")
+    assert error.request_id in klein_emulator.completions
+    await settle()
+    assert klein_emulator.calls["cancel"] == 1
+
+
+async def test_the_default_policy_needs_few_looks_for_half_a_second(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=0.57))
+    client = connect(polling=ExponentialPolling(spread=lambda: 0.5))
+    result = await client.generate("a cat")
+    assert (result.timings.looks, round(now(), 3)) == (4, 0.577)
+
+
+@pytest.mark.parametrize(
+    ("fate", "kind", "charged", "detail"),
+    [
+        (
+            Generation(ends="failed", error="out of memory", after=0.5),
+            GenerationFailedError,
+            "unknown",
+            "out of memory",
+        ),
+        (Generation(ends="cancelled", after=0.5), GenerationCancelledError, "no", None),
+    ],
+)
+async def test_a_generation_that_ends_badly_is_an_error(klein_emulator, connect, fate, kind, charged, detail):
+    events = Events()
+    client = connect(on_event=events)
+    klein_emulator.script("submit", fate)
+    error = await outcome(client.generate("a cat"))
+    assert (type(error), error.charged, error.retryable) == (kind, charged, False)
+    assert error.request_id in klein_emulator.completions
+    assert getattr(error, "detail", None) == detail
+    assert [(event.error_type, event.verb) for event in events.of(Failed)] == [(kind.__name__, "generate")]
+
+
+@pytest.mark.parametrize(
+    ("said", "detail"),
+    [
+        ({"error": "bad seed"}, "bad seed"),
+        ({"message": "bad seed", "error": {"code": 7}}, "bad seed"),
+        ({"error_message": "bad seed", "message": "see error_message", "error": ""}, "bad seed"),
+        ({}, None),
+    ],
+)
+async def test_the_reason_of_a_failure_is_taken_from_the_status_where_the_result_has_none(
+    klein_emulator, connect, said, detail
+):
+    klein_emulator.script("submit", Generation(ends="failed", after=0.5))
+    klein_emulator.script("status", Reply(200, {"status": "failed", **said}))
+    klein_emulator.script("result", Reply(404, {}))
+    error = await outcome(connect().generate("a cat"))
+    assert (type(error), error.detail) == (GenerationFailedError, detail)
+    assert error.request_id in klein_emulator.completions
+    assert isinstance(error.__cause__, NotFoundError)
+
+
+async def test_a_cancelled_request_has_no_result_to_ask_for(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(ends="cancelled", after=0.5))
+    error = await outcome(connect().generate("a cat"))
+    assert type(error) is GenerationCancelledError
+    assert klein_emulator.calls["result"] == 0
+
+
+async def test_a_result_that_says_cancelled_is_believed_where_the_status_said_failed(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(ends="cancelled", after=0.5))
+    klein_emulator.script("status", FAILED)
+    error = await outcome(connect(polling=EVERY_SECOND).generate("a cat"))
+    assert (type(error), error.charged) == (GenerationCancelledError, "no")
+
+
+FAILED = Reply(200, {"status": "failed", "error": "bad seed"})
+
+
+async def test_a_picture_is_not_lost_to_a_status_that_says_failed(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("status", FAILED)
+    result = await connect(polling=FixedPolling(5.0, first=0.2)).generate("a cat")
+    assert result.image_url
+    assert (klein_emulator.calls["status"], now()) == (1, 0.55)  # the result's own doubling pauses from 0.05 s
+
+
+async def test_a_failure_that_its_result_never_admits_is_believed_after_ten_seconds(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=60))
+    klein_emulator.script("status", FAILED)
+    error = await outcome(connect(polling=EVERY_SECOND).generate("a cat"))
+    assert (type(error), error.detail) == (GenerationFailedError, "bad seed")
+    assert 10 < now() <= 11
+
+
+@pytest.mark.parametrize("answer", [Reply(404, {}), Reply(401, {}), Reply(200, "<html>"), Reset()], ids=repr)
+async def test_a_failure_whose_result_cannot_be_had_is_told_at_once(klein_emulator, connect, answer):
+    klein_emulator.script("submit", Generation(ends="failed", after=0.5))
+    klein_emulator.script("status", FAILED)
+    klein_emulator.fault("result", answer, probability=1)
+    client = connect(polling=EVERY_SECOND, retry=RetryPolicy(attempts=1))
+    error = await outcome(client.generate("a cat"))
+    assert (type(error), error.detail, now()) == (GenerationFailedError, "bad seed", 1.0)
+
+
+async def test_a_result_that_lags_behind_its_status_is_asked_for_again(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=0.5, result_lag=3.0))
+    result = await connect(polling=EVERY_SECOND).generate("a cat")
+    assert 3.5 <= now() < 5.0
+    assert result.timings.fetch == now() - 1.0
+
+
+@pytest.mark.parametrize("early", [Reply(404, {"error_code": 404001}), Reply(400, {}), Reply(425, {}), Reply(409, {})])
+async def test_a_result_that_is_refused_for_a_moment_is_asked_for_again(klein_emulator, connect, early):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("result", early, early)
+    result = await connect(polling=EVERY_SECOND).generate("a cat")
+    assert result.image_url
+    assert now() == 1.0 + 0.05 + 0.1
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (Reply(200, {"status": "in_progress"}), ResultNotReadyError),
+        (Reply(200, {"status": "completed"}), ResultNotReadyError),
+        (Reply(404, {}), NotFoundError),
+    ],
+)
+async def test_a_completed_request_without_a_result_is_given_up_after_ten_seconds(
+    klein_emulator, connect, answer, kind
+):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("result", *[answer] * 100)
+    error = await outcome(connect(polling=EVERY_SECOND).generate("a cat"))
+    assert (type(error), error.charged, error.retryable) == (kind, "unknown", False)
+    asked = [record.at for record in klein_emulator.records if record.endpoint == "result"]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(asked)]
+    assert pauses == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8, *[1.0] * 8])
+    assert now() == asked[-1]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "calls"),
+    [
+        (401, AuthenticationError, 1),
+        (402, InsufficientBalanceError, 1),
+        (403, PermissionDeniedError, 1),
+        (429, RateLimitError, 5),
+        (500, ServerError, 5),
+    ],
+)
+async def test_a_result_refused_for_good_or_repeatedly_is_not_late(klein_emulator, connect, status, kind, calls):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("result", *[error_reply(status)] * 30)
+    error = await outcome(connect(polling=EVERY_SECOND).generate("a cat"))
+    assert (type(error), klein_emulator.calls["result"]) == (kind, calls)
+
+
+async def test_a_result_call_that_fails_is_repeated(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("result", Reset(), error_reply(503), Truncate())
+    result = await connect(polling=EVERY_SECOND).generate("a cat")
+    assert (result.image_url is not None, klein_emulator.calls["result"]) == (True, 4)
+
+
+async def test_a_result_call_that_fails_five_times_is_its_error(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("result", *[error_reply(500)] * 10)
+    error = await outcome(connect(polling=EVERY_SECOND).generate("a cat"))
+    assert (type(error), error.retryable, klein_emulator.calls["result"]) == (ServerError, False, 5)
+
+
+@pytest.mark.parametrize("answer", [Reset(), Garbage(), Truncate(), Endless()])
+async def test_an_error_of_the_wire_after_a_paid_submit_holds_its_id(klein_emulator, connect, answer):
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("result", *[answer] * 20)
+    error = await outcome(connect(polling=EVERY_SECOND).generate("a cat"))
+    assert error.request_id in klein_emulator.completions
+    assert (error.charged, error.retryable) == ("unknown", False)
+
+
+async def test_a_refusal_that_went_away_counts_from_its_return(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=15.5))
+    klein_emulator.script("status", error_reply(401), Pass(), *[error_reply(401)] * 10)  # at 1 s, and from 3 to 12 s
+    await connect(polling=EVERY_SECOND).generate("a cat")
+    assert now() == 16.0
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, AuthenticationError), (404, NotFoundError)])
+async def test_a_refusal_that_stands_for_ten_seconds_is_believed(klein_emulator, connect, status, kind):
+    klein_emulator.script("status", *[error_reply(status)] * 100)
+    error = await outcome(connect(polling=EVERY_SECOND, timeout=None).wait_for_result("gone"))
+    assert (type(error), error.request_id, now()) == (kind, "gone", 11.0)
+
+
+async def test_trouble_that_passes_is_waited_out_until_the_deadline(klein_emulator, connect):
+    klein_emulator.script("status", *[error_reply(500)] * 100)
+    error = await outcome(connect(polling=EVERY_SECOND, timeout=30).wait_for_result("there"))
+    assert (type(error), error.looks, error.state, now()) == (WaitTimeoutError, 29, None, 30.0)
+    assert "HTTP 500" in str(error)
+
+
+async def test_an_unknown_state_is_waited_out_and_logged_once(klein_emulator, connect, caplog):
+    klein_emulator.script("submit", *[Generation(after=3.5, words={"in_progress": "PONDERING"})] * 2)
+    events = Events()
+    with caplog.at_level(logging.WARNING):
+        await connect(polling=EVERY_SECOND, on_event=events).generate_all(["a", "b"])
+    assert [record.getMessage() for record in caplog.records] == [
+        "Unknown state 'PONDERING'; waiting on until the deadline"
+    ]
+    assert {event.state.value for event in events.of(StateChanged)} == {"unknown", "completed"}
+
+
+async def test_states_in_other_words_and_cases_are_understood(klein_emulator, connect):
+    words = {"in_progress": "Processing", "completed": "SUCCEEDED"}
+    klein_emulator.script("submit", Generation(after=0.5, words=words))
+    assert (await connect().generate("a cat")).state == "completed"
+
+
+# --- the deadline
+
+
+HANGING = [
+    ("status", Hang()),
+    ("status", Reply(200, {"status": "in_progress"}, dribble=0.5)),
+    ("result", Hang()),
+    (
+        "result",
+        Reply(200, {"status": "completed", "output": {"image": "https://x.runcomfy.net/" + "y" * 99}}, dribble=0.5),
+    ),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "answer"), HANGING)
+@pytest.mark.parametrize("timeout", [2.5, 4.125])
+async def test_a_hanging_or_dribbling_answer_ends_exactly_at_the_deadline(
+    klein_emulator, connect, endpoint, answer, timeout
+):
+    client = connect(polling=EVERY_SECOND)
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script(endpoint, answer)
+    error = await outcome(client.generate("a cat", timeout=timeout, on_abandon="leave"))
+    assert (type(error), error.charged, error.retryable, now()) == (WaitTimeoutError, "unknown", False, timeout)
+    result = await client.wait_for_result(error.request_id, timeout=60)
+    assert result.request_id == error.request_id
+
+
+async def test_a_dribbling_submit_ends_exactly_at_the_deadline(klein_emulator, connect):
+    klein_emulator.script("submit", Reply(200, {"request_id": "x"}, dribble=0.5))
+    error = await outcome(connect().generate("a cat", timeout=3.25))
+    assert (error.charged, now()) == ("unknown", 3.25)
+
+
+@pytest.mark.parametrize("endpoint", ["status", "result", "cancel", "model"])
+async def test_a_single_call_ends_exactly_at_the_deadline(klein_emulator, connect, endpoint):
+    client = connect(timeout=3.5)
+    klein_emulator.script(endpoint, *[Hang()] * 10)
+    argument = [] if endpoint == "model" else ["some-id"]
+    error = await outcome(getattr(client, endpoint)(*argument))
+    assert (type(error), now()) == (APITimeoutError, 3.5)
+
+
+async def test_the_deadline_covers_the_wait_for_a_slot(klein_emulator, connect):
+    client = connect(limits=Limits(max_in_flight=1), polling=EVERY_SECOND)
+    klein_emulator.script("submit", Generation(after=50))
+    first = asyncio.ensure_future(client.generate("a cat"))
+    await settle()
+    error = await outcome(client.generate("a dog", timeout=5))
+    assert (isinstance(error, TimeoutError), error.charged, now()) == (True, "no", 5.0)
+    assert klein_emulator.accepted == 1
+    first.cancel()
+
+
+@pytest.mark.parametrize("timeout", [None, math.inf])
+async def test_no_limit_waits_for_days(klein_emulator, connect, timeout):
+    klein_emulator.script("submit", Generation(after=3 * 86_400))
+    await connect(polling=FixedPolling(3600)).generate("a cat", timeout=timeout)
+    assert now() == 3 * 86_400
+
+
+# --- abandoning
+
+
+PHASES = [
+    ("result", Hang(), 1.5),
+    ("status", Hang(), 1.5),
+    ("status", None, 0.5),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "answer", "at"), PHASES)
+@pytest.mark.parametrize(("on_abandon", "cancels"), [("cancel", 1), ("leave", 0)])
+async def test_a_cancelled_wait_does_with_the_request_as_was_said(
+    klein_emulator, connect, endpoint, answer, at, on_abandon, cancels
+):
+    client = connect(polling=EVERY_SECOND)
+    klein_emulator.script("submit", Generation(after=0.8))
+    klein_emulator.script(endpoint, answer)
+    task = asyncio.ensure_future(client.generate("a cat", on_abandon=on_abandon))
+    await asyncio.sleep(at)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert now() == at
+    await client.aclose()
+    assert (klein_emulator.calls["cancel"], strays()) == (cancels, [])
+
+
+async def test_an_exception_of_on_status_leaves_unwrapped_and_abandons(klein_emulator, connect):
+    def on_status(_status):
+        raise KeyError("mine")
+
+    client = connect(polling=EVERY_SECOND)
+    with pytest.raises(KeyError):
+        await client.generate("a cat", on_status=on_status)
+    await client.aclose()
+    assert klein_emulator.calls["cancel"] == 1
+
+
+async def test_on_status_and_updates_see_each_change_of_state_and_queue_position(klein_emulator, connect):
+    def described(status):
+        return (status.state.value, status.queue_position)
+
+    client = connect(polling=EVERY_SECOND)
+    looks = [("in_queue", 2), ("in_queue", 2), ("in_queue", 1), ("in_progress", None), ("in_progress", None)]
+    answers = [Reply(200, {"status": state, "queue_position": position}) for state, position in looks]
+    expected = [("in_queue", 2), ("in_queue", 1), ("in_progress", None), ("completed", None)]
+    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("status", *answers)
+    seen = []
+    await client.generate("a cat", on_status=lambda status: seen.append(described(status)))
+    assert seen == expected
+    handle = await client.submit("a dog")
+    klein_emulator.script("status", *answers)
+    assert [described(status) async for status in handle.updates()] == expected
+
+
+async def test_a_finished_generation_is_an_event_with_its_figures(klein_emulator, connect):
+    events = Events()
+    await asyncio.sleep(1.5)
+    klein_emulator.script("submit", Generation(after=2.5))
+    result = await connect(polling=EVERY_SECOND, on_event=events).generate("a cat", tag="mine")
+    [event] = events.of(Finished)
+    assert event.request_id == result.request_id
+    assert (event.tag, event.seconds, event.looks, event.lag_max, event.cost_usd) == ("mine", 3.0, 3, 1.0, 0.01)
+
+
+# --- what is written down
+
+
+class Book:
+    """A journal and a budget that keep how requests ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[Any] = []
+
+    async def record(self, entry: Entry) -> None:
+        if entry.key is None:
+            self.ends.append((entry.state, entry.request_id, entry.cost_usd, entry.error))
+
+    async def reserve(self, *_: Any) -> None:
+        """Anything goes."""
+
+    release = accepted = lambda *_: None
+
+    def settle(self, request_id: str, cost_usd: float | None) -> None:
+        self.ends.append(("settled", request_id, cost_usd))
+
+
+ENDINGS = [
+    pytest.param(Generation(), EntryState.COMPLETED, 0.01, id="completed"),
+    pytest.param(Generation(ends="failed", error="out of memory"), EntryState.FAILED, None, id="failed"),
+    pytest.param(Generation(ends="cancelled"), EntryState.CANCELLED, 0.0, id="cancelled"),
+]
+
+
+@pytest.mark.parametrize(("fate", "state", "cost"), ENDINGS)
+async def test_the_end_of_a_request_is_written_down_with_what_it_cost(klein_emulator, connect, fate, state, cost):
+    book = Book()
+    klein_emulator.script("submit", fate)
+    found = await outcome(connect(journal=book, budget=book).generate("a cat"))
+    error = None if state is EntryState.COMPLETED else str(found)
+    written = cost if error is None else None
+    assert book.ends == [("settled", found.request_id, cost), (state, found.request_id, written, error)]
+
+
+@pytest.mark.parametrize("answer", [error_reply(401), error_reply(500)])
+async def test_an_end_that_was_not_seen_is_not_written_down(klein_emulator, connect, answer):
+    book = Book()
+    klein_emulator.script("result", *[answer] * 30)
+    await outcome(connect(journal=book, budget=book).generate("a cat"))
+    assert book.ends == []
+
+
+async def test_a_failure_that_only_the_status_tells_is_written_down_too(klein_emulator, connect):
+    book = Book()
+    klein_emulator.script("status", FAILED)
+    klein_emulator.script("result", Reply(404, {}))
+    error = await outcome(connect(journal=book, budget=book).generate("a cat"))
+    assert book.ends[-1] == (EntryState.FAILED, error.request_id, None, str(error))
+
+
+async def test_the_final_state_is_the_last_update(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(ends="failed", after=2.5))
+    handle = await connect(polling=FixedPolling(1)).submit("a cat")
+    updates = handle.updates()
+    assert [status.state.value async for status in updates] == ["in_progress", "failed"]
+    assert [status async for status in updates] == []
+
+
+async def test_one_deadline_covers_all_updates(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=50))
+    await asyncio.sleep(1.5)
+    handle = await connect(polling=FixedPolling(1)).submit("a cat")
+    updates = handle.updates(timeout=5)
+    await anext(updates)
+    await asyncio.sleep(2)
+    error = await outcome(anext(updates))
+    assert (type(error), now(), error.request_id) == (WaitTimeoutError, 6.5, handle.request_id)
+    assert (error.looks, error.state) == (3, "in_progress")
+    looks = klein_emulator.calls["status"]
+    error = await outcome(anext(updates))
+    assert (type(error), now(), error.state) == (WaitTimeoutError, 6.5, "in_progress")
+    assert (error.looks, error.request_id) == (3, handle.request_id)
+    error = await outcome(anext(handle.updates(timeout=0)))
+    assert (type(error), now(), error.looks) == (WaitTimeoutError, 6.5, 0)
+    await settle()
+    assert klein_emulator.calls["status"] == looks  # nothing is asked that nobody can wait for
+
+
+async def test_no_limit_and_a_reader_that_leaves_leave_nothing_running(klein_emulator, connect):
+    events = Events()
+    klein_emulator.script("submit", Generation(after=50))
+    handle = await connect(polling=FixedPolling(1), on_event=events).submit("a cat")
+    async for _ in handle.updates(timeout=None):
+        break
+    assert strays() == []
+    async for _ in handle.updates(timeout=None):
+        pass
+    assert [event.look for event in events.of(Looked)][1:4] == [1, 2, 3]
+
+
+async def test_the_wait_knows_how_long_the_submit_took_and_when_it_was_accepted(klein_emulator, connect):
+    klein_emulator.round_trip = 0.2
+    klein_emulator.script("submit", Reply(429, b"", {"Retry-After": "3"}))
+    client, begun = connect(), now()
+    result = await client.generate("a cat")
+    timings = result.timings
+    assert timings.submit == pytest.approx(3.6, abs=0.1)  # the refused one, the hold, the accepted one
+    whole = (timings.submit or 0) + (timings.queued or 0) + (timings.running or 0) + (timings.fetch or 0)
+    assert whole == pytest.approx(now() - begun)

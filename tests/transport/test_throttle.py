@@ -1,0 +1,517 @@
+"""Slots are fair and follow what the service can take; lanes let those go first who are worth more.
+
+Slots go in the order they were asked for; holds only grow and end gradually; looks keep their distance.
+"""
+
+import asyncio
+import itertools
+import math
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flux_klein_async.api.messages import Kind
+from flux_klein_async.emulator import VirtualTimeLoop
+from flux_klein_async.options import Limits
+from flux_klein_async.transport.throttle import InProcessLimiter, Lanes, LookPrice, Ramp, Slot, Slots
+from tests.fakes import settle
+
+
+async def fill(slots: Slots) -> int:
+    """Take slots until none is free; how many there were."""
+    taken = 0
+    while taken < slots.limit:
+        await slots.acquire()
+        taken += 1
+    return taken
+
+
+async def test_a_refusal_halves_what_is_in_flight_once_a_wave():
+    slots = Slots(64)
+    assert await fill(slots) == 64
+    for at, limit in [(0.0, 32), (0.9, 32), (1.0, 16), (2.5, 8), (9.0, 4), (10.0, 2), (11.0, 1), (12.0, 1)]:
+        slots.refused(at)
+        assert slots.limit == limit
+
+
+async def test_few_in_flight_are_what_is_halved():
+    slots = Slots(1000)
+    for _ in range(10):
+        await slots.acquire()
+    slots.refused(0.0)
+    assert slots.limit == 5
+
+
+def test_a_refusal_of_what_took_no_slot_halves_the_most():
+    slots = Slots(64)
+    slots.refused(0.0)
+    assert slots.limit == 32
+
+
+async def test_successes_bring_the_limit_back_and_never_above_the_most():
+    slots = Slots(8)
+    await fill(slots)
+    slots.refused(0.0)
+    limits = []
+    for _ in range(60):
+        slots.served()
+        limits.append(slots.limit)
+    assert limits == sorted(limits)
+    assert (limits[0], limits[10], limits[-1]) == (4, 5, 8)
+    slots.refused(2.0)
+    assert slots.limit == 4
+
+
+async def test_those_above_a_smaller_limit_keep_their_slots_and_nobody_follows():
+    slots = Slots(4)
+    await fill(slots)
+    slots.refused(0.0)  # 2
+    waiting = asyncio.ensure_future(slots.acquire())
+    for done in (False, False, True):
+        slots.release()
+        await settle()
+        assert waiting.done() is done
+
+
+async def test_a_slot_that_success_opens_goes_to_who_waits():
+    slots = Slots(2)
+    await fill(slots)
+    slots.refused(0.0)  # 1
+    slots.release()
+    waiting = [asyncio.ensure_future(slots.acquire()) for _ in range(2)]
+    await settle()
+    assert [task.done() for task in waiting] == [False, False]
+    for _ in range(11):
+        slots.served()
+    await settle()
+    assert [task.done() for task in waiting] == [True, False]
+    slots.release()
+    await settle()
+    assert waiting[1].done()
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_who_gives_up_leaves_the_slot_to_the_next(late):
+    """Also in the very instant in which it was given."""
+    slots = Slots(1)
+    await slots.acquire()
+    first, second = (asyncio.ensure_future(slots.acquire()) for _ in range(2))
+    await settle()
+    if late:
+        slots.release()
+        first.cancel()
+    else:
+        first.cancel()
+        await settle()
+        slots.release()
+    third = asyncio.ensure_future(slots.acquire())
+    await settle()
+    assert (first.cancelled(), second.done(), third.done()) == (True, True, False)
+    slots.release()
+    await settle()
+    assert third.done()
+
+
+# --- lanes
+
+
+async def queue_up(lanes: Lanes, kinds: list[Kind]) -> tuple[list[Kind], list[asyncio.Task[None]]]:
+    """Let calls wait in this order; the list that they write their kind into when they go."""
+    gone: list[Kind] = []
+
+    async def go(kind: Kind) -> None:
+        await lanes.wait(kind)
+        gone.append(kind)
+
+    tasks = [asyncio.create_task(go(kind)) for kind in kinds]
+    await settle()
+    return gone, tasks
+
+
+async def test_reads_go_before_files_and_files_before_submits():
+    lanes = Lanes(1)
+    assert lanes.take(Kind.SUBMIT)
+    gone, _ = await queue_up(lanes, [Kind.SUBMIT, Kind.FILE, Kind.READ, Kind.SUBMIT, Kind.CANCEL, Kind.READ])
+    for count, kind in enumerate((Kind.SUBMIT, Kind.READ, Kind.CANCEL, Kind.READ, Kind.FILE, Kind.SUBMIT), 1):
+        lanes.leave(kind)
+        await settle()
+        assert len(gone) == count
+    assert gone == [Kind.READ, Kind.CANCEL, Kind.READ, Kind.FILE, Kind.SUBMIT, Kind.SUBMIT]
+
+
+async def test_files_leave_a_quarter_of_the_lanes_to_the_rest():
+    lanes = Lanes(8)
+    assert [lanes.take(Kind.FILE) for _ in range(7)] == [True] * 6 + [False]
+    gone, _ = await queue_up(lanes, [Kind.FILE])
+    assert (lanes.take(Kind.SUBMIT), lanes.take(Kind.READ), lanes.take(Kind.READ)) == (True, True, False)
+    lanes.leave(Kind.READ)
+    await settle()
+    assert gone == []
+    lanes.leave(Kind.FILE)
+    await settle()
+    assert gone == [Kind.FILE]
+
+
+@pytest.mark.parametrize("kind", [Kind.READ, Kind.CANCEL, Kind.SUBMIT])
+async def test_files_that_wait_for_their_own_share_hold_up_nobody_else(kind):
+    lanes = Lanes(4)
+    assert [lanes.take(each) for each in (Kind.FILE, Kind.FILE, Kind.FILE, Kind.READ)] == [True] * 4
+    gone, _ = await queue_up(lanes, [Kind.FILE, kind])
+    lanes.leave(Kind.READ)
+    await settle()
+    assert gone == [kind]
+
+
+@pytest.mark.parametrize("connections", [1, 2, 3])
+def test_a_file_can_go_over_the_only_connection(connections):
+    assert Lanes(connections).take(Kind.FILE)
+
+
+async def test_a_lane_is_not_lost_with_who_gives_up():
+    lanes = Lanes(1)
+    assert lanes.take(Kind.READ)
+    gone, tasks = await queue_up(lanes, [Kind.READ, Kind.READ])
+    lanes.leave(Kind.READ)  # the first is woken
+    tasks[0].cancel()
+    await settle()
+    assert gone == [Kind.READ]
+    tasks[1].cancel()
+    lanes.leave(Kind.READ)
+    assert (lanes.take(Kind.SUBMIT), lanes.take(Kind.SUBMIT)) == (True, False)
+
+
+NEVER = float("-inf")
+
+
+def limiter(*, slots: int = 1, rate: float | None = None) -> InProcessLimiter:
+    return InProcessLimiter(Limits(max_in_flight=slots, looks_per_second=rate))
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5])
+def test_no_more_than_the_limit_hold_a_slot(slots: int) -> None:
+    holding = most = 0
+
+    async def hold(shared: InProcessLimiter) -> None:
+        nonlocal holding, most
+        await shared.acquire()
+        holding += 1
+        most = max(most, holding)
+        await asyncio.sleep(0)
+        holding -= 1
+        shared.release()
+
+    async def main() -> None:
+        shared = limiter(slots=slots)
+        await asyncio.gather(*(hold(shared) for _ in range(20)))
+
+    asyncio.run(main())
+    assert (most, holding) == (slots, 0)
+
+
+async def take(shared: InProcessLimiter, name: str, order: list[str]) -> None:
+    await shared.acquire()
+    order.append(name)
+    shared.release()
+
+
+def test_slots_go_first_come_first_served() -> None:
+    async def main() -> list[str]:
+        shared, order = limiter(), list[str]()
+        await shared.acquire()
+        waiting = [asyncio.create_task(take(shared, name, order)) for name in "abc"]
+        await asyncio.sleep(0)
+        shared.release()
+        await asyncio.gather(*waiting)
+        return order
+
+    assert asyncio.run(main()) == ["a", "b", "c"]
+
+
+def test_who_comes_later_never_overtakes_who_waits() -> None:
+    async def main() -> list[str]:
+        shared, order = limiter(), list[str]()
+        await shared.acquire()
+        waiting = asyncio.create_task(take(shared, "waited", order))
+        await asyncio.sleep(0)
+        shared.release()
+        await take(shared, "came later", order)
+        await waiting
+        return order
+
+    assert asyncio.run(main()) == ["waited", "came later"]
+
+
+def test_who_gives_up_waiting_takes_no_slot() -> None:
+    async def main() -> list[str]:
+        shared, order = limiter(), list[str]()
+        await shared.acquire()
+        gives_up, waits = (asyncio.create_task(take(shared, name, order)) for name in ("gives up", "waits"))
+        await asyncio.sleep(0)
+        gives_up.cancel()
+        shared.release()
+        await asyncio.gather(gives_up, waits, return_exceptions=True)
+        await take(shared, "comes later", order)
+        return order
+
+    assert asyncio.run(main()) == ["waits", "comes later"]
+
+
+def test_nothing_is_held_at_first() -> None:
+    assert [limiter().held_until(kind) for kind in Kind] == [NEVER] * 4
+
+
+@pytest.mark.parametrize(
+    ("wishes", "until"),
+    [([5.0], 5.0), ([5.0, 7.0], 7.0), ([7.0, 5.0], 7.0), ([-3.0], -3.0), ([-3.0, -5.0], -3.0)],
+)
+@pytest.mark.parametrize("kind", [Kind.SUBMIT, Kind.READ, Kind.FILE])
+def test_the_longest_wish_holds_its_kind_alone(kind: Kind, wishes: list[float], until: float) -> None:
+    shared = limiter()
+    for wish in wishes:
+        shared.hold(kind, wish)
+    assert {other: shared.held_until(other) for other in Kind} == {**dict.fromkeys(Kind, NEVER), kind: until}
+
+
+def test_cancels_are_never_held() -> None:
+    shared = limiter()
+    shared.hold(Kind.CANCEL, 5.0)
+    assert shared.held_until(Kind.CANCEL) == NEVER
+
+
+async def look(shared: InProcessLimiter, at: float) -> float:
+    """Ask for a look at this instant; when it was allowed."""
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(at - loop.time())
+    await shared.look(1.0)
+    return loop.time()
+
+
+def in_virtual_time(main: Coroutine[Any, Any, Any]) -> Any:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(main)
+
+
+@pytest.mark.parametrize(
+    ("rate", "wanted", "granted"),
+    [
+        (None, [1.0, 1.0, 0.5], [1.0, 1.0, 0.5]),
+        (2.0, [1.0, 1.0, 1.0], [1.0, 1.5, 2.0]),
+        (2.0, [1.0, 9.0, 9.0], [1.0, 9.0, 9.5]),
+        (4.0, [1.0, 1.1, 1.9], [1.0, 1.25, 1.9]),
+        (0.5, [0.0, 0.0, 0.0], [0.0, 2.0, 4.0]),
+    ],
+)
+def test_looks_keep_their_distance_under_the_ceiling(
+    rate: float | None, wanted: list[float], granted: list[float]
+) -> None:
+    async def main() -> list[float]:
+        shared = limiter(rate=rate)
+        return await asyncio.gather(*(look(shared, at) for at in wanted))
+
+    assert in_virtual_time(main()) == granted
+
+
+@given(st.floats(0.01, 1000), st.lists(st.floats(0, 1e4), min_size=2, max_size=20))
+def test_a_look_is_never_granted_early_or_too_close(rate: float, wanted: list[float]) -> None:
+    async def main() -> list[float]:
+        shared = limiter(rate=rate)
+        return await asyncio.gather(*(look(shared, at) for at in wanted))
+
+    granted = in_virtual_time(main())
+    assert all(given >= asked for given, asked in zip(granted, wanted, strict=True))
+    gaps = [later - earlier for earlier, later in itertools.pairwise(sorted(granted))]
+    assert min(gaps) >= 1 / rate - 1e-9
+
+
+def test_those_who_give_up_while_waiting_for_a_turn_have_taken_none() -> None:
+    async def main() -> float:
+        shared = limiter(rate=1.0)
+        crowd = [asyncio.ensure_future(look(shared, 0.0)) for _ in range(100)]
+        await asyncio.sleep(0.5)
+        for one in crowd:
+            one.cancel()
+        await asyncio.gather(*crowd, return_exceptions=True)
+        return await look(shared, 0.5)
+
+    assert in_virtual_time(main()) == 1.0
+
+
+# --- after a hold
+
+
+def test_calls_come_back_ever_closer_together_and_all_within_two_seconds():
+    ramp = Ramp(100.0)
+    instants = [ramp.admit() for _ in range(20_000)]
+    assert instants[0] == 100.0
+    assert instants[-1] < 102.0
+    gaps = [later - earlier for earlier, later in itertools.pairwise(instants)]
+    assert gaps[0] == pytest.approx(2 / 51)
+    assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(gaps))
+
+
+def test_a_limiter_lets_those_go_one_after_the_other_whom_it_held():
+    shared = limiter()
+    assert shared.admit(Kind.READ) == NEVER
+    shared.hold(Kind.READ, 5.0)
+    first, second, third = (shared.admit(Kind.READ) for _ in range(3))
+    assert 5.0 == first < second < third < 5.1
+    assert shared.admit(Kind.SUBMIT) == NEVER
+
+
+def test_a_longer_hold_begins_the_ramp_again():
+    async def main() -> list[float]:
+        shared = limiter()
+        shared.hold(Kind.READ, 5.0)
+        shared.admit(Kind.READ)
+        shared.admit(Kind.READ)
+        shared.hold(Kind.READ, 7.0)
+        return [shared.admit(Kind.READ), shared.held_until(Kind.READ)]
+
+    assert in_virtual_time(main()) == [7.0, 7.0]
+
+
+@pytest.mark.parametrize("again", [5.0, 4.0])
+def test_the_same_wish_from_many_calls_lets_none_of_them_jump_the_queue(again: float) -> None:
+    async def main() -> list[float]:
+        shared = limiter()
+        admitted = []
+        for _ in range(5):
+            shared.hold(Kind.READ, 5.0)
+            admitted.append(shared.admit(Kind.READ))
+            shared.hold(Kind.READ, again)
+        return admitted
+
+    admitted = in_virtual_time(main())
+    assert admitted == sorted(set(admitted))
+
+
+# --- what a look costs
+
+
+def test_without_a_ceiling_only_refusals_raise_the_price():
+    price = LookPrice(None)
+    for _ in range(1000):
+        price.asked(0.0, 1.0)
+    assert price.now(0.0) == 1.0
+    for at, costs in [(0.0, 2.0), (0.5, 2.0), (0.95, 2.0), (1.0, 4.0), (2.0, 8.0)]:
+        price.refused(at)
+        assert price.now(at) == costs
+
+
+def test_the_price_sinks_back_with_each_look_that_is_answered():
+    price = LookPrice(None)
+    price.refused(0.0)
+    for looks in range(1, 14):
+        price.served()
+        assert price.now(0.0) == pytest.approx(2 * 0.95**looks)
+    price.served()
+    assert price.now(0.0) == 1.0
+
+
+def test_refusals_never_make_looks_dearer_than_sixty_four_times():
+    price = LookPrice(None)
+    for second in range(20):
+        price.refused(float(second))
+    assert price.now(20.0) == 64.0
+
+
+@pytest.mark.parametrize("waiters", [100, 1000, 5000])
+def test_the_price_settles_where_the_demand_meets_the_ceiling(waiters):
+    """Each waiter would look once a second; at a price it looks as much rarer as its square root says."""
+    price, ceiling, now, looks = LookPrice(50.0), 50.0, 0.0, 0
+    while now < 20.0:
+        planned = price.now(now)
+        now += math.sqrt(planned) / waiters
+        price.asked(now, planned)
+        looks += now > 10.0
+    assert looks / 10.0 == pytest.approx(ceiling, rel=0.25)
+    assert price.now(now) == pytest.approx((waiters / ceiling) ** 2, rel=0.5)
+
+
+def test_a_refusal_makes_looks_dearer_under_a_ceiling_too():
+    price = LookPrice(50.0)
+    for _ in range(100):
+        price.asked(0.0, 1.0)
+    price.refused(0.0)
+    assert price.now(0.0) == pytest.approx(2 * (100 / 50) ** 2)
+
+
+def test_below_the_ceiling_the_price_is_one_and_after_a_crowd_it_is_one_again():
+    assert LookPrice(0.1).now(0.0) == 1.0
+    price = LookPrice(50.0)
+    for second in range(10):
+        price.asked(float(second), 1.0)
+        assert price.now(float(second)) == 1.0
+    for _ in range(500):
+        price.asked(10.0, 1.0)
+    assert 100 < price.now(10.0) < 110
+    assert price.now(15.0) == 1.0
+
+
+@given(st.floats(0.001, 1e6), st.lists(st.tuples(st.floats(0, 10), st.sampled_from(["asked", "refused", "served"]))))
+def test_the_price_is_a_number_between_one_and_its_bound(ceiling, story):
+    price, now = LookPrice(ceiling), 0.0
+    for pause, what in story:
+        now += pause
+        if what == "asked":
+            price.asked(now, price.now(now))
+        elif what == "refused":
+            price.refused(now)
+        else:
+            price.served()
+        assert 1.0 <= price.now(now) <= LookPrice.MOST
+
+
+def test_a_crowd_that_waits_for_its_turn_makes_looks_dearer_for_all():
+    async def main() -> float:
+        shared = limiter(rate=10.0)
+        assert shared.look_price() == 1.0
+        crowd = [asyncio.ensure_future(shared.look(1.0)) for _ in range(100)]
+        await asyncio.sleep(0.5)
+        price = shared.look_price()
+        for one in crowd:
+            one.cancel()
+        return price
+
+    assert 30 < in_virtual_time(main()) < 100
+
+
+def test_a_limiter_hears_of_refusals_and_successes():
+    async def main() -> list[tuple[float, int]]:
+        shared = limiter(slots=8)
+        told = []
+        for kind in (Kind.FILE, Kind.CANCEL, Kind.READ, Kind.SUBMIT):
+            shared.refused(kind)
+            told.append((shared.look_price(), shared.in_flight_limit))
+        for kind in (Kind.FILE, Kind.READ, Kind.SUBMIT):
+            for _ in range(100):
+                shared.served(kind)
+            told.append((shared.look_price(), shared.in_flight_limit))
+        return told
+
+    assert in_virtual_time(main()) == [(1, 8), (1, 8), (2, 8), (2, 4), (2, 4), (1, 4), (1, 8)]
+
+
+def test_a_slot_is_taken_once_and_given_back_once():
+    async def main() -> list[bool]:
+        shared = limiter(slots=1)
+        slot, other = Slot(shared), Slot(shared)
+        await slot.take()
+        await slot.take()
+        waiting = asyncio.ensure_future(other.take())
+        await asyncio.sleep(1)
+        before = waiting.done()
+        slot.give()
+        slot.give()
+        await waiting
+        return [before, await asyncio.wait_for(_blocked(shared), 1)]
+
+    async def _blocked(shared: InProcessLimiter) -> bool:
+        task = asyncio.ensure_future(shared.acquire())
+        await asyncio.sleep(0.5)
+        return not task.done() and task.cancel()
+
+    assert in_virtual_time(main()) == [False, True]
