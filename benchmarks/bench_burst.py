@@ -29,7 +29,7 @@ async def burst(count: int, connections: int, *, priority: bool) -> list[float]:
         excess = []
         async with FluxKleinClient(emulator.api_key, timeout=None, **options) as client:
             if not priority:
-                client._core.lanes = Lanes(count)  # noqa: SLF001  # all queue in aiohttp's pool, first come first served
+                client._context.lanes = Lanes(count)  # noqa: SLF001  # all queue in aiohttp's pool, first come first served
             async with client.generate_many(["a cat"] * count, concurrency=count) as outcomes:
                 async for outcome in outcomes:
                     if outcome.result is None:

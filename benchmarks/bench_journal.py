@@ -1,8 +1,8 @@
 """What does a journal cost? CPU of an entry, of a claim and of opening, with many callers at once.
 
-    python benchmarks/bench_journal.py [--orders 20000] [--callers 64]
+    python benchmarks/bench_journal.py [--requests 20000] [--callers 64]
 
-Each order is written down as a generation is: intent, id, result. Then all its items are claimed again, and the file is
+Each request is written down as a generation is: intent, id, result. Then all its items are claimed again, and the file is
 opened again.
 """
 
@@ -59,7 +59,7 @@ async def measured(name: str, count: int, work: Awaitable[None]) -> None:
     print(f"{name:34} {cpu / count * 1e6:8.1f} us of CPU each {count / wall:10.0f}/s")
 
 
-async def run(path: Path, orders: int, callers: int) -> None:
+async def run(path: Path, requests: int, callers: int) -> None:
     """Write, claim, open."""
     async with SqliteJournal(path) as journal:
         ledger = journal.for_account("a token")
@@ -91,11 +91,11 @@ async def run(path: Path, orders: int, callers: int) -> None:
         async def take_again(number: int) -> None:
             await again.claim(MODEL, body_of(number), None)
 
-        await measured("claim, new", orders, by_many(callers, orders, take))
-        await measured("record", 3 * orders, by_many(callers, orders, write))
+        await measured("claim, new", requests, by_many(callers, requests, take))
+        await measured("record", 3 * requests, by_many(callers, requests, write))
         again = ledger.items()
-        await measured("claim, done before", orders, by_many(callers, orders, take_again))
-    print(f"{size_of(path) / orders:.0f} bytes an order")
+        await measured("claim, done before", requests, by_many(callers, requests, take_again))
+    print(f"{size_of(path) / requests:.0f} bytes a request")
     begun = time.perf_counter()
     async with SqliteJournal(path):
         print(f"opened and checked in {time.perf_counter() - begun:.2f} s")
@@ -104,11 +104,11 @@ async def run(path: Path, orders: int, callers: int) -> None:
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--orders", type=int, default=20_000)
+    parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--callers", type=int, default=64)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(run(Path(folder) / "run.sqlite", options.orders, options.callers))
+        asyncio.run(run(Path(folder) / "run.sqlite", options.requests, options.callers))
 
 
 if __name__ == "__main__":

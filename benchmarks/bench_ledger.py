@@ -4,7 +4,7 @@
 
 `generate_many` over the same items without a journal, with `SqliteJournal`, and with `SqliteJournal` and `Budget`.
 Client side CPU of all threads (`time.process_time`); the emulated service runs in another process and counts its calls:
-all variants make the same ones, but for one to the catalogue with the budget. They take turns, in an order that
+all variants make the same ones, but for one to the catalogue with the budget. They take turns, in a request that
 is turned round from pair to pair, and the median of the ratios is what counts. With `--save` the pictures are
 downloaded too, as `flux-klein batch` does.
 """

@@ -154,7 +154,7 @@ class Run:
 async def unheard(service: Service) -> float:
     """Microseconds that an event takes which nobody hears, made as the client makes it."""
     async with client(service, None) as flux:
-        core = flux._core  # noqa: SLF001  # the one place where events are made
+        core = flux._context  # noqa: SLF001  # the one place where events are made
         core.bind()
         clock, state = time.perf_counter, RequestState.IN_PROGRESS
         rounds = []

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, Protocol
 from flux_klein_async.batch.manifest import read_manifest
 from flux_klein_async.emulator import pictures
 
-__all__ = ["PIXELS", "PRICE", "Accepted", "Books", "Order", "Rules", "audit", "ends", "read_orders", "totals"]
+__all__ = ["PIXELS", "PRICE", "Accepted", "Books", "JournaledRequest", "Rules", "audit", "ends", "read_orders", "totals"]
 
 PIXELS: Final = 64  # the width and height of every picture
 PRICE: Final = 10_000_000  # billionths of a USD: what the emulator's catalogue says
@@ -43,7 +43,7 @@ class Accepted(Protocol):
         ...
 
 
-class Order(NamedTuple):
+class JournaledRequest(NamedTuple):
     """One submit in the journal. Money in billionths of a USD."""
 
     prompt: str
@@ -74,12 +74,12 @@ class Rules:
     at_home: bool = True
 
 
-def read_orders(journal: Path) -> list[Order]:
-    """All orders, oldest first; nobody may write to the journal meanwhile."""
+def read_orders(journal: Path) -> list[JournaledRequest]:
+    """All requests, oldest first; nobody may write to the journal meanwhile."""
     with closing(sqlite3.connect(journal)) as db:
-        rows = db.execute("SELECT body, state, request_id, reserved, cost, files FROM orders ORDER BY id")
+        rows = db.execute("SELECT body, state, request_id, reserved, cost, files FROM requests ORDER BY id")
         return [
-            Order(
+            JournaledRequest(
                 json.loads(body)["prompt"] if body else "",
                 state,
                 request_id,
@@ -98,9 +98,9 @@ def totals(journal: Path) -> tuple[int, int]:
     return settled or 0, held or 0
 
 
-def ends(orders: Sequence[Order]) -> Counter[str]:
-    """How many items are in which state, by the newest order of each."""
-    return Counter({order.prompt: order.state for order in orders}.values())
+def ends(requests: Sequence[JournaledRequest]) -> Counter[str]:
+    """How many items are in which state, by the newest request of each."""
+    return Counter({request.prompt: request.state for request in requests}.values())
 
 
 @dataclass(slots=True)
@@ -118,17 +118,17 @@ class Books:
     prompts: Sequence[str]
     seed: int
     lies: frozenset[bytes] = frozenset()
-    orders: list[Order] = field(init=False)
+    requests: list[JournaledRequest] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.orders = read_orders(self.journal)
+        self.requests = read_orders(self.journal)
 
-    def sides(self) -> Iterator[tuple[str, list[Order], list[Accepted]]]:
+    def sides(self) -> Iterator[tuple[str, list[JournaledRequest], list[Accepted]]]:
         """Of each prompt what the journal knows and what the service accepted; those of nobody too."""
-        ours: defaultdict[str, list[Order]] = defaultdict(list)
+        ours: defaultdict[str, list[JournaledRequest]] = defaultdict(list)
         theirs: defaultdict[str, list[Accepted]] = defaultdict(list)
-        for order in self.orders:
-            ours[order.prompt].append(order)
+        for request in self.requests:
+            ours[request.prompt].append(request)
         for submit in self.submits:
             theirs[submit.prompt].append(submit)
         for prompt in {**dict.fromkeys(self.prompts), **ours, **theirs}:
@@ -139,12 +139,12 @@ def audit(books: Books, rules: Rules) -> dict[str, int]:
     """Compare both sides; every number is one of things that must not be, and so must be 0."""
     wrong: Counter[str] = Counter()
     wanted = set(books.prompts)
-    for prompt, orders, submits in books.sides():
+    for prompt, requests, submits in books.sides():
         wrong["of no item"] += prompt not in wanted
-        _audit_submits(orders, submits, rules, wrong)
-        _audit_money(orders, wrong)
+        _audit_submits(requests, submits, rules, wrong)
+        _audit_money(requests, wrong)
         if rules.at_home:
-            _audit_end(orders, submits, wrong)
+            _audit_end(requests, submits, wrong)
     settled, held = totals(books.journal)
     spoilt, surplus = _pictures(books)
     return {
@@ -155,32 +155,32 @@ def audit(books: Books, rules: Rules) -> dict[str, int]:
         "accepted twice, and the first not called uncertain": wrong["twice"],
         "items neither at home nor honestly ended": wrong["unfinished"],
         "pictures that are not the service's own": spoilt,
-        "files that no order names": surplus if rules.at_home else 0,
-        "lines that the manifest lacks": _unlisted(books.directory, books.orders) if rules.at_home else 0,
+        "files that no request names": surplus if rules.at_home else 0,
+        "lines that the manifest lacks": _unlisted(books.directory, books.requests) if rules.at_home else 0,
         "requests charged with another price": wrong["price"],
-        "billionths that the totals are off": abs(settled + held - sum(order.charge for order in books.orders)),
+        "billionths that the totals are off": abs(settled + held - sum(request.charge for request in books.requests)),
     }
 
 
-def _audit_submits(orders: list[Order], submits: list[Accepted], rules: Rules, wrong: Counter[str]) -> None:
+def _audit_submits(requests: list[JournaledRequest], submits: list[Accepted], rules: Rules, wrong: Counter[str]) -> None:
     accepted = {submit.request_id for submit in submits}
-    known = {order.request_id for order in orders if order.request_id is not None}
-    # Of a process that was killed an order stays on its way until the next one opens the journal.
-    unsure = sum(order.state in {"uncertain", "submitting"} and order.request_id is None for order in orders)
+    known = {request.request_id for request in requests if request.request_id is not None}
+    # Of a process that was killed a request stays on its way until the next one opens the journal.
+    unsure = sum(request.state in {"uncertain", "submitting"} and request.request_id is None for request in requests)
     wrong["lost"] += max(0, len(accepted - known) - unsure)
     wrong["invented"] += len(known - accepted)
-    wrong["again"] += sum(order.state not in rules.again for order in orders[:-1])
-    forgiven = sum(order.state in rules.again - {"refused"} for order in orders)
+    wrong["again"] += sum(request.state not in rules.again for request in requests[:-1])
+    forgiven = sum(request.state in rules.again - {"refused"} for request in requests)
     wrong["twice"] += max(0, len(accepted) - 1 - forgiven)
 
 
-def _audit_money(orders: list[Order], wrong: Counter[str]) -> None:
+def _audit_money(requests: list[JournaledRequest], wrong: Counter[str]) -> None:
     """What it knows to be accepted costs what the service took, and what may have been is set aside."""
-    wrong["price"] += sum(order.charge != PRICE for order in orders if order.state not in _FREE)
+    wrong["price"] += sum(request.charge != PRICE for request in requests if request.state not in _FREE)
 
 
-def _audit_end(orders: list[Order], submits: list[Accepted], wrong: Counter[str]) -> None:
-    last = orders[-1] if orders else None
+def _audit_end(requests: list[JournaledRequest], submits: list[Accepted], wrong: Counter[str]) -> None:
+    last = requests[-1] if requests else None
     endless = {submit.request_id for submit in submits if submit.endless}
     honest = last is not None and (
         last.state in {"failed", "uncertain"}
@@ -193,24 +193,24 @@ def _audit_end(orders: list[Order], submits: list[Accepted], wrong: Counter[str]
 def _pictures(books: Books) -> tuple[int, int]:
     """Files that are not what was drawn for them, and files that nobody ordered."""
     spoilt, named = 0, set()
-    for order in books.orders:
-        for path, sha256 in order.files:
+    for request in books.requests:
+        for path, sha256 in request.files:
             file = Path(path)
             named.add(file.name)
             data = file.read_bytes() if file.is_file() else b""
-            drawn = pictures.draw(order.prompt, PIXELS, PIXELS, seed=books.seed, request_id=order.request_id or "")
+            drawn = pictures.draw(request.prompt, PIXELS, PIXELS, seed=books.seed, request_id=request.request_id or "")
             whole = data == drawn or data in books.lies
             spoilt += not (whole and file.parent == books.directory and hashlib.sha256(data).hexdigest() == sha256)
     found = {path.name for path in books.directory.iterdir() if not path.name.startswith((".", "journal.sqlite"))}
     return spoilt, len(found - named - {"manifest.jsonl"})
 
 
-def _unlisted(directory: Path, orders: Iterable[Order]) -> int:
+def _unlisted(directory: Path, requests: Iterable[JournaledRequest]) -> int:
     """Saved pictures of which the manifest's last line says something else."""
     listed = {
         record["request_id"]: [file["sha256"] for file in record["files"]]
         for record in read_manifest(directory / "manifest.jsonl")
         if record["state"] == "completed"
     }
-    home = [order for order in orders if order.state == "downloaded"]
-    return sum(listed.get(order.request_id) != [sha256 for _, sha256 in order.files] for order in home)
+    home = [request for request in requests if request.state == "downloaded"]
+    return sum(listed.get(request.request_id) != [sha256 for _, sha256 in request.files] for request in home)

@@ -115,7 +115,7 @@ class _Weather:
     running: list[asyncio.subprocess.Process] = field(default_factory=list)
     killed: bool = False
 
-    def look(self) -> None:
+    def sample(self) -> None:
         self.peak_usd = max(self.peak_usd, self.emulator.spent_usd)
         if not self.killed and self.emulator.accepted >= self.plan.killed_at:
             self.killed = True
@@ -154,7 +154,7 @@ async def rage(plan: Plan, folder: Path) -> Raged:
     (folder / "prompts.jsonl").write_text("\n".join(rows))
     async with Emulator(profile=plan.profile, workers=plan.workers, seed=plan.seed) as emulator:
         weather = _Weather(plan, folder, emulator)
-        emulator.engine.records = _Watched(weather.look)
+        emulator.engine.records = _Watched(weather.sample)
         emulator.storm(plan.probability, without=plan.without)
         begun = time.perf_counter()
         ran = await asyncio.gather(*(weather.run(plan.max_usd) for _ in range(plan.processes)))
@@ -173,7 +173,7 @@ async def rage(plan: Plan, folder: Path) -> Raged:
             codes=([code for code, _ in ran], code),
             accepted=(accepted, emulator.accepted),
             peak_usd=peak,
-            ends=(ends(between.orders), ends(after.orders)),
+            ends=(ends(between.requests), ends(after.requests)),
             calls=Counter(emulator.calls),
             faults=Counter(record.endpoint for record in emulator.records if record.answer is not None),
             seconds=(calm - begun, time.perf_counter() - calm),

@@ -39,7 +39,7 @@ from flux_klein_async.errors import (
     WaitTimeoutError,
 )
 from flux_klein_async.events import Event
-from flux_klein_async.journal.base import Entry, EntryState, Journal, Ledger, Reservation, SpendingLimit
+from flux_klein_async.journal.base import Entry, EntryState, Journal, ItemJournal, Reservation, SpendingLimit
 from flux_klein_async.journal.budget import Budget
 from flux_klein_async.journal.sqlite import SqliteJournal
 from flux_klein_async.models import (
@@ -107,7 +107,7 @@ __all__ = [
     "ItemTakenError",
     "Journal",
     "JournalError",
-    "Ledger",
+    "ItemJournal",
     "Limiter",
     "Limits",
     "ModelInfo",

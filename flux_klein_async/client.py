@@ -15,7 +15,7 @@ from flux_klein_async.api.requests import Api
 from flux_klein_async.api.urls import ApiUrls, checked_model_id, checked_request_id
 from flux_klein_async.errors import ConfigurationError, FluxKleinError, InvalidInputError
 from flux_klein_async.events import Event
-from flux_klein_async.journal.base import Journal, KeepsAccounts, NoBudget, SpendingLimit
+from flux_klein_async.journal.base import Journal, AccountJournal, NoBudget, SpendingLimit
 from flux_klein_async.misuse import NotWith, is_plain, slip
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
@@ -27,13 +27,13 @@ from flux_klein_async.models import (
     RequestStatus,
 )
 from flux_klein_async.operations import calls, download
-from flux_klein_async.operations.context import Core, GuardedBudget, GuardedLimiter, close
+from flux_klein_async.operations.context import ClientContext, GuardedBudget, GuardedLimiter, close
 from flux_klein_async.operations.fanout import FanOut
 from flux_klein_async.operations.html import SavedPaths
-from flux_klein_async.operations.items import Workshop
-from flux_klein_async.operations.operation import Call
-from flux_klein_async.operations.submit import Order, made_input, prepare, submit
-from flux_klein_async.operations.wait import Ticket, Updates, generate, ticket_of, wait
+from flux_klein_async.operations.items import ItemRunner
+from flux_klein_async.operations.operation import Operation
+from flux_klein_async.operations.submit import PreparedRequest, made_input, prepare, submit
+from flux_klein_async.operations.wait import AcceptedRequest, Updates, generate, accepted_request, wait
 from flux_klein_async.options import (
     DEFAULT,
     Limits,
@@ -65,16 +65,16 @@ class RequestHandle:
     request up again, for as long as the service keeps it (7 days).
     """
 
-    __slots__ = ("_client", "ticket")
+    __slots__ = ("_client", "accepted")
 
-    def __init__(self, client: "FluxKleinClient", ticket: Ticket) -> None:
+    def __init__(self, client: "FluxKleinClient", accepted: AcceptedRequest) -> None:
         self._client = client
-        self.ticket = ticket
+        self.accepted = accepted
 
     @property
     def request_id(self) -> str:
         """The service's id of this request."""
-        return self.ticket.request_id
+        return self.accepted.request_id
 
     def __repr__(self) -> str:
         return f"RequestHandle({self.request_id!r})"
@@ -196,7 +196,7 @@ class FluxKleinClient(NotWith):
             environment=environment if trust_env or session is not None else None,
             origin=addresses.origin,
         )
-        self._core = Core(
+        self._context = ClientContext(
             api=Api(addresses, token, USER_AGENT),
             transport=transport,
             lanes=Lanes(transport.connections),
@@ -206,7 +206,7 @@ class FluxKleinClient(NotWith):
             polling=policy,
             learning=policy if isinstance(policy, SavedPolicy) else None,
             retry=retry,
-            journal=journal.for_account(token) if isinstance(journal, KeepsAccounts) else journal,
+            journal=journal.for_account(token) if isinstance(journal, AccountJournal) else journal,
             budget=NoBudget() if budget is None else GuardedBudget(budget),
             on_event=on_event,
             backoff=Backoff(retry),
@@ -215,8 +215,8 @@ class FluxKleinClient(NotWith):
         self._closing: asyncio.Task[tuple[str, ...]] | None = None
 
     def __repr__(self) -> str:
-        state = "closed" if self._core.closing else "open"
-        return f"<FluxKleinClient {self._core.api.urls.origin} {state}>"
+        state = "closed" if self._context.closing else "open"
+        return f"<FluxKleinClient {self._context.api.urls.origin} {state}>"
 
     # --- one request
 
@@ -247,14 +247,14 @@ class FluxKleinClient(NotWith):
             SubmissionUncertainError: It may or may not have been accepted.
             APIConnectionError, APITimeoutError: Nothing was sent.
         """
-        order = self._order(input, model, width, height)
-        call = self._call(timeout)
+        prepared = self._prepared(input, model, width, height)
+        operation = self._operation(timeout)
         try:
-            with call:
-                await submit(self._core, call, order, on_abandon="cancel")
-                return RequestHandle(self, ticket_of(self._core, call, order, call.started))
+            with operation:
+                await submit(self._context, operation, prepared, on_abandon="cancel")
+                return RequestHandle(self, accepted_request(self._context, operation, prepared, operation.started))
         except FluxKleinError as error:
-            calls.tell_failed(self._core, call, error, "submit", order.model)
+            calls.tell_failed(self._context, operation, error, "submit", prepared.model)
             raise
 
     async def status(self, request: str | RequestHandle) -> RequestStatus:
@@ -264,8 +264,8 @@ class FluxKleinClient(NotWith):
             APIStatusError, APIConnectionError, APITimeoutError, InvalidResponseError: After the last attempt.
         """
         request_id = _id_of(request)
-        with self._call(DEFAULT, request_id=request_id) as call:
-            return await calls.status(self._core, call, request_id)
+        with self._operation(DEFAULT, request_id=request_id) as operation:
+            return await calls.status(self._context, operation, request_id)
 
     async def result(self, request: str | RequestHandle) -> GenerationResult:
         """The result of a request that has ended.
@@ -276,8 +276,8 @@ class FluxKleinClient(NotWith):
             APIStatusError, APIConnectionError, APITimeoutError, InvalidResponseError: After the last attempt.
         """
         request_id = _id_of(request)
-        with self._call(DEFAULT, request_id=request_id) as call:
-            return await calls.fetch_result(self._core, call, request_id)
+        with self._operation(DEFAULT, request_id=request_id) as operation:
+            return await calls.fetch_result(self._context, operation, request_id)
 
     async def cancel(self, request: str | RequestHandle) -> CancelOutcome:
         """Cancel a queued request; a running one goes on and is charged.
@@ -287,8 +287,8 @@ class FluxKleinClient(NotWith):
             InvalidResponseError: The answer does not say whether it was cancelled.
         """
         request_id = _id_of(request)
-        with self._call(DEFAULT, request_id=request_id) as call:
-            return await calls.cancel(self._core, call, request_id)
+        with self._operation(DEFAULT, request_id=request_id) as operation:
+            return await calls.cancel(self._context, operation, request_id)
 
     async def wait_for_result(
         self,
@@ -313,15 +313,15 @@ class FluxKleinClient(NotWith):
             APIStatusError: The service refused every look for 10 s.
             ResultNotReadyError: "completed", yet no result for 10 s.
         """
-        ticket = self._ticket(request)
+        accepted = self._accepted(request)
         _check_on_abandon(on_abandon)
         _check_on_status(on_status)
-        call = self._call(timeout, request_id=ticket.request_id, waits=True)
+        operation = self._operation(timeout, request_id=accepted.request_id, waits=True)
         try:
-            with call:
-                return await wait(self._core, call, ticket, on_abandon=on_abandon, on_status=on_status)
+            with operation:
+                return await wait(self._context, operation, accepted, on_abandon=on_abandon, on_status=on_status)
         except FluxKleinError as error:
-            calls.tell_failed(self._core, call, error, "wait_for_result", ticket.model)
+            calls.tell_failed(self._context, operation, error, "wait_for_result", accepted.model)
             raise
 
     async def generate(
@@ -354,20 +354,20 @@ class FluxKleinClient(NotWith):
             SubmissionUncertainError: The submit may or may not have been accepted.
             FluxKleinError: As `submit` and `wait_for_result`.
         """
-        order = self._order(input, model, width, height)
+        prepared = self._prepared(input, model, width, height)
         _check_on_abandon(on_abandon)
         _check_on_status(on_status)
-        call = self._call(timeout, tag=tag, waits=True)
+        operation = self._operation(timeout, tag=tag, waits=True)
         try:
-            with call:
-                slot = Slot(self._core.limiter)
+            with operation:
+                slot = Slot(self._context.limiter)
                 await slot.take()
                 try:
-                    return await generate(self._core, call, order, slot, on_abandon=on_abandon, on_status=on_status)
+                    return await generate(self._context, operation, prepared, slot, on_abandon=on_abandon, on_status=on_status)
                 finally:
                     slot.give()
         except FluxKleinError as error:
-            calls.tell_failed(self._core, call, error, "generate", order.model)
+            calls.tell_failed(self._context, operation, error, "generate", prepared.model)
             raise
 
     def handle(self, request_id: str) -> RequestHandle:
@@ -376,14 +376,14 @@ class FluxKleinClient(NotWith):
         Raises:
             InvalidInputError: It is no request id.
         """
-        return RequestHandle(self, self._ticket(request_id))
+        return RequestHandle(self, self._accepted(request_id))
 
     def updates(self, request: str | RequestHandle, *, timeout: Timeout = DEFAULT) -> AsyncIterator[RequestStatus]:
         """A `RequestStatus` at each change of state or queue position, the final one last.
 
         The iterator raises what `wait_for_result` raises, but for the generation's own end.
         """
-        return Updates(self._core, self._ticket(request), checked_timeout(timeout, self._timeout))
+        return Updates(self._context, self._accepted(request), checked_timeout(timeout, self._timeout))
 
     # --- many
 
@@ -428,15 +428,15 @@ class FluxKleinClient(NotWith):
         if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
             raise InvalidInputError("concurrency must be a whole number of at least 1, or None")
 
-        workshop = Workshop(
-            self._core,
-            lambda item: self._order(made_input(item, to_input), None, None, None),
+        runner = ItemRunner(
+            self._context,
+            lambda item: self._prepared(made_input(item, to_input), None, None, None),
             to_id,
             timeout=seconds,
             on_abandon=on_abandon,
             directory=None if directory is None else Path(directory),
         )
-        return FanOut(items, workshop.make, concurrency=concurrency, ordered=ordered, on_stop=workshop.stop)
+        return FanOut(items, runner.make, concurrency=concurrency, ordered=ordered, on_stop=runner.stop)
 
     async def generate_all(
         self,
@@ -478,8 +478,8 @@ class FluxKleinClient(NotWith):
             FluxKleinError: As `status`.
         """
         model = checked_model_id(model or self._model)
-        with self._call(DEFAULT) as call:
-            return await calls.model_info(self._core, call, model)
+        with self._operation(DEFAULT) as operation:
+            return await calls.model_info(self._context, operation, model)
 
     async def download(
         self,
@@ -501,8 +501,8 @@ class FluxKleinClient(NotWith):
             DownloadError: A file could not be brought home; of that file nothing is left behind.
             InvalidInputError: `names` are no such names.
         """
-        call = self._call(DEFAULT, request_id=_checked_result(result).request_id)
-        saved = await download.save(self._core, call, result, Path(directory), names)
+        operation = self._operation(DEFAULT, request_id=_checked_result(result).request_id)
+        saved = await download.save(self._context, operation, result, Path(directory), names)
         return SavedPaths(file.path for file in saved)
 
     async def read(self, result: GenerationResult) -> list[bytes]:
@@ -512,8 +512,8 @@ class FluxKleinClient(NotWith):
             DownloadError: A file could not be brought home.
             InvalidInputError: It is no result.
         """
-        call = self._call(DEFAULT, request_id=_checked_result(result).request_id)
-        return await download.read(self._core, call, result)
+        operation = self._operation(DEFAULT, request_id=_checked_result(result).request_id)
+        return await download.read(self._context, operation, result)
 
     # --- closing
 
@@ -529,13 +529,13 @@ class FluxKleinClient(NotWith):
         """
         if self._closing is None:
             seconds = checked_timeout(drain, None)
-            self._core.bind()
-            self._core.closing = True
-            self._closing = asyncio.ensure_future(close(self._core, seconds))
+            self._context.bind()
+            self._context.closing = True
+            self._closing = asyncio.ensure_future(close(self._context, seconds))
         return await asyncio.shield(self._closing)
 
     async def __aenter__(self) -> Self:
-        self._core.bind()
+        self._context.bind()
         return self
 
     async def __aexit__(
@@ -547,28 +547,28 @@ class FluxKleinClient(NotWith):
         await self.aclose()
 
     def __del__(self) -> None:
-        core: Core | None = getattr(self, "_core", None)  # None: the constructor raised
-        if core is not None and core.opened and not core.closing:
+        context: ClientContext | None = getattr(self, "_context", None)  # None: the constructor raised
+        if context is not None and context.opened and not context.closing:
             warnings.warn(
                 f"Unclosed {self!r}: use `async with` or await aclose()", ResourceWarning, stacklevel=2, source=self
             )
-            core.transport.abandon()
+            context.transport.abandon()
 
     # --- inside
 
-    def _order(self, input: Any, model: str | None, width: int | None, height: int | None) -> Order:  # noqa: A002
+    def _prepared(self, input: Any, model: str | None, width: int | None, height: int | None) -> PreparedRequest:  # noqa: A002
         return prepare(input, model=model, width=width, height=height, default_model=self._model)
 
-    def _call(
+    def _operation(
         self, timeout: Timeout, *, request_id: str | None = None, tag: object = None, waits: bool = False
-    ) -> Call:
+    ) -> Operation:
         seconds = checked_timeout(timeout, self._timeout)
-        return self._core.call(seconds, request_id=request_id, tag=tag, waits=waits)
+        return self._context.operation(seconds, request_id=request_id, tag=tag, waits=waits)
 
-    def _ticket(self, request: str | RequestHandle) -> Ticket:
+    def _accepted(self, request: str | RequestHandle) -> AcceptedRequest:
         if isinstance(request, RequestHandle):
-            return request.ticket
-        return Ticket(request_id=_id_of(request))
+            return request.accepted
+        return AcceptedRequest(request_id=_id_of(request))
 
 
 def _limiter(limits: Limits | Limiter | None, settings: Limits) -> Limiter:
@@ -602,7 +602,7 @@ def _check_on_status(on_status: object) -> None:
 
 # What each part of a client must be able to do: found out before anything is paid for.
 _PARTS = {
-    "limits": ("acquire", "release", "hold", "held_until", "admit", "refused", "served", "look_price", "look"),
+    "limits": ("acquire", "release", "hold", "held_until", "admit", "refused", "served", "poll_price", "poll_turn"),
     "polling": ("next_look", "observe"),
     "journal": ("record",),
     "budget": ("reserve", "release", "accepted", "settle"),

@@ -31,7 +31,7 @@ class NotWith:
             raise TypeError(f"Use `async with`, not `with`, for a {type(self).__name__}")
 
         def __exit__(self, *_: object) -> None:
-            """Never reached; Python looks for it before it calls `__enter__`."""
+            """Never reached; Python needs it before it calls `__enter__`."""
 
 
 class NotForLoop:

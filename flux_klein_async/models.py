@@ -393,7 +393,7 @@ class Outcome(Generic[T]):
         result: Its result, or None.
         error: Its error, or None.
         files: What was saved, if the fan-out was given a directory.
-        recalled: Nothing was submitted for it this time: the client's journal knew what became of it.
+        from_journal: Nothing was submitted for it this time: the client's journal knew what became of it.
     """
 
     index: int
@@ -401,7 +401,7 @@ class Outcome(Generic[T]):
     result: GenerationResult | None = None
     error: FluxKleinError | None = None
     files: tuple[SavedFile, ...] = ()
-    recalled: bool = False
+    from_journal: bool = False
 
     @property
     def paths(self) -> "tuple[Path, ...]":
@@ -410,5 +410,5 @@ class Outcome(Generic[T]):
 
     def __repr__(self) -> str:
         # Not the item: it is the user's own, of any length, and may be private.
-        ends = {"result": self.result, "error": self.error, "paths": self.paths, "recalled": self.recalled or None}
+        ends = {"result": self.result, "error": self.error, "paths": self.paths, "from_journal": self.from_journal or None}
         return brief_repr(self, {"index": self.index, **ends})

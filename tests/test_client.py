@@ -192,9 +192,9 @@ async def test_a_limiter_of_the_applications_own_is_asked(klein_emulator, connec
             Counting.slots += 1
             await super().acquire()
 
-        async def look(self, price: float) -> None:
+        async def poll_turn(self, price: float) -> None:
             Counting.looks += 1
-            await super().look(price)
+            await super().poll_turn(price)
 
     result = await connect(limits=Counting(Limits())).generate("a cat")
     assert (Counting.slots, Counting.looks) == (1, result.timings.looks)

@@ -114,7 +114,7 @@ _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?", re.ASCII)
 # Names that resolve inside one network only, or nowhere (RFC 6761, RFC 6762).
 _PRIVATE_SUFFIXES = frozenset({"local", "localhost", "internal", "invalid"})
-# They look global, and lead to any IPv4 address: NAT64 (RFC 6052, RFC 8215) and 6to4 (RFC 3056).
+# These seem global, but lead to any IPv4 address: NAT64 (RFC 6052, RFC 8215) and 6to4 (RFC 3056).
 _TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16")))
 
 

@@ -15,7 +15,7 @@ from flux_klein_async.batch.estimate import Estimate
 from flux_klein_async.batch.manifest import Manifest
 from flux_klein_async.batch.rows import BadRow, Kind, kind_of, read_rows
 from flux_klein_async.cli import service, stopping
-from flux_klein_async.cli.batchplan import BAD_KEPT, Look, forecast
+from flux_klein_async.cli.batchplan import BAD_KEPT, Preview, forecast
 from flux_klein_async.cli.batchrun import BatchPlan, BatchRun
 from flux_klein_async.cli.exits import ExitCode
 from flux_klein_async.cli.feed import Feed
@@ -204,8 +204,8 @@ async def _run(job: _Job, feed: Feed, stop: Stop) -> ExitCode:
         )
         await stack.enter_async_context(client)
         if job.dry_run:
-            look = account.items().look if account is not None else None
-            return await _look_ahead(job, feed, client, policy, look, screen)
+            preview = account.items().preview if account is not None else None
+            return await _preview(job, feed, client, policy, preview, screen)
         # In a thread, as it may be long; what is there already is not written again.
         opened = asyncio.get_running_loop().run_in_executor(None, Manifest, job.output_dir / "manifest.jsonl")
         manifest = stack.enter_context(await opened)
@@ -267,12 +267,12 @@ def _refuse(bad: list[BadRow], screen: Screen) -> ExitCode:
     return ExitCode.BAD_INPUT
 
 
-async def _look_ahead(
-    job: _Job, feed: Feed, client: FluxKleinClient, policy: AdaptivePolling, look: Look | None, screen: Screen
+async def _preview(
+    job: _Job, feed: Feed, client: FluxKleinClient, policy: AdaptivePolling, preview: Preview | None, screen: Screen
 ) -> ExitCode:
     """Say what a run would do; nothing is made."""
     price = generation_price(await client.model())
-    found = await forecast(feed, job.model, Estimate(lambda pixels: policy.median(job.model, pixels)), look)
+    found = await forecast(feed, job.model, Estimate(lambda pixels: policy.median(job.model, pixels)), preview)
     for row in found.first_bad:
         screen.note(f"Line {row.line}: {row.problem}")
     record, lines = found.record(job.plan.concurrency, price), found.lines(job.plan.concurrency, price)
@@ -284,7 +284,7 @@ async def _look_ahead(
 def _summary(job: _Job, tally: Tally, seconds: float) -> str:
     total = "" if tally.total is None else f" of {tally.total:,}"
     counts = {
-        "done before": tally.recalled,
+        "done before": tally.from_journal,
         "failed": tally.failed,
         "cancelled": tally.cancelled,
         "uncertain": tally.uncertain,
@@ -295,7 +295,7 @@ def _summary(job: _Job, tally: Tally, seconds: float) -> str:
     told = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
     where = f" in {job.output_dir}" if job.plan.directory is not None and tally.done else ""
     spent = "" if job.emulator else f"; {dollars(tally.cost_usd)} spent"
-    made = tally.done - tally.recalled
+    made = tally.done - tally.from_journal
     rate = f", {made / seconds:.1f} a second" if made and seconds > 0 else ""
     looks = f", {tally.looks / tally.generations:.1f} looks each" if tally.generations else ""
     return f"{tally.done:,}{total} done{where}{told}{spent}{rate}{looks}, {duration(seconds)}"

@@ -16,12 +16,12 @@ from flux_klein_async.journal.base import Action
 from flux_klein_async.journal.budget import dollars
 from flux_klein_async.operations.submit import prepare
 
-__all__ = ["BAD_KEPT", "Forecast", "Look", "forecast"]
+__all__ = ["BAD_KEPT", "Forecast", "Preview", "forecast"]
 
 BAD_KEPT = 20  # bad lines that are told one by one
 _AT_ONCE = 256  # rows that the journal is asked for together
 
-Look = Callable[[str, bytes, str | None], Awaitable[Action]]
+Preview = Callable[[str, bytes, str | None], Awaitable[Action]]
 
 
 @dataclass(slots=True)
@@ -55,11 +55,11 @@ class Forecast:
         """For people."""
         new = self.actions[Action.SUBMIT]
         rest = {
-            "done before": self.actions[Action.KEEP],
-            "submitted before, to be waited for": self.actions[Action.TAKE_UP],
+            "done before": self.actions[Action.RECALL],
+            "submitted before, to be waited for": self.actions[Action.RESUME],
             "failed before": self.actions[Action.FAILED],
             "uncertain": self.actions[Action.UNCERTAIN],
-            "under way in another run": self.actions[Action.TAKEN],
+            "under way in another run": self.actions[Action.CLAIMED],
             "bad": self.bad,
         }
         told = "".join(f", {count:,} {what}" for what, count in rest.items() if count)
@@ -84,8 +84,8 @@ class Forecast:
         return self.estimate.seconds(concurrency) if self.estimate.count else 0.0
 
 
-async def forecast(feed: Feed, model: str, estimate: Estimate, look: Look | None) -> Forecast:
-    """Read all rows; `look` says what the journal would have done with one, None that there is no journal yet.
+async def forecast(feed: Feed, model: str, estimate: Estimate, preview: Preview | None) -> Forecast:
+    """Read all rows; `preview` says what the journal would have done with one, None that there is no journal yet.
 
     Raises:
         FluxKleinError, OSError: File or journal cannot be read.
@@ -94,7 +94,7 @@ async def forecast(feed: Feed, model: str, estimate: Estimate, look: Look | None
     waiting: list[Row] = []
 
     async def settle() -> None:
-        actions = await asyncio.gather(*(_action(row, model, look) for row in waiting))
+        actions = await asyncio.gather(*(_action(row, model, preview) for row in waiting))
         for row, action in zip(waiting, actions, strict=True):
             if isinstance(action, BadRow):
                 found.refuse(action)
@@ -113,11 +113,11 @@ async def forecast(feed: Feed, model: str, estimate: Estimate, look: Look | None
     return found
 
 
-async def _action(row: Row, model: str, look: Look | None) -> Action | BadRow:
-    if look is None:
+async def _action(row: Row, model: str, preview: Preview | None) -> Action | BadRow:
+    if preview is None:
         return Action.SUBMIT
     order = prepare(row.fields, model=None, width=None, height=None, default_model=model)
     try:
-        return await look(order.model, order.body, row.id)
+        return await preview(order.model, order.body, row.id)
     except InvalidInputError as error:  # the journal knows another input by this id
         return BadRow(row.line, str(error))

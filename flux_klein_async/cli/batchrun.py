@@ -120,7 +120,7 @@ class BatchRun:
             result=outcome.result,
             error=outcome.error,
             files=outcome.files,
-            recalled=outcome.recalled,
+            from_journal=outcome.from_journal,
         )
         if not self._unheard(outcome.error):
             await _in_thread(partial(self._manifest.append, ended))

@@ -1,4 +1,4 @@
-"""What `flux-klein doctor` looks at: each check is a small function from what is known about this machine to a finding.
+"""What `flux-klein doctor` checks: each check is a small function from what is known about this machine to a finding.
 
 A check may raise what it likes: that is its finding, as `doctor` words it. Nothing is ordered and nothing is paid for:
 the one API call reads a catalogue entry.
@@ -54,7 +54,7 @@ class Level(StrEnum):
 
 @dataclass(slots=True, kw_only=True)
 class Machine:
-    """What the checks look at; those that find something out leave it here for those that follow.
+    """What the checks use; those that find something out leave it here for those that follow.
 
     Attributes:
         told: What was said to be wrong already; once is enough.
@@ -183,7 +183,7 @@ async def _dns(machine: Machine) -> _Found:
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     if addresses == [host]:
-        return Level.OK, f"{host} needs no looking up"
+        return Level.OK, f"{host} is an address already"
     more = f" and {len(addresses) - 2} more" if len(addresses) > 2 else ""
     return Level.OK, f"{host} is {', '.join(addresses[:2])}{more}"
 

@@ -66,7 +66,7 @@ _API_ADVICE: tuple[tuple[type[FluxKleinError], str], ...] = (
 def _refused(name: str, error: FluxKleinError, machine: Machine) -> Finding:
     """One of our own errors, told once: a proxy that cannot be used is in the way of all that would use it."""
     if str(error) in machine.told:
-        return Finding(name, Level.SKIPPED, "not looked at: what is bad above stands in the way")
+        return Finding(name, Level.SKIPPED, "not checked, because of the problem above")
     machine.told.add(str(error))
     line = str(error)
     if name == "API" and not isinstance(error, ConfigurationError):

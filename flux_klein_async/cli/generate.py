@@ -35,7 +35,7 @@ from flux_klein_async.cli.stopping import Stop
 from flux_klein_async.cli.text import decoded_prompt, duration, shortened
 from flux_klein_async.journal.budget import dollars
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE, TextToImage9BInput
-from flux_klein_async.operations.submit import Order, made_input, prepare
+from flux_klein_async.operations.submit import PreparedRequest, made_input, prepare
 
 __all__ = ["PromptCommand", "generate"]
 
@@ -127,7 +127,7 @@ def generate(
     raise typer.Exit(stopping.run(lambda stop: _run(job, stop)))
 
 
-def _order(prompt: str, model: str, width: int | None, height: int | None, steps: int | None) -> Order:
+def _order(prompt: str, model: str, width: int | None, height: int | None, steps: int | None) -> PreparedRequest:
     """What is posted for each picture.
 
     Raises:

@@ -18,7 +18,7 @@ from flux_klein_async.cli.text import shortened, shown
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.journal.budget import dollars
-from flux_klein_async.journal.reader import JournalReader, Order
+from flux_klein_async.journal.reader import JournalReader, JournaledRequest
 from flux_klein_async.journal.reader import prune as forget
 
 __all__ = ["app"]
@@ -56,7 +56,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for 
 
 @app.callback(invoke_without_command=True)
 def _root(context: typer.Context) -> None:
-    """Look into a journal of what was paid for, or prune it.
+    """Read or prune a journal.
 
     `batch` writes one: DIR/journal.sqlite, or where its --journal says.
 
@@ -91,8 +91,8 @@ def list_orders(
     """  # noqa: D301  # \b: what follows is not to be wrapped
     screen = Screen()
     with JournalReader(journal) as reader:
-        found = reader.orders(states=state or (), since=_instant(since), limit=limit)
-        for line in (json_line(_record(order)) for order in found) if as_json else _table(list(found)):
+        found = reader.requests(states=state or (), since=_instant(since), limit=limit)
+        for line in (json_line(_record(request)) for request in found) if as_json else _table(list(found)):
             screen.out(line)
         screen.note(_summary(reader))
 
@@ -111,17 +111,17 @@ def show(
     """  # noqa: D301  # \b: what follows is not to be wrapped
     screen = Screen()
     with JournalReader(journal) as reader:
-        found = list(reader.orders(request_id=request_id))
+        found = list(reader.requests(request_id=request_id))
     if not found:
         raise InvalidInputError(f"The journal knows no request {shortened(request_id, 100)}")
-    for order in found:
-        for line in [json_line(_record(order))] if as_json else _lines(order):
+    for request in found:
+        for line in [json_line(_record(request))] if as_json else _lines(request):
             screen.out(line)
 
 
 @app.command()
 def export(journal: JournalPath, *, state: States = None, since: Since = None) -> None:
-    """Print all that is known of every order, the oldest first.
+    """Print all that is known of every request, the oldest first.
 
     Each is a JSON object on a line of its own.
 
@@ -131,8 +131,8 @@ def export(journal: JournalPath, *, state: States = None, since: Since = None) -
     """  # noqa: D301  # \b: what follows is not to be wrapped
     screen = Screen()
     with JournalReader(journal) as reader:
-        for order in reader.orders(states=state or (), since=_instant(since), oldest_first=True):
-            screen.out(json_line(_record(order)))
+        for request in reader.requests(states=state or (), since=_instant(since), oldest_first=True):
+            screen.out(json_line(_record(request)))
             if screen.reader_gone:
                 raise BrokenPipeError
 
@@ -156,66 +156,66 @@ def prune(
       flux-klein journal prune --journal run.sqlite --older-than 30
     """  # noqa: D301  # \b: what follows is not to be wrapped
     count = forget(journal, time.time() - older_than * _DAY, clock=time.time, dry_run=dry_run)
-    Screen().out(f"{'Would forget' if dry_run else 'Forgot'} {count} order{'' if count == 1 else 's'}")
+    Screen().out(f"{'Would forget' if dry_run else 'Forgot'} {count} request{'' if count == 1 else 's'}")
 
 
 def _instant(when: datetime | None) -> float | None:
     return None if when is None else when.astimezone().timestamp()
 
 
-def _record(order: Order) -> Record:
+def _record(request: JournaledRequest) -> Record:
     return {
-        "number": order.number,
-        "item_id": order.item_id,
-        "input": order.input,
-        "model": order.model,
-        "request_id": order.request_id,
-        "state": order.state.value,
-        "files": [{"path": str(file.path), "sha256": file.sha256, "size": file.size} for file in order.files],
-        "cost_usd": order.cost_usd,
-        "reserved_usd": order.reserved_usd,
-        "error": order.error,
-        "created": datetime.fromtimestamp(order.created, UTC).isoformat(),
-        "updated": datetime.fromtimestamp(order.updated, UTC).isoformat(),
-        "answer": order.answer,
+        "number": request.number,
+        "item_id": request.item_id,
+        "input": request.input,
+        "model": request.model,
+        "request_id": request.request_id,
+        "state": request.state.value,
+        "files": [{"path": str(file.path), "sha256": file.sha256, "size": file.size} for file in request.files],
+        "cost_usd": request.cost_usd,
+        "reserved_usd": request.reserved_usd,
+        "error": request.error,
+        "created": datetime.fromtimestamp(request.created, UTC).isoformat(),
+        "updated": datetime.fromtimestamp(request.updated, UTC).isoformat(),
+        "answer": request.answer,
     }
 
 
-def _lines(order: Order) -> Iterator[str]:
+def _lines(request: JournaledRequest) -> Iterator[str]:
     """Each fact that is known on a line of its own; text of others is made harmless wherever it goes."""
     facts = {
-        "request": order.request_id,
-        "state": order.state.value,
-        "error": order.error,
-        "model": order.model,
-        "item": order.item_id,
-        "submitted": _time(order.created, seconds_too=True),
-        "last change": _time(order.updated, seconds_too=True),
-        "cost": None if order.cost_usd is None else dollars(order.cost_usd),
-        "set aside": None if order.reserved_usd is None else f"${order.reserved_usd:.6g}",
-        "input": None if order.input is None else json_line({"": order.input})[5:-1],
+        "request": request.request_id,
+        "state": request.state.value,
+        "error": request.error,
+        "model": request.model,
+        "item": request.item_id,
+        "submitted": _time(request.created, seconds_too=True),
+        "last change": _time(request.updated, seconds_too=True),
+        "cost": None if request.cost_usd is None else dollars(request.cost_usd),
+        "set aside": None if request.reserved_usd is None else f"${request.reserved_usd:.6g}",
+        "input": None if request.input is None else json_line({"": request.input})[5:-1],
     }
     for name, fact in facts.items():
         if fact is not None:
             yield f"{name:12} {shown(fact)}"
-    for file in order.files:
+    for file in request.files:
         yield f"{'file':12} {shown(str(file.path))} ({file.size} bytes, SHA-256 {file.sha256})"
 
 
-def _table(orders: list[Order]) -> Iterator[str]:
+def _table(requests: list[JournaledRequest]) -> Iterator[str]:
     """Columns as wide as they need to be; the prompt takes what room is left of the line."""
     from rich.cells import cell_len, set_cell_size  # noqa: PLC0415  # takes its time
 
-    rows = [("submitted", "state", "cost", "request", "prompt")] if orders else []
+    rows = [("submitted", "state", "cost", "request", "prompt")] if requests else []
     rows += [
         (
-            _time(order.created),
-            order.state.value,
-            "" if order.cost_usd is None else dollars(order.cost_usd),
-            shown(order.request_id or ""),
-            shown((order.prompt or "")[:_PROMPT]),
+            _time(request.created),
+            request.state.value,
+            "" if request.cost_usd is None else dollars(request.cost_usd),
+            shown(request.request_id or ""),
+            shown((request.prompt or "")[:_PROMPT]),
         )
-        for order in orders
+        for request in requests
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)] if rows else []
     line = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH
@@ -237,4 +237,4 @@ def _summary(reader: JournalReader) -> str:
     settled, held = reader.spent_usd()
     states = ", ".join(f"{count} {state}" for state, count in counts.items()) or "none"
     aside = f", {dollars(held)} set aside" if held else ""
-    return f"{total} order{'' if total == 1 else 's'}: {states}; {dollars(settled)} spent{aside}"
+    return f"{total} request{'' if total == 1 else 's'}: {states}; {dollars(settled)} spent{aside}"

@@ -26,7 +26,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.total: int | None = None
-        self.done = self.recalled = self.failed = self.uncertain = self.taken = self.cancelled = self.bad = 0
+        self.done = self.from_journal = self.failed = self.uncertain = self.taken = self.cancelled = self.bad = 0
         self.cost_usd = 0.0
         self.looks = self.generations = 0
         self._open: dict[int, RequestState] = {}
@@ -52,8 +52,8 @@ class Tally:
             self._states[state] -= 1
         if outcome.result is not None:
             self.done += 1
-            self.recalled += outcome.recalled
-            self.cost_usd += 0.0 if outcome.recalled else outcome.result.cost_usd or 0.0
+            self.from_journal += outcome.from_journal
+            self.cost_usd += 0.0 if outcome.from_journal else outcome.result.cost_usd or 0.0
         elif isinstance(outcome.error, SubmissionUncertainError):
             self.uncertain += 1
         elif isinstance(outcome.error, ItemTakenError):

@@ -14,7 +14,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeAlias, TypedDict, Unpack
+from typing import TypeAlias, TypedDict, Unpack
 
 from flux_klein_async.emulator.faults import fault, faults_at
 from flux_klein_async.emulator.profiles import Profile, parse_profile
@@ -23,12 +23,17 @@ from flux_klein_async.emulator.scripts import (
     Answer,
     Cut,
     Drop,
+    Endless,
+    Garbage,
     Generation,
+    Hang,
     Pass,
     Refuse,
     Reply,
+    Reset,
     Rewrite,
     Script,
+    Truncate,
     check_answer,
 )
 from flux_klein_async.emulator.service import Draw, Response, Route, Service, find_route
@@ -36,11 +41,7 @@ from flux_klein_async.emulator.service import Draw, Response, Route, Service, fi
 __all__ = ["BaseEmulator", "Call", "Engine", "Options", "Record", "prompt_of"]
 
 
-if TYPE_CHECKING:
-    from flux_klein_async.emulator.scripts import Endless, Garbage, Hang, Reset, Truncate
-
-    Action: TypeAlias = Reply | Draw | Hang | Reset | Garbage | Truncate | Endless
-
+Action: TypeAlias = Reply | Draw | Hang | Reset | Garbage | Truncate | Endless
 _PLAIN = Generation()
 
 

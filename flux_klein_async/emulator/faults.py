@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from flux_klein_async.emulator.scripts import (
     Answer,
@@ -34,9 +34,7 @@ from flux_klein_async.emulator.scripts import (
 __all__ = ["FAULTS", "ODDITIES", "Fault", "fault", "faults_at", "parse_fault"]
 
 
-if TYPE_CHECKING:
-    Oddity: TypeAlias = tuple[str, str, tuple[str, ...], Answer]  # name, meaning, endpoints, what does it
-
+Oddity: TypeAlias = tuple[str, str, tuple[str, ...], Answer]  # name, meaning, endpoints, what does it
 _HTML = "<!doctype html><title>Sign in</title><h1>Please sign in</h1>"
 _ODD: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
     ("submit", "no-id", "accepted, without a request id", {"request_id": None}),

@@ -258,7 +258,7 @@ class _Connector(aiohttp.BaseConnector):
         self._emulator = emulator
 
     def _cleanup(self) -> None:
-        # aiohttp would look here for connections that have been idle for long, by the real clock, and set its
+        # aiohttp would check here for connections that have been idle for long, by the real clock, and set its
         # timer again. In virtual time that timer would go off for ever and hide every deadlock behind it. An
         # idle pipe costs nothing; one idle for too long is still dropped when it is about to be used again.
         pass

@@ -59,7 +59,7 @@ def _colour(rng: random.Random, hue: float, value: float) -> tuple[int, int, int
 
 
 def _background(rng: random.Random, width: int, height: int) -> Image.Image:
-    from PIL import Image, ImageDraw  # noqa: PLC0415  # an extra, for whoever looks at pictures
+    from PIL import Image, ImageDraw  # noqa: PLC0415  # an extra, only needed to draw pictures
 
     scale = min(1.0, _CANVAS / max(width, height)) * _FINER
     size = (round(width * scale), round(height * scale))

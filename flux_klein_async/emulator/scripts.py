@@ -215,7 +215,7 @@ class Generation:
         error: What a failed one says.
         output: In place of the model's own.
         early_result: Answers `result` before the end.
-        result_lag: Seconds for which `result` still looks unfinished after `status` has said the end.
+        result_lag: Seconds for which `result` still says "not yet" after `status` has said the end.
         words: What to write in place of a state, such as `{"completed": "succeeded"}`.
         delay: Seconds before the reply to the submit.
     """

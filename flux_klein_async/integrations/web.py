@@ -86,7 +86,7 @@ class ErrorAnswer:
 # By class: status, the word by which a program knows the case, the sentence for a person.
 _UPSTREAM = (502, "upstream_error", "The image service could not serve this request")
 _CASES: dict[type[FluxKleinError], tuple[int, str, str]] = {
-    # Whatever is not listed, our refused token and our suspended account included, looks like any other trouble there.
+    # Whatever is not listed, our refused token and our suspended account included, is like any other failure.
     FluxKleinError: _UPSTREAM,
     APITimeoutError: (504, "upstream_timeout", "The image service did not answer in time"),
     InvalidInputError: (422, "invalid_input", "The input cannot be used"),

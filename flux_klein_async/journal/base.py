@@ -3,7 +3,7 @@
 Both are called where money moves: the budget reserves and the journal writes the intent before a submit leaves, the
 id is written before anyone waits on it. What a journal raises ends the call before anything is paid.
 
-What an entry makes of an order: which states give way to which, and what an order is charged with. Pure.
+What an entry makes of a request: which states give way to which, and what a request is charged with. Pure.
 
 Entries may come late, twice and in any order, from several processes. What is known for certain never gives way to what
 is known less well, so that the order in which they are written down does not matter to the money.
@@ -26,10 +26,10 @@ __all__ = [
     "Claim",
     "Entry",
     "EntryState",
-    "Items",
+    "ItemClaims",
     "Journal",
-    "KeepsAccounts",
-    "Ledger",
+    "AccountJournal",
+    "ItemJournal",
     "NoBudget",
     "Reservation",
     "SpendingLimit",
@@ -41,7 +41,7 @@ __all__ = [
 
 
 class EntryState(StrEnum):
-    """Where an order stands, as far as it was written down."""
+    """Where a request stands, as far as it was written down."""
 
     SUBMITTING = "submitting"
     REFUSED = "refused"
@@ -71,7 +71,7 @@ class Entry:
     """One line of a journal.
 
     Attributes:
-        state: Where the order stands.
+        state: Where the request stands.
         key: Identifies one submit before it has a request id; None for requests that another process made.
         item: With the intent only: which claimed item it is submitted for, where it is one's.
         request_id: The service's id, once known.
@@ -118,11 +118,11 @@ class Action(StrEnum):
     """What is to be done with an item of which a journal knows."""
 
     SUBMIT = "submit"  # nothing was accepted for it yet
-    TAKE_UP = "take up"  # it was submitted: wait for that request
-    KEEP = "keep"  # its result is there
+    RESUME = "resume"  # it was submitted: wait for that request
+    RECALL = "recall"  # its result is known
     FAILED = "failed"  # it ended without a result, and is left at that
     UNCERTAIN = "uncertain"  # its submit may or may not have been accepted
-    TAKEN = "taken"  # somebody else has it under way
+    CLAIMED = "claimed"  # another run works on it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +149,7 @@ class Claim:
         return brief_repr(self, {name: getattr(self, name) for name in shown})
 
 
-class Items(Protocol):
+class ItemClaims(Protocol):
     """One pass over many items, each known by its id or else by its content and how often that came before."""
 
     async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
@@ -167,17 +167,17 @@ class Items(Protocol):
 
 
 @runtime_checkable
-class Ledger(Journal, Protocol):
+class ItemJournal(Journal, Protocol):
     """A journal that knows items again: what `generate_many` needs to go on where an earlier run ended."""
 
-    def items(self) -> Items:
+    def items(self) -> ItemClaims:
         """Begin a pass over items."""
         ...
 
 
 @runtime_checkable
-class KeepsAccounts(Protocol):
-    """A journal that keeps the orders of different tokens apart."""
+class AccountJournal(Protocol):
+    """A journal that keeps the requests of different tokens apart."""
 
     def for_account(self, token: str) -> Journal:
         """The journal as the client with this token uses it. The token is never written down."""
@@ -254,24 +254,24 @@ GIVES_WAY_TO: Final[Mapping[EntryState, frozenset[EntryState]]] = {
     _DOWNLOADED: frozenset(),
 }
 
-# Nobody has anything under way for an order in one of these.
+# Nobody has anything under way for a request in one of these.
 ENDED: Final = _ENDS | {_REFUSED, _UNCERTAIN}
 
 
 def heeds(now: EntryState, entry: EntryState) -> bool:
-    """Whether an order in one state takes on the state of an entry."""
+    """Whether a request in one state takes on the state of an entry."""
     return entry in GIVES_WAY_TO[now]
 
 
 class Charge(NamedTuple):
-    """What an order counts with, in billionths of a USD: its cost once that is known, till then what was set aside."""
+    """What a request counts with, in billionths of a USD: its cost once that is known, till then what was set aside."""
 
     settled: int
     held: int
 
 
 def charge(state: EntryState, reserved: int | None, cost: int | None) -> Charge:
-    """What an order in this state counts with; one that failed keeps what was set aside, for it may be charged."""
+    """What a request in this state counts with; one that failed keeps what was set aside, for it may be charged."""
     if state is _REFUSED or state is _CANCELLED:
         return Charge(0, 0)
     return Charge(0, reserved or 0) if cost is None else Charge(cost, 0)

@@ -115,7 +115,7 @@ _PRAGMAS: Final = (
     "synchronous = FULL",  # every commit is on the disk when it returns
     "fullfsync = ON",  # on macOS, where fsync alone does not say so
     "temp_store = FILE",
-    "cache_size = -16000",  # KiB: the newest orders and the upper pages of indexes
+    "cache_size = -16000",  # KiB: the newest requests and the upper pages of indexes
     "trusted_schema = OFF",
 )
 
@@ -190,14 +190,14 @@ def _column(name: str, kind: str) -> str:
 STEPS: Final[tuple[Sequence[str], ...]] = (
     (
         "CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID",
-        # settled, held: what the account's orders are charged with (billionths of a USD); pruned: the part of settled
-        # whose orders are no longer here.
+        # settled, held: what the account's requests are charged with (billionths of a USD); pruned: the part of settled
+        # whose requests are no longer here.
         """CREATE TABLE accounts (
             id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
             settled INTEGER NOT NULL DEFAULT 0, held INTEGER NOT NULL DEFAULT 0, pruned INTEGER NOT NULL DEFAULT 0)""",
         "CREATE TABLE runs (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, began REAL NOT NULL)",
-        # run: who claimed it last; seen: the newest order that was there already when it was claimed to be submitted.
-        f"""CREATE TABLE orders (
+        # run: who claimed it last; seen: the newest request that was there already when it was claimed to be submitted.
+        f"""CREATE TABLE requests (
             id INTEGER PRIMARY KEY AUTOINCREMENT, account INTEGER NOT NULL, {_column("item", "INTEGER")},
             {_column("key", "TEXT")}, {_column("request_id", "TEXT")},
             state TEXT NOT NULL CHECK (state IN ({_STATES})), run INTEGER NOT NULL,
@@ -205,10 +205,10 @@ STEPS: Final[tuple[Sequence[str], ...]] = (
             created REAL NOT NULL, updated REAL NOT NULL, {_column("model", "TEXT")}, {_column("error", "TEXT")},
             {_column("files", "TEXT")}, {_column("answer", "BLOB")}, {_column("digest", "INTEGER")},
             {_column("body", "BLOB")})""",
-        "CREATE UNIQUE INDEX orders_by_key ON orders (account, key) WHERE key IS NOT NULL",
-        "CREATE INDEX orders_by_request ON orders (account, request_id) WHERE request_id IS NOT NULL",
-        "CREATE INDEX orders_by_item ON orders (item) WHERE item IS NOT NULL",
-        "CREATE INDEX orders_on_their_way ON orders (run) WHERE state = 'submitting'",
+        "CREATE UNIQUE INDEX orders_by_key ON requests (account, key) WHERE key IS NOT NULL",
+        "CREATE INDEX orders_by_request ON requests (account, request_id) WHERE request_id IS NOT NULL",
+        "CREATE INDEX orders_by_item ON requests (item) WHERE item IS NOT NULL",
+        "CREATE INDEX orders_on_their_way ON requests (run) WHERE state = 'submitting'",
         f"""CREATE TABLE items (
             id INTEGER PRIMARY KEY AUTOINCREMENT, account INTEGER NOT NULL, {_column("name", "BLOB NOT NULL")},
             {_column("content", "BLOB NOT NULL")}, run INTEGER NOT NULL, seen INTEGER NOT NULL,
@@ -217,14 +217,14 @@ STEPS: Final[tuple[Sequence[str], ...]] = (
 )
 
 _CHARGED_NOT = "state IN ('refused', 'cancelled')"
-# Each account's totals beside the sums over its orders.
+# Each account's totals beside the sums over its requests.
 _BALANCE = f"""
     SELECT accounts.name, settled - pruned, held, coalesce(sums.settled_sum, 0), coalesce(sums.held_sum, 0)
     FROM accounts LEFT JOIN (
         SELECT account,
             sum(CASE WHEN {_CHARGED_NOT} THEN 0 ELSE coalesce(cost, 0) END) AS settled_sum,
             sum(CASE WHEN {_CHARGED_NOT} OR cost IS NOT NULL THEN 0 ELSE coalesce(reserved, 0) END) AS held_sum
-        FROM orders GROUP BY account
+        FROM requests GROUP BY account
     ) AS sums ON sums.account = accounts.id
 """  # noqa: S608  # of constants
 
@@ -304,7 +304,7 @@ def migrate(path: Path, db: sqlite3.Connection, is_alive: Callable[[str], bool])
 
 
 def check(path: Path, db: sqlite3.Connection) -> None:
-    """Hold everything in the file against everything else: indexes against tables, totals against orders.
+    """Hold everything in the file against everything else: indexes against tables, totals against requests.
 
     Raises:
         JournalError: Something contradicts something else.
@@ -393,7 +393,7 @@ class Database:
     Attributes:
         run: This run's number in the file.
         taken: The items that this run claimed to work on, and has not released.
-        priced: By account, the newest order when something was set aside for all that were made without a budget.
+        priced: By account, the newest request when something was set aside for all that were made without a budget.
     """
 
     def __init__(self, path: Path, db: sqlite3.Connection, lease: Lease, clock: Callable[[], float]) -> None:
@@ -491,7 +491,7 @@ class Database:
         if self._lease.is_alive(row[0]):
             return True
         self.db.execute(
-            "UPDATE orders SET state = ?, error = ?, updated = ? WHERE run = ? AND state = 'submitting'",
+            "UPDATE requests SET state = ?, error = ?, updated = ? WHERE run = ? AND state = 'submitting'",
             (EntryState.UNCERTAIN.value, _GONE, self.clock(), run),
         )
         self.db.execute("DELETE FROM runs WHERE id = ?", (run,))

@@ -66,7 +66,7 @@ class Lease:
             run = secrets.token_hex(8)
             path = _lock_path(journal, run)
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-            # Whoever looks for leftovers in this very instant may have taken it for one.
+            # Another process that removes leftovers may have removed this one just now.
             if _try_lock(handle, shared=False) and _is_still(path, handle):
                 return cls(journal, run, handle)
             os.close(handle)
@@ -109,7 +109,7 @@ def is_alive(journal: Path, run: str) -> bool:
         return False
     except PermissionError:  # another user's, or going away just now: whoever cannot know must not call it dead
         return True
-    if not _try_lock(handle, shared=True):  # shared, so that two who look at once do not take each other for the run
+    if not _try_lock(handle, shared=True):  # shared, so that two processes that check at once do not take each other for the run
         os.close(handle)
         return True
     _end(handle, lambda: _clear(journal, run))

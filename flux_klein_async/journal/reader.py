@@ -18,22 +18,22 @@ from flux_klein_async.journal.lease import is_alive
 from flux_klein_async.journal.records import files_from
 from flux_klein_async.models import SavedFile
 
-__all__ = ["JournalReader", "Order", "prune"]
+__all__ = ["JournalReader", "JournaledRequest", "prune"]
 
 
 _ID: Final = b"id:"
 _COLUMNS: Final = (
-    "orders.id, key, request_id, {state}, model, name, error, created, updated, cost, reserved, files, answer, body"
+    "requests.id, key, request_id, {state}, model, name, error, created, updated, cost, reserved, files, answer, body"
 )
-_FROM: Final = "FROM orders LEFT JOIN items ON items.id = orders.item"
+_FROM: Final = "FROM requests LEFT JOIN items ON items.id = requests.item"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class JournaledRequest:
     """One submit, as far as the journal knows it.
 
     Attributes:
-        number: Counts the orders of a journal.
+        number: Counts the requests of a journal.
         item_id: The id of the item that it was for, where that had one.
         created: When it was written down first, and `updated` last: seconds since 1970.
         cost_usd: What the service says that it cost; None where it does not say.
@@ -64,7 +64,7 @@ class Order:
 
 
 class JournalReader:
-    """A journal's orders; nothing is written.
+    """A journal's requests; nothing is written.
 
     What a process had on its way when it ended is told as uncertain, as the next run will find it.
     """
@@ -91,7 +91,7 @@ class JournalReader:
         except BaseException:
             self._db.close()
             raise
-        lost = f"state = '{EntryState.SUBMITTING}' AND orders.run NOT IN ({', '.join(alive)})"
+        lost = f"state = '{EntryState.SUBMITTING}' AND requests.run NOT IN ({', '.join(alive)})"
         self._state = f"CASE WHEN {lost} THEN '{EntryState.UNCERTAIN}' ELSE state END"
 
     def __enter__(self) -> Self:
@@ -100,7 +100,7 @@ class JournalReader:
     def __exit__(self, *_: object) -> None:
         self._db.close()
 
-    def orders(
+    def requests(
         self,
         *,
         states: Collection[EntryState] = (),
@@ -108,7 +108,7 @@ class JournalReader:
         request_id: str | None = None,
         limit: int | None = None,
         oldest_first: bool = False,
-    ) -> Iterator[Order]:
+    ) -> Iterator[JournaledRequest]:
         """Orders, the newest first if not said otherwise; all states where none are named.
 
         Args:
@@ -130,24 +130,24 @@ class JournalReader:
             values.append(since)
         if request_id is not None:
             parts.append(
-                "orders.account IN (SELECT id FROM accounts) AND request_id = ?"
+                "requests.account IN (SELECT id FROM accounts) AND request_id = ?"
             )  # for which there is an index
             values.append(request_id)
         query = (
             f"SELECT {_COLUMNS.format(state=self._state)} {_FROM} WHERE {' AND '.join(parts)} "
-            f"ORDER BY orders.id {'ASC' if oldest_first else 'DESC'} LIMIT ?"
+            f"ORDER BY requests.id {'ASC' if oldest_first else 'DESC'} LIMIT ?"
         )
         with self._troubles():
             for row in self._db.execute(query, (*values, -1 if limit is None else limit)):
                 yield _order(row)
 
     def counts(self) -> dict[EntryState, int]:
-        """How many orders are in each state; those of no order are left out.
+        """How many requests are in each state; those of no request are left out.
 
         Raises:
             JournalError: The file cannot be read.
         """
-        query = f"SELECT {self._state}, count(*) FROM orders GROUP BY 1"  # noqa: S608
+        query = f"SELECT {self._state}, count(*) FROM requests GROUP BY 1"  # noqa: S608
         with self._troubles():
             found = dict(self._db.execute(query).fetchall())
         return {state: found[state.value] for state in EntryState if state.value in found}
@@ -174,9 +174,9 @@ class JournalReader:
             raise trouble(self.path, error) from error
 
 
-def _order(row: tuple[Any, ...]) -> Order:
+def _order(row: tuple[Any, ...]) -> JournaledRequest:
     number, key, request_id, state, model, name, error, created, updated, cost, reserved, files, answer, body = row
-    return Order(
+    return JournaledRequest(
         number=number,
         key=key,
         request_id=request_id,
@@ -199,16 +199,16 @@ def _parsed(text: bytes | None) -> Any:
     return None if text is None else json.loads(text, parse_constant=str)
 
 
-_AT_ONCE: Final = 500  # orders forgotten in one transaction: other processes wait for its end
+_AT_ONCE: Final = 500  # requests forgotten in one transaction: other processes wait for its end
 # What may have been accepted stays until somebody knows.
 _FORGOTTEN: Final = tuple(sorted(state.value for state in ENDED - {EntryState.UNCERTAIN}))
-_OLD: Final = f"FROM orders WHERE state IN ({', '.join('?' * len(_FORGOTTEN))}) AND updated < ?"
+_OLD: Final = f"FROM requests WHERE state IN ({', '.join('?' * len(_FORGOTTEN))}) AND updated < ?"
 
 
 def prune(path: Path, before: float, *, clock: Callable[[], float], dry_run: bool = False) -> int:
-    """Forget the orders that ended before an instant; what they cost stays counted. How many they are, or would be.
+    """Forget the requests that ended before an instant; what they cost stays counted. How many they are, or would be.
 
-    An item whose orders are all forgotten is one that was never submitted. The file does not shrink; new orders
+    An item whose requests are all forgotten is one that was never submitted. The file does not shrink; new requests
     fill it up. Blocks: in an application on a loop, call it in a thread.
 
     Raises:
@@ -240,8 +240,8 @@ def _some(db: Database, before: float) -> int:
     rows = db.db.execute(
         f"SELECT id, account, item, state, reserved, cost {_OLD} LIMIT {_AT_ONCE}", (*_FORGOTTEN, before)
     ).fetchall()
-    for order, account, item, state, reserved, cost in rows:
-        db.db.execute("DELETE FROM orders WHERE id = ?", (order,))
+    for request, account, item, state, reserved, cost in rows:
+        db.db.execute("DELETE FROM requests WHERE id = ?", (request,))
         settled, held = charge(EntryState(state), reserved, cost)
         # What was set aside for it and never settled counts as spent from now on.
         db.db.execute(
@@ -256,7 +256,7 @@ def _some(db: Database, before: float) -> int:
 def _forget_item(db: Database, item: int) -> None:
     """Unless something else is known of it, or a run that is alive has it under way."""
     row = db.db.execute(
-        "SELECT run FROM items WHERE id = ? AND NOT EXISTS (SELECT 1 FROM orders WHERE item = items.id)", (item,)
+        "SELECT run FROM items WHERE id = ? AND NOT EXISTS (SELECT 1 FROM requests WHERE item = items.id)", (item,)
     ).fetchone()
     if row is not None and not db.is_alive(row[0]):
         db.db.execute("DELETE FROM items WHERE id = ?", (item,))

@@ -2,11 +2,11 @@
 
 Within a transaction, in the journal's thread.
 
-Entries, written into the orders of an account: within a transaction, in the journal's thread.
+Entries, written into the requests of an account: within a transaction, in the journal's thread.
 
 Items, taken to be worked on: within a transaction, in the journal's thread.
 
-An item that this run, or another that is alive, has under way is taken. It is free again once an order of its own has
+An item that this run, or another that is alive, has under way is taken. It is free again once a request of its own has
 ended, its run has, or (for this run alone) it was released.
 """
 
@@ -40,7 +40,7 @@ __all__ = [
     "files_from",
     "files_text",
     "forget_pass",
-    "look",
+    "preview",
     "record",
     "seal",
     "strangers",
@@ -50,7 +50,7 @@ __all__ = [
 
 _USED = (
     "(settled <> 0 OR held <> 0 OR EXISTS (SELECT 1 FROM items WHERE account = accounts.id)"
-    " OR EXISTS (SELECT 1 FROM orders WHERE account = accounts.id))"
+    " OR EXISTS (SELECT 1 FROM requests WHERE account = accounts.id))"
 )
 
 
@@ -80,22 +80,22 @@ def take_over(db: Database, token: str, ignored: Iterable[str] = ()) -> None:
 
 _LONGEST: Final = 2100  # characters of an error: those of the package's own sentences at most
 _COLUMNS: Final = "id, state, request_id, reserved, cost, files, answer"
-_BY_KEY: Final = f"SELECT {_COLUMNS} FROM orders WHERE account = ? AND key = ?"  # noqa: S608  # of constants
-_BY_REQUEST: Final = f"SELECT {_COLUMNS} FROM orders WHERE account = ? AND request_id = ?"  # noqa: S608
-_NAMELESS: Final = f"SELECT {_COLUMNS}, error FROM orders WHERE account = ? AND request_id = ? AND key IS NULL"  # noqa: S608
+_BY_KEY: Final = f"SELECT {_COLUMNS} FROM requests WHERE account = ? AND key = ?"  # noqa: S608  # of constants
+_BY_REQUEST: Final = f"SELECT {_COLUMNS} FROM requests WHERE account = ? AND request_id = ?"  # noqa: S608
+_NAMELESS: Final = f"SELECT {_COLUMNS}, error FROM requests WHERE account = ? AND request_id = ? AND key IS NULL"  # noqa: S608
 
 _NO_PRICE: Final = "key IS NOT NULL AND reserved IS NULL AND cost IS NULL"
-_UNPRICED: Final = f"SELECT id, state FROM orders WHERE id > ? AND account = ? AND {_NO_PRICE}"  # noqa: S608
+_UNPRICED: Final = f"SELECT id, state FROM requests WHERE id > ? AND account = ? AND {_NO_PRICE}"  # noqa: S608
 _INSERT: Final = (
-    "INSERT INTO orders (account, item, key, request_id, state, run, reserved, cost, created, updated, model, error,"
+    "INSERT INTO requests (account, item, key, request_id, state, run, reserved, cost, created, updated, model, error,"
     " files, answer, digest, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
 _FACTS: Final = (
     "state = ?, cost = ?, files = ?, answer = ?, digest = ?, error = CASE WHEN ? THEN error ELSE ? END, updated = ?"
 )
-_UPDATE: Final = f"UPDATE orders SET {_FACTS} WHERE id = ?"  # noqa: S608
+_UPDATE: Final = f"UPDATE requests SET {_FACTS} WHERE id = ?"  # noqa: S608
 # Apart: a column that is set is taken out of its index and put in again, even where it stays what it was.
-_UPDATE_WITH_ID: Final = f"UPDATE orders SET {_FACTS}, request_id = ? WHERE id = ?"  # noqa: S608
+_UPDATE_WITH_ID: Final = f"UPDATE requests SET {_FACTS}, request_id = ? WHERE id = ?"  # noqa: S608
 
 
 class _Row(NamedTuple):
@@ -113,21 +113,21 @@ def record(db: Database, token: str, entry: Entry) -> None:
 
     Raises:
         BudgetExceededError: Its reservation is more than is left.
-        JournalError: It says of no order what it is about.
+        JournalError: It says of no request what it is about.
     """
     account = db.account(token)
     if entry.state is EntryState.SUBMITTING:
         _intend(db, account, entry)
         return
-    rows = _orders_of(db, account, entry)
+    rows = _requests_of(db, account, entry)
     for row in rows:
         _change(db, account, row, entry)
     if not rows and entry.state is not EntryState.REFUSED:  # one that was refused before its intent was written is none
         _insert(db, account, entry)
 
 
-def _orders_of(db: Database, account: int, entry: Entry) -> list[_Row]:
-    """The orders that an entry is about; of one request there are several only if the service gave its id twice."""
+def _requests_of(db: Database, account: int, entry: Entry) -> list[_Row]:
+    """The requests that an entry is about; of one request there are several only if the service gave its id twice."""
     if entry.key is None and entry.request_id is None:
         raise JournalError(f"An entry of state {entry.state.value} names neither its submit nor its request")
     rows: list[Any] = []
@@ -164,11 +164,11 @@ def _afford(db: Database, account: int, reservation: Reservation) -> None:
 def _price_others(db: Database, account: int, price: int) -> None:
     """Set the same aside for each submit that was made without a budget and whose cost is not known: none is free."""
     since = db.priced.get(account, 0)
-    [newest] = db.db.execute("SELECT coalesce(max(id), 0) FROM orders").fetchone()
+    [newest] = db.db.execute("SELECT coalesce(max(id), 0) FROM requests").fetchone()
     if newest == since:
         return
     rows = db.db.execute(_UNPRICED, (since, account)).fetchall()
-    db.db.executemany("UPDATE orders SET reserved = ? WHERE id = ?", [(price, order) for order, _ in rows])
+    db.db.executemany("UPDATE requests SET reserved = ? WHERE id = ?", [(price, request) for request, _ in rows])
     held = sum(charge(EntryState(state), price, None).held for _, state in rows)
     _charge(db, account, Charge(0, 0), Charge(0, held))
     db.priced[account] = newest
@@ -206,7 +206,7 @@ def _insert(db: Database, account: int, entry: Entry) -> None:
 
 
 def _change(db: Database, account: int, row: _Row, entry: Entry) -> None:
-    """Give an order the state of an entry, if that is stronger, and in any case what the entry knows more."""
+    """Give a request the state of an entry, if that is stronger, and in any case what the entry knows more."""
     if entry.request_id is not None and row.request_id is None:
         row = _absorb(db, account, row, entry.request_id)
     before = state = EntryState(row.state)
@@ -228,16 +228,16 @@ def _change(db: Database, account: int, row: _Row, entry: Entry) -> None:
 
 
 def _knows_more(row: _Row, entry: Entry) -> bool:
-    """Whether an entry has something to add to an order whose state is stronger than its own."""
+    """Whether an entry has something to add to a request whose state is stronger than its own."""
     new_id = entry.request_id is not None and row.request_id is None
     return new_id or _cost(entry) is not None or entry.answer is not None or entry.files != ()
 
 
 def _absorb(db: Database, account: int, row: _Row, request_id: str) -> _Row:
-    """Of a request that was heard of before its submit was known to be its own, make one order."""
+    """Of a request that was heard of before its submit was known to be its own, make one request."""
     for *found, error in db.db.execute(_NAMELESS, (account, request_id)).fetchall():
         other = _Row(*found)
-        db.db.execute("DELETE FROM orders WHERE id = ?", (other.id,))
+        db.db.execute("DELETE FROM requests WHERE id = ?", (other.id,))
         state = EntryState(other.state)
         _charge(db, account, charge(state, other.reserved, other.cost), Charge(0, 0))
         cost = None if other.cost is None else from_nano(other.cost)
@@ -249,7 +249,7 @@ def _absorb(db: Database, account: int, row: _Row, request_id: str) -> _Row:
             files=files_from(other.files),
             error=error,
         )
-        db.db.execute("UPDATE orders SET request_id = ? WHERE id = ?", (request_id, row.id))
+        db.db.execute("UPDATE requests SET request_id = ? WHERE id = ?", (request_id, row.id))
         _change(db, account, row._replace(request_id=request_id), known)
         [row] = [_Row(*again) for again in db.db.execute(_BY_REQUEST, (account, request_id)) if again[0] == row.id]
     return row
@@ -303,17 +303,17 @@ def files_from(text: str | None) -> tuple[SavedFile, ...]:
 
 
 # Whoever gets one of these works on the item until it releases it.
-WORKING: Final = frozenset({Action.SUBMIT, Action.TAKE_UP})
+WORKING: Final = frozenset({Action.SUBMIT, Action.RESUME})
 
 _DIGEST, _SEAL = 16, 4  # bytes
 _ITEM: Final = "SELECT id, content, run, seen FROM items WHERE account = ? AND name = ?"
 _NEWEST: Final = (
-    "SELECT id, state, request_id, error, files, answer, digest FROM orders WHERE item = ? ORDER BY id DESC LIMIT 1"
+    "SELECT id, state, request_id, error, files, answer, digest FROM requests WHERE item = ? ORDER BY id DESC LIMIT 1"
 )
 
 
 class _Newest(NamedTuple):
-    """The newest order of an item."""
+    """The newest request of an item."""
 
     id: int
     state: EntryState
@@ -350,7 +350,7 @@ def claim(
     return _told(item, action, newest)
 
 
-def look(
+def preview(
     db: Database, token: str, number: int, model: str, body: bytes, item_id: str | None, again: frozenset[EntryState]
 ) -> Action:
     """What a claim would lead to; nobody takes the item.
@@ -379,7 +379,7 @@ def _known_as(
 def _found(
     db: Database, row: Any, content: bytes, item_id: str | None, again: frozenset[EntryState]
 ) -> tuple[Action, _Newest | None]:
-    """What is to be done with an item of which there is a row, and its newest order.
+    """What is to be done with an item of which there is a row, and its newest request.
 
     Raises:
         InvalidInputError: Its id stood for another input.
@@ -390,10 +390,10 @@ def _found(
         if known != _sealed(known[:-_SEAL]):
             raise damaged(db.path, [f"item {item}"])
         raise InvalidInputError(f"The journal knows another input by the id {(item_id or '')[:60]!r}")
-    alive = db.is_alive(run)  # first: it may change what is known of the order
+    alive = db.is_alive(run)  # first: it may change what is known of the request
     newest = _newest(db, item)
     taken = _under_way(db, item, run, seen, newest, alive=alive)
-    return Action.TAKEN if taken else _action(newest, again), newest
+    return Action.CLAIMED if taken else _action(newest, again), newest
 
 
 def _name_in_pass(db: Database, number: int, content: bytes, item_id: str | None) -> bytes:
@@ -440,16 +440,16 @@ _ACTIONS: Final = {
     EntryState.UNCERTAIN: Action.UNCERTAIN,
     EntryState.REFUSED: Action.SUBMIT,
     EntryState.CANCELLED: Action.SUBMIT,
-    EntryState.SUBMITTED: Action.TAKE_UP,
-    EntryState.COMPLETED: Action.KEEP,
-    EntryState.DOWNLOADED: Action.KEEP,
+    EntryState.SUBMITTED: Action.RESUME,
+    EntryState.COMPLETED: Action.RECALL,
+    EntryState.DOWNLOADED: Action.RECALL,
     EntryState.FAILED: Action.FAILED,
 }
 
 
 def _take(db: Database, item: int, newest: _Newest | None, action: Action) -> None:
-    """Write down who has it, and after which order it will be free again."""
-    seen = 0 if newest is None else newest.id - (action is Action.TAKE_UP)
+    """Write down who has it, and after which request it will be free again."""
+    seen = 0 if newest is None else newest.id - (action is Action.RESUME)
     db.db.execute("UPDATE items SET run = ?, seen = ? WHERE id = ?", (db.run, seen, item))
     db.taken.add(item)
 
@@ -457,7 +457,7 @@ def _take(db: Database, item: int, newest: _Newest | None, action: Action) -> No
 def _told(item: int, action: Action, newest: _Newest | None) -> Claim:
     if newest is None or action is Action.SUBMIT:
         return Claim(item=str(item), action=action)
-    if action is not Action.KEEP:
+    if action is not Action.RECALL:
         return Claim(item=str(item), action=action, request_id=newest.request_id, error=newest.error)
     if newest.digest != seal(newest.files, newest.answer):  # damaged: the service still has it
         return Claim(item=str(item), action=action, request_id=newest.request_id)

@@ -10,7 +10,7 @@ from typing import Self
 
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState, from_nano
 from flux_klein_async.journal.database import Database
-from flux_klein_async.journal.records import claim, look, record, strangers, take_over
+from flux_klein_async.journal.records import claim, preview, record, strangers, take_over
 from flux_klein_async.journal.writer import Writer
 
 __all__ = ["Account", "Pass", "Spending", "SqliteJournal"]
@@ -18,7 +18,7 @@ __all__ = ["Account", "Pass", "Spending", "SqliteJournal"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spending:
-    """What an account's orders count with.
+    """What an account's requests count with.
 
     Attributes:
         settled_usd: What the service says that they cost.
@@ -204,10 +204,10 @@ class Pass:
         token, number, again = self._token, self._number, self._again
         return await self._writer.operate(lambda database: claim(database, token, number, model, body, item_id, again))
 
-    async def look(self, model: str, body: bytes, item_id: str | None) -> Action:
+    async def preview(self, model: str, body: bytes, item_id: str | None) -> Action:
         """What `claim` would say is to be done with an item; it is not taken."""
         token, number, again = self._token, self._number, self._again
-        return await self._writer.operate(lambda database: look(database, token, number, model, body, item_id, again))
+        return await self._writer.operate(lambda database: preview(database, token, number, model, body, item_id, again))
 
     def release(self, claim: Claim) -> None:
         """As `Items` says."""

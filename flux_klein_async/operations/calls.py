@@ -10,8 +10,8 @@ from flux_klein_async.errors import FluxKleinError
 from flux_klein_async.events import Cancelled, Failed
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.models import CancelOutcome, GenerationResult, ModelInfo, RequestStatus, Timings
-from flux_klein_async.operations.context import Core, log
-from flux_klein_async.operations.operation import Call, Registry
+from flux_klein_async.operations.context import ClientContext, log
+from flux_klein_async.operations.operation import Operation, OperationRegistry
 from flux_klein_async.transport.retry import Verdict, classify
 
 __all__ = [
@@ -30,7 +30,7 @@ T = TypeVar("T")
 CANCEL_WITHIN = 5.0  # seconds for a cancel that nobody waits for
 
 
-async def single(core: Core, call: Call, request: Request, read: Callable[[Response], T]) -> T:
+async def single(context: ClientContext, operation: Operation, request: Request, read: Callable[[Response], T]) -> T:
     """Make one call, with repeats inside the deadline and the client's quota.
 
     Raises:
@@ -38,96 +38,96 @@ async def single(core: Core, call: Call, request: Request, read: Callable[[Respo
     """
 
     async def once() -> T:
-        return read(await core.exchange(request, call))
+        return read(await context.exchange(request, operation))
 
-    return await core.attempt(
+    return await context.attempt(
         request.kind,
-        call,
+        operation,
         once,
         allows=lambda error: classify(error, request) is Verdict.RETRY,
-        attempts=core.retry.attempts,
+        attempts=context.retry.attempts,
     )
 
 
-async def status(core: Core, call: Call, request_id: str) -> RequestStatus:
+async def status(context: ClientContext, operation: Operation, request_id: str) -> RequestStatus:
     """Where the request stands."""
-    return await single(core, call, core.api.status(request_id), lambda answer: read_status(answer, request_id))
+    return await single(context, operation, context.api.status(request_id), lambda answer: read_status(answer, request_id))
 
 
 async def fetch_result(
-    core: Core, call: Call, request_id: str, timings: Callable[[], Timings] = Timings
+    context: ClientContext, operation: Operation, request_id: str, timings: Callable[[], Timings] = Timings
 ) -> GenerationResult:
     """The result of a completed request."""
-    request = core.api.result(request_id)
-    return await single(core, call, request, lambda answer: read_result(answer, request_id, timings))
+    request = context.api.result(request_id)
+    return await single(context, operation, request, lambda answer: read_result(answer, request_id, timings))
 
 
-async def write_result(core: Core, result: GenerationResult) -> None:
+async def write_result(context: ClientContext, result: GenerationResult) -> None:
     """Write a result down, by which it can be read again.
 
     Raises:
         JournalError: It could not be written.
     """
-    if core.journal is not None:
+    if context.journal is not None:
         answer = json.dumps(result.raw).encode()
-        await core.write(EntryState.COMPLETED, request_id=result.request_id, cost_usd=result.cost_usd, answer=answer)
+        await context.write(EntryState.COMPLETED, request_id=result.request_id, cost_usd=result.cost_usd, answer=answer)
 
 
-async def model_info(core: Core, call: Call, model: str) -> ModelInfo:
+async def model_info(context: ClientContext, operation: Operation, model: str) -> ModelInfo:
     """The catalogue entry."""
-    return await single(core, call, core.api.model(model), read_model)
+    return await single(context, operation, context.api.model(model), read_model)
 
 
-async def cancel(core: Core, call: Call, request_id: str, *, abandoned: bool = False) -> CancelOutcome:
+async def cancel(context: ClientContext, operation: Operation, request_id: str, *, abandoned: bool = False) -> CancelOutcome:
     """Ask the service to cancel, and say what it answered."""
-    outcome = await single(core, call, core.api.cancel(request_id), lambda answer: read_cancel(answer, request_id))
-    core.emit(
+    outcome = await single(context, operation, context.api.cancel(request_id), lambda answer: read_cancel(answer, request_id))
+    context.emit(
         lambda at: Cancelled(
-            at=at, request_id=request_id, tag=call.tag, cancelled=outcome.cancelled, abandoned=abandoned
+            at=at, request_id=request_id, tag=operation.tag, cancelled=outcome.cancelled, abandoned=abandoned
         )
     )
     if outcome.cancelled:
-        core.budget.settle(request_id, 0.0)
-        await core.write(EntryState.CANCELLED, request_id=request_id)
+        context.budget.settle(request_id, 0.0)
+        await context.write(EntryState.CANCELLED, request_id=request_id)
     return outcome
 
 
-async def cancel_abandoned(core: Core, request_id: str, tag: object) -> None:
+async def cancel_abandoned(context: ClientContext, request_id: str, tag: object) -> None:
     """Cancel a request that nobody waits for any more; what cannot be cancelled is remembered as running on."""
-    call = Call(core.loop, Registry(), CANCEL_WITHIN, request_id=request_id, tag=tag)
+    operation = Operation(context.loop, OperationRegistry(), CANCEL_WITHIN, request_id=request_id, tag=tag)
     answered = False
     try:
-        with call:
-            outcome = await cancel(core, call, request_id, abandoned=True)
+        with operation:
+            outcome = await cancel(context, operation, request_id, abandoned=True)
         answered = True
         if outcome.cancelled:
-            core.left_running.discard(request_id)
+            context.left_running.discard(request_id)
     except FluxKleinError as error:
         log.warning("Request %s was abandoned and could not be cancelled: %s", request_id, error)
     finally:  # also where the client closes and ends this
         if not answered:
-            core.emit(lambda at: Cancelled(at=at, request_id=request_id, tag=tag, cancelled=None, abandoned=True))
-        if not core.closing:  # only what is found running while closing is reported by it
-            core.left_running.discard(request_id)
+            context.emit(lambda at: Cancelled(at=at, request_id=request_id, tag=tag, cancelled=None, abandoned=True))
+        if not context.closing:  # only what is found running while closing is reported by it
+            context.left_running.discard(request_id)
 
 
-def tell_failed(core: Core, call: Call, error: FluxKleinError, verb: str, model: str | None = None) -> None:
+def tell_failed(context: ClientContext, operation: Operation, error: FluxKleinError, verb: str, model: str | None = None) -> None:
     """Tell the handler of events that a call is about to leave with this error.
 
     One whose own submit was accepted must not be made again, and its error says so from now on.
     """
-    if call.waits and call.submitted:
+    if operation.waits and operation.submitted:
         error.paid_by_this_call = True
-    core.emit(
+    context.emit(
         lambda at: Failed(
             at=at,
-            request_id=error.request_id or call.request_id,
-            tag=call.tag,
+            request_id=error.request_id or operation.request_id,
+            tag=operation.tag,
             error_type=type(error).__name__,
             error=str(error),
-            seconds=at - call.started,
+            seconds=at - operation.started,
             model=model,
-            call=call.number,
+            call=operation.number,
             verb=verb,
         )
     )

@@ -31,14 +31,14 @@ from flux_klein_async.errors import ClientClosedError, ConfigurationError, FluxK
 from flux_klein_async.events import Closed, Event, Held, Retrying
 from flux_klein_async.journal.base import Entry, EntryState, Journal, Reservation, SpendingLimit
 from flux_klein_async.models import ModelInfo
-from flux_klein_async.operations.operation import Call, Registry
+from flux_klein_async.operations.operation import Operation, OperationRegistry
 from flux_klein_async.options import RetryPolicy
 from flux_klein_async.polling.policies import PollPolicy, SavedPolicy
 from flux_klein_async.transport.base import BodyGuard, Transport
 from flux_klein_async.transport.retry import Backoff, RetryQuota, refused_for_now, repeat
 from flux_klein_async.transport.throttle import Lanes, Limiter
 
-__all__ = ["Background", "Core", "GuardedBudget", "GuardedLimiter", "asked", "close", "log", "sleep_until", "told"]
+__all__ = ["Background", "ClientContext", "GuardedBudget", "GuardedLimiter", "asked", "close", "log", "sleep_until", "told"]
 
 
 _log = logging.getLogger("flux_klein_async")
@@ -163,9 +163,9 @@ class GuardedLimiter:
         with asked("limiter"):
             return self._limiter.look_price()
 
-    async def look(self, price: float) -> None:
+    async def poll_turn(self, price: float) -> None:
         with asked("limiter"):
-            await self._limiter.look(price)
+            await self._limiter.poll_turn(price)
 
 
 class GuardedBudget:
@@ -211,13 +211,13 @@ async def sleep_until(loop: asyncio.AbstractEventLoop, when: float) -> None:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Core:
+class ClientContext:
     """The parts of one client.
 
     Attributes:
         redact: Takes the token out of a text that a server may have written.
         max_file_bytes: The largest file that is downloaded.
-        calls: The verbs under way, for `aclose`.
+        operations: The verbs under way, for `aclose`.
         learning: The poll policy, if it is one that keeps what it learned.
         left_running: Ids that nobody waits for and that may still run, found while closing.
         no_early_results: How many waits in a row found none.
@@ -238,7 +238,7 @@ class Core:
     redact: Callable[[str], str]
     quota: RetryQuota = field(default_factory=RetryQuota)
     background: Background = field(default_factory=Background)
-    calls: Registry = field(default_factory=Registry)
+    operations: OperationRegistry = field(default_factory=OperationRegistry)
     left_running: set[str] = field(default_factory=set)
     learning: SavedPolicy | None = None
     closing: bool = False
@@ -278,16 +278,16 @@ class Core:
         """The loop, once bound."""
         return self._loop or self.bind()
 
-    def call(
+    def operation(
         self,
         timeout: float | None,
         *,
         request_id: str | None = None,
         tag: object = None,
         waits: bool = False,
-    ) -> Call:
+    ) -> Operation:
         """A new scope for one verb."""
-        return Call(self.bind(), self.calls, timeout, request_id=request_id, tag=tag, waits=waits)
+        return Operation(self.bind(), self.operations, timeout, request_id=request_id, tag=tag, waits=waits)
 
     # --- learning
 
@@ -330,22 +330,22 @@ class Core:
 
     # --- calling
 
-    async def gate(self, kind: Kind, call: Call) -> None:
+    async def gate(self, kind: Kind, operation: Operation) -> None:
         """Wait while the service wants no call of this kind; raise at once where that outlasts the deadline."""
         while self.limiter.held_until(kind) > self.loop.time():
-            self.check_hold(kind, call)
-            await sleep_until(self.loop, self._ready_at(kind, call))
+            self.check_hold(kind, operation)
+            await sleep_until(self.loop, self._ready_at(kind, operation))
 
-    def _ready_at(self, kind: Kind, call: Call) -> float:
+    def _ready_at(self, kind: Kind, operation: Operation) -> float:
         """When a call that is held may go: at the hold's end or, where its deadline allows, gradually after it."""
         until, ready = self.limiter.held_until(kind), self.limiter.admit(kind)
-        return until if call.deadline is not None and ready >= call.deadline else ready
+        return until if operation.deadline is not None and ready >= operation.deadline else ready
 
-    def check_hold(self, kind: Kind, call: Call) -> None:
+    def check_hold(self, kind: Kind, operation: Operation) -> None:
         """Raise now if a hold outlasts the deadline: sleeping towards either would be in vain."""
         until = self.limiter.held_until(kind)
-        if call.deadline is not None and until > call.deadline:
-            raise call.out_of_time(
+        if operation.deadline is not None and until > operation.deadline:
+            raise operation.out_of_time(
                 RateLimitError(
                     "The service wants no such call before the deadline",
                     status_code=429,
@@ -353,10 +353,10 @@ class Core:
                 )
             )
 
-    async def lane(self, kind: Kind, call: Call) -> None:
+    async def lane(self, kind: Kind, operation: Operation) -> None:
         """Wait for the end of every hold and for a connection that this call may use; `lanes.leave` gives it back."""
         while True:
-            await self.gate(kind, call)
+            await self.gate(kind, operation)
             if await self.take_lane(kind):
                 return
 
@@ -372,9 +372,9 @@ class Core:
                 self.lanes.leave(kind)
         return usable
 
-    async def exchange(self, request: Request, call: Call) -> Response:
+    async def exchange(self, request: Request, operation: Operation) -> Response:
         """Send a request in its turn; a refusal that asks for patience holds all calls of its kind."""
-        await self.lane(request.kind, call)
+        await self.lane(request.kind, operation)
         try:
             return await self.send(request)
         finally:
@@ -401,7 +401,7 @@ class Core:
     async def attempt(
         self,
         kind: Kind,
-        call: Call,
+        operation: Operation,
         once: Callable[[], Awaitable[T]],
         *,
         allows: Callable[[FluxKleinError], bool],
@@ -415,14 +415,14 @@ class Core:
         try:
             value = await once()
         except FluxKleinError as error:
-            call.last_error = first = error
+            operation.last_error = first = error
         else:
             self.quota.refund()
             return value
 
         def may_repeat(error: FluxKleinError) -> bool:
-            call.last_error = error
-            return not call.gave_up and allows(error)
+            operation.last_error = error
+            return not operation.gave_up and allows(error)
 
         return await repeat(
             once,
@@ -430,29 +430,29 @@ class Core:
             may_repeat=may_repeat,
             attempts=attempts,
             backoff=self.backoff,
-            sleep=lambda seconds, failures, error: self._pause(kind, call, seconds, failures, error),
+            sleep=lambda seconds, failures, error: self._pause(kind, operation, seconds, failures, error),
         )
 
-    async def _pause(self, kind: Kind, call: Call, seconds: float, failures: int, error: FluxKleinError) -> None:
+    async def _pause(self, kind: Kind, operation: Operation, seconds: float, failures: int, error: FluxKleinError) -> None:
         """Sleep before a repeat, or give up: the deadline is too near, or the client has repeated too much."""
         until = max(self.loop.time() + seconds, self.limiter.held_until(kind))
-        if call.deadline is not None and until > call.deadline:
-            raise call.out_of_time(error)
+        if operation.deadline is not None and until > operation.deadline:
+            raise operation.out_of_time(error)
         if self.limiter.held_until(kind) > self.loop.time():
-            until = max(until, self._ready_at(kind, call))
+            until = max(until, self._ready_at(kind, operation))
         if not refused_for_now(error) and not self.quota.take():
             raise error
         wait = until - self.loop.time()
         self.emit(
             lambda at: Retrying(
                 at=at,
-                request_id=call.request_id,
-                tag=call.tag,
+                request_id=operation.request_id,
+                tag=operation.tag,
                 attempt=failures + 1,
                 seconds=wait,
                 error=str(error),
                 kind=kind.value,
-                call=call.number,
+                call=operation.number,
             )
         )
         await sleep_until(self.loop, until)
@@ -462,25 +462,25 @@ _IDS_LOGGED = 10
 _CLOSE_WITHIN = 5.0  # seconds that closing may take beyond its drain
 
 
-async def close(core: Core, drain: float | None) -> tuple[str, ...]:
+async def close(context: ClientContext, drain: float | None) -> tuple[str, ...]:
     """Wait `drain` seconds (None: without limit) for calls under way, then end them, within 5 s more.
 
     Returns:
         The ids left running.
     """
-    loop = core.loop
+    loop = context.loop
     try:
-        await core.calls.drained(drain)
+        await context.operations.drained(drain)
         end = loop.time() + _CLOSE_WITHIN
-        core.calls.close()
-        await core.calls.drained(_CLOSE_WITHIN)
-        core.save_learned()
-        await core.background.finish(end - loop.time())
+        context.operations.close()
+        await context.operations.drained(_CLOSE_WITHIN)
+        context.save_learned()
+        await context.background.finish(end - loop.time())
     finally:  # also where the loop itself ends, and cancels this
-        await core.transport.aclose()
-    left = tuple(sorted(core.left_running))
+        await context.transport.aclose()
+    left = tuple(sorted(context.left_running))
     if left:
         more = f" and {len(left) - _IDS_LOGGED} more" if len(left) > _IDS_LOGGED else ""
         log.warning("Closed; still running: %s%s", ", ".join(left[:_IDS_LOGGED]), more)
-    core.emit(lambda at: Closed(at=at, left_running=left))
+    context.emit(lambda at: Closed(at=at, left_running=left))
     return left

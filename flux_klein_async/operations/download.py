@@ -29,9 +29,9 @@ from flux_klein_async.events import Downloaded
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.models import GenerationResult, SavedFile
 from flux_klein_async.operations.calls import tell_failed
-from flux_klein_async.operations.context import Core
+from flux_klein_async.operations.context import ClientContext
 from flux_klein_async.operations.files import Arrival, InMemory, PartFile, Sink, checked_names
-from flux_klein_async.operations.operation import Call
+from flux_klein_async.operations.operation import Operation
 
 __all__ = ["Transfer", "read", "save"]
 
@@ -46,9 +46,9 @@ _LENGTH = re.compile(r"\d{1,18}", re.ASCII)
 class Transfer(Generic[T]):
     """One file under way, over as many attempts as it takes."""
 
-    def __init__(self, core: Core, call: Call, url: str, sink: Sink[T]) -> None:
-        self._core = core
-        self._call = call
+    def __init__(self, context: ClientContext, operation: Operation, url: str, sink: Sink[T]) -> None:
+        self._context = context
+        self._operation = operation
         self._url = url
         self._arrival = Arrival(sink)
         self._in_threads = False
@@ -60,12 +60,12 @@ class Transfer(Generic[T]):
             DownloadError: It could not be fetched or saved; nothing of it is left behind.
         """
         try:
-            return await self._core.attempt(
+            return await self._context.attempt(
                 Kind.FILE,
-                self._call,
+                self._operation,
                 self._once,
                 allows=lambda error: error.retryable,
-                attempts=self._core.retry.attempts,
+                attempts=self._context.retry.attempts,
             )
         except BaseException as error:
             if self._in_threads:
@@ -76,11 +76,11 @@ class Transfer(Generic[T]):
 
     async def _once(self) -> T:
         try:
-            await self._core.lane(Kind.FILE, self._call)
+            await self._context.lane(Kind.FILE, self._operation)
             try:
                 headers, rest = await self._follow()
             finally:
-                self._core.lanes.leave(Kind.FILE)
+                self._context.lanes.leave(Kind.FILE)
             return await self._work(
                 lambda: self._arrival.finish(rest, lambda content: content.complaint(headers, self._url))
             )
@@ -96,10 +96,10 @@ class Transfer(Generic[T]):
         """Receive the file, after at most five redirects, each to a trusted host; its headers and its last bytes."""
         url = self._url
         for _ in range(_REDIRECTS + 1):
-            trusted = trusted_file_url(url, self._core.api.urls.origin)
+            trusted = trusted_file_url(url, self._context.api.urls.origin)
             if trusted is None:
                 raise DownloadError("Files are not taken from this address", url=self._shown(url))
-            async with self._core.transport.stream(self._core.api.file(trusted)) as (head, pieces):
+            async with self._context.transport.stream(self._context.api.file(trusted)) as (head, pieces):
                 if head.status == 200:
                     return head.headers, await self._receive(head.headers, pieces)
                 url = self._elsewhere(head, trusted)
@@ -112,7 +112,7 @@ class Transfer(Generic[T]):
                 return urljoin(url, location)
             except ValueError:
                 raise DownloadError("The file's host redirects to no URL", url=self._shown(url)) from None
-        self._core.heed(Kind.FILE, head)
+        self._context.heed(Kind.FILE, head)
         raise DownloadError(
             f"The file's host answered HTTP {head.status}",
             url=self._shown(url),
@@ -122,12 +122,12 @@ class Transfer(Generic[T]):
 
     def _shown(self, url: str) -> str:
         """A URL without its query, which may hold a signature, and without the token, which a redirect may echo."""
-        return self._core.redact(url.partition("?")[0])[:300]
+        return self._context.redact(url.partition("?")[0])[:300]
 
     async def _receive(self, headers: Mapping[str, str], pieces: AsyncIterator[bytes]) -> bytes:
         """Hand the body over to the worker thread, but for its last bytes."""
         self._arrival.restart()
-        limit, announced = self._core.max_file_bytes, _announced(headers)
+        limit, announced = self._context.max_file_bytes, _announced(headers)
         if announced is not None and announced > limit:
             raise _too_large(limit)
         size, gathered = 0, bytearray()
@@ -148,16 +148,16 @@ class Transfer(Generic[T]):
     async def _work(self, job: Callable[[], R]) -> R:
         """Run a blocking job in a thread; a job that has begun outlives the cancellation of its caller."""
         self._in_threads = True
-        return await self._core.loop.run_in_executor(None, job)
+        return await self._context.loop.run_in_executor(None, job)
 
     def _drop(self) -> "asyncio.Future[None]":
         """Remove what was written: the job goes to the executor at once, since the loop may be about to end."""
-        job = self._core.loop.run_in_executor(None, self._arrival.drop)
+        job = self._context.loop.run_in_executor(None, self._arrival.drop)
 
         async def finish() -> None:
             await asyncio.shield(job)
 
-        self._core.background.start(finish)
+        self._context.background.start(finish)
         return job
 
 
@@ -174,7 +174,7 @@ def _too_large(limit: int) -> DownloadError:
 
 
 async def save(
-    core: Core, call: Call, result: GenerationResult, directory: Path, names: Sequence[str] | None
+    context: ClientContext, operation: Operation, result: GenerationResult, directory: Path, names: Sequence[str] | None
 ) -> list[SavedFile]:
     """Download every file of a result into a directory.
 
@@ -183,35 +183,35 @@ async def save(
         DownloadError: A file could not be brought home; of that file nothing is left behind.
     """
     naming = _naming(result, names)
-    with _telling(core, call, "download"):
-        with _within(call, result.request_id):
+    with _telling(context, operation, "download"):
+        with _within(operation, result.request_id):
             saved = [
-                await Transfer(core, call, url, PartFile(directory, name)).fetch()
+                await Transfer(context, operation, url, PartFile(directory, name)).fetch()
                 for url, name in zip(result.urls, naming, strict=True)
             ]
         files = tuple(replace(file, path=file.path.absolute()) for file in saved)
-        await core.write(EntryState.DOWNLOADED, request_id=result.request_id, files=files)
-    core.emit(
+        await context.write(EntryState.DOWNLOADED, request_id=result.request_id, files=files)
+    context.emit(
         lambda at: Downloaded(
             at=at,
             request_id=result.request_id,
-            tag=call.tag,
+            tag=operation.tag,
             paths=tuple(str(file.path) for file in saved),
             sha256=tuple(file.sha256 for file in saved),
-            seconds=at - call.started,
+            seconds=at - operation.started,
         )
     )
     return saved
 
 
-async def read(core: Core, call: Call, result: GenerationResult) -> list[bytes]:
+async def read(context: ClientContext, operation: Operation, result: GenerationResult) -> list[bytes]:
     """Every file of a result, in memory.
 
     Raises:
         DownloadError: A file could not be brought home.
     """
-    with _telling(core, call, "read"), _within(call, result.request_id):
-        return [await Transfer(core, call, url, InMemory()).fetch() for url in result.urls]
+    with _telling(context, operation, "read"), _within(operation, result.request_id):
+        return [await Transfer(context, operation, url, InMemory()).fetch() for url in result.urls]
 
 
 def _naming(result: GenerationResult, names: Sequence[str] | None) -> list[Callable[[str], str]]:
@@ -230,19 +230,19 @@ def _naming(result: GenerationResult, names: Sequence[str] | None) -> list[Calla
 
 
 @contextmanager
-def _telling(core: Core, call: Call, verb: str) -> Iterator[None]:
+def _telling(context: ClientContext, operation: Operation, verb: str) -> Iterator[None]:
     try:
         yield
     except FluxKleinError as error:
-        tell_failed(core, call, error, verb)
+        tell_failed(context, operation, error, verb)
         raise
 
 
 @contextmanager
-def _within(call: Call, request_id: str) -> Iterator[None]:
+def _within(operation: Operation, request_id: str) -> Iterator[None]:
     """The call's deadline, ending in the error of this verb."""
     try:
-        with call:
+        with operation:
             yield
     except APITimeoutError as error:
         cause = str(error).removesuffix(f" (request {request_id})")  # said once is enough

@@ -49,7 +49,7 @@ class Product:
 
     result: GenerationResult
     files: tuple[SavedFile, ...] = ()
-    recalled: bool = False
+    from_journal: bool = False
 
 
 class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
@@ -220,7 +220,7 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
             return Outcome(index=index, item=item, error=_not_submitted(self._failure))
         try:
             made = await self._make(index, item)
-            return Outcome(index=index, item=item, result=made.result, files=made.files, recalled=made.recalled)
+            return Outcome(index=index, item=item, result=made.result, files=made.files, from_journal=made.from_journal)
         except FluxKleinError as error:
             if dooms(error):
                 self._stop(error)

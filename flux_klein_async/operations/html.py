@@ -1,4 +1,4 @@
-"""How files look in a notebook: pictures and films in the page itself, so that they stay when the page moves.
+"""How files are shown in a notebook: pictures and films in the page itself, so that they stay when the page moves.
 
 Reads a file only when a notebook asks to see it. Knows no notebook: they all look for `_repr_html_`.
 """

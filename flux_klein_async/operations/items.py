@@ -22,31 +22,31 @@ from flux_klein_async.errors import (
     NotFoundError,
     SubmissionUncertainError,
 )
-from flux_klein_async.journal.base import Action, Claim, EntryState, Items, Ledger
+from flux_klein_async.journal.base import Action, Claim, EntryState, ItemClaims, ItemJournal
 from flux_klein_async.models import GenerationResult, SavedFile
 from flux_klein_async.operations import download
 from flux_klein_async.operations.calls import cancel_abandoned, fetch_result, tell_failed, write_result
-from flux_klein_async.operations.context import Core, asked, told
+from flux_klein_async.operations.context import ClientContext, asked, told
 from flux_klein_async.operations.fanout import Product
-from flux_klein_async.operations.operation import Call
-from flux_klein_async.operations.submit import Order, made_id
-from flux_klein_async.operations.wait import Ticket, generate, wait
+from flux_klein_async.operations.operation import Operation
+from flux_klein_async.operations.submit import PreparedRequest, made_id
+from flux_klein_async.operations.wait import AcceptedRequest, generate, wait
 from flux_klein_async.options import OnAbandon
 from flux_klein_async.transport.throttle import Slot
 
-__all__ = ["Workshop"]
+__all__ = ["ItemRunner"]
 
 
 T = TypeVar("T")
 
 
-class Workshop(Generic[T]):
+class ItemRunner(Generic[T]):
     """What is the same for all items of one fan-out; `make` makes one of them."""
 
     def __init__(
         self,
-        core: Core,
-        to_order: Callable[[T], Order],
+        context: ClientContext,
+        to_order: Callable[[T], PreparedRequest],
         to_id: Callable[[T], str | None] | None,
         *,
         timeout: float | None,
@@ -54,15 +54,15 @@ class Workshop(Generic[T]):
         directory: Path | None,
     ) -> None:
         """`timeout`: seconds for a generation, and as many again for its files."""
-        self._core = core
+        self._context = context
         self._to_order = to_order
         self._to_id = to_id
         self._timeout = timeout
         self._on_abandon: OnAbandon = on_abandon
         self._directory = directory
         self._stopping = False
-        self._calls: set[Call] = set()  # generations under way
-        self._items: Items | None = core.journal.items() if isinstance(core.journal, Ledger) else None
+        self._operations: set[Operation] = set()  # generations under way
+        self._items: ItemClaims | None = context.journal.items() if isinstance(context.journal, ItemJournal) else None
 
     async def make(self, index: int, item: T) -> Product:
         """The item's result, and its files where they are wanted.
@@ -71,14 +71,14 @@ class Workshop(Generic[T]):
             FluxKleinError: The item's own error.
         """
         self._check_wanted()
-        order = self._to_order(item)
+        prepared = self._to_order(item)
         if self._items is None:
-            return await self._submitted(index, order)
+            return await self._submitted(index, prepared)
         item_id = made_id(item, self._to_id)
         with asked("journal", JournalError):
-            claim = await self._items.claim(order.model, order.body, item_id)
+            claim = await self._items.claim(prepared.model, prepared.body, item_id)
         try:
-            return await self._claimed(index, order, claim)
+            return await self._claimed(index, prepared, claim)
         finally:
             with told("journal"):
                 self._items.release(claim)
@@ -88,72 +88,72 @@ class Workshop(Generic[T]):
         if self._stopping:
             return
         self._stopping = True
-        for call in self._calls:
-            if call.request_id is None:
-                call.stop()
+        for operation in self._operations:
+            if operation.request_id is None:
+                operation.stop()
             else:
-                self._core.background.queue(partial(cancel_abandoned, self._core, call.request_id, call.tag))
+                self._context.background.queue(partial(cancel_abandoned, self._context, operation.request_id, operation.tag))
 
     def _check_wanted(self) -> None:
         if self._stopping:
             raise GenerationCancelledError("Stopped before it was submitted", charged="no")
 
-    async def _claimed(self, index: int, order: Order, claim: Claim) -> Product:
+    async def _claimed(self, index: int, prepared: PreparedRequest, claim: Claim) -> Product:
         """What was paid for before is brought home; what may have been paid for is left alone."""
         if claim.action is Action.SUBMIT:
-            return await self._submitted(index, replace(order, item=claim.item))
-        if claim.action is Action.TAKE_UP:
-            result = await self._taken_up(index, order, claim)
-            return Product(result, await self._files(index, result), recalled=True)
-        if claim.action is Action.KEEP:
+            return await self._submitted(index, replace(prepared, item=claim.item))
+        if claim.action is Action.RESUME:
+            result = await self._taken_up(index, prepared, claim)
+            return Product(result, await self._files(index, result), from_journal=True)
+        if claim.action is Action.RECALL:
             return await self._kept(index, claim)
         raise _left_alone(claim)
 
     # --- from an order or a request to a result
 
-    async def _submitted(self, index: int, order: Order) -> Product:
-        async def through(call: Call, slot: Slot) -> GenerationResult:
-            return await generate(self._core, call, order, slot, on_abandon=self._on_abandon)
+    async def _submitted(self, index: int, prepared: PreparedRequest) -> Product:
+        async def through(operation: Operation, slot: Slot) -> GenerationResult:
+            return await generate(self._context, operation, prepared, slot, on_abandon=self._on_abandon)
 
-        result = await self._in_slot(index, order, through)
+        result = await self._in_slot(index, prepared, through)
         return Product(result, await self._files(index, result))
 
-    async def _taken_up(self, index: int, order: Order, claim: Claim) -> GenerationResult:
+    async def _taken_up(self, index: int, prepared: PreparedRequest, claim: Claim) -> GenerationResult:
         """Wait for a request that an earlier run submitted."""
-        ticket = Ticket(request_id=claim.request_id or "", model=order.model, pixels=order.pixels)
+        accepted = AcceptedRequest(request_id=claim.request_id or "", model=prepared.model, pixels=prepared.pixels)
 
-        async def through(call: Call, _slot: Slot) -> GenerationResult:
-            return await wait(self._core, call, ticket, on_abandon=self._on_abandon, on_status=None)
+        async def through(operation: Operation, _slot: Slot) -> GenerationResult:
+            return await wait(self._context, operation, accepted, on_abandon=self._on_abandon, on_status=None)
 
         try:
-            return await self._in_slot(index, order, through, request_id=ticket.request_id)
+            return await self._in_slot(index, prepared, through, request_id=accepted.request_id)
         except NotFoundError as error:  # the service has deleted it: nobody shall wait for it again and again
-            await self._core.write(EntryState.FAILED, request_id=ticket.request_id, error=str(error))
+            await self._context.write(EntryState.FAILED, request_id=accepted.request_id, error=str(error))
             raise
 
     async def _in_slot(
         self,
         index: int,
-        order: Order,
-        through: Callable[[Call, Slot], Awaitable[GenerationResult]],
+        prepared: PreparedRequest,
+        through: Callable[[Operation, Slot], Awaitable[GenerationResult]],
         *,
         request_id: str | None = None,
     ) -> GenerationResult:
         """Wait for a slot; the item's time begins when it has one."""
-        slot = Slot(self._core.limiter)
+        slot = Slot(self._context.limiter)
         await slot.take()
         try:
             self._check_wanted()
-            call = self._core.call(self._timeout, request_id=request_id, tag=index, waits=True)
-            self._calls.add(call)
+            operation = self._context.operation(self._timeout, request_id=request_id, tag=index, waits=True)
+            self._operations.add(operation)
             try:
-                with call:
-                    return await through(call, slot)
+                with operation:
+                    return await through(operation, slot)
             except FluxKleinError as error:
-                tell_failed(self._core, call, error, "generate", order.model)
+                tell_failed(self._context, operation, error, "generate", prepared.model)
                 raise
             finally:
-                self._calls.discard(call)
+                self._operations.discard(operation)
         finally:
             slot.give()
 
@@ -162,14 +162,14 @@ class Workshop(Generic[T]):
         request_id = claim.request_id or ""
         if claim.answer is None:
             result = await self._fetched(index, request_id)
-            return Product(result, await self._files(index, result, claim.files), recalled=True)
+            return Product(result, await self._files(index, result, claim.files), from_journal=True)
         result = read_result(Response(status=200, headers={}, body=claim.answer), request_id)
         try:
-            return Product(result, await self._files(index, result, claim.files), recalled=True)
+            return Product(result, await self._files(index, result, claim.files), from_journal=True)
         except DownloadError as error:
             # Files may have moved since, and an answer that was wrong must not stay so in every run to come.
             result = await self._moved(index, result, error)
-            return Product(result, await self._files(index, result), recalled=True)
+            return Product(result, await self._files(index, result), from_journal=True)
 
     async def _moved(self, index: int, known: GenerationResult, error: DownloadError) -> GenerationResult:
         """The result as the service tells it now, if that names other files; else the error."""
@@ -184,12 +184,12 @@ class Workshop(Generic[T]):
             raise error from None
         if result.urls == known.urls:
             raise error
-        await write_result(self._core, result)
+        await write_result(self._context, result)
         return result
 
     async def _fetched(self, index: int, request_id: str) -> GenerationResult:
-        with self._core.call(self._timeout, request_id=request_id, tag=index) as call:
-            return await fetch_result(self._core, call, request_id)
+        with self._context.operation(self._timeout, request_id=request_id, tag=index) as operation:
+            return await fetch_result(self._context, operation, request_id)
 
     # --- from a result to files
 
@@ -200,14 +200,14 @@ class Workshop(Generic[T]):
             return ()
         if len(known) == len(result.urls) and known:
             there = partial(_all_there, known, self._directory)
-            if await self._core.loop.run_in_executor(None, there):
+            if await self._context.loop.run_in_executor(None, there):
                 return tuple(replace(file, path=self._directory / file.path.name) for file in known)
-        call = self._core.call(self._timeout, request_id=result.request_id, tag=index)
-        return tuple(await download.save(self._core, call, result, self._directory, None))
+        operation = self._context.operation(self._timeout, request_id=result.request_id, tag=index)
+        return tuple(await download.save(self._context, operation, result, self._directory, None))
 
 
 def _left_alone(claim: Claim) -> FluxKleinError:
-    if claim.action is Action.TAKEN:
+    if claim.action is Action.CLAIMED:
         return ItemTakenError(request_id=claim.request_id)
     if claim.action is Action.UNCERTAIN:
         cause = _news(claim, SubmissionUncertainError)

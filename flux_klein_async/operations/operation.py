@@ -20,7 +20,7 @@ from flux_klein_async.errors import (
     WaitTimeoutError,
 )
 
-__all__ = ["Call", "Registry"]
+__all__ = ["Operation", "OperationRegistry"]
 
 
 _NUMBERS = itertools.count(1)
@@ -32,36 +32,36 @@ class _Reason(Enum):
     STOPPED = "stopped"
 
 
-class Registry:
+class OperationRegistry:
     """The verbs under way in one client: what `aclose` waits for, and then ends."""
 
     def __init__(self) -> None:
-        self._calls: set[Call] = set()
+        self._operations: set[Operation] = set()
         self._empty: asyncio.Future[None] | None = None
 
-    def add(self, call: "Call") -> None:
+    def add(self, operation: "Operation") -> None:
         """A verb has begun."""
-        self._calls.add(call)
+        self._operations.add(operation)
 
-    def discard(self, call: "Call") -> None:
+    def discard(self, operation: "Operation") -> None:
         """A verb has ended."""
-        self._calls.discard(call)
-        if not self._calls and self._empty is not None and not self._empty.done():
+        self._operations.discard(operation)
+        if not self._operations and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
 
     async def drained(self, seconds: float | None) -> None:
         """Wait until no verb is under way, for at most so long (None: without limit)."""
-        if self._calls:
+        if self._operations:
             self._empty = asyncio.get_running_loop().create_future()
             await asyncio.wait({self._empty}, timeout=seconds)
 
     def close(self) -> None:
         """End every verb with `ClientClosedError`."""
-        for call in list(self._calls):
-            call.close()
+        for operation in list(self._operations):
+            operation.close()
 
 
-class Call:
+class Operation:
     """A scope (`with call:`) and the facts that its error is made of.
 
     Attributes:
@@ -99,7 +99,7 @@ class Call:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        registry: Registry,
+        registry: OperationRegistry,
         timeout: float | None,
         *,
         request_id: str | None = None,

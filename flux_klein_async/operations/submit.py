@@ -30,14 +30,14 @@ from flux_klein_async.models import (
     TextToImageInput,
 )
 from flux_klein_async.operations.calls import cancel_abandoned, model_info
-from flux_klein_async.operations.context import Core, log
-from flux_klein_async.operations.operation import Call
+from flux_klein_async.operations.context import ClientContext, log
+from flux_klein_async.operations.operation import Operation
 from flux_klein_async.options import OnAbandon, RetryPolicy
 from flux_klein_async.transport.base import BodyGuard
 from flux_klein_async.transport.retry import Verdict, classify, refused_for_now
 from flux_klein_async.transport.throttle import Slot
 
-__all__ = ["Order", "abandon", "made_id", "made_input", "prepare", "submit"]
+__all__ = ["PreparedRequest", "abandon", "made_id", "made_input", "prepare", "submit"]
 
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ _TYPED = {KLEIN_4B_TEXT_TO_IMAGE: TextToImageInput, KLEIN_9B_TEXT_TO_IMAGE: Text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class PreparedRequest:
     """One submit, ready to leave.
 
     Attributes:
@@ -67,7 +67,7 @@ def prepare(
     width: int | None,
     height: int | None,
     default_model: str,
-) -> Order:
+) -> PreparedRequest:
     """Check an input and encode it.
 
     A string becomes the typed input of its model; for a model without one it goes as `{"prompt": ...}` with the
@@ -91,7 +91,7 @@ def prepare(
         fields = _typed(type(input), {**dict(input), **size}) if size else input
     else:
         raise InvalidInputError(f"An input is a string, a typed input or a Mapping, not {slip(input)}")
-    return Order(model=model, body=encode_input(fields), pixels=_pixels(fields))
+    return PreparedRequest(model=model, body=encode_input(fields), pixels=_pixels(fields))
 
 
 def _typed(kind: type[TextToImageInput] | None, fields: dict[str, Any]) -> TextToImageInput | dict[str, Any]:
@@ -158,21 +158,21 @@ def _made_by_user(name: str, make: Callable[[T], Any], item: T) -> Any:
 SEEN_THROUGH = 5.0  # seconds that an abandoned POST is given to bring its id
 
 
-async def submit(core: Core, call: Call, order: Order, *, on_abandon: OnAbandon, slot: Slot | None = None) -> None:
+async def submit(context: ClientContext, operation: Operation, prepared: PreparedRequest, *, on_abandon: OnAbandon, slot: Slot | None = None) -> None:
     """Submit one order; then the call knows its id. A refusal for now gives the slot back until the next try.
 
     Raises:
         SubmissionUncertainError: It may or may not have been accepted.
         FluxKleinError: It was not accepted.
     """
-    submission = _Submission(core, call, order, on_abandon, slot)
-    reservation = await core.budget.reserve(submission.key, order.model, lambda model: model_info(core, call, model))
+    submission = _Submission(context, operation, prepared, on_abandon, slot)
+    reservation = await context.budget.reserve(submission.key, prepared.model, lambda model: model_info(context, operation, model))
     try:
-        await submission.write(EntryState.SUBMITTING, item=order.item, body=order.body, reservation=reservation)
+        await submission.write(EntryState.SUBMITTING, item=prepared.item, body=prepared.body, reservation=reservation)
         request_id = await submission.until_accepted()
     except asyncio.CancelledError:
         if not submission.handed_over:
-            core.background.queue(submission.refused)
+            context.background.queue(submission.refused)
         raise
     except SubmissionUncertainError as error:
         await submission.uncertain(error)
@@ -204,27 +204,27 @@ class _Patience:
 class _Submission:
     """One order on its way, with the key that journal and budget know it by."""
 
-    def __init__(self, core: Core, call: Call, order: Order, on_abandon: OnAbandon, slot: Slot | None) -> None:
-        self._core = core
-        self._call = call
-        self._order = order
+    def __init__(self, context: ClientContext, operation: Operation, prepared: PreparedRequest, on_abandon: OnAbandon, slot: Slot | None) -> None:
+        self._context = context
+        self._operation = operation
+        self._prepared = prepared
         self._on_abandon = on_abandon
         self._slot = slot
-        self._request = core.api.submit(order.model, order.body)
+        self._request = context.api.submit(prepared.model, prepared.body)
         self.key = secrets.token_hex(8)
         self.handed_over = False
         self._accepted_as: str | None = None
 
     async def write(self, state: EntryState, **facts: Any) -> None:
         """A line for the journal."""
-        await self._core.write(state, key=self.key, model=self._order.model, **facts)
+        await self._context.write(state, key=self.key, model=self._prepared.model, **facts)
 
     async def until_accepted(self) -> str:
         """Attempts, until one is accepted, fails for good, or may have been accepted."""
-        patience = _Patience(self._core.retry)
-        return await self._core.attempt(
+        patience = _Patience(self._context.retry)
+        return await self._context.attempt(
             Kind.SUBMIT,
-            self._call,
+            self._operation,
             self._attempt,
             allows=lambda error: self._may_repeat(error) and patience.allows(error),
             attempts=None,
@@ -236,17 +236,17 @@ class _Submission:
         return classify(error, self._request) is Verdict.RETRY
 
     async def _attempt(self) -> str:
-        core = self._core
+        context = self._context
         if self._slot is not None:
             await self._slot.take()
-        await core.lane(Kind.SUBMIT, self._call)
-        deadline = self._call.deadline
-        if deadline is not None and core.loop.time() >= deadline:  # nothing is paid for that nobody can wait for
-            core.lanes.leave(Kind.SUBMIT)
-            raise self._call.out_of_time(self._call.last_error)
+        await context.lane(Kind.SUBMIT, self._operation)
+        deadline = self._operation.deadline
+        if deadline is not None and context.loop.time() >= deadline:  # nothing is paid for that nobody can wait for
+            context.lanes.leave(Kind.SUBMIT)
+            raise self._operation.out_of_time(self._operation.last_error)
         guard = BodyGuard()
         post = asyncio.ensure_future(self._post(guard))
-        post.add_done_callback(lambda _: core.lanes.leave(Kind.SUBMIT))
+        post.add_done_callback(lambda _: context.lanes.leave(Kind.SUBMIT))
         try:
             return await asyncio.shield(post)
         except asyncio.CancelledError:
@@ -257,7 +257,7 @@ class _Submission:
         """Send once, read the answer, write the id down: all of it, whether or not somebody still waits."""
         response = None
         try:
-            response = await self._core.send(self._request, guard)
+            response = await self._context.send(self._request, guard)
             request_id = read_submit(response)
         except FluxKleinError as error:
             if classify(error, self._request) is Verdict.AMBIGUOUS:
@@ -265,7 +265,7 @@ class _Submission:
                 raise SubmissionUncertainError(raw=raw, cause=str(error)) from error
             raise
         self._accepted_as = request_id
-        self._core.budget.accepted(self.key, request_id)
+        self._context.budget.accepted(self.key, request_id)
         try:
             await self.write(EntryState.SUBMITTED, request_id=request_id)
         except FluxKleinError as error:
@@ -276,36 +276,36 @@ class _Submission:
     # --- ends
 
     def tell_accepted(self, request_id: str) -> None:
-        call = self._call
-        call.request_id, call.submitted = request_id, True
-        self._core.emit(
+        operation = self._operation
+        operation.request_id, operation.submitted = request_id, True
+        self._context.emit(
             lambda at: Submitted(
                 at=at,
                 request_id=request_id,
-                tag=call.tag,
-                seconds=at - call.started,
-                model=self._order.model,
-                call=call.number,
+                tag=operation.tag,
+                seconds=at - operation.started,
+                model=self._prepared.model,
+                call=operation.number,
             )
         )
 
     async def refused(self, error: FluxKleinError | None = None) -> None:
         """Nothing was accepted: give the money back, and write that down."""
-        self._core.budget.release(self.key)
+        self._context.budget.release(self.key)
         await self._write_end(EntryState.REFUSED, str(error) if error else None)
 
     async def uncertain(self, error: BaseException) -> None:
         """It may have been accepted: say so everywhere. The money stays set aside."""
         log.warning("A submit may or may not have been accepted; it is not repeated: %s", error)
-        call = self._call
-        self._core.emit(
+        operation = self._operation
+        self._context.emit(
             lambda at: Uncertain(
                 at=at,
-                tag=call.tag,
+                tag=operation.tag,
                 error=str(error),
-                seconds=at - call.started,
-                model=self._order.model,
-                call=call.number,
+                seconds=at - operation.started,
+                model=self._prepared.model,
+                call=operation.number,
             )
         )
         try:
@@ -318,23 +318,23 @@ class _Submission:
         try:
             await self.write(state, error=error)
         except asyncio.CancelledError:
-            self._core.background.queue(lambda: self.write(state, error=error))
+            self._context.background.queue(lambda: self.write(state, error=error))
             raise
 
     def _give_up(self, post: "asyncio.Task[str]", guard: BodyGuard) -> None:
         """The caller is gone: drop the POST if nothing of its body was written, else see it through."""
         if guard.drop():
             post.cancel()
-            self._core.background.keep(post)
+            self._context.background.keep(post)
             return
         self.handed_over = True
-        self._call.uncertain = True
+        self._operation.uncertain = True
         if self._accepted_as is not None:  # it came in this very instant, or is being written down
-            self._call.request_id, self._call.submitted = self._accepted_as, True
-        self._core.background.start(lambda: self._see_through(post))
+            self._operation.request_id, self._operation.submitted = self._accepted_as, True
+        self._context.background.start(lambda: self._see_through(post))
 
     async def _see_through(self, post: "asyncio.Task[str]") -> None:
-        timer = self._core.loop.call_later(SEEN_THROUGH, post.cancel)
+        timer = self._context.loop.call_later(SEEN_THROUGH, post.cancel)
         stopped: asyncio.CancelledError | None = None
         while not post.done():
             try:
@@ -351,7 +351,7 @@ class _Submission:
         error = None if post.cancelled() else post.exception()
         if self._accepted_as is not None:  # whether or not that could be written down
             self.tell_accepted(self._accepted_as)
-            abandon(self._core, self._accepted_as, self._on_abandon, self._call.tag)
+            abandon(self._context, self._accepted_as, self._on_abandon, self._operation.tag)
             if error is not None:
                 raise error
         elif isinstance(error, FluxKleinError) and not isinstance(error, SubmissionUncertainError):
@@ -360,10 +360,10 @@ class _Submission:
             await self.uncertain(error or SubmissionUncertainError(f"No answer within {SEEN_THROUGH:g} s"))
 
 
-def abandon(core: Core, request_id: str, on_abandon: OnAbandon, tag: object) -> None:
+def abandon(context: ClientContext, request_id: str, on_abandon: OnAbandon, tag: object) -> None:
     """Do with a request that nobody waits for as was said: cancel it, or leave it running."""
     if on_abandon == "cancel":
-        core.left_running.add(request_id)
-        core.background.queue(lambda: cancel_abandoned(core, request_id, tag))
-    elif core.closing:
-        core.left_running.add(request_id)
+        context.left_running.add(request_id)
+        context.background.queue(lambda: cancel_abandoned(context, request_id, tag))
+    elif context.closing:
+        context.left_running.add(request_id)

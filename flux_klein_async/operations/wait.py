@@ -40,14 +40,14 @@ from flux_klein_async.journal.base import EntryState
 from flux_klein_async.misuse import NotForLoop
 from flux_klein_async.models import GenerationResult, RequestState, RequestStatus, Timings
 from flux_klein_async.operations.calls import fetch_result, write_result
-from flux_klein_async.operations.context import Core, log, sleep_until
-from flux_klein_async.operations.operation import Call
-from flux_klein_async.operations.submit import Order, abandon, submit
+from flux_klein_async.operations.context import ClientContext, log, sleep_until
+from flux_klein_async.operations.operation import Operation
+from flux_klein_async.operations.submit import PreparedRequest, abandon, submit
 from flux_klein_async.options import OnAbandon
 from flux_klein_async.polling.policies import Observation, Progress, Queued, checked_interval
 from flux_klein_async.transport.throttle import Slot
 
-__all__ = ["PATIENCE", "Ticket", "Updates", "Watch", "generate", "ticket_of", "wait"]
+__all__ = ["PATIENCE", "AcceptedRequest", "Updates", "Poller", "generate", "accepted_request", "wait"]
 
 
 PATIENCE = 10.0  # seconds for what must pass by itself: a result that lags behind its status, a wrong refusal
@@ -56,7 +56,7 @@ _SAW_NOTHING = (APIConnectionError, APIStatusError, InvalidResponseError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ticket:
+class AcceptedRequest:
     """A request to wait for, and what is known of it beforehand.
 
     Attributes:
@@ -71,21 +71,21 @@ class Ticket:
     submit_seconds: float | None = None
 
 
-class Watch:
+class Poller:
     """Looks at one request until it ends. Holds no task and no timer between two looks."""
 
-    def __init__(self, core: Core, call: Call, ticket: Ticket) -> None:
-        self._core = core
-        self._call = call
-        self._ticket = ticket
-        self._loop = core.loop
-        self._status_request = core.api.look(ticket.request_id)  # the same for every look
-        self._result_request = core.api.look_at_result(ticket.request_id) if core.looks_at_result else None
+    def __init__(self, context: ClientContext, operation: Operation, accepted: AcceptedRequest) -> None:
+        self._context = context
+        self._operation = operation
+        self._accepted = accepted
+        self._loop = context.loop
+        self._status_request = context.api.look(accepted.request_id)  # the same for every look
+        self._result_request = context.api.look_at_result(accepted.request_id) if context.looks_at_result else None
         self._at_once = False
         self._price = 1.0
         self._answer: Response | None = None
         now = self._loop.time()
-        self._begun = now if ticket.accepted_at is None else ticket.accepted_at
+        self._begun = now if accepted.accepted_at is None else accepted.accepted_at
         self._sent = self._begun  # when the last look was sent
         self._not_yet = self._begun  # when the last look that said "not yet" was sent
         self.seen = self._begun  # when the last look was answered
@@ -98,10 +98,10 @@ class Watch:
         self._running: float | None = None
         self._queued: Queued | None = None
 
-    def on(self, call: Call) -> None:
+    def on(self, operation: Operation) -> None:
         """Go on under another call's deadline."""
-        call.looks, call.state = self._call.looks, self._call.state
-        self._call = call
+        operation.looks, operation.state = self._operation.looks, self._operation.state
+        self._operation = operation
 
     async def next_change(self) -> RequestStatus:
         """Look until the state or the queue position is another one than before.
@@ -115,27 +115,27 @@ class Watch:
                 return status
 
     async def _look(self) -> RequestStatus | None:
-        core, call = self._core, self._call
+        context, operation = self._context, self._operation
         await self._until_next()
         self._sent = self._loop.time()
-        call.looks += 1
+        operation.looks += 1
         status, failure = None, None
-        direct = self._result_request if core.looks_at_result else None
+        direct = self._result_request if context.looks_at_result else None
         try:
-            answer = await core.send(direct or self._status_request)
-            status = read_status(answer, self._ticket.request_id)
+            answer = await context.send(direct or self._status_request)
+            status = read_status(answer, self._accepted.request_id)
             self._answer = answer if direct else None
             if direct:
-                core.no_early_results = 0
+                context.no_early_results = 0
         except _SAW_NOTHING as error:
-            failure = call.last_error = error
+            failure = operation.last_error = error
             if direct and (isinstance(error, InvalidResponseError | APITimeoutError) or not error.retryable):
                 self._look_at_status(error)
         finally:
-            core.lanes.leave(Kind.READ)
+            context.lanes.leave(Kind.READ)
         self.seen = self._loop.time()
         self._round_trip = self.seen - self._sent
-        if core.on_event is not None:
+        if context.on_event is not None:
             self._tell_look(status, failure)
         self._weigh(failure)
         return status
@@ -145,35 +145,35 @@ class Watch:
 
         One odd answer says little of the service: the client itself changes its mind after three waits in a row.
         """
-        core = self._core
-        core.no_early_results += 1
-        if core.looks_at_result and core.no_early_results >= _ENOUGH:
-            core.looks_at_result = False
+        context = self._context
+        context.no_early_results += 1
+        if context.looks_at_result and context.no_early_results >= _ENOUGH:
+            context.looks_at_result = False
             log.info("The service gives no early results; looking at the status instead: %s", error)
         self._result_request = None
         self._at_once = True
 
     async def _until_next(self) -> None:
         """Sleep until the policy wants a look, the ceiling allows one and no hold is in the way."""
-        core, call = self._core, self._call
+        context, operation = self._context, self._operation
         if not self._at_once:
             await self._until_due()
         self._at_once = False
         while True:  # a turn under the ceiling is of no use once a hold has come: who is held takes another one later
-            await core.gate(Kind.READ, call)
-            await core.limiter.look(self._price)
-            if core.limiter.held_until(Kind.READ) <= self._loop.time() and await core.take_lane(Kind.READ):
+            await context.gate(Kind.READ, operation)
+            await context.limiter.poll_turn(self._price)
+            if context.limiter.held_until(Kind.READ) <= self._loop.time() and await context.take_lane(Kind.READ):
                 return
 
     async def _until_due(self) -> None:
-        core, call = self._core, self._call
+        context, operation = self._context, self._operation
         now = self._loop.time()
         last = self._last
-        self._price = core.limiter.look_price()
+        self._price = context.limiter.look_price()
         progress = Progress(
-            model=self._ticket.model,
-            pixels=self._ticket.pixels,
-            looks=call.looks,
+            model=self._accepted.model,
+            pixels=self._accepted.pixels,
+            looks=operation.looks,
             age=now - self._begun,
             state=last.state if last else None,
             state_age=now - self._changed,
@@ -186,13 +186,13 @@ class Watch:
         )
         self._interval = self._planned(progress)
         at = self._sent + self._interval
-        core.check_hold(Kind.READ, call)
+        context.check_hold(Kind.READ, operation)
         if at > self._loop.time():
             await sleep_until(self._loop, at)
 
     def _planned(self, progress: Progress) -> float:
         try:
-            return checked_interval(self._core.polling.next_look(progress))
+            return checked_interval(self._context.polling.next_look(progress))
         except FluxKleinError:
             raise
         except Exception as error:
@@ -210,10 +210,10 @@ class Watch:
 
     def _note(self, status: RequestStatus) -> bool:
         """Take in what a look saw; whether it is news."""
-        call, state, at = self._call, status.state, self.seen
-        call.state = state.value
+        operation, state, at = self._operation, status.state, self.seen
+        operation.state = state.value
         if state is RequestState.UNKNOWN:
-            self._core.note_unknown(str(status.raw.get("status")))
+            self._context.note_unknown(str(status.raw.get("status")))
         if not state.final:
             self._not_yet = self._sent
         if state is RequestState.IN_QUEUE:
@@ -227,7 +227,7 @@ class Watch:
             return False
         if last is None or last.state is not state:
             self._changed = at
-        if self._core.on_event is not None:
+        if self._context.on_event is not None:
             self._tell_change(status)
         return True
 
@@ -241,24 +241,24 @@ class Watch:
             self._queued = queued._replace(since=sent, position=position, until=sent)
 
     def _tell_change(self, status: RequestStatus) -> None:
-        self._core.emit(
+        self._context.emit(
             lambda at: StateChanged(
                 at=at,
-                request_id=self._ticket.request_id,
-                tag=self._call.tag,
+                request_id=self._accepted.request_id,
+                tag=self._operation.tag,
                 state=status.state,
                 queue_position=status.queue_position,
             )
         )
 
     def _tell_look(self, status: RequestStatus | None, failure: FluxKleinError | None) -> None:
-        call = self._call
-        self._core.emit(
+        operation = self._operation
+        self._context.emit(
             lambda at: Looked(
                 at=at,
-                request_id=self._ticket.request_id,
-                tag=call.tag,
-                look=call.looks,
+                request_id=self._accepted.request_id,
+                tag=operation.tag,
+                look=operation.looks,
                 state=status.state if status else None,
                 error=str(failure) if failure else None,
             )
@@ -271,39 +271,39 @@ class Watch:
         if self._answer is None:
             return None
         try:
-            return read_result(self._answer, self._ticket.request_id, self.timings)
+            return read_result(self._answer, self._accepted.request_id, self.timings)
         except ResultNotReadyError:
             return None
 
     def teach(self, served: float | None) -> None:
         """Let the policy learn from this wait; `served` is the service's own duration in seconds, or None."""
         observation = Observation(
-            model=self._ticket.model,
-            pixels=self._ticket.pixels,
+            model=self._accepted.model,
+            pixels=self._accepted.pixels,
             not_before=self._not_yet - self._begun,
             not_after=self.seen - self._begun,
             running_since=None if self._running is None else self._running - self._begun,
             served=served,
-            looks=self._call.looks,
+            looks=self._operation.looks,
             sent=self._sent - self._begun,
             queued=self._queued,
         )
         try:
-            self._core.polling.observe(observation)
+            self._context.polling.observe(observation)
         except Exception:  # noqa: BLE001  # whatever it is: the result is paid for, and here
             log.exception("The poll policy raised on what a wait taught; ignored: the result is here")
 
     def timings(self) -> Timings:
         """Where the time went, now that the result is here."""
         left_queue = self._left_queue
-        known = self._ticket.accepted_at is not None
+        known = self._accepted.accepted_at is not None
         return Timings(
-            submit=self._ticket.submit_seconds,
+            submit=self._accepted.submit_seconds,
             queued=left_queue - self._begun if left_queue is not None and known else None,
             running=None if self._running is None else self.seen - self._running,
             fetch=self._loop.time() - self.seen,
             lag_max=self.seen - self._not_yet,
-            looks=self._call.looks,
+            looks=self._operation.looks,
         )
 
 
@@ -315,9 +315,9 @@ _NOT_LATE = (AuthenticationError, PermissionDeniedError, InsufficientBalanceErro
 
 
 async def wait(
-    core: Core,
-    call: Call,
-    ticket: Ticket,
+    context: ClientContext,
+    operation: Operation,
+    accepted: AcceptedRequest,
     *,
     on_abandon: OnAbandon,
     on_status: Callable[[RequestStatus], object] | None,
@@ -330,62 +330,62 @@ async def wait(
         WaitTimeoutError: The deadline is too near for the hold that the service asked for.
     """
     try:
-        watch = Watch(core, call, ticket)
-        status = await _last_status(watch, on_status)
-        result = watch.early_result() or await _conclude(core, call, status, watch.timings)
-        watch.teach(_served(result.created_at, result.finished_at))
-        core.save_learned(_SAVED_EVERY)
+        poller = Poller(context, operation, accepted)
+        status = await _last_status(poller, on_status)
+        result = poller.early_result() or await _conclude(context, operation, status, poller.timings)
+        poller.teach(_served(result.created_at, result.finished_at))
+        context.save_learned(_SAVED_EVERY)
     except BaseException as error:
         if not isinstance(error, FluxKleinError) or isinstance(error, WaitTimeoutError | ConfigurationError):
-            abandon(core, ticket.request_id, on_abandon, call.tag)
+            abandon(context, accepted.request_id, on_abandon, operation.tag)
         elif isinstance(error, GenerationFailedError | GenerationCancelledError):
-            await _write_down(core, ticket.request_id, error)
+            await _write_down(context, accepted.request_id, error)
         raise
-    core.budget.settle(ticket.request_id, result.cost_usd)
-    await write_result(core, result)
-    core.emit(
+    context.budget.settle(accepted.request_id, result.cost_usd)
+    await write_result(context, result)
+    context.emit(
         lambda at: Finished(
             at=at,
-            request_id=ticket.request_id,
-            tag=call.tag,
-            seconds=at - call.started,
+            request_id=accepted.request_id,
+            tag=operation.tag,
+            seconds=at - operation.started,
             looks=result.timings.looks,
             lag_max=result.timings.lag_max,
             cost_usd=result.cost_usd,
-            model=ticket.model,
+            model=accepted.model,
         )
     )
     return result
 
 
-async def _last_status(watch: Watch, on_status: Callable[[RequestStatus], object] | None) -> RequestStatus:
+async def _last_status(poller: Poller, on_status: Callable[[RequestStatus], object] | None) -> RequestStatus:
     while True:
-        status = await watch.next_change()
+        status = await poller.next_change()
         if on_status is not None:
             on_status(status)
         if status.state.final:
             return status
 
 
-async def _conclude(core: Core, call: Call, status: RequestStatus, timings: Callable[[], Timings]) -> GenerationResult:
+async def _conclude(context: ClientContext, operation: Operation, status: RequestStatus, timings: Callable[[], Timings]) -> GenerationResult:
     """From a final state to the result, or to the error that it stands for.
 
     The result's own word decides: a picture that is there is not lost to a status that said "failed".
     """
     if status.state is RequestState.CANCELLED:
         raise GenerationCancelledError(request_id=status.request_id)
-    until, pause = core.loop.time() + PATIENCE, _FIRST_AGAIN
+    until, pause = context.loop.time() + PATIENCE, _FIRST_AGAIN
     while True:
         try:
-            return await fetch_result(core, call, status.request_id, timings)
+            return await fetch_result(context, operation, status.request_id, timings)
         except (GenerationFailedError, GenerationCancelledError):
             raise
         except FluxKleinError as error:
-            if not _late(error, status.state) or core.loop.time() + pause > until:
+            if not _late(error, status.state) or context.loop.time() + pause > until:
                 if status.state is RequestState.FAILED:
                     raise _failure(status) from error
                 raise
-        await sleep_until(core.loop, core.loop.time() + pause)
+        await sleep_until(context.loop, context.loop.time() + pause)
         pause = min(2 * pause, _LONGEST_AGAIN)
 
 
@@ -411,26 +411,26 @@ def _served(created: datetime | None, finished: datetime | None) -> float | None
     return (finished - created).total_seconds()
 
 
-async def _write_down(core: Core, request_id: str, error: FluxKleinError) -> None:
+async def _write_down(context: ClientContext, request_id: str, error: FluxKleinError) -> None:
     cancelled = isinstance(error, GenerationCancelledError)
-    core.budget.settle(request_id, 0.0 if cancelled else None)
+    context.budget.settle(request_id, 0.0 if cancelled else None)
     state = EntryState.CANCELLED if cancelled else EntryState.FAILED
-    await core.write(state, request_id=request_id, error=str(error))
+    await context.write(state, request_id=request_id, error=str(error))
 
 
 class Updates(NotForLoop):
     """Gives a `RequestStatus` at each change of state or queue position; ends after the final one."""
 
-    def __init__(self, core: Core, ticket: Ticket, timeout: float | None) -> None:
-        self._core = core
-        self._ticket = ticket
+    def __init__(self, context: ClientContext, accepted: AcceptedRequest, timeout: float | None) -> None:
+        self._context = context
+        self._accepted = accepted
         self._timeout = timeout
         self._deadline: float | None = None
-        self._watch: Watch | None = None
+        self._watch: Poller | None = None
         self._ended = False
 
     def __repr__(self) -> str:
-        return f"<Updates of {self._ticket.request_id}{', ended' if self._ended else ''}>"
+        return f"<Updates of {self._accepted.request_id}{', ended' if self._ended else ''}>"
 
     def __aiter__(self) -> Self:
         return self
@@ -444,27 +444,27 @@ class Updates(NotForLoop):
         """
         if self._ended:
             raise StopAsyncIteration
-        loop = self._core.bind()
+        loop = self._context.bind()
         if self._watch is None and self._timeout is not None:
             self._deadline = loop.time() + self._timeout
         left = None if self._deadline is None else self._deadline - loop.time()
-        call = self._core.call(left, request_id=self._ticket.request_id, waits=True)
+        operation = self._context.operation(left, request_id=self._accepted.request_id, waits=True)
         if self._watch is None:
-            self._watch = Watch(self._core, call, self._ticket)
+            self._watch = Poller(self._context, operation, self._accepted)
         else:
-            self._watch.on(call)
-        with call:
+            self._watch.on(operation)
+        with operation:
             if left is not None and left <= 0:  # no look more: it would be given up in this very instant
-                raise call.out_of_time(None)
+                raise operation.out_of_time(None)
             status = await self._watch.next_change()
         self._ended = status.state.final
         return status
 
 
 async def generate(
-    core: Core,
-    call: Call,
-    order: Order,
+    context: ClientContext,
+    operation: Operation,
+    prepared: PreparedRequest,
     slot: Slot,
     *,
     on_abandon: OnAbandon,
@@ -475,18 +475,18 @@ async def generate(
     Raises:
         FluxKleinError: As `submit` and `wait`.
     """
-    begun = core.loop.time()
-    await submit(core, call, order, on_abandon=on_abandon, slot=slot)
-    return await wait(core, call, ticket_of(core, call, order, begun), on_abandon=on_abandon, on_status=on_status)
+    begun = context.loop.time()
+    await submit(context, operation, prepared, on_abandon=on_abandon, slot=slot)
+    return await wait(context, operation, accepted_request(context, operation, prepared, begun), on_abandon=on_abandon, on_status=on_status)
 
 
-def ticket_of(core: Core, call: Call, order: Order, begun: float) -> Ticket:
+def accepted_request(context: ClientContext, operation: Operation, prepared: PreparedRequest, begun: float) -> AcceptedRequest:
     """What is known of a request that was accepted just now, its submit begun at this instant."""
-    now = core.loop.time()
-    return Ticket(
-        request_id=call.request_id or "",
-        model=order.model,
-        pixels=order.pixels,
+    now = context.loop.time()
+    return AcceptedRequest(
+        request_id=operation.request_id or "",
+        model=prepared.model,
+        pixels=prepared.pixels,
         accepted_at=now,
         submit_seconds=now - begun,
     )

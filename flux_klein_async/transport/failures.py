@@ -27,12 +27,15 @@ MEANINGS: dict[type[BaseException], tuple[type[FluxKleinError], bool | None]] = 
     aiohttp.ServerTimeoutError: (APITimeoutError, None),
     aiohttp.ClientConnectionError: (APIConnectionError, None),
     aiohttp.ClientPayloadError: (APIConnectionError, None),
+    # added after our lowest version of aiohttp
+    getattr(aiohttp.client_exceptions, "UploadAbortedError", aiohttp.ClientPayloadError): (APIConnectionError, None),
     # the answer is no HTTP
     aiohttp.ClientResponseError: (InvalidResponseError, None),
     aiohttp.TooManyRedirects: (InvalidResponseError, None),
     aiohttp.RedirectClientError: (InvalidResponseError, None),
     # the request cannot be sent
     aiohttp.InvalidURL: (ConfigurationError, False),
+    aiohttp.NonHttpUrlClientError: (ConfigurationError, False),
     # outside of aiohttp's tree
     TimeoutError: (APITimeoutError, None),
     OSError: (APIConnectionError, None),

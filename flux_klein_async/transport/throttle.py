@@ -170,7 +170,7 @@ class Limiter(Protocol):
         """What a look costs at present, as a multiple of the usual; 1 or more."""
         ...
 
-    async def look(self, price: float) -> None:
+    async def poll_turn(self, price: float) -> None:
         """Wait for the turn of one more look, planned at this price; one who gives up meanwhile has taken nothing."""
         ...
 
@@ -322,7 +322,7 @@ class InProcessLimiter:
         """What a look costs at present, as a multiple of the usual."""
         return self._price.now(asyncio.get_running_loop().time())
 
-    async def look(self, price: float) -> None:
+    async def poll_turn(self, price: float) -> None:
         """Wait for a turn, first come first served; turns are evenly spaced."""
         if not self._spacing:
             return

@@ -19,12 +19,12 @@ ROWS = [Row(number, str(number), {"prompt": "x", "width": 1000, "height": 1000})
 async def test_each_row_is_asked_for_once_and_counted_as_the_journal_says():
     asked, actions = [], list(Action)
 
-    async def look(model: str, body: bytes, item_id: str | None) -> Action:
+    async def preview(model: str, body: bytes, item_id: str | None) -> Action:
         asked.append((model, body, item_id))
         return actions[len(asked) % len(actions)]
 
     with Feed(ROWS) as feed:
-        found = await forecast(feed, "a/b", Estimate(), look)
+        found = await forecast(feed, "a/b", Estimate(), preview)
     assert [item_id for _, _, item_id in asked] == [row.id for row in ROWS]
     assert asked[0][:2] == ("a/b", b'{"prompt": "x", "width": 1000, "height": 1000}')
     assert found.actions == dict.fromkeys(Action, 100)
@@ -38,11 +38,11 @@ async def test_without_a_journal_all_are_to_be_submitted():
 
 
 async def test_bad_rows_are_counted_and_the_first_of_them_kept():
-    async def look(model: str, body: bytes, item_id: str | None) -> Action:
+    async def preview(model: str, body: bytes, item_id: str | None) -> Action:
         raise InvalidInputError("another input by this id")
 
     with Feed([BadRow(1, "blank"), *ROWS]) as feed:
-        found = await forecast(feed, "a/b", Estimate(), look)
+        found = await forecast(feed, "a/b", Estimate(), preview)
     assert (found.bad, len(found.first_bad)) == (601, BAD_KEPT)
     assert found.first_bad[:2] == [BadRow(1, "blank"), BadRow(0, "another input by this id")]
     assert found.actions == {}
@@ -58,7 +58,7 @@ async def test_bad_rows_are_counted_and_the_first_of_them_kept():
 )
 def test_the_lines_for_people(price, cost):
     found = Forecast(Estimate())
-    for action, count in ((Action.SUBMIT, 1200), (Action.KEEP, 5), (Action.UNCERTAIN, 1)):
+    for action, count in ((Action.SUBMIT, 1200), (Action.RECALL, 5), (Action.UNCERTAIN, 1)):
         for _ in range(count):
             found.count(ROWS[0], action)
     for _ in range(2):

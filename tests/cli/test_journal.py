@@ -20,7 +20,7 @@ HOSTILE = b'{"prompt": "a \\u001b[31mleopard [bold]\\nat dawn"}'
 
 @pytest.fixture
 def journal(tmp_path: Path) -> str:
-    """Four orders, a day apart: downloaded, failed, submitted, and one whose process died."""
+    """Four requests, a day apart: downloaded, failed, submitted, and one whose process died."""
     path = tmp_path / "run.sqlite"
     run = Run(path, now=BEGUN)
     price = Reservation(usd=0.02, max_usd=9.0)
@@ -53,7 +53,7 @@ def test_the_list_is_a_table_with_the_newest_first_and_a_sum_on_stderr(flux_klei
         "downloaded",
     ]
     assert rows[3].endswith(r"downloaded  $0.01  r0       a \x1b[31mleopard [bold]\nat dawn")
-    assert ran.err == ("4 orders: 1 uncertain, 1 submitted, 1 downloaded, 1 failed; $0.01 spent, $0.06 set aside\n")
+    assert ran.err == ("4 requests: 1 uncertain, 1 submitted, 1 downloaded, 1 failed; $0.01 spent, $0.06 set aside\n")
 
 
 def test_orders_are_chosen(flux_klein: Command, journal: str) -> None:
@@ -73,7 +73,7 @@ def test_orders_are_chosen(flux_klein: Command, journal: str) -> None:
 def test_where_there_is_nothing_to_list_only_the_sum_is_told(flux_klein: Command, tmp_path: Path) -> None:
     Run(tmp_path / "run.sqlite").close()
     ran = flux_klein("journal", "list", "--journal", str(tmp_path / "run.sqlite"))
-    assert (ran.code, ran.out, ran.err) == (0, "", "0 orders: none; $0.00 spent\n")
+    assert (ran.code, ran.out, ran.err) == (0, "", "0 requests: none; $0.00 spent\n")
 
 
 @pytest.mark.parametrize(("columns", "length"), [("60", 60), ("20", None)])
@@ -147,9 +147,9 @@ def test_an_export_ends_with_its_reader(flux_klein: Command, journal: str, monke
 
 
 def test_what_ended_long_ago_is_forgotten(flux_klein: Command, journal: str) -> None:
-    assert flux_klein("journal", "prune", "--journal", journal, "--older-than", "100000").out == "Forgot 0 orders\n"
-    assert flux_klein("journal", "prune", "--journal", journal, "--dry-run").out == "Would forget 2 orders\n"
-    assert flux_klein("journal", "prune", "--journal", journal, "--older-than", "0").out == "Forgot 2 orders\n"
+    assert flux_klein("journal", "prune", "--journal", journal, "--older-than", "100000").out == "Forgot 0 requests\n"
+    assert flux_klein("journal", "prune", "--journal", journal, "--dry-run").out == "Would forget 2 requests\n"
+    assert flux_klein("journal", "prune", "--journal", journal, "--older-than", "0").out == "Forgot 2 requests\n"
     ran = flux_klein("journal", "list", "--journal", journal, "--json")
     assert [record["state"] for record in ran.records] == ["uncertain", "submitted"]
     assert "$0.03 spent, $0.04 set aside" in ran.err

@@ -25,9 +25,9 @@ def changed(tag: object, state: RequestState) -> StateChanged:
     return StateChanged(at=0.0, request_id="r", tag=tag, state=state, queue_position=None)
 
 
-def done(index: int, cost: float | None = None, *, recalled: bool = False) -> Outcome[str]:
+def done(index: int, cost: float | None = None, *, from_journal: bool = False) -> Outcome[str]:
     result = GenerationResult(request_id="r", state=RequestState.COMPLETED, output=GenerationOutput(), cost_usd=cost)
-    return Outcome(index=index, item="x", result=result, recalled=recalled)
+    return Outcome(index=index, item="x", result=result, from_journal=recalled)
 
 
 def failed(index: int, error: FluxKleinError) -> Outcome[str]:
@@ -71,7 +71,7 @@ def test_looks_are_counted_whoevers_they_are():
     [
         (done(0, 0.5), {"done": 1, "cost_usd": 0.5}),
         (done(0), {"done": 1}),
-        (done(0, 0.5, recalled=True), {"done": 1, "recalled": 1}),  # it was paid by the run before
+        (done(0, 0.5, from_journal=True), {"done": 1, "recalled": 1}),  # it was paid by the run before
         (failed(0, SubmissionUncertainError()), {"uncertain": 1}),
         (failed(0, ItemTakenError()), {"taken": 1}),
         (failed(0, GenerationFailedError()), {"failed": 1}),

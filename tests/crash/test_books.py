@@ -29,7 +29,7 @@ class Scene:
         self.manifest = Manifest(folder / "manifest.jsonl")
         self.keys = 0
 
-    def order(self, state: str, request_id: str | None = None, *, price: float = 0.01, **facts: Any) -> None:
+    def request(self, state: str, request_id: str | None = None, *, price: float = 0.01, **facts: Any) -> None:
         self.keys += 1
         body = b'{"prompt": "%s"}' % CAT.encode()
         reservation = Reservation(usd=price, max_usd=1)
@@ -41,7 +41,7 @@ class Scene:
         path = self.folder / f"{request_id}.png"
         path.write_bytes(data or pictures.draw(CAT, 64, 64, seed=0, request_id=request_id))
         file = SavedFile(path=path, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), size=path.stat().st_size)
-        self.order("downloaded", request_id, files=(file,))
+        self.request("downloaded", request_id, files=(file,))
         if listed:
             result = GenerationResult(
                 request_id=request_id, state=RequestState.COMPLETED, output=GenerationOutput(), raw={}
@@ -60,12 +60,12 @@ class Scene:
 
 
 def uncertain_then_home(scene: Scene) -> None:
-    scene.order("uncertain")
+    scene.request("uncertain")
     scene.picture("id-1")
 
 
 def cancelled_then_home(scene: Scene) -> None:
-    scene.order("cancelled", "id-2")
+    scene.request("cancelled", "id-2")
     scene.picture("id-1")
 
 
@@ -101,22 +101,22 @@ ENDLESS = ONE._replace(endless=True)
     ("scene_of", "submits", "again", "wrong"),
     [
         (lambda scene: scene.picture("id-1"), [ONE], set(), set()),
-        (lambda scene: scene.order("failed", "id-1"), [ONE], set(), set()),
-        (lambda scene: scene.order("uncertain"), [ONE], set(), set()),
-        (lambda scene: scene.order("uncertain"), [], set(), set()),
-        (lambda scene: scene.order("submitted", "id-1"), [ENDLESS], set(), set()),
+        (lambda scene: scene.request("failed", "id-1"), [ONE], set(), set()),
+        (lambda scene: scene.request("uncertain"), [ONE], set(), set()),
+        (lambda scene: scene.request("uncertain"), [], set(), set()),
+        (lambda scene: scene.request("submitted", "id-1"), [ENDLESS], set(), set()),
         (uncertain_then_home, [ONE, TWO], {"uncertain"}, set()),
         (cancelled_then_home, [ONE, TWO], set(), set()),
         (uncertain_then_home, [ONE, TWO], set(), {AGAINST, TWICE}),
         (twice, [ONE, TWO], set(), {AGAINST, TWICE, UNLISTED}),
         (lambda scene: scene.picture("id-1"), [ONE, TWO], set(), {LOST, TWICE}),
         (lambda scene: None, [ONE], set(), {LOST, UNFINISHED}),
-        (lambda scene: scene.order("refused"), [ONE], set(), {LOST, UNFINISHED}),
+        (lambda scene: scene.request("refused"), [ONE], set(), {LOST, UNFINISHED}),
         (lambda scene: None, [], set(), {UNFINISHED}),
-        (lambda scene: scene.order("refused"), [], set(), {UNFINISHED}),
-        (lambda scene: scene.order("submitting"), [], set(), {UNFINISHED}),
-        (lambda scene: scene.order("submitted", "id-1"), [ONE], set(), {UNFINISHED}),
-        (lambda scene: scene.order("completed", "id-1"), [ONE], set(), {UNFINISHED}),
+        (lambda scene: scene.request("refused"), [], set(), {UNFINISHED}),
+        (lambda scene: scene.request("submitting"), [], set(), {UNFINISHED}),
+        (lambda scene: scene.request("submitted", "id-1"), [ONE], set(), {UNFINISHED}),
+        (lambda scene: scene.request("completed", "id-1"), [ONE], set(), {UNFINISHED}),
         (lambda scene: scene.picture("id-1"), [], set(), {"ids that the service never gave"}),
         (
             lambda scene: scene.picture("id-1"),
@@ -126,15 +126,15 @@ ENDLESS = ONE._replace(endless=True)
         ),
         (lambda scene: scene.picture("id-1", b"half"), [ONE], set(), {"pictures that are not the service's own"}),
         (gone, [ONE], set(), {"pictures that are not the service's own"}),
-        (surplus, [ONE], set(), {"files that no order names"}),
+        (surplus, [ONE], set(), {"files that no request names"}),
         (lambda scene: scene.picture("id-1", listed=False), [ONE], set(), {UNLISTED}),
         (
-            lambda scene: scene.order("failed", "id-1", cost_usd=0.0),
+            lambda scene: scene.request("failed", "id-1", cost_usd=0.0),
             [ONE],
             set(),
             {"requests charged with another price"},
         ),
-        (lambda scene: scene.order("uncertain", price=0.0), [ONE], set(), {"requests charged with another price"}),
+        (lambda scene: scene.request("uncertain", price=0.0), [ONE], set(), {"requests charged with another price"}),
         (unbalanced, [ONE], set(), {"billionths that the totals are off"}),
     ],
 )

@@ -134,8 +134,8 @@ def finish(batch: Batch) -> None:
     code, err = batch.ended()
     books = batch.books()
     assert audit(books, AGAIN) == dict.fromkeys(audit(books, AGAIN), 0), err
-    unsure = ends(books.orders)["uncertain"]
-    assert ends(books.orders) == Counter({"downloaded": len(PROMPTS) - unsure, "uncertain": unsure}) - Counter()
+    unsure = ends(books.requests)["uncertain"]
+    assert ends(books.requests) == Counter({"downloaded": len(PROMPTS) - unsure, "uncertain": unsure}) - Counter()
     assert (code != 0) == (unsure > 0), err
     assert err.count("--resubmit-uncertain") == unsure
     if unsure:
@@ -148,16 +148,16 @@ def check(batch: Batch) -> None:
     books = batch.books()
     found = audit(books, AGAIN)
     assert found == dict.fromkeys(found, 0)
-    assert ends(books.orders) == {"downloaded": len(PROMPTS)}
-    unsure = [order for order in books.orders if order.state == "uncertain"]
-    known = [order for order in books.orders if order.request_id is not None]
+    assert ends(books.requests) == {"downloaded": len(PROMPTS)}
+    unsure = [request for request in books.requests if request.state == "uncertain"]
+    known = [request for request in books.requests if request.request_id is not None]
     assert len(known) == len(PROMPTS)
     # The accepted submits are those, and of the uncertain ones those that did get there.
-    arrived = {submit.request_id for submit in books.submits} - {order.request_id for order in known}
+    arrived = {submit.request_id for submit in books.submits} - {request.request_id for request in known}
     assert batch.emulated.accepted == len(books.submits) == len(PROMPTS) + len(arrived)
     assert len(arrived) <= len(unsure)
     looked_at = {record.request_id for record in batch.emulated.records if record.endpoint in {"status", "result"}}
-    assert looked_at <= {order.request_id for order in known}, "nobody waits for what is not written down"
+    assert looked_at <= {request.request_id for request in known}, "nobody waits for what is not written down"
     lines = (batch.folder / "out" / "manifest.jsonl").read_text().splitlines()
     assert max(line.count('{"index": ') for line in lines) == 1, "no line goes on where another was broken off"
     # What the journal knows of was spent; what it calls uncertain is set aside.

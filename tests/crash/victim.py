@@ -1,7 +1,7 @@
 """`flux-klein` with a place in itself at which it kills itself.
 
 `python victim.py PLACE NUMBER ARGUMENT...`. The hooks are in calls of the standard library that the package makes, not
-in the package: which of them it makes, and in what order, is its own affair. With `bytes` as the place nothing is
+in the package: which of them it makes, and in what request, is its own affair. With `bytes` as the place nothing is
 hooked: the system ends the process in the write that would take a file beyond NUMBER bytes, of which those up to there
 are on the disk.
 """
@@ -28,7 +28,7 @@ PLACES = {
     "made": "when it has it",
     "begin": "before a transaction",
     "intent": "when an intent is written, and not committed",
-    "change": "when an order is changed, and not committed",
+    "change": "when a request is changed, and not committed",
     "step": "anywhere within a statement of a transaction",
     "commit": "before a commit",
     "committed": "when a commit is durable, and nobody was told",
@@ -70,9 +70,9 @@ class Deadly(sqlite3.Connection):
             here("begin")
             self.set_progress_handler(lambda: here("step"), _STEP)
         cursor = super().execute(sql, *values)
-        if sql.startswith("INSERT INTO orders"):
+        if sql.startswith("INSERT INTO requests"):
             here("intent")
-        if sql.startswith("UPDATE orders"):
+        if sql.startswith("UPDATE requests"):
             here("change")
         if sql.startswith("COMMIT"):
             here("committed")

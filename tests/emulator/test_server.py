@@ -23,9 +23,9 @@ from flux_klein_async.emulator import (
     Reset,
     Rewrite,
     Truncate,
-    images,
+    server,
 )
-from flux_klein_async.emulator.server import head, response
+from flux_klein_async.emulator.server import encode_head, encode_response
 
 from .helpers import SUBMIT
 
@@ -46,7 +46,7 @@ def split(data):
     ],
 )
 def test_a_body_decides_its_type(body, data, content_type):
-    status, headers, sent = split(response(200, {}, body, 0.0, keep=True))
+    status, headers, sent = split(encode_response(200, {}, body, 0.0, keep=True))
     assert (status, sent, headers["Content-Type"]) == ("HTTP/1.1 200 OK", data, content_type)
     assert headers["Content-Length"] == str(len(data))
     assert headers["Date"] == "Thu, 01 Jan 1970 00:00:00 GMT"
@@ -55,34 +55,34 @@ def test_a_body_decides_its_type(body, data, content_type):
 
 def test_given_headers_win():
     given = {"content-TYPE": "a/b", "Content-length": "7", "date": "never"}
-    _, headers, _ = split(response(200, given, b"x", 0.0, keep=False))
+    _, headers, _ = split(encode_response(200, given, b"x", 0.0, keep=False))
     assert headers == {**given, "Connection": "close"}
 
 
 def test_no_length_is_added_to_a_given_transfer_encoding():
-    _, headers, _ = split(response(200, {"Transfer-Encoding": "chunked"}, b"0\r\n\r\n", 0.0, keep=True))
+    _, headers, _ = split(encode_response(200, {"Transfer-Encoding": "chunked"}, b"0\r\n\r\n", 0.0, keep=True))
     assert "Content-Length" not in headers
 
 
 def test_without_a_length_the_body_comes_in_chunks():
-    _, headers, _ = split(head(200, {}, "a/b", None, 0.0, keep=True))
+    _, headers, _ = split(encode_head(200, {}, "a/b", None, 0.0, keep=True))
     assert (headers["Transfer-Encoding"], "Content-Length" in headers) == ("chunked", False)
 
 
 @pytest.mark.parametrize("status", [204, 304])
 def test_some_answers_have_no_body(status):
-    _, headers, body = split(response(status, {}, {"a": 1}, 0.0, keep=True))
+    _, headers, body = split(encode_response(status, {}, {"a": 1}, 0.0, keep=True))
     assert (body, headers["Content-Length"]) == (b"", "0")
 
 
 @pytest.mark.parametrize(("status", "line"), [(503, "503 Service Unavailable"), (599, "599 Unknown")])
 def test_a_status_has_its_phrase(status, line):
-    assert split(response(status, {}, b"", 0.0, keep=True))[0] == f"HTTP/1.1 {line}"
+    assert split(encode_response(status, {}, b"", 0.0, keep=True))[0] == f"HTTP/1.1 {line}"
 
 
 def test_json_is_written_so_that_json_reads_it():
     value = {"prompt": "雪\u2028\ud800", "n": 0.1}
-    assert json.loads(split(response(200, {}, value, 0.0, keep=True))[2]) == value
+    assert json.loads(split(encode_response(200, {}, value, 0.0, keep=True))[2]) == value
 
 
 AUTH = {"Authorization": "Bearer emulator-token"}
@@ -129,7 +129,7 @@ async def test_pictures_are_drawn_on_another_thread_and_only_once(monkeypatch):
         threads.append(threading.current_thread())
         return b"drawn"
 
-    monkeypatch.setattr(images, "draw", note)
+    monkeypatch.setattr(server, "draw", note)
     async with Emulator(profile="fixed:0") as emulator, open_session(emulator) as session:
         async with session.post(SUBMIT, json={"prompt": "x"}) as response:
             request_id = (await response.json())["request_id"]

@@ -165,7 +165,7 @@ class Process:
         if not self.alive:
             return
         self.alive = False
-        core, writer = self.client._core, self._journal._writer
+        core, writer = self.client._context, self._journal._writer
         core.closing = True
         connections = core.transport
         core.transport = core.journal = _Nothing()  # type: ignore[assignment]

@@ -42,7 +42,7 @@ _seconds = st.sampled_from([0.0, 0.01, 0.06, 0.3, 1.1, 3.0, 12.0])
 _slots = st.sampled_from([0, 1])
 
 
-class Order(NamedTuple):
+class JournaledRequest(NamedTuple):
     """A line of the journal, with the prompt that it was for; None where the request was known by its id alone."""
 
     state: str
@@ -50,7 +50,7 @@ class Order(NamedTuple):
     prompt: str | None
 
 
-class Ledger(RuleBasedStateMachine):
+class ItemJournal(RuleBasedStateMachine):
     """Two processes at most, one journal, one service."""
 
     @initialize(
@@ -141,36 +141,36 @@ class Ledger(RuleBasedStateMachine):
     def the_books_agree(self) -> None:
         emulator = self.world.emulator
         emulator.engine.service.queue.advance(self.world.loop.time())
-        jobs, orders = self._jobs(), list(self._orders())
-        known = [order.request_id for order in orders if order.request_id is not None]
-        assert len(known) == len(set(known)), "one request is in two orders"
+        jobs, requests = self._jobs(), list(self._orders())
+        known = [request.request_id for request in orders if request.request_id is not None]
+        assert len(known) == len(set(known)), "one request is in two requests"
         assert set(known) <= set(jobs), "an id that the service never gave"
-        for order in orders:
-            self._check(order, jobs)
+        for request in orders:
+            self._check(request, jobs)
         for prompt in (*ITEMS, BARE):
-            self._check_prompt(prompt, [order for order in orders if order.prompt == prompt], set(known))
-        self._check_money(orders)
+            self._check_prompt(prompt, [request for request in orders if request.prompt == prompt], set(known))
+        self._check_money(requests)
         for outcome in self.world.outcomes:
             if outcome.result is not None:
                 job = jobs[outcome.result.request_id]
                 assert (job.input["prompt"], job.state) == (outcome.item, "completed")
         assert self.world.heard == []
 
-    def _check(self, order: Order, jobs: dict[str, Any]) -> None:
-        state = None if order.request_id is None else jobs[order.request_id].state
-        if order.state in {"completed", "downloaded"}:
+    def _check(self, request: JournaledRequest, jobs: dict[str, Any]) -> None:
+        state = None if request.request_id is None else jobs[request.request_id].state
+        if request.state in {"completed", "downloaded"}:
             assert state == "completed"
-        elif order.state in {"failed", "cancelled"}:
-            assert state == order.state
-        elif order.state == "submitted":
+        elif request.state in {"failed", "cancelled"}:
+            assert state == request.state
+        elif request.state == "submitted":
             assert state is not None
         else:
             assert state is None
 
-    def _check_prompt(self, prompt: str, orders: list[Order], known: set[str]) -> None:
+    def _check_prompt(self, prompt: str, requests: list[JournaledRequest], known: set[str]) -> None:
         jobs = {name: job for name, job in self._jobs().items() if job.input["prompt"] == prompt}
-        states = Counter(order.state for order in orders)
-        unsure = Counter(order.state for order in orders if order.request_id is None)
+        states = Counter(request.state for request in orders)
+        unsure = Counter(request.state for request in orders if request.request_id is None)
         hidden = unsure["uncertain"] + unsure["submitting"]
         assert len(set(jobs) - known) <= hidden, "it was accepted, and the journal does not know that it may have been"
         if prompt == BARE:
@@ -182,7 +182,7 @@ class Ledger(RuleBasedStateMachine):
         paid = Counter(job.state for job in jobs.values())
         assert paid.total() - paid["cancelled"] <= wanted, "it was paid twice"
 
-    def _check_money(self, orders: list[Order]) -> None:
+    def _check_money(self, requests: list[JournaledRequest]) -> None:
         if self.budget is None:
             return
         paid = PRICE * sum(job.state != "cancelled" for job in self._jobs().values())
@@ -191,7 +191,7 @@ class Ledger(RuleBasedStateMachine):
             rows = [] if database is None else database.execute("SELECT settled + held FROM accounts").fetchall()
         counted = sum(nano for [nano] in rows) / 1e9
         assert paid <= counted + 1e-9, "the journal counts with less than was spent"
-        if all(order.prompt is not None for order in orders):  # else somebody waited for a request that nobody knew
+        if all(request.prompt is not None for request in orders):  # else somebody waited for a request that nobody knew
             assert counted <= self.budget + 1e-9
 
     def teardown(self) -> None:
@@ -262,11 +262,11 @@ class Ledger(RuleBasedStateMachine):
         with contextlib.closing(sqlite3.connect(self.world.journal)) as database:
             yield database
 
-    def _orders(self) -> Iterator[Order]:
+    def _orders(self) -> Iterator[JournaledRequest]:
         with self._database() as database:
             if database is not None:
-                for state, request_id, body in database.execute("SELECT state, request_id, body FROM orders"):
-                    yield Order(state, request_id, None if body is None else json.loads(body)["prompt"])
+                for state, request_id, body in database.execute("SELECT state, request_id, body FROM requests"):
+                    yield JournaledRequest(state, request_id, None if body is None else json.loads(body)["prompt"])
 
 
 def _brought(outcome: Any) -> Any:
@@ -281,5 +281,5 @@ async def _left() -> list[str]:
     return strays()
 
 
-TestLedger = Ledger.TestCase
+TestLedger = ItemJournal.TestCase
 TestLedger.settings = settings(examples(100), stateful_step_count=30)

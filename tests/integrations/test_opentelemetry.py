@@ -346,7 +346,7 @@ async def test_an_item_that_a_journal_takes_up_is_told_by_its_wait_and_one_that_
         await run()
     for directory in (None, tmp_path / "out", tmp_path / "out"):
         [outcome] = await run(memory.tell, directory)
-        assert outcome.recalled
+        assert outcome.from_journal
     assert (len(memory.spans()), len(memory.spans("flux_klein.download"))) == (1, 1)
     assert memory.counts("flux_klein.cost") == klein_emulator.spent_usd == 0.01
 

@@ -13,8 +13,8 @@ from tests.pages import ROOT, shown
 
 from .serving import AiohttpWeb, Asgi
 from .test_aiohttp_web import post as post_text
-from .test_answers import CASES
 from .test_fastapi import post
+from .test_web import CASES
 
 PAGE = (ROOT / "docs" / "web.md").read_text(encoding="utf-8")
 ON_FASTAPI, WITH_A_LIFESPAN, ON_AIOHTTP, WITH_A_JOURNAL, _ = shown(
@@ -64,7 +64,7 @@ async def test_an_app_with_a_journal_writes_each_order_down_and_makes_each_anew(
 
     @app.post("/recalled")
     async def recalled(klein: Klein) -> list[bool]:
-        return [(await klein.generate_all(["a dog"]))[0].recalled for _ in range(2)]
+        return [(await klein.generate_all(["a dog"]))[0].from_journal for _ in range(2)]
 
     async with Asgi(app) as server:
         twice = json.loads((await post(server, "/pictures"))[2])

@@ -14,7 +14,7 @@ from flux_klein_async.journal.base import Action, Claim, Entry, EntryState
 from flux_klein_async.journal.database import Database
 from flux_klein_async.journal.records import WORKING, claim, look, record
 
-__all__ = ["AGAIN", "Run", "child", "content", "delete", "entry", "files", "mode", "order", "orders", "states", "write"]
+__all__ = ["AGAIN", "Run", "child", "content", "delete", "entry", "files", "mode", "request", "requests", "states", "write"]
 
 AGAIN = frozenset({EntryState.REFUSED})
 
@@ -29,15 +29,15 @@ def write(database: Database, *entries: Entry, token: str = "") -> None:
             record(database, token, one)
 
 
-def orders(database: Database) -> list[dict[str, Any]]:
-    """All that is known of every order, oldest first."""
-    cursor = database.db.execute("SELECT * FROM orders ORDER BY id")
+def requests(database: Database) -> list[dict[str, Any]]:
+    """All that is known of every request, oldest first."""
+    cursor = database.db.execute("SELECT * FROM requests ORDER BY id")
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor]
 
 
-def order(database: Database) -> dict[str, Any]:
-    [only] = orders(database)
+def request(database: Database) -> dict[str, Any]:
+    [only] = requests(database)
     return only
 
 
@@ -62,7 +62,7 @@ class Run:
         with self.database.writing():
             return claim(self.database, token, self.number, model, body, item_id, again)
 
-    def look(self, body: bytes = b"{}", *, again: frozenset[EntryState] = AGAIN) -> Action:
+    def preview(self, body: bytes = b"{}", *, again: frozenset[EntryState] = AGAIN) -> Action:
         """In a pass of its own."""
         self.looks += 1
         with self.database.writing():
@@ -112,7 +112,7 @@ def child(code: str, *arguments: object) -> Iterator["subprocess.Popen[str]"]:
 def states(path: Path) -> list[str]:
     """As another program reads them, which sees what was committed."""
     db = sqlite3.connect(path)
-    found = [state for [state] in db.execute("SELECT state FROM orders ORDER BY id")]
+    found = [state for [state] in db.execute("SELECT state FROM requests ORDER BY id")]
     db.close()
     return found
 

@@ -1,6 +1,6 @@
 """What is written down, and the budget that bounds nothing.
 
-Which states give way to which, and what an order is charged with.
+Which states give way to which, and what a request is charged with.
 """
 
 import asyncio
@@ -60,7 +60,7 @@ def test_an_entry_is_empty_but_for_its_state() -> None:
 
 def test_what_is_shown_holds_no_prompt() -> None:
     assert repr(ENTRY) == "Entry(state=submitting, key='k-1', model='a/b')"
-    claim = Claim(item="1", action=Action.KEEP, request_id="r", answer=b'{"prompt": "a"}')
+    claim = Claim(item="1", action=Action.RECALL, request_id="r", answer=b'{"prompt": "a"}')
     assert repr(claim) == "Claim(item='1', action=keep, request_id='r')"
     assert repr(NoBudget()) == "NoBudget()"
 
@@ -84,7 +84,7 @@ def test_the_words_of_a_journal_stay_what_they_are() -> None:
     ]
 
 
-# A row for the state that an order is in, a column for the entry that comes: what the order is then.
+# A row for the state that a request is in, a column for the entry that comes: what the request is then.
 _HEADINGS = [state.value for state in EntryState]
 _TABLE = """
 submitting  submitting  refused    uncertain   submitted   completed   downloaded  failed     cancelled

@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 
 from flux_klein_async.errors import InvalidInputError, JournalError
 from flux_klein_async.journal import database
-from flux_klein_async.journal import records as module
 from flux_klein_async.journal.base import Action, Claim, Reservation
 from flux_klein_async.journal.database import (
     APPLICATION_ID,
@@ -44,7 +43,7 @@ from flux_klein_async.journal.database import (
 from flux_klein_async.journal.reader import JournalReader
 from flux_klein_async.models import SavedFile
 
-from .helpers import Run, entry, order, orders
+from .helpers import Run, entry, request, requests
 
 PATH = Path("run.sqlite")
 
@@ -280,17 +279,17 @@ def test_a_newer_version_is_refused_even_where_its_header_does_not_tell(made: Pa
 
 def test_an_earlier_version_is_brought_up_to_this_one(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     db = open_made(made)
-    db.execute("INSERT INTO orders (account, state, run, created, updated) VALUES (1, 'failed', 1, 0, 0)")
+    db.execute("INSERT INTO requests (account, state, run, created, updated) VALUES (1, 'failed', 1, 0, 0)")
     db.execute("INSERT INTO runs (name, began) VALUES ('dead', 0)")
-    added = ("ALTER TABLE orders ADD COLUMN note TEXT",)
-    monkeypatch.setattr(database, "STEPS", (*STEPS, added, ("UPDATE orders SET note = 'new'",)))
+    added = ("ALTER TABLE requests ADD COLUMN note TEXT",)
+    monkeypatch.setattr(database, "STEPS", (*STEPS, added, ("UPDATE requests SET note = 'new'",)))
     with pytest.raises(JournalError, match="used by an earlier version"):
         migrate(made, db, lambda _: True)
     assert db.execute("PRAGMA user_version").fetchone() == (1,)
     for _ in range(2):
         migrate(made, db, lambda _: False)
         assert db.execute("PRAGMA user_version").fetchone() == (3,)
-        assert db.execute("SELECT state, note FROM orders").fetchall() == [("failed", "new")]
+        assert db.execute("SELECT state, note FROM requests").fetchall() == [("failed", "new")]
     db.close()
 
 
@@ -313,16 +312,16 @@ def test_a_journal_of_version_1_is_still_understood(path: Path) -> None:
 
 def test_a_migration_that_fails_changes_nothing(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     db = open_made(made)
-    monkeypatch.setattr(database, "STEPS", (*STEPS, ("ALTER TABLE orders ADD COLUMN note TEXT", "NONSENSE")))
+    monkeypatch.setattr(database, "STEPS", (*STEPS, ("ALTER TABLE requests ADD COLUMN note TEXT", "NONSENSE")))
     with pytest.raises(sqlite3.Error):
         migrate(made, db, lambda _: False)
-    assert "note" not in [row[1] for row in db.execute("PRAGMA table_info (orders)")]
+    assert "note" not in [row[1] for row in db.execute("PRAGMA table_info (requests)")]
     db.close()
 
 
 def test_another_process_may_have_migrated_meanwhile(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     db, other = open_made(made), open_made(made)
-    monkeypatch.setattr(database, "STEPS", (*STEPS, ("ALTER TABLE orders ADD COLUMN note TEXT",)))
+    monkeypatch.setattr(database, "STEPS", (*STEPS, ("ALTER TABLE requests ADD COLUMN note TEXT",)))
     db.set_trace_callback(lambda text: migrate(made, other, lambda _: False) if text == "BEGIN IMMEDIATE" else None)
     migrate(made, db, lambda _: False)
     assert db.execute("PRAGMA user_version").fetchone() == (2,)
@@ -341,8 +340,8 @@ def test_a_sound_file_passes_its_check(made: Path) -> None:
     ("damage", "says"),
     [
         ("UPDATE accounts SET settled = 6", r"account without a name: 6\+7, not 5\+7"),
-        ("UPDATE orders SET cost = 4 WHERE state = 'completed'", r"5\+7, not 4\+7"),
-        ("UPDATE orders SET state = 'refused' WHERE state = 'uncertain'", r"5\+7, not 5\+0"),
+        ("UPDATE requests SET cost = 4 WHERE state = 'completed'", r"5\+7, not 4\+7"),
+        ("UPDATE requests SET state = 'refused' WHERE state = 'uncertain'", r"5\+7, not 5\+0"),
     ],
 )
 def test_totals_that_contradict_the_orders_are_damage(made: Path, damage: str, says: str) -> None:
@@ -350,7 +349,7 @@ def test_totals_that_contradict_the_orders_are_damage(made: Path, damage: str, s
     db.execute("INSERT INTO accounts (id, name, settled, held) VALUES (1, '', 5, 7)")
     for state, cost in (("completed", 5), ("uncertain", None), ("cancelled", None)):
         db.execute(
-            "INSERT INTO orders (account, state, run, created, updated, cost, reserved) VALUES (1, ?, 1, 0, 0, ?, 7)",
+            "INSERT INTO requests (account, state, run, created, updated, cost, reserved) VALUES (1, ?, 1, 0, 0, ?, 7)",
             (state, cost),
         )
     check(made, db)
@@ -386,10 +385,10 @@ def test_the_next_run_finds_what_a_dead_one_had_on_its_way(start: Callable[[], R
     one = start()
     one.write(entry("submitting", key="k"), entry("submitting", key="l"), entry("submitted", key="l", request_id="r"))
     living = start()
-    assert [facts["state"] for facts in orders(living.database)] == ["submitting", "submitted"]
+    assert [facts["state"] for facts in requests(living.database)] == ["submitting", "submitted"]
     one.close()
     start()
-    assert [facts["state"] for facts in orders(living.database)] == ["uncertain", "submitted"]
+    assert [facts["state"] for facts in requests(living.database)] == ["uncertain", "submitted"]
     assert living.database.db.execute("SELECT count(*) FROM runs").fetchone() == (2,)
 
 
@@ -415,7 +414,7 @@ def test_a_file_that_fails_to_open_leaves_no_run_behind(path: Path, monkeypatch:
     def fail(*_: object) -> None:
         raise sqlite3.OperationalError
 
-    monkeypatch.setattr(module, "connect", fail)
+    monkeypatch.setattr(database, "connect", fail)
     with pytest.raises(sqlite3.OperationalError):
         Run(path)
     assert [found.name for found in path.parent.iterdir()] == [path.name]
@@ -430,7 +429,7 @@ def test_a_file_that_is_no_longer_there_is_not_written_to(run: Run, path: Path, 
     with pytest.raises(JournalError, match="deleted or replaced"):
         run.write(entry("submitting", key="l"))
     path.with_name("elsewhere").rename(path)
-    assert order(run.database)["key"] == "k"
+    assert request(run.database)["key"] == "k"
 
 
 def test_runs_that_use_the_file_through_a_link_know_of_each_other(path: Path, tmp_path: Path) -> None:
@@ -470,7 +469,7 @@ def item_id(number: int) -> str | None:
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> "Content":
-    """A journal's file with orders of all kinds."""
+    """A journal's file with requests of all kinds."""
     path = tmp_path_factory.mktemp("sound") / "run.sqlite"
     run = Run(path)
     for number in range(COUNT):
@@ -538,17 +537,17 @@ def agrees(found: Claim | None, right: Claim | None) -> bool:
     """The same, or nothing, or so much that the rest can be had again from the service."""
     if found is None or right is None or found == right:
         return True
-    again = Claim(item=right.item, action=Action.KEEP, request_id=right.request_id)
+    again = Claim(item=right.item, action=Action.RECALL, request_id=right.request_id)
     # The text of an error decides nothing, and so nothing guards it.
     text = (found.item, found.action, found.request_id) == (right.item, right.action, right.request_id)
-    return (right.action is Action.KEEP and found == again) or (text and found.error != right.error)
+    return (right.action is Action.RECALL and found == again) or (text and found.error != right.error)
 
 
 @pytest.fixture(scope="module")
 def right(sound: Content, folder: Path) -> Looked:
     looked = Looked(folder, sound)
     assert looked.told == []
-    assert {claim.action for claim in looked.claims if claim} == set(Action) - {Action.TAKEN}
+    assert {claim.action for claim in looked.claims if claim} == set(Action) - {Action.CLAIMED}
     return looked
 
 

@@ -17,7 +17,7 @@ from flux_klein_async.journal.database import check
 from flux_klein_async.journal.reader import JournalReader, prune
 from flux_klein_async.models import SavedFile
 
-from .helpers import Run, entry, orders
+from .helpers import Run, entry, requests
 
 FILE = SavedFile(path=Path("/out/r.png"), sha256="ab", size=3)
 
@@ -39,12 +39,12 @@ Read = Callable[[], JournalReader]
 
 
 def numbers(reader: JournalReader, **filters: Any) -> list[int]:
-    return [order.number for order in reader.orders(**filters)]
+    return [request.number for request in reader.requests(**filters)]
 
 
 @pytest.fixture
 def four(run: Run) -> Run:
-    """Four orders, a second apart: completed, failed, submitted, on its way."""
+    """Four requests, a second apart: completed, failed, submitted, on its way."""
     for number, state in enumerate(("completed", "failed", "submitted", "submitting"), 1):
         run.now = 1000.0 + number
         run.write(entry("submitting", key=f"k{number}", model="a/b"))
@@ -69,8 +69,8 @@ def test_all_that_is_known_of_an_order(run: Run, read: Read) -> None:
         entry("completed", request_id="r", cost_usd=0.01, answer=b'{"a": 1}'),
         entry("downloaded", request_id="r", files=(FILE,)),
     )
-    [order] = read().orders()
-    assert {name: getattr(order, name) for name in order.__slots__} == {
+    [request] = read().requests()
+    assert {name: getattr(request, name) for name in request.__slots__} == {
         "number": 1,
         "key": "k",
         "request_id": "r",
@@ -86,15 +86,15 @@ def test_all_that_is_known_of_an_order(run: Run, read: Read) -> None:
         "answer": {"a": 1},
         "input": {"prompt": "a", "x": "NaN"},
     }
-    assert order.prompt == "a"
-    assert "prompt" not in repr(order)
+    assert request.prompt == "a"
+    assert "prompt" not in repr(request)
 
 
 @pytest.mark.parametrize("body", [None, b"{}", b"[]", b'{"prompt": 3}'])
 def test_an_order_whose_prompt_is_not_known(run: Run, read: Read, body: bytes | None) -> None:
     run.write(entry("submitting", key="k", item=run.claim(b"1").item, body=body))
-    [order] = read().orders()
-    assert (order.prompt, order.item_id, order.cost_usd) == (None, None, None)
+    [request] = read().requests()
+    assert (request.prompt, request.item_id, request.cost_usd) == (None, None, None)
 
 
 def test_orders_are_chosen_by_state_time_request_and_number(four: Run, read: Read) -> None:
@@ -141,13 +141,13 @@ def test_what_a_dead_run_had_on_its_way_is_uncertain_and_stays_for_the_next_run_
     assert numbers(reader, states=[EntryState.UNCERTAIN]) == [4]
     assert reader.counts()[EntryState.UNCERTAIN] == 1
     db = sqlite3.connect(path)
-    assert db.execute("SELECT count(*) FROM orders WHERE state = 'submitting'").fetchone() == (1,)
+    assert db.execute("SELECT count(*) FROM requests WHERE state = 'submitting'").fetchone() == (1,)
     db.close()
 
 
 def test_an_empty_journal_has_nothing_to_tell(run: Run, read: Read) -> None:
     reader = read()
-    assert (list(reader.orders()), reader.counts(), reader.spent_usd()) == ([], {}, (0.0, 0.0))
+    assert (list(reader.requests()), reader.counts(), reader.spent_usd()) == ([], {}, (0.0, 0.0))
 
 
 def test_reading_makes_no_journal_and_changes_none(run: Run, read: Read, path: Path, tmp_path: Path) -> None:
@@ -155,15 +155,15 @@ def test_reading_makes_no_journal_and_changes_none(run: Run, read: Read, path: P
         JournalReader(tmp_path / "none")
     assert not (tmp_path / "none").exists()
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
-        read()._db.execute("DELETE FROM orders")
+        read()._db.execute("DELETE FROM requests")
     with JournalReader(path) as reader:
-        assert list(reader.orders()) == []
+        assert list(reader.requests()) == []
 
 
 def test_what_is_damaged_is_told_as_that(run: Run, read: Read, path: Path) -> None:
     run.write(entry("submitting", key="k", body=b'{"prompt": "a"'))
     with pytest.raises(JournalError, match="is damaged"):
-        list(read().orders())
+        list(read().requests())
     run.database.db.execute("UPDATE facts SET value = x'00'")
     run.database.db.execute("UPDATE sqlite_sequence SET seq = 'x'")
     with run.database.writing():
@@ -178,7 +178,7 @@ PRICE = Reservation(usd=0.01, max_usd=9.0)
 
 
 def fill(run: Run) -> None:
-    """An order of an item in each state."""
+    """A request of an item in each state."""
     for state in STATES:
         claimed = run.claim(state.encode())
         run.write(entry("submitting", key=state, item=claimed.item, reservation=PRICE))
@@ -191,7 +191,7 @@ def fill(run: Run) -> None:
 
 
 def left(run: Run) -> list[str]:
-    return [order["state"] for order in orders(run.database)]
+    return [request["state"] for request in requests(run.database)]
 
 
 def money(run: Run) -> tuple[int, int]:
@@ -242,7 +242,7 @@ def test_an_item_that_a_run_has_under_way_is_not_forgotten(start: Callable[[], R
     run.write(entry("submitting", key="k", item=claimed.item), entry("refused", key="k"))
     assert prune(path, 2000.0, clock=lambda: 3000.0) == 1
     run.write(entry("submitting", key="l", item=claimed.item))
-    assert start().claim().action is Action.TAKEN
+    assert start().claim().action is Action.CLAIMED
 
 
 def test_an_item_with_a_newer_order_is_not_forgotten(start: Callable[[], Run], path: Path) -> None:
@@ -253,7 +253,7 @@ def test_an_item_with_a_newer_order_is_not_forgotten(start: Callable[[], Run], p
     run.write(entry("submitting", key="l", item=claimed.item), entry("submitted", key="l", request_id="r"))
     run.close()
     assert prune(path, 1500.0, clock=lambda: 3000.0) == 1
-    assert start().claim().action is Action.TAKE_UP
+    assert start().claim().action is Action.RESUME
 
 
 def test_a_request_that_belongs_to_no_item_is_forgotten_too(run: Run, path: Path) -> None:

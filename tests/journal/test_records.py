@@ -1,6 +1,6 @@
 """A token that was renewed is a stranger, and takes over what was submitted with the old one only if told to.
 
-Entries become orders, money is counted, and nothing weaker overwrites what is known.
+Entries become requests, money is counted, and nothing weaker overwrites what is known.
 
 Items are known again, and nobody works on one that somebody else has under way.
 
@@ -23,7 +23,7 @@ from flux_klein_async.journal.database import check
 from flux_klein_async.journal.records import files_from, forget_pass, record, strangers, take_over
 from flux_klein_async.models import SavedFile
 
-from .helpers import AGAIN, Run, child, entry, order, orders, write
+from .helpers import AGAIN, Run, child, entry, request, requests, write
 from .test_base import ROWS
 
 
@@ -59,7 +59,7 @@ def test_a_new_token_takes_over_what_the_old_one_had(start: Callable[[], Run]) -
     with run.database.writing():
         take_over(run.database, "new")
     run.number = 2
-    assert run.claim(b"{}", "of old", token="new").action is Action.KEEP
+    assert run.claim(b"{}", "of old", token="new").action is Action.RECALL
     accounts = run.database.db.execute("SELECT name, settled FROM accounts").fetchall()
     assert accounts == [(run.database.account_name("new"), 250_000_000)]
     check(run.database.path, run.database.db)
@@ -91,7 +91,7 @@ def money(run: Run) -> tuple[int, int]:
 
 def test_an_order_from_its_intent_to_its_files(run: Run) -> None:
     run.write(intent())
-    facts = order(run.database)
+    facts = request(run.database)
     assert {name: facts[name] for name in ("key", "state", "model", "body", "request_id", "created", "updated")} == {
         "key": "k",
         "state": "submitting",
@@ -104,13 +104,13 @@ def test_an_order_from_its_intent_to_its_files(run: Run) -> None:
     assert money(run) == (0, 10)
     run.now = 1001.0
     run.write(entry("submitted", key="k", model="a/b", request_id="r"))
-    assert (order(run.database)["state"], order(run.database)["request_id"]) == ("submitted", "r")
+    assert (request(run.database)["state"], request(run.database)["request_id"]) == ("submitted", "r")
     assert money(run) == (0, 10)
     run.write(entry("completed", request_id="r", cost_usd=0.004, answer=b"{}"))
-    assert (order(run.database)["state"], order(run.database)["answer"]) == ("completed", b"{}")
+    assert (request(run.database)["state"], request(run.database)["answer"]) == ("completed", b"{}")
     assert money(run) == (4, 0)
     run.write(entry("downloaded", request_id="r", files=(FILE,)))
-    facts = order(run.database)
+    facts = request(run.database)
     assert (facts["state"], facts["answer"], files_from(facts["files"])) == ("downloaded", b"{}", (FILE,))
     assert (facts["created"], facts["updated"], money(run)) == (1000.0, 1001.0, (4, 0))
 
@@ -139,52 +139,52 @@ def test_how_an_order_ends_and_what_it_counts_with(
     run: Run, entries: list[Entry], state: str, spent: tuple[int, int]
 ) -> None:
     run.write(intent(), *entries)
-    assert (order(run.database)["state"], money(run)) == (state, spent)
+    assert (request(run.database)["state"], money(run)) == (state, spent)
 
 
 def test_a_weaker_entry_adds_what_it_knows_and_changes_nothing_else(run: Run) -> None:
     run.write(intent(), entry("completed", request_id="r", cost_usd=0.01, answer=b"{}"))
     run.write(entry("submitted", key="k", request_id="r"))
-    facts = order(run.database)
+    facts = request(run.database)
     assert (facts["key"], facts["state"], facts["answer"], money(run)) == ("k", "completed", b"{}", (10, 0))
     run.now = 2000.0
     run.write(entry("failed", request_id="r", error="late"), entry("uncertain", key="k"))
-    assert order(run.database) == facts
+    assert request(run.database) == facts
     run.write(entry("downloaded", request_id="r", files=(FILE,)), entry("completed", request_id="r", cost_usd=0.02))
-    facts = order(run.database)
+    facts = request(run.database)
     assert (facts["state"], files_from(facts["files"]), money(run)) == ("downloaded", (FILE,), (20, 0))
 
 
 def test_an_error_stays_with_the_state_that_it_explains(run: Run) -> None:
     run.write(intent(), entry("uncertain", key="k", error="no answer"))
-    assert order(run.database)["error"] == "no answer"
+    assert request(run.database)["error"] == "no answer"
     run.write(entry("uncertain", key="k", error="again"))
-    assert order(run.database)["error"] == "no answer"
+    assert request(run.database)["error"] == "no answer"
     run.write(entry("submitted", key="k", request_id="r"))
-    assert order(run.database)["error"] is None
+    assert request(run.database)["error"] is None
     run.write(entry("failed", request_id="r", error="\ud800" + "x" * 5000))
     run.write(entry("failed", request_id="r", cost_usd=0.01, error="again"))
-    error = order(run.database)["error"]
+    error = request(run.database)["error"]
     assert error.startswith("\\ud800xxx")
     assert len(error) < 2200
 
 
 def test_a_request_of_another_program_is_written_down_too(run: Run) -> None:
     run.write(entry("completed", request_id="r", cost_usd=0.01, answer=b"{}"))
-    facts = order(run.database)
+    facts = request(run.database)
     assert (facts["key"], facts["state"], facts["answer"], money(run)) == (None, "completed", b"{}", (10, 0))
     run.write(entry("downloaded", request_id="r", files=(FILE,)))
-    assert order(run.database)["state"] == "downloaded"
+    assert request(run.database)["state"] == "downloaded"
 
 
 def test_a_submit_that_was_refused_before_its_intent_was_written_is_no_order(run: Run) -> None:
     run.write(entry("refused", key="k", error="budget"))
-    assert orders(run.database) == []
+    assert requests(run.database) == []
 
 
 def test_a_submit_without_an_intent_is_not_lost(run: Run) -> None:
     run.write(entry("submitted", key="k", request_id="r"), entry("uncertain", key="l"))
-    assert [(facts["key"], facts["state"]) for facts in orders(run.database)] == [
+    assert [(facts["key"], facts["state"]) for facts in requests(run.database)] == [
         ("k", "submitted"),
         ("l", "uncertain"),
     ]
@@ -194,13 +194,13 @@ def test_an_id_that_the_service_gave_twice_stands_for_both_orders(run: Run) -> N
     run.write(intent("k"), intent("l"))
     run.write(entry("submitted", key="k", request_id="r"), entry("submitted", key="l", request_id="r"))
     run.write(entry("completed", request_id="r", cost_usd=0.01))
-    assert [facts["state"] for facts in orders(run.database)] == ["completed", "completed"]
+    assert [facts["state"] for facts in requests(run.database)] == ["completed", "completed"]
     assert money(run) == (20, 0), "rather too much than too little"
 
 
 def test_an_order_keeps_the_id_that_it_has(run: Run) -> None:
     run.write(intent(), entry("submitted", key="k", request_id="r"), entry("completed", key="k", request_id="s"))
-    assert (order(run.database)["request_id"], order(run.database)["state"]) == ("r", "completed")
+    assert (request(run.database)["request_id"], request(run.database)["state"]) == ("r", "completed")
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_an_order_keeps_the_id_that_it_has(run: Run) -> None:
 def test_an_entry_that_says_of_nothing_what_it_is_about_is_refused(run: Run, wrong: Entry) -> None:
     with pytest.raises(JournalError):
         run.write(wrong)
-    assert orders(run.database) == []
+    assert requests(run.database) == []
 
 
 def test_a_submit_is_intended_once(run: Run) -> None:
@@ -234,7 +234,7 @@ def test_money_is_set_aside_until_none_is_left(run: Run) -> None:
     assert str(caught.value) == (
         "The next submit is expected to cost 0.01 USD; of 0.03 USD, 0 are spent and 0.03 set aside"
     )
-    assert (caught.value.charged, len(orders(run.database))) == ("no", 3)
+    assert (caught.value.charged, len(requests(run.database))) == ("no", 3)
     run.write(entry("refused", key="a"), intent("e"))
     run.write(entry("submitted", key="b", request_id="r"), entry("completed", request_id="r", cost_usd=0.002))
     with pytest.raises(BudgetExceededError, match=r"0\.002 are spent and 0\.02 set aside"):
@@ -290,7 +290,7 @@ def test_only_amounts_of_money_can_be_set_aside(run: Run, usd: float, most: floa
     else:
         with pytest.raises(BudgetExceededError):
             run.write(wanted)
-    assert len(orders(run.database)) == fits
+    assert len(requests(run.database)) == fits
 
 
 @pytest.mark.parametrize("cost", [float("nan"), float("inf"), -1.0, 1e300])
@@ -308,7 +308,7 @@ def test_accounts_share_neither_orders_nor_money(run: Run) -> None:
             record(run.database, token, entry("submitted", key="k", request_id="r"))
     with run.database.writing():
         record(run.database, "one", entry("completed", request_id="r", cost_usd=0.02))
-    assert [facts["state"] for facts in orders(run.database)] == ["completed", "submitted"]
+    assert [facts["state"] for facts in requests(run.database)] == ["completed", "submitted"]
     totals = run.database.db.execute("SELECT settled, held FROM accounts ORDER BY id").fetchall()
     assert totals == [(20_000_000, 0), (0, 10_000_000)]
 
@@ -322,7 +322,7 @@ def test_what_was_heard_of_a_request_before_its_submit_is_kept_with_it(
 ) -> None:
     run.write(entry(state, request_id="r", **facts))
     run.write(entry("submitting", key="k"), entry("submitted", key="k", request_id="r"))
-    only = order(run.database)
+    only = request(run.database)
     assert (only["key"], only["request_id"], only["state"]) == ("k", "r", state)
     assert files_from(only["files"]) == facts.get("files", ())
     assert only["cost"] == (250_000_000 if "cost_usd" in facts else None)
@@ -331,7 +331,7 @@ def test_what_was_heard_of_a_request_before_its_submit_is_kept_with_it(
 
 def test_files_are_written_down_after_a_stronger_end(run: Run) -> None:
     run.write(entry("downloaded", request_id="r"), entry("completed", request_id="r", files=(FILE,)))
-    assert files_from(order(run.database)["files"]) == (FILE,)
+    assert files_from(request(run.database)["files"]) == (FILE,)
 
 
 Start = Callable[[], Run]
@@ -350,11 +350,11 @@ def reopened(start: Start, run: Run) -> Run:
         (["submitting"], Action.UNCERTAIN, {"error": "The process ended before the service's answer was written down"}),
         (["submitting", "refused"], Action.SUBMIT, {}),
         (["submitting", "uncertain"], Action.UNCERTAIN, {"error": "why"}),
-        (["submitting", "submitted"], Action.TAKE_UP, {"request_id": "r"}),
-        (["submitting", "submitted", "completed"], Action.KEEP, {"request_id": "r", "answer": b"{}"}),
+        (["submitting", "submitted"], Action.RESUME, {"request_id": "r"}),
+        (["submitting", "submitted", "completed"], Action.RECALL, {"request_id": "r", "answer": b"{}"}),
         (
             ["submitting", "submitted", "completed", "downloaded"],
-            Action.KEEP,
+            Action.RECALL,
             {"request_id": "r", "answer": b"{}", "files": (FILE,)},
         ),
         (["submitting", "submitted", "failed"], Action.FAILED, {"request_id": "r", "error": "why"}),
@@ -376,15 +376,15 @@ def test_what_is_to_be_done_with_an_item_of_an_earlier_run(
     for state in states:
         run.write(entry(state, item=item, **known.get(state, {"key": "k", "error": "why"})))
     later = reopened(start, run)
-    assert later.look() is action
+    assert later.preview() is action
     assert later.claim() == Claim(item=item, action=action, **facts)  # type: ignore[arg-type]
 
 
 def test_a_look_at_an_item_takes_nothing(start: Start) -> None:
     one, two = start(), start()
-    assert one.look() is Action.SUBMIT
+    assert one.preview() is Action.SUBMIT
     assert two.claim().action is Action.SUBMIT
-    assert one.look() is Action.TAKEN
+    assert one.preview() is Action.CLAIMED
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ def test_an_intent_whose_process_died_is_written_down_as_uncertain(start: Start)
     run.write(entry("submitting", key="k", item=run.claim().item))
     run = reopened(start, run)
     run.claim()
-    assert order(run.database)["state"] == "uncertain"
+    assert request(run.database)["state"] == "uncertain"
 
 
 # --- who has it
@@ -417,10 +417,10 @@ def test_an_item_that_is_under_way_here_is_taken_until_it_is_released(run: Run) 
     claimed = run.claim()
     run.number = 2
     taken = run.claim()
-    assert (taken.item, taken.action) == (claimed.item, Action.TAKEN)
+    assert (taken.item, taken.action) == (claimed.item, Action.CLAIMED)
     run.release(taken)  # as its caller does with every claim
     run.number = 3
-    assert run.claim().action is Action.TAKEN
+    assert run.claim().action is Action.CLAIMED
     run.release(claimed)
     run.number = 4
     assert run.claim().action is Action.SUBMIT
@@ -431,19 +431,19 @@ def test_an_item_whose_abandoned_submit_is_seen_through_is_taken(run: Run) -> No
     run.write(entry("submitting", key="k", item=claimed.item))
     run.release(claimed)
     run.number = 2
-    assert run.claim().action is Action.TAKEN
+    assert run.claim().action is Action.CLAIMED
     run.write(entry("submitted", key="k", request_id="r"))
     run.number = 3
-    assert run.claim().action is Action.TAKE_UP
+    assert run.claim().action is Action.RESUME
 
 
 @pytest.mark.parametrize(
     ("states", "action"),
     [
-        ([], Action.TAKEN),
-        (["submitting"], Action.TAKEN),
-        (["submitting", "submitted"], Action.TAKEN),
-        (["submitting", "submitted", "completed"], Action.KEEP),
+        ([], Action.CLAIMED),
+        (["submitting"], Action.CLAIMED),
+        (["submitting", "submitted"], Action.CLAIMED),
+        (["submitting", "submitted", "completed"], Action.RECALL),
         (["submitting", "submitted", "failed"], Action.FAILED),
         (["submitting", "submitted", "cancelled"], Action.SUBMIT),
         (["submitting", "refused"], Action.SUBMIT),
@@ -469,21 +469,21 @@ def test_an_order_of_earlier_is_not_the_end_of_what_is_under_way_now(start: Star
     again = AGAIN | {EntryState.FAILED, EntryState.UNCERTAIN}
     claimed = one.claim(again=again)
     assert claimed.action is Action.SUBMIT
-    assert other.claim(again=again).action is Action.TAKEN
+    assert other.claim(again=again).action is Action.CLAIMED
     one.write(entry("submitting", key="l", item=claimed.item))
     other.number = 2
-    assert other.claim(again=again).action is Action.TAKEN
+    assert other.claim(again=again).action is Action.CLAIMED
 
 
 def test_a_request_that_was_taken_up_is_free_again_once_it_ended(start: Start) -> None:
     run = start()
     run.submit()
     one, other = reopened(start, run), start()
-    assert one.claim().action is Action.TAKE_UP
-    assert other.claim().action is Action.TAKEN
+    assert one.claim().action is Action.RESUME
+    assert other.claim().action is Action.CLAIMED
     one.write(entry("completed", request_id="r-k"))
     other.number = 2
-    assert other.claim().action is Action.KEEP
+    assert other.claim().action is Action.RECALL
 
 
 CLAIM = """
@@ -504,7 +504,7 @@ def test_an_item_of_a_killed_process_is_free_at_once(path: Path, run: Run) -> No
             actions.append([run.claim(body).action for body in (b"1", b"2", b"3")])
             process.kill()
             process.wait()
-    assert actions == [[Action.TAKEN] * 3, [Action.UNCERTAIN, Action.TAKE_UP, Action.SUBMIT]]
+    assert actions == [[Action.CLAIMED] * 3, [Action.UNCERTAIN, Action.RESUME, Action.SUBMIT]]
 
 
 # --- by what an item is known
@@ -572,10 +572,10 @@ def test_a_result_that_was_damaged_is_had_again_from_the_service(start: Start) -
     run.write(
         entry("completed", request_id="r-k", answer=b'{"a": 1}'), entry("downloaded", request_id="r-k", files=[FILE])
     )
-    run.database.db.execute("UPDATE orders SET answer = ?", (b'{"a": 2}',))
+    run.database.db.execute("UPDATE requests SET answer = ?", (b'{"a": 2}',))
     run = reopened(start, run)
     claimed = run.claim()
-    assert (claimed.action, claimed.request_id, claimed.answer, claimed.files) == (Action.KEEP, "r-k", None, ())
+    assert (claimed.action, claimed.request_id, claimed.answer, claimed.files) == (Action.RECALL, "r-k", None, ())
 
 
 def test_what_a_run_took_up_is_taken_for_its_own_next_pass_until_it_is_released(start: Start) -> None:
@@ -583,12 +583,12 @@ def test_what_a_run_took_up_is_taken_for_its_own_next_pass_until_it_is_released(
     first.submit()
     run = reopened(start, first)
     taken_up = run.claim()
-    assert taken_up.action is Action.TAKE_UP
+    assert taken_up.action is Action.RESUME
     run.number += 1
-    assert run.claim().action is Action.TAKEN
+    assert run.claim().action is Action.CLAIMED
     run.release(taken_up)
     run.number += 1
-    assert run.claim().action is Action.TAKE_UP
+    assert run.claim().action is Action.RESUME
 
 
 COLUMNS = [state.value for state in EntryState]
@@ -611,7 +611,7 @@ by_request = st.builds(Entry, state=st.sampled_from(LATER), request_id=REQUESTS,
 
 @dataclass
 class Known:
-    """What the model knows of an order."""
+    """What the model knows of a request."""
 
     key: str | None
     request_id: str | None
@@ -634,40 +634,40 @@ class Model:
     """A journal without a file."""
 
     def __init__(self) -> None:
-        self.orders: list[Known] = []
+        self.requests: list[Known] = []
 
     def record(self, entry: Entry) -> bool:
         """Whether it is accepted."""
-        found = [order for order in self.orders if entry.key is not None and order.key == entry.key]
+        found = [request for request in self.requests if entry.key is not None and request.key == entry.key]
         if entry.state is EntryState.SUBMITTING:
             if found:
                 return False
             if entry.reservation is not None:
                 self._price(entry.reservation.usd)
             reserved = entry.reservation.usd if entry.reservation else None
-            self.orders.append(Known(entry.key, None, "submitting", reserved))
+            self.requests.append(Known(entry.key, None, "submitting", reserved))
             return True
         if not found and entry.request_id is not None:
-            found = [order for order in self.orders if order.request_id == entry.request_id]
+            found = [request for request in self.requests if request.request_id == entry.request_id]
         if not found and entry.state is not EntryState.REFUSED:
-            self.orders.append(Known(entry.key, entry.request_id, entry.state.value, None, entry.cost_usd))
+            self.requests.append(Known(entry.key, entry.request_id, entry.state.value, None, entry.cost_usd))
         for known in found:
             self._change(known, entry)
         return True
 
     def _price(self, usd: float) -> None:
         """What was submitted without a budget is not free in one."""
-        for known in self.orders:
+        for known in self.requests:
             if known.key is not None and known.reserved is None and known.cost is None:
                 known.reserved = usd
 
-    def _change(self, order: Known, entry: Entry) -> None:
-        if entry.request_id is not None and order.request_id is None:
-            order.request_id = entry.request_id
-            for other in [other for other in self.orders if other.key is None and other.request_id == entry.request_id]:
-                self.orders.remove(other)
-                order.hear(other.state, other.cost)
-        order.hear(entry.state.value, entry.cost_usd)
+    def _change(self, request: Known, entry: Entry) -> None:
+        if entry.request_id is not None and request.request_id is None:
+            request.request_id = entry.request_id
+            for other in [other for other in self.requests if other.key is None and other.request_id == entry.request_id]:
+                self.requests.remove(other)
+                request.hear(other.state, other.cost)
+        request.hear(entry.state.value, entry.cost_usd)
 
 
 @given(st.lists(intents | by_key | by_request, max_size=12))
@@ -684,13 +684,13 @@ def test_any_sequence_of_entries_ends_as_the_table_says(entries: list[Entry]) ->
                     assert not model.record(one)
                 else:
                     assert model.record(one)
-            found = [(o["key"], o["request_id"], o["state"], (o["cost"])) for o in orders(run.database)]
+            found = [(o["key"], o["request_id"], o["state"], (o["cost"])) for o in requests(run.database)]
             wanted = [
-                (o.key, o.request_id, o.state, None if o.cost is None else round(o.cost * 10**9)) for o in model.orders
+                (o.key, o.request_id, o.state, None if o.cost is None else round(o.cost * 10**9)) for o in model.requests
             ]
             assert sorted(found, key=repr) == sorted(wanted, key=repr)
             totals = run.database.db.execute("SELECT coalesce(sum(settled + held), 0) FROM accounts").fetchone()
-            assert totals == (round(sum(order.charge for order in model.orders) * 10**9),)
+            assert totals == (round(sum(request.charge for request in model.requests) * 10**9),)
             check(run.database.path, run.database.db)
         finally:
             run.close()

@@ -21,20 +21,20 @@ from typing import Any
 import pytest
 
 from flux_klein_async.errors import JournalError
-from flux_klein_async.journal.base import Action, Ledger, Reservation
+from flux_klein_async.journal.base import Action, ItemJournal, Reservation
 from flux_klein_async.journal.database import Database, check
 from flux_klein_async.journal.sqlite import Spending, SqliteJournal
 
-from .helpers import Run, child, content, delete, entry, files, mode, order, orders, states
-from .test_schema import STRANGERS
+from .helpers import Run, child, content, delete, entry, files, mode, request, requests, states
+from .test_database import STRANGERS
 
 # --- life
 
 
 async def test_it_is_a_ledger_made_at_its_first_use_and_leaves_one_file_behind(path: Path) -> None:
     journal = SqliteJournal(path)
-    assert isinstance(journal, Ledger)
-    assert isinstance(journal.for_account("token"), Ledger)
+    assert isinstance(journal, ItemJournal)
+    assert isinstance(journal.for_account("token"), ItemJournal)
     assert files(path) == []
     await journal.record(entry("submitting", key="k"))
     assert states(path) == ["submitting"]
@@ -59,7 +59,7 @@ async def test_a_released_item_can_be_claimed_again_and_one_that_is_not_cannot(j
     claimed = await items.claim("a/b", b"{}", None)
     taken = await journal.items().claim("a/b", b"{}", None)
     items.release(taken)
-    assert (taken.action, (await journal.items().claim("a/b", b"{}", None)).action) == (Action.TAKEN, Action.TAKEN)
+    assert (taken.action, (await journal.items().claim("a/b", b"{}", None)).action) == (Action.CLAIMED, Action.CLAIMED)
     items.release(claimed)
     assert (await journal.items().claim("a/b", b"{}", None)).action is Action.SUBMIT
 
@@ -164,7 +164,7 @@ asyncio.run(hold())
 async def test_a_killed_process_leaves_what_it_recorded_and_holds_nothing(path: Path) -> None:
     async with SqliteJournal(path) as journal:
         with child(HOLD, path):
-            assert (await journal.items().claim("a/b", b"{}", None)).action is Action.TAKEN
+            assert (await journal.items().claim("a/b", b"{}", None)).action is Action.CLAIMED
         claimed = await journal.items().claim("a/b", b"{}", None)
         assert (claimed.action, states(path)) == (Action.UNCERTAIN, ["uncertain"])
         assert len(files(path)) == 4
@@ -179,7 +179,7 @@ async def test_one_that_is_used_through_a_link_is_the_same_journal(
     link.symlink_to(journal.path)
     async with SqliteJournal(link) as other:
         await other.items().claim("a/b", b"{}", None)
-        assert (await journal.items().claim("a/b", b"{}", None)).action is Action.TAKEN
+        assert (await journal.items().claim("a/b", b"{}", None)).action is Action.CLAIMED
 
 
 async def test_failures_are_run_again_where_that_is_wanted(path: Path) -> None:
@@ -353,7 +353,7 @@ run.write(entry("completed", request_id="r-k", cost_usd=0.01, answer=b"{}"))
     ("statement", "expected"),
     [
         ("BEGIN", "submitted"),
-        ("UPDATE orders", "submitted"),
+        ("UPDATE requests", "submitted"),
         ("UPDATE accounts", "submitted"),
         ("COMMIT", "submitted"),
         ("never", "completed"),
@@ -363,23 +363,23 @@ def test_one_that_dies_inside_a_transaction_leaves_none_of_it(path: Path, statem
     process = subprocess.run([sys.executable, "-c", DIE_INSIDE, str(path), statement], check=False)
     assert process.returncode == (0 if expected == "completed" else -signal.SIGKILL)
     run = Run(path)
-    assert order(run.database)["state"] == expected
+    assert request(run.database)["state"] == expected
     check(path, run.database.db)
-    assert run.claim().action is (Action.KEEP if expected == "completed" else Action.TAKE_UP)
+    assert run.claim().action is (Action.RECALL if expected == "completed" else Action.RESUME)
     run.close()
 
 
 DIE_WHILE_MAKING = """
 import os, signal, sys
 from pathlib import Path
-from flux_klein_async.journal import records
+from flux_klein_async.journal import database
 from tests.journal.helpers import Run
 
 path, where = sys.argv[1:]
 if where == "before":
-    schema._into_place = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    database._into_place = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 else:
-    schema._sync_directory = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    database._sync_directory = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 Run(Path(path))
 """
 
@@ -390,7 +390,7 @@ def test_one_that_dies_while_it_makes_the_file_leaves_a_whole_one_or_none(path: 
     assert process.returncode == -signal.SIGKILL
     assert path.exists() == (where == "after")
     run = Run(path)
-    assert orders(run.database) == []
+    assert requests(run.database) == []
     run.close()
     assert [found.name for found in path.parent.iterdir()] == [path.name]
 
@@ -427,7 +427,7 @@ def test_what_was_recorded_is_there_whenever_the_process_is_killed(path: Path, l
     process.stdout.close()
     process.wait()
     run = Run(path)
-    found = {facts["key"]: facts["request_id"] for facts in orders(run.database)}
+    found = {facts["key"]: facts["request_id"] for facts in requests(run.database)}
     assert {key for _, key in told} <= set(found)
     assert {key: f"r-{key}" for what, key in told if what == "id"}.items() <= found.items()
     check(path, run.database.db)

@@ -91,9 +91,9 @@ async def test_of_several_addresses_the_next_is_tried_where_one_refuses(monkeypa
         await client.submit("a cat")
         assert (emulator.accepted, events.of(Retrying)) == (1, [])
         names.ports = [closed_port(), closed_port()]
-        [[(protocol, _)]] = client._core.transport._api.connector._conns.values()
+        [[(protocol, _)]] = client._context.transport._api.connector._conns.values()
         protocol.close()
-        client._core.transport._api.connector.clear_dns_cache()
+        client._context.transport._api.connector.clear_dns_cache()
         error = await outcome(client.submit("a cat"))
         assert (type(error), error.sent, error.charged) == (APIConnectionError, False, "no")
         assert emulator.accepted == 1

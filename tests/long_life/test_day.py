@@ -123,7 +123,7 @@ async def test_a_day_leaves_nothing_behind(monkeypatch):
             session=emulator.session(),
             on_event=lambda event: seen.update([type(event)]),
         )
-        core, day = client._core, Day(emulator, client)
+        core, day = client._context, Day(emulator, client)
         for _ in range(2):
             await day.hour()
         connector = core.transport._api.connector
@@ -156,7 +156,7 @@ async def test_a_day_leaves_nothing_behind(monkeypatch):
         await settle()
 
         assert strays() == []
-        assert (core.calls._calls, core.background._tasks, list(core.background._waiting)) == (set(), set(), [])
+        assert (core.operations._operations, core.background._tasks, list(core.background._waiting)) == (set(), set(), [])
         assert core.left_running == set()
         assert len(core._unknown_words) <= 100
         assert len(core.limiter._holds) <= 3

@@ -354,5 +354,5 @@ async def test_a_quiet_idle_connection_is_used_again():
 
 
 def _transport(client: FluxKleinClient) -> asyncio.BaseTransport:
-    [[(protocol, _)]] = client._core.transport._api.connector._conns.values()
+    [[(protocol, _)]] = client._context.transport._api.connector._conns.values()
     return protocol.transport

@@ -11,6 +11,7 @@ from flux_klein_async import (
     FixedPolling,
     InvalidResponseError,
     NotFoundError,
+    APIStatusError,
     RateLimitError,
     ServerError,
 )
@@ -32,7 +33,7 @@ from tests.fakes import Events, now, outcome, settle, strays
 PASSING = [
     (error_reply(500), ServerError),
     (error_reply(429), RateLimitError),
-    (error_reply(408), RateLimitError),
+    (error_reply(408), APIStatusError),
     (error_reply(503, retry_after=1), ServerError),
     (Garbage(), InvalidResponseError),
     (Truncate(), APIConnectionError),

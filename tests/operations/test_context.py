@@ -450,7 +450,7 @@ async def test_what_a_policy_learned_is_saved_every_two_hundred_waits_and_at_the
     client = connect(polling=pupil)
     for batch, saved in [(199, []), (2, [200])]:
         await client.generate_all(["a cat"] * batch, concurrency=1)
-        if under_way := client._core.background._tasks:
+        if under_way := client._context.background._tasks:
             await asyncio.wait(set(under_way))
         assert pupil.saved == saved
     await client.aclose()
@@ -514,7 +514,7 @@ async def test_refused_submits_lower_the_number_in_flight_and_success_raises_it(
     """The service takes 8 at once and says so by 429 to the rest."""
     refusals = 0
     client = connect(limits=Limits(max_in_flight=64), timeout=None, polling=EVERY_SECOND)
-    limiter = client._core.limiter
+    limiter = client._context.limiter
     seen = []
 
     original = klein_emulator.engine.handle

@@ -325,7 +325,7 @@ async def test_an_item_keeps_its_place_until_its_files_are_saved(klein_emulator,
 
 @pytest.mark.parametrize(
     ("answers", "retryable"),
-    [([error_reply(404)], False), ([Reply(200, png()[:-1])] * 5, True), ([Hang()], True)],
+    [([error_reply(404)], False), ([Reply(200, png(), cut=Cut(10))] * 5, True), ([Hang()], True)],
     ids=["refused", "incomplete", "silent"],
 )
 async def test_a_download_that_fails_is_its_items_error_and_the_result_can_be_fetched_again(

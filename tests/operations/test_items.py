@@ -63,7 +63,7 @@ async def only(client: Any, shelf: Shelf, **options: Any) -> Any:
 async def test_an_item_that_is_new_is_submitted_under_its_name(klein_emulator, connect):
     shelf = Shelf()
     outcomes = await connect(journal=shelf).generate_all(["a cat", "a dog"], to_id=lambda text: text[2:])
-    assert [outcome.recalled for outcome in outcomes] == [False, False]
+    assert [outcome.from_journal for outcome in outcomes] == [False, False]
     assert [item_id for _, _, item_id in shelf.asked] == ["cat", "dog"]
     assert [json.loads(body)["prompt"] for _, body, _ in shelf.asked] == ["a cat", "a dog"]
     intents = [entry for entry in shelf.entries if entry.state is EntryState.SUBMITTING]
@@ -74,15 +74,15 @@ async def test_an_item_that_is_new_is_submitted_under_its_name(klein_emulator, c
 
 async def test_a_request_of_an_earlier_run_is_waited_for_and_not_submitted_again(klein_emulator, connect):
     handle = await connect().submit("a cat")
-    shelf, events = Shelf(claim(Action.TAKE_UP, handle.request_id)), Events()
+    shelf, events = Shelf(claim(Action.RESUME, handle.request_id)), Events()
     outcome = await only(connect(journal=shelf, on_event=events), shelf)
-    assert (outcome.result.request_id, outcome.recalled) == (handle.request_id, True)
+    assert (outcome.result.request_id, outcome.from_journal) == (handle.request_id, True)
     assert klein_emulator.accepted == 1
     assert shelf.states() == [EntryState.COMPLETED]
 
 
 async def test_a_request_that_the_service_has_deleted_is_given_up_and_written_down(klein_emulator, connect):
-    shelf = Shelf(claim(Action.TAKE_UP, "gone"))
+    shelf = Shelf(claim(Action.RESUME, "gone"))
     outcome = await only(connect(journal=shelf), shelf)
     assert isinstance(outcome.error, NotFoundError)
     assert [(entry.state, entry.request_id) for entry in shelf.entries] == [(EntryState.FAILED, "gone")]
@@ -95,7 +95,7 @@ async def kept(client: Any) -> tuple[Any, Claim]:
     client = client(journal=shelf)
     [outcome] = await client.generate_all(["a cat"])
     [entry] = [entry for entry in shelf.entries if entry.state is EntryState.COMPLETED]
-    return outcome.result, claim(Action.KEEP, entry.request_id, answer=entry.answer)
+    return outcome.result, claim(Action.RECALL, entry.request_id, answer=entry.answer)
 
 
 async def test_a_result_that_was_written_down_is_read_again_without_a_call(klein_emulator, connect):
@@ -103,7 +103,7 @@ async def test_a_result_that_was_written_down_is_read_again_without_a_call(klein
     asked, shelf = len(klein_emulator.records), Shelf(known)
     outcome = await only(connect(journal=shelf), shelf)
     assert outcome.result == result.model_copy(update={"timings": outcome.result.timings})
-    assert outcome.recalled
+    assert outcome.from_journal
     assert len(klein_emulator.records) == asked
     assert shelf.entries == []
 
@@ -120,7 +120,7 @@ async def saved(connect: Any, directory: Any) -> Claim:
     shelf = Shelf()
     await connect(journal=shelf).generate_all(["a cat"], directory=directory)
     *_, completed, downloaded = shelf.entries
-    return claim(Action.KEEP, downloaded.request_id, answer=completed.answer, files=downloaded.files)
+    return claim(Action.RECALL, downloaded.request_id, answer=completed.answer, files=downloaded.files)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ async def test_files_that_have_moved_since_are_found_where_the_service_has_them_
     shelf = Shelf(replace(known, answer=moved))
     outcome = await only(connect(journal=shelf), shelf, directory=tmp_path / "second")
     assert [path.read_bytes() for path in outcome.paths] == [known.files[0].path.read_bytes()]
-    assert outcome.recalled
+    assert outcome.from_journal
     completed, downloaded = shelf.entries
     assert (completed.state, json.loads(completed.answer)) == (EntryState.COMPLETED, json.loads(known.answer))
     assert (downloaded.state, downloaded.request_id) == (EntryState.DOWNLOADED, known.request_id)
@@ -189,8 +189,8 @@ async def test_files_are_brought_to_another_directory_if_that_is_asked_for(klein
     [
         (claim(Action.FAILED, "r-1"), GenerationFailedError, "unknown", "The generation failed (request r-1)"),
         (claim(Action.UNCERTAIN), SubmissionUncertainError, "unknown", str(SubmissionUncertainError())),
-        (claim(Action.TAKEN), ItemTakenError, "no", str(ItemTakenError())),
-        (claim(Action.TAKEN, "r-1"), ItemTakenError, "no", f"{ItemTakenError()} (request r-1)"),
+        (claim(Action.CLAIMED), ItemTakenError, "no", str(ItemTakenError())),
+        (claim(Action.CLAIMED, "r-1"), ItemTakenError, "no", f"{ItemTakenError()} (request r-1)"),
     ],
     ids=lambda value: value.action.value if isinstance(value, Claim) else None,
 )
@@ -228,7 +228,7 @@ async def test_what_was_written_down_of_an_end_is_told_as_it_was_then(klein_emul
 
 
 async def test_the_others_go_on_beside_an_item_that_is_left_alone(klein_emulator, connect):
-    shelf = Shelf(claim(Action.TAKEN), claim(Action.UNCERTAIN), claim(Action.FAILED, "r"))
+    shelf = Shelf(claim(Action.CLAIMED), claim(Action.UNCERTAIN), claim(Action.FAILED, "r"))
     outcomes = await connect(journal=shelf).generate_all(["a", "b", "c", "d"], concurrency=1)
     assert [outcome.error is None for outcome in outcomes] == [False, False, False, True]
 
@@ -253,7 +253,7 @@ async def test_an_id_that_is_no_text_is_the_items_own_error(klein_emulator, conn
 
 async def test_whatever_happens_an_item_is_released(klein_emulator, connect):
     klein_emulator.script("submit", error_reply(422, 422001, message="no cats"), Generation(after=60.0))
-    shelf = Shelf(claim(Action.SUBMIT), claim(Action.SUBMIT), claim(Action.TAKE_UP, "r-1"))
+    shelf = Shelf(claim(Action.SUBMIT), claim(Action.SUBMIT), claim(Action.RESUME, "r-1"))
     client = connect(journal=shelf)
     async with client.generate_many(["a", "b", "c"], concurrency=3) as outcomes:
         first = await anext(outcomes)
@@ -274,14 +274,14 @@ async def test_an_item_that_is_known_needs_no_slot_and_its_time_begins_with_one(
     ends = []
     async with client.generate_many([str(number) for number in range(101)], concurrency=8) as outcomes:
         async for outcome in outcomes:
-            ends.append((now() - begun, outcome.recalled))
+            ends.append((now() - begun, outcome.from_journal))
     assert [recalled for _, recalled in ends] == [True] * 100 + [False]
     assert ends[99][0] < 1 < ends[100][0]
 
 
 async def test_the_files_of_a_request_that_was_taken_up_are_saved(klein_emulator, connect, tmp_path):
     handle = await connect().submit("a cat")
-    shelf = Shelf(claim(Action.TAKE_UP, handle.request_id))
+    shelf = Shelf(claim(Action.RESUME, handle.request_id))
     outcome = await only(connect(journal=shelf), shelf, directory=tmp_path)
     assert [path.name for path in outcome.paths] == [f"{handle.request_id}.png"]
     assert [file.size for file in outcome.files] == [path.stat().st_size for path in outcome.paths]
@@ -291,7 +291,7 @@ async def test_the_files_of_a_request_that_was_taken_up_are_saved(klein_emulator
 async def test_one_that_failed_when_it_was_taken_up_is_written_down(klein_emulator, connect):
     klein_emulator.script("submit", Generation(ends="failed", error="no memory"))
     handle = await connect().submit("a cat")
-    shelf = Shelf(claim(Action.TAKE_UP, handle.request_id))
+    shelf = Shelf(claim(Action.RESUME, handle.request_id))
     outcome = await only(connect(journal=shelf), shelf)
     assert isinstance(outcome.error, GenerationFailedError)
     assert shelf.states() == [EntryState.FAILED]
@@ -307,7 +307,7 @@ async def test_a_journal_that_only_writes_knows_no_items(klein_emulator, connect
 
     book = Book()
     outcomes = await connect(journal=book).generate_all(["a", "a"])
-    assert [outcome.recalled for outcome in outcomes] == [False, False]
+    assert [outcome.from_journal for outcome in outcomes] == [False, False]
     assert {entry.item for entry in book.entries} == {None}
 
 

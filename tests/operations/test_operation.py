@@ -6,18 +6,18 @@ from typing import Any
 import pytest
 
 from flux_klein_async import APITimeoutError, ClientClosedError, ServerError, SubmissionUncertainError, WaitTimeoutError
-from flux_klein_async.operations.operation import Call, Registry
+from flux_klein_async.operations.operation import Operation, OperationRegistry
 from tests.fakes import now, outcome
 
 pytestmark = pytest.mark.usefixtures("klein_emulator")  # for its virtual time
 
 
-def make(timeout: float | None = 2.0, **options: Any) -> tuple[Call, Registry]:
-    registry = Registry()
-    return Call(asyncio.get_running_loop(), registry, timeout, **options), registry
+def make(timeout: float | None = 2.0, **options: Any) -> tuple[Operation, OperationRegistry]:
+    registry = OperationRegistry()
+    return Operation(asyncio.get_running_loop(), registry, timeout, **options), registry
 
 
-async def inside(call: Call) -> None:
+async def inside(call: Operation) -> None:
     with call:
         await asyncio.sleep(10)
 
@@ -106,7 +106,7 @@ async def test_calls_may_come_and_go_after_all_had_gone_once():
     await asyncio.sleep(0)
     await registry.drained(None)
     await task
-    later = Call(asyncio.get_running_loop(), registry, 1.0)
+    later = Operation(asyncio.get_running_loop(), registry, 1.0)
     assert isinstance(await outcome(inside(later)), APITimeoutError)
 
 
@@ -120,7 +120,7 @@ async def test_closing_twice_interrupts_once():
 
 
 async def test_waiting_for_no_calls_takes_no_time():
-    await Registry().drained(5)
+    await OperationRegistry().drained(5)
     assert now() == 0.0
 
 

@@ -53,14 +53,14 @@ from flux_klein_async.models import (
     TextToImage9BInput,
     TextToImageInput,
 )
-from flux_klein_async.operations.submit import Order, _Submission, made_input, prepare
+from flux_klein_async.operations.submit import PreparedRequest, _Submission, made_input, prepare
 from flux_klein_async.transport.base import BodyGuard
 from tests.fakes import Events, now, outcome, settle, strays
 
 K4, K9, OTHER = KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE, "owner/other"
 
 
-def order(given: Any, **settings: Any) -> Order:
+def order(given: Any, **settings: Any) -> PreparedRequest:
     return prepare(given, **{"model": None, "width": None, "height": None, "default_model": K4, **settings})
 
 
@@ -583,8 +583,8 @@ async def test_an_id_that_arrives_in_the_instant_of_the_cancellation_is_not_lost
 
 
 async def test_a_post_that_fails_in_the_instant_of_being_dropped_is_told_in_one_line(klein_emulator, connect, caplog):
-    core = connect()._core
-    submission = _Submission(core, core.call(1.0), Order(model=MODEL, body=b"{}", pixels=None), "cancel", None)
+    core = connect()._context
+    submission = _Submission(core, core.operation(1.0), PreparedRequest(model=MODEL, body=b"{}", pixels=None), "cancel", None)
 
     async def fail() -> str:
         raise APIConnectionError(sent=False)

@@ -453,7 +453,7 @@ async def test_the_price_of_a_look_is_asked_for_its_policy_and_paid_at_its_turn(
     class Till(InProcessLimiter):
         paid: list[float]
 
-        async def look(self, price: float) -> None:
+        async def poll_turn(self, price: float) -> None:
             self.paid.append(price)
 
     spy, till = Spy(), Till(Limits())

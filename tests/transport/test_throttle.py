@@ -281,11 +281,11 @@ def test_cancels_are_never_held() -> None:
     assert shared.held_until(Kind.CANCEL) == NEVER
 
 
-async def look(shared: InProcessLimiter, at: float) -> float:
+async def poll_turn(shared: InProcessLimiter, at: float) -> float:
     """Ask for a look at this instant; when it was allowed."""
     loop = asyncio.get_running_loop()
     await asyncio.sleep(at - loop.time())
-    await shared.look(1.0)
+    await shared.poll_turn(1.0)
     return loop.time()
 
 
@@ -309,7 +309,7 @@ def test_looks_keep_their_distance_under_the_ceiling(
 ) -> None:
     async def main() -> list[float]:
         shared = limiter(rate=rate)
-        return await asyncio.gather(*(look(shared, at) for at in wanted))
+        return await asyncio.gather(*(poll_turn(shared, at) for at in wanted))
 
     assert in_virtual_time(main()) == granted
 
@@ -318,7 +318,7 @@ def test_looks_keep_their_distance_under_the_ceiling(
 def test_a_look_is_never_granted_early_or_too_close(rate: float, wanted: list[float]) -> None:
     async def main() -> list[float]:
         shared = limiter(rate=rate)
-        return await asyncio.gather(*(look(shared, at) for at in wanted))
+        return await asyncio.gather(*(poll_turn(shared, at) for at in wanted))
 
     granted = in_virtual_time(main())
     assert all(given >= asked for given, asked in zip(granted, wanted, strict=True))
@@ -329,12 +329,12 @@ def test_a_look_is_never_granted_early_or_too_close(rate: float, wanted: list[fl
 def test_those_who_give_up_while_waiting_for_a_turn_have_taken_none() -> None:
     async def main() -> float:
         shared = limiter(rate=1.0)
-        crowd = [asyncio.ensure_future(look(shared, 0.0)) for _ in range(100)]
+        crowd = [asyncio.ensure_future(poll_turn(shared, 0.0)) for _ in range(100)]
         await asyncio.sleep(0.5)
         for one in crowd:
             one.cancel()
         await asyncio.gather(*crowd, return_exceptions=True)
-        return await look(shared, 0.5)
+        return await poll_turn(shared, 0.5)
 
     assert in_virtual_time(main()) == 1.0
 
@@ -469,7 +469,7 @@ def test_a_crowd_that_waits_for_its_turn_makes_looks_dearer_for_all():
     async def main() -> float:
         shared = limiter(rate=10.0)
         assert shared.look_price() == 1.0
-        crowd = [asyncio.ensure_future(shared.look(1.0)) for _ in range(100)]
+        crowd = [asyncio.ensure_future(shared.poll_turn(1.0)) for _ in range(100)]
         await asyncio.sleep(0.5)
         price = shared.look_price()
         for one in crowd:

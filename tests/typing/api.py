@@ -89,7 +89,7 @@ async def resumed() -> None:
     ):
         assert_type((await journal.spent()).usd, float)
         async for outcome in outcomes:
-            assert_type(outcome.recalled, bool)
+            assert_type(outcome.from_journal, bool)
             assert_type(show(outcome, width=256), Pictures)
 
 
