@@ -1,4 +1,4 @@
-"""A burst over few connections: how long finished generations wait unseen, with and without priority for looks.
+"""A burst over few connections: how long finished generations wait unseen, with and without priority for polls.
 
 In virtual time on the in-process emulator, so that the figures are exact and repeat: 10,000 generations submitted at
 once over 100 connections, 40 ms from a request to its answer.
@@ -50,7 +50,7 @@ def main() -> None:
             excess = runner.run(burst(given.count, given.connections, priority=priority))
         cuts = statistics.quantiles(excess, n=100)
         tails.append(cuts[94])
-        name = "looks before submits" if priority else "first come first served"
+        name = "polls before submits" if priority else "first come first served"
         shown = "  ".join(f"p{at} {cuts[at - 1]:7.3f}" for at in (50, 95, 99))
         print(f"{name:24} mean {statistics.fmean(excess):7.3f} s  {shown}")
     ratio = tails[0] / tails[1]

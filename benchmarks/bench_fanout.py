@@ -8,10 +8,10 @@ errors  none.
 time    at most the ideal plus the CPU used. The ideal is the time of one generation, since all of them run side by
         side; the CPU is the client process's own (`time.process_time`) during the run.
 memory  at most 8 KiB a waiting generation above the hand-written loop. Taken in runs of its own, since tracemalloc
-        slows everything down: in mid-wait, when every request was submitted and looked at once, what is allocated
+        slows everything down: in mid-wait, when every request was submitted and polled once, what is allocated
         more than before the client was made, divided by the count.
 
-The looks come at a third, two thirds and the whole of the generation's time, so that the end is seen when it comes.
+The polls come at a third, two thirds and the whole of the generation's time, so that the end is seen when it comes.
 Connections are bounded (100), so that the usual limit of open files is enough.
 """
 
@@ -69,7 +69,7 @@ class Plan:
 
     @property
     def interval(self) -> float:
-        """Seconds between looks."""
+        """Seconds between polls."""
         return self.seconds / 3
 
     @property
@@ -107,7 +107,7 @@ async def waiting_bytes(plan: Plan, name: str) -> float:
         gc.collect()
         before, _ = tracemalloc.get_traced_memory()
         fan_out = asyncio.ensure_future(plan.run(name, service))
-        await all_looked_once(service, len(plan.prompts), fan_out)
+        await all_polled_once(service, len(plan.prompts), fan_out)
         gc.collect()
         allocated, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -116,8 +116,8 @@ async def waiting_bytes(plan: Plan, name: str) -> float:
     return (allocated - before) / len(plan.prompts)
 
 
-async def all_looked_once(service: Service, count: int, fan_out: "asyncio.Future[int]") -> None:
-    """Wait until every generation is asleep between its first look and its second.
+async def all_polled_once(service: Service, count: int, fan_out: "asyncio.Future[int]") -> None:
+    """Wait until every generation is asleep between its first poll and its second.
 
     Raises:
         RuntimeError: Some are further than that already.

@@ -28,10 +28,10 @@ from flux_klein_async.journal.budget import Budget
 from flux_klein_async.journal.sqlite import SqliteJournal
 
 BAR = 1.20
-INTERVAL = 0.6  # seconds between looks
-PROFILE = "fixed:1.5"  # ends between the second look and the third, with 0.3 s to spare on either side
+INTERVAL = 0.6  # seconds between polls
+PROFILE = "fixed:1.5"  # ends between the second poll and the third, with 0.3 s to spare on either side
 CALLS = {"submit": 1, "status": 3, "result": 1}
-STRAY = 0.05  # of the generations may have a look less or more: on a busy machine some looks come late
+STRAY = 0.05  # of the generations may have a poll less or more: on a busy machine some polls come late
 PIXELS = 64
 TIMEOUT = 30.0
 WITHOUT, JOURNAL, BUDGET = "without", "SqliteJournal", "SqliteJournal, Budget"

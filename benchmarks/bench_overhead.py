@@ -23,11 +23,11 @@ from service import Service
 from flux_klein_async import Event, FixedPolling, FluxKleinClient, Limits
 
 BAR = 1.30
-INTERVAL = 0.4  # seconds between looks
-PROFILE = "fixed:1.0"  # ends between the second look and the third, with 0.2 s to spare on either side
-LOOKS = 3
+INTERVAL = 0.4  # seconds between polls
+PROFILE = "fixed:1.0"  # ends between the second poll and the third, with 0.2 s to spare on either side
+POLLS = 3
 TIMEOUT = 30.0
-CALLS = {"submit": 1, "status": LOOKS, "result": 1}
+CALLS = {"submit": 1, "status": POLLS, "result": 1}
 
 Variant = Callable[[Service, list[str], int], Awaitable[int]]
 

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_telemetry.py [--generations 256] [--turns 15]
 
-CPU of the client (`time.process_time`) for generations of five calls each (submit, three looks 0.8 s apart, result),
+CPU of the client (`time.process_time`) for generations of five calls each (submit, three polls 0.8 s apart, result),
 all at once, with each handler of events; the emulated service runs in another process. The variants take turns in one
 process, in an order that is turned round each time, and the median of the ratios to the client without a handler
 counts. "unused, again" is that same client once more: how far it is from 1 says what the other ratios are worth.
@@ -32,7 +32,7 @@ from opentelemetry.trace import NoOpTracerProvider
 from service import Service
 
 from flux_klein_async import Event, FixedPolling, FluxKleinClient, Limits
-from flux_klein_async.events import Looked
+from flux_klein_async.events import Polled
 from flux_klein_async.integrations.logging import LogEvents
 from flux_klein_async.integrations.opentelemetry import Telemetry
 from flux_klein_async.models import RequestState
@@ -41,10 +41,10 @@ UNUSED = "unused"
 AGAIN = "unused, again"
 BAR = 0.005  # share of a generation's CPU that events may take which nobody hears
 EMITS = 100_000
-INTERVAL = 0.8  # seconds between looks
-PROFILE = "fixed:2.0"  # ends between the second look and the third, with 0.4 s to spare on either side
-LOOKS = 3
-STRAY = 0.02  # of the looks, that may be too many or too few: where a loaded machine was late
+INTERVAL = 0.8  # seconds between polls
+PROFILE = "fixed:2.0"  # ends between the second poll and the third, with 0.4 s to spare on either side
+POLLS = 3
+STRAY = 0.02  # of the polls, that may be too many or too few: where a loaded machine was late
 
 Handler = Callable[[Event], None]
 
@@ -112,8 +112,8 @@ class Run:
         done = asyncio.run(self._run(handler))
         used = time.process_time() - begun
         made, count = self.service.calls() - before, len(self.prompts)
-        stray = abs(made["status"] - LOOKS * count)
-        if not done == made["submit"] == made["result"] == count or stray > STRAY * LOOKS * count:
+        stray = abs(made["status"] - POLLS * count)
+        if not done == made["submit"] == made["result"] == count or stray > STRAY * POLLS * count:
             raise RuntimeError(f"{done} of {count} done with {dict(made)}; is the machine too busy?")
         return used / count * 1e6
 
@@ -160,8 +160,8 @@ async def unheard(service: Service) -> float:
         rounds = []
         for _ in range(5):
             begun = clock()
-            for look in range(EMITS):
-                core.emit(lambda at, look=look: Looked(at=at, look=look, state=state))  # type: ignore[misc]
+            for poll in range(EMITS):
+                core.emit(lambda at, poll=poll: Polled(at=at, poll=poll, state=state))  # type: ignore[misc]
             rounds.append(clock() - begun)
         return min(rounds) / EMITS * 1e6
 

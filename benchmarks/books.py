@@ -17,7 +17,18 @@ from typing import Final, NamedTuple, Protocol
 from flux_klein_async.batch.manifest import read_manifest
 from flux_klein_async.emulator import pictures
 
-__all__ = ["PIXELS", "PRICE", "Accepted", "Books", "JournaledRequest", "Rules", "audit", "ends", "read_orders", "totals"]
+__all__ = [
+    "PIXELS",
+    "PRICE",
+    "Accepted",
+    "Books",
+    "JournaledRequest",
+    "Rules",
+    "audit",
+    "ends",
+    "read_orders",
+    "totals",
+]
 
 PIXELS: Final = 64  # the width and height of every picture
 PRICE: Final = 10_000_000  # billionths of a USD: what the emulator's catalogue says
@@ -162,7 +173,9 @@ def audit(books: Books, rules: Rules) -> dict[str, int]:
     }
 
 
-def _audit_submits(requests: list[JournaledRequest], submits: list[Accepted], rules: Rules, wrong: Counter[str]) -> None:
+def _audit_submits(
+    requests: list[JournaledRequest], submits: list[Accepted], rules: Rules, wrong: Counter[str]
+) -> None:
     accepted = {submit.request_id for submit in submits}
     known = {request.request_id for request in requests if request.request_id is not None}
     # Of a process that was killed a request stays on its way until the next one opens the journal.

@@ -1,6 +1,6 @@
 """What a careful engineer writes in an afternoon with aiohttp alone: the yardstick of the benchmarks.
 
-It makes the same calls as the package (submit, looks at the same schedule, result with its cost) and keeps the same
+It makes the same calls as the package (submit, polls the same schedule, result with its cost) and keeps the same
 minimum: bounded answers, HTTP status and `error_code` checked, one deadline. It repeats nothing, cancels nothing,
 knows no `Retry-After`, and does not tell an uncertain submit from a refused one.
 """
@@ -20,7 +20,7 @@ DONE = {"completed", "failed", "cancelled"}
 
 
 class Loop:
-    """Submit, look every `interval` seconds, fetch."""
+    """Submit, poll every `interval` seconds, fetch."""
 
     def __init__(self, base_url: str, api_key: str, *, interval: float, timeout: float, connections: int = 100) -> None:
         self._base = f"{base_url}/v1"
@@ -44,12 +44,12 @@ class Loop:
         async with asyncio.timeout(self._timeout):
             body = {"prompt": prompt, "width": 1024, "height": 1024}
             submitted = await self._call("POST", f"/models/{MODEL}", body)
-            look_at = loop.time()
+            poll_endpoint = loop.time()
             request = f"/requests/{submitted['request_id']}"
             while True:
-                look_at = max(look_at + self._interval, loop.time())
-                await asyncio.sleep(look_at - loop.time())
-                look_at = loop.time()
+                poll_endpoint = max(poll_endpoint + self._interval, loop.time())
+                await asyncio.sleep(poll_endpoint - loop.time())
+                poll_endpoint = loop.time()
                 status = await self._call("GET", f"{request}/status")
                 if status["status"] in DONE:
                     break

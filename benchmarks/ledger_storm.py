@@ -93,15 +93,15 @@ class Raged:
 
 
 class _Watched(deque[Record]):
-    """The emulator's records; `look` is called at each."""
+    """The emulator's records; `poll` is called at each."""
 
-    def __init__(self, look: Callable[[], None]) -> None:
+    def __init__(self, poll: Callable[[], None]) -> None:
         super().__init__()
-        self._look = look
+        self._poll = poll
 
     def append(self, record: Record) -> None:
         super().append(record)
-        self._look()
+        self._poll()
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
 """The least that waiting can cost on a known distribution, and what any schedule or policy costs on it.
 
-For proofs, benchmarks and `explain`; no wait uses it. On a fine table `Schedule` is the optimum: its looks fall on the
+For proofs, benchmarks and `explain`; no wait uses it. On a fine table `Schedule` is the optimum: its polls fall on the
 table's entries, so that the error is of the second order in their distance.
 
 How other clients of such services wait, as policies: what to compare with. Pure; no wait of ours uses it.
@@ -22,41 +22,41 @@ from flux_klein_async.polling.durations import Distribution
 from flux_klein_async.polling.policies import FixedPolling, Observation, PollPolicy, Progress
 from flux_klein_async.polling.schedule import Schedule
 
-__all__ = ["PEERS", "Cost", "GrowingPolling", "expected", "looks", "optimum", "rehearse", "weigh"]
+__all__ = ["PEERS", "Cost", "GrowingPolling", "expected", "optimum", "polls", "rehearse", "weigh"]
 
 
 _LEFT: Final = 1e-9  # chance of getting further that counts as none
 
-_LOOKS: Final = 100_000
+_POLLS: Final = 100_000
 
 
 class Cost(NamedTuple):
-    """Means: seconds from the end to the look that sees it, and looks."""
+    """Means: seconds from the end to the poll that sees it, and polls."""
 
     excess: float
-    looks: float
+    polls: float
 
     def total(self, price: float) -> float:
-        """J, in seconds, at this price of a look."""
-        return self.excess + price * self.looks
+        """J, in seconds, at this price of a poll."""
+        return self.excess + price * self.polls
 
 
 def weigh(distribution: Distribution, after: Callable[[float], float], *, until: float = math.inf) -> Cost:
-    """What it costs to look at `after(0)`, `after` of that, and so on, as long as the age is below `until`."""
-    excess = looks = age = 0.0
-    for _ in range(_LOOKS):
+    """What it costs to poll `after(0)`, `after` of that, and so on, as long as the age is below `until`."""
+    excess = polls = age = 0.0
+    for _ in range(_POLLS):
         chance = distribution.at(age)
         if 1.0 - chance <= _LEFT or age >= until:
             break
-        look = after(age)
-        looks += 1.0 - chance
-        excess += distribution.area(look) - distribution.area(age) - chance * (look - age)
-        age = look
-    return Cost(excess, looks)
+        poll = after(age)
+        polls += 1.0 - chance
+        excess += distribution.area(poll) - distribution.area(age) - chance * (poll - age)
+        age = poll
+    return Cost(excess, polls)
 
 
 def optimum(distribution: Distribution, price: float) -> Cost:
-    """J*, in its two parts, for a look that costs `price` seconds."""
+    """J*, in its two parts, for a poll that costs `price` seconds."""
     return weigh(distribution, Schedule(distribution, price).after)
 
 
@@ -65,7 +65,7 @@ _BOUNDED: Final = 60  # growths after which every interval is at its longest: no
 
 @dataclass(frozen=True, slots=True)
 class GrowingPolling:
-    """Looks after `first`, then after `start`, each interval `factor` times longer, at most `most`; all in seconds.
+    """Polls after `first`, then after `start`, each interval `factor` times longer, at most `most`; all in seconds.
 
     With `chance`, every interval is drawn evenly between 0 and what it would be, the first one from `start`; `first`
     then counts for nothing.
@@ -77,11 +77,11 @@ class GrowingPolling:
     most: float
     chance: random.Random | None = None
 
-    def next_look(self, progress: Progress) -> float:
-        """The interval for this many looks."""
-        if progress.looks == 0 and self.chance is None:
+    def next_poll(self, progress: Progress) -> float:
+        """The interval for this many polls."""
+        if progress.polls == 0 and self.chance is None:
             return self.first
-        grown = min(progress.looks - (self.chance is None), _BOUNDED)
+        grown = min(progress.polls - (self.chance is None), _BOUNDED)
         interval = min(self.start * self.factor**grown, self.most)
         return interval if self.chance is None else interval * self.chance.random()
 
@@ -108,16 +108,16 @@ PEERS: Final = MappingProxyType[str, Callable[[], PollPolicy]](
 _RUNS: Final = 32  # waits over whose draws a policy is averaged that may draw its intervals
 
 
-def looks(policy: PollPolicy, *, model: str | None = None, pixels: int | None = None) -> Iterator[float]:
-    """The ages, in seconds, at which a wait is looked at that does not end."""
+def polls(policy: PollPolicy, *, model: str | None = None, pixels: int | None = None) -> Iterator[float]:
+    """The ages, in seconds, at which a wait is polled that does not end."""
     age, interval = 0.0, None
     count = 0
     while True:
-        interval = policy.next_look(
+        interval = policy.next_poll(
             Progress(
                 model=model,
                 pixels=pixels,
-                looks=count,
+                polls=count,
                 age=age,
                 state=RequestState.IN_PROGRESS if count else None,
                 state_age=age,
@@ -135,8 +135,8 @@ def looks(policy: PollPolicy, *, model: str | None = None, pixels: int | None = 
 def expected(policy: PollPolicy, distribution: Distribution, *, until: float = math.inf) -> Cost:
     """What a policy costs that learns nothing, in waits of at most `until` seconds."""
     runs = 1 if isinstance(policy, FixedPolling) else _RUNS
-    costs = [weigh(distribution, _one_after_the_other(looks(policy)), until=until) for _ in range(runs)]
-    return Cost(sum(cost.excess for cost in costs) / runs, sum(cost.looks for cost in costs) / runs)
+    costs = [weigh(distribution, _one_after_the_other(polls(policy)), until=until) for _ in range(runs)]
+    return Cost(sum(cost.excess for cost in costs) / runs, sum(cost.polls for cost in costs) / runs)
 
 
 def _one_after_the_other(ages: Iterator[float]) -> Callable[[float], float]:
@@ -149,7 +149,7 @@ def rehearse(policy: PollPolicy, durations: Iterable[float], *, model: str, pixe
     The service tells its own times, in whole milliseconds (docs/wire.md).
     """
     for seconds in durations:
-        ages = looks(policy, model=model, pixels=pixels)
+        ages = polls(policy, model=model, pixels=pixels)
         before, age, count = 0.0, next(ages), 1
         while age < seconds:
             before, age, count = age, next(ages), count + 1
@@ -161,7 +161,7 @@ def rehearse(policy: PollPolicy, durations: Iterable[float], *, model: str, pixe
                 not_after=age,
                 running_since=None,
                 served=math.floor(seconds * 1000) / 1000,
-                looks=count,
+                polls=count,
                 sent=age,
             )
         )

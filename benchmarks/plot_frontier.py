@@ -1,8 +1,8 @@
-"""Looks a request against needless waiting: other clients, ours at several prices of a look, and the best there is.
+"""Polls a request against needless waiting: other clients, ours at several prices of a poll, and the best there is.
 
     python benchmarks/plot_frontier.py [--output docs/images/frontier.png]
 
-The profile klein of polling_lab.py at 1024 x 1024. The optimum is exact, one point for each price of a look; the
+The profile klein of polling_lab.py at 1024 x 1024. The optimum is exact, one point for each price of a poll; the
 policies that learn nothing are weighed on the distribution itself; ours is simulated, warm, with fixed seeds. The same
 figures everywhere, and no clock in it. Needs matplotlib.
 """
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 INK, FAINT, SHADE, OURS = "#333333", "#8a8a8a", "#eeeeee", "#4477aa"
 OUTPUT = Path(__file__).parent.parent / "docs" / "images" / "frontier.png"
 PRICES = (0.001, 0.002, 0.005, 0.010, 0.020, 0.050, 0.100)
-LABELLED = {0.001: "look_cost 0.001 s", 0.010: "AdaptivePolling, look_cost 0.010 s", 0.100: "look_cost 0.1 s"}
+LABELLED = {0.001: "poll_cost 0.001 s", 0.010: "AdaptivePolling, poll_cost 0.010 s", 0.100: "poll_cost 0.1 s"}
 LEAST = [0.0003 * 10 ** (step / 10) for step in range(51)]  # prices from far below those to far above
 WIDEST, TALLEST = (0.9, 14.0), (0.006, 7.0)
 PROFILE = PROFILES["klein"]
 
 
 def ours(price: float, requests: int = 2000, seeds: int = 8) -> Cost:
-    """What our policy costs when warm, at this price of a look."""
+    """What our policy costs when warm, at this price of a poll."""
     rows = [
         row
         for seed in range(seeds)
-        for row in judged("klein", simulate(AdaptivePolling(look_cost=price), PROFILE, requests, seed=seed))
+        for row in judged("klein", simulate(AdaptivePolling(poll_cost=price), PROFILE, requests, seed=seed))
     ]
-    return Cost(fmean(row.excess for row in rows), fmean(row.looks for row in rows))
+    return Cost(fmean(row.excess for row in rows), fmean(row.polls for row in rows))
 
 
 def others() -> dict[str, Cost]:
@@ -63,8 +63,8 @@ def frame(axes: "Axes") -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["bottom", "left"]].set_color(FAINT)
     axes.tick_params(colors=INK, labelsize=10)
-    axes.set_xlabel("looks a request", fontsize=11, color=INK)
-    axes.set_title("mean seconds from the end to the look that sees it", fontsize=11, color=INK, loc="left")
+    axes.set_xlabel("polls a request", fontsize=11, color=INK)
+    axes.set_title("mean seconds from the end to the poll that sees it", fontsize=11, color=INK, loc="left")
 
 
 def draw(path: Path) -> None:
@@ -74,27 +74,27 @@ def draw(path: Path) -> None:
     frame(axes)
 
     best = [optimum(PROFILE.distribution(0, SQUARE), price) for price in LEAST]
-    looks, excess = [cost.looks for cost in best], [cost.excess for cost in best]
-    # No wait is seen to end with less than one look.
-    axes.fill_between([*looks, 1, WIDEST[0]], [*excess, TALLEST[1], TALLEST[1]], TALLEST[0], color=SHADE, linewidth=0)
-    axes.plot(looks, excess, color=FAINT, linewidth=1)
+    polls, excess = [cost.polls for cost in best], [cost.excess for cost in best]
+    # No wait is seen to end with less than one poll.
+    axes.fill_between([*polls, 1, WIDEST[0]], [*excess, TALLEST[1], TALLEST[1]], TALLEST[0], color=SHADE, linewidth=0)
+    axes.plot(polls, excess, color=FAINT, linewidth=1)
     axes.text(1.6, 0.0125, "no schedule gets here", color=FAINT, fontsize=11, ha="center")
 
     found = {price: ours(price) for price in PRICES}
-    x, y = [cost.looks for cost in found.values()], [cost.excess for cost in found.values()]
+    x, y = [cost.polls for cost in found.values()], [cost.excess for cost in found.values()]
     axes.plot(x, y, color=OURS, linewidth=2, marker="o", markersize=6, markeredgecolor="white")
     for price, text in LABELLED.items():
-        at = found[price].looks, found[price].excess
+        at = found[price].polls, found[price].excess
         axes.annotate(text, at, (8, 4), textcoords="offset points", color=OURS, fontsize=11)
     for name, cost in others().items():
         mine = name == "ExponentialPolling()"
-        axes.plot(cost.looks, cost.excess, "o", color=OURS if mine else INK, markersize=6, markerfacecolor="white")
-        at = cost.looks, cost.excess
+        axes.plot(cost.polls, cost.excess, "o", color=OURS if mine else INK, markersize=6, markerfacecolor="white")
+        at = cost.polls, cost.excess
         axes.annotate(name, at, (8, -4), textcoords="offset points", color=OURS if mine else INK, fontsize=11)
     figure.savefig(path)
     for price, cost in found.items():
         ratio = cost.total(price) / optimum(PROFILE.distribution(0, SQUARE), price).total(price)
-        print(f"look_cost {price:.3f} s: looks {cost.looks:.2f}, excess {cost.excess:.4f} s, J/J* {ratio:.3f}")
+        print(f"poll_cost {price:.3f} s: polls {cost.polls:.2f}, excess {cost.excess:.4f} s, J/J* {ratio:.3f}")
 
 
 def main() -> None:

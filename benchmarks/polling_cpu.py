@@ -1,9 +1,9 @@
-"""What does the learning policy cost, against the look that it decides about?
+"""What does the learning policy cost, against the poll that it decides about?
 
     python benchmarks/polling_cpu.py [--requests 3000] [--rounds 3]
 
-CPU (`time.process_time`) of every call of `next_look` and `observe` of a simulated run, from a cold start, with all
-that is worked out on the way, divided by the looks; beside it the CPU of a bare GET with aiohttp on loopback, its
+CPU (`time.process_time`) of every call of `next_poll` and `observe` of a simulated run, from a cold start, with all
+that is worked out on the way, divided by the polls; beside it the CPU of a bare GET with aiohttp on loopback, its
 service in another process.
 """
 
@@ -28,10 +28,10 @@ class Recorded(AdaptivePolling):
         super().__init__()
         self.calls: list[Progress | Observation] = []
 
-    def next_look(self, progress: Progress) -> float:
+    def next_poll(self, progress: Progress) -> float:
         """Ask, and keep the question."""
         self.calls.append(progress)
-        return super().next_look(progress)
+        return super().next_poll(progress)
 
     def observe(self, observation: Observation) -> None:
         """Tell, and keep what was told."""
@@ -40,18 +40,18 @@ class Recorded(AdaptivePolling):
 
 
 def policy_seconds(profile: Profile, requests: int) -> float:
-    """CPU a look."""
+    """CPU a poll."""
     recorded = Recorded()
     simulate(recorded, profile, requests, concurrency=64)
-    policy, looks = AdaptivePolling(), 0
+    policy, polls = AdaptivePolling(), 0
     begun = time.process_time()
     for call in recorded.calls:
         if isinstance(call, Progress):
-            policy.next_look(call)
-            looks += 1
+            policy.next_poll(call)
+            polls += 1
         else:
             policy.observe(call)
-    return (time.process_time() - begun) / looks
+    return (time.process_time() - begun) / polls
 
 
 async def get_seconds(service: Service, count: int = 3000) -> float:
@@ -78,7 +78,7 @@ def main() -> None:
             print(f"bare GET {bare * 1e6:.0f} us")
             for name in ("klein", "mixed"):
                 ours = policy_seconds(PROFILES[name], options.requests)
-                print(f"  {name}: {ours * 1e6:.2f} us a look, {ours / bare:.1%} (bar {BAR:.0%})")
+                print(f"  {name}: {ours * 1e6:.2f} us a poll, {ours / bare:.1%} (bar {BAR:.0%})")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/polling_lab.py [--requests 2000] [--seeds 4] [--fresh 200] [--concurrency 1 16] [--no-served]
 
-No sockets, no loop, no clock: durations are drawn, each policy says when to look, and J = mean excess + price * mean
-looks is compared with J*, the optimum for the distribution that the durations were drawn from, given the size (and,
+No sockets, no loop, no clock: durations are drawn, each policy says when to poll, and J = mean excess + price * mean
+polls is compared with J*, the optimum for the distribution that the durations were drawn from, given the size (and,
 where there is a queue, the instant of the start). Waits overlap: what one teaches is known when it has ended. The same
 seeds give the same figures everywhere.
 """
@@ -27,7 +27,7 @@ from flux_klein_async.polling.durations import Distribution
 from flux_klein_async.polling.policies import Observation, PollPolicy, Progress, Queued
 from flux_klein_async.polling.schedule import Schedule
 
-PRICE = 0.010  # seconds a look
+PRICE = 0.010  # seconds a poll
 MODEL = "blackforestlabs/flux-2-klein/4b/text-to-image"
 SQUARE = 1024 * 1024
 SIZES = [512 * 512, 768 * 768, 1024 * 768, 832 * 1216, SQUARE, 1344 * 768, 1536 * 1536, 2048 * 2048]
@@ -102,23 +102,23 @@ COLD = {
 
 
 class Row(NamedTuple):
-    """One wait: seconds of needless waiting, looks, J* for its size."""
+    """One wait: seconds of needless waiting, polls, J* for its size."""
 
     excess: float
-    looks: int
+    polls: int
     best: float
 
 
 @dataclass
 class Wait:
-    """One wait, in seconds since acceptance; a look sent at `end` or later sees the end."""
+    """One wait, in seconds since acceptance; a poll sent at `end` or later sees the end."""
 
     pixels: int
     end: float
     start: float = 0.0
     position: Callable[[float], int] = lambda _: 0
     round_trip: float = 0.0
-    looks: int = 0
+    polls: int = 0
     sent: float = 0.0
     not_before: float = 0.0
     running: float | None = None
@@ -127,28 +127,28 @@ class Wait:
     queued: Queued | None = field(default=None)
 
     def run(self, policy: PollPolicy) -> float:
-        """Look until the end is seen; the excess."""
+        """Poll until the end is seen; the excess."""
         interval = None
         while True:
-            age = self.sent + (self.round_trip if self.looks else 0.0)
+            age = self.sent + (self.round_trip if self.polls else 0.0)
             place = self.queued.position if self.queued and self.state is RequestState.IN_QUEUE else None
-            interval = policy.next_look(
+            interval = policy.next_poll(
                 Progress(
                     model=MODEL,
                     pixels=self.pixels,
-                    looks=self.looks,
+                    polls=self.polls,
                     age=age,
                     state=self.state,
                     state_age=age - self.changed,
                     queue_position=place,
                     last_interval=interval,
-                    round_trip=self.round_trip if self.looks else None,
+                    round_trip=self.round_trip if self.polls else None,
                     sent=self.sent,
                     queued=self.queued,
                 )
             )
             self.sent = max(self.sent + interval, age)
-            self.looks += 1
+            self.polls += 1
             if self.sent >= self.end:
                 return self.sent - self.end
             self.not_before = self.sent
@@ -178,7 +178,7 @@ class Wait:
             not_after=self.sent + self.round_trip,
             running_since=self.running,
             served=served,
-            looks=self.looks,
+            polls=self.polls,
             sent=self.sent,
             queued=self.queued,
         )
@@ -217,7 +217,7 @@ def simulate(
 
         end = start + seconds - now
         wait = Wait(pixels, max(end - round_trip, 0.0), start - now - round_trip, position, round_trip)
-        rows.append(Row(wait.run(policy), wait.looks, profile.optimum(number, pixels)))
+        rows.append(Row(wait.run(policy), wait.polls, profile.optimum(number, pixels)))
         heappush(slots, now + wait.sent + round_trip)
         told = math.floor(end * 1000) / 1000 if served else None
         heappush(ended, (now + wait.sent + round_trip, number, wait.observation(told)))
@@ -225,14 +225,14 @@ def simulate(
 
 
 def summary(rows: list[Row]) -> tuple[float, float, float]:
-    """Mean excess, mean looks, and J over J*."""
-    excess, looks = mean(row.excess for row in rows), mean(row.looks for row in rows)
-    return excess, looks, (excess + PRICE * looks) / mean(row.best for row in rows)
+    """Mean excess, mean polls, and J over J*."""
+    excess, polls = mean(row.excess for row in rows), mean(row.polls for row in rows)
+    return excess, polls, (excess + PRICE * polls) / mean(row.best for row in rows)
 
 
 def report(title: str, rows: list[Row]) -> None:
-    excess, looks, ratio = summary(rows)
-    print(f"{title:44} excess {excess:7.4f} s   looks {looks:6.2f}   J/J* {ratio:6.3f}", flush=True)
+    excess, polls, ratio = summary(rows)
+    print(f"{title:44} excess {excess:7.4f} s   polls {polls:6.2f}   J/J* {ratio:6.3f}", flush=True)
 
 
 def judged(name: str, rows: list[Row]) -> list[Row]:

@@ -4,7 +4,7 @@ Where things are:
 
     client, handle   the verbs                      errors, models, events, options   the vocabulary
     api/             what the service says          transport/   bytes, retries, pacing
-    polling/         when to look                   ledger/      what was paid for
+    polling/         when to poll                   ledger/      what was paid for
     flow/            submit, wait, download, fan out
     emulator/        the service, without a token   testing/     pytest fixtures on it
     cli/             the `flux-klein` command
@@ -28,7 +28,7 @@ from flux_klein_async.errors import (
     InsufficientBalanceError,
     InvalidInputError,
     InvalidResponseError,
-    ItemTakenError,
+    ItemClaimedError,
     JournalError,
     NotFoundError,
     PermissionDeniedError,
@@ -39,7 +39,7 @@ from flux_klein_async.errors import (
     WaitTimeoutError,
 )
 from flux_klein_async.events import Event
-from flux_klein_async.journal.base import Entry, EntryState, Journal, ItemJournal, Reservation, SpendingLimit
+from flux_klein_async.journal.base import Entry, EntryState, ItemJournal, Journal, Reservation, SpendingLimit
 from flux_klein_async.journal.budget import Budget
 from flux_klein_async.journal.sqlite import SqliteJournal
 from flux_klein_async.models import (
@@ -104,10 +104,10 @@ __all__ = [
     "InsufficientBalanceError",
     "InvalidInputError",
     "InvalidResponseError",
-    "ItemTakenError",
+    "ItemClaimedError",
+    "ItemJournal",
     "Journal",
     "JournalError",
-    "ItemJournal",
     "Limiter",
     "Limits",
     "ModelInfo",

@@ -15,7 +15,7 @@ from flux_klein_async.api.requests import Api
 from flux_klein_async.api.urls import ApiUrls, checked_model_id, checked_request_id
 from flux_klein_async.errors import ConfigurationError, FluxKleinError, InvalidInputError
 from flux_klein_async.events import Event
-from flux_klein_async.journal.base import Journal, AccountJournal, NoBudget, SpendingLimit
+from flux_klein_async.journal.base import AccountJournal, Journal, NoBudget, SpendingLimit
 from flux_klein_async.misuse import NotWith, is_plain, slip
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
@@ -33,7 +33,7 @@ from flux_klein_async.operations.html import SavedPaths
 from flux_klein_async.operations.items import ItemRunner
 from flux_klein_async.operations.operation import Operation
 from flux_klein_async.operations.submit import PreparedRequest, made_input, prepare, submit
-from flux_klein_async.operations.wait import AcceptedRequest, Updates, generate, accepted_request, wait
+from flux_klein_async.operations.wait import AcceptedRequest, Updates, accepted_request, generate, wait
 from flux_klein_async.options import (
     DEFAULT,
     Limits,
@@ -138,7 +138,7 @@ class FluxKleinClient(NotWith):
         model: What `submit` and `generate*` run unless told otherwise.
         timeout: Seconds for each verb as a whole; None is no limit.
         limits: How much at once, and how large; or a `Limiter` of your own.
-        polling: When to look; None: `AdaptivePolling()`, which learns how long generations take.
+        polling: When to poll; None: `AdaptivePolling()`, which learns how long generations take.
         retry: How calls are repeated where that is safe; None: `RetryPolicy()`.
         session: A session to borrow; it is never closed. It may have no credentials of its own.
         journal: Where orders are written down (`SqliteJournal`); None: nowhere. It is not closed with the client.
@@ -148,9 +148,9 @@ class FluxKleinClient(NotWith):
         trust_env: Take the proxy for https (HTTPS_PROXY, ALL_PROXY, NO_PROXY) and the certificate authorities
             (SSL_CERT_FILE, SSL_CERT_DIR) from the environment, once, now. Plain http and loopback hosts are never
             called through a proxy, and netrc is never used. A borrowed session's own `trust_env` counts instead.
-        look_at: What to ask while waiting. "result" saves a round trip where the service answers it before the end with
-            the state; where it does not, the client goes back to "status" by itself. Early results tell no place in the
-            queue, so that a long queue is waited for less well.
+        poll_endpoint: What a wait polls. "result" saves a round trip if the service answers it before the end with the
+            state; if it does not, the client falls back to "status". Early results tell no queue position, so a
+            long queue is waited for less well.
 
     Raises:
         ConfigurationError: No token, a bad base URL, an unusable session, proxy or certificate file.
@@ -174,7 +174,7 @@ class FluxKleinClient(NotWith):
         # True, as in pip, curl, requests and httpx: who must use a proxy has set it for all of them, and would find
         # here alone that the service "cannot be reached". The base URL comes from the environment as well.
         trust_env: bool = True,
-        look_at: Literal["status", "result"] = "status",
+        poll_endpoint: Literal["status", "result"] = "status",
     ) -> None:
         environment = from_environ(os.environ)
         token = find_token(api_key, environment, wall_clock=time.time)
@@ -184,8 +184,8 @@ class FluxKleinClient(NotWith):
         self._model = checked_model_id(model)
         self._timeout = checked_timeout(timeout, None)
         self._max_in_flight = settings.max_in_flight
-        if look_at not in ("status", "result"):  # a tuple: what cannot be hashed is refused too
-            raise ConfigurationError('look_at must be "status" or "result"')
+        if poll_endpoint not in ("status", "result"):  # a tuple: what cannot be hashed is refused too
+            raise ConfigurationError('poll_endpoint must be "status" or "result"')
         _check_parts(limits=limits, polling=polling, retry=retry, journal=journal, budget=budget, on_event=on_event)
         policy = polling or AdaptivePolling()
         redactor = Redactor(token)
@@ -201,7 +201,7 @@ class FluxKleinClient(NotWith):
             transport=transport,
             lanes=Lanes(transport.connections),
             redact=redactor.text,
-            looks_at_result=look_at == "result",
+            polls_result=poll_endpoint == "result",
             limiter=_limiter(limits, settings),
             polling=policy,
             learning=policy if isinstance(policy, SavedPolicy) else None,
@@ -258,7 +258,7 @@ class FluxKleinClient(NotWith):
             raise
 
     async def status(self, request: str | RequestHandle) -> RequestStatus:
-        """Look once where a request stands.
+        """Poll once where a request stands.
 
         Raises:
             APIStatusError, APIConnectionError, APITimeoutError, InvalidResponseError: After the last attempt.
@@ -302,7 +302,7 @@ class FluxKleinClient(NotWith):
 
         Args:
             request: The request, or its id.
-            timeout: Seconds for looking and fetching together.
+            timeout: Seconds for polling and fetching together.
             on_abandon: When the deadline passes or the task is cancelled: "cancel" asks the service to cancel,
                 "leave" sends nothing.
             on_status: A plain function, given each change of state or queue position.
@@ -310,7 +310,7 @@ class FluxKleinClient(NotWith):
         Raises:
             WaitTimeoutError: The deadline passed; the request can be taken up again.
             GenerationFailedError, GenerationCancelledError: It ended so.
-            APIStatusError: The service refused every look for 10 s.
+            APIStatusError: The service refused every poll for 10 s.
             ResultNotReadyError: "completed", yet no result for 10 s.
         """
         accepted = self._accepted(request)
@@ -363,7 +363,9 @@ class FluxKleinClient(NotWith):
                 slot = Slot(self._context.limiter)
                 await slot.take()
                 try:
-                    return await generate(self._context, operation, prepared, slot, on_abandon=on_abandon, on_status=on_status)
+                    return await generate(
+                        self._context, operation, prepared, slot, on_abandon=on_abandon, on_status=on_status
+                    )
                 finally:
                     slot.give()
         except FluxKleinError as error:
@@ -603,7 +605,7 @@ def _check_on_status(on_status: object) -> None:
 # What each part of a client must be able to do: found out before anything is paid for.
 _PARTS = {
     "limits": ("acquire", "release", "hold", "held_until", "admit", "refused", "served", "poll_price", "poll_turn"),
-    "polling": ("next_look", "observe"),
+    "polling": ("next_poll", "observe"),
     "journal": ("record",),
     "budget": ("reserve", "release", "accepted", "settle"),
     "on_event": ("__call__",),

@@ -19,7 +19,7 @@
     ├── DownloadError                  a file could not be downloaded
     ├── BudgetExceededError            the next submit could exceed the budget
     └── JournalError                   the journal could not be read or written
-        └── ItemTakenError             another run that shares the journal works on this item
+        └── ItemClaimedError             another run that shares the journal works on this item
 
 An error carries facts; ``__str__`` makes the sentence from them. This module knows neither HTTP nor aiohttp: the table
 at its end only says which class stands for which code.
@@ -45,7 +45,7 @@ __all__ = [
     "InsufficientBalanceError",
     "InvalidInputError",
     "InvalidResponseError",
-    "ItemTakenError",
+    "ItemClaimedError",
     "JournalError",
     "NotFoundError",
     "PermissionDeniedError",
@@ -317,7 +317,7 @@ class WaitTimeoutError(FluxKleinError, TimeoutError):
 
     Attributes:
         elapsed: Seconds since the call began.
-        looks: How many times the status was asked for.
+        polls: How many times the status was asked for.
         state: The last state seen, as a word, or None.
     """
 
@@ -328,20 +328,20 @@ class WaitTimeoutError(FluxKleinError, TimeoutError):
         message: str = "",
         *,
         elapsed: float | None = None,
-        looks: int = 0,
+        polls: int = 0,
         state: str | None = None,
         **facts: Any,
     ) -> None:
         super().__init__(message, **facts)
         self.elapsed = elapsed
-        self.looks = looks
+        self.polls = polls
         self.state = state
 
     def _summary(self) -> str:
         after = f" after {self.elapsed:.3g} s" if self.elapsed is not None else ""
         seen = f"last seen {self.state}" if self.state else "not seen yet"
-        plural = "" if self.looks == 1 else "s"
-        return f"The deadline passed{after}; {seen} in {self.looks} look{plural}; it may still finish"
+        plural = "" if self.polls == 1 else "s"
+        return f"The deadline passed{after}; {seen} in {self.polls} poll{plural}; it may still finish"
 
 
 class DownloadError(FluxKleinError):
@@ -387,7 +387,7 @@ class JournalError(FluxKleinError):
     """The journal could not be read or written."""
 
 
-class ItemTakenError(JournalError):
+class ItemClaimedError(JournalError):
     """Another run that shares the journal is working on this item."""
 
     _transient = True

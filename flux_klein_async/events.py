@@ -17,7 +17,7 @@ __all__ = [
     "Failed",
     "Finished",
     "Held",
-    "Looked",
+    "Polled",
     "Retrying",
     "StateChanged",
     "Submitted",
@@ -56,23 +56,23 @@ class Submitted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Looked(Event):
-    """A look at the status was answered, or saw nothing.
+class Polled(Event):
+    """A poll was answered, or failed.
 
     Attributes:
-        look: Which look of this wait, from 1.
+        poll: Which poll of this wait, from 1.
         state: What it saw, or None.
         error: What stood in its way, or None.
     """
 
-    look: int
+    poll: int
     state: RequestState | None
     error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateChanged(Event):
-    """The state or the queue position is another one than at the last look.
+    """The state or the queue position is another one than at the last poll.
 
     Attributes:
         state: The state now.
@@ -121,14 +121,14 @@ class Finished(Event):
 
     Attributes:
         seconds: Since the call began.
-        looks: How many looks it took.
-        lag_max: Seconds that can have passed at most between the end and the look that saw it, or None.
+        polls: How many polls it took.
+        lag_max: Seconds that can have passed at most between the end and the poll that saw it, or None.
         cost_usd: USD, as the result reports them, or None.
         model: The model's id, where known.
     """
 
     seconds: float
-    looks: int
+    polls: int
     lag_max: float | None
     cost_usd: float | None
     model: str | None = None

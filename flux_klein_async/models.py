@@ -217,7 +217,7 @@ _Raw = Annotated[Mapping[str, Any], SkipValidation]  # parsed JSON: there is not
 
 
 class RequestStatus(BriefModel):
-    """One look at a request (source: docs/wire.md, "Endpoints" and "States").
+    """One poll a request (source: docs/wire.md, "Endpoints" and "States").
 
     Attributes:
         request_id: The service's id.
@@ -260,12 +260,12 @@ class Timings:
 
     Attributes:
         submit: From the call to the known request id.
-        queued: From there to the first look that no longer saw it queued.
-        running: From there to the look that saw the end.
+        queued: From there to the first poll that no longer saw it queued.
+        running: From there to the poll that saw the end.
         fetch: The result's own round trip, with repeats.
-        lag_max: From the last look that said "not yet" to the one that saw the end: no end can have been
+        lag_max: From the last poll that said "not yet" to the one that saw the end: no end can have been
             noticed later than this.
-        looks: How many times the status was asked for.
+        polls: How many times the status was asked for.
     """
 
     submit: float | None = None
@@ -273,7 +273,7 @@ class Timings:
     running: float | None = None
     fetch: float | None = None
     lag_max: float | None = None
-    looks: int = 0
+    polls: int = 0
 
     def __repr__(self) -> str:
         return brief_repr(self, {name: getattr(self, name) for name in self.__slots__})
@@ -410,5 +410,10 @@ class Outcome(Generic[T]):
 
     def __repr__(self) -> str:
         # Not the item: it is the user's own, of any length, and may be private.
-        ends = {"result": self.result, "error": self.error, "paths": self.paths, "from_journal": self.from_journal or None}
+        ends = {
+            "result": self.result,
+            "error": self.error,
+            "paths": self.paths,
+            "from_journal": self.from_journal or None,
+        }
         return brief_repr(self, {"index": self.index, **ends})

@@ -63,22 +63,22 @@ class Limits:
     Attributes:
         max_in_flight: Generations run by `generate*` at the same time.
         max_connections: Open connections to the API.
-        looks_per_second: Ceiling for the looks of all waits of the client together; None is no ceiling.
+        polls_per_second: Ceiling for the polls of all waits of the client together; None is no ceiling.
         max_json_bytes: Largest answer read, after decompression (8 MiB).
         max_file_bytes: Largest file downloaded (64 MiB).
     """
 
     max_in_flight: int = 64
     max_connections: int = 100
-    looks_per_second: float | None = None
+    polls_per_second: float | None = None
     max_json_bytes: int = 8 * 1024 * 1024
     max_file_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:
         for name in ("max_in_flight", "max_connections", "max_json_bytes", "max_file_bytes"):
             _require(_count(getattr(self, name)), f"Limits.{name} must be a whole number of at least 1")
-        rate = self.looks_per_second
-        _require(rate is None or (finite(rate) and rate > 0), "Limits.looks_per_second must be above 0 or None")
+        rate = self.polls_per_second
+        _require(rate is None or (finite(rate) and rate > 0), "Limits.polls_per_second must be above 0 or None")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,7 +87,7 @@ ORDER = [
     "flow.calls",
     "flow.orders",
     "flow.submission",
-    "flow.looking",
+    "flow.polling",
     "flow.waiting",
     "flow.updates",
     "flow.formats",
@@ -254,7 +254,7 @@ def test_an_integration_imports_one_third_party(path):
 
 def test_matplotlib_is_imported_where_it_draws():
     users = {short(path) for path in MODULES if any(name.split(".")[0] == "matplotlib" for name in imported(path))}
-    assert users == {"cli.plots", "cli.service"}, "the latter looks whether it is there"
+    assert users == {"cli.plots", "cli.service"}, "the latter polls whether it is there"
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if short(path).startswith("emulator.")], ids=short)

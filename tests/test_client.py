@@ -150,11 +150,11 @@ async def test_a_cancel_goes_through_a_hold_on_reads(klein_emulator, connect):
     client = connect(timeout=60)
     handle = await client.submit("a cat")
     klein_emulator.script("status", error_reply(429, retry_after=30))
-    looking = asyncio.ensure_future(client.status(handle))
+    polling = asyncio.ensure_future(client.status(handle))
     await settle()
     await client.cancel(handle)
     assert now() == 0.0
-    await looking
+    await polling
     assert now() == 30.0
 
 
@@ -173,10 +173,10 @@ def test_a_part_that_cannot_do_its_work_is_refused_before_anything_is_paid_for(n
         FluxKleinClient("some-token", **{name: part})
 
 
-@pytest.mark.parametrize("look_at", ["stars", [], None, 5])
-def test_looking_at_anything_else_is_refused(look_at):
-    with pytest.raises(ConfigurationError, match="look_at"):
-        FluxKleinClient("some-token", look_at=look_at)
+@pytest.mark.parametrize("poll_endpoint", ["stars", [], None, 5])
+def test_polling_anything_else_is_refused(poll_endpoint):
+    with pytest.raises(ConfigurationError, match="poll_endpoint"):
+        FluxKleinClient("some-token", poll_endpoint=poll_endpoint)
 
 
 async def test_a_model_that_does_not_exist_is_not_found(klein_client):
@@ -186,18 +186,18 @@ async def test_a_model_that_does_not_exist_is_not_found(klein_client):
 
 async def test_a_limiter_of_the_applications_own_is_asked(klein_emulator, connect):
     class Counting(InProcessLimiter):
-        looks = slots = 0
+        polls = slots = 0
 
         async def acquire(self) -> None:
             Counting.slots += 1
             await super().acquire()
 
         async def poll_turn(self, price: float) -> None:
-            Counting.looks += 1
+            Counting.polls += 1
             await super().poll_turn(price)
 
     result = await connect(limits=Counting(Limits())).generate("a cat")
-    assert (Counting.slots, Counting.looks) == (1, result.timings.looks)
+    assert (Counting.slots, Counting.polls) == (1, result.timings.polls)
 
 
 @pytest.mark.parametrize("answer", [None, error_reply(422)])

@@ -68,10 +68,10 @@ def test_ctrl_c_keeps_what_is_done_cancels_what_is_queued_and_names_what_runs_on
     with in_thread(Emulator(workers=1, api_key="token-of-the-test")) as emulated:
         emulated.script("submit", Generation(after=0.01), for_ever, for_ever, for_ever)
 
-        def looked_at() -> int:
+        def polled_at() -> int:
             return len({record.request_id for record in emulated.records if record.endpoint == "status"})
 
-        once(emulated, lambda: looked_at() == 4, all_known.set)
+        once(emulated, lambda: polled_at() == 4, all_known.set)
         with start(*arguments, environment=environment_of(emulated), cwd=tmp_path) as process:
             [first] = lines_until(process, 1)
             assert all_known.wait(30)
@@ -97,7 +97,7 @@ def test_ctrl_c_keeps_what_is_done_cancels_what_is_queued_and_names_what_runs_on
 
 
 def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
-    """The first is pressed when the first look has come; the second when a cancel has, which is never answered."""
+    """The first is pressed when the first poll has come; the second when a cancel has, which is never answered."""
     with in_thread(Emulator(workers=0)) as emulated:
         emulated.script("cancel", *[Hang()] * 40)
         with start("generate", "x", "--count", "40", environment=environment_of(emulated), cwd=tmp_path) as process:

@@ -63,7 +63,7 @@ FACTS: dict[type[FluxKleinError], dict[str, Any]] = {
     InvalidResponseError: {"status_code": 302},
     SubmissionUncertainError: {"raw": "<html>"},
     GenerationFailedError: {"detail": {"reason": "out of memory"}},
-    WaitTimeoutError: {"elapsed": 30.0, "looks": 7, "state": "in_queue"},
+    WaitTimeoutError: {"elapsed": 30.0, "polls": 7, "state": "in_queue"},
     DownloadError: {"url": "https://files.example/a.png", "status_code": 503, "transient": True},
 }
 
@@ -138,10 +138,10 @@ def facts_of(cls: type[FluxKleinError]) -> dict[str, Any]:
         (GenerationFailedError(), "The generation failed"),
         (GenerationFailedError(detail="out of memory"), "The generation failed: out of memory"),
         (GenerationCancelledError(), "The generation was cancelled"),
-        (WaitTimeoutError(), "The deadline passed; not seen yet in 0 looks; it may still finish"),
+        (WaitTimeoutError(), "The deadline passed; not seen yet in 0 polls; it may still finish"),
         (
-            WaitTimeoutError(elapsed=30.0, looks=1, state="in_queue", request_id="r-1"),
-            "The deadline passed after 30 s; last seen in_queue in 1 look; it may still finish (request r-1)",
+            WaitTimeoutError(elapsed=30.0, polls=1, state="in_queue", request_id="r-1"),
+            "The deadline passed after 30 s; last seen in_queue in 1 poll; it may still finish (request r-1)",
         ),
         (DownloadError(url="https://files.example/a.png", status_code=503), "A file could not be downloaded"),
         (BudgetExceededError(), "The next submit could exceed the budget"),

@@ -25,9 +25,9 @@ FIELDS = {
     "Downloaded": {"paths", "seconds", "sha256"},
     "Event": set(),
     "Failed": {"call", "error", "error_type", "model", "seconds", "verb"},
-    "Finished": {"cost_usd", "lag_max", "looks", "model", "seconds"},
+    "Finished": {"cost_usd", "lag_max", "polls", "model", "seconds"},
     "Held": {"kind", "seconds"},
-    "Looked": {"error", "look", "state"},
+    "Polled": {"error", "poll", "state"},
     "Retrying": {"attempt", "call", "error", "kind", "seconds"},
     "StateChanged": {"queue_position", "state"},
     "Submitted": {"call", "model", "seconds"},
@@ -99,7 +99,7 @@ async def test_without_a_handler_no_event_is_made(connect: Any, monkeypatch: pyt
     await connect().generate("a cat")
     assert made == []
     await connect(on_event=lambda event: None).generate("a cat")
-    assert {"Submitted", "Looked", "StateChanged", "Finished"} <= set(made)
+    assert {"Submitted", "Polled", "StateChanged", "Finished"} <= set(made)
 
 
 async def test_events_before_the_id_is_known_share_a_call_with_the_one_that_brings_it(

@@ -22,7 +22,7 @@ NO_SECONDS: list[Any] = [-0.1, NAN, INF, -INF, True, "1", None, 1j, HUGE]
             for name in ("max_in_flight", "max_connections", "max_json_bytes", "max_file_bytes")
             for value in NO_COUNTS
         ],
-        *[(Limits, {"looks_per_second": value}) for value in (*NO_SECONDS, 0, 0.0) if value is not None],
+        *[(Limits, {"polls_per_second": value}) for value in (*NO_SECONDS, 0, 0.0) if value is not None],
         *[(RetryPolicy, {"attempts": value}) for value in NO_COUNTS],
         *[(RetryPolicy, {name: value}) for name in ("initial", "multiplier", "maximum") for value in NO_SECONDS],
         *[(RetryPolicy, {"refused_submits": value}) for value in NO_COUNTS if value is not None],
@@ -40,8 +40,8 @@ def test_refuses_a_setting_out_of_range_and_names_it(cls: type, settings: dict[s
     [
         (Limits, {}),
         (Limits, {"max_in_flight": 1, "max_connections": 1, "max_json_bytes": 1, "max_file_bytes": 1}),
-        (Limits, {"looks_per_second": 0.5}),
-        (Limits, {"looks_per_second": 20}),
+        (Limits, {"polls_per_second": 0.5}),
+        (Limits, {"polls_per_second": 20}),
         (RetryPolicy, {}),
         (RetryPolicy, {"attempts": 1, "initial": 0, "multiplier": 0, "maximum": 0}),
         (RetryPolicy, {"refused_submits": 1}),
@@ -59,7 +59,7 @@ def test_has_the_defaults_that_the_documentation_promises() -> None:
         Limits(
             max_in_flight=64,
             max_connections=100,
-            looks_per_second=None,
+            polls_per_second=None,
             max_json_bytes=8 * 2**20,
             max_file_bytes=64 * 2**20,
         ),

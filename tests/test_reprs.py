@@ -40,13 +40,13 @@ RESULT = GenerationResult(
     output=GenerationOutput(image="https://files.runcomfy.net/a.png"),
     finished_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
     cost_usd=0.01,
-    timings=Timings(queued=0.5000000004, looks=3),
+    timings=Timings(queued=0.5000000004, polls=3),
     raw={"prompt": PROMPT},
 )
 SHOWN_RESULT = (
     "GenerationResult(request_id='r-1', state=completed, output=GenerationOutput("
     "image='https://files.runcomfy.net/a.png'), finished_at=2026-01-02T03:04:05+00:00, cost_usd=0.01, "
-    "timings=Timings(queued=0.5, looks=3))"
+    "timings=Timings(queued=0.5, polls=3))"
 )
 CUT = "'a snow leopard at dawn, a snow leopar...'"
 GONE = NotFoundError("No such request", request_id="r-1")
@@ -74,13 +74,13 @@ TABLE: list[tuple[Any, str]] = [
     ),
     (FixedPolling(0.5), "FixedPolling(interval=0.5, first=None)"),
     (ExponentialPolling(), "ExponentialPolling(initial=0.1, multiplier=1.25, maximum=5.0, jitter=0.1)"),
-    (AdaptivePolling(), "AdaptivePolling(look_cost=0.01, minimum=0.02, maximum=5.0, models=0)"),
+    (AdaptivePolling(), "AdaptivePolling(poll_cost=0.01, minimum=0.02, maximum=5.0, models=0)"),
     (NoBudget(), "NoBudget()"),
     (RetryPolicy(), "RetryPolicy(attempts=5, initial=0.1, multiplier=2.0, maximum=5.0, refused_submits=None)"),
     (
         Limits(),
         (
-            "Limits(max_in_flight=64, max_connections=100, looks_per_second=None, max_json_bytes=8388608, "
+            "Limits(max_in_flight=64, max_connections=100, polls_per_second=None, max_json_bytes=8388608, "
             "max_file_bytes=67108864)"
         ),
     ),

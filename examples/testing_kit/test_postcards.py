@@ -34,8 +34,8 @@ async def test_a_lost_reply_is_not_paid_twice(klein_client: FluxKleinClient, kle
     assert klein_emulator.accepted == 1
 
 
-async def test_a_bad_look_goes_unnoticed(klein_client: FluxKleinClient, klein_emulator: InProcessEmulator) -> None:
-    """The second look finds a 503."""
+async def test_a_bad_poll_goes_unnoticed(klein_client: FluxKleinClient, klein_emulator: InProcessEmulator) -> None:
+    """The second poll finds a 503."""
     klein_emulator.script("submit", Generation(after=10.0))
     klein_emulator.script_nth(2, "status", fault("503"))
     [card] = await postcards(klein_client, ["Bergen"])

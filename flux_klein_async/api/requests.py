@@ -17,10 +17,10 @@ from flux_klein_async.errors import InvalidInputError
 
 __all__ = ["Api", "encode_input"]
 
-# Seconds of silence on the socket. A half-open connection answers a look never: it is given up soon and simply
-# looked at again. Other calls are small and repeated too, files may come from cold storage. A submit is given up late,
+# Seconds of silence on the socket. A half-open connection answers a poll never: it is given up soon and simply
+# polled again. Other calls are small and repeated too, files may come from cold storage. A submit is given up late,
 # since its loss costs money.
-_LOOK_SILENCE = 5.0
+_POLL_SILENCE = 5.0
 _CALL_SILENCE = 10.0
 _FILE_SILENCE = 30.0
 _SUBMIT_SILENCE = 60.0
@@ -51,13 +51,13 @@ class Api:
             silence=_SUBMIT_SILENCE,
         )
 
-    def look(self, request_id: str) -> Request:
+    def poll(self, request_id: str) -> Request:
         """A status call made while waiting."""
-        return self._get(self.urls.request(request_id, "status"), _LOOK_SILENCE)
+        return self._get(self.urls.request(request_id, "status"), _POLL_SILENCE)
 
-    def look_at_result(self, request_id: str) -> Request:
+    def poll_result(self, request_id: str) -> Request:
         """A result call made while waiting: before the end it is answered with the state, after it with all."""
-        return self._get(self.urls.request(request_id, "result") + _WITH_COST, _LOOK_SILENCE)
+        return self._get(self.urls.request(request_id, "result") + _WITH_COST, _POLL_SILENCE)
 
     def status(self, request_id: str) -> Request:
         """A status call made for its own sake."""

@@ -169,7 +169,7 @@ def read_submit(response: Response) -> str:
 
 
 def read_status(response: Response, request_id: str) -> RequestStatus:
-    """One look.
+    """One poll.
 
     Raises:
         APIStatusError, InvalidResponseError: As `_answer`; also where no status is in it.

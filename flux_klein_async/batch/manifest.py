@@ -27,7 +27,7 @@ from flux_klein_async.errors import (
     FluxKleinError,
     GenerationCancelledError,
     GenerationFailedError,
-    ItemTakenError,
+    ItemClaimedError,
     JournalError,
     SubmissionUncertainError,
     WaitTimeoutError,
@@ -137,7 +137,7 @@ class Manifest:
             return self._append(outcome.index, outcome.item, self._finished(outcome.result, outcome.files))
         assert outcome.error is not None  # noqa: S101  # exactly one of the two is set
         error = outcome.error
-        if isinstance(error, ItemTakenError):
+        if isinstance(error, ItemClaimedError):
             return False  # whoever has it writes its end down, maybe before this
         facts = _unfinished(error.request_id, state_after(error), error_facts(error))
         return self._append(outcome.index, outcome.item, facts)

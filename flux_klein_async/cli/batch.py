@@ -297,5 +297,5 @@ def _summary(job: _Job, tally: Tally, seconds: float) -> str:
     spent = "" if job.emulator else f"; {dollars(tally.cost_usd)} spent"
     made = tally.done - tally.from_journal
     rate = f", {made / seconds:.1f} a second" if made and seconds > 0 else ""
-    looks = f", {tally.looks / tally.generations:.1f} looks each" if tally.generations else ""
-    return f"{tally.done:,}{total} done{where}{told}{spent}{rate}{looks}, {duration(seconds)}"
+    polls = f", {tally.polls / tally.generations:.1f} polls each" if tally.generations else ""
+    return f"{tally.done:,}{total} done{where}{told}{spent}{rate}{polls}, {duration(seconds)}"

@@ -23,7 +23,7 @@ from flux_klein_async.errors import (
     FluxKleinError,
     GenerationCancelledError,
     GenerationFailedError,
-    ItemTakenError,
+    ItemClaimedError,
     SubmissionUncertainError,
 )
 from flux_klein_async.models import Outcome
@@ -140,7 +140,7 @@ class BatchRun:
         if isinstance(error, GenerationCancelledError) and error.charged == "no" and self._stopping:
             return  # as it was told; the next run makes them
         self._codes.add(exit_code(error))
-        if isinstance(error, ItemTakenError):
+        if isinstance(error, ItemClaimedError):
             return  # the summary counts them: another run makes them
         again = next((option for kind, option in _AGAIN.items() if isinstance(error, kind)), None)
         self._tell(row.line, f"{error}; {again} submits it again" if again else str(error))

@@ -35,7 +35,7 @@ from flux_klein_async.options import BASE_URL_VARIABLE, Environment, Limits
 from flux_klein_async.transport.aiohttp import AiohttpTransport
 from flux_klein_async.transport.environment import Proxies, Proxy, named_authorities
 
-__all__ = ["CHECKS", "CannotLookError", "Check", "Level", "Machine"]
+__all__ = ["CHECKS", "CannotCheckError", "Check", "Level", "Machine"]
 
 _SKEW = 60.0  # seconds between two clocks that are worth a warning
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)[^;]*?>=([0-9.]+)")  # as our own metadata writes them
@@ -44,7 +44,7 @@ _SHOWN_EXTRAS = ("cli", "emulator", "testing")
 
 
 class Level(StrEnum):
-    """How it stands. A warning and what could not be looked at leave the exit code as it is."""
+    """How it stands. A warning and what could not be polled leave the exit code as it is."""
 
     OK = "ok"
     WARNING = "warning"
@@ -73,7 +73,7 @@ class Machine:
     def origin(self) -> URL:
         """Where the API is."""
         if self.addresses is None:
-            raise CannotLookError("the base URL is not usable")
+            raise CannotCheckError("the base URL is not usable")
         return URL(self.addresses.origin)
 
     @property
@@ -82,7 +82,7 @@ class Machine:
         return Proxies(self.environment).of(str(self.origin))
 
 
-class CannotLookError(Exception):
+class CannotCheckError(Exception):
     """What a check needs is not there, which another check has told already."""
 
 
@@ -179,7 +179,7 @@ async def _proxy(machine: Machine) -> _Found:
 async def _dns(machine: Machine) -> _Found:
     host, port = machine.origin.host or "", machine.origin.port
     if machine.proxy is not None:
-        raise CannotLookError("names are looked up by the proxy")
+        raise CannotCheckError("names are looked up by the proxy")
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     if addresses == [host]:
@@ -191,15 +191,15 @@ async def _dns(machine: Machine) -> _Found:
 async def _tls(machine: Machine) -> _Found:
     origin = machine.origin
     if origin.scheme != "https":
-        raise CannotLookError("plain http, to this machine only")
+        raise CannotCheckError("plain http, to this machine only")
     context = named_authorities(machine.environment) or ssl.create_default_context()
     trusted = machine.environment.ca_file or machine.environment.ca_dir or "the system's authorities"
     if machine.proxy is not None:
-        raise CannotLookError(f"inside the proxy's tunnel; trusted: {trusted}")
+        raise CannotCheckError(f"inside the proxy's tunnel; trusted: {trusted}")
     try:
         _, writer = await asyncio.open_connection(origin.host, origin.port, ssl=context)
     except socket.gaierror:
-        raise CannotLookError("the host has no address") from None
+        raise CannotCheckError("the host has no address") from None
     try:
         tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
         return Level.OK, f"{tls.version()}, certificate of {_issuer(tls)}; trusted: {trusted}"
@@ -216,7 +216,7 @@ def _issuer(tls: ssl.SSLObject) -> str:
 
 async def _api(machine: Machine) -> _Found:
     if machine.token is None or machine.addresses is None:
-        raise CannotLookError("there is no token or no address to ask with")
+        raise CannotCheckError("there is no token or no address to ask with")
     redactor = Redactor(machine.token)
     transport = AiohttpTransport(
         limits=Limits(), redactor=redactor, environment=machine.environment, origin=machine.addresses.origin
@@ -236,12 +236,12 @@ async def _api(machine: Machine) -> _Found:
 
 async def _clock(machine: Machine) -> _Found:
     if machine.answer is None:
-        raise CannotLookError("no answer to compare with")
+        raise CannotCheckError("no answer to compare with")
     try:
         moment = parsedate_to_datetime(machine.answer.headers.get("date", ""))
         theirs = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError, IndexError):
-        raise CannotLookError("the service's answer has no date") from None
+        raise CannotCheckError("the service's answer has no date") from None
     ahead = machine.answered_at - theirs
     if abs(ahead) > _SKEW:
         side = "ahead of" if ahead > 0 else "behind"
@@ -251,11 +251,11 @@ async def _clock(machine: Machine) -> _Found:
 
 async def _price(machine: Machine) -> _Found:
     if machine.answer is None:
-        raise CannotLookError("no answer to read it from")
+        raise CannotCheckError("no answer to read it from")
     try:
         info = read_model(machine.answer)
     except FluxKleinError:
-        raise CannotLookError("no catalogue entry to read it from") from None
+        raise CannotCheckError("no catalogue entry to read it from") from None
     known = info.base_price_usd is not None and info.price_unit is not None
     advice = "" if known else "; ask the service before ordering many"
     return Level.OK if known else Level.WARNING, f"{info.model_id}: {per_unit(info)}{advice}"

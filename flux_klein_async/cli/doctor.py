@@ -12,7 +12,7 @@ import typer
 
 from flux_klein_async.api.credentials import Redactor
 from flux_klein_async.cli import stopping
-from flux_klein_async.cli.checks import CHECKS, CannotLookError, Check, Level, Machine
+from flux_klein_async.cli.checks import CHECKS, CannotCheckError, Check, Level, Machine
 from flux_klein_async.cli.exits import ExitCode, exit_code, worst
 from flux_klein_async.cli.parameters import BaseUrl
 from flux_klein_async.cli.render import Screen, is_terminal
@@ -74,14 +74,14 @@ def _refused(name: str, error: FluxKleinError, machine: Machine) -> Finding:
     return Finding(name, Level.BAD, line, exit_code(error))
 
 
-async def _looked(name: str, check: Check, machine: Machine) -> Finding:
+async def _polled(name: str, check: Check, machine: Machine) -> Finding:
     """A check's finding, whatever it raises."""
     advice = _ADVICE.get(name, "try again")
     try:
         async with asyncio.timeout(_PATIENCE):
             level, line = await check(machine)
-    except CannotLookError as error:
-        return Finding(name, Level.SKIPPED, f"not looked at: {error}")
+    except CannotCheckError as error:
+        return Finding(name, Level.SKIPPED, f"not polled: {error}")
     except FluxKleinError as error:
         return _refused(name, error, machine)
     except TimeoutError:
@@ -97,7 +97,7 @@ async def examine(machine: Machine, tell: Callable[[Finding], None] = lambda _: 
     """Every check's finding, in order, told as they come. Raises nothing."""
     findings = []
     for name, check in CHECKS:
-        finding = await _looked(name, check, machine)
+        finding = await _polled(name, check, machine)
         if machine.token is not None:  # whatever an answer or a path echoes
             finding = Finding(name, finding.level, Redactor(machine.token).text(finding.line), finding.code)
         findings.append(finding)

@@ -14,7 +14,7 @@ from flux_klein_async.errors import (
     InsufficientBalanceError,
     InvalidInputError,
     InvalidResponseError,
-    ItemTakenError,
+    ItemClaimedError,
     NotFoundError,
     PermissionDeniedError,
     RateLimitError,
@@ -45,7 +45,7 @@ class ExitCode(IntEnum):
 _CODES: dict[ExitCode, tuple[type[FluxKleinError], ...]] = {
     ExitCode.NO_ACCESS: (AuthenticationError, PermissionDeniedError, InsufficientBalanceError, ConfigurationError),
     ExitCode.UNAVAILABLE: (ServerError, APIConnectionError, InvalidResponseError),
-    ExitCode.TRY_LATER: (WaitTimeoutError, RateLimitError, ResultNotReadyError, ItemTakenError),
+    ExitCode.TRY_LATER: (WaitTimeoutError, RateLimitError, ResultNotReadyError, ItemClaimedError),
     ExitCode.BAD_INPUT: (InvalidInputError, InputRejectedError, NotFoundError),
 }
 _WORST_FIRST = (*_CODES, ExitCode.OTHER)

@@ -18,7 +18,7 @@ from flux_klein_async.cli.text import shortened, shown
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.journal.budget import dollars
-from flux_klein_async.journal.reader import JournalReader, JournaledRequest
+from flux_klein_async.journal.reader import JournaledRequest, JournalReader
 from flux_klein_async.journal.reader import prune as forget
 
 __all__ = ["app"]

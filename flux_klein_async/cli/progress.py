@@ -22,7 +22,7 @@ Clock = Callable[[], float]
 
 _WIDEST_BAR = 24
 _NARROWEST_BAR = 6
-_REDRAW = 0.1  # seconds between two looks at the progress
+_REDRAW = 0.1  # seconds between two updates of the progress display
 _PARTS = 4  # plain lines in a run: one at each quarter
 _SILENCE = 30.0  # seconds after which a plain line is due although no quarter was finished
 
@@ -88,7 +88,7 @@ class LiveLine:
         self._clock = clock
         self._begun = clock()
         self._shown = False
-        # is_terminal has looked; rich would also believe FORCE_COLOR and its like. NO_COLOR it heeds by itself.
+        # is_terminal has polled; rich would also believe FORCE_COLOR and its like. NO_COLOR it heeds by itself.
         self._console = Console(file=sys.stderr, force_terminal=True, highlight=False, markup=False, emoji=False)
         self._live = Live(
             get_renderable=self.line,

@@ -46,7 +46,7 @@ def _answer(request_id: str, base_url: str | None, ask: _Ask, *, as_json: bool, 
 
 
 def status(request_id: RequestId, as_json: AsJson = False, base_url: BaseUrl = None) -> None:
-    """Look once where a request stands.
+    """Poll once where a request stands.
 
     \b
     Examples:

@@ -3,8 +3,8 @@
 from collections import Counter
 from typing import Any
 
-from flux_klein_async.errors import GenerationCancelledError, ItemTakenError, SubmissionUncertainError
-from flux_klein_async.events import Cancelled, Event, Looked, StateChanged, Submitted
+from flux_klein_async.errors import GenerationCancelledError, ItemClaimedError, SubmissionUncertainError
+from flux_klein_async.events import Cancelled, Event, Polled, StateChanged, Submitted
 from flux_klein_async.models import Outcome, RequestState
 
 __all__ = ["Tally"]
@@ -21,21 +21,21 @@ class Tally:
         cancelled: Items that were not submitted, or cancelled in the queue: nothing was paid for them.
         bad: Rows that could not be read.
         cost_usd: What this run's generations cost, as far as the service says so.
-        looks, generations: How often the service was asked, and for how many.
+        polls, generations: How often the service was asked, and for how many.
     """
 
     def __init__(self) -> None:
         self.total: int | None = None
         self.done = self.from_journal = self.failed = self.uncertain = self.taken = self.cancelled = self.bad = 0
         self.cost_usd = 0.0
-        self.looks = self.generations = 0
+        self.polls = self.generations = 0
         self._open: dict[int, RequestState] = {}
         self._states: Counter[RequestState] = Counter()
 
     def note(self, event: Event) -> None:
         """Take in an event; the client's `tag` is the item's number."""
-        if isinstance(event, Looked):
-            self.looks += 1
+        if isinstance(event, Polled):
+            self.polls += 1
         elif not isinstance(event.tag, int):
             return
         elif isinstance(event, Submitted):
@@ -56,7 +56,7 @@ class Tally:
             self.cost_usd += 0.0 if outcome.from_journal else outcome.result.cost_usd or 0.0
         elif isinstance(outcome.error, SubmissionUncertainError):
             self.uncertain += 1
-        elif isinstance(outcome.error, ItemTakenError):
+        elif isinstance(outcome.error, ItemClaimedError):
             self.taken += 1
         elif isinstance(outcome.error, GenerationCancelledError):
             self.cancelled += 1

@@ -353,7 +353,7 @@ class BaseEmulator:
     def script_nth(self, number: int, endpoint: str, answer: Answer) -> None:
         """Give the `number`-th call of an endpoint from now this answer, those before it the normal one.
 
-        "The third look finds a 503" is `script_nth(3, "status", fault("503"))`. Calls that are scripted already
+        "The third poll finds a 503" is `script_nth(3, "status", fault("503"))`. Calls that are scripted already
         come first.
 
         Raises:

@@ -45,7 +45,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 KLEIN: web.AppKey[FluxKleinClient] = web.AppKey("KLEIN", FluxKleinClient)
 """Where the app keeps its client; what a test sets instead of appending `klein_context`."""
 
-_LOOK_EVERY = 0.1  # seconds: aiohttp 3 tells nobody that a connection was lost, so that it has to be asked
+_POLL_EVERY = 0.1  # seconds: aiohttp 3 tells nobody that a connection was lost, so that it has to be asked
 
 
 def klein_context(
@@ -92,7 +92,7 @@ async def while_connected(request: web.Request, work: Awaitable[T]) -> T:
 
 async def _gone(request: web.Request) -> None:
     while (transport := request.transport) is not None and not transport.is_closing():  # noqa: ASYNC110
-        await asyncio.sleep(_LOOK_EVERY)
+        await asyncio.sleep(_POLL_EVERY)
 
 
 async def event_stream(

@@ -17,7 +17,7 @@ from flux_klein_async.events import (
     Failed,
     Finished,
     Held,
-    Looked,
+    Polled,
     Retrying,
     StateChanged,
     Submitted,
@@ -77,7 +77,7 @@ def plain(value: object) -> str | bool | int | float | tuple[str, ...]:
 # happens often is a warning, what costs money or a picture is an error.
 _KINDS: dict[type[Event], tuple[str, int]] = {
     Submitted: ("submitted", logging.INFO),
-    Looked: ("looked", logging.DEBUG),
+    Polled: ("polled", logging.DEBUG),
     StateChanged: ("state_changed", logging.DEBUG),
     Held: ("held", logging.WARNING),
     Retrying: ("retrying", logging.WARNING),

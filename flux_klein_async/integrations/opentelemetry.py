@@ -1,7 +1,7 @@
 """The instruments of the metrics: their names, units and buckets.
 
 `gen_ai.*` are names of OpenTelemetry's semantic conventions for generative AI, which are not stable yet; the
-conventions have no name for looks, lag or money, so that those stand under `flux_klein.`.
+conventions have no name for polls, lag or money, so that those stand under `flux_klein.`.
 
 What is kept of a generation while its span is open, and what spans say of models and repeats.
 
@@ -31,7 +31,7 @@ from flux_klein_async.events import (
     Failed,
     Finished,
     Held,
-    Looked,
+    Polled,
     Retrying,
     StateChanged,
     Submitted,
@@ -45,7 +45,7 @@ __all__ = ["Attributes", "Instruments", "Open", "Telemetry", "Value", "bounded",
 
 # Bounds of the buckets, in seconds, that the conventions give for gen_ai.client.operation.duration.
 _SECONDS = [0.01 * 2**power for power in range(14)]
-_LOOKS = [1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100]
+_POLLS = [1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100]
 
 
 class Instruments:
@@ -64,20 +64,20 @@ class Instruments:
         self.queue = meter.create_histogram(
             "flux_klein.queue.duration",
             "s",
-            "From the accepted submit to the look that found it running.",
+            "From the accepted submit to the poll that found it running.",
             explicit_bucket_boundaries_advisory=_SECONDS,
         )
         self.lag = meter.create_histogram(
             "flux_klein.lag",
             "s",
-            "At most so long had it been over when a look saw the end.",
+            "At most so long had it been over when a poll saw the end.",
             explicit_bucket_boundaries_advisory=_SECONDS,
         )
-        self.looks = meter.create_histogram(
-            "flux_klein.looks",
-            "{look}",
-            "Looks that a generation took.",
-            explicit_bucket_boundaries_advisory=_LOOKS,
+        self.polls = meter.create_histogram(
+            "flux_klein.polls",
+            "{poll}",
+            "Polls that a generation took.",
+            explicit_bucket_boundaries_advisory=_POLLS,
         )
         self.retries = meter.create_counter("flux_klein.retries", "{retry}", "Calls made again, by kind.")
         self.holds = meter.create_counter("flux_klein.holds", "{hold}", "Times that the service asked for patience.")
@@ -103,7 +103,7 @@ class Open:
     submitted: float
     model: str | None
     wait: Span | None = None
-    looks: int = 0
+    polls: int = 0
     retries: int = 0
     facts: Attributes = field(default_factory=dict)
 
@@ -188,7 +188,7 @@ class Telemetry:
         match event:
             case Submitted():
                 self._submitted(event)
-            case Looked() | StateChanged():
+            case Polled() | StateChanged():
                 self._seen(event)
             case Retrying():
                 self._retrying(event)
@@ -241,14 +241,14 @@ class Telemetry:
 
     # --- between
 
-    def _seen(self, event: Looked | StateChanged) -> None:
+    def _seen(self, event: Polled | StateChanged) -> None:
         record = self._open.get(event.request_id or "")
         if record is None:
             return
-        if isinstance(event, Looked):
-            record.looks = event.look
+        if isinstance(event, Polled):
+            record.polls = event.poll
             if event.error is not None:
-                record.note("look_failed", event.at, {"error.message": clipped(event.error)})
+                record.note("poll_failed", event.at, {"error.message": clipped(event.error)})
             return
         facts: Attributes = {"flux_klein.state": event.state.value}
         if event.queue_position is not None:
@@ -275,9 +275,9 @@ class Telemetry:
         record = self._ending(event, event.seconds, event.model)
         if record is None:
             return
-        record.looks = event.looks
+        record.polls = event.polls
         model = model_facts(record.model)
-        self._measured.looks.record(event.looks, model)
+        self._measured.polls.record(event.polls, model)
         if event.lag_max is not None:
             record.facts["flux_klein.lag"] = event.lag_max
             self._measured.lag.record(event.lag_max, model)
@@ -334,7 +334,7 @@ class Telemetry:
         span.set_attributes(
             {
                 "flux_klein.outcome": outcome,
-                "flux_klein.looks": record.looks,
+                "flux_klein.polls": record.polls,
                 "flux_klein.retries": record.retries,
                 **record.facts,
                 **failure,

@@ -31,7 +31,7 @@ from flux_klein_async import (
     InputRejectedError,
     InsufficientBalanceError,
     InvalidInputError,
-    ItemTakenError,
+    ItemClaimedError,
     JournalError,
     NotFoundError,
     RateLimitError,
@@ -106,7 +106,7 @@ _CASES: dict[type[FluxKleinError], tuple[int, str, str]] = {
     ),
     ConfigurationError: (500, "internal_error", "This server is not set up for this"),
     JournalError: (500, "internal_error", "This server could not keep its books"),
-    ItemTakenError: (409, "under_way", "This is under way elsewhere; try again later"),
+    ItemClaimedError: (409, "under_way", "This is under way elsewhere; try again later"),
     ClientClosedError: (503, "closing", "This server is closing; try again later"),
 }
 _NOT_FOUND = (404, "not_found", "There is no such request, or no longer")
@@ -133,7 +133,7 @@ def answer_to(error: FluxKleinError) -> ErrorAnswer:
 
 
 def status_facts(status: RequestStatus) -> dict[str, Any]:
-    """What a visitor is told of a look."""
+    """What a visitor is told of a poll."""
     return {
         "request_id": status.request_id,
         "state": status.state.value,

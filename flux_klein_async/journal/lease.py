@@ -109,7 +109,9 @@ def is_alive(journal: Path, run: str) -> bool:
         return False
     except PermissionError:  # another user's, or going away just now: whoever cannot know must not call it dead
         return True
-    if not _try_lock(handle, shared=True):  # shared, so that two processes that check at once do not take each other for the run
+    if not _try_lock(
+        handle, shared=True
+    ):  # shared, so that two processes that check at once do not take each other for the run
         os.close(handle)
         return True
     _end(handle, lambda: _clear(journal, run))

@@ -207,7 +207,9 @@ class Pass:
     async def preview(self, model: str, body: bytes, item_id: str | None) -> Action:
         """What `claim` would say is to be done with an item; it is not taken."""
         token, number, again = self._token, self._number, self._again
-        return await self._writer.operate(lambda database: preview(database, token, number, model, body, item_id, again))
+        return await self._writer.operate(
+            lambda database: preview(database, token, number, model, body, item_id, again)
+        )
 
     def release(self, claim: Claim) -> None:
         """As `Items` says."""

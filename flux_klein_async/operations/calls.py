@@ -51,7 +51,9 @@ async def single(context: ClientContext, operation: Operation, request: Request,
 
 async def status(context: ClientContext, operation: Operation, request_id: str) -> RequestStatus:
     """Where the request stands."""
-    return await single(context, operation, context.api.status(request_id), lambda answer: read_status(answer, request_id))
+    return await single(
+        context, operation, context.api.status(request_id), lambda answer: read_status(answer, request_id)
+    )
 
 
 async def fetch_result(
@@ -78,9 +80,13 @@ async def model_info(context: ClientContext, operation: Operation, model: str) -
     return await single(context, operation, context.api.model(model), read_model)
 
 
-async def cancel(context: ClientContext, operation: Operation, request_id: str, *, abandoned: bool = False) -> CancelOutcome:
+async def cancel(
+    context: ClientContext, operation: Operation, request_id: str, *, abandoned: bool = False
+) -> CancelOutcome:
     """Ask the service to cancel, and say what it answered."""
-    outcome = await single(context, operation, context.api.cancel(request_id), lambda answer: read_cancel(answer, request_id))
+    outcome = await single(
+        context, operation, context.api.cancel(request_id), lambda answer: read_cancel(answer, request_id)
+    )
     context.emit(
         lambda at: Cancelled(
             at=at, request_id=request_id, tag=operation.tag, cancelled=outcome.cancelled, abandoned=abandoned
@@ -111,7 +117,9 @@ async def cancel_abandoned(context: ClientContext, request_id: str, tag: object)
             context.left_running.discard(request_id)
 
 
-def tell_failed(context: ClientContext, operation: Operation, error: FluxKleinError, verb: str, model: str | None = None) -> None:
+def tell_failed(
+    context: ClientContext, operation: Operation, error: FluxKleinError, verb: str, model: str | None = None
+) -> None:
     """Tell the handler of events that a call is about to leave with this error.
 
     One whose own submit was accepted must not be made again, and its error says so from now on.

@@ -38,7 +38,17 @@ from flux_klein_async.transport.base import BodyGuard, Transport
 from flux_klein_async.transport.retry import Backoff, RetryQuota, refused_for_now, repeat
 from flux_klein_async.transport.throttle import Lanes, Limiter
 
-__all__ = ["Background", "ClientContext", "GuardedBudget", "GuardedLimiter", "asked", "close", "log", "sleep_until", "told"]
+__all__ = [
+    "Background",
+    "ClientContext",
+    "GuardedBudget",
+    "GuardedLimiter",
+    "asked",
+    "close",
+    "log",
+    "sleep_until",
+    "told",
+]
 
 
 _log = logging.getLogger("flux_klein_async")
@@ -159,9 +169,9 @@ class GuardedLimiter:
         with told("limiter"):
             self._limiter.served(kind)
 
-    def look_price(self) -> float:
+    def poll_price(self) -> float:
         with asked("limiter"):
-            return self._limiter.look_price()
+            return self._limiter.poll_price()
 
     async def poll_turn(self, price: float) -> None:
         with asked("limiter"):
@@ -221,7 +231,7 @@ class ClientContext:
         learning: The poll policy, if it is one that keeps what it learned.
         left_running: Ids that nobody waits for and that may still run, found while closing.
         no_early_results: How many waits in a row found none.
-        looks_at_result: Whether looks ask for the result itself; no longer where the service was seen not to like it.
+        polls_result: Whether polls ask for the result itself; no longer where the service was seen not to like it.
     """
 
     api: Api
@@ -242,7 +252,7 @@ class ClientContext:
     left_running: set[str] = field(default_factory=set)
     learning: SavedPolicy | None = None
     closing: bool = False
-    looks_at_result: bool = False
+    polls_result: bool = False
     no_early_results: int = 0
     _loop: asyncio.AbstractEventLoop | None = None
     _unknown_words: set[str] = field(default_factory=set)
@@ -433,7 +443,9 @@ class ClientContext:
             sleep=lambda seconds, failures, error: self._pause(kind, operation, seconds, failures, error),
         )
 
-    async def _pause(self, kind: Kind, operation: Operation, seconds: float, failures: int, error: FluxKleinError) -> None:
+    async def _pause(
+        self, kind: Kind, operation: Operation, seconds: float, failures: int, error: FluxKleinError
+    ) -> None:
         """Sleep before a repeat, or give up: the deadline is too near, or the client has repeated too much."""
         until = max(self.loop.time() + seconds, self.limiter.held_until(kind))
         if operation.deadline is not None and until > operation.deadline:

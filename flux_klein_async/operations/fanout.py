@@ -21,7 +21,7 @@ from flux_klein_async.errors import (
     FluxKleinError,
     InsufficientBalanceError,
     InvalidInputError,
-    ItemTakenError,
+    ItemClaimedError,
     JournalError,
     PermissionDeniedError,
 )
@@ -37,9 +37,9 @@ T = TypeVar("T")
 def dooms(error: FluxKleinError) -> bool:
     """Whether every further submit would end in this error too."""
     if isinstance(error, PermissionDeniedError):
-        return error.request_id is None  # on a submit; a look at one request says nothing of the others
+        return error.request_id is None  # on a submit; a poll of one request says nothing of the others
     if isinstance(error, JournalError):  # nothing is submitted that cannot be written down
-        return not isinstance(error, ItemTakenError)
+        return not isinstance(error, ItemClaimedError)
     return isinstance(error, ConfigurationError | AuthenticationError | InsufficientBalanceError | BudgetExceededError)
 
 

@@ -17,7 +17,7 @@ from flux_klein_async.errors import (
     FluxKleinError,
     GenerationCancelledError,
     GenerationFailedError,
-    ItemTakenError,
+    ItemClaimedError,
     JournalError,
     NotFoundError,
     SubmissionUncertainError,
@@ -92,7 +92,9 @@ class ItemRunner(Generic[T]):
             if operation.request_id is None:
                 operation.stop()
             else:
-                self._context.background.queue(partial(cancel_abandoned, self._context, operation.request_id, operation.tag))
+                self._context.background.queue(
+                    partial(cancel_abandoned, self._context, operation.request_id, operation.tag)
+                )
 
     def _check_wanted(self) -> None:
         if self._stopping:
@@ -208,7 +210,7 @@ class ItemRunner(Generic[T]):
 
 def _left_alone(claim: Claim) -> FluxKleinError:
     if claim.action is Action.CLAIMED:
-        return ItemTakenError(request_id=claim.request_id)
+        return ItemClaimedError(request_id=claim.request_id)
     if claim.action is Action.UNCERTAIN:
         cause = _news(claim, SubmissionUncertainError)
         return SubmissionUncertainError(request_id=claim.request_id, cause=cause)

@@ -85,8 +85,8 @@ class Operation:
         "deadline",
         "gave_up",
         "last_error",
-        "looks",
         "number",
+        "polls",
         "request_id",
         "started",
         "state",
@@ -118,7 +118,7 @@ class Operation:
         self.uncertain = False
         self.gave_up = False
         self.last_error: FluxKleinError | None = None
-        self.looks = 0
+        self.polls = 0
         self.state: str | None = None
         self._reason: _Reason | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -195,7 +195,7 @@ class Operation:
             return WaitTimeoutError(
                 "The service wants no such call before the deadline; the request may still finish" if early else "",
                 elapsed=self._loop.time() - self.started,
-                looks=self.looks,
+                polls=self.polls,
                 state=self.state,
                 cause=str(last) if last else None,
             )

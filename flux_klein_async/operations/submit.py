@@ -158,7 +158,14 @@ def _made_by_user(name: str, make: Callable[[T], Any], item: T) -> Any:
 SEEN_THROUGH = 5.0  # seconds that an abandoned POST is given to bring its id
 
 
-async def submit(context: ClientContext, operation: Operation, prepared: PreparedRequest, *, on_abandon: OnAbandon, slot: Slot | None = None) -> None:
+async def submit(
+    context: ClientContext,
+    operation: Operation,
+    prepared: PreparedRequest,
+    *,
+    on_abandon: OnAbandon,
+    slot: Slot | None = None,
+) -> None:
     """Submit one order; then the call knows its id. A refusal for now gives the slot back until the next try.
 
     Raises:
@@ -166,7 +173,9 @@ async def submit(context: ClientContext, operation: Operation, prepared: Prepare
         FluxKleinError: It was not accepted.
     """
     submission = _Submission(context, operation, prepared, on_abandon, slot)
-    reservation = await context.budget.reserve(submission.key, prepared.model, lambda model: model_info(context, operation, model))
+    reservation = await context.budget.reserve(
+        submission.key, prepared.model, lambda model: model_info(context, operation, model)
+    )
     try:
         await submission.write(EntryState.SUBMITTING, item=prepared.item, body=prepared.body, reservation=reservation)
         request_id = await submission.until_accepted()
@@ -204,7 +213,14 @@ class _Patience:
 class _Submission:
     """One order on its way, with the key that journal and budget know it by."""
 
-    def __init__(self, context: ClientContext, operation: Operation, prepared: PreparedRequest, on_abandon: OnAbandon, slot: Slot | None) -> None:
+    def __init__(
+        self,
+        context: ClientContext,
+        operation: Operation,
+        prepared: PreparedRequest,
+        on_abandon: OnAbandon,
+        slot: Slot | None,
+    ) -> None:
         self._context = context
         self._operation = operation
         self._prepared = prepared

@@ -1,6 +1,6 @@
-"""The only loop over time: look, ask the policy when to look again, until something has changed.
+"""The only loop over time: poll, ask the policy when to poll again, until something has changed.
 
-A look that fails is a look that saw nothing: it is not repeated, the schedule goes on. Every instant is the running
+A poll that fails is a poll that saw nothing: it is not repeated, the schedule goes on. Every instant is the running
 loop's.
 
 Waiting for a request's end, and bringing its result or the error that it ended in.
@@ -35,7 +35,7 @@ from flux_klein_async.errors import (
     ResultNotReadyError,
     WaitTimeoutError,
 )
-from flux_klein_async.events import Finished, Looked, StateChanged
+from flux_klein_async.events import Finished, Polled, StateChanged
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.misuse import NotForLoop
 from flux_klein_async.models import GenerationResult, RequestState, RequestStatus, Timings
@@ -47,7 +47,7 @@ from flux_klein_async.options import OnAbandon
 from flux_klein_async.polling.policies import Observation, Progress, Queued, checked_interval
 from flux_klein_async.transport.throttle import Slot
 
-__all__ = ["PATIENCE", "AcceptedRequest", "Updates", "Poller", "generate", "accepted_request", "wait"]
+__all__ = ["PATIENCE", "AcceptedRequest", "Poller", "Updates", "accepted_request", "generate", "wait"]
 
 
 PATIENCE = 10.0  # seconds for what must pass by itself: a result that lags behind its status, a wrong refusal
@@ -72,23 +72,23 @@ class AcceptedRequest:
 
 
 class Poller:
-    """Looks at one request until it ends. Holds no task and no timer between two looks."""
+    """Polls one request until it ends. Holds no task and no timer between two polls."""
 
     def __init__(self, context: ClientContext, operation: Operation, accepted: AcceptedRequest) -> None:
         self._context = context
         self._operation = operation
         self._accepted = accepted
         self._loop = context.loop
-        self._status_request = context.api.look(accepted.request_id)  # the same for every look
-        self._result_request = context.api.look_at_result(accepted.request_id) if context.looks_at_result else None
+        self._status_request = context.api.poll(accepted.request_id)  # the same for every poll
+        self._result_request = context.api.poll_result(accepted.request_id) if context.polls_result else None
         self._at_once = False
         self._price = 1.0
         self._answer: Response | None = None
         now = self._loop.time()
         self._begun = now if accepted.accepted_at is None else accepted.accepted_at
-        self._sent = self._begun  # when the last look was sent
-        self._not_yet = self._begun  # when the last look that said "not yet" was sent
-        self.seen = self._begun  # when the last look was answered
+        self._sent = self._begun  # when the last poll was sent
+        self._not_yet = self._begun  # when the last poll that said "not yet" was sent
+        self.seen = self._begun  # when the last poll was answered
         self._changed = self._begun
         self._interval: float | None = None
         self._round_trip: float | None = None
@@ -100,27 +100,27 @@ class Poller:
 
     def on(self, operation: Operation) -> None:
         """Go on under another call's deadline."""
-        operation.looks, operation.state = self._operation.looks, self._operation.state
+        operation.polls, operation.state = self._operation.polls, self._operation.state
         self._operation = operation
 
     async def next_change(self) -> RequestStatus:
-        """Look until the state or the queue position is another one than before.
+        """Poll until the state or the queue position is another one than before.
 
         Raises:
-            APIStatusError: The service has refused every look for 10 s, in a way that time does not heal.
+            APIStatusError: The service has refused every poll for 10 s, in a way that time does not heal.
         """
         while True:
-            status = await self._look()
+            status = await self._poll()
             if status is not None and self._note(status):
                 return status
 
-    async def _look(self) -> RequestStatus | None:
+    async def _poll(self) -> RequestStatus | None:
         context, operation = self._context, self._operation
         await self._until_next()
         self._sent = self._loop.time()
-        operation.looks += 1
+        operation.polls += 1
         status, failure = None, None
-        direct = self._result_request if context.looks_at_result else None
+        direct = self._result_request if context.polls_result else None
         try:
             answer = await context.send(direct or self._status_request)
             status = read_status(answer, self._accepted.request_id)
@@ -130,31 +130,31 @@ class Poller:
         except _SAW_NOTHING as error:
             failure = operation.last_error = error
             if direct and (isinstance(error, InvalidResponseError | APITimeoutError) or not error.retryable):
-                self._look_at_status(error)
+                self._poll_status(error)
         finally:
             context.lanes.leave(Kind.READ)
         self.seen = self._loop.time()
         self._round_trip = self.seen - self._sent
         if context.on_event is not None:
-            self._tell_look(status, failure)
+            self._tell_poll(status, failure)
         self._weigh(failure)
         return status
 
-    def _look_at_status(self, error: FluxKleinError) -> None:
+    def _poll_status(self, error: FluxKleinError) -> None:
         """`result` was not answered before the end: this wait asks for the status from now on, and now.
 
         One odd answer says little of the service: the client itself changes its mind after three waits in a row.
         """
         context = self._context
         context.no_early_results += 1
-        if context.looks_at_result and context.no_early_results >= _ENOUGH:
-            context.looks_at_result = False
-            log.info("The service gives no early results; looking at the status instead: %s", error)
+        if context.polls_result and context.no_early_results >= _ENOUGH:
+            context.polls_result = False
+            log.info("The service gives no early results; polling the status instead: %s", error)
         self._result_request = None
         self._at_once = True
 
     async def _until_next(self) -> None:
-        """Sleep until the policy wants a look, the ceiling allows one and no hold is in the way."""
+        """Sleep until the policy wants a poll, the ceiling allows one and no hold is in the way."""
         context, operation = self._context, self._operation
         if not self._at_once:
             await self._until_due()
@@ -169,11 +169,11 @@ class Poller:
         context, operation = self._context, self._operation
         now = self._loop.time()
         last = self._last
-        self._price = context.limiter.look_price()
+        self._price = context.limiter.poll_price()
         progress = Progress(
             model=self._accepted.model,
             pixels=self._accepted.pixels,
-            looks=operation.looks,
+            polls=operation.polls,
             age=now - self._begun,
             state=last.state if last else None,
             state_age=now - self._changed,
@@ -192,7 +192,7 @@ class Poller:
 
     def _planned(self, progress: Progress) -> float:
         try:
-            return checked_interval(self._context.polling.next_look(progress))
+            return checked_interval(self._context.polling.next_poll(progress))
         except FluxKleinError:
             raise
         except Exception as error:
@@ -209,7 +209,7 @@ class Poller:
                 raise failure
 
     def _note(self, status: RequestStatus) -> bool:
-        """Take in what a look saw; whether it is news."""
+        """Take in what a poll saw; whether it is news."""
         operation, state, at = self._operation, status.state, self.seen
         operation.state = state.value
         if state is RequestState.UNKNOWN:
@@ -251,23 +251,23 @@ class Poller:
             )
         )
 
-    def _tell_look(self, status: RequestStatus | None, failure: FluxKleinError | None) -> None:
+    def _tell_poll(self, status: RequestStatus | None, failure: FluxKleinError | None) -> None:
         operation = self._operation
         self._context.emit(
-            lambda at: Looked(
+            lambda at: Polled(
                 at=at,
                 request_id=self._accepted.request_id,
                 tag=operation.tag,
-                look=operation.looks,
+                poll=operation.polls,
                 state=status.state if status else None,
                 error=str(failure) if failure else None,
             )
         )
 
-    # --- what the looks tell
+    # --- what the polls tell
 
     def early_result(self) -> GenerationResult | None:
-        """The result, where the last look asked for it and it is whole."""
+        """The result, where the last poll asked for it and it is whole."""
         if self._answer is None:
             return None
         try:
@@ -284,7 +284,7 @@ class Poller:
             not_after=self.seen - self._begun,
             running_since=None if self._running is None else self._running - self._begun,
             served=served,
-            looks=self._operation.looks,
+            polls=self._operation.polls,
             sent=self._sent - self._begun,
             queued=self._queued,
         )
@@ -303,7 +303,7 @@ class Poller:
             running=None if self._running is None else self.seen - self._running,
             fetch=self._loop.time() - self.seen,
             lag_max=self.seen - self._not_yet,
-            looks=self._operation.looks,
+            polls=self._operation.polls,
         )
 
 
@@ -349,7 +349,7 @@ async def wait(
             request_id=accepted.request_id,
             tag=operation.tag,
             seconds=at - operation.started,
-            looks=result.timings.looks,
+            polls=result.timings.polls,
             lag_max=result.timings.lag_max,
             cost_usd=result.cost_usd,
             model=accepted.model,
@@ -367,7 +367,9 @@ async def _last_status(poller: Poller, on_status: Callable[[RequestStatus], obje
             return status
 
 
-async def _conclude(context: ClientContext, operation: Operation, status: RequestStatus, timings: Callable[[], Timings]) -> GenerationResult:
+async def _conclude(
+    context: ClientContext, operation: Operation, status: RequestStatus, timings: Callable[[], Timings]
+) -> GenerationResult:
     """From a final state to the result, or to the error that it stands for.
 
     The result's own word decides: a picture that is there is not lost to a status that said "failed".
@@ -454,7 +456,7 @@ class Updates(NotForLoop):
         else:
             self._watch.on(operation)
         with operation:
-            if left is not None and left <= 0:  # no look more: it would be given up in this very instant
+            if left is not None and left <= 0:  # no poll more: it would be given up in this very instant
                 raise operation.out_of_time(None)
             status = await self._watch.next_change()
         self._ended = status.state.final
@@ -477,10 +479,18 @@ async def generate(
     """
     begun = context.loop.time()
     await submit(context, operation, prepared, on_abandon=on_abandon, slot=slot)
-    return await wait(context, operation, accepted_request(context, operation, prepared, begun), on_abandon=on_abandon, on_status=on_status)
+    return await wait(
+        context,
+        operation,
+        accepted_request(context, operation, prepared, begun),
+        on_abandon=on_abandon,
+        on_status=on_status,
+    )
 
 
-def accepted_request(context: ClientContext, operation: Operation, prepared: PreparedRequest, begun: float) -> AcceptedRequest:
+def accepted_request(
+    context: ClientContext, operation: Operation, prepared: PreparedRequest, begun: float
+) -> AcceptedRequest:
     """What is known of a request that was accepted just now, its submit begun at this instant."""
     now = context.loop.time()
     return AcceptedRequest(

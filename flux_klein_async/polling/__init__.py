@@ -1,1 +1,1 @@
-"""When to look."""
+"""When to poll."""

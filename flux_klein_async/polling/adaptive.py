@@ -131,7 +131,7 @@ class Prediction:
         return self._distribution
 
     def schedule(self, price: float, dearer: float = 1.0, width: float = 0.0) -> Schedule:
-        """The best looks at `price` seconds a look, `dearer` times; after a start anywhere in `width` seconds.
+        """The best polls `price` seconds a poll, `dearer` times; after a start anywhere in `width` seconds.
 
         Both are rounded to half octaves, so that few schedules are made.
         """
@@ -238,13 +238,13 @@ _ODD: Final = 10.0  # seconds by which an account may exceed what was seen
 
 
 class AdaptivePolling:
-    """Learns from each wait; looks so that needless waiting plus the price of looking is least.
+    """Learns from each wait; polls so that needless waiting plus the price of polling is least.
 
     Args:
-        look_cost: What a look is worth, in seconds of needless waiting. At 0.010 the average wait for a picture of
-            1024 x 1024 is seen 28 ms after its end, with three looks; a smaller price buys speed with looks.
-        minimum: Seconds between two looks at least.
-        maximum: Seconds between two looks at most.
+        poll_cost: What a poll is worth, in seconds of needless waiting. At 0.010 the average wait for a picture of
+            1024 x 1024 is seen 28 ms after its end, with three polls; a smaller price buys speed with polls.
+        minimum: Seconds between two polls least.
+        maximum: Seconds between two polls most.
         store: Path of a file that keeps what was learned between processes; None keeps nothing.
 
     Raises:
@@ -254,17 +254,17 @@ class AdaptivePolling:
     def __init__(
         self,
         *,
-        look_cost: float = 0.010,
+        poll_cost: float = 0.010,
         minimum: float = 0.020,
         maximum: float = 5.0,
         store: str | os.PathLike[str] | None = None,
     ) -> None:
-        for name, value in {"look_cost": look_cost, "minimum": minimum, "maximum": maximum}.items():
+        for name, value in {"poll_cost": poll_cost, "minimum": minimum, "maximum": maximum}.items():
             if not finite(value) or value < 1e-6:
                 raise ConfigurationError(f"AdaptivePolling.{name} must be a number of seconds above 0")
         if maximum < minimum:
             raise ConfigurationError("AdaptivePolling.maximum must not be below its minimum")
-        self.look_cost = look_cost
+        self.poll_cost = poll_cost
         self.minimum = minimum
         self.maximum = maximum
         self._histories: dict[str | None, History] = {}
@@ -277,24 +277,24 @@ class AdaptivePolling:
             self._restore(snapshot)
 
     def __repr__(self) -> str:
-        facts = {"look_cost": self.look_cost, "minimum": self.minimum, "maximum": self.maximum}
+        facts = {"poll_cost": self.poll_cost, "minimum": self.minimum, "maximum": self.maximum}
         return brief_repr(self, facts | {"models": len(self._histories)})
 
-    def next_look(self, progress: Progress) -> float:
-        """Seconds from the start of the last look to the next; between `minimum` and `maximum`."""
-        model, pixels, looks, age, state, state_age, _, _, round_trip, sent, queued, price = progress
+    def next_poll(self, progress: Progress) -> float:
+        """Seconds from the start of the last poll to the next; between `minimum` and `maximum`."""
+        model, pixels, polls, age, state, state_age, _, _, round_trip, sent, queued, price = progress
         if sent is None:
-            sent = max(age - (round_trip or 0.0), 0.0) if looks else 0.0
+            sent = max(age - (round_trip or 0.0), 0.0) if polls else 0.0
         if queued is None:
-            if model is None and not looks:
+            if model is None and not polls:
                 return self.minimum  # somebody else's request: it may have ended long ago
-            look = self.prediction(model, pixels).schedule(self.look_cost, price).after(sent)
+            poll = self.prediction(model, pixels).schedule(self.poll_cost, price).after(sent)
         else:
             prediction = self.prediction(model, pixels, queued=True)
             left = None if state is RequestState.IN_QUEUE else age - state_age - (round_trip or 0.0)
             low, high = prediction.history.pace.window(queued, left)
-            look = low + prediction.schedule(self.look_cost, price, high - low).after(max(sent - low, 0.0))
-        return min(self.maximum, max(self.minimum, look - sent))
+            poll = low + prediction.schedule(self.poll_cost, price, high - low).after(max(sent - low, 0.0))
+        return min(self.maximum, max(self.minimum, poll - sent))
 
     def observe(self, observation: Observation) -> None:
         """Learn from a wait that has ended."""
@@ -309,7 +309,7 @@ class AdaptivePolling:
         if queued is not None:
             running = observation.running_since
             left = high if running is None else min(max(running - round_trip, queued.until), high)
-            # It started a generation before its end, between the look that saw it queued and the one that did not.
+            # It started a generation before its end, between the poll that saw it queued and the one that did not.
             started = (low + high) / 2 - prediction.distribution().quantile(0.5)
             prediction.history.pace.learn(queued, min(max(started, queued.until), left))
             low, high = max(low - left, 0.0), max(high - queued.until, 0.0)

@@ -214,10 +214,10 @@ _BEND_SPREAD: Final = 0.15  # of the line's exponent around the published shape
 _CHANCES: Final = (0.05, 0.125, 0.375, 0.5, 0.625, 0.875, 0.95)
 _LENT: Final = 64.0  # samples that all other sizes count at most
 _OWN: Final = 128.0  # samples of its own with which a size borrows no more
-_PARTS: Final = 4  # places at which a sample known to lie between two looks is entered
-_NOTHING: Final = 1e-6  # chance between two looks below which the estimate says nothing: evenly
+_PARTS: Final = 4  # places at which a sample known to lie between two polls is entered
+_NOTHING: Final = 1e-6  # chance between two polls below which the estimate says nothing: evenly
 
-# Looks that far apart tell next to nothing, and the estimate would confirm itself for ever: some goes to their middle.
+# Polls that far apart tell next to nothing, and the estimate would confirm itself for ever: some goes to their middle.
 _UNSURE: Final = 0.4
 _DOUBT: Final = 0.1
 
@@ -414,10 +414,10 @@ class QueuePace:
         self.seconds *= (pace / self.seconds) ** rate
 
     def window(self, queued: Queued, left: float | None) -> tuple[float, float]:
-        """The interval in which it starts; `left`: when the first look that no longer saw it queued was sent.
+        """The interval in which it starts; `left`: when the first poll that no longer saw it queued was sent.
 
         A wait at one place that has lasted long is believed to last as long again, so that a queue that stands still is
-        looked at ever more rarely.
+        polled ever more rarely.
         """
         places = _places(queued.position)
         remaining = max(places * self.seconds, queued.until - queued.since)
@@ -442,7 +442,7 @@ _BELIEVED: Final = 0.7
 
 
 class ServedTimes:
-    """Narrows what looks saw to what the service says, as long as the two agree.
+    """Narrows what polls saw to what the service says, as long as the two agree.
 
     Attributes:
         trust: The recent part of accounts that agreed, 0 to 1.
@@ -460,7 +460,7 @@ class ServedTimes:
         return self.trust >= _BELIEVED
 
     def narrow(self, low: float, high: float, served: float, round_trip: float) -> tuple[float, float]:
-        """The part of (low, high] in which the end lies; `round_trip` is that of the look that saw it."""
+        """The part of (low, high] in which the end lies; `round_trip` is that of the poll that saw it."""
         agrees = False
         if 0 <= served < math.inf:
             if self._offset is None:

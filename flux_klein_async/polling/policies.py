@@ -1,4 +1,4 @@
-"""When to look: the `PollPolicy` protocol and the two explicit policies.
+"""When to poll: the `PollPolicy` protocol and the two explicit policies.
 
 Pure: a policy is told how a wait stands and answers with a plain number. It never sleeps, reads no clock, and takes
 its randomness as an argument.
@@ -26,14 +26,14 @@ __all__ = [
 
 
 class Queued(NamedTuple):
-    """What looks saw of a request in the queue; instants in seconds since acceptance, when the look was sent.
+    """What polls saw of a request in the queue; instants in seconds since acceptance, when the poll was sent.
 
     Attributes:
-        entered: The first look that saw it queued.
-        entered_position: The position that this look saw, or None.
-        since: The first look that saw it at `position`.
+        entered: The first poll that saw it queued.
+        entered_position: The position that this poll saw, or None.
+        since: The first poll that saw it at `position`.
         position: The last position seen, or None.
-        until: The last look that saw it queued.
+        until: The last poll that saw it queued.
     """
 
     entered: float
@@ -44,29 +44,29 @@ class Queued(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How one wait stands when the next look is to be planned.
+    """How one wait stands when the next poll is to be planned.
 
-    A tuple, since it is made for every look and a frozen dataclass takes three times as long to make.
+    A tuple, since it is made for every poll and a frozen dataclass takes three times as long to make.
 
     Attributes:
         model: The model's id, or None for a request that another process submitted.
         pixels: Width times height, or None where unknown.
-        looks: Looks made so far; 0 before the first.
+        polls: Polls made so far; 0 before the first.
         age: Seconds since the request was accepted (or taken up).
-        state: What the last answered look saw, or None before any.
+        state: What the last answered poll saw, or None before any.
         state_age: Seconds since the state last changed, as seen from here.
-        queue_position: What the last answered look saw.
-        last_interval: The interval chosen before, in seconds; None before the first look.
-        round_trip: Seconds that the last look took, or None.
-        sent: When the last look was sent, in seconds since acceptance (0 before the first); None where untold: then it
+        queue_position: What the last answered poll saw.
+        last_interval: The interval chosen before, in seconds; None before the first poll.
+        round_trip: Seconds that the last poll took, or None.
+        sent: When the last poll was sent, in seconds since acceptance (0 before the first); None where untold: then it
             is taken from `age` and `round_trip`.
-        queued: What the looks saw of the queue, also when it has left it; None if none saw it queued.
-        price: How many times its usual price a look costs now; above 1 while the service or a ceiling asks for fewer.
+        queued: What the polls saw of the queue, also when it has left it; None if none saw it queued.
+        price: How many times its usual price a poll costs now; above 1 while the service or a ceiling asks for fewer.
     """
 
     model: str | None
     pixels: int | None
-    looks: int
+    polls: int
     age: float
     state: RequestState | None
     state_age: float
@@ -85,13 +85,13 @@ class Observation:
     Attributes:
         model: The model's id, or None for a request that another process submitted.
         pixels: Width times height, or None where unknown.
-        not_before: When the last look that said "not yet" was sent (0 where there was none).
-        not_after: When the look that saw the end was answered.
+        not_before: When the last poll that said "not yet" was sent (0 where there was none).
+        not_after: When the poll that saw the end was answered.
         running_since: When it was first seen running, or None.
         served: The service's own `finished_at - created_at`, or None.
-        looks: Looks in all.
-        sent: When the look that saw the end was sent, or None.
-        queued: What the looks saw of the queue, or None if none saw it queued.
+        polls: Polls in all.
+        sent: When the poll that saw the end was sent, or None.
+        queued: What the polls saw of the queue, or None if none saw it queued.
     """
 
     model: str | None
@@ -100,18 +100,18 @@ class Observation:
     not_after: float
     running_since: float | None
     served: float | None
-    looks: int
+    polls: int
     sent: float | None = None
     queued: Queued | None = None
 
 
 class PollPolicy(Protocol):
-    """Decides when to look. One policy serves all waits of a client; each wait asks it before each look."""
+    """Decides when to poll. One policy serves all waits of a client; each wait asks it before each poll."""
 
-    def next_look(self, progress: Progress) -> float:
-        """Seconds from the start of the last look (from acceptance, before the first) to the next one.
+    def next_poll(self, progress: Progress) -> float:
+        """Seconds from the start of the last poll (from acceptance, before the first) to the next one.
 
-        The round trip is part of the interval: where it took longer, the next look goes out at once.
+        The round trip is part of the interval: where it took longer, the next poll goes out at once.
         """
         ...
 
@@ -131,11 +131,11 @@ class SavedPolicy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FixedPolling:
-    """Look every `interval` seconds.
+    """Poll every `interval` seconds.
 
     Attributes:
-        interval: Seconds from look to look, above 0.
-        first: Seconds from acceptance to the first look; None: `interval` too.
+        interval: Seconds from poll to poll, above 0.
+        first: Seconds from acceptance to the first poll; None: `interval` too.
 
     Raises:
         ConfigurationError: A number is out of range.
@@ -149,9 +149,9 @@ class FixedPolling:
         if self.interval == 0:
             raise ConfigurationError("FixedPolling.interval must be above 0")
 
-    def next_look(self, progress: Progress) -> float:
+    def next_poll(self, progress: Progress) -> float:
         """The same interval, always."""
-        return self.first if progress.looks == 0 and self.first is not None else self.interval
+        return self.first if progress.polls == 0 and self.first is not None else self.interval
 
     def observe(self, observation: Observation) -> None:
         """Nothing to learn."""
@@ -159,14 +159,14 @@ class FixedPolling:
 
 @dataclass(frozen=True, slots=True)
 class ExponentialPolling:
-    """Look after `initial` seconds, then at ever longer intervals.
+    """Poll after `initial` seconds, then at ever longer intervals.
 
     Attributes:
-        initial: Seconds from acceptance to the first look, above 0.
+        initial: Seconds from acceptance to the first poll, above 0.
         multiplier: How many times longer each interval is than the one before; at least 1.
         maximum: Seconds of the longest interval, above 0.
         jitter: The fraction by which each interval is spread evenly, up and down, so that waits which began together
-            do not look together for ever; below 1.
+            do not poll together for ever; below 1.
         spread: Returns numbers from 0 to 1.
 
     Raises:
@@ -187,10 +187,10 @@ class ExponentialPolling:
                 "ExponentialPolling needs initial and maximum above 0, multiplier of at least 1, jitter below 1"
             )
 
-    def next_look(self, progress: Progress) -> float:
-        """The interval for this many looks, jittered."""
+    def next_poll(self, progress: Progress) -> float:
+        """The interval for this many polls, jittered."""
         try:
-            grown = self.initial * self.multiplier**progress.looks
+            grown = self.initial * self.multiplier**progress.polls
         except OverflowError:
             grown = self.maximum
         return min(grown, self.maximum) * (1 + self.jitter * (2 * self.spread() - 1))
@@ -209,7 +209,7 @@ def checked_interval(interval: float) -> float:
     """What a policy answered, if it is a number of seconds.
 
     Raises:
-        ConfigurationError: It is negative, infinite or no number: the wait would never look again, or hammer.
+        ConfigurationError: It is negative, infinite or no number: the wait would never poll again, or hammer.
     """
     if finite(interval):
         return interval

@@ -67,7 +67,7 @@ _KEEP_ALIVE = 4.0
 # Seconds that an address looked up is believed: a process that lives for months must follow a service that moves.
 # An address that refuses is forgotten at once.
 _DNS_BELIEVED = 10
-# Times its silence that a body may take in all: one that dribbles is never silent, and would hold a look for ever.
+# Times its silence that a body may take in all: one that dribbles is never silent, and would hold a poll for ever.
 _DRIBBLE = 2.0
 _NEXT_ADDRESS_AFTER = 0.25  # seconds, the delay that RFC 8305 (happy eyeballs) recommends
 
@@ -288,7 +288,7 @@ def _kept_from_environment(request: Request, session: aiohttp.ClientSession) -> 
 
 @lru_cache(maxsize=4096)
 def _parsed(url: str) -> URL:
-    """Looks ask for the same address again and again; yarl itself remembers too few for thousands that wait."""
+    """Polls ask for the same address again and again; yarl itself remembers too few for thousands that wait."""
     return URL(url)
 
 

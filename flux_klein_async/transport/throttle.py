@@ -1,9 +1,9 @@
 """How much may be under way at once: slots for generations, lanes for connections.
 
-Both are fair queues on one event loop. The slots follow what the service can take; the lanes let looks and results go
+Both are fair queues on one event loop. The slots follow what the service can take; the lanes let polls and results go
 before submits, so that a burst of submits does not hide the ends of what was submitted before.
 
-Slowing everybody down: slots for generations, the service's wishes for patience, what a look costs at present.
+Slowing everybody down: slots for generations, the service's wishes for patience, what a poll costs at present.
 
 Instants are the running loop's. The limiter is a public seam: an application may bring one that is shared between
 processes.
@@ -18,7 +18,7 @@ from typing import Protocol
 from flux_klein_async.api.messages import Kind
 from flux_klein_async.options import Limits
 
-__all__ = ["InProcessLimiter", "Lanes", "Limiter", "LookPrice", "Ramp", "Slot", "Slots"]
+__all__ = ["InProcessLimiter", "Lanes", "Limiter", "PollPrice", "Ramp", "Slot", "Slots"]
 
 
 _SHRINK = 0.5
@@ -166,12 +166,12 @@ class Limiter(Protocol):
         """A call of this kind was answered: speed up again, gradually."""
         ...
 
-    def look_price(self) -> float:
-        """What a look costs at present, as a multiple of the usual; 1 or more."""
+    def poll_price(self) -> float:
+        """What a poll costs at present, as a multiple of the usual; 1 or more."""
         ...
 
     async def poll_turn(self, price: float) -> None:
-        """Wait for the turn of one more look, planned at this price; one who gives up meanwhile has taken nothing."""
+        """Wait for the turn of one more poll, planned at this price; one who gives up meanwhile has taken nothing."""
         ...
 
 
@@ -217,11 +217,11 @@ class Ramp:
         return self.until + seconds
 
 
-class LookPrice:
+class PollPrice:
     """One price for all waiters of a client; a schedule stretches with its square root (Keller's rule).
 
-    Two things raise it. A refusal doubles it, and each look that is answered lowers it by a twentieth: it stays where
-    one look in fourteen is refused, and fewer do not raise it for long. A ceiling on looks a second raises it to where
+    Two things raise it. A refusal doubles it, and each poll that is answered lowers it by a twentieth: it stays where
+    one poll in fourteen is refused, and fewer do not raise it for long. A ceiling on polls a second raises it to where
     the demand meets the ceiling: demand falls with the square root of the price, so that what would be asked for at the
     price 1 can be told from what is asked for now.
     """
@@ -233,7 +233,7 @@ class LookPrice:
 
     def __init__(self, ceiling: float | None) -> None:
         self._ceiling = ceiling
-        self._demand = 0.0  # looks a second, at the price 1
+        self._demand = 0.0  # polls a second, at the price 1
         self._counted = 0.0
         self._refusals = 1.0
         self._raised = float("-inf")
@@ -246,33 +246,33 @@ class LookPrice:
         return min(self.MOST, max(1.0, crowding * crowding) * self._refusals)
 
     def asked(self, now: float, price: float) -> None:
-        """One more look is wanted, planned when the price was this."""
+        """One more poll is wanted, planned when the price was this."""
         if self._ceiling is not None:
             faded = self._demand * math.exp((self._counted - now) / self._MEMORY)
             self._demand = faded + math.sqrt(price) / self._MEMORY
             self._counted = now
 
     def refused(self, now: float) -> None:
-        """A look was refused; refusals within a second count as one."""
+        """A poll was refused; refusals within a second count as one."""
         if now - self._raised >= 1.0:
             self._raised = now
             self._refusals = min(self._MOST_REFUSED, 2 * self._refusals)
 
     def served(self) -> None:
-        """A look was answered."""
+        """A poll was answered."""
         if self._refusals > 1.0:
             self._refusals = max(1.0, self._refusals * self._SINKING)
 
 
 class InProcessLimiter:
-    """The default: slots that follow what the service can take, a hold for each kind of call, one price for looks."""
+    """The default: slots that follow what the service can take, a hold for each kind of call, one price for polls."""
 
     def __init__(self, limits: Limits) -> None:
         self._slots = Slots(limits.max_in_flight)
         self._holds: dict[Kind, Ramp] = {}
-        self._price = LookPrice(limits.looks_per_second)
-        self._spacing = 1 / limits.looks_per_second if limits.looks_per_second else 0.0
-        self._next_look = float("-inf")
+        self._price = PollPrice(limits.polls_per_second)
+        self._spacing = 1 / limits.polls_per_second if limits.polls_per_second else 0.0
+        self._next_poll = float("-inf")
         self._turn = asyncio.Lock()
 
     @property
@@ -304,7 +304,7 @@ class InProcessLimiter:
         return float("-inf") if ramp is None else ramp.admit()
 
     def refused(self, kind: Kind) -> None:
-        """Fewer generations in flight, or dearer looks."""
+        """Fewer generations in flight, or dearer polls."""
         now = asyncio.get_running_loop().time()
         if kind is Kind.SUBMIT:
             self._slots.refused(now)
@@ -318,8 +318,8 @@ class InProcessLimiter:
         elif kind is Kind.READ:
             self._price.served()
 
-    def look_price(self) -> float:
-        """What a look costs at present, as a multiple of the usual."""
+    def poll_price(self) -> float:
+        """What a poll costs at present, as a multiple of the usual."""
         return self._price.now(asyncio.get_running_loop().time())
 
     async def poll_turn(self, price: float) -> None:
@@ -329,6 +329,6 @@ class InProcessLimiter:
         loop = asyncio.get_running_loop()
         self._price.asked(loop.time(), price)
         async with self._turn:
-            if (pause := self._next_look - loop.time()) > 0:
+            if (pause := self._next_poll - loop.time()) > 0:
                 await asyncio.sleep(pause)
-            self._next_look = loop.time() + self._spacing
+            self._next_poll = loop.time() + self._spacing

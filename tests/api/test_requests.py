@@ -33,7 +33,7 @@ REQUESTS: list[tuple[Request, Kind, str, str, dict[str, str], bytes | None, bool
         b'{"prompt": "a"}',
         False,
     ),
-    (API.look("r-1"), Kind.READ, "GET", "https://h.example/v1/requests/r-1/status", COMMON, None, True),
+    (API.poll("r-1"), Kind.READ, "GET", "https://h.example/v1/requests/r-1/status", COMMON, None, True),
     (API.status("r-1"), Kind.READ, "GET", "https://h.example/v1/requests/r-1/status", COMMON, None, True),
     (
         API.result("r-1"),
@@ -85,13 +85,13 @@ def test_the_token_is_in_one_header_of_api_calls_and_in_no_file_request() -> Non
     assert holders == {(kind, "Authorization") for kind in (Kind.SUBMIT, Kind.READ, Kind.CANCEL)}
 
 
-def test_a_look_is_given_up_sooner_than_a_call_and_a_submit_latest() -> None:
+def test_a_poll_is_given_up_sooner_than_a_call_and_a_submit_latest() -> None:
     url = "https://files.runcomfy.net/x.png"
-    silences = [API.look("r-1"), API.status("r-1"), API.cancel("r-1"), API.file(url), API.submit(MODEL, b"{}")]
+    silences = [API.poll("r-1"), API.status("r-1"), API.cancel("r-1"), API.file(url), API.submit(MODEL, b"{}")]
     assert [request.silence for request in silences] == [5.0, 10.0, 10.0, 30.0, 60.0]
 
 
-@pytest.mark.parametrize("call", [API.look, API.status, API.result, API.cancel])
+@pytest.mark.parametrize("call", [API.poll, API.status, API.result, API.cancel])
 def test_an_id_is_checked_before_an_address_is_built(call: Any) -> None:
     with pytest.raises(InvalidInputError):
         call("../models")

@@ -256,7 +256,7 @@ def test_takes_files_from_trusted_hosts_and_its_own_origin(text: str, opened: st
 @pytest.mark.parametrize(
     "text",
     [
-        # another host that looks trusted
+        # another host that polls trusted
         "https://evil.example/a.png",
         "https://runcomfy.net.evil.example/a.png",
         "https://evilruncomfy.net/a.png",

@@ -24,7 +24,7 @@ from flux_klein_async.errors import (
     GenerationCancelledError,
     GenerationFailedError,
     InvalidInputError,
-    ItemTakenError,
+    ItemClaimedError,
     JournalError,
     NotFoundError,
     SubmissionUncertainError,
@@ -110,7 +110,7 @@ def result(request_id: str = "abc") -> GenerationResult:
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
         finished_at=datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC),
         cost_usd=0.01,
-        timings=Timings(submit=0.1, looks=2),
+        timings=Timings(submit=0.1, polls=2),
     )
 
 
@@ -160,7 +160,7 @@ def test_a_finished_item_has_its_input_its_result_and_its_files(tmp_path: Path) 
         "cost_usd": 0.01,
         "created_at": "2026-01-01T00:00:00+00:00",
         "finished_at": "2026-01-01T00:00:01+00:00",
-        "times": {"submit": 0.1, "queued": None, "running": None, "fetch": None, "lag_max": None, "looks": 2},
+        "times": {"submit": 0.1, "queued": None, "running": None, "fetch": None, "lag_max": None, "polls": 2},
         "error": None,
         "written_at": "2026-01-02T03:04:05+00:00",
     }
@@ -198,7 +198,7 @@ def test_an_item_without_a_result_has_its_error(tmp_path: Path) -> None:
 
 def test_an_item_that_another_run_has_under_way_is_left_to_it(tmp_path: Path) -> None:
     with opened(tmp_path / "m") as manifest:
-        assert not manifest.append(failed(0, ItemTakenError(request_id="abc")))
+        assert not manifest.append(failed(0, ItemClaimedError(request_id="abc")))
     assert written(tmp_path / "m") == []
 
 

@@ -41,7 +41,7 @@ def test_every_line_becomes_a_picture_and_a_line_of_the_manifest(served: Emulato
     assert (dog["state"], dog["error"], dog["cost_usd"]) == ("completed", None, 0.01)
     assert {line["files"][0]["path"] for line in (cat, dog)} == pictures()
     assert "2 of 2 done in out; $0.02 spent" in ran.err
-    assert "looks each" in ran.err
+    assert "polls each" in ran.err
 
 
 def test_the_same_command_again_submits_nothing_that_is_done(served: Emulator, flux_klein: Command) -> None:

@@ -90,7 +90,7 @@ def test_what_was_learned_counts_for_more_than_what_was_published():
                 not_after=3.1,
                 running_since=None,
                 served=None,
-                looks=2,
+                polls=2,
             )
         )
     assert policy.median("a/b", 1_000_000) == pytest.approx(3.0, rel=0.1)

@@ -12,7 +12,7 @@ def changed(index: int, state: RequestState) -> StateChanged:
 
 
 def finished(index: int) -> Finished:
-    return Finished(at=0.0, request_id=f"r{index}", tag=index, seconds=1.0, looks=1, lag_max=None, cost_usd=None)
+    return Finished(at=0.0, request_id=f"r{index}", tag=index, seconds=1.0, polls=1, lag_max=None, cost_usd=None)
 
 
 def counts(board: Board) -> tuple[int, int, int, int]:

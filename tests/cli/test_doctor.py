@@ -28,14 +28,14 @@ def test_all_is_well_on_the_emulator(served: Emulator, flux_klein: Command) -> N
     assert [record.endpoint for record in served.records] == ["model", "model"], "nothing is ordered"
 
 
-def test_without_a_token_the_rest_is_looked_at_and_77_is_the_worst(
+def test_without_a_token_the_rest_is_polled_and_77_is_the_worst(
     served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RUNCOMFY_API_TOKEN")
     ran = flux_klein("doctor")
     assert ran.code == 77
     assert "bad     token      No token. Set RUNCOMFY_API_TOKEN" in ran.out
-    assert "-       API        not looked at: there is no token" in ran.out
+    assert "-       API        not polled: there is no token" in ran.out
     assert not served.records
 
 

@@ -20,7 +20,7 @@ EXPECTED = {
     "InsufficientBalanceError": 77,
     "InvalidInputError": 65,
     "InvalidResponseError": 69,
-    "ItemTakenError": 75,
+    "ItemClaimedError": 75,
     "JournalError": 1,
     "NotFoundError": 65,
     "PermissionDeniedError": 77,

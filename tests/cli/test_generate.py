@@ -32,7 +32,7 @@ def test_json_is_one_object_a_line_for_each_picture(served: Emulator, flux_klein
         assert record["files"] == [f"deep/er/{record['request_id']}.png"]
         assert Path(record["files"][0]).read_bytes().startswith(b"\x89PNG")
         assert record["cost_usd"] > 0
-        assert record["timings"]["looks"] >= 1
+        assert record["timings"]["polls"] >= 1
         assert record["error"] is None
 
 

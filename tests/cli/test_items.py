@@ -112,8 +112,8 @@ def test_stopped_it_saves_what_is_finished_and_names_what_is_not(
     monkeypatch.setattr("flux_klein_async.operations.submit.SEEN_THROUGH", 0.1)
 
     def all_are_where_they_should_be() -> bool:
-        looked_at = {record.request_id for record in served.records if record.endpoint == "status"}
-        return len(looked_at) == 4 and served.calls["submit"] == 5 and served.calls["file"] == 2
+        polled_at = {record.request_id for record in served.records if record.endpoint == "status"}
+        return len(polled_at) == 4 and served.calls["submit"] == 5 and served.calls["file"] == 2
 
     once(served, all_are_where_they_should_be, press_ctrl_c)
     ran = flux_klein("generate", "x", "--count", "5", "--json", *SMALL)

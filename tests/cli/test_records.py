@@ -24,7 +24,7 @@ def test_a_finished_item_has_its_result_and_files() -> None:
     assert list(record) == KEYS
     assert record["state"] == "completed"
     assert record["files"] == ["out/abc.png"]
-    assert record["timings"]["looks"] == 0
+    assert record["timings"]["polls"] == 0
     assert record["error"] is None
 
 

@@ -7,11 +7,11 @@ from flux_klein_async.errors import (
     FluxKleinError,
     GenerationCancelledError,
     GenerationFailedError,
-    ItemTakenError,
+    ItemClaimedError,
     NotFoundError,
     SubmissionUncertainError,
 )
-from flux_klein_async.events import Cancelled, Looked, StateChanged, Submitted
+from flux_klein_async.events import Cancelled, Polled, StateChanged, Submitted
 from flux_klein_async.models import GenerationOutput, GenerationResult, Outcome, RequestState
 
 QUEUED, RUNNING = RequestState.IN_QUEUE, RequestState.IN_PROGRESS
@@ -59,11 +59,11 @@ def test_events_of_others_are_nobodys():
     assert (tally.queued, tally.running, tally.generations) == (0, 0, 0)
 
 
-def test_looks_are_counted_whoevers_they_are():
+def test_polls_are_counted_whoevers_they_are():
     tally = Tally()
     for tag in (0, None, "x"):
-        tally.note(Looked(at=0.0, tag=tag, look=1, state=None))
-    assert tally.looks == 3
+        tally.note(Polled(at=0.0, tag=tag, poll=1, state=None))
+    assert tally.polls == 3
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_looks_are_counted_whoevers_they_are():
         (done(0), {"done": 1}),
         (done(0, 0.5, from_journal=True), {"done": 1, "recalled": 1}),  # it was paid by the run before
         (failed(0, SubmissionUncertainError()), {"uncertain": 1}),
-        (failed(0, ItemTakenError()), {"taken": 1}),
+        (failed(0, ItemClaimedError()), {"taken": 1}),
         (failed(0, GenerationFailedError()), {"failed": 1}),
         (failed(0, GenerationCancelledError()), {"cancelled": 1}),
         (failed(0, NotFoundError()), {"failed": 1}),

@@ -156,8 +156,8 @@ def check(batch: Batch) -> None:
     arrived = {submit.request_id for submit in books.submits} - {request.request_id for request in known}
     assert batch.emulated.accepted == len(books.submits) == len(PROMPTS) + len(arrived)
     assert len(arrived) <= len(unsure)
-    looked_at = {record.request_id for record in batch.emulated.records if record.endpoint in {"status", "result"}}
-    assert looked_at <= {request.request_id for request in known}, "nobody waits for what is not written down"
+    polled_at = {record.request_id for record in batch.emulated.records if record.endpoint in {"status", "result"}}
+    assert polled_at <= {request.request_id for request in known}, "nobody waits for what is not written down"
     lines = (batch.folder / "out" / "manifest.jsonl").read_text().splitlines()
     assert max(line.count('{"index": ') for line in lines) == 1, "no line goes on where another was broken off"
     # What the journal knows of was spent; what it calls uncertain is set aside.

@@ -13,7 +13,7 @@ _INTRODUCTION = """\
 # What happens when something goes wrong
 
 For every verb, every endpoint that it calls and every fault that the emulator can make there: what the caller gets if
-it happens once, and if it happens each time. The client has its defaults (so that it looks at `status` while it waits,
+it happens once, and if it happens each time. The client has its defaults (so that it polls `status` while it waits,
 and fetches `result` then) and a timeout of 30 s. This page is made from the table that the tests go through cell by
 cell, so that it cannot say what is not so. `generate_many` has one item and a budget,
 and at the endpoint `file` a directory.

@@ -132,10 +132,10 @@ def _single_connecting(good: Cell, bad: Cell) -> list[Row]:
     )
 
 
-# --- waits: a look that fails is a look that saw nothing. What it did not see is not written down
+# --- waits: a poll that fails is a poll that saw nothing. What it did not see is not written down
 
 
-def _looks(good: Cell, *, retryable: bool) -> list[Row]:
+def _polls(good: Cell, *, retryable: bool) -> list[Row]:
     out_of_time = Cell("WaitTimeoutError", 1, "submitted", "unknown", retryable)
     saw_nothing = (*TROUBLE, *ASKED_FOR_PATIENCE, *LATER, *TIMED_OUT, *BROKEN, *SILENT, *NO_ANSWER, *BARE, *SLOW)
     odd = ("slow", "no-status", "other-id", "unknown-state", "gone-back", "odd-position")
@@ -235,7 +235,7 @@ TABLE: dict[tuple[str, str], list[Row]] = {
     ("submit", "submit"): [*_submits(_SUBMITTED), _same(FINE + _FATES + _GOOD_FATES, _SUBMITTED)],
     ("generate", "connect"): _submitting(_GENERATED),
     ("generate", "submit"): _generations(_GENERATED),
-    ("generate", "status"): _looks(_GENERATED, retryable=False),
+    ("generate", "status"): _polls(_GENERATED, retryable=False),
     ("generate", "result"): _results(_GENERATED, retryable=False),
     ("generate_many", "connect"): _single_connecting(_GENERATED, _UNPRICED),
     ("generate_many", "model"): [
@@ -243,7 +243,7 @@ TABLE: dict[tuple[str, str], list[Row]] = {
         _same(("no-price", "odd-price"), _UNPRICED._replace(error="BudgetExceededError")),
     ],
     ("generate_many", "submit"): _generations(_GENERATED),
-    ("generate_many", "status"): _looks(_GENERATED, retryable=False),
+    ("generate_many", "status"): _polls(_GENERATED, retryable=False),
     ("generate_many", "result"): _results(_GENERATED, retryable=False),
     ("generate_many", "file"): _files(_DOWNLOADED),
     ("wait_for_result", "connect"): _connecting(
@@ -251,9 +251,9 @@ TABLE: dict[tuple[str, str], list[Row]] = {
         Cell("WaitTimeoutError", 1, "submitted", "unknown", retryable=True),
         Cell("WaitTimeoutError", 1, "submitted", "unknown", retryable=True),
     ),
-    ("wait_for_result", "status"): _looks(_GENERATED, retryable=True),
+    ("wait_for_result", "status"): _polls(_GENERATED, retryable=True),
     ("wait_for_result", "result"): _results(_GENERATED, retryable=True),
-    ("updates", "status"): _looks(_SUBMITTED, retryable=True),
+    ("updates", "status"): _polls(_SUBMITTED, retryable=True),
     ("status", "connect"): _single_connecting(_SUBMITTED, _KNOWN),
     ("status", "status"): _single(
         _SUBMITTED,

@@ -141,7 +141,7 @@ async def _observe(
         late = isinstance(error, SubmissionUncertainError)
         assert late or error is None or found.request_id in (None, error.request_id)
         if directory is not None:
-            files = [Path(file).suffix for file in os.listdir(directory)]  # noqa: PTH208  # a look, not work for the loop
+            files = [Path(file).suffix for file in os.listdir(directory)]  # noqa: PTH208  # a poll, not work for the loop
             assert files == ([".png"] if found.state == "downloaded" else [])
         if verb == "generate_many":
             await _again(stage, books, found, lasting=name in _NEVER_THERE)

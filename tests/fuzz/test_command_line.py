@@ -48,7 +48,7 @@ OPTIONS: dict[str, st.SearchStrategy[str]] = {
     "--workers": sizes,
     "--seed": sizes,
     "--store": words,
-    "--look-cost": seconds,
+    "--poll-cost": seconds,
     "--journal": words,
     "--older-than": seconds,
     "--state": words,

@@ -19,7 +19,7 @@ from flux_klein_async.events import (
     Failed,
     Finished,
     Held,
-    Looked,
+    Polled,
     Retrying,
     StateChanged,
     Submitted,
@@ -92,7 +92,7 @@ PROMPT = "a snow leopard that nobody may hear of"
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 TABLE = [
     (Submitted(at=1.0, request_id="r", tag=7, seconds=0.25), INFO, "submitted request_id=r tag=7 seconds=0.250"),
-    (Looked(at=1.0, request_id="r", look=2, state=None, error="e"), DEBUG, "looked request_id=r look=2 error=e"),
+    (Polled(at=1.0, request_id="r", poll=2, state=None, error="e"), DEBUG, "polled request_id=r poll=2 error=e"),
     (
         StateChanged(at=1.0, request_id="r", state=RequestState.IN_QUEUE, queue_position=0),
         DEBUG,
@@ -101,9 +101,9 @@ TABLE = [
     (Held(at=1.0, kind="read", seconds=3.0), WARNING, "held kind=read seconds=3.000"),
     (Retrying(at=1.0, attempt=2, seconds=0.1, error="e"), WARNING, "retrying attempt=2 seconds=0.100 error=e"),
     (
-        Finished(at=1.0, request_id="r", seconds=1.0, looks=2, lag_max=0.1, cost_usd=None),
+        Finished(at=1.0, request_id="r", seconds=1.0, polls=2, lag_max=0.1, cost_usd=None),
         INFO,
-        "finished request_id=r seconds=1.000 looks=2 lag_max=0.100",
+        "finished request_id=r seconds=1.000 polls=2 lag_max=0.100",
     ),
     (Failed(at=1.0, error_type="E", error="a\nb"), ERROR, "failed error_type=E error=a b"),
     (
@@ -163,7 +163,7 @@ def test_below_the_loggers_level_nothing_is_made(caplog):
         __slots__ = ()
 
         def __str__(self) -> str:
-            raise AssertionError("nobody was to look at it")
+            raise AssertionError("nobody was to poll it")
 
     caplog.set_level(ERROR)
     LogEvents()(Submitted(at=1.0, request_id="r", tag=Loud("tag"), seconds=0.25))
@@ -180,7 +180,7 @@ async def test_a_bad_day_is_logged_without_prompt_or_token(connect, klein_emulat
     await client.aclose()
     records = [record for record in caplog.records if record.name == "flux_klein_async.events"]
     happened = {record.klein_event for record in records}
-    assert {"held", "retrying", "submitted", "looked", "finished", "downloaded", "uncertain", "failed"} < happened
+    assert {"held", "retrying", "submitted", "polled", "finished", "downloaded", "uncertain", "failed"} < happened
     written = json.dumps([[record.getMessage(), fields(record)] for record in records])
     assert PROMPT not in written
     assert klein_emulator.api_key not in written

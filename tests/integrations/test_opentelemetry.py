@@ -35,7 +35,7 @@ from flux_klein_async.events import (
     Downloaded,
     Failed,
     Finished,
-    Looked,
+    Polled,
     Retrying,
     StateChanged,
     Submitted,
@@ -55,10 +55,10 @@ def test_the_page_lists_every_instrument_with_its_unit():
     assert sorted(listed) == sorted((instrument.name, instrument.unit) for instrument in instruments)
 
 
-def test_the_buckets_are_those_of_the_conventions_and_of_looks():
+def test_the_buckets_are_those_of_the_conventions_and_of_polls():
     reader = InMemoryMetricReader()
     measured = Instruments(MeterProvider([reader]).get_meter("test"))
-    for histogram in (measured.duration, measured.queue, measured.lag, measured.looks):
+    for histogram in (measured.duration, measured.queue, measured.lag, measured.polls):
         histogram.record(1)
     [metrics] = reader.get_metrics_data().resource_metrics[0].scope_metrics
     bounds = {metric.name: metric.data.data_points[0].explicit_bounds for metric in metrics.metrics}
@@ -67,7 +67,7 @@ def test_the_buckets_are_those_of_the_conventions_and_of_looks():
         "gen_ai.client.operation.duration": seconds,
         "flux_klein.queue.duration": seconds,
         "flux_klein.lag": seconds,
-        "flux_klein.looks": (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100),
+        "flux_klein.polls": (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100),
     }
 
 
@@ -77,9 +77,9 @@ def test_what_happens_is_noted_in_the_wait_once_there_is_one():
     record = Open(generation, 1_000_000_000, 0.0, 0.0, None)
     record.note("before", 1.0, {})
     record.wait = wait
-    record.note("during", 2.0, {"look": 3})
+    record.note("during", 2.0, {"poll": 3})
     assert (happened(generation), happened(wait)) == (["before"], ["during"])
-    assert (wait.events[0].timestamp, wait.events[0].attributes) == (3_000_000_000, {"look": 3})
+    assert (wait.events[0].timestamp, wait.events[0].attributes) == (3_000_000_000, {"poll": 3})
 
 
 def test_the_oldest_go_first():
@@ -129,7 +129,7 @@ async def test_a_generation_is_one_span_with_submit_and_wait_inside(client, memo
         "gen_ai.response.id": result.request_id,
         "flux_klein.tag": "row 7",
         "flux_klein.outcome": "completed",
-        "flux_klein.looks": result.timings.looks,
+        "flux_klein.polls": result.timings.polls,
         "flux_klein.retries": 0,
         "flux_klein.queue.duration": pytest.approx(result.timings.queued),
         "flux_klein.lag": result.timings.lag_max,
@@ -151,7 +151,7 @@ async def test_everything_is_measured(client, memory, klein_emulator):
         "gen_ai.client.operation.duration": pytest.approx(asyncio.get_running_loop().time()),
         "flux_klein.queue.duration": pytest.approx(result.timings.queued),
         "flux_klein.lag": pytest.approx(result.timings.lag_max),
-        "flux_klein.looks": result.timings.looks,
+        "flux_klein.polls": result.timings.polls,
     }
     assert points["gen_ai.client.operation.duration"][0].explicit_bounds[:2] == (0.01, 0.02)
     assert memory.outcomes() == {"completed": 1}
@@ -264,7 +264,7 @@ async def test_every_end_is_told_exactly_once(end, client, memory, klein_emulato
     assert memory.outcomes() == {outcome: 1}
     assert span.attributes["flux_klein.outcome"] == outcome
     assert span.attributes.get("error.type") == error_type
-    assert (span.attributes["flux_klein.looks"] == 0) == (
+    assert (span.attributes["flux_klein.polls"] == 0) == (
         error_type in ("InputRejectedError", "SubmissionUncertainError")
     )
     assert span.name == f"generate_content {MODEL}"
@@ -294,12 +294,12 @@ async def test_repeats_of_a_submit_that_failed_are_told_by_its_span(connect, mem
     assert memory.tell._tries == {}
 
 
-async def test_repeats_and_failed_looks_are_told_by_the_wait(client, memory, klein_emulator):
+async def test_repeats_and_failed_polls_are_told_by_the_wait(client, memory, klein_emulator):
     klein_emulator.script("submit", Generation(after=2.0))
     klein_emulator.script("status", error_reply(503))
     klein_emulator.script("result", error_reply(500))
     await client.generate(PROMPT)
-    assert happened(memory.span("flux_klein.wait")) == ["look_failed", "state_changed", "state_changed", "retry"]
+    assert happened(memory.span("flux_klein.wait")) == ["poll_failed", "state_changed", "state_changed", "retry"]
 
 
 async def test_a_generation_that_timed_out_and_came_later_is_linked_to_its_first_span(client, memory, klein_emulator):
@@ -435,7 +435,7 @@ def test_events_of_requests_that_are_not_known_change_nothing():
     memory = clocked()
     told(
         memory,
-        Looked(at=1.0, request_id="r", look=1, state=None, error="e"),
+        Polled(at=1.0, request_id="r", poll=1, state=None, error="e"),
         StateChanged(at=1.0, request_id="r", state=RequestState.IN_QUEUE, queue_position=3),
         Retrying(at=1.0, attempt=2, seconds=1.0, error="e", request_id="r"),
     )
@@ -449,7 +449,7 @@ def test_a_place_in_the_queue_is_told_and_a_cost_that_is_not_known_is_none():
         Submitted(at=0.0, request_id="r", seconds=0.0, tag=SimpleNamespace(secret="s")),
         StateChanged(at=1.0, request_id="r", state=RequestState.IN_QUEUE, queue_position=3),
         StateChanged(at=2.0, request_id="r", state=RequestState.COMPLETED, queue_position=None),
-        Finished(at=2.0, request_id="r", seconds=2.0, looks=2, lag_max=None, cost_usd=None),
+        Finished(at=2.0, request_id="r", seconds=2.0, polls=2, lag_max=None, cost_usd=None),
     )
     assert memory.span("flux_klein.wait").events[0].attributes == {
         "flux_klein.state": "in_queue",
@@ -490,8 +490,8 @@ def test_a_state_that_flaps_leaves_the_queue_once():
 
 def test_a_cost_below_nothing_is_not_counted(caplog):
     memory = clocked()
-    told(memory, Finished(at=2.0, request_id="r", seconds=2.0, looks=4, lag_max=None, cost_usd=-1.0))
-    assert (memory.counts("flux_klein.cost"), memory.span().attributes["flux_klein.looks"]) == (0, 4)
+    told(memory, Finished(at=2.0, request_id="r", seconds=2.0, polls=4, lag_max=None, cost_usd=-1.0))
+    assert (memory.counts("flux_klein.cost"), memory.span().attributes["flux_klein.polls"]) == (0, 4)
     assert caplog.records == []  # the SDK complains of it
 
 
@@ -501,12 +501,12 @@ def test_a_download_is_as_long_as_it_took():
     assert seconds(memory.span("flux_klein.download")) == 2.5
 
 
-def test_the_looks_at_one_that_failed_are_told():
+def test_the_polls_one_that_failed_are_told():
     memory = clocked()
     told(memory, Submitted(at=0.0, request_id="r", seconds=0.0))
-    told(memory, Looked(at=1.0, request_id="r", look=3, state=RequestState.FAILED))
+    told(memory, Polled(at=1.0, request_id="r", poll=3, state=RequestState.FAILED))
     told(memory, Failed(at=1.0, request_id="r", error_type="GenerationFailedError", error="e"))
-    assert memory.span().attributes["flux_klein.looks"] == 3
+    assert memory.span().attributes["flux_klein.polls"] == 3
 
 
 def test_those_that_ended_long_ago_are_forgotten_first():
@@ -565,7 +565,7 @@ def test_repeats_of_a_request_are_counted_with_it_and_those_of_others_are_not_ke
         Retrying(at=1.0, attempt=2, seconds=1.0, error="e", kind="read", request_id="r", call=1),
         Retrying(at=1.0, attempt=2, seconds=1.0, error="e", kind="file", request_id="another", call=2),
         Retrying(at=1.0, attempt=2, seconds=1.0, error="e"),
-        Looked(at=2.0, request_id="r", look=1, state=None, error="it broke"),
+        Polled(at=2.0, request_id="r", poll=1, state=None, error="it broke"),
         Failed(at=3.0, request_id="r", error_type="WaitTimeoutError", error="e", call=1),
     )
     assert memory.tell._tries == {}
@@ -576,7 +576,7 @@ def test_repeats_of_a_request_are_counted_with_it_and_those_of_others_are_not_ke
 
 def test_a_result_that_two_waited_for_and_a_cancel_of_nobodys_change_nothing():
     memory = clocked()
-    finished = Finished(at=1.0, request_id="r", seconds=1.0, looks=1, lag_max=None, cost_usd=0.01)
+    finished = Finished(at=1.0, request_id="r", seconds=1.0, polls=1, lag_max=None, cost_usd=0.01)
     told(memory, finished, finished, Cancelled(at=2.0, request_id="another", cancelled=True))
     assert (memory.outcomes(), memory.counts("flux_klein.cost")) == ({"completed": 1}, 0.01)
     assert memory.span().name == "generate_content"
@@ -607,6 +607,6 @@ def test_a_duration_is_labelled_as_the_page_says():
 def test_what_was_given_up_and_ends_later_is_linked_to_where_that_was_said():
     memory = clocked(max_open=1)
     told(memory, *(Submitted(at=0.0, request_id=name, seconds=0.0) for name in ("r", "s")))
-    told(memory, Finished(at=1.0, request_id="r", seconds=1.0, looks=1, lag_max=None, cost_usd=None))
+    told(memory, Finished(at=1.0, request_id="r", seconds=1.0, polls=1, lag_max=None, cost_usd=None))
     given_up, finished = memory.spans()
     assert [link.context.span_id for link in finished.links] == [given_up.context.span_id]

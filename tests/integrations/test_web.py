@@ -24,7 +24,7 @@ from flux_klein_async import (
     InsufficientBalanceError,
     InvalidInputError,
     InvalidResponseError,
-    ItemTakenError,
+    ItemClaimedError,
     JournalError,
     NotFoundError,
     PermissionDeniedError,
@@ -76,7 +76,7 @@ CASES = [
     (paid(WaitTimeoutError(request_id=ID)), 504, "wait_timeout", "unknown", False),
     (SubmissionUncertainError(cause=SECRET, raw=SECRET), 502, "submission_uncertain", "unknown", False),
     (ConfigurationError(SECRET), 500, "internal_error", "no", False),
-    (ItemTakenError(SECRET, request_id=ID), 409, "under_way", "no", True),
+    (ItemClaimedError(SECRET, request_id=ID), 409, "under_way", "no", True),
     (JournalError(SECRET, request_id=ID), 500, "internal_error", "unknown", False),
     (ClientClosedError(SECRET), 503, "closing", "no", True),
     (paid(ClientClosedError(SECRET, request_id=ID)), 503, "closing", "unknown", False),
@@ -124,7 +124,7 @@ def test_nobody_is_invited_back_to_pay_twice():
     assert answer_to(paid(RateLimitError(status_code=429, retry_after=2.0, request_id=ID))).headers == {}
 
 
-def test_a_refused_token_looks_like_any_other_refusal():
+def test_a_refused_token_polls_like_any_other_refusal():
     assert answer_to(AuthenticationError(status_code=401)) == answer_to(APIStatusError(status_code=418))
 
 
@@ -163,7 +163,7 @@ def test_our_own_sentence_is_told_and_its_cause_is_not():
     assert answer_to(InvalidInputError("x" * 9999)).body["message"] == "x" * 500
 
 
-def test_what_is_told_of_looks_and_results():
+def test_what_is_told_of_polls_and_results():
     status = RequestStatus(request_id=ID, state=RequestState.IN_QUEUE, queue_position=3, instance_id=SECRET)
     assert status_facts(status) == {"request_id": ID, "state": "in_queue", "queue_position": 3}
     output = GenerationOutput(image="https://x.runcomfy.net/1.png")

@@ -12,9 +12,22 @@ from typing import Any
 
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState
 from flux_klein_async.journal.database import Database
-from flux_klein_async.journal.records import WORKING, claim, look, record
+from flux_klein_async.journal.records import WORKING, claim, poll, record
 
-__all__ = ["AGAIN", "Run", "child", "content", "delete", "entry", "files", "mode", "request", "requests", "states", "write"]
+__all__ = [
+    "AGAIN",
+    "Run",
+    "child",
+    "content",
+    "delete",
+    "entry",
+    "files",
+    "mode",
+    "request",
+    "requests",
+    "states",
+    "write",
+]
 
 AGAIN = frozenset({EntryState.REFUSED})
 
@@ -48,7 +61,7 @@ class Run:
         self.now = now
         self.database = Database.open(path, lambda: self.now)
         self.number = 1
-        self.looks = 0
+        self.polls = 0
 
     def claim(
         self,
@@ -64,9 +77,9 @@ class Run:
 
     def preview(self, body: bytes = b"{}", *, again: frozenset[EntryState] = AGAIN) -> Action:
         """In a pass of its own."""
-        self.looks += 1
+        self.polls += 1
         with self.database.writing():
-            return look(self.database, "", self.number + self.looks, "a/b", body, None, again)
+            return poll(self.database, "", self.number + self.polls, "a/b", body, None, again)
 
     def release(self, claimed: Claim) -> None:
         if claimed.action in WORKING:

@@ -498,7 +498,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("damaged")
 
 
-class Looked:
+class Polled:
     """What a journal's file says, item by item; None where it says that it is damaged."""
 
     def __init__(self, folder: Path, content: bytes) -> None:
@@ -515,11 +515,11 @@ class Looked:
             return
         self.told = []
         try:
-            self._look(run)
+            self._poll(run)
         finally:
             run.close()
 
-    def _look(self, run: Run) -> None:
+    def _poll(self, run: Run) -> None:
         for number in range(COUNT):
             try:
                 self.claims[number] = run.claim(body(number), item_id(number))
@@ -544,52 +544,52 @@ def agrees(found: Claim | None, right: Claim | None) -> bool:
 
 
 @pytest.fixture(scope="module")
-def right(sound: Content, folder: Path) -> Looked:
-    looked = Looked(folder, sound)
-    assert looked.told == []
-    assert {claim.action for claim in looked.claims if claim} == set(Action) - {Action.CLAIMED}
-    return looked
+def right(sound: Content, folder: Path) -> Polled:
+    polled = Polled(folder, sound)
+    assert polled.told == []
+    assert {claim.action for claim in polled.claims if claim} == set(Action) - {Action.CLAIMED}
+    return polled
 
 
-def judge(looked: Looked, right: Looked) -> None:
-    for found, wanted in zip(looked.claims, right.claims, strict=True):
+def judge(polled: Polled, right: Polled) -> None:
+    for found, wanted in zip(polled.claims, right.claims, strict=True):
         assert agrees(found, wanted), (found, wanted)
-    assert looked.spent in (None, right.spent)
+    assert polled.spent in (None, right.spent)
 
 
 @given(place=st.integers(0, LENGTH - 1), change=st.integers(1, 255))
-def test_a_byte_that_changed(sound: Content, right: Looked, folder: Path, place: int, change: int) -> None:
+def test_a_byte_that_changed(sound: Content, right: Polled, folder: Path, place: int, change: int) -> None:
     content = bytearray(sound)
     content[place] ^= change
-    judge(Looked(folder, bytes(content)), right)
+    judge(Polled(folder, bytes(content)), right)
 
 
 @pytest.mark.parametrize("name", [b"id:item 5", b"id:item 21", b"key 13", b"request 12"])
 def test_what_stands_in_table_and_index_is_damaged_in_neither(
-    sound: Content, right: Looked, folder: Path, name: bytes
+    sound: Content, right: Polled, folder: Path, name: bytes
 ) -> None:
     places = [place for place in range(len(sound)) if sound.startswith(name, place)]
     assert len(places) >= 2
     for place in places:
         content = bytearray(sound)
         content[place + len(name) - 1] ^= 1
-        looked = Looked(folder, bytes(content))
-        judge(looked, right)
-        assert looked.told
+        polled = Polled(folder, bytes(content))
+        judge(polled, right)
+        assert polled.told
 
 
 @given(length=st.integers(0, LENGTH))
-def test_a_file_that_was_cut_off(sound: Content, right: Looked, folder: Path, length: int) -> None:
-    looked = Looked(folder, sound[:length])
-    judge(looked, right)
-    assert looked.told or length > len(sound) - PAGE, "the last page may have nothing at its end"
+def test_a_file_that_was_cut_off(sound: Content, right: Polled, folder: Path, length: int) -> None:
+    polled = Polled(folder, sound[:length])
+    judge(polled, right)
+    assert polled.told or length > len(sound) - PAGE, "the last page may have nothing at its end"
 
 
 @pytest.mark.parametrize("length", [0, 1, 99, 100, 4096, 8192])
-def test_a_file_that_was_cut_off_at_an_edge(sound: Content, right: Looked, folder: Path, length: int) -> None:
-    assert Looked(folder, sound[:length]).told
+def test_a_file_that_was_cut_off_at_an_edge(sound: Content, right: Polled, folder: Path, length: int) -> None:
+    assert Polled(folder, sound[:length]).told
 
 
 @given(st.binary(max_size=5000))
 def test_anything_else_is_no_journal(folder: Path, sound: Content, content: bytes) -> None:
-    assert Looked(folder, content).told
+    assert Polled(folder, content).told

@@ -62,7 +62,7 @@ def test_a_killed_process_is_dead_at_once_and_what_it_left_is_removed(path: Path
     with child(HOLD, path) as process:
         run = run_of_child(path)
         assert lease.is_alive(run)
-        assert lease.is_alive(run), "looking does no harm"
+        assert lease.is_alive(run), "polling does no harm"
         process.kill()
         process.wait()
         left = path.with_name(f"{path.name}-{run}.new")  # it died while it made the file
@@ -88,7 +88,7 @@ def test_sweeping_removes_what_the_dead_left_and_nothing_else(path: Path, lease:
     living.release()
 
 
-def test_two_who_look_at_once_do_not_take_each_other_for_the_run(
+def test_two_who_poll_once_do_not_take_each_other_for_the_run(
     path: Path, lease: Lease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = "0123456789abcdef"
@@ -103,7 +103,7 @@ def test_two_who_look_at_once_do_not_take_each_other_for_the_run(
     assert (lease.is_alive(run), seen) == (False, [False])
 
 
-def test_a_file_that_cannot_be_looked_at_is_not_called_dead(
+def test_a_file_that_cannot_be_polled_is_not_called_dead(
     path: Path, lease: Lease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object) -> int:

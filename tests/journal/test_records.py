@@ -380,7 +380,7 @@ def test_what_is_to_be_done_with_an_item_of_an_earlier_run(
     assert later.claim() == Claim(item=item, action=action, **facts)  # type: ignore[arg-type]
 
 
-def test_a_look_at_an_item_takes_nothing(start: Start) -> None:
+def test_a_poll_an_item_takes_nothing(start: Start) -> None:
     one, two = start(), start()
     assert one.preview() is Action.SUBMIT
     assert two.claim().action is Action.SUBMIT
@@ -664,7 +664,9 @@ class Model:
     def _change(self, request: Known, entry: Entry) -> None:
         if entry.request_id is not None and request.request_id is None:
             request.request_id = entry.request_id
-            for other in [other for other in self.requests if other.key is None and other.request_id == entry.request_id]:
+            for other in [
+                other for other in self.requests if other.key is None and other.request_id == entry.request_id
+            ]:
                 self.requests.remove(other)
                 request.hear(other.state, other.cost)
         request.hear(entry.state.value, entry.cost_usd)
@@ -686,7 +688,8 @@ def test_any_sequence_of_entries_ends_as_the_table_says(entries: list[Entry]) ->
                     assert model.record(one)
             found = [(o["key"], o["request_id"], o["state"], (o["cost"])) for o in requests(run.database)]
             wanted = [
-                (o.key, o.request_id, o.state, None if o.cost is None else round(o.cost * 10**9)) for o in model.requests
+                (o.key, o.request_id, o.state, None if o.cost is None else round(o.cost * 10**9))
+                for o in model.requests
             ]
             assert sorted(found, key=repr) == sorted(wanted, key=repr)
             totals = run.database.db.execute("SELECT coalesce(sum(settled + held), 0) FROM accounts").fetchone()

@@ -59,7 +59,7 @@ async def test_a_service_that_moved_is_found_at_once_and_no_submit_is_lost_or_do
         assert not waiting.done()
         async with moved(old) as new:
             names.ports = [port(new)]
-            second = await waiting  # a look that finds nobody saw nothing
+            second = await waiting  # a poll that finds nobody saw nothing
             third = await client.generate("a bird")
     assert len({first.request_id, second.request_id, third.request_id}) == 3
     assert old.accepted == 3

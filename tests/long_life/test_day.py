@@ -131,7 +131,7 @@ async def test_a_day_leaves_nothing_behind(monkeypatch):
         for _ in range(21):
             await day.hour()
         grown = held() - early
-        # For each price of a look, in half octaves, a schedule of each size (429 raises the price, to 64 at the most);
+        # For each price of a poll, in half octaves, a schedule of each size (429 raises the price, to 64 at the most);
         # a hold for each kind of call; the distribution that a size had before its latest samples.
         for name, most in {"polling.schedule.Schedule": 13, "transport.pacing.Ramp": 3}.items():
             assert grown.pop(f"flux_klein_async.{name}", 0) <= most
@@ -156,7 +156,11 @@ async def test_a_day_leaves_nothing_behind(monkeypatch):
         await settle()
 
         assert strays() == []
-        assert (core.operations._operations, core.background._tasks, list(core.background._waiting)) == (set(), set(), [])
+        assert (core.operations._operations, core.background._tasks, list(core.background._waiting)) == (
+            set(),
+            set(),
+            [],
+        )
         assert core.left_running == set()
         assert len(core._unknown_words) <= 100
         assert len(core.limiter._holds) <= 3

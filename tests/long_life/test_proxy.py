@@ -218,7 +218,7 @@ def test_a_proxy_of_a_kind_that_cannot_be_used_is_refused_when_the_client_is_mad
 
 async def test_our_own_sessions_never_open_netrc(proxy, engine, monkeypatch, tmp_path, caplog):
     broken = tmp_path / "netrc"
-    broken.write_text("this is no netrc\n")  # aiohttp warns of it where it looks
+    broken.write_text("this is no netrc\n")  # aiohttp warns of it where it polls
     monkeypatch.setenv("NETRC", str(broken))
     caplog.set_level(logging.DEBUG)
     async with FluxKleinClient(TOKEN, base_url=API) as client:

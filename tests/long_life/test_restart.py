@@ -6,7 +6,7 @@ import pytest
 
 from flux_klein_async import FixedPolling, FluxKleinClient, RequestHandle, RetryPolicy, SubmissionUncertainError
 from flux_klein_async.emulator import Emulator, Generation, Hang, Pass
-from flux_klein_async.events import Looked, Retrying, Submitted
+from flux_klein_async.events import Polled, Retrying, Submitted
 from tests.fakes import Events, outcome
 from tests.networks import closed_port, until
 
@@ -40,9 +40,9 @@ async def test_waits_go_on_over_a_restart_and_every_result_comes(emulator):
             emulator.script("submit", *[Generation(after=1.0)] * MANY)
             handles = [await client.submit(f"cat {number}") for number in range(MANY)]
             waits = [asyncio.ensure_future(handle.wait_for_result()) for handle in handles]
-            await until(lambda: len({look.request_id for look in events.of(Looked)}) == MANY)
-        # Nobody listens now: every wait has a look that finds nobody.
-        await until(lambda: len({look.request_id for look in events.of(Looked) if look.error}) == MANY)
+            await until(lambda: len({poll.request_id for poll in events.of(Polled)}) == MANY)
+        # Nobody listens now: every wait has a poll that finds nobody.
+        await until(lambda: len({poll.request_id for poll in events.of(Polled) if poll.error}) == MANY)
         async with emulator:
             results = await asyncio.gather(*waits)
     assert [result.request_id for result in results] == [handle.request_id for handle in handles]

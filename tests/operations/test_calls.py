@@ -7,11 +7,11 @@ import pytest
 
 from flux_klein_async import (
     APIConnectionError,
+    APIStatusError,
     APITimeoutError,
     FixedPolling,
     InvalidResponseError,
     NotFoundError,
-    APIStatusError,
     RateLimitError,
     ServerError,
 )

@@ -190,7 +190,7 @@ async def test_what_a_limiter_is_told_it_may_not_lose(klein_emulator, connect, c
 
 @pytest.mark.parametrize(
     ("method", "charged"),
-    [("acquire", "no"), ("held_until", "no"), ("admit", "no"), ("look_price", "unknown"), ("look", "unknown")],
+    [("acquire", "no"), ("held_until", "no"), ("admit", "no"), ("poll_price", "unknown"), ("poll", "unknown")],
 )
 async def test_a_limiter_that_cannot_be_asked_ends_the_call_and_keeps_the_id(klein_emulator, connect, method, charged):
     part = limiter(method)
@@ -279,7 +279,7 @@ async def test_a_longer_hold_that_comes_meanwhile_is_obeyed_too(klein_emulator, 
     waiting = asyncio.ensure_future(client.generate("a cat"))
     await asyncio.sleep(1.5)
     await client.model()
-    assert 33.0 <= now() < 33.1  # the wait's look and this one come back one after the other
+    assert 33.0 <= now() < 33.1  # the wait's poll and this one come back one after the other
     await waiting
 
 
@@ -372,7 +372,7 @@ async def test_a_hold_costs_nobody_more_than_it_asked_for(klein_emulator, connec
 
 
 @pytest.mark.parametrize("waits", [64, 500])
-async def test_a_refused_look_with_a_short_hold_loses_no_wait(klein_emulator, connect, waits):
+async def test_a_refused_poll_with_a_short_hold_loses_no_wait(klein_emulator, connect, waits):
     client = connect(timeout=6, polling=EVERY_SECOND, limits=Limits(max_in_flight=waits))
     klein_emulator.script("status", error_reply(429, retry_after=1))
     outcomes = await client.generate_all(["a cat"] * waits)
@@ -381,13 +381,13 @@ async def test_a_refused_look_with_a_short_hold_loses_no_wait(klein_emulator, co
 
 
 async def test_a_ceiling_holds_after_a_hold_too(klein_emulator, connect):
-    client = connect(polling=EVERY_SECOND, timeout=None, limits=Limits(max_in_flight=100, looks_per_second=5))
+    client = connect(polling=EVERY_SECOND, timeout=None, limits=Limits(max_in_flight=100, polls_per_second=5))
     klein_emulator.script("status", None, None, error_reply(429, retry_after=20))
     klein_emulator.script("submit", *[Generation(after=0.5)] * 100)
     await client.generate_all(["a cat"] * 100)
-    looks = sorted(record.at for record in klein_emulator.records if record.endpoint == "status")
-    assert max(sum(at <= other < at + 1 for other in looks) for at in looks) <= 6
-    assert not any(1.4 < at < 21.4 for at in looks)
+    polls = sorted(record.at for record in klein_emulator.records if record.endpoint == "status")
+    assert max(sum(at <= other < at + 1 for other in polls) for at in polls) <= 6
+    assert not any(1.4 < at < 21.4 for at in polls)
 
 
 async def test_a_long_unknown_word_is_logged_shortened(klein_emulator, connect, caplog):
@@ -430,7 +430,7 @@ class Pupil:
         self.threads: list[int] = []
         self.saved: list[int] = []
 
-    def next_look(self, _progress: Progress) -> float:
+    def next_poll(self, _progress: Progress) -> float:
         return 0.5
 
     def observe(self, _observation: Observation) -> None:
@@ -469,7 +469,7 @@ async def test_nothing_learned_is_nothing_saved(klein_emulator, connect):
 # --- many calls at once
 
 
-async def test_after_a_hold_looks_come_back_gradually(klein_emulator, connect):
+async def test_after_a_hold_polls_come_back_gradually(klein_emulator, connect):
     client = connect(polling=EVERY_SECOND, timeout=600, limits=Limits(max_in_flight=500))
     klein_emulator.script("status", error_reply(429, retry_after=5))
     await client.generate_all(["a cat"] * 500)
@@ -491,7 +491,7 @@ async def test_submits_that_queue_for_a_connection_obey_a_hold_that_comes_meanwh
     assert (len(submits), klein_emulator.accepted) == (11, 10)
 
 
-async def test_looks_and_results_go_before_submits_where_connections_are_scarce(klein_emulator, connect):
+async def test_polls_and_results_go_before_submits_where_connections_are_scarce(klein_emulator, connect):
     klein_emulator.fault("submit", Pass(0.1), probability=1)
     client = connect(limits=Limits(max_connections=1), polling=FixedPolling(0.2))
     outcomes = await client.generate_all(["a cat"] * 30)

@@ -318,7 +318,7 @@ async def test_what_is_not_the_picture_is_asked_for_again_from_its_beginning(
 # --- where the work is done
 
 
-async def test_neither_hashing_nor_looking_nor_writing_is_done_on_the_loops_thread(
+async def test_neither_hashing_nor_polling_nor_writing_is_done_on_the_loops_thread(
     klein_emulator, connect, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(download, "_FLUSH", 50_000)

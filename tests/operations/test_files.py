@@ -660,7 +660,7 @@ def test_a_complaint_keeps_a_file_from_its_name(tmp_path: Path) -> None:
     assert listing(tmp_path) == []
 
 
-def test_a_file_begun_anew_is_looked_at_anew(tmp_path: Path) -> None:
+def test_a_file_begun_anew_is_polled_anew(tmp_path: Path) -> None:
     arrival = Arrival(part_of(tmp_path))
     arrival.add(b"<html>")
     arrival.restart()

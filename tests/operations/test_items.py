@@ -14,7 +14,7 @@ from flux_klein_async.errors import (
     GenerationCancelledError,
     GenerationFailedError,
     InvalidInputError,
-    ItemTakenError,
+    ItemClaimedError,
     JournalError,
     NotFoundError,
     SubmissionUncertainError,
@@ -189,8 +189,8 @@ async def test_files_are_brought_to_another_directory_if_that_is_asked_for(klein
     [
         (claim(Action.FAILED, "r-1"), GenerationFailedError, "unknown", "The generation failed (request r-1)"),
         (claim(Action.UNCERTAIN), SubmissionUncertainError, "unknown", str(SubmissionUncertainError())),
-        (claim(Action.CLAIMED), ItemTakenError, "no", str(ItemTakenError())),
-        (claim(Action.CLAIMED, "r-1"), ItemTakenError, "no", f"{ItemTakenError()} (request r-1)"),
+        (claim(Action.CLAIMED), ItemClaimedError, "no", str(ItemClaimedError())),
+        (claim(Action.CLAIMED, "r-1"), ItemClaimedError, "no", f"{ItemClaimedError()} (request r-1)"),
     ],
     ids=lambda value: value.action.value if isinstance(value, Claim) else None,
 )

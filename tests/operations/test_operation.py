@@ -30,7 +30,7 @@ async def inside(call: Operation) -> None:
         ({"last_error": ServerError(status_code=500)}, ServerError, "no"),
         ({"uncertain": True}, SubmissionUncertainError, "unknown"),
         ({"request_id": "x"}, APITimeoutError, "unknown"),
-        ({"request_id": "x", "waits": True, "looks": 3}, WaitTimeoutError, "unknown"),
+        ({"request_id": "x", "waits": True, "polls": 3}, WaitTimeoutError, "unknown"),
         ({"waits": True, "last_error": ServerError(status_code=500)}, ServerError, "no"),
     ],
 )
@@ -49,12 +49,12 @@ async def test_the_deadline_ends_in_the_error_that_the_facts_call_for(facts, kin
 async def test_a_wait_out_of_time_tells_how_far_it_came(last):
     await asyncio.sleep(1.5)
     call, _ = make(2.0, request_id="x", waits=True)
-    call.looks, call.state, call.last_error = 7, "in_queue", last
+    call.polls, call.state, call.last_error = 7, "in_queue", last
     error = await outcome(inside(call))
     assert type(error) is WaitTimeoutError
-    assert (error.request_id, error.elapsed, error.looks, error.state) == ("x", 2.0, 7, "in_queue")
+    assert (error.request_id, error.elapsed, error.polls, error.state) == ("x", 2.0, 7, "in_queue")
     assert error.cause == (str(last) if last else None)
-    assert str(error).startswith("The deadline passed after 2 s; last seen in_queue in 7 looks")
+    assert str(error).startswith("The deadline passed after 2 s; last seen in_queue in 7 polls")
 
 
 @pytest.mark.parametrize("timeout", [2.0, None])

@@ -584,7 +584,9 @@ async def test_an_id_that_arrives_in_the_instant_of_the_cancellation_is_not_lost
 
 async def test_a_post_that_fails_in_the_instant_of_being_dropped_is_told_in_one_line(klein_emulator, connect, caplog):
     core = connect()._context
-    submission = _Submission(core, core.operation(1.0), PreparedRequest(model=MODEL, body=b"{}", pixels=None), "cancel", None)
+    submission = _Submission(
+        core, core.operation(1.0), PreparedRequest(model=MODEL, body=b"{}", pixels=None), "cancel", None
+    )
 
     async def fail() -> str:
         raise APIConnectionError(sent=False)

@@ -1,4 +1,4 @@
-"""Looking: what each look and its failure leads to, exactly when, and what the policy is told.
+"""Polling: what each poll and its failure leads to, exactly when, and what the policy is told.
 
 Waiting: how a wait ends, exactly when, and what becomes of a request that nobody waits for.
 
@@ -51,7 +51,7 @@ from flux_klein_async.emulator import (
     Truncate,
     error_reply,
 )
-from flux_klein_async.events import Failed, Finished, Held, Looked, StateChanged, Submitted
+from flux_klein_async.events import Failed, Finished, Held, Polled, StateChanged, Submitted
 from flux_klein_async.journal.base import Entry, EntryState
 from flux_klein_async.transport.throttle import InProcessLimiter
 from tests.fakes import Events, now, outcome, settle, strays
@@ -59,17 +59,17 @@ from tests.fakes import Events, now, outcome, settle, strays
 EVERY_SECOND = FixedPolling(1.0)
 
 
-async def test_a_result_comes_with_the_first_look_after_its_completion(klein_emulator, connect):
+async def test_a_result_comes_with_the_first_poll_after_its_completion(klein_emulator, connect):
     klein_emulator.script("submit", Generation(after=2.5))
     result = await connect(polling=EVERY_SECOND).generate("a cat")
     assert now() == 3.0
-    assert result.timings.looks == 3
+    assert result.timings.polls == 3
     assert (result.timings.lag_max, result.timings.running) == (1.0, 2.0)
     assert (result.timings.submit, result.timings.queued, result.timings.fetch) == (0.0, 1.0, 0.0)
     assert result.cost_usd == 0.01
 
 
-FAILING_LOOKS = [
+FAILING_POLLS = [
     error_reply(500),
     error_reply(502),
     error_reply(503, retry_after="soon"),
@@ -86,40 +86,40 @@ FAILING_LOOKS = [
 ]
 
 
-async def test_a_look_on_a_connection_that_breaks_twice_saw_nothing(klein_emulator, connect):
+async def test_a_poll_on_a_connection_that_breaks_twice_saw_nothing(klein_emulator, connect):
     """aiohttp itself repeats a GET once when a kept-alive connection turns out dead."""
     klein_emulator.script("submit", Generation(after=0.5))
     klein_emulator.script("status", Reset(), Reset())
     result = await connect(polling=EVERY_SECOND).generate("a cat")
-    assert (now(), result.timings.looks, klein_emulator.calls["status"]) == (2.0, 2, 3)
+    assert (now(), result.timings.polls, klein_emulator.calls["status"]) == (2.0, 2, 3)
 
 
-@pytest.mark.parametrize("answer", FAILING_LOOKS, ids=repr)
-async def test_a_look_that_fails_saw_nothing_and_is_not_repeated(klein_emulator, connect, answer):
+@pytest.mark.parametrize("answer", FAILING_POLLS, ids=repr)
+async def test_a_poll_that_fails_saw_nothing_and_is_not_repeated(klein_emulator, connect, answer):
     klein_emulator.script("submit", Generation(after=1.5))
     klein_emulator.script("status", answer)
     events = Events()
     result = await connect(polling=EVERY_SECOND, on_event=events).generate("a cat")
-    assert (now(), result.timings.looks, klein_emulator.calls["status"]) == (2.0, 2, 2)
-    assert [event.error is None for event in events.of(Looked)] == [False, True]
+    assert (now(), result.timings.polls, klein_emulator.calls["status"]) == (2.0, 2, 2)
+    assert [event.error is None for event in events.of(Polled)] == [False, True]
 
 
-async def test_looks_and_changes_are_told_with_request_and_tag(klein_emulator, connect):
+async def test_polls_and_changes_are_told_with_request_and_tag(klein_emulator, connect):
     events = Events()
     klein_emulator.script("submit", Generation(after=3.5))
     klein_emulator.script("status", Reply(200, {"status": "in_queue", "queue_position": 3}), error_reply(500))
     result = await connect(polling=EVERY_SECOND, on_event=events).generate("a cat", tag="mine")
-    looked = events.of(Looked)
-    assert {(event.request_id, event.tag) for event in (*looked, *events.of(StateChanged))} == {
+    polled = events.of(Polled)
+    assert {(event.request_id, event.tag) for event in (*polled, *events.of(StateChanged))} == {
         (result.request_id, "mine")
     }
-    assert [(event.at, event.look, event.state) for event in looked] == [
+    assert [(event.at, event.poll, event.state) for event in polled] == [
         (1.0, 1, "in_queue"),
         (2.0, 2, None),
         (3.0, 3, "in_progress"),
         (4.0, 4, "completed"),
     ]
-    assert [event.error is None or "HTTP 500" in event.error for event in looked] == [True] * 4
+    assert [event.error is None or "HTTP 500" in event.error for event in polled] == [True] * 4
     assert [(event.at, event.state, event.queue_position) for event in events.of(StateChanged)] == [
         (1.0, "in_queue", 3),
         (3.0, "in_progress", None),
@@ -127,29 +127,29 @@ async def test_looks_and_changes_are_told_with_request_and_tag(klein_emulator, c
     ]
 
 
-async def test_a_look_that_is_never_answered_is_given_up_after_five_seconds(klein_emulator, connect):
+async def test_a_poll_that_is_never_answered_is_given_up_after_five_seconds(klein_emulator, connect):
     klein_emulator.script("submit", Generation(after=0.5))
     klein_emulator.script("status", Hang())
     result = await connect(polling=EVERY_SECOND).generate("a cat")
-    assert (now(), result.timings.looks) == (6.0, 2)
+    assert (now(), result.timings.polls) == (6.0, 2)
 
 
-async def test_a_look_that_dribbles_is_given_up_after_ten_seconds(klein_emulator, connect):
+async def test_a_poll_that_dribbles_is_given_up_after_ten_seconds(klein_emulator, connect):
     klein_emulator.script("submit", Generation(after=0.5))
     klein_emulator.script("status", Reply(200, b" " * 1000, dribble=0.5))
     result = await connect(polling=EVERY_SECOND, timeout=None).generate("a cat")
-    assert (round(now(), 6), result.timings.looks) == (11.5, 2)
+    assert (round(now(), 6), result.timings.polls) == (11.5, 2)
 
 
 async def test_the_round_trip_is_part_of_the_interval(klein_emulator, connect):
     klein_emulator.script("submit", Generation(after=2.9))
     klein_emulator.script("status", Pass(delay=0.7), Pass(delay=0.7))
     await connect(polling=EVERY_SECOND).generate("a cat")
-    looks = [record.at for record in klein_emulator.records if record.endpoint == "status"]
-    assert looks == [1.0, 2.0, 3.0]
+    polls = [record.at for record in klein_emulator.records if record.endpoint == "status"]
+    assert polls == [1.0, 2.0, 3.0]
 
 
-async def test_a_hold_on_looks_is_obeyed_by_every_wait(klein_emulator, connect):
+async def test_a_hold_on_polls_is_obeyed_by_every_wait(klein_emulator, connect):
     events = Events()
     client = connect(polling=EVERY_SECOND, on_event=events)
     klein_emulator.script("submit", Generation(after=1.5), Generation(after=1.5))
@@ -164,7 +164,7 @@ async def test_a_hold_on_looks_is_obeyed_by_every_wait(klein_emulator, connect):
     assert [(event.kind, event.seconds) for event in events.of(Held)] == [("read", 5.0)]
 
 
-async def test_a_hold_on_looks_that_outlasts_the_deadline_ends_the_wait_at_once(klein_emulator, connect):
+async def test_a_hold_on_polls_that_outlasts_the_deadline_ends_the_wait_at_once(klein_emulator, connect):
     client = connect(polling=EVERY_SECOND, timeout=10)
     klein_emulator.script("submit", Generation(after=1.5))
     klein_emulator.script("status", error_reply(429, retry_after=60))
@@ -174,49 +174,49 @@ async def test_a_hold_on_looks_that_outlasts_the_deadline_ends_the_wait_at_once(
     assert klein_emulator.calls["cancel"] == 1  # cancels are never held
 
 
-async def test_a_hold_known_before_the_next_look_is_not_slept_towards(klein_emulator, connect):
+async def test_a_hold_known_before_the_next_poll_is_not_slept_towards(klein_emulator, connect):
     klein_emulator.script("status", error_reply(429, retry_after=100))
     error = await outcome(connect(polling=FixedPolling(5.0), timeout=30).wait_for_result("x"))
     assert (type(error), now()) == (WaitTimeoutError, 5.0)
     assert str(error).startswith("The service wants no such call before the deadline")
 
 
-async def test_the_ceiling_on_looks_spreads_them_evenly(klein_emulator, connect):
-    client = connect(polling=EVERY_SECOND, limits=Limits(looks_per_second=2))
+async def test_the_ceiling_on_polls_spreads_them_evenly(klein_emulator, connect):
+    client = connect(polling=EVERY_SECOND, limits=Limits(polls_per_second=2))
     klein_emulator.script("submit", *[Generation(after=0.5)] * 4)
     await client.generate_all(["a", "b", "c", "d"])
-    looks = [record.at for record in klein_emulator.records if record.endpoint == "status"]
-    assert looks == [1.0, 1.5, 2.0, 2.5]
+    polls = [record.at for record in klein_emulator.records if record.endpoint == "status"]
+    assert polls == [1.0, 1.5, 2.0, 2.5]
 
 
 async def test_under_a_ceiling_a_crowd_waits_alike_and_all_end(klein_emulator, connect):
     """Nobody's gap is more than three times the median gap at the same age."""
     events = Events()
-    limits = Limits(max_in_flight=400, looks_per_second=20)
+    limits = Limits(max_in_flight=400, polls_per_second=20)
     client = connect(limits=limits, on_event=events, timeout=None)
     klein_emulator.script("submit", *[Generation(after=30.0)] * 400)
     outcomes = await client.generate_all(["a cat"] * 400, concurrency=400)
     assert all(item.result for item in outcomes)
     instants: dict[object, list[float]] = {}
     for event in events:
-        if isinstance(event, Submitted | Looked):
+        if isinstance(event, Submitted | Polled):
             instants.setdefault(event.request_id, []).append(event.at)
     windows: dict[int, list[float]] = {}
-    for looks in instants.values():
-        for earlier, later in itertools.pairwise(looks):
+    for polls in instants.values():
+        for earlier, later in itertools.pairwise(polls):
             windows.setdefault(int(later // 5), []).append(later - earlier)
     assert max(max(gaps) / statistics.median(gaps) for gaps in windows.values()) <= 3
-    looked = sorted(event.at for event in events.of(Looked))
-    assert min(later - earlier for earlier, later in itertools.pairwise(looked)) >= 0.05 - 1e-9
+    polled = sorted(event.at for event in events.of(Polled))
+    assert min(later - earlier for earlier, later in itertools.pairwise(polled)) >= 0.05 - 1e-9
 
 
-async def test_a_refused_look_makes_every_wait_look_more_rarely_for_a_while(klein_emulator, connect):
+async def test_a_refused_poll_makes_every_wait_poll_more_rarely_for_a_while(klein_emulator, connect):
     prices = []
 
     class Priced(Spy):
-        def next_look(self, progress: Progress) -> float:
+        def next_poll(self, progress: Progress) -> float:
             prices.append(progress.price)
-            return super().next_look(progress)
+            return super().next_poll(progress)
 
     klein_emulator.script("submit", Generation(after=30.0))
     klein_emulator.script("status", None, error_reply(429))
@@ -226,33 +226,33 @@ async def test_a_refused_look_makes_every_wait_look_more_rarely_for_a_while(klei
     assert prices[-1] == 1.0
 
 
-# --- looking at the result itself
+# --- polling the result itself
 
 
-async def test_looking_at_the_result_saves_a_round_trip(klein_emulator, connect):
+async def test_polling_the_result_saves_a_round_trip(klein_emulator, connect):
     klein_emulator.round_trip = 0.5
     klein_emulator.script("submit", Generation(after=2.8))
-    client = connect(polling=EVERY_SECOND, look_at="result")
+    client = connect(polling=EVERY_SECOND, poll_endpoint="result")
     begun = now()
     result = await client.generate("a cat")
     assert result.image_url
     assert result.cost_usd == 0.01
-    # The connection and the submit take a round trip each; the third look is sent 3 s later and brings it all.
-    assert (now() - begun, result.timings.looks, result.timings.fetch) == (0.5 + 0.5 + 3.0 + 0.5, 3, 0.0)
+    # The connection and the submit take a round trip each; the third poll is sent 3 s later and brings it all.
+    assert (now() - begun, result.timings.polls, result.timings.fetch) == (0.5 + 0.5 + 3.0 + 0.5, 3, 0.0)
     assert (klein_emulator.calls["status"], klein_emulator.calls["result"]) == (0, 3)
 
 
 @pytest.mark.parametrize(
     "early", [error_reply(404, 404001), error_reply(400, 400001), error_reply(409), Reply(200, {}), Reply(200, "no")]
 )
-async def test_a_service_without_early_results_is_looked_at_by_its_status(klein_emulator, connect, early, caplog):
+async def test_a_service_without_early_results_is_polled_by_its_status(klein_emulator, connect, early, caplog):
     caplog.set_level(logging.INFO)
     klein_emulator.script("submit", *[Generation(after=2.5, early_result=early)] * 5)
-    client = connect(polling=EVERY_SECOND, look_at="result")
+    client = connect(polling=EVERY_SECOND, poll_endpoint="result")
     assert (await client.generate("a cat")).image_url
     assert now() == 3.0
-    looks = [(record.endpoint, record.at) for record in klein_emulator.records][1:]
-    assert looks == [("result", 1.0), ("status", 1.0), ("status", 2.0), ("status", 3.0), ("result", 3.0)]
+    polls = [(record.endpoint, record.at) for record in klein_emulator.records][1:]
+    assert polls == [("result", 1.0), ("status", 1.0), ("status", 2.0), ("status", 3.0), ("result", 3.0)]
     results = []
     for name in ("second", "third", "fourth"):
         before = klein_emulator.calls["result"]
@@ -265,14 +265,14 @@ async def test_a_service_without_early_results_is_looked_at_by_its_status(klein_
 async def test_waits_that_learn_at_once_that_there_are_no_early_results_all_go_on(klein_emulator, connect, caplog):
     klein_emulator.script("submit", *[Generation(after=1.5, early_result=error_reply(404, 404001))] * 5)
     with caplog.at_level(logging.INFO):
-        await connect(polling=EVERY_SECOND, look_at="result").generate_all(["a cat"] * 5)
+        await connect(polling=EVERY_SECOND, poll_endpoint="result").generate_all(["a cat"] * 5)
     assert (now(), klein_emulator.calls["status"]) == (2.0, 10)
     assert caplog.text.count("no early results") == 1
 
 
 @pytest.mark.parametrize("odd", [Reply(200, "<html>"), error_reply(404, 404001), Hang()], ids=repr)
-async def test_one_odd_answer_does_not_end_looking_at_the_result(klein_emulator, connect, odd):
-    client = connect(polling=EVERY_SECOND, look_at="result")
+async def test_one_odd_answer_does_not_end_polling_the_result(klein_emulator, connect, odd):
+    client = connect(polling=EVERY_SECOND, poll_endpoint="result")
     for _ in range(5):
         klein_emulator.script("submit", Generation(after=1.5), Generation(after=1.5))
         klein_emulator.script("result", odd)
@@ -288,8 +288,8 @@ class Raising:
     def __init__(self, *, at: str) -> None:
         self._at = at
 
-    def next_look(self, progress: Progress) -> float:
-        if self._at == "next_look":
+    def next_poll(self, progress: Progress) -> float:
+        if self._at == "next_poll":
             raise RuntimeError("boom")
         return 1.0
 
@@ -305,23 +305,23 @@ async def test_a_policy_that_cannot_learn_does_not_cost_the_result(klein_emulato
 
 
 async def test_a_policy_that_raises_is_a_configuration_error_with_the_id(klein_emulator, connect):
-    error = await outcome(connect(polling=Raising(at="next_look")).generate("a cat"))
+    error = await outcome(connect(polling=Raising(at="next_poll")).generate("a cat"))
     assert (type(error), "RuntimeError: boom" in str(error)) == (ConfigurationError, True)
     assert error.request_id in klein_emulator.completions
 
 
 @pytest.mark.parametrize("answer", [error_reply(500), error_reply(429), Reset()], ids=repr)
-async def test_trouble_at_the_result_is_no_reason_to_look_elsewhere(klein_emulator, connect, answer):
+async def test_trouble_at_the_result_is_no_reason_to_poll_elsewhere(klein_emulator, connect, answer):
     klein_emulator.script("submit", Generation(after=0.5))
     klein_emulator.script("result", answer, answer)  # aiohttp repeats a GET whose connection was reset
-    await connect(polling=EVERY_SECOND, look_at="result").generate("a cat")
+    await connect(polling=EVERY_SECOND, poll_endpoint="result").generate("a cat")
     assert klein_emulator.calls["status"] == 0
 
 
 async def test_a_completed_state_without_its_output_is_asked_for_again(klein_emulator, connect):
     klein_emulator.script("submit", Generation(after=0.5))
     klein_emulator.script("result", Reply(200, {"status": "completed"}))
-    result = await connect(polling=EVERY_SECOND, look_at="result").generate("a cat")
+    result = await connect(polling=EVERY_SECOND, poll_endpoint="result").generate("a cat")
     assert result.image_url
     assert klein_emulator.calls["result"] == 2
 
@@ -329,7 +329,7 @@ async def test_a_completed_state_without_its_output_is_asked_for_again(klein_emu
 @pytest.mark.parametrize(("ends", "kind"), [("failed", GenerationFailedError), ("cancelled", GenerationCancelledError)])
 async def test_a_bad_end_seen_in_the_result_is_its_error(klein_emulator, connect, ends, kind):
     klein_emulator.script("submit", Generation(ends=ends, error="out of memory", after=0.5))
-    error = await outcome(connect(polling=EVERY_SECOND, look_at="result").generate("a cat"))
+    error = await outcome(connect(polling=EVERY_SECOND, poll_endpoint="result").generate("a cat"))
     assert type(error) is kind
     assert klein_emulator.calls["result"] == 1
 
@@ -344,7 +344,7 @@ class Spy:
         self.progress: list[Progress] = []
         self.observations: list[Observation] = []
 
-    def next_look(self, progress: Progress) -> float:
+    def next_poll(self, progress: Progress) -> float:
         self.progress.append(progress)
         return 1.0
 
@@ -357,14 +357,14 @@ async def test_a_policy_is_told_how_the_wait_stands_and_what_it_taught(klein_emu
     klein_emulator.script("submit", Generation(after=2.5))
     klein_emulator.script("status", Pass(delay=0.25))
     await connect(polling=spy).generate("a cat", width=512, height=256)
-    facts = [(item.looks, item.age, item.state, item.pixels, item.round_trip) for item in spy.progress]
+    facts = [(item.polls, item.age, item.state, item.pixels, item.round_trip) for item in spy.progress]
     assert facts == [
         (0, 0.0, None, 512 * 256, None),
         (1, 1.25, "in_progress", 512 * 256, 0.25),
         (2, 2.0, "in_progress", 512 * 256, 0.0),
     ]
     [taught] = spy.observations
-    assert (taught.not_before, taught.not_after, taught.served, taught.looks) == (2.0, 3.0, 2.5, 3)
+    assert (taught.not_before, taught.not_after, taught.served, taught.polls) == (2.0, 3.0, 2.5, 3)
     assert taught.model == "blackforestlabs/flux-2-klein/4b/text-to-image"
 
 
@@ -429,7 +429,7 @@ async def test_a_policy_is_told_of_the_queue_in_seconds_since_acceptance(klein_e
             not_after=5.0,
             running_since=4.0,
             served=4.5,
-            looks=5,
+            polls=5,
             sent=5.0,
             queued=Queued(1.0, 2, 3.0, 1, 3.0),
         )
@@ -446,10 +446,10 @@ async def test_a_wait_begun_later_knows_the_age_of_its_request_where_its_handle_
     await asyncio.sleep(2)
     assert (await handle.wait_for_result()).timings.queued == 2.0
     assert (await client.wait_for_result(handle.request_id)).timings.queued is None
-    assert [(item.age, item.sent) for item in spy.progress if item.looks == 0] == [(2.0, 0.0), (0.0, 0.0)]
+    assert [(item.age, item.sent) for item in spy.progress if item.polls == 0] == [(2.0, 0.0), (0.0, 0.0)]
 
 
-async def test_the_price_of_a_look_is_asked_for_its_policy_and_paid_at_its_turn(klein_emulator, connect):
+async def test_the_price_of_a_poll_is_asked_for_its_policy_and_paid_at_its_turn(klein_emulator, connect):
     class Till(InProcessLimiter):
         paid: list[float]
 
@@ -489,7 +489,7 @@ async def test_the_services_own_duration_is_taught_where_it_gives_one(
 @pytest.mark.parametrize("answer", [-1.0, math.nan, math.inf])
 async def test_a_policy_that_answers_nonsense_is_a_configuration_error(klein_emulator, connect, answer):
     class Nonsense(Spy):
-        def next_look(self, progress: Progress) -> float:
+        def next_poll(self, progress: Progress) -> float:
             return answer
 
     error = await outcome(connect(polling=Nonsense()).generate("a cat"))
@@ -499,11 +499,11 @@ async def test_a_policy_that_answers_nonsense_is_a_configuration_error(klein_emu
     assert klein_emulator.calls["cancel"] == 1
 
 
-async def test_the_default_policy_needs_few_looks_for_half_a_second(klein_emulator, connect):
+async def test_the_default_policy_needs_few_polls_for_half_a_second(klein_emulator, connect):
     klein_emulator.script("submit", Generation(after=0.57))
     client = connect(polling=ExponentialPolling(spread=lambda: 0.5))
     result = await client.generate("a cat")
-    assert (result.timings.looks, round(now(), 3)) == (4, 0.577)
+    assert (result.timings.polls, round(now(), 3)) == (4, 0.577)
 
 
 @pytest.mark.parametrize(
@@ -687,7 +687,7 @@ async def test_a_refusal_that_stands_for_ten_seconds_is_believed(klein_emulator,
 async def test_trouble_that_passes_is_waited_out_until_the_deadline(klein_emulator, connect):
     klein_emulator.script("status", *[error_reply(500)] * 100)
     error = await outcome(connect(polling=EVERY_SECOND, timeout=30).wait_for_result("there"))
-    assert (type(error), error.looks, error.state, now()) == (WaitTimeoutError, 29, None, 30.0)
+    assert (type(error), error.polls, error.state, now()) == (WaitTimeoutError, 29, None, 30.0)
     assert "HTTP 500" in str(error)
 
 
@@ -813,8 +813,8 @@ async def test_on_status_and_updates_see_each_change_of_state_and_queue_position
         return (status.state.value, status.queue_position)
 
     client = connect(polling=EVERY_SECOND)
-    looks = [("in_queue", 2), ("in_queue", 2), ("in_queue", 1), ("in_progress", None), ("in_progress", None)]
-    answers = [Reply(200, {"status": state, "queue_position": position}) for state, position in looks]
+    polls = [("in_queue", 2), ("in_queue", 2), ("in_queue", 1), ("in_progress", None), ("in_progress", None)]
+    answers = [Reply(200, {"status": state, "queue_position": position}) for state, position in polls]
     expected = [("in_queue", 2), ("in_queue", 1), ("in_progress", None), ("completed", None)]
     klein_emulator.script("submit", Generation(after=0.5))
     klein_emulator.script("status", *answers)
@@ -833,7 +833,7 @@ async def test_a_finished_generation_is_an_event_with_its_figures(klein_emulator
     result = await connect(polling=EVERY_SECOND, on_event=events).generate("a cat", tag="mine")
     [event] = events.of(Finished)
     assert event.request_id == result.request_id
-    assert (event.tag, event.seconds, event.looks, event.lag_max, event.cost_usd) == ("mine", 3.0, 3, 1.0, 0.01)
+    assert (event.tag, event.seconds, event.polls, event.lag_max, event.cost_usd) == ("mine", 3.0, 3, 1.0, 0.01)
 
 
 # --- what is written down
@@ -908,15 +908,15 @@ async def test_one_deadline_covers_all_updates(klein_emulator, connect):
     await asyncio.sleep(2)
     error = await outcome(anext(updates))
     assert (type(error), now(), error.request_id) == (WaitTimeoutError, 6.5, handle.request_id)
-    assert (error.looks, error.state) == (3, "in_progress")
-    looks = klein_emulator.calls["status"]
+    assert (error.polls, error.state) == (3, "in_progress")
+    polls = klein_emulator.calls["status"]
     error = await outcome(anext(updates))
     assert (type(error), now(), error.state) == (WaitTimeoutError, 6.5, "in_progress")
-    assert (error.looks, error.request_id) == (3, handle.request_id)
+    assert (error.polls, error.request_id) == (3, handle.request_id)
     error = await outcome(anext(handle.updates(timeout=0)))
-    assert (type(error), now(), error.looks) == (WaitTimeoutError, 6.5, 0)
+    assert (type(error), now(), error.polls) == (WaitTimeoutError, 6.5, 0)
     await settle()
-    assert klein_emulator.calls["status"] == looks  # nothing is asked that nobody can wait for
+    assert klein_emulator.calls["status"] == polls  # nothing is asked that nobody can wait for
 
 
 async def test_no_limit_and_a_reader_that_leaves_leave_nothing_running(klein_emulator, connect):
@@ -928,7 +928,7 @@ async def test_no_limit_and_a_reader_that_leaves_leave_nothing_running(klein_emu
     assert strays() == []
     async for _ in handle.updates(timeout=None):
         pass
-    assert [event.look for event in events.of(Looked)][1:4] == [1, 2, 3]
+    assert [event.poll for event in events.of(Polled)][1:4] == [1, 2, 3]
 
 
 async def test_the_wait_knows_how_long_the_submit_took_and_when_it_was_accepted(klein_emulator, connect):

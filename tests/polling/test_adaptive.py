@@ -39,11 +39,11 @@ COLD = {"klein": 1.4, "mixed": 1.4, "twice as slow": 1.8, "twice as fast": 1.8, 
 
 
 def progress(sent: float = 0.0, **known: object) -> Progress:
-    """A wait as it stands after a look at `sent` that took no time."""
+    """A wait as it stands after a poll `sent` that took no time."""
     values = {
         "model": MODEL,
         "pixels": SQUARE,
-        "looks": 1 if sent else 0,
+        "polls": 1 if sent else 0,
         "age": sent,
         "state": RequestState.IN_PROGRESS if sent else None,
         "state_age": 0.0,
@@ -63,16 +63,16 @@ def observation(not_before: float, not_after: float, **known: object) -> Observa
         "not_after": not_after,
         "running_since": None,
         "served": None,
-        "looks": 3,
+        "polls": 3,
     }
     return Observation(**{**values, **known})
 
 
-def looks(policy: AdaptivePolling, count: int, **known: object) -> list[float]:
-    """When a wait is looked at that does not end."""
+def polls(policy: AdaptivePolling, count: int, **known: object) -> list[float]:
+    """When a wait is polled that does not end."""
     ages = [0.0]
     for _ in range(count):
-        ages.append(ages[-1] + policy.next_look(progress(ages[-1], **known)))
+        ages.append(ages[-1] + policy.next_poll(progress(ages[-1], **known)))
     return ages[1:]
 
 
@@ -110,25 +110,25 @@ def test_it_waits_better_than_any_of_today_s_clients(name: str, concurrency: int
 
 @pytest.mark.parametrize("round_trip", [0.0, 0.04])
 @pytest.mark.parametrize("served", [True, False], ids=["served", "censored"])
-def test_the_estimate_does_not_drift_with_its_own_looking(served: bool, round_trip: float) -> None:
+def test_the_estimate_does_not_drift_with_its_own_polling(served: bool, round_trip: float) -> None:
     policy = AdaptivePolling()
-    for part in range(8):  # 8,000 generations, each taught by the looks that the estimate itself chose
+    for part in range(8):  # 8,000 generations, each taught by the polls that the estimate itself chose
         lab.simulate(policy, lab.Profile(), 1000, seed=part, concurrency=4, served=served, round_trip=round_trip)
         estimate = policy.prediction(MODEL, SQUARE).distribution()
         assert estimate.quantile(0.5) == pytest.approx(0.5695 - round_trip, rel=0.05)
         assert estimate.quantile(0.9) / estimate.quantile(0.1) == pytest.approx(math.exp(2.563 * 0.15), rel=0.15)
 
 
-def test_a_service_far_faster_than_believed_is_found_out_by_looks_alone() -> None:
+def test_a_service_far_faster_than_believed_is_found_out_by_polls_alone() -> None:
     rows = [
         row
-        for seed in range(8)  # the first look sees every end, and would for ever
+        for seed in range(8)  # the first poll sees every end, and would for ever
         for row in lab.simulate(AdaptivePolling(), lab.Profile(slow=0.1), 600, seed=seed, served=False)[400:]
     ]
     assert lab.summary(rows)[2] < 2
 
 
-def test_a_round_trip_moves_the_looks_and_nothing_else() -> None:
+def test_a_round_trip_moves_the_polls_and_nothing_else() -> None:
     near, far = (
         lab.summary(lab.simulate(AdaptivePolling(), lab.Profile(), 1500, concurrency=4, round_trip=trip)[200:])
         for trip in (0.0, 0.04)
@@ -137,62 +137,62 @@ def test_a_round_trip_moves_the_looks_and_nothing_else() -> None:
     assert far[1] == pytest.approx(near[1], rel=0.1)
 
 
-@pytest.mark.parametrize("look_cost", [0.001, 0.01, 0.1])
-def test_a_dearer_look_is_a_rarer_one(look_cost: float) -> None:
+@pytest.mark.parametrize("poll_cost", [0.001, 0.01, 0.1])
+def test_a_dearer_poll_is_a_rarer_one(poll_cost: float) -> None:
     cheap, dear = (
-        lab.summary(lab.simulate(AdaptivePolling(look_cost=cost), lab.Profile(), 600)[200:])
-        for cost in (look_cost, 2 * look_cost)
+        lab.summary(lab.simulate(AdaptivePolling(poll_cost=cost), lab.Profile(), 600)[200:])
+        for cost in (poll_cost, 2 * poll_cost)
     )
     assert dear[1] < cheap[1]
     assert dear[0] > cheap[0]
 
 
-def test_a_service_that_asks_for_fewer_looks_gets_fewer() -> None:
+def test_a_service_that_asks_for_fewer_polls_gets_fewer() -> None:
     policy = warm()
-    assert len([at for at in looks(policy, 40) if at < 1]) > len([at for at in looks(policy, 40, price=8.0) if at < 1])
+    assert len([at for at in polls(policy, 40) if at < 1]) > len([at for at in polls(policy, 40, price=8.0) if at < 1])
 
 
 @pytest.mark.parametrize("policy", [AdaptivePolling(), warm(), warm(10.0)], ids=["cold", "warm", "slow"])
-def test_stragglers_are_looked_at_ever_more_rarely(policy: AdaptivePolling) -> None:
-    ages = looks(policy, 2000)
+def test_stragglers_are_polled_ever_more_rarely(policy: AdaptivePolling) -> None:
+    ages = polls(policy, 2000)
     gaps = {start: max(b - a for a, b in pairwise(ages) if start <= a < 2 * start) for start in (20, 80, 320, 1280)}
     assert list(gaps.values()) == sorted(gaps.values())
     assert gaps[1280] == pytest.approx(5.0, rel=0.05)
 
 
-def test_the_first_look_waits_for_the_first_ends() -> None:
-    assert looks(warm(), 1)[0] > 0.4
-    assert looks(warm(2.0), 1)[0] > 1.4
+def test_the_first_poll_waits_for_the_first_ends() -> None:
+    assert polls(warm(), 1)[0] > 0.4
+    assert polls(warm(2.0), 1)[0] > 1.4
 
 
 def test_one_sample_teaches() -> None:
     policy = AdaptivePolling()
-    before = looks(policy, 10)
+    before = polls(policy, 10)
     policy.observe(observation(1.14, 1.14))
-    after = looks(policy, 10)
+    after = polls(policy, 10)
     assert after[0] > before[0]
     assert len([at for at in after if at < 0.9]) < len([at for at in before if at < 0.9])
     assert policy.prediction(MODEL, SQUARE).distribution().quantile(0.6) > 0.8
 
 
-def test_somebody_elses_request_is_looked_at_at_once() -> None:
+def test_somebody_elses_request_is_polled_at_once() -> None:
     foreign = {"model": None, "pixels": None}
     policy = AdaptivePolling(minimum=0.03)
-    assert policy.next_look(progress(**foreign)) == 0.03
-    assert policy.next_look(progress(0.03, **foreign)) > 0.1
+    assert policy.next_poll(progress(**foreign)) == 0.03
+    assert policy.next_poll(progress(0.03, **foreign)) > 0.1
 
 
 def test_models_teach_each_other_nothing() -> None:
     policy = warm(20.0, model="other")
-    assert looks(policy, 5) == looks(AdaptivePolling(), 5)
+    assert polls(policy, 5) == polls(AdaptivePolling(), 5)
 
 
-def test_where_the_send_of_a_look_is_untold_age_and_round_trip_say_it() -> None:
+def test_where_the_send_of_a_poll_is_untold_age_and_round_trip_say_it() -> None:
     policy = warm()
-    told = policy.next_look(progress(0.5, age=0.54, round_trip=0.04))
+    told = policy.next_poll(progress(0.5, age=0.54, round_trip=0.04))
     untold = progress(0.5, age=0.54, round_trip=0.04)._replace(sent=None)
-    assert policy.next_look(untold) == pytest.approx(told)
-    assert policy.next_look(progress()._replace(sent=None)) == policy.next_look(progress())
+    assert policy.next_poll(untold) == pytest.approx(told)
+    assert policy.next_poll(progress()._replace(sent=None)) == policy.next_poll(progress())
 
 
 # --- the queue
@@ -203,9 +203,9 @@ def in_queue(position: int | None, sent: float, *, since: float | None = None) -
     return {"queued": Queued(since, position, since, position, sent), "state": RequestState.IN_QUEUE}
 
 
-def test_a_place_further_back_is_looked_at_later() -> None:
+def test_a_place_further_back_is_polled_later() -> None:
     policy = warm()
-    intervals = [policy.next_look(progress(0.4, **in_queue(position, 0.4))) for position in (0, 3, 10, 30)]
+    intervals = [policy.next_poll(progress(0.4, **in_queue(position, 0.4))) for position in (0, 3, 10, 30)]
     assert intervals == sorted(intervals)
     assert intervals[0] > 0.3
     assert intervals[3] > 3
@@ -214,18 +214,18 @@ def test_a_place_further_back_is_looked_at_later() -> None:
 def test_the_clock_starts_again_at_the_step_to_running() -> None:
     policy = warm()
     seen = Queued(0.4, 0, 0.4, 0, 3.0)
-    interval = policy.next_look(progress(3.05, queued=seen, state_age=0.0))
-    assert interval == pytest.approx(looks(warm(), 1)[0] - 0.05, abs=0.1)
-    later = policy.next_look(progress(3.45, queued=seen, state_age=0.4))
+    interval = policy.next_poll(progress(3.05, queued=seen, state_age=0.0))
+    assert interval == pytest.approx(polls(warm(), 1)[0] - 0.05, abs=0.1)
+    later = policy.next_poll(progress(3.45, queued=seen, state_age=0.4))
     assert later < interval
-    assert policy.next_look(progress(9.0, queued=seen, state_age=5.95)) > 0.2  # a straggler since it started
+    assert policy.next_poll(progress(9.0, queued=seen, state_age=5.95)) > 0.2  # a straggler since it started
 
 
-def test_a_queue_that_stands_still_is_looked_at_ever_more_rarely() -> None:
+def test_a_queue_that_stands_still_is_polled_ever_more_rarely() -> None:
     policy = warm()
     age, gaps = 1.0, []
     for _ in range(12):
-        gaps.append(policy.next_look(progress(age, **in_queue(2, age, since=1.0))))
+        gaps.append(policy.next_poll(progress(age, **in_queue(2, age, since=1.0))))
         age += gaps[-1]
     assert gaps[4:] == sorted(gaps[4:])
     assert gaps[-1] == 5.0
@@ -233,7 +233,7 @@ def test_a_queue_that_stands_still_is_looked_at_ever_more_rarely() -> None:
 
 def test_a_queue_of_unknown_length_is_waited_for_like_a_short_one() -> None:
     policy = warm()
-    assert policy.next_look(progress(0.4, **in_queue(None, 0.4))) == policy.next_look(progress(0.4, **in_queue(0, 0.4)))
+    assert policy.next_poll(progress(0.4, **in_queue(None, 0.4))) == policy.next_poll(progress(0.4, **in_queue(0, 0.4)))
 
 
 def test_waits_in_a_queue_teach_its_pace_and_the_time_from_the_start() -> None:
@@ -247,7 +247,7 @@ def test_waits_in_a_queue_teach_its_pace_and_the_time_from_the_start() -> None:
     assert prediction.history.durations.weight(Size.of(SQUARE)) == 0
 
 
-def test_a_start_that_no_look_saw_lies_a_generation_before_the_end() -> None:
+def test_a_start_that_no_poll_saw_lies_a_generation_before_the_end() -> None:
     policy = warm(1.0)
     for _ in range(60):
         policy.observe(observation(1.9, 3.0, queued=Queued(0.4, 3, 1.9, 0, 1.9)))
@@ -260,7 +260,7 @@ def test_a_state_that_flaps_breaks_nothing() -> None:
     policy = warm()
     policy.observe(observation(2.0, 2.1, queued=Queued(0.1, 5, 1.9, 4, 1.9), running_since=0.5))
     policy.observe(observation(2.0, 2.1, queued=Queued(0.1, 5, 2.0, 4, 2.0), running_since=2.5))
-    assert all(0.02 <= b - a <= 5.0 for a, b in zip([0.0, *looks(policy, 50)], looks(policy, 50), strict=False))
+    assert all(0.02 <= b - a <= 5.0 for a, b in zip([0.0, *polls(policy, 50)], polls(policy, 50), strict=False))
 
 
 # --- what bad luck gets
@@ -281,10 +281,10 @@ ODD = [
 
 @pytest.mark.parametrize("odd", ODD, ids=repr)
 def test_no_lie_moves_what_was_learned(odd: tuple[float, float, float | None]) -> None:
-    policy, before = warm(), looks(warm(), 10)
+    policy, before = warm(), polls(warm(), 10)
     low, high, served = odd
     policy.observe(observation(low, high, served=served))
-    assert looks(policy, 10) == pytest.approx(before, rel=0.1)
+    assert polls(policy, 10) == pytest.approx(before, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ observations = st.builds(
     not_after=wild,
     running_since=st.one_of(st.none(), wild),
     served=st.one_of(st.none(), wild),
-    looks=st.integers(0, 100),
+    polls=st.integers(0, 100),
     sent=st.one_of(st.none(), wild),
     queued=queues,
 )
@@ -353,7 +353,7 @@ def test_any_history_leaves_every_interval_between_its_bounds(
         policy.observe(each)
     age = 0.0
     for _ in range(30):
-        interval = policy.next_look(progress(age, pixels=pixels, model="a", queued=queued, price=price))
+        interval = policy.next_poll(progress(age, pixels=pixels, model="a", queued=queued, price=price))
         assert 0.03 <= interval <= 4.0
         age += interval
 
@@ -373,15 +373,15 @@ def test_any_history_is_survived_by_what_comes_after(history: list[Observation])
 def test_memory_is_bounded() -> None:
     policy = warm(model="first")
     for number in range(5000):
-        policy.next_look(progress(pixels=64 * 64 + number))
+        policy.next_poll(progress(pixels=64 * 64 + number))
     for number in range(100):
-        policy.next_look(progress(model=f"model {number}"))
+        policy.next_poll(progress(model=f"model {number}"))
     assert len(policy._predictions) <= 4096
     assert len(policy._histories) == 64
-    assert looks(policy, 3, model="first") == looks(AdaptivePolling(), 3)
+    assert polls(policy, 3, model="first") == polls(AdaptivePolling(), 3)
 
 
-@pytest.mark.parametrize("name", ["look_cost", "minimum", "maximum"])
+@pytest.mark.parametrize("name", ["poll_cost", "minimum", "maximum"])
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, True, "1", None])
 def test_refuses_a_setting_out_of_range(name: str, value: object) -> None:
     with pytest.raises(ConfigurationError, match=name):
@@ -449,7 +449,7 @@ def test_without_a_store_nothing_is_written() -> None:
 def test_a_damaged_store_is_a_cold_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "times.json"
     path.write_text("{")
-    assert looks(AdaptivePolling(store=path), 5) == looks(AdaptivePolling(), 5)
+    assert polls(AdaptivePolling(store=path), 5) == polls(AdaptivePolling(), 5)
     assert len(caplog.records) == 1
 
 

@@ -336,7 +336,7 @@ def test_a_peak_on_a_broad_ground_keeps_both() -> None:
     assert estimate.at(3.0) == pytest.approx(1 - 0.5 * 17 / 120, abs=0.03)
 
 
-def test_a_sample_between_two_looks_is_entered_where_the_estimate_says() -> None:
+def test_a_sample_between_two_polls_is_entered_where_the_estimate_says() -> None:
     durations = taught(Durations(), USUAL, drawn(0.57, 200))
     estimate = durations.distribution(USUAL)
     other = Durations()
@@ -440,11 +440,11 @@ def test_a_steady_queue_is_known_better_than_a_restless_one() -> None:
     assert steady[1] - steady[0] < (restless[1] - restless[0]) / 2
 
 
-def test_the_look_that_saw_it_running_ends_the_window() -> None:
+def test_the_poll_that_saw_it_running_ends_the_window() -> None:
     pace = learned_pace(0.2, spread=0.3)
     free, seen = pace.window(queued(9), None), pace.window(queued(9), 2.0)
     assert seen == (free[0], 2.0)
-    assert pace.window(queued(9), 0.5) == (0.5, 0.5)  # earlier than thought: just before that look
+    assert pace.window(queued(9), 0.5) == (0.5, 0.5)  # earlier than thought: just before that poll
 
 
 def test_a_queue_that_stands_still_is_believed_to_stand_as_long_again() -> None:
@@ -464,7 +464,7 @@ numbers = st.floats(0, 1e9)
     numbers,
     st.one_of(st.none(), numbers),
 )
-def test_any_window_is_finite_and_lies_after_the_last_look_in_the_queue(
+def test_any_window_is_finite_and_lies_after_the_last_poll_in_the_queue(
     waits: list[tuple[int | None, float, float]], position: int | None, at: float, more: float, left: float | None
 ) -> None:
     pace = QueuePace()
@@ -477,7 +477,7 @@ def test_any_window_is_finite_and_lies_after_the_last_look_in_the_queue(
 
 
 def waits(count: int, *, gap: float = 0.06, seed: int = 0):
-    """Ends, and the looks before and after each."""
+    """Ends, and the polls before and after each."""
     chance = random.Random(seed)
     for _ in range(count):
         end = 0.57 * chance.lognormvariate(0, 0.15)

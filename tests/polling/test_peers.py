@@ -1,6 +1,6 @@
 """What a schedule costs on a known distribution.
 
-How others wait, look by look.
+How others wait, poll by poll.
 
 Waits in pure numbers.
 """
@@ -9,7 +9,7 @@ import random
 from itertools import islice, pairwise
 
 import pytest
-from peers import PEERS, Cost, GrowingPolling, expected, looks, optimum, rehearse, weigh
+from peers import PEERS, Cost, GrowingPolling, expected, optimum, polls, rehearse, weigh
 
 from flux_klein_async.polling.adaptive import AdaptivePolling
 from flux_klein_async.polling.policies import ExponentialPolling, FixedPolling, Observation, Progress
@@ -17,18 +17,18 @@ from flux_klein_async.polling.policies import ExponentialPolling, FixedPolling, 
 from .lab import KNOWN, bell, lab, table
 
 
-def test_a_cost_is_excess_and_priced_looks() -> None:
+def test_a_cost_is_excess_and_priced_polls() -> None:
     assert Cost(0.05, 7.0).total(0.01) == pytest.approx(0.12)
 
 
 def test_a_fixed_interval_costs_what_drawing_says() -> None:
     chance = random.Random(1)
     ends = [0.57 * chance.lognormvariate(0, 0.15) for _ in range(100_000)]
-    looks = [int(end / 0.1) + 1 for end in ends]
+    polls = [int(end / 0.1) + 1 for end in ends]
     cost = weigh(table("log-normal", 2000), lambda age: (round(age / 0.1) + 1) * 0.1)
-    assert cost.looks == pytest.approx(sum(looks) / len(ends), rel=0.005)
+    assert cost.polls == pytest.approx(sum(polls) / len(ends), rel=0.005)
     assert cost.excess == pytest.approx(
-        sum(n * 0.1 - end for n, end in zip(looks, ends, strict=True)) / len(ends), rel=0.01
+        sum(n * 0.1 - end for n, end in zip(polls, ends, strict=True)) / len(ends), rel=0.01
     )
 
 
@@ -44,20 +44,20 @@ def test_the_bench_has_the_same_optimum() -> None:
     assert bell(0.57, 0.15)(0.57) == 0.5
 
 
-def test_looks_that_lead_nowhere_end() -> None:
-    assert weigh(table("uniform", 10), lambda age: age + 1e-9).looks == pytest.approx(100_000)
+def test_polls_that_lead_nowhere_end() -> None:
+    assert weigh(table("uniform", 10), lambda age: age + 1e-9).polls == pytest.approx(100_000)
 
 
-def test_only_looks_before_the_last_instant_count() -> None:
+def test_only_polls_before_the_last_instant_count() -> None:
     known = table("exponential", 2000)
     every = weigh(known, lambda age: age + 0.1)
     short = weigh(known, lambda age: age + 0.1, until=0.95)
-    assert short.looks == pytest.approx(sum(1 - known.at(number / 10) for number in range(10)))
-    assert short.looks < every.looks
+    assert short.polls == pytest.approx(sum(1 - known.at(number / 10) for number in range(10)))
+    assert short.polls < every.polls
     assert short.excess < every.excess
 
 
-# docs/waiting.md, "How others wait", written down once more: the first five looks.
+# docs/waiting.md, "How others wait", written down once more: the first five polls.
 FIRST = {
     "vendor CLI": [0, 2, 4, 6, 8],
     "vendor plugin": [0, 5, 10, 15, 20],
@@ -72,19 +72,19 @@ LONGEST = {"comfy-sdk": 5, "runware-sdk": 10}
 
 
 @pytest.mark.parametrize("name", FIRST)
-def test_a_peer_looks_when_its_source_says(name):
-    assert list(islice(looks(PEERS[name]()), 5)) == pytest.approx(FIRST[name])
+def test_a_peer_polls_when_its_source_says(name):
+    assert list(islice(polls(PEERS[name]()), 5)) == pytest.approx(FIRST[name])
 
 
 @pytest.mark.parametrize("name", LONGEST)
 def test_growing_intervals_end_at_the_longest(name):
-    ages = list(islice(looks(PEERS[name]()), 100))
+    ages = list(islice(polls(PEERS[name]()), 100))
     assert {round(after - before, 9) for before, after in pairwise(ages[10:])} == {LONGEST[name]}
 
 
 def test_random_intervals_are_drawn_below_what_doubles_up_to_two_seconds():
     policy = PEERS["random exponential"]()
-    runs = [list(islice(looks(policy), 12)) for _ in range(300)]
+    runs = [list(islice(polls(policy), 12)) for _ in range(300)]
     for number in range(12):
         gaps = [run[number] - (run[number - 1] if number else 0) for run in runs]
         most = min(0.1 * 2**number, 2)
@@ -93,23 +93,23 @@ def test_random_intervals_are_drawn_below_what_doubles_up_to_two_seconds():
 
 
 def test_each_policy_is_fresh_and_draws_the_same():
-    first, second = (list(islice(looks(PEERS["random exponential"]()), 9)) for _ in range(2))
+    first, second = (list(islice(polls(PEERS["random exponential"]()), 9)) for _ in range(2))
     assert first == second
 
 
 def test_a_wait_without_end_overflows_nothing():
-    ages = list(islice(looks(GrowingPolling(0.0, 1.0, 2.0, 9.0)), 2000))
+    ages = list(islice(polls(GrowingPolling(0.0, 1.0, 2.0, 9.0)), 2000))
     assert ages[-1] - ages[-2] == 9.0
 
 
 class Written:
-    """Looks every quarter of a second, and keeps what it is asked and told."""
+    """Polls every quarter of a second, and keeps what it is asked and told."""
 
     def __init__(self) -> None:
         self.asked: list[Progress] = []
         self.told: list[Observation] = []
 
-    def next_look(self, progress: Progress) -> float:
+    def next_poll(self, progress: Progress) -> float:
         self.asked.append(progress)
         return 0.25
 
@@ -119,8 +119,8 @@ class Written:
 
 def test_a_policy_is_asked_as_by_a_wait_without_round_trips() -> None:
     policy = Written()
-    assert list(islice(looks(policy, model="a/b", pixels=64), 3)) == [0.25, 0.5, 0.75]
-    assert [(ask.looks, ask.age, ask.sent, ask.last_interval) for ask in policy.asked] == [
+    assert list(islice(polls(policy, model="a/b", pixels=64), 3)) == [0.25, 0.5, 0.75]
+    assert [(ask.polls, ask.age, ask.sent, ask.last_interval) for ask in policy.asked] == [
         (0, 0.0, 0.0, None),
         (1, 0.25, 0.25, 0.25),
         (2, 0.5, 0.5, 0.25),
@@ -129,10 +129,10 @@ def test_a_policy_is_asked_as_by_a_wait_without_round_trips() -> None:
     assert [ask.round_trip for ask in policy.asked] == [None, 0.0, 0.0]
 
 
-def test_a_rehearsal_tells_between_which_looks_each_ended() -> None:
+def test_a_rehearsal_tells_between_which_polls_each_ended() -> None:
     policy = Written()
     rehearse(policy, [0.1, 0.5, 0.6004], model="a/b", pixels=64)
-    assert [(told.not_before, told.not_after, told.looks, told.served) for told in policy.told] == [
+    assert [(told.not_before, told.not_after, told.polls, told.served) for told in policy.told] == [
         (0.0, 0.25, 1, 0.1),
         (0.25, 0.5, 2, 0.5),
         (0.5, 0.75, 3, 0.6),
@@ -147,7 +147,7 @@ def test_a_rehearsed_policy_knows_what_it_was_shown() -> None:
     assert estimate.quantile(0.5) == pytest.approx(2.5, rel=0.05)
 
 
-def test_a_policy_without_chance_costs_what_its_looks_cost() -> None:
+def test_a_policy_without_chance_costs_what_its_polls_cost() -> None:
     known = table("log-normal", 500)
     assert expected(FixedPolling(0.25), known) == weigh(known, lambda age: age + 0.25)
     assert expected(FixedPolling(0.25), known, until=0.5) == weigh(known, lambda age: age + 0.25, until=0.5)
@@ -157,7 +157,7 @@ def test_a_policy_that_draws_is_averaged_over_its_draws() -> None:
     def jittered() -> ExponentialPolling:
         return ExponentialPolling(jitter=0.5, spread=random.Random(0).random)
 
-    known, ages = table("log-normal", 500), looks(jittered())
+    known, ages = table("log-normal", 500), polls(jittered())
     cost = expected(jittered(), known)
     assert cost != weigh(known, lambda _: next(ages))
-    assert cost.looks == pytest.approx(expected(ExponentialPolling(jitter=0.0), known).looks, rel=0.1)
+    assert cost.polls == pytest.approx(expected(ExponentialPolling(jitter=0.0), known).polls, rel=0.1)

@@ -20,11 +20,11 @@ from flux_klein_async.polling.policies import (
 NAN, INF, HUGE = math.nan, math.inf, 10**400
 
 
-def progress(looks: int) -> Progress:
+def progress(polls: int) -> Progress:
     return Progress(
         model=None,
         pixels=None,
-        looks=looks,
+        polls=polls,
         age=0.0,
         state=None,
         state_age=0.0,
@@ -34,8 +34,8 @@ def progress(looks: int) -> Progress:
     )
 
 
-def schedule(policy: PollPolicy, looks: int) -> list[float]:
-    return [policy.next_look(progress(number)) for number in range(looks)]
+def schedule(policy: PollPolicy, polls: int) -> list[float]:
+    return [policy.next_poll(progress(number)) for number in range(polls)]
 
 
 @pytest.mark.parametrize(
@@ -55,18 +55,18 @@ def schedule(policy: PollPolicy, looks: int) -> list[float]:
     ],
     ids=repr,
 )
-def test_looks_at_these_intervals(policy: PollPolicy, intervals: list[float]) -> None:
+def test_polls_these_intervals(policy: PollPolicy, intervals: list[float]) -> None:
     assert schedule(policy, len(intervals)) == pytest.approx(intervals)
 
 
-@pytest.mark.parametrize("looks", [1_000, 10**6, 10**9])
-def test_no_number_of_looks_is_too_many(looks: int) -> None:
-    assert ExponentialPolling(jitter=0).next_look(progress(looks)) == 5.0
+@pytest.mark.parametrize("polls", [1_000, 10**6, 10**9])
+def test_no_number_of_polls_is_too_many(polls: int) -> None:
+    assert ExponentialPolling(jitter=0).next_poll(progress(polls)) == 5.0
 
 
-def test_waits_that_began_together_do_not_look_together() -> None:
+def test_waits_that_began_together_do_not_poll_together() -> None:
     policy = ExponentialPolling()
-    intervals = {policy.next_look(progress(0)) for _ in range(20)}
+    intervals = {policy.next_poll(progress(0)) for _ in range(20)}
     assert len(intervals) > 1
     assert all(0.09 <= interval <= 0.11 for interval in intervals)
 
@@ -80,10 +80,10 @@ def test_waits_that_began_together_do_not_look_together() -> None:
     st.integers(0, 10**6),
 )
 def test_an_interval_stays_within_its_bounds(
-    initial: float, multiplier: float, maximum: float, jitter: float, spread: float, looks: int
+    initial: float, multiplier: float, maximum: float, jitter: float, spread: float, polls: int
 ) -> None:
     policy = ExponentialPolling(initial, multiplier, maximum, jitter, lambda: spread)
-    interval = policy.next_look(progress(looks))
+    interval = policy.next_poll(progress(polls))
     least, most = min(initial, maximum) * (1 - jitter), maximum * (1 + jitter)
     assert least * (1 - 1e-9) <= checked_interval(interval) <= most * (1 + 1e-9)
 
@@ -92,7 +92,7 @@ def test_an_interval_stays_within_its_bounds(
 def test_an_explicit_policy_learns_nothing(policy: PollPolicy) -> None:
     before = schedule(policy, 5)
     policy.observe(
-        Observation(model=None, pixels=None, not_before=0.0, not_after=9.0, running_since=None, served=None, looks=3)
+        Observation(model=None, pixels=None, not_before=0.0, not_after=9.0, running_since=None, served=None, polls=3)
     )
     assert schedule(policy, 5) == before
 

@@ -23,8 +23,8 @@ def brute_force(known: Distribution, price: float) -> float:
     values = [0.0] * last + [(1 - cdf[last]) * math.sqrt(2 * price * TAIL * times[last]) / (TAIL - 0.5)]
     for age in range(last - 1, -1, -1):
         values[age] = price * (1 - cdf[age]) + min(
-            areas[look] - areas[age] - cdf[age] * (times[look] - times[age]) + values[look]
-            for look in range(age + 1, last + 1)
+            areas[poll] - areas[age] - cdf[age] * (times[poll] - times[age]) + values[poll]
+            for poll in range(age + 1, last + 1)
         )
     return values[0]
 
@@ -56,20 +56,20 @@ def test_a_table_as_coarse_as_those_of_waits_costs_two_percent_at_most(name: str
 
 @pytest.mark.parametrize("price", PRICES)
 @pytest.mark.parametrize("name", KNOWN)
-def test_its_cost_is_what_its_looks_cost(name: str, price: float) -> None:
+def test_its_cost_is_what_its_polls_cost(name: str, price: float) -> None:
     fine = table(name, 4000)
     assert Schedule(fine, price).cost == pytest.approx(optimum(fine, price).total(price), rel=2e-3)
 
 
 @pytest.mark.parametrize("factor", [0.9, 0.97, 1.03, 1.1])
 @pytest.mark.parametrize("name", KNOWN)
-def test_other_looks_cost_more(name: str, factor: float) -> None:
+def test_other_polls_cost_more(name: str, factor: float) -> None:
     fine = table(name, 2000)
     best = Schedule(fine, 0.01)
     assert weigh(fine, lambda age: best.after(age / factor) * factor).total(0.01) > best.cost
 
 
-def test_what_has_no_memory_is_looked_at_evenly() -> None:
+def test_what_has_no_memory_is_polled_evenly() -> None:
     price = 0.01
     schedule = Schedule(table("exponential", 8000), price)
     low, high = 0.0, 1.0
@@ -78,14 +78,14 @@ def test_what_has_no_memory_is_looked_at_evenly() -> None:
         low, high = (middle, high) if math.exp(middle) - middle - 1 < price else (low, middle)
     age = schedule.after(0.0)
     for _ in range(20):
-        look = schedule.after(age)
-        assert look - age == pytest.approx(low, rel=0.05)
-        age = look
+        poll = schedule.after(age)
+        assert poll - age == pytest.approx(low, rel=0.05)
+        age = poll
     assert schedule.cost == pytest.approx((low + price) / (1 - math.exp(-low)) - 1, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["log-normal", "exponential"])
-def test_with_cheap_looks_it_is_kellers(name: str) -> None:
+def test_with_cheap_polls_it_is_kellers(name: str) -> None:
     price, fine = 1e-5, table(name, 4000)
     rows = zip(fine.times, fine.times[1:], fine.cdf, fine.cdf[1:], strict=False)
     keller = sum(
@@ -96,20 +96,20 @@ def test_with_cheap_looks_it_is_kellers(name: str) -> None:
     assert optimum(fine, price).total(price) == pytest.approx(keller, rel=0.02)
 
 
-def test_dearer_looks_are_fewer_and_later() -> None:
+def test_dearer_polls_are_fewer_and_later() -> None:
     fine = table("stragglers", 2000)
     costs = [optimum(fine, price) for price in (0.001, 0.01, 0.1, 1.0)]
-    assert [cost.looks for cost in costs] == sorted((cost.looks for cost in costs), reverse=True)
+    assert [cost.polls for cost in costs] == sorted((cost.polls for cost in costs), reverse=True)
     assert [cost.excess for cost in costs] == sorted(cost.excess for cost in costs)
 
 
 @given(st.sampled_from(sorted(KNOWN)), st.floats(1e-6, 1e3), st.floats(0, 1e6), st.integers(1, 150))
-def test_the_next_look_is_always_ahead(name: str, price: float, age: float, entries: int) -> None:
-    look = Schedule(table(name, entries), price).after(age)
-    assert age < look < math.inf
+def test_the_next_poll_is_always_ahead(name: str, price: float, age: float, entries: int) -> None:
+    poll = Schedule(table(name, entries), price).after(age)
+    assert age < poll < math.inf
 
 
-def test_behind_the_table_looks_thin_out() -> None:
+def test_behind_the_table_polls_thin_out() -> None:
     schedule = Schedule(Distribution([0.0, 1.0, 2.0], [0.0, 0.5, 0.9]), 0.01)
     ages = [2.0]
     for _ in range(50):

@@ -1,6 +1,6 @@
 """Slots are fair and follow what the service can take; lanes let those go first who are worth more.
 
-Slots go in the order they were asked for; holds only grow and end gradually; looks keep their distance.
+Slots go in the order they were asked for; holds only grow and end gradually; polls keep their distance.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from flux_klein_async.api.messages import Kind
 from flux_klein_async.emulator import VirtualTimeLoop
 from flux_klein_async.options import Limits
-from flux_klein_async.transport.throttle import InProcessLimiter, Lanes, LookPrice, Ramp, Slot, Slots
+from flux_klein_async.transport.throttle import InProcessLimiter, Lanes, PollPrice, Ramp, Slot, Slots
 from tests.fakes import settle
 
 
@@ -187,7 +187,7 @@ NEVER = float("-inf")
 
 
 def limiter(*, slots: int = 1, rate: float | None = None) -> InProcessLimiter:
-    return InProcessLimiter(Limits(max_in_flight=slots, looks_per_second=rate))
+    return InProcessLimiter(Limits(max_in_flight=slots, polls_per_second=rate))
 
 
 @pytest.mark.parametrize("slots", [1, 2, 5])
@@ -282,7 +282,7 @@ def test_cancels_are_never_held() -> None:
 
 
 async def poll_turn(shared: InProcessLimiter, at: float) -> float:
-    """Ask for a look at this instant; when it was allowed."""
+    """Ask for a poll this instant; when it was allowed."""
     loop = asyncio.get_running_loop()
     await asyncio.sleep(at - loop.time())
     await shared.poll_turn(1.0)
@@ -304,7 +304,7 @@ def in_virtual_time(main: Coroutine[Any, Any, Any]) -> Any:
         (0.5, [0.0, 0.0, 0.0], [0.0, 2.0, 4.0]),
     ],
 )
-def test_looks_keep_their_distance_under_the_ceiling(
+def test_polls_keep_their_distance_under_the_ceiling(
     rate: float | None, wanted: list[float], granted: list[float]
 ) -> None:
     async def main() -> list[float]:
@@ -315,7 +315,7 @@ def test_looks_keep_their_distance_under_the_ceiling(
 
 
 @given(st.floats(0.01, 1000), st.lists(st.floats(0, 1e4), min_size=2, max_size=20))
-def test_a_look_is_never_granted_early_or_too_close(rate: float, wanted: list[float]) -> None:
+def test_a_poll_is_never_granted_early_or_too_close(rate: float, wanted: list[float]) -> None:
     async def main() -> list[float]:
         shared = limiter(rate=rate)
         return await asyncio.gather(*(poll_turn(shared, at) for at in wanted))
@@ -388,11 +388,11 @@ def test_the_same_wish_from_many_calls_lets_none_of_them_jump_the_queue(again: f
     assert admitted == sorted(set(admitted))
 
 
-# --- what a look costs
+# --- what a poll costs
 
 
 def test_without_a_ceiling_only_refusals_raise_the_price():
-    price = LookPrice(None)
+    price = PollPrice(None)
     for _ in range(1000):
         price.asked(0.0, 1.0)
     assert price.now(0.0) == 1.0
@@ -401,18 +401,18 @@ def test_without_a_ceiling_only_refusals_raise_the_price():
         assert price.now(at) == costs
 
 
-def test_the_price_sinks_back_with_each_look_that_is_answered():
-    price = LookPrice(None)
+def test_the_price_sinks_back_with_each_poll_that_is_answered():
+    price = PollPrice(None)
     price.refused(0.0)
-    for looks in range(1, 14):
+    for polls in range(1, 14):
         price.served()
-        assert price.now(0.0) == pytest.approx(2 * 0.95**looks)
+        assert price.now(0.0) == pytest.approx(2 * 0.95**polls)
     price.served()
     assert price.now(0.0) == 1.0
 
 
-def test_refusals_never_make_looks_dearer_than_sixty_four_times():
-    price = LookPrice(None)
+def test_refusals_never_make_polls_dearer_than_sixty_four_times():
+    price = PollPrice(None)
     for second in range(20):
         price.refused(float(second))
     assert price.now(20.0) == 64.0
@@ -420,19 +420,19 @@ def test_refusals_never_make_looks_dearer_than_sixty_four_times():
 
 @pytest.mark.parametrize("waiters", [100, 1000, 5000])
 def test_the_price_settles_where_the_demand_meets_the_ceiling(waiters):
-    """Each waiter would look once a second; at a price it looks as much rarer as its square root says."""
-    price, ceiling, now, looks = LookPrice(50.0), 50.0, 0.0, 0
+    """Each waiter would poll once a second; at a price it polls as much rarer as its square root says."""
+    price, ceiling, now, polls = PollPrice(50.0), 50.0, 0.0, 0
     while now < 20.0:
         planned = price.now(now)
         now += math.sqrt(planned) / waiters
         price.asked(now, planned)
-        looks += now > 10.0
-    assert looks / 10.0 == pytest.approx(ceiling, rel=0.25)
+        polls += now > 10.0
+    assert polls / 10.0 == pytest.approx(ceiling, rel=0.25)
     assert price.now(now) == pytest.approx((waiters / ceiling) ** 2, rel=0.5)
 
 
-def test_a_refusal_makes_looks_dearer_under_a_ceiling_too():
-    price = LookPrice(50.0)
+def test_a_refusal_makes_polls_dearer_under_a_ceiling_too():
+    price = PollPrice(50.0)
     for _ in range(100):
         price.asked(0.0, 1.0)
     price.refused(0.0)
@@ -440,8 +440,8 @@ def test_a_refusal_makes_looks_dearer_under_a_ceiling_too():
 
 
 def test_below_the_ceiling_the_price_is_one_and_after_a_crowd_it_is_one_again():
-    assert LookPrice(0.1).now(0.0) == 1.0
-    price = LookPrice(50.0)
+    assert PollPrice(0.1).now(0.0) == 1.0
+    price = PollPrice(50.0)
     for second in range(10):
         price.asked(float(second), 1.0)
         assert price.now(float(second)) == 1.0
@@ -453,7 +453,7 @@ def test_below_the_ceiling_the_price_is_one_and_after_a_crowd_it_is_one_again():
 
 @given(st.floats(0.001, 1e6), st.lists(st.tuples(st.floats(0, 10), st.sampled_from(["asked", "refused", "served"]))))
 def test_the_price_is_a_number_between_one_and_its_bound(ceiling, story):
-    price, now = LookPrice(ceiling), 0.0
+    price, now = PollPrice(ceiling), 0.0
     for pause, what in story:
         now += pause
         if what == "asked":
@@ -462,16 +462,16 @@ def test_the_price_is_a_number_between_one_and_its_bound(ceiling, story):
             price.refused(now)
         else:
             price.served()
-        assert 1.0 <= price.now(now) <= LookPrice.MOST
+        assert 1.0 <= price.now(now) <= PollPrice.MOST
 
 
-def test_a_crowd_that_waits_for_its_turn_makes_looks_dearer_for_all():
+def test_a_crowd_that_waits_for_its_turn_makes_polls_dearer_for_all():
     async def main() -> float:
         shared = limiter(rate=10.0)
-        assert shared.look_price() == 1.0
+        assert shared.poll_price() == 1.0
         crowd = [asyncio.ensure_future(shared.poll_turn(1.0)) for _ in range(100)]
         await asyncio.sleep(0.5)
-        price = shared.look_price()
+        price = shared.poll_price()
         for one in crowd:
             one.cancel()
         return price
@@ -485,11 +485,11 @@ def test_a_limiter_hears_of_refusals_and_successes():
         told = []
         for kind in (Kind.FILE, Kind.CANCEL, Kind.READ, Kind.SUBMIT):
             shared.refused(kind)
-            told.append((shared.look_price(), shared.in_flight_limit))
+            told.append((shared.poll_price(), shared.in_flight_limit))
         for kind in (Kind.FILE, Kind.READ, Kind.SUBMIT):
             for _ in range(100):
                 shared.served(kind)
-            told.append((shared.look_price(), shared.in_flight_limit))
+            told.append((shared.poll_price(), shared.in_flight_limit))
         return told
 
     assert in_virtual_time(main()) == [(1, 8), (1, 8), (2, 8), (2, 4), (2, 4), (1, 4), (1, 8)]

@@ -34,8 +34,8 @@ from flux_klein_async.integrations.notebook import Pictures, show
 class Impatient:
     """A policy needs no base class."""
 
-    def next_look(self, progress: Progress) -> float:
-        return 0.05 if progress.looks else 0.2
+    def next_poll(self, progress: Progress) -> float:
+        return 0.05 if progress.polls else 0.2
 
     def observe(self, observation: Observation) -> None:
         pass
@@ -52,7 +52,7 @@ async def rows() -> AsyncIterator[dict[str, str]]:
 async def main() -> None:
     policies: list[PollPolicy] = [Impatient(), FixedPolling(0.5), ExponentialPolling()]
     async with FluxKleinClient(
-        limits=Limits(max_in_flight=128, looks_per_second=50),
+        limits=Limits(max_in_flight=128, polls_per_second=50),
         polling=policies[0],
         retry=RetryPolicy(attempts=3),
         on_event=on_event,

@@ -32,7 +32,7 @@ from flux_klein_async import (
     TextToImageInput,
     WaitTimeoutError,
 )
-from flux_klein_async.events import Downloaded, Event, Failed, Finished, Held, Looked, StateChanged, Submitted
+from flux_klein_async.events import Downloaded, Event, Failed, Finished, Held, Polled, StateChanged, Submitted
 from flux_klein_async.integrations.notebook import Pictures, show
 
 
@@ -54,10 +54,10 @@ class Halving:
     def __init__(self) -> None:
         self.seen: list[float] = []
 
-    def next_look(self, progress: Progress) -> float:
+    def next_poll(self, progress: Progress) -> float:
         if progress.state is RequestState.IN_QUEUE:
             return 1.0
-        return max(0.05, 0.8 / 2.0**progress.looks)
+        return max(0.05, 0.8 / 2.0**progress.polls)
 
     def observe(self, observation: Observation) -> None:
         self.seen.append(observation.not_after)
@@ -93,9 +93,9 @@ class Meter:
             case StateChanged(state=state, queue_position=position):
                 assert_type(position, int | None)
                 self.lines.append(f"{event.request_id} {state.value} {position}")
-            case Looked(look=look, error=error):
+            case Polled(poll=poll, error=error):
                 assert_type(error, str | None)
-                self.lines.append(f"look {look}: {error or 'seen'}")
+                self.lines.append(f"poll {poll}: {error or 'seen'}")
             case Held(kind=kind, seconds=seconds):
                 self.lines.append(f"no {kind} for {seconds} s")
             case Finished(cost_usd=cost):
@@ -182,7 +182,7 @@ async def main() -> None:
     journal: Journal = Notes(Path("ids.txt"))
     meter = Meter()
     client = FluxKleinClient(
-        "token", polling=policy, journal=journal, on_event=meter, limits=Limits(max_in_flight=8), look_at="result"
+        "token", polling=policy, journal=journal, on_event=meter, limits=Limits(max_in_flight=8), poll_endpoint="result"
     )
     async with client:
         async with asyncio.TaskGroup() as group:
