@@ -2,7 +2,7 @@
 
     python benchmarks/bench_journal.py [--requests 20000] [--callers 64]
 
-Each request is written down as a generation is: intent, id, result. Then all its items are claimed again, and the file is
+Each request is recorded as a generation is: intent, id, result. Then all its items are claimed again, and the file is
 opened again.
 """
 

@@ -126,7 +126,7 @@ class Soak:
 
     async def _read(self, client: FluxKleinClient, result: GenerationResult) -> str:
         try:
-            [picture] = await client.read(result)
+            [picture] = await client.download_bytes(result)
         except FluxKleinError as error:
             return type(error).__name__
         return "picture" if picture.startswith(b"\x89PNG") else "no picture"

@@ -22,7 +22,7 @@ from flux_klein_async import (
     SubmissionUncertainError,
     TextToImageInput,
 )
-from flux_klein_async.emulator import Generation, Pass, Record, Reply, Rewrite, faults_at, images
+from flux_klein_async.emulator import Generation, Pass, Record, Reply, Rewrite, faults_at, pictures
 from flux_klein_async.events import Uncertain
 
 __all__ = ["LIES", "PIXELS", "Item", "Plan", "Ridden", "Submit", "accepted_submits", "audit", "ride"]
@@ -273,7 +273,7 @@ def _audit_item(item: Item, accepted: list[Submit], untagged: set[str], wrong: C
 def _spoilt(item: Item, seed: int) -> int:
     """Files that are neither this item's own picture nor, byte for byte, what the server called so."""
     whole = [
-        (images.draw(item.prompt, PIXELS, PIXELS, seed=seed, request_id=request_id), path.read_bytes())
+        (pictures.draw(item.prompt, PIXELS, PIXELS, seed=seed, request_id=request_id), path.read_bytes())
         for request_id, path in item.files
     ]
     return sum(served != drawn and served not in LIES for drawn, served in whole)

@@ -24,7 +24,7 @@ async def main(path: str) -> None:
             if outcome.result is None:
                 print(outcome.error, file=sys.stderr)
                 continue
-            [picture] = await client.read(outcome.result)
+            [picture] = await client.download_bytes(outcome.result)
             small = Image.open(io.BytesIO(picture)).resize((SIDE, SIDE))
             sheet.paste(small, (outcome.index % 4 * SIDE, outcome.index // 4 * SIDE))
     sheet.save(path)

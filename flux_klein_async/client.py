@@ -27,7 +27,7 @@ from flux_klein_async.models import (
     RequestStatus,
 )
 from flux_klein_async.operations import calls, download
-from flux_klein_async.operations.context import ClientContext, GuardedBudget, GuardedLimiter, close
+from flux_klein_async.operations.context import ClientContext, close, guarded
 from flux_klein_async.operations.fanout import FanOut
 from flux_klein_async.operations.html import SavedPaths
 from flux_klein_async.operations.items import ItemRunner
@@ -59,10 +59,10 @@ _OnStatus = Callable[[RequestStatus], object]
 
 
 class RequestHandle:
-    """A request that was accepted, by this client or by another process.
+    """An accepted request, submitted by this client or by another process.
 
-    Cheap and passive: dropping it leaves the request as it is. `request_id` is all that is needed to take the
-    request up again, for as long as the service keeps it (7 days).
+    Passive: dropping it leaves the request as it is. `request_id` is all you need to resume the request, for as long
+    as the service keeps it (7 days).
     """
 
     __slots__ = ("_client", "accepted")
@@ -79,41 +79,41 @@ class RequestHandle:
     def __repr__(self) -> str:
         return f"RequestHandle({self.request_id!r})"
 
-    if not TYPE_CHECKING:  # pragma: no branch  # there, the slip must stay an error
+    if not TYPE_CHECKING:  # pragma: no branch  # type checkers must keep reporting this mistake
 
         def __await__(self) -> NoReturn:
-            raise TypeError("A RequestHandle is not awaited: `await handle.wait_for_result()` brings its result")
+            raise TypeError("A RequestHandle is not awaited: `await handle.wait_for_result()` returns its result")
 
-    async def status(self) -> RequestStatus:
+    async def status(self, *, timeout: Timeout = DEFAULT) -> RequestStatus:
         """As `FluxKleinClient.status`.
 
         Raises:
             FluxKleinError: As there.
         """
-        return await self._client.status(self)
+        return await self._client.status(self, timeout=timeout)
 
-    async def result(self) -> GenerationResult:
+    async def result(self, *, timeout: Timeout = DEFAULT) -> GenerationResult:
         """As `FluxKleinClient.result`.
 
         Raises:
             FluxKleinError: As there.
         """
-        return await self._client.result(self)
+        return await self._client.result(self, timeout=timeout)
 
-    async def cancel(self) -> CancelOutcome:
+    async def cancel(self, *, timeout: Timeout = DEFAULT) -> CancelOutcome:
         """As `FluxKleinClient.cancel`.
 
         Raises:
             FluxKleinError: As there.
         """
-        return await self._client.cancel(self)
+        return await self._client.cancel(self, timeout=timeout)
 
     async def wait_for_result(
         self,
         *,
         timeout: Timeout = DEFAULT,
         on_abandon: OnAbandon = "leave",
-        on_status: Callable[[RequestStatus], object] | None = None,
+        on_status: _OnStatus | None = None,
     ) -> GenerationResult:
         """As `FluxKleinClient.wait_for_result`.
 
@@ -135,19 +135,19 @@ class FluxKleinClient(NotWith):
     Args:
         api_key: The token. None: RUNCOMFY_API_TOKEN, RUNCOMFY_TOKEN, RUNCOMFY_API_KEY, then the vendor CLI's file.
         base_url: None: RUNCOMFY_MODEL_API_BASE, then the service's own.
-        model: What `submit` and `generate*` run unless told otherwise.
-        timeout: Seconds for each verb as a whole; None is no limit.
-        limits: How much at once, and how large; or a `Limiter` of your own.
+        model: The model that `submit` and `generate*` run by default.
+        timeout: Seconds for each call as a whole; None is no limit.
+        limits: How much at once, and how large; or your own `Limiter`.
         polling: When to poll; None: `AdaptivePolling()`, which learns how long generations take.
         retry: How calls are repeated where that is safe; None: `RetryPolicy()`.
-        session: A session to borrow; it is never closed. It may have no credentials of its own.
-        journal: Where orders are written down (`SqliteJournal`); None: nowhere. It is not closed with the client.
+        session: A session to borrow. It is never closed, and may have no credentials.
+        journal: Where requests are recorded (`SqliteJournal`); None: nowhere. The client does not close it.
         budget: What bounds the spending (`Budget`); None: nothing.
-        on_event: A plain function that is given each `Event`; one that raises is logged and ignored.
-        allow_insecure: Permit plain http to another machine, which sends the token in clear.
+        on_event: A plain function that receives each `Event`; if it raises, that is logged and ignored.
+        allow_insecure: Allow plain http to another machine, which sends the token in clear.
         trust_env: Take the proxy for https (HTTPS_PROXY, ALL_PROXY, NO_PROXY) and the certificate authorities
-            (SSL_CERT_FILE, SSL_CERT_DIR) from the environment, once, now. Plain http and loopback hosts are never
-            called through a proxy, and netrc is never used. A borrowed session's own `trust_env` counts instead.
+            (SSL_CERT_FILE, SSL_CERT_DIR) from the environment, once, now. Plain http and loopback hosts never go
+            through a proxy, and netrc is never used. A borrowed session's own `trust_env` counts instead.
         poll_endpoint: What a wait polls. "result" saves a round trip if the service answers it before the end with the
             state; if it does not, the client falls back to "status". Early results tell no queue position, so a
             long queue is waited for less well.
@@ -171,8 +171,7 @@ class FluxKleinClient(NotWith):
         budget: SpendingLimit | None = None,
         on_event: Callable[[Event], None] | None = None,
         allow_insecure: bool = False,
-        # True, as in pip, curl, requests and httpx: who must use a proxy has set it for all of them, and would find
-        # here alone that the service "cannot be reached". The base URL comes from the environment as well.
+        # True, as in pip, curl, requests and httpx: a proxy that is set for all of them must work here too.
         trust_env: bool = True,
         poll_endpoint: Literal["status", "result"] = "status",
     ) -> None:
@@ -184,7 +183,7 @@ class FluxKleinClient(NotWith):
         self._model = checked_model_id(model)
         self._timeout = checked_timeout(timeout, None)
         self._max_in_flight = settings.max_in_flight
-        if poll_endpoint not in ("status", "result"):  # a tuple: what cannot be hashed is refused too
+        if poll_endpoint not in ("status", "result"):  # a tuple: unhashable values are refused too
             raise ConfigurationError('poll_endpoint must be "status" or "result"')
         _check_parts(limits=limits, polling=polling, retry=retry, journal=journal, budget=budget, on_event=on_event)
         policy = polling or AdaptivePolling()
@@ -207,7 +206,7 @@ class FluxKleinClient(NotWith):
             learning=policy if isinstance(policy, SavedPolicy) else None,
             retry=retry,
             journal=journal.for_account(token) if isinstance(journal, AccountJournal) else journal,
-            budget=NoBudget() if budget is None else GuardedBudget(budget),
+            budget=NoBudget() if budget is None else guarded(budget, "budget"),
             on_event=on_event,
             backoff=Backoff(retry),
             max_file_bytes=settings.max_file_bytes,
@@ -228,67 +227,70 @@ class FluxKleinClient(NotWith):
         width: int | None = None,
         height: int | None = None,
         timeout: Timeout = DEFAULT,
+        tag: object = None,
     ) -> RequestHandle:
         """Submit one input: one accepted POST at most, and it costs money.
 
         Args:
-            input: A prompt, a typed input, or a Mapping that goes as it is.
-            model: The model's id; None is the client's (a typed input of another model names its own).
+            input: A prompt, a typed input, or a Mapping that is sent as it is.
+            model: The model's id; None: the client's model (a typed input of another model names its own).
             width: Pixels, 64 to 2048.
             height: Pixels, 64 to 2048.
             timeout: Seconds for the submit with its repeats; None is no limit.
+            tag: Any object; the events of this call carry it.
 
         Returns:
-            The request, accepted. Keep its `request_id`: it is all that is needed to take the request up again.
+            The accepted request. Keep its `request_id`: it is all you need to resume the request.
 
         Raises:
             InvalidInputError: Refused here; nothing was sent.
             APIStatusError: Refused by the service.
             SubmissionUncertainError: It may or may not have been accepted.
-            APIConnectionError, APITimeoutError: Nothing was sent.
+            APIConnectionError: Nothing was sent (`APITimeoutError` is one of its kinds).
+            BudgetExceededError, JournalError: Nothing was sent; or the id is in the `JournalError`.
         """
         prepared = self._prepared(input, model, width, height)
-        operation = self._operation(timeout)
+        operation = self._operation(timeout, tag=tag)
         try:
             with operation:
-                await submit(self._context, operation, prepared, on_abandon="cancel")
-                return RequestHandle(self, accepted_request(self._context, operation, prepared, operation.started))
+                await submit(operation, prepared, on_abandon="cancel")
+                return RequestHandle(self, accepted_request(operation, prepared, operation.started))
         except FluxKleinError as error:
-            calls.tell_failed(self._context, operation, error, "submit", prepared.model)
+            calls.tell_failed(operation, error, "submit", prepared.model)
             raise
 
-    async def status(self, request: str | RequestHandle) -> RequestStatus:
-        """Poll once where a request stands.
+    async def status(self, request: str | RequestHandle, *, timeout: Timeout = DEFAULT) -> RequestStatus:
+        """Ask once where a request stands.
 
         Raises:
-            APIStatusError, APIConnectionError, APITimeoutError, InvalidResponseError: After the last attempt.
+            APIStatusError, APIConnectionError, InvalidResponseError: After the last attempt.
         """
         request_id = _id_of(request)
-        with self._operation(DEFAULT, request_id=request_id) as operation:
-            return await calls.status(self._context, operation, request_id)
+        with self._operation(timeout, request_id=request_id) as operation:
+            return await calls.status(operation, request_id)
 
-    async def result(self, request: str | RequestHandle) -> GenerationResult:
-        """The result of a request that has ended.
+    async def result(self, request: str | RequestHandle, *, timeout: Timeout = DEFAULT) -> GenerationResult:
+        """Fetch the result of a request that has ended.
 
         Raises:
-            ResultNotReadyError: It has not.
+            ResultNotReadyError: It has not ended.
             GenerationFailedError, GenerationCancelledError: It ended so.
-            APIStatusError, APIConnectionError, APITimeoutError, InvalidResponseError: After the last attempt.
+            APIStatusError, APIConnectionError, InvalidResponseError: After the last attempt.
         """
         request_id = _id_of(request)
-        with self._operation(DEFAULT, request_id=request_id) as operation:
-            return await calls.fetch_result(self._context, operation, request_id)
+        with self._operation(timeout, request_id=request_id) as operation:
+            return await calls.fetch_result(operation, request_id)
 
-    async def cancel(self, request: str | RequestHandle) -> CancelOutcome:
-        """Cancel a queued request; a running one goes on and is charged.
+    async def cancel(self, request: str | RequestHandle, *, timeout: Timeout = DEFAULT) -> CancelOutcome:
+        """Cancel a queued request; a running one continues and is charged.
 
         Raises:
-            APIStatusError, APIConnectionError, APITimeoutError: After the last attempt.
+            APIStatusError, APIConnectionError: After the last attempt.
             InvalidResponseError: The answer does not say whether it was cancelled.
         """
         request_id = _id_of(request)
-        with self._operation(DEFAULT, request_id=request_id) as operation:
-            return await calls.cancel(self._context, operation, request_id)
+        with self._operation(timeout, request_id=request_id) as operation:
+            return await calls.cancel(operation, request_id)
 
     async def wait_for_result(
         self,
@@ -298,17 +300,17 @@ class FluxKleinClient(NotWith):
         on_abandon: OnAbandon = "leave",
         on_status: _OnStatus | None = None,
     ) -> GenerationResult:
-        """Wait for a request's end and bring its result.
+        """Poll until a request ends, then fetch its result.
 
         Args:
             request: The request, or its id.
             timeout: Seconds for polling and fetching together.
             on_abandon: When the deadline passes or the task is cancelled: "cancel" asks the service to cancel,
                 "leave" sends nothing.
-            on_status: A plain function, given each change of state or queue position.
+            on_status: A plain function that receives each change of state or queue position.
 
         Raises:
-            WaitTimeoutError: The deadline passed; the request can be taken up again.
+            WaitTimeoutError: The deadline passed; the request can be resumed.
             GenerationFailedError, GenerationCancelledError: It ended so.
             APIStatusError: The service refused every poll for 10 s.
             ResultNotReadyError: "completed", yet no result for 10 s.
@@ -319,9 +321,9 @@ class FluxKleinClient(NotWith):
         operation = self._operation(timeout, request_id=accepted.request_id, waits=True)
         try:
             with operation:
-                return await wait(self._context, operation, accepted, on_abandon=on_abandon, on_status=on_status)
+                return await wait(operation, accepted, on_abandon=on_abandon, on_status=on_status)
         except FluxKleinError as error:
-            calls.tell_failed(self._context, operation, error, "wait_for_result", accepted.model)
+            calls.tell_failed(operation, error, "wait_for_result", accepted.model)
             raise
 
     async def generate(
@@ -339,15 +341,15 @@ class FluxKleinClient(NotWith):
         """Submit one input and wait for its result, in one of the `max_in_flight` slots.
 
         Args:
-            input: A prompt, a typed input, or a Mapping that goes as it is.
-            model: The model's id; None is the client's (a typed input of another model names its own).
+            input: A prompt, a typed input, or a Mapping that is sent as it is.
+            model: The model's id; None: the client's model (a typed input of another model names its own).
             width: Pixels, 64 to 2048.
             height: Pixels, 64 to 2048.
-            timeout: Seconds for the slot, the submit, the waiting, repeats and the fetch together.
+            timeout: Seconds for the slot, the submit, the wait, repeats and the fetch together.
             on_abandon: When the deadline passes or the task is cancelled: "cancel" asks the service to cancel,
                 "leave" sends nothing.
-            on_status: A plain function, given each change of state or queue position.
-            tag: Anything; it travels through the events of this generation.
+            on_status: A plain function that receives each change of state or queue position.
+            tag: Any object; the events of this generation carry it.
 
         Raises:
             InvalidInputError: Refused here; nothing was sent.
@@ -363,17 +365,15 @@ class FluxKleinClient(NotWith):
                 slot = Slot(self._context.limiter)
                 await slot.take()
                 try:
-                    return await generate(
-                        self._context, operation, prepared, slot, on_abandon=on_abandon, on_status=on_status
-                    )
+                    return await generate(operation, prepared, slot, on_abandon=on_abandon, on_status=on_status)
                 finally:
                     slot.give()
         except FluxKleinError as error:
-            calls.tell_failed(self._context, operation, error, "generate", prepared.model)
+            calls.tell_failed(operation, error, "generate", prepared.model)
             raise
 
     def handle(self, request_id: str) -> RequestHandle:
-        """Take up a request that was submitted earlier, by any process.
+        """Resume a request that was submitted earlier, by any process.
 
         Raises:
             InvalidInputError: It is no request id.
@@ -383,7 +383,7 @@ class FluxKleinClient(NotWith):
     def updates(self, request: str | RequestHandle, *, timeout: Timeout = DEFAULT) -> AsyncIterator[RequestStatus]:
         """A `RequestStatus` at each change of state or queue position, the final one last.
 
-        The iterator raises what `wait_for_result` raises, but for the generation's own end.
+        The iterator raises what `wait_for_result` raises, except for the generation's own end.
         """
         return Updates(self._context, self._accepted(request), checked_timeout(timeout, self._timeout))
 
@@ -393,6 +393,9 @@ class FluxKleinClient(NotWith):
         self,
         items: Iterable[T] | AsyncIterable[T],
         *,
+        model: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
         concurrency: int | None = None,
         ordered: bool = False,
         to_input: Callable[[T], Input] | None = None,
@@ -400,28 +403,32 @@ class FluxKleinClient(NotWith):
         timeout: Timeout = DEFAULT,
         on_abandon: OnAbandon = "cancel",
         directory: str | os.PathLike[str] | None = None,
+        to_name: Callable[[T], str] | None = None,
     ) -> FanOut[T]:
         """Generate for many items: an async context manager that gives an async iterator of `Outcome`.
 
         Args:
-            items: Inputs, or anything that `to_input` makes inputs of; read only as there is room.
-            concurrency: Items under way at once, being saved included; the generations among them are bounded by
-                the client's `max_in_flight` too. None: as many as that, with `directory` twice as many.
+            items: Inputs, or anything that `to_input` turns into inputs; read only as there is room.
+            model: The model's id; None: the client's model.
+            width: Pixels, 64 to 2048, of items that are prompts or typed inputs.
+            height: Pixels, 64 to 2048, likewise.
+            concurrency: Items under way at once, downloads included; the client's `max_in_flight` bounds the
+                generations among them. None: `max_in_flight`, with `directory` twice that.
             ordered: Outcomes in the order of the items instead of as they finish.
             to_input: From an item to its input.
-            to_id: From an item to the id by which a journal knows it again. None: by its content, and by how often the
-                same content came before it.
+            to_id: From an item to the stable id that a journal uses to recognise it. None: by its content, and by how
+                often the same content came before it.
             timeout: Seconds for each item, from when it has its slot; with `directory`, as many again for its files.
             on_abandon: What to do with an item's request when the fan-out is left or its deadline passes.
-            directory: Where each item's files are saved as soon as its result is there, next to the generation of
-                the others: its slot is free by then. An item whose files cannot be saved has a `DownloadError` for
-                its outcome, with the id by which the result can be fetched again.
+            directory: Where each item's files are saved, while other items generate. If they cannot be saved, the
+                outcome is a `DownloadError` with the id to fetch the result again.
+            to_name: From an item to the name of its files, without suffix. None: the request id.
 
         Raises:
-            InvalidInputError: `items` is one input instead of many, or an option is no such thing.
-            ConfigurationError, AuthenticationError, PermissionDeniedError: From the iterator, after the outcomes of
-                the items that were under way: every further submit would fail so too.
-            InsufficientBalanceError, BudgetExceededError: In the same way.
+            InvalidInputError: `items` is one input instead of many, or an option is invalid.
+            ConfigurationError, AuthenticationError, PermissionDeniedError, InsufficientBalanceError,
+                BudgetExceededError, JournalError: From the iterator, after the outcomes of the items under way: every
+                further submit would fail the same way.
         """
         _check_on_abandon(on_abandon)
         seconds = checked_timeout(timeout, self._timeout)
@@ -429,11 +436,11 @@ class FluxKleinClient(NotWith):
             concurrency = self._max_in_flight * (1 if directory is None else 2)
         if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
             raise InvalidInputError("concurrency must be a whole number of at least 1, or None")
-
         runner = ItemRunner(
             self._context,
-            lambda item: self._prepared(made_input(item, to_input), None, None, None),
+            lambda item: self._prepared(made_input(item, to_input), model, width, height),
             to_id,
+            to_name,
             timeout=seconds,
             on_abandon=on_abandon,
             directory=None if directory is None else Path(directory),
@@ -444,6 +451,9 @@ class FluxKleinClient(NotWith):
         self,
         items: Iterable[T] | AsyncIterable[T],
         *,
+        model: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
         concurrency: int | None = None,
         ordered: bool = False,
         to_input: Callable[[T], Input] | None = None,
@@ -451,15 +461,19 @@ class FluxKleinClient(NotWith):
         timeout: Timeout = DEFAULT,
         on_abandon: OnAbandon = "cancel",
         directory: str | os.PathLike[str] | None = None,
+        to_name: Callable[[T], str] | None = None,
     ) -> list[Outcome[T]]:
         """`generate_many` to its end: the outcomes in the order of the items.
 
         Raises:
-            InvalidInputError: As `generate_many`. An item's own error is its outcome, and an error that dooms
-                every further submit is the outcome of every item that was not submitted.
+            InvalidInputError: As `generate_many`. An item's own error is its outcome; an error that dooms every
+                further submit is the outcome of every item that was not submitted.
         """
         fan_out = self.generate_many(
             items,
+            model=model,
+            width=width,
+            height=height,
             concurrency=concurrency,
             ordered=ordered,
             to_input=to_input,
@@ -467,21 +481,22 @@ class FluxKleinClient(NotWith):
             timeout=timeout,
             on_abandon=on_abandon,
             directory=directory,
+            to_name=to_name,
         )
         return await fan_out.all()
 
     # --- files and catalogue
 
-    async def model(self, model: str | None = None) -> ModelInfo:
-        """A model's catalogue entry, with its price; None is the client's own model.
+    async def get_model(self, model: str | None = None, *, timeout: Timeout = DEFAULT) -> ModelInfo:
+        """A model's catalogue entry, with its price; None: the client's model.
 
         Raises:
             NotFoundError: There is no such model.
             FluxKleinError: As `status`.
         """
         model = checked_model_id(model or self._model)
-        with self._operation(DEFAULT) as operation:
-            return await calls.model_info(self._context, operation, model)
+        with self._operation(timeout) as operation:
+            return await calls.get_model(operation, model)
 
     async def download(
         self,
@@ -489,33 +504,34 @@ class FluxKleinClient(NotWith):
         directory: str | os.PathLike[str],
         *,
         names: Sequence[str] | None = None,
+        timeout: Timeout = DEFAULT,
     ) -> list[Path]:
-        """Save every file of a result into a directory, which is made if need be.
+        """Save every file of a result in a directory, which is made if it does not exist.
 
-        In a notebook, the list of paths that comes back is shown as the pictures.
+        In a notebook, the returned list shows itself as the pictures.
 
         Args:
             result: What to save.
-            directory: Where to; nothing is written outside of it, whatever the URLs say.
+            directory: Nothing is written outside of it, whatever the URLs say.
             names: A plain file name for each file; None: the request id and a suffix by content.
+            timeout: Seconds for all files together; None is no limit.
 
         Raises:
-            DownloadError: A file could not be brought home; of that file nothing is left behind.
-            InvalidInputError: `names` are no such names.
+            DownloadError: A file could not be downloaded or saved; nothing of it is left behind.
+            InvalidInputError: `names` are not plain file names, one for each file.
         """
-        operation = self._operation(DEFAULT, request_id=_checked_result(result).request_id)
-        saved = await download.save(self._context, operation, result, Path(directory), names)
-        return SavedPaths(file.path for file in saved)
+        operation = self._operation(timeout, request_id=_checked_result(result).request_id)
+        return SavedPaths(file.path for file in await download.save(operation, result, Path(directory), names))
 
-    async def read(self, result: GenerationResult) -> list[bytes]:
+    async def download_bytes(self, result: GenerationResult, *, timeout: Timeout = DEFAULT) -> list[bytes]:
         """Every file of a result, in memory.
 
         Raises:
-            DownloadError: A file could not be brought home.
+            DownloadError: A file could not be downloaded.
             InvalidInputError: It is no result.
         """
-        operation = self._operation(DEFAULT, request_id=_checked_result(result).request_id)
-        return await download.read(self._context, operation, result)
+        operation = self._operation(timeout, request_id=_checked_result(result).request_id)
+        return await download.read(operation, result)
 
     # --- closing
 
@@ -527,7 +543,7 @@ class FluxKleinClient(NotWith):
                 `ClientClosedError`. Closing takes at most 5 s more.
 
         Returns:
-            The ids of requests that nobody waits for any more and that may still run.
+            The ids of requests that may still run and that nobody waits for.
         """
         if self._closing is None:
             seconds = checked_timeout(drain, None)
@@ -574,7 +590,7 @@ class FluxKleinClient(NotWith):
 
 
 def _limiter(limits: Limits | Limiter | None, settings: Limits) -> Limiter:
-    return InProcessLimiter(settings) if limits is None or isinstance(limits, Limits) else GuardedLimiter(limits)
+    return InProcessLimiter(settings) if limits is None or isinstance(limits, Limits) else guarded(limits, "limiter")
 
 
 def _id_of(request: str | RequestHandle) -> str:
@@ -602,7 +618,7 @@ def _check_on_status(on_status: object) -> None:
         raise InvalidInputError("on_status must be a plain function, not `async def`: it is called, not awaited")
 
 
-# What each part of a client must be able to do: found out before anything is paid for.
+# The methods that each part of a client must have; checked before anything is paid for.
 _PARTS = {
     "limits": ("acquire", "release", "hold", "held_until", "admit", "refused", "served", "poll_price", "poll_turn"),
     "polling": ("next_poll", "observe"),
@@ -612,7 +628,7 @@ _PARTS = {
 }
 
 
-# What whoever gave something else most likely meant.
+# What to write instead of something else.
 _MEANT = {
     "limits": "write Limits(max_in_flight=...)",
     "polling": "write FixedPolling(seconds)",

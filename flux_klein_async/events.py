@@ -144,7 +144,7 @@ class Failed(Event):
         seconds: Since the call began.
         model: The model's id, where known.
         call: The number of the call in this process.
-        verb: The call's name. "generate", "submit" and "wait_for_result" are about a generation; "download" and "read"
+        verb: The call's name. "generate", "submit" and "wait_for_result" are about a generation; "download" and
             are about files, and say nothing of the generation itself. None: an event made before verbs were told apart.
     """
 

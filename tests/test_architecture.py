@@ -1,297 +1,231 @@
-"""The shape of the package: import order, purity, single importers, and a test file for every module."""
+"""The shape of the package: import order, purity, single importers, names, exports, test files."""
 
 import ast
+import subprocess
 import sys
+from collections import Counter
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 import flux_klein_async
 
 TESTS = Path(__file__).parent
 PACKAGE = Path(flux_klein_async.__file__).parent  # of the checkout or of an installed wheel
-ROOT = PACKAGE.parent
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
-NAMES = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES}
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.name != "__init__.py"
+}
 
-# A module imports only from lines above its own; within a folder, only from entries to its left.
-ORDER = [
-    "_version",
-    "errors",
-    "hosts",
-    "misuse",
-    "reprs",
-    "schemas",
-    "states",
-    "models",
-    "events",
-    "options",
-    "api.messages",
-    "api.retry_after",
-    "api.urls",
-    "api.credentials",
-    "api.ranges",
-    "api.requests",
-    "api.responses",
-    "transport.base",
-    "transport.failures",
-    "transport.proxies",
-    "transport.certificates",
-    "transport.peers",
-    "transport.aiohttp",
-    "transport.retry",
-    "transport.slots",
-    "transport.pacing",
-    "polling.policies",
-    "polling.distribution",
-    "polling.schedule",
-    "polling.optimum",
-    "polling.peers",
-    "polling.rehearsal",
-    "polling.histogram",
-    "polling.durations",
-    "polling.pace",
-    "polling.served",
-    "polling.prediction",
-    "polling.store",
-    "polling.adaptive",
-    "polling.explanation",
-    "ledger.base",
-    "ledger.budget",
-    "ledger.lines",
-    "ledger.seen",
-    "ledger.rows",
-    "ledger.jsonrows",
-    "ledger.csvrows",
-    "ledger.batchfile",
-    "ledger.estimate",
-    "ledger.facts",
-    "ledger.manifest",
-    "ledger.transitions",
-    "ledger.troubles",
-    "ledger.connections",
-    "ledger.lease",
-    "ledger.schema",
-    "ledger.database",
-    "ledger.accounts",
-    "ledger.entries",
-    "ledger.claims",
-    "ledger.writer",
-    "ledger.sqlite",
-    "ledger.pruning",
-    "ledger.reading",
-    "flow.background",
-    "flow.call",
-    "flow.guarded",
-    "flow.core",
-    "flow.calls",
-    "flow.orders",
-    "flow.submission",
-    "flow.polling",
-    "flow.waiting",
-    "flow.updates",
-    "flow.formats",
-    "flow.figures",
-    "flow.files",
-    "flow.transfer",
-    "flow.download",
-    "flow.fanout",
-    "flow.generation",
-    "flow.items",
-    "flow.closing",
-    "handle",
-    "client",
+# A module imports only from its own line and from lines above it.
+LAYERS = [
+    ["_version", "errors", "misuse", "api.urls"],
+    ["models"],
+    ["events", "options"],
+    ["api."],
+    ["transport."],
+    ["polling."],
+    ["journal."],
+    ["operations."],
+    ["client"],
+    ["batch."],
 ]
-# Above the core, each on its own: none of the core imports them.
-OUTER = ("emulator", "testing", "cli", "integrations", "__main__")
-# No coroutine, clock, randomness or file: those arrive as arguments.
+# Above the core; none of the core imports them.
+OUTER = ("emulator.", "testing.", "cli.", "integrations.", "__main__")
+
+# No coroutine, clock, randomness or file, neither itself nor through what it imports.
 PURE = [
     "errors",
-    "hosts",
-    "misuse",
-    "reprs",
-    "schemas",
-    "states",
     "models",
     "events",
     "options",
     "api.messages",
     "api.urls",
-    "api.ranges",
     "api.requests",
     "api.responses",
-    "transport.failures",
-    "transport.proxies",
     "polling.policies",
-    "polling.distribution",
-    "polling.schedule",
-    "polling.optimum",
-    "polling.peers",
-    "polling.rehearsal",
-    "polling.histogram",
     "polling.durations",
-    "polling.pace",
-    "polling.served",
-    "polling.prediction",
-    "polling.adaptive",
-    "polling.explanation",
-    "ledger.lines",
-    "ledger.rows",
-    "ledger.jsonrows",
-    "ledger.csvrows",
-    "ledger.estimate",
-    "ledger.facts",
-    "ledger.transitions",
-    "ledger.troubles",
-    "cli.explained",
-    "cli.records",
-    "flow.formats",
-    "flow.orders",
-    "emulator.engine",
-    "emulator.answers",
+    "polling.schedule",
+    "journal.base",
+    "batch.estimate",
+    "emulator.scripts",
     "emulator.profiles",
-    "integrations.answers",
-    "integrations.frames",
+    "emulator.catalogue",
+    "emulator.service",
+    "emulator.faults",
+    "emulator.engine",
 ]
-IMPURE = {"asyncio", "time", "secrets", "socket", "ssl", "aiohttp", "tenacity", "os", "pathlib", "threading"}
+IMPURE = {
+    "asyncio",
+    "time",
+    "secrets",
+    "socket",
+    "ssl",
+    "aiohttp",
+    "tenacity",
+    "os",
+    "threading",
+    "sqlite3",
+    "tempfile",
+}
+
+# Third parties and stores, and who imports them.
+IMPORTERS = {
+    "aiohttp": {"transport.aiohttp", "transport.failures"},
+    "tenacity": {"transport.retry"},
+    "sqlite3": {"journal.database", "journal.records", "journal.writer", "journal.reader"},
+}
+THIRD_PARTIES = {"integrations.fastapi": {"fastapi", "starlette"}, "integrations.aiohttp_web": {"aiohttp"}}
+THIRD_PARTIES["integrations.opentelemetry"] = {"opentelemetry"}
+EXTRAS = {"typer", "rich", "click", "PIL", "pytest", "opentelemetry", "fastapi", "starlette"}
 
 
-def imported(path: Path, *, typing_only: bool = True) -> set[str]:
+@cache
+def tree(name: str) -> ast.Module:
+    return ast.parse(MODULES[name].read_text(encoding="utf-8"))
+
+
+@cache
+def imported(name: str, *, typing_only: bool = True) -> frozenset[str]:
     """Absolute names of what a module imports, with or without what only type checkers see."""
-    tree = ast.parse(path.read_text())
     hidden: set[ast.AST] = set()
     if not typing_only:
-        for node in ast.walk(tree):
+        for node in ast.walk(tree(name)):
             if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-                hidden.update(ast.walk(node))
+                hidden.update(inner for statement in node.body for inner in ast.walk(statement))
     names: set[str] = set()
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    for node in ast.walk(tree):
+    for node in ast.walk(tree(name)):
         if node in hidden:
             continue
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join([*parts[: -node.level], *([node.module] if node.module else [])]) if node.level else ""
-            module = base or node.module or ""
-            names.add(module)
-            names.update(f"{module}.{alias.name}" for alias in node.names)
-    return names
+            assert node.level == 0, f"{name}: imports are absolute"
+            names.add(node.module or "")
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(names)
 
 
-def short(path: Path) -> str:
-    return NAMES[path].removeprefix("flux_klein_async.")
-
-
-def ours(path: Path) -> set[str]:
+@cache
+def ours(name: str) -> frozenset[str]:
     """The package's own modules that a module imports at run time."""
-    known = {short(other) for other in MODULES}
-    found = {name.removeprefix("flux_klein_async.") for name in imported(path, typing_only=False)}
-    return found & known
+    found = {item.removeprefix("flux_klein_async.") for item in imported(name, typing_only=False)}
+    return frozenset(found & MODULES.keys())
 
 
-CORE = [path for path in MODULES if short(path).split(".")[0] not in OUTER]
+@cache
+def reached(name: str) -> frozenset[str]:
+    """A module and all that it imports of the package, directly or not."""
+    found, left = {name}, [name]
+    while left:
+        for other in ours(left.pop()) - found:
+            found.add(other)
+            left.append(other)
+    return frozenset(found)
 
 
-def test_every_core_module_has_its_place_in_the_order():
-    assert sorted(ORDER) == sorted(short(path) for path in CORE)
+def roots(name: str, *, typing_only: bool = True) -> set[str]:
+    return {item.split(".")[0] for item in imported(name, typing_only=typing_only)}
 
 
-@pytest.mark.parametrize("path", CORE, ids=short)
-def test_a_module_imports_only_what_stands_above_it(path):
-    above = set(ORDER[: ORDER.index(short(path))])
-    assert ours(path) - above == set()
+def is_outer(name: str) -> bool:
+    return name.startswith(OUTER)
 
 
-@pytest.mark.parametrize("path", CORE, ids=short)
-def test_the_core_imports_no_outer_part_and_no_extra(path):
-    names = {name.split(".")[0] for name in imported(path)}
-    assert names & {"typer", "rich", "PIL", "pytest", "matplotlib", "opentelemetry", "fastapi", "starlette"} == set()
-    assert not {name.split(".")[1] for name in imported(path) if name.startswith("flux_klein_async.")} & set(OUTER)
-    assert "aiohttp.web" not in imported(path)
-
-
-@pytest.mark.parametrize("name", PURE)
-def test_a_pure_module_has_no_coroutine_clock_or_file(name):
-    path = PACKAGE / (name.replace(".", "/") + ".py")
-    tree = ast.parse(path.read_text())
-    assert [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef | ast.Await)] == []
-    assert {found.split(".")[0] for found in imported(path, typing_only=False)} & IMPURE == set()
-
-
-@pytest.mark.parametrize(("library", "importer"), [("aiohttp", "transport.aiohttp"), ("tenacity", "transport.retry")])
-def test_a_library_has_one_importer_in_the_core(library, importer):
-    users = {
-        short(path) for path in CORE if any(name.split(".")[0] == library for name in imported(path, typing_only=False))
-    }
-    assert users == {importer}
-
-
-def test_aiohttp_web_is_imported_by_the_emulator_and_by_its_own_integration_alone():
-    users = {short(path) for path in MODULES if "aiohttp.web" in imported(path)}
-    assert users == {"emulator.server", "integrations.aiohttp_web"}
-
-
-INTEGRATIONS = [path for path in MODULES if short(path).startswith("integrations.")]
-
-
-@pytest.mark.parametrize("path", INTEGRATIONS, ids=short)
-def test_an_integration_stands_on_the_public_api_alone(path):
-    public = {"_version", "errors", "events", "models"}
-    inside = {name for name in ours(path) if not name.startswith("integrations.")} - public
-    assert inside == ({"flow.figures"} if path.stem == "notebook" else set()), (
-        "what a picture looks like is known there"
-    )
-
-
-@pytest.mark.parametrize("path", INTEGRATIONS, ids=short)
-def test_an_integration_imports_one_third_party(path):
-    telemetry = {name: {"opentelemetry"} for name in ("opentelemetry", "instruments", "spans")}
-    own = {"fastapi": {"fastapi", "starlette"}, "aiohttp_web": {"aiohttp"}, **telemetry}
-    names = {name.split(".")[0] for name in imported(path)}
-    assert names - set(sys.stdlib_module_names) - {"flux_klein_async"} == own.get(path.stem, set())
-
-
-def test_matplotlib_is_imported_where_it_draws():
-    users = {short(path) for path in MODULES if any(name.split(".")[0] == "matplotlib" for name in imported(path))}
-    assert users == {"cli.plots", "cli.service"}, "the latter polls whether it is there"
-
-
-@pytest.mark.parametrize("path", [path for path in MODULES if short(path).startswith("emulator.")], ids=short)
-def test_the_emulator_shares_none_of_the_clients_knowledge(path):
-    foreign = {name for name in imported(path) if name.startswith("flux_klein_async")}
-    assert {name for name in foreign if not name.startswith("flux_klein_async.emulator")} == set()
-
-
-@pytest.mark.parametrize("path", MODULES, ids=short)
-def test_every_module_has_its_own_test_file(path):
-    relative = path.relative_to(PACKAGE)
-    assert (TESTS / relative.parent / f"test_{relative.stem.strip('_')}.py").is_file()
-
-
-@pytest.mark.parametrize("path", MODULES, ids=short)
-def test_every_module_says_what_it_exports_in_order(path):
-    tree = ast.parse(path.read_text())
-    lists = [
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__all__"]
+def layer(name: str) -> int:
+    places = [
+        (len(entry), number)
+        for number, entries in enumerate(LAYERS)
+        for entry in entries
+        if name == entry or (entry.endswith(".") and name.startswith(entry))
     ]
-    assert len(lists) == 1
-    names = ast.literal_eval(lists[0])
-    assert names == sorted(names, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
-    assert ast.get_docstring(tree)
+    assert places, f"{name} has no place in the order"
+    return max(places)[1]
 
 
-def test_importing_the_package_imports_no_extra():
-    import subprocess
+def test_a_module_imports_only_from_its_own_layer_and_those_above() -> None:
+    wrong = [
+        f"{name} imports {other}"
+        for name in MODULES
+        if not is_outer(name)
+        for other in ours(name)
+        if is_outer(other) or layer(other) > layer(name)
+    ]
+    assert wrong == []
 
+
+def test_no_imports_go_in_a_circle() -> None:
+    assert [name for name in MODULES if any(name in reached(other) for other in ours(name))] == []
+
+
+def test_a_pure_module_reaches_no_coroutine_clock_or_file() -> None:
+    wrong = []
+    for name in PURE:
+        for other in reached(name):
+            wrong += [f"{name} reaches {other}: {found}" for found in roots(other, typing_only=False) & IMPURE]
+            if any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(tree(other))):
+                wrong.append(f"{name} reaches {other}: a coroutine")
+    assert wrong == []
+
+
+def test_a_third_party_has_its_importers_and_no_others() -> None:
+    core = [name for name in MODULES if not is_outer(name)]
+    found = {library: {name for name in core if library in roots(name, typing_only=False)} for library in IMPORTERS}
+    assert found == IMPORTERS
+    assert [name for name in core if roots(name) & EXTRAS] == []
+
+
+def test_the_emulator_shares_no_knowledge_with_the_client() -> None:
+    wrong = {
+        f"{name} imports {item}"
+        for name in MODULES
+        if name.startswith("emulator.")
+        for item in imported(name)
+        if item.startswith("flux_klein_async") and not item.startswith("flux_klein_async.emulator")
+    }
+    assert wrong == set()
+
+
+def test_an_integration_uses_one_third_party_and_the_public_api() -> None:
+    public = {"_version", "errors", "events", "models", "operations.html"}
+    for name in MODULES:
+        if name.startswith("integrations."):
+            assert {other for other in ours(name) if not other.startswith("integrations.")} <= public, name
+            foreign = roots(name) - set(sys.stdlib_module_names) - {"flux_klein_async"}
+            assert foreign == THIRD_PARTIES.get(name, set()), name
+
+
+def test_no_name_has_two_meanings() -> None:
+    basenames = Counter(name.rpartition(".")[2] for name in MODULES)
+    # A command of the command line has the name of what it is about.
+    twice = {name for name, count in basenames.items() if count > 1}
+    assert twice <= {"aiohttp", "base", "journal", "requests", "emulator", "batch"}, twice
+    classes = Counter(
+        node.name
+        for name in MODULES
+        for node in tree(name).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert [name for name, count in classes.items() if count > 1] == []
+
+
+def test_every_module_has_a_docstring_sorted_exports_and_a_test_file() -> None:
+    for name, path in MODULES.items():
+        assert ast.get_docstring(tree(name)), name
+        lists = [
+            ast.literal_eval(node.value)
+            for node in tree(name).body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        ]
+        assert len(lists) == 1, name
+        assert lists[0] == sorted(lists[0], key=lambda word: (not word.isupper(), not word[0].isupper(), word)), name
+        relative = path.relative_to(PACKAGE)
+        assert (TESTS / relative.parent / f"test_{relative.stem.strip('_')}.py").is_file(), name
+
+
+def test_importing_the_package_imports_no_extra() -> None:
     code = "import sys, flux_klein_async; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    unwanted = [
-        name
-        for name in loaded
-        if name.split(".")[0] in {"typer", "rich", "PIL", "click", "pytest", "matplotlib", "opentelemetry", "fastapi"}
-    ]
+    unwanted = [name for name in loaded if name.split(".")[0] in EXTRAS - {"pytest"}]
     unwanted += [name for name in loaded if name.startswith(("aiohttp.web", "flux_klein_async.integrations"))]
     assert unwanted == []

@@ -44,9 +44,9 @@ async def test_every_verb_of_the_service_works(klein_emulator, klein_client):
     assert (await handle.result()).request_id == handle.request_id
     assert (await handle.status()).state is RequestState.COMPLETED
     assert (await handle.cancel()).cancelled is False
-    info = await klein_client.model()
+    info = await klein_client.get_model()
     assert (info.model_id, info.base_price_usd) == ("blackforestlabs/flux-2-klein/4b/text-to-image", 0.01)
-    [picture] = await klein_client.read(result)
+    [picture] = await klein_client.download_bytes(result)
     assert picture.startswith(b"\x89PNG")
     submit = klein_emulator.records[0]
     assert submit.body == b'{"prompt": "a snow leopard at dawn", "width": 640, "height": 384}'
@@ -141,7 +141,7 @@ async def test_bad_prompts_are_refused_before_anything_is_sent(klein_emulator, k
 async def test_single_calls_are_repeated_and_their_holds_obeyed(klein_emulator, connect):
     client = connect(timeout=60)
     klein_emulator.script("model", error_reply(500), error_reply(429, retry_after=7), Garbage())
-    await client.model()
+    await client.get_model()
     assert klein_emulator.calls["model"] == 4
     assert 7 <= now() <= 8
 
@@ -161,7 +161,7 @@ async def test_a_cancel_goes_through_a_hold_on_reads(klein_emulator, connect):
 async def test_an_outage_is_not_multiplied_by_repeats(klein_emulator, connect):
     client = connect(limits=Limits(max_connections=100))
     klein_emulator.script("model", *[error_reply(500)] * 10_000)
-    errors = await asyncio.gather(*[outcome(client.model()) for _ in range(500)])
+    errors = await asyncio.gather(*[outcome(client.get_model()) for _ in range(500)])
     assert {type(error) for error in errors} == {ServerError}
     assert klein_emulator.calls["model"] == 500 + 100
 
@@ -180,7 +180,7 @@ def test_polling_anything_else_is_refused(poll_endpoint):
 
 
 async def test_a_model_that_does_not_exist_is_not_found(klein_client):
-    error = await outcome(klein_client.model("no/such/model"))
+    error = await outcome(klein_client.get_model("no/such/model"))
     assert (type(error), error.charged) == (NotFoundError, "no")
 
 
@@ -284,12 +284,12 @@ async def test_the_token_is_in_no_error_event_or_log(endpoint, answer, caplog):
                 client.status("some-id"),
                 client.result("some-id"),
                 client.cancel("some-id"),
-                client.model(),
+                client.get_model(),
             ):
                 found = await outcome(attempt)
                 if isinstance(found, GenerationResult):
                     shown.append(repr(found) + repr(found.raw))
-                    found = await outcome(client.read(found))
+                    found = await outcome(client.download_bytes(found))
                     found = found if isinstance(found, BaseException) else "a file's bytes are the user's own"
                 shown += facets(found) if isinstance(found, BaseException) else [repr(found)]
             shown += [repr(client), repr(vars(client)), repr(events)]
@@ -308,7 +308,7 @@ async def test_the_token_goes_to_the_apis_origin_alone(klein_emulator, connect):
     )
     client = connect()
     result = await client.generate("a cat")
-    await client.read(result)
+    await client.download_bytes(result)
     hosts = [(record.headers["host"], "authorization" in record.headers) for record in klein_emulator.records]
     assert [entry for entry in hosts if not entry[1]] == [
         ("files.runcomfy.net", False),
@@ -322,7 +322,7 @@ async def test_a_file_host_sees_nothing_of_a_borrowed_session(klein_emulator, co
     jar = aiohttp.CookieJar(unsafe=True)
     jar.update_cookies({"session": "mine"})
     client = connect(session=klein_emulator.session(headers={"X-Mine": "1"}, cookie_jar=jar))
-    await client.read(await client.generate("a cat", width=64, height=64))
+    await client.download_bytes(await client.generate("a cat", width=64, height=64))
     api, *_, file = klein_emulator.records
     assert (api.headers.get("x-mine"), api.headers.get("cookie")) == ("1", "session=mine")
     assert (file.endpoint, file.headers.get("x-mine"), file.headers.get("cookie")) == ("file", None, None)
@@ -341,7 +341,7 @@ async def test_a_borrowed_session_is_never_closed(klein_emulator, connect):
     session = klein_emulator.session()
     async with connect(session=session) as client:
         result = await client.generate("a cat")
-        await client.read(result)
+        await client.download_bytes(result)
     assert not session.closed
 
 
@@ -397,11 +397,11 @@ def test_use_from_another_loop_is_a_clear_error():
     async def first() -> None:
         nonlocal client
         client = FluxKleinClient("emulator-token", base_url=emulator.base_url, session=emulator.session())
-        await client.model()
+        await client.get_model()
 
     async def second() -> None:
         with pytest.raises(ConfigurationError, match="another event loop"):
-            await client.model()
+            await client.get_model()
         with pytest.raises(ConfigurationError, match="another event loop"):
             await client.aclose()
 
@@ -417,7 +417,7 @@ def test_use_from_another_loop_is_a_clear_error():
 
 async def test_a_client_dropped_unclosed_gives_one_warning_that_names_it(klein_emulator):
     client = FluxKleinClient(klein_emulator.api_key, base_url=klein_emulator.base_url, session=klein_emulator.session())
-    await client.read(await client.generate("a cat"))
+    await client.download_bytes(await client.generate("a cat"))
     with pytest.warns(ResourceWarning) as caught:
         del client
         gc.collect()
@@ -426,7 +426,7 @@ async def test_a_client_dropped_unclosed_gives_one_warning_that_names_it(klein_e
 
 async def test_an_unclosed_client_of_its_own_session_gives_one_warning(live_emulator):
     client = FluxKleinClient(live_emulator.api_key, base_url=live_emulator.base_url)
-    await client.model()
+    await client.get_model()
     with pytest.warns(ResourceWarning) as caught:
         del client
         gc.collect()

@@ -99,7 +99,7 @@ READS = [
 async def test_a_read_that_goes_wrong_ends_the_same_way(pair, answer, kind):
     emulator, client = pair
     emulator.script("model", *[answer] * 9)
-    assert type(await outcome(client.model())) is kind
+    assert type(await outcome(client.get_model())) is kind
 
 
 async def test_a_request_that_nobody_made_is_not_found(pair):

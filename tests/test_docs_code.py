@@ -23,8 +23,8 @@ SOME_MODEL = "owner/any-model/in-the-catalogue"
 
 # Run by `.ci/run` instead, in an environment of their own: by page, how the block begins, and the step.
 ELSEWHERE = {
-    ("README.md", "python3 -m venv .venv && .venv/bin/pip install '.[cli,emulator]'"): "try_it",
-    ("README.md", "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest"): "test_it",
+    ("README.md", "python3 -m venv .venv && . .venv/bin/activate\n"): "try_it",
+    ("README.md", "python3 -m venv .venv && . .venv/bin/activate && pip install -e '.[dev]' && pytest"): "test_it",
     ("CONTRIBUTING.md", "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]'"): "all steps",
     ("docs/tutorial.md", "python3 -m venv .venv\n"): "tutorial",
 }
@@ -95,7 +95,7 @@ def test_what_is_run_elsewhere_is_still_there():
     assert found == set(ELSEWHERE)
 
 
-def test_the_readmes_program_brings_three_pictures_home(served, pytester, capsys):
+def test_the_readmes_program_saves_three_pictures(served, pytester, capsys):
     exec(compile(shown("README.md")[0], "README.md", "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out.count(".png") == 3
     assert len(list((pytester.path / "out").glob("*.png"))) == 3

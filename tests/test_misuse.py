@@ -57,8 +57,13 @@ SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], t
     "a string for many": (lambda c: c.generate_all("a cat"), _await, InvalidInputError, "a picture a letter"),
     "a dict for many": (lambda c: c.generate_all({"prompt": "a"}), _await, InvalidInputError, "put it into a list"),
     "bytes for a prompt": (lambda c: c.generate(b"a cat"), _await, InvalidInputError, "not bytes"),  # type: ignore[arg-type]
-    "a number for a result": (lambda c: c.read(7), _await, InvalidInputError, "GenerationResult, not to int"),  # type: ignore[arg-type]
-    "a handle for a result": (lambda c: c.read(c.handle("abc")), _await, InvalidInputError, "wait for its result"),  # type: ignore[arg-type]
+    "a number for a result": (lambda c: c.download_bytes(7), _await, InvalidInputError, "GenerationResult, not to int"),  # type: ignore[arg-type]
+    "a handle for a result": (
+        lambda c: c.download_bytes(c.handle("abc")),
+        _await,
+        InvalidInputError,
+        "wait for its result",
+    ),  # type: ignore[arg-type]
 }
 
 
@@ -112,7 +117,7 @@ async def test_an_on_status_that_cannot_be_called_is_refused(klein_client):
 
 VERBS: dict[str, Callable[[FluxKleinClient, Any], Any]] = {
     "download": lambda client, forgotten: client.download(forgotten, "out"),
-    "read": lambda client, forgotten: client.read(forgotten),
+    "read": lambda client, forgotten: client.download_bytes(forgotten),
     "status": lambda client, forgotten: client.status(forgotten),
     "result": lambda client, forgotten: client.result(forgotten),
     "cancel": lambda client, forgotten: client.cancel(forgotten),

@@ -20,9 +20,9 @@ VERBS = [
     "generate_all",
     "handle",
     "updates",
-    "model",
+    "get_model",
     "download",
-    "read",
+    "download_bytes",
     "aclose",
 ]
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.measure import trouble
 from benchmarks.storm import PIXELS, Item, Plan, Ridden, Submit, accepted_submits, audit, ride
 from flux_klein_async import FluxKleinClient, Limits
-from flux_klein_async.emulator import FAULTS, InProcessEmulator, VirtualTimeLoop, fault, images
+from flux_klein_async.emulator import FAULTS, InProcessEmulator, VirtualTimeLoop, fault, pictures
 
 PLAN = Plan(count=300, concurrency=50, seed=7)
 # Where money is at stake, and each too rare among all the others: the reply to a submit that is lost or late.
@@ -123,7 +123,7 @@ def test_the_books_know_an_id_that_was_never_given(tmp_path):
 
 
 def test_the_books_compare_files_with_what_was_served(tmp_path):
-    drawn = images.draw(PROMPT, PIXELS, PIXELS, seed=0, request_id="id-0")
+    drawn = pictures.draw(PROMPT, PIXELS, PIXELS, seed=0, request_id="id-0")
     one = item(ids={"id-0"})
     for name, data in {"whole": drawn, "half": drawn[:-1], "lie": fault("picture-text").body.encode()}.items():
         (tmp_path / name).write_bytes(data)

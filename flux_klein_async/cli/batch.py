@@ -271,7 +271,7 @@ async def _preview(
     job: _Job, feed: Feed, client: FluxKleinClient, policy: AdaptivePolling, preview: Preview | None, screen: Screen
 ) -> ExitCode:
     """Say what a run would do; nothing is made."""
-    price = generation_price(await client.model())
+    price = generation_price(await client.get_model())
     found = await forecast(feed, job.model, Estimate(lambda pixels: policy.median(job.model, pixels)), preview)
     for row in found.first_bad:
         screen.note(f"Line {row.line}: {row.problem}")

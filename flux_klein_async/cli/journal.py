@@ -120,6 +120,19 @@ def show(
 
 
 @app.command()
+def check(journal: JournalPath) -> None:
+    """Check the whole file, which takes seconds for each million requests.
+
+    \b
+    Example:
+      flux-klein journal check --journal run.sqlite
+    """  # noqa: D301  # \b: what follows is not to be wrapped
+    with JournalReader(journal) as reader:
+        reader.check()
+    Screen().note(f"{journal} is sound.")
+
+
+@app.command()
 def export(journal: JournalPath, *, state: States = None, since: Since = None) -> None:
     """Print all that is known of every request, the oldest first.
 

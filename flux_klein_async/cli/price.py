@@ -83,7 +83,7 @@ def price(
         screen.when_reader_gone(lambda: stop.because(ExitCode.READER_GONE))
         try:
             async with service.build_client((base_url, None), model=model) as client:
-                info = await client.model()
+                info = await client.get_model()
         except FluxKleinError as error:
             screen.note(str(error))
             if as_json:

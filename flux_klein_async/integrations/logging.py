@@ -24,7 +24,7 @@ from flux_klein_async.events import (
     Uncertain,
 )
 
-__all__ = ["Handler", "LogEvents", "clipped", "combine", "plain"]
+__all__ = ["LogEvents", "combine"]
 
 
 Handler = Callable[[Event], None]

@@ -34,7 +34,7 @@ File = str | os.PathLike[str] | bytes  # a path, or what is in one
 
 
 def show(files: Iterable[File | Outcome[Any]] | File | Outcome[Any], width: int = WIDTH) -> Pictures:
-    """The files of `client.download(...)`, `client.read(...)` or outcomes, shown where a cell ends with this.
+    """The files of `client.download(...)`, `client.download_bytes(...)` or outcomes, shown where a cell ends with this.
 
     Args:
         files: Paths, which are read now, contents, or outcomes of a fan-out that has a directory; one or many.

@@ -40,7 +40,7 @@ from flux_klein_async.events import (
 from flux_klein_async.integrations.logging import clipped, plain
 from flux_klein_async.models import RequestState
 
-__all__ = ["Attributes", "Instruments", "Open", "Telemetry", "Value", "bounded", "model_facts", "retry_facts"]
+__all__ = ["Telemetry"]
 
 
 # Bounds of the buckets, in seconds, that the conventions give for gen_ai.client.operation.duration.
@@ -196,7 +196,7 @@ class Telemetry:
                 self._measured.holds.add(1, {"flux_klein.call.kind": event.kind})
             case Finished():
                 self._finished(event)
-            case Downloaded() | Failed(verb="download" | "read"):
+            case Downloaded() | Failed(verb="download" | "download_bytes"):
                 self._files(event)
             case Failed() | Uncertain():
                 self._failed(event)

@@ -41,24 +41,7 @@ from flux_klein_async import (
     WaitTimeoutError,
 )
 
-__all__ = [
-    "HEADERS",
-    "KEEP_ALIVE",
-    "KEEP_ALIVE_SECONDS",
-    "VISITOR_GONE",
-    "ErrorAnswer",
-    "Run",
-    "VisitorGoneError",
-    "Write",
-    "answer_to",
-    "ended",
-    "error_frame",
-    "frame",
-    "result_facts",
-    "status_facts",
-    "tell",
-    "until_gone",
-]
+__all__ = ["VISITOR_GONE", "ErrorAnswer", "VisitorGoneError", "answer_to", "result_facts", "status_facts"]
 
 
 VISITOR_GONE = 499

@@ -1,16 +1,7 @@
-"""What went wrong with a journal's file, in a sentence that says what to do. Pure.
+"""The SQLite file of a journal: making, opening and checking it, errors in words, and `Database`, one run's use of it.
 
-Connections to a journal's file, which this process opens through SQLite alone.
-
-POSIX drops every lock that a process has on a file as soon as it closes any descriptor of that file; SQLite takes care
-of its own (https://www.sqlite.org/howtocorrupt.html, 2.2). So a header is read only while no connection has the file.
-
-The file of a journal: how it is made, recognized, migrated and checked.
-
-A file is made under another name and then linked into place whole: one that is there is a journal, or is none of
-ours and left alone.
-
-A journal's file, open in the one thread that uses it: transactions, accounts, and which runs are alive.
+A file is made under another name and then linked into place whole. A file that exists is a journal, or belongs to
+somebody else and is left alone.
 """
 
 import contextlib
@@ -19,9 +10,7 @@ import hashlib
 import os
 import secrets
 import sqlite3
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -29,22 +18,7 @@ from flux_klein_async.errors import JournalError
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.journal.lease import Lease
 
-__all__ = [
-    "APPLICATION_ID",
-    "BUSY",
-    "STEPS",
-    "Connection",
-    "Database",
-    "check",
-    "connect",
-    "damaged",
-    "header",
-    "make",
-    "migrate",
-    "recognize",
-    "salt_of",
-    "trouble",
-]
+__all__ = ["APPLICATION_ID", "BUSY", "VERSION", "Database", "check", "connect", "make", "trouble"]
 
 
 _TEXT: Final = 300  # characters of what SQLite says
@@ -95,11 +69,6 @@ def trouble(path: "Path", error: Exception) -> JournalError:
     return JournalError(text, cause=f"{type(error).__name__}: {error}"[:_TEXT])
 
 
-def damaged(path: "Path", findings: Iterable[str]) -> JournalError:
-    """The error for a file in which something contradicts something else."""
-    return JournalError(f"The journal {path} {_DAMAGED}", cause="; ".join(findings)[:_TEXT])
-
-
 def _meaning(error: Exception) -> str:
     if isinstance(error, OSError):
         return _ERRNOS.get(error.errno, _OTHERWISE)
@@ -110,110 +79,36 @@ def _meaning(error: Exception) -> str:
 
 
 BUSY: Final = 5.0  # seconds that another process may hold the file
-_HEADER: Final = 100  # bytes of an SQLite file's header (https://www.sqlite.org/fileformat2.html, 1.3)
+APPLICATION_ID: Final = 0x464B4A31  # "FKJ1"
+VERSION: Final = 1  # of the schema, in user_version
 _PRAGMAS: Final = (
-    "synchronous = FULL",  # every commit is on the disk when it returns
-    "fullfsync = ON",  # on macOS, where fsync alone does not say so
+    "synchronous = FULL",  # every commit is on disk when it returns
+    "fullfsync = ON",  # on macOS, where fsync alone does not mean that
     "temp_store = FILE",
     "cache_size = -16000",  # KiB: the newest requests and the upper pages of indexes
     "trusted_schema = OFF",
 )
-
-# Of the process, as its locks are: files (device and inode) that have connections, and how many.
-_guard = threading.Lock()
-_open: Counter[tuple[int, int]] = Counter()
-
-
-class Connection(sqlite3.Connection):
-    """A connection that lets others know when it is closed."""
-
-    file: tuple[int, int] | None = None
-
-    def close(self) -> None:
-        """Close it; once is enough."""
-        with _guard:
-            super().close()
-            if self.file is not None:
-                _open[self.file] -= 1
-                self.file = None
-
-
-def connect(path: Path) -> Connection:
-    """A connection to a journal that is there.
-
-    Raises:
-        OSError, sqlite3.Error: It cannot be opened.
-    """
-    with _guard:
-        file = _identity(path)  # first, for SQLite would make one that is not there
-        db: Connection = sqlite3.connect(path, timeout=BUSY, isolation_level=None, factory=Connection)
-        db.file = file
-        _open[file] += 1
-    try:
-        for pragma in _PRAGMAS:
-            db.execute(f"PRAGMA {pragma}")
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def header(path: Path) -> bytes | None:
-    """The first bytes of a file that may be no database at all; None where this process has it open as one.
-
-    Raises:
-        OSError: It is not there, or cannot be read and written: a WAL is needed to read it, too.
-    """
-    with _guard:
-        if _open[_identity(path)]:
-            return None
-        with path.open("r+b") as file:
-            return file.read(_HEADER)
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_dev, found.st_ino
-
-
-APPLICATION_ID: Final = 0x464B4A31  # "FKJ1"
-_MAGIC: Final = b"SQLite format 3\x00"
 _STATES: Final = ", ".join(f"'{state.value}'" for state in EntryState)
-
-
-def _column(name: str, kind: str) -> str:
-    """A column that holds nothing but its type or NULL, by which damage is noticed."""
-    return f"{name} {kind} CHECK (typeof({name}) IN ('{kind.split(maxsplit=1)[0].lower()}', 'null'))"
-
-
-# One step for each version: what makes it of the version before. A step that was released is never changed.
-STEPS: Final[tuple[Sequence[str], ...]] = (
-    (
-        "CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID",
-        # settled, held: what the account's requests are charged with (billionths of a USD); pruned: the part of settled
-        # whose requests are no longer here.
-        """CREATE TABLE accounts (
-            id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
-            settled INTEGER NOT NULL DEFAULT 0, held INTEGER NOT NULL DEFAULT 0, pruned INTEGER NOT NULL DEFAULT 0)""",
-        "CREATE TABLE runs (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, began REAL NOT NULL)",
-        # run: who claimed it last; seen: the newest request that was there already when it was claimed to be submitted.
-        f"""CREATE TABLE requests (
-            id INTEGER PRIMARY KEY AUTOINCREMENT, account INTEGER NOT NULL, {_column("item", "INTEGER")},
-            {_column("key", "TEXT")}, {_column("request_id", "TEXT")},
-            state TEXT NOT NULL CHECK (state IN ({_STATES})), run INTEGER NOT NULL,
-            {_column("reserved", "INTEGER")}, {_column("cost", "INTEGER")},
-            created REAL NOT NULL, updated REAL NOT NULL, {_column("model", "TEXT")}, {_column("error", "TEXT")},
-            {_column("files", "TEXT")}, {_column("answer", "BLOB")}, {_column("digest", "INTEGER")},
-            {_column("body", "BLOB")})""",
-        "CREATE UNIQUE INDEX orders_by_key ON requests (account, key) WHERE key IS NOT NULL",
-        "CREATE INDEX orders_by_request ON requests (account, request_id) WHERE request_id IS NOT NULL",
-        "CREATE INDEX orders_by_item ON requests (item) WHERE item IS NOT NULL",
-        "CREATE INDEX orders_on_their_way ON requests (run) WHERE state = 'submitting'",
-        f"""CREATE TABLE items (
-            id INTEGER PRIMARY KEY AUTOINCREMENT, account INTEGER NOT NULL, {_column("name", "BLOB NOT NULL")},
-            {_column("content", "BLOB NOT NULL")}, run INTEGER NOT NULL, seen INTEGER NOT NULL,
-            UNIQUE (account, name))""",
-    ),
+_SCHEMA: Final = (
+    "CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+    # settled, held: what the account's requests are charged with (billionths of a USD); pruned: the part of settled
+    # whose requests were pruned.
+    """CREATE TABLE accounts (
+        id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
+        settled INTEGER NOT NULL DEFAULT 0, held INTEGER NOT NULL DEFAULT 0, pruned INTEGER NOT NULL DEFAULT 0)""",
+    "CREATE TABLE runs (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, began REAL NOT NULL)",
+    f"""CREATE TABLE requests (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, account INTEGER NOT NULL, item INTEGER, key TEXT, request_id TEXT,
+        state TEXT NOT NULL CHECK (state IN ({_STATES})), run INTEGER NOT NULL, reserved INTEGER, cost INTEGER,
+        created REAL NOT NULL, updated REAL NOT NULL, model TEXT, error TEXT, files TEXT, answer BLOB, body BLOB)""",
+    "CREATE UNIQUE INDEX requests_by_key ON requests (account, key) WHERE key IS NOT NULL",
+    "CREATE INDEX requests_by_id ON requests (account, request_id) WHERE request_id IS NOT NULL",
+    "CREATE INDEX requests_by_item ON requests (item) WHERE item IS NOT NULL",
+    "CREATE INDEX requests_submitting ON requests (run) WHERE state = 'submitting'",
+    # run: the run that claimed it last; seen: the newest request that existed when it was claimed to be submitted.
+    """CREATE TABLE items (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, account INTEGER NOT NULL, name BLOB NOT NULL, content BLOB NOT NULL,
+        run INTEGER NOT NULL, seen INTEGER NOT NULL, UNIQUE (account, name))""",
 )
 
 _CHARGED_NOT = "state IN ('refused', 'cancelled')"
@@ -229,29 +124,49 @@ _BALANCE = f"""
 """  # noqa: S608  # of constants
 
 
-def recognize(path: Path) -> bool:
-    """Whether the file is there; nothing of it is changed.
+def connect(path: Path) -> sqlite3.Connection | None:
+    """A connection to a journal; None if there is no file. Takes the same time whatever the size of the file.
 
     Raises:
-        JournalError: It is no journal, or one from a newer version.
-        OSError: It cannot be read or written.
+        JournalError: The file is no journal, or one from a newer version; it is left as it is.
+        OSError, sqlite3.Error: It cannot be opened.
     """
     if path.is_dir():
         raise JournalError(f"{path} is a directory: a journal is a file")
     try:
-        found = header(path)
+        size = path.stat().st_size
     except FileNotFoundError:
-        return False
-    if found is None:
-        return True
-    if not found:
-        raise JournalError(
-            f"{path} is empty, which no journal ever is: delete it if nothing was in it, or name another"
-        )
-    if not found.startswith(_MAGIC):
+        return None
+    if not size:
+        raise JournalError(f"{path} is empty: delete it if it is not needed, or name another file")
+    if not os.access(path, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # SQLite would open it for reading alone
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY, isolation_level=None)
+    try:
+        _set_up(path, db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _set_up(path: Path, db: sqlite3.Connection) -> None:
+    try:
+        for pragma in _PRAGMAS:
+            db.execute(f"PRAGMA {pragma}")
+        [application] = db.execute("PRAGMA application_id").fetchone()
+        [version] = db.execute("PRAGMA user_version").fetchone()
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            raise _foreign(path) from error
+        raise
+    if application != APPLICATION_ID:
         raise _foreign(path)
-    _check_ours(path, int.from_bytes(found[68:72], "big"), int.from_bytes(found[60:64], "big"))
-    return True
+    if version > VERSION:
+        raise JournalError(
+            f"The journal {path} is from a newer version of this package (its format is {version}, "
+            f"known here is {VERSION}): update the package, or name another journal"
+        )
 
 
 def make(path: Path, run: str) -> None:
@@ -261,11 +176,13 @@ def make(path: Path, run: str) -> None:
     try:
         with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
             db.execute("PRAGMA synchronous = FULL")
-            with _writing(db):
-                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                _step(db, 0)
-                salt = secrets.token_bytes(24)
-                db.execute("INSERT INTO facts VALUES ('salt', ?, ?)", (salt, _digest(salt)))
+            db.execute("BEGIN IMMEDIATE")
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            for statement in _SCHEMA:
+                db.execute(statement)
+            db.execute("INSERT INTO facts VALUES ('salt', ?)", (secrets.token_bytes(24),))
+            db.execute(f"PRAGMA user_version = {VERSION}")
+            db.execute("COMMIT")
             db.execute("PRAGMA journal_mode = WAL")
         _into_place(new, path)
     finally:
@@ -280,93 +197,31 @@ def _into_place(new: Path, path: Path) -> None:
         os.link(new, path)
     except FileExistsError:  # another process was first
         return
-    except OSError:  # this file system knows no links
+    except OSError:  # a file system without links
         if not path.exists():
             new.rename(path)
 
 
-def migrate(path: Path, db: sqlite3.Connection, is_alive: Callable[[str], bool]) -> None:
-    """Bring a file of an earlier version up to this one; `is_alive` tells it of a run's name.
-
-    Raises:
-        JournalError: It is none, or from a newer version, or another run uses it as the earlier version that it is.
-    """
-    [application] = db.execute("PRAGMA application_id").fetchone()
-    [version] = db.execute("PRAGMA user_version").fetchone()
-    _check_ours(path, application, version)
-    if version == len(STEPS):
-        return
-    with _writing(db):
-        [version] = db.execute("PRAGMA user_version").fetchone()  # another process may have been at it
-        if version < len(STEPS) and any(is_alive(run) for [run] in db.execute("SELECT name FROM runs").fetchall()):
-            raise JournalError(f"The journal {path} is used by an earlier version of this package: wait for it to end")
-        _step(db, version)
-
-
 def check(path: Path, db: sqlite3.Connection) -> None:
-    """Hold everything in the file against everything else: indexes against tables, totals against requests.
+    """Check the whole file: SQLite's own integrity check, and each account's totals against its requests.
 
     Raises:
-        JournalError: Something contradicts something else.
+        JournalError: Something in the file contradicts something else.
     """
     findings = [text for [text] in db.execute("PRAGMA integrity_check(3)") if text != "ok"]
     for name, settled, held, settled_sum, held_sum in db.execute(_BALANCE):
         if (settled, held) != (settled_sum, held_sum):
             findings.append(f"account {name or 'without a name'}: {settled}+{held}, not {settled_sum}+{held_sum}")
     if findings:
-        raise damaged(path, findings)
-
-
-def salt_of(path: Path, db: sqlite3.Connection) -> bytes:
-    """What accounts are told apart with.
-
-    Raises:
-        JournalError: It is damaged: another salt would make every account a new one.
-    """
-    row = db.execute("SELECT value, digest FROM facts WHERE name = 'salt'").fetchone()
-    if row is None or not isinstance(row[0], bytes) or _digest(row[0]) != row[1]:
-        raise damaged(path, ["the salt"])
-    return row[0]
+        raise JournalError(f"The journal {path} {_DAMAGED}", cause="; ".join(findings)[:_TEXT])
 
 
 def _foreign(path: Path) -> JournalError:
     return JournalError(f"{path} is no journal of this package; it was left alone: name another file")
 
 
-def _check_ours(path: Path, application: int, version: int) -> None:
-    if application != APPLICATION_ID:
-        raise _foreign(path)
-    if version > len(STEPS):
-        raise JournalError(
-            f"The journal {path} is from a newer version of this package (its format is {version}, "
-            f"known here is {len(STEPS)}): update the package, or name another journal"
-        )
-
-
-def _step(db: sqlite3.Connection, version: int) -> None:
-    for statements in STEPS[version:]:
-        for statement in statements:
-            db.execute(statement)
-    db.execute(f"PRAGMA user_version = {len(STEPS)}")
-
-
-@contextlib.contextmanager
-def _writing(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
-
-
-def _digest(value: bytes) -> bytes:
-    return hashlib.sha256(value).digest()[:8]
-
-
 def _sync_directory(folder: Path) -> None:
-    """Make a new name in a directory durable, where the system has a way to say so."""
+    """Make a new name in a directory durable, where the system can."""
     if os.name == "nt":  # pragma: no cover
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -405,7 +260,7 @@ class Database:
         self.priced: dict[int, int] = {}
         self._lease = lease
         self._file = path.stat()
-        self._salt = salt_of(path, db)
+        [self._salt] = db.execute("SELECT value FROM facts WHERE name = 'salt'").fetchone()
         self._accounts: dict[str, int] = {}
 
     @classmethod
@@ -416,22 +271,23 @@ class Database:
             JournalError: It is none, damaged, or from a newer version.
             OSError, sqlite3.Error: It cannot be read or written.
         """
-        there = recognize(path)
-        lease = Lease.take(path)
+        db = connect(path)
         try:
-            if not there:
-                make(path, lease.run)
-            db = connect(path)
+            lease = Lease.take(path)
         except BaseException:
-            lease.release()
+            if db is not None:
+                db.close()
             raise
         try:
-            migrate(path, db, lease.is_alive)
-            check(path, db)
+            if db is None:
+                make(path, lease.run)
+                db = connect(path)
+                assert db is not None, "it was made just now"  # noqa: S101
             database = cls(path, db, lease, clock)
             database._begin()
         except BaseException:
-            db.close()
+            if db is not None:
+                db.close()
             lease.release()
             raise
         return database

@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 
 from flux_klein_async.errors import JournalError
 from flux_klein_async.journal.base import ENDED, EntryState, charge, from_nano
-from flux_klein_async.journal.database import Database, check, connect, migrate, recognize, trouble
+from flux_klein_async.journal.database import Database, check, connect, trouble
 from flux_klein_async.journal.lease import is_alive
 from flux_klein_async.journal.records import files_from
 from flux_klein_async.models import SavedFile
@@ -77,13 +77,12 @@ class JournalReader:
         """
         self.path = path.resolve()
         with self._troubles():
-            if not recognize(self.path):
-                raise JournalError(f"There is no journal {path}")
-            self._db = connect(self.path)
+            db = connect(self.path)
+        if db is None:
+            raise JournalError(f"There is no journal {path}")
+        self._db = db
         try:
             with self._troubles():
-                migrate(self.path, self._db, self._is_alive)
-                check(self.path, self._db)
                 self._db.execute("PRAGMA query_only = ON")
                 alive = [
                     str(run) for run, name in self._db.execute("SELECT id, name FROM runs") if self._is_alive(name)
@@ -140,6 +139,15 @@ class JournalReader:
         with self._troubles():
             for row in self._db.execute(query, (*values, -1 if limit is None else limit)):
                 yield _order(row)
+
+    def check(self) -> None:
+        """Check the whole file; takes seconds for each million requests.
+
+        Raises:
+            JournalError: The file is damaged.
+        """
+        with self._troubles():
+            check(self.path, self._db)
 
     def counts(self) -> dict[EntryState, int]:
         """How many requests are in each state; those of no request are left out.
@@ -216,7 +224,7 @@ def prune(path: Path, before: float, *, clock: Callable[[], float], dry_run: boo
     """
     path = path.resolve()
     try:
-        if not recognize(path):
+        if not path.exists():
             raise JournalError(f"There is no journal {path}")
         with contextlib.closing(Database.open(path, clock)) as db:
             return _prune(db, before, dry_run=dry_run)

@@ -12,7 +12,6 @@ ended, its run has, or (for this run alone) it was released.
 
 import hashlib
 import json
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -31,7 +30,7 @@ from flux_klein_async.journal.base import (
     heeds,
     to_nano,
 )
-from flux_klein_async.journal.database import Database, damaged
+from flux_klein_async.journal.database import Database
 from flux_klein_async.models import SavedFile
 
 __all__ = [
@@ -42,7 +41,6 @@ __all__ = [
     "forget_pass",
     "preview",
     "record",
-    "seal",
     "strangers",
     "take_over",
 ]
@@ -88,11 +86,9 @@ _NO_PRICE: Final = "key IS NOT NULL AND reserved IS NULL AND cost IS NULL"
 _UNPRICED: Final = f"SELECT id, state FROM requests WHERE id > ? AND account = ? AND {_NO_PRICE}"  # noqa: S608
 _INSERT: Final = (
     "INSERT INTO requests (account, item, key, request_id, state, run, reserved, cost, created, updated, model, error,"
-    " files, answer, digest, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+    " files, answer, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
-_FACTS: Final = (
-    "state = ?, cost = ?, files = ?, answer = ?, digest = ?, error = CASE WHEN ? THEN error ELSE ? END, updated = ?"
-)
+_FACTS: Final = "state = ?, cost = ?, files = ?, answer = ?, error = CASE WHEN ? THEN error ELSE ? END, updated = ?"
 _UPDATE: Final = f"UPDATE requests SET {_FACTS} WHERE id = ?"  # noqa: S608
 # Apart: a column that is set is taken out of its index and put in again, even where it stays what it was.
 _UPDATE_WITH_ID: Final = f"UPDATE requests SET {_FACTS}, request_id = ? WHERE id = ?"  # noqa: S608
@@ -196,7 +192,6 @@ def _insert(db: Database, account: int, entry: Entry) -> None:
             _short(entry.error),
             files,
             entry.answer,
-            seal(files, entry.answer),
             entry.body,
         ),
     )
@@ -219,7 +214,7 @@ def _change(db: Database, account: int, row: _Row, entry: Entry) -> None:
     cost = row.cost if told is None else told
     files = files_text(entry.files) or row.files
     answer = row.answer if entry.answer is None else entry.answer
-    facts = (state.value, cost, files, answer, seal(files, answer), state is before, error, db.clock())
+    facts = (state.value, cost, files, answer, state is before, error, db.clock())
     if row.request_id is None and entry.request_id is not None:
         db.db.execute(_UPDATE_WITH_ID, (*facts, entry.request_id, row.id))
     else:
@@ -281,13 +276,6 @@ def _short(error: str | None) -> str | None:
     return None if error is None else error[:_LONGEST].encode(errors="backslashreplace").decode()
 
 
-def seal(files: str | None, answer: bytes | None) -> int | None:
-    """What tells that a result was damaged since it was written down; it can be had again from the service."""
-    if files is None and answer is None:
-        return None
-    return zlib.crc32(answer or b"", zlib.crc32((files or "").encode()))
-
-
 def files_text(files: Sequence[SavedFile]) -> str | None:
     """Files as they are stored."""
     if not files:
@@ -305,10 +293,10 @@ def files_from(text: str | None) -> tuple[SavedFile, ...]:
 # Whoever gets one of these works on the item until it releases it.
 WORKING: Final = frozenset({Action.SUBMIT, Action.RESUME})
 
-_DIGEST, _SEAL = 16, 4  # bytes
+_DIGEST = 16  # bytes
 _ITEM: Final = "SELECT id, content, run, seen FROM items WHERE account = ? AND name = ?"
 _NEWEST: Final = (
-    "SELECT id, state, request_id, error, files, answer, digest FROM requests WHERE item = ? ORDER BY id DESC LIMIT 1"
+    "SELECT id, state, request_id, error, files, answer FROM requests WHERE item = ? ORDER BY id DESC LIMIT 1"
 )
 
 
@@ -321,7 +309,6 @@ class _Newest(NamedTuple):
     error: str | None
     files: str | None
     answer: bytes | None
-    digest: int | None
 
 
 def claim(
@@ -331,7 +318,6 @@ def claim(
 
     Raises:
         InvalidInputError: Its id came before in this pass, or stood for another input.
-        JournalError: What it stood for is damaged.
     """
     account, content, name = _known_as(db, token, number, model, body, item_id)
     row = db.db.execute(_ITEM, (account, name)).fetchone()
@@ -372,7 +358,7 @@ def _known_as(
     db: Database, token: str, number: int, model: str, body: bytes, item_id: str | None
 ) -> tuple[int, bytes, bytes]:
     """Account, content and name of an item."""
-    content = _sealed(hashlib.blake2b(model.encode() + b"\0" + body, digest_size=_DIGEST).digest())
+    content = hashlib.blake2b(model.encode() + b"\0" + body, digest_size=_DIGEST).digest()
     return db.account(token), content, _name_in_pass(db, number, content, item_id)
 
 
@@ -383,12 +369,9 @@ def _found(
 
     Raises:
         InvalidInputError: Its id stood for another input.
-        JournalError: What it stood for is damaged.
     """
     item, known, run, seen = row
     if known != content:
-        if known != _sealed(known[:-_SEAL]):
-            raise damaged(db.path, [f"item {item}"])
         raise InvalidInputError(f"The journal knows another input by the id {(item_id or '')[:60]!r}")
     alive = db.is_alive(run)  # first: it may change what is known of the request
     newest = _newest(db, item)
@@ -398,22 +381,17 @@ def _found(
 
 def _name_in_pass(db: Database, number: int, content: bytes, item_id: str | None) -> bytes:
     """By what an item is known: its id, or its content and how often that came before in this pass."""
-    name = content[:_DIGEST] if item_id is None else b"id:" + item_id.encode(errors="surrogatepass")
+    name = content if item_id is None else b"id:" + item_id.encode(errors="surrogatepass")
     db.db.execute(
         "INSERT INTO temp.seen VALUES (?, ?, 1) ON CONFLICT (pass, name) DO UPDATE SET count = count + 1",
         (number, name),
     )
     [count] = db.db.execute("SELECT count FROM temp.seen WHERE pass = ? AND name = ?", (number, name)).fetchone()
     if item_id is None:
-        return b"=%s%d" % (content[:_DIGEST], count)
+        return b"=%s%d" % (content, count)
     if count > 1:
         raise InvalidInputError(f"The id {item_id[:60]!r} came before in this pass: ids tell items apart")
     return name
-
-
-def _sealed(digest: bytes) -> bytes:
-    """A digest that tells a damaged one from another."""
-    return digest + zlib.crc32(digest).to_bytes(_SEAL, "big")
 
 
 def _newest(db: Database, item: int) -> _Newest | None:
@@ -459,8 +437,6 @@ def _told(item: int, action: Action, newest: _Newest | None) -> Claim:
         return Claim(item=str(item), action=action)
     if action is not Action.RECALL:
         return Claim(item=str(item), action=action, request_id=newest.request_id, error=newest.error)
-    if newest.digest != seal(newest.files, newest.answer):  # damaged: the service still has it
-        return Claim(item=str(item), action=action, request_id=newest.request_id)
     return Claim(
         item=str(item),
         action=action,

@@ -11,14 +11,14 @@ from flux_klein_async.events import Cancelled, Failed
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.models import CancelOutcome, GenerationResult, ModelInfo, RequestStatus, Timings
 from flux_klein_async.operations.context import ClientContext, log
-from flux_klein_async.operations.operation import Operation, OperationRegistry
+from flux_klein_async.operations.operation import Operation
 from flux_klein_async.transport.retry import Verdict, classify
 
 __all__ = [
     "cancel",
     "cancel_abandoned",
     "fetch_result",
-    "model_info",
+    "get_model",
     "single",
     "status",
     "tell_failed",
@@ -30,12 +30,13 @@ T = TypeVar("T")
 CANCEL_WITHIN = 5.0  # seconds for a cancel that nobody waits for
 
 
-async def single(context: ClientContext, operation: Operation, request: Request, read: Callable[[Response], T]) -> T:
+async def single(operation: Operation, request: Request, read: Callable[[Response], T]) -> T:
     """Make one call, with repeats inside the deadline and the client's quota.
 
     Raises:
         FluxKleinError: What the last attempt ended in.
     """
+    context = operation.context
 
     async def once() -> T:
         return read(await context.exchange(request, operation))
@@ -49,19 +50,19 @@ async def single(context: ClientContext, operation: Operation, request: Request,
     )
 
 
-async def status(context: ClientContext, operation: Operation, request_id: str) -> RequestStatus:
+async def status(operation: Operation, request_id: str) -> RequestStatus:
     """Where the request stands."""
-    return await single(
-        context, operation, context.api.status(request_id), lambda answer: read_status(answer, request_id)
-    )
+    context = operation.context
+    return await single(operation, context.api.status(request_id), lambda answer: read_status(answer, request_id))
 
 
 async def fetch_result(
-    context: ClientContext, operation: Operation, request_id: str, timings: Callable[[], Timings] = Timings
+    operation: Operation, request_id: str, timings: Callable[[], Timings] = Timings
 ) -> GenerationResult:
     """The result of a completed request."""
+    context = operation.context
     request = context.api.result(request_id)
-    return await single(context, operation, request, lambda answer: read_result(answer, request_id, timings))
+    return await single(operation, request, lambda answer: read_result(answer, request_id, timings))
 
 
 async def write_result(context: ClientContext, result: GenerationResult) -> None:
@@ -75,18 +76,16 @@ async def write_result(context: ClientContext, result: GenerationResult) -> None
         await context.write(EntryState.COMPLETED, request_id=result.request_id, cost_usd=result.cost_usd, answer=answer)
 
 
-async def model_info(context: ClientContext, operation: Operation, model: str) -> ModelInfo:
+async def get_model(operation: Operation, model: str) -> ModelInfo:
     """The catalogue entry."""
-    return await single(context, operation, context.api.model(model), read_model)
+    context = operation.context
+    return await single(operation, context.api.model(model), read_model)
 
 
-async def cancel(
-    context: ClientContext, operation: Operation, request_id: str, *, abandoned: bool = False
-) -> CancelOutcome:
+async def cancel(operation: Operation, request_id: str, *, abandoned: bool = False) -> CancelOutcome:
     """Ask the service to cancel, and say what it answered."""
-    outcome = await single(
-        context, operation, context.api.cancel(request_id), lambda answer: read_cancel(answer, request_id)
-    )
+    context = operation.context
+    outcome = await single(operation, context.api.cancel(request_id), lambda answer: read_cancel(answer, request_id))
     context.emit(
         lambda at: Cancelled(
             at=at, request_id=request_id, tag=operation.tag, cancelled=outcome.cancelled, abandoned=abandoned
@@ -100,11 +99,11 @@ async def cancel(
 
 async def cancel_abandoned(context: ClientContext, request_id: str, tag: object) -> None:
     """Cancel a request that nobody waits for any more; what cannot be cancelled is remembered as running on."""
-    operation = Operation(context.loop, OperationRegistry(), CANCEL_WITHIN, request_id=request_id, tag=tag)
+    operation = Operation(context, CANCEL_WITHIN, request_id=request_id, tag=tag, registered=False)
     answered = False
     try:
         with operation:
-            outcome = await cancel(context, operation, request_id, abandoned=True)
+            outcome = await cancel(operation, request_id, abandoned=True)
         answered = True
         if outcome.cancelled:
             context.left_running.discard(request_id)
@@ -117,13 +116,12 @@ async def cancel_abandoned(context: ClientContext, request_id: str, tag: object)
             context.left_running.discard(request_id)
 
 
-def tell_failed(
-    context: ClientContext, operation: Operation, error: FluxKleinError, verb: str, model: str | None = None
-) -> None:
+def tell_failed(operation: Operation, error: FluxKleinError, verb: str, model: str | None = None) -> None:
     """Tell the handler of events that a call is about to leave with this error.
 
     One whose own submit was accepted must not be made again, and its error says so from now on.
     """
+    context = operation.context
     if operation.waits and operation.submitted:
         error.paid_by_this_call = True
     context.emit(

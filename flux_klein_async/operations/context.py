@@ -22,15 +22,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from flux_klein_async.api.messages import Kind, Request, Response
 from flux_klein_async.api.requests import Api
 from flux_klein_async.api.retry_after import retry_after
 from flux_klein_async.errors import ClientClosedError, ConfigurationError, FluxKleinError, JournalError, RateLimitError
 from flux_klein_async.events import Closed, Event, Held, Retrying
-from flux_klein_async.journal.base import Entry, EntryState, Journal, Reservation, SpendingLimit
-from flux_klein_async.models import ModelInfo
+from flux_klein_async.journal.base import Entry, EntryState, Journal, SpendingLimit
 from flux_klein_async.operations.operation import Operation, OperationRegistry
 from flux_klein_async.options import RetryPolicy
 from flux_klein_async.polling.policies import PollPolicy, SavedPolicy
@@ -41,17 +40,17 @@ from flux_klein_async.transport.throttle import Lanes, Limiter
 __all__ = [
     "Background",
     "ClientContext",
-    "GuardedBudget",
-    "GuardedLimiter",
     "asked",
     "close",
+    "guarded",
     "log",
     "sleep_until",
     "told",
 ]
 
 
-_log = logging.getLogger("flux_klein_async")
+log = logging.getLogger("flux_klein_async")
+T = TypeVar("T")
 _Job = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -98,9 +97,9 @@ class Background:
 
     def _tell(self, error: BaseException) -> None:
         if isinstance(error, FluxKleinError):  # the journal, or a dropped POST that failed by itself in that instant
-            _log.warning("A background task failed: %s", error)
+            log.warning("A background task failed: %s", error)
         else:
-            _log.error("A background task failed", exc_info=error)
+            log.error("A background task failed", exc_info=error)
 
     async def finish(self, seconds: float) -> None:
         """Wait for everything for at most so long; then cancel what is left and wait for its end."""
@@ -131,78 +130,52 @@ def told(part: str) -> Iterator[None]:
     """Log what a part raises, and go on."""
     try:
         yield
-    except Exception:  # noqa: BLE001  # whatever it is: what was paid for counts more
-        _log.exception("The %s raised; ignored", part)
+    except Exception:  # whatever it is: what was paid for counts more
+        log.exception("The %s raised; ignored", part)
 
 
-class GuardedLimiter:
-    """A `Limiter` whose failures never lose what was accepted."""
-
-    def __init__(self, limiter: Limiter) -> None:
-        self._limiter = limiter
-
-    async def acquire(self) -> None:
-        with asked("limiter"):
-            await self._limiter.acquire()
-
-    def release(self) -> None:
-        with told("limiter"):
-            self._limiter.release()
-
-    def hold(self, kind: Kind, until: float) -> None:
-        with told("limiter"):
-            self._limiter.hold(kind, until)
-
-    def held_until(self, kind: Kind) -> float:
-        with asked("limiter"):
-            return self._limiter.held_until(kind)
-
-    def admit(self, kind: Kind) -> float:
-        with asked("limiter"):
-            return self._limiter.admit(kind)
-
-    def refused(self, kind: Kind) -> None:
-        with told("limiter"):
-            self._limiter.refused(kind)
-
-    def served(self, kind: Kind) -> None:
-        with told("limiter"):
-            self._limiter.served(kind)
-
-    def poll_price(self) -> float:
-        with asked("limiter"):
-            return self._limiter.poll_price()
-
-    async def poll_turn(self, price: float) -> None:
-        with asked("limiter"):
-            await self._limiter.poll_turn(price)
+# Methods of a limiter or budget whose answer decides about a call, and whether they are awaited. What the others raise
+# is logged: they are only told what happened.
+_DECIDING = {
+    "acquire": True,
+    "held_until": False,
+    "admit": False,
+    "poll_price": False,
+    "poll_turn": True,
+    "reserve": True,
+}
 
 
-class GuardedBudget:
-    """A `SpendingLimit` whose failures never lose what was accepted."""
+class _Guarded:
+    """Calls the methods of another object; what they raise loses neither an id nor a result."""
 
-    def __init__(self, budget: SpendingLimit) -> None:
-        self._budget = budget
+    def __init__(self, part: object, name: str) -> None:
+        self._part = part
+        self._name = name
 
-    async def reserve(self, key: str, model: str, price: Callable[[str], Awaitable[ModelInfo]]) -> Reservation | None:
-        with asked("budget"):
-            return await self._budget.reserve(key, model, price)
+    def __getattr__(self, method: str) -> Any:
+        call, name = getattr(self._part, method), self._name
 
-    def release(self, key: str) -> None:
-        with told("budget"):
-            self._budget.release(key)
+        async def awaited(*arguments: Any) -> Any:
+            with asked(name):
+                return await call(*arguments)
 
-    def accepted(self, key: str, request_id: str) -> None:
-        with told("budget"):
-            self._budget.accepted(key, request_id)
+        def deciding(*arguments: Any) -> Any:
+            with asked(name):
+                return call(*arguments)
 
-    def settle(self, request_id: str, cost_usd: float | None) -> None:
-        with told("budget"):
-            self._budget.settle(request_id, cost_usd)
+        def notified(*arguments: Any) -> None:
+            with told(name):
+                call(*arguments)
+
+        found = (awaited if _DECIDING[method] else deciding) if method in _DECIDING else notified
+        self.__dict__[method] = found
+        return found
 
 
-T = TypeVar("T")
-log = logging.getLogger("flux_klein_async")
+def guarded(part: T, name: str) -> T:
+    """A user's limiter or budget, whose failures lose neither an id nor a result."""
+    return cast("T", _Guarded(part, name))
 
 
 def _wake(future: "asyncio.Future[None]") -> None:
@@ -297,7 +270,8 @@ class ClientContext:
         waits: bool = False,
     ) -> Operation:
         """A new scope for one verb."""
-        return Operation(self.bind(), self.operations, timeout, request_id=request_id, tag=tag, waits=waits)
+        self.bind()
+        return Operation(self, timeout, request_id=request_id, tag=tag, waits=waits)
 
     # --- learning
 

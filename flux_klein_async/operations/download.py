@@ -29,7 +29,6 @@ from flux_klein_async.events import Downloaded
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.models import GenerationResult, SavedFile
 from flux_klein_async.operations.calls import tell_failed
-from flux_klein_async.operations.context import ClientContext
 from flux_klein_async.operations.files import Arrival, InMemory, PartFile, Sink, checked_names
 from flux_klein_async.operations.operation import Operation
 
@@ -46,7 +45,8 @@ _LENGTH = re.compile(r"\d{1,18}", re.ASCII)
 class Transfer(Generic[T]):
     """One file under way, over as many attempts as it takes."""
 
-    def __init__(self, context: ClientContext, operation: Operation, url: str, sink: Sink[T]) -> None:
+    def __init__(self, operation: Operation, url: str, sink: Sink[T]) -> None:
+        context = operation.context
         self._context = context
         self._operation = operation
         self._url = url
@@ -174,19 +174,24 @@ def _too_large(limit: int) -> DownloadError:
 
 
 async def save(
-    context: ClientContext, operation: Operation, result: GenerationResult, directory: Path, names: Sequence[str] | None
+    operation: Operation,
+    result: GenerationResult,
+    directory: Path,
+    names: Sequence[str] | None = None,
+    stem: str | None = None,
 ) -> list[SavedFile]:
-    """Download every file of a result into a directory.
+    """Download every file of a result into a directory; `stem` names the files where `names` does not.
 
     Raises:
         InvalidInputError: `names` are not plain file names, one for each file.
-        DownloadError: A file could not be brought home; of that file nothing is left behind.
+        DownloadError: A file could not be downloaded or saved; nothing of it is left behind.
     """
-    naming = _naming(result, names)
-    with _telling(context, operation, "download"):
+    context = operation.context
+    naming = _naming(result, names, stem)
+    with _telling(operation, "download"):
         with _within(operation, result.request_id):
             saved = [
-                await Transfer(context, operation, url, PartFile(directory, name)).fetch()
+                await Transfer(operation, url, PartFile(directory, name)).fetch()
                 for url, name in zip(result.urls, naming, strict=True)
             ]
         files = tuple(replace(file, path=file.path.absolute()) for file in saved)
@@ -204,25 +209,25 @@ async def save(
     return saved
 
 
-async def read(context: ClientContext, operation: Operation, result: GenerationResult) -> list[bytes]:
+async def read(operation: Operation, result: GenerationResult) -> list[bytes]:
     """Every file of a result, in memory.
 
     Raises:
-        DownloadError: A file could not be brought home.
+        DownloadError: A file could not be downloaded.
     """
-    with _telling(context, operation, "read"), _within(operation, result.request_id):
-        return [await Transfer(context, operation, url, InMemory()).fetch() for url in result.urls]
+    with _telling(operation, "download_bytes"), _within(operation, result.request_id):
+        return [await Transfer(operation, url, InMemory()).fetch() for url in result.urls]
 
 
-def _naming(result: GenerationResult, names: Sequence[str] | None) -> list[Callable[[str], str]]:
-    """For each file, how to name it once its content is known; nothing but plain names comes of it."""
+def _naming(result: GenerationResult, names: Sequence[str] | None, stem: str | None) -> list[Callable[[str], str]]:
+    """For each file, how to name it once its content is known; only plain names come of it."""
     count = len(result.urls)
     if names is not None:
         return [lambda _suffix, name=name: name for name in checked_names(names, count)]  # type: ignore[misc]
     numbers = [f"-{number}" if count > 1 else "" for number in range(1, count + 1)]
     try:
-        stems = checked_names([result.request_id + number for number in numbers], count)
-    except InvalidInputError:  # an id such as "nul" is no file name everywhere; one that leads elsewhere stays refused
+        stems = checked_names([(stem or result.request_id) + number for number in numbers], count)
+    except InvalidInputError:  # an id such as "nul" is not a file name everywhere; one that leads elsewhere is refused
         if not result.request_id:
             raise
         stems = checked_names([f"request-{result.request_id}{number}" for number in numbers], count)
@@ -230,11 +235,11 @@ def _naming(result: GenerationResult, names: Sequence[str] | None) -> list[Calla
 
 
 @contextmanager
-def _telling(context: ClientContext, operation: Operation, verb: str) -> Iterator[None]:
+def _telling(operation: Operation, verb: str) -> Iterator[None]:
     try:
         yield
     except FluxKleinError as error:
-        tell_failed(context, operation, error, verb)
+        tell_failed(operation, error, verb)
         raise
 
 

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 from enum import Enum
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from flux_klein_async.errors import (
     APITimeoutError,
@@ -19,6 +19,9 @@ from flux_klein_async.errors import (
     SubmissionUncertainError,
     WaitTimeoutError,
 )
+
+if TYPE_CHECKING:
+    from flux_klein_async.operations.context import ClientContext
 
 __all__ = ["Operation", "OperationRegistry"]
 
@@ -65,6 +68,7 @@ class Operation:
     """A scope (`with call:`) and the facts that its error is made of.
 
     Attributes:
+        context: The client's parts.
         deadline: The instant on the loop's clock after which nothing is awaited any more, or None.
         number: Which call of this process it is.
         request_id: Set as soon as it is known.
@@ -82,6 +86,7 @@ class Operation:
         "_registry",
         "_task",
         "_timer",
+        "context",
         "deadline",
         "gave_up",
         "last_error",
@@ -98,16 +103,17 @@ class Operation:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
-        registry: OperationRegistry,
+        context: "ClientContext",
         timeout: float | None,
         *,
         request_id: str | None = None,
         tag: object = None,
         waits: bool = False,
+        registered: bool = True,
     ) -> None:
-        self._loop = loop
-        self._registry = registry
+        self.context = context
+        self._loop = loop = context.loop
+        self._registry = context.operations if registered else None
         self.number = next(_NUMBERS)
         self.started = loop.time()
         self.deadline = None if timeout is None else self.started + timeout
@@ -132,7 +138,8 @@ class Operation:
         self._cancelling = task.cancelling()
         if self.deadline is not None:
             self._timer = self._loop.call_at(self.deadline, self._interrupt, _Reason.EXPIRED)
-        self._registry.add(self)
+        if self._registry is not None:
+            self._registry.add(self)
         return self
 
     def __exit__(
@@ -143,7 +150,8 @@ class Operation:
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._registry.discard(self)
+        if self._registry is not None:
+            self._registry.discard(self)
         if isinstance(exc, FluxKleinError):
             self._with_id(exc)
         if self._reason is None:

@@ -29,7 +29,7 @@ from flux_klein_async.models import (
     TextToImage9BInput,
     TextToImageInput,
 )
-from flux_klein_async.operations.calls import cancel_abandoned, model_info
+from flux_klein_async.operations.calls import cancel_abandoned, get_model
 from flux_klein_async.operations.context import ClientContext, log
 from flux_klein_async.operations.operation import Operation
 from flux_klein_async.options import OnAbandon, RetryPolicy
@@ -37,7 +37,7 @@ from flux_klein_async.transport.base import BodyGuard
 from flux_klein_async.transport.retry import Verdict, classify, refused_for_now
 from flux_klein_async.transport.throttle import Slot
 
-__all__ = ["PreparedRequest", "abandon", "made_id", "made_input", "prepare", "submit"]
+__all__ = ["PreparedRequest", "abandon", "made_by_user", "made_id", "made_input", "prepare", "submit"]
 
 
 T = TypeVar("T")
@@ -129,7 +129,7 @@ def made_input(item: T, to_input: Callable[[T], Input] | None) -> Any:
     Raises:
         InvalidInputError: `to_input` raised something that is no error of this package.
     """
-    return item if to_input is None else _made_by_user("to_input", to_input, item)
+    return item if to_input is None else made_by_user("to_input", to_input, item)
 
 
 def made_id(item: T, to_id: Callable[[T], str | None] | None) -> str | None:
@@ -138,13 +138,18 @@ def made_id(item: T, to_id: Callable[[T], str | None] | None) -> str | None:
     Raises:
         InvalidInputError: `to_id` raised something that is no error of this package, or gave no text.
     """
-    item_id: object = None if to_id is None else _made_by_user("to_id", to_id, item)
+    item_id: object = None if to_id is None else made_by_user("to_id", to_id, item)
     if item_id is None or (isinstance(item_id, str) and item_id):
         return item_id
     raise InvalidInputError(f"to_id must give a text that is not empty, or None; not {item_id!r:.60}")
 
 
-def _made_by_user(name: str, make: Callable[[T], Any], item: T) -> Any:
+def made_by_user(name: str, make: Callable[[T], Any], item: T) -> Any:
+    """What the user's function makes of an item; whatever it raises is the item's own error.
+
+    Raises:
+        InvalidInputError: It raised something that is no error of this package.
+    """
     try:
         return make(item)
     except FluxKleinError:
@@ -159,7 +164,6 @@ SEEN_THROUGH = 5.0  # seconds that an abandoned POST is given to bring its id
 
 
 async def submit(
-    context: ClientContext,
     operation: Operation,
     prepared: PreparedRequest,
     *,
@@ -172,9 +176,10 @@ async def submit(
         SubmissionUncertainError: It may or may not have been accepted.
         FluxKleinError: It was not accepted.
     """
-    submission = _Submission(context, operation, prepared, on_abandon, slot)
+    context = operation.context
+    submission = _Submission(operation, prepared, on_abandon, slot)
     reservation = await context.budget.reserve(
-        submission.key, prepared.model, lambda model: model_info(context, operation, model)
+        submission.key, prepared.model, lambda model: get_model(operation, model)
     )
     try:
         await submission.write(EntryState.SUBMITTING, item=prepared.item, body=prepared.body, reservation=reservation)
@@ -215,12 +220,12 @@ class _Submission:
 
     def __init__(
         self,
-        context: ClientContext,
         operation: Operation,
         prepared: PreparedRequest,
         on_abandon: OnAbandon,
         slot: Slot | None,
     ) -> None:
+        context = operation.context
         self._context = context
         self._operation = operation
         self._prepared = prepared

@@ -74,7 +74,8 @@ class AcceptedRequest:
 class Poller:
     """Polls one request until it ends. Holds no task and no timer between two polls."""
 
-    def __init__(self, context: ClientContext, operation: Operation, accepted: AcceptedRequest) -> None:
+    def __init__(self, operation: Operation, accepted: AcceptedRequest) -> None:
+        context = operation.context
         self._context = context
         self._operation = operation
         self._accepted = accepted
@@ -315,7 +316,6 @@ _NOT_LATE = (AuthenticationError, PermissionDeniedError, InsufficientBalanceErro
 
 
 async def wait(
-    context: ClientContext,
     operation: Operation,
     accepted: AcceptedRequest,
     *,
@@ -329,10 +329,11 @@ async def wait(
         ResultNotReadyError, NotFoundError: "completed", yet no result for 10 s.
         WaitTimeoutError: The deadline is too near for the hold that the service asked for.
     """
+    context = operation.context
     try:
-        poller = Poller(context, operation, accepted)
+        poller = Poller(operation, accepted)
         status = await _last_status(poller, on_status)
-        result = poller.early_result() or await _conclude(context, operation, status, poller.timings)
+        result = poller.early_result() or await _conclude(operation, status, poller.timings)
         poller.teach(_served(result.created_at, result.finished_at))
         context.save_learned(_SAVED_EVERY)
     except BaseException as error:
@@ -367,19 +368,18 @@ async def _last_status(poller: Poller, on_status: Callable[[RequestStatus], obje
             return status
 
 
-async def _conclude(
-    context: ClientContext, operation: Operation, status: RequestStatus, timings: Callable[[], Timings]
-) -> GenerationResult:
+async def _conclude(operation: Operation, status: RequestStatus, timings: Callable[[], Timings]) -> GenerationResult:
     """From a final state to the result, or to the error that it stands for.
 
     The result's own word decides: a picture that is there is not lost to a status that said "failed".
     """
+    context = operation.context
     if status.state is RequestState.CANCELLED:
         raise GenerationCancelledError(request_id=status.request_id)
     until, pause = context.loop.time() + PATIENCE, _FIRST_AGAIN
     while True:
         try:
-            return await fetch_result(context, operation, status.request_id, timings)
+            return await fetch_result(operation, status.request_id, timings)
         except (GenerationFailedError, GenerationCancelledError):
             raise
         except FluxKleinError as error:
@@ -452,7 +452,7 @@ class Updates(NotForLoop):
         left = None if self._deadline is None else self._deadline - loop.time()
         operation = self._context.operation(left, request_id=self._accepted.request_id, waits=True)
         if self._watch is None:
-            self._watch = Poller(self._context, operation, self._accepted)
+            self._watch = Poller(operation, self._accepted)
         else:
             self._watch.on(operation)
         with operation:
@@ -464,7 +464,6 @@ class Updates(NotForLoop):
 
 
 async def generate(
-    context: ClientContext,
     operation: Operation,
     prepared: PreparedRequest,
     slot: Slot,
@@ -477,21 +476,20 @@ async def generate(
     Raises:
         FluxKleinError: As `submit` and `wait`.
     """
+    context = operation.context
     begun = context.loop.time()
-    await submit(context, operation, prepared, on_abandon=on_abandon, slot=slot)
+    await submit(operation, prepared, on_abandon=on_abandon, slot=slot)
     return await wait(
-        context,
         operation,
-        accepted_request(context, operation, prepared, begun),
+        accepted_request(operation, prepared, begun),
         on_abandon=on_abandon,
         on_status=on_status,
     )
 
 
-def accepted_request(
-    context: ClientContext, operation: Operation, prepared: PreparedRequest, begun: float
-) -> AcceptedRequest:
+def accepted_request(operation: Operation, prepared: PreparedRequest, begun: float) -> AcceptedRequest:
     """What is known of a request that was accepted just now, its submit begun at this instant."""
+    context = operation.context
     now = context.loop.time()
     return AcceptedRequest(
         request_id=operation.request_id or "",

@@ -27,7 +27,7 @@ def changed(tag: object, state: RequestState) -> StateChanged:
 
 def done(index: int, cost: float | None = None, *, from_journal: bool = False) -> Outcome[str]:
     result = GenerationResult(request_id="r", state=RequestState.COMPLETED, output=GenerationOutput(), cost_usd=cost)
-    return Outcome(index=index, item="x", result=result, from_journal=recalled)
+    return Outcome(index=index, item="x", result=result, from_journal=from_journal)
 
 
 def failed(index: int, error: FluxKleinError) -> Outcome[str]:

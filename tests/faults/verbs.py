@@ -93,9 +93,9 @@ _VERBS: dict[str, tuple[_Step, _Step, tuple[str, ...]]] = {
     "status": (_Stage.submitted, lambda on: on.client.status(on.request_id), ("connect", "status")),
     "result": (_Stage.ended, lambda on: on.client.result(on.request_id), ("connect", "result")),
     "cancel": (_Stage.submitted, lambda on: on.client.cancel(on.request_id), ("connect", "cancel")),
-    "model": (_nothing, lambda on: on.client.model(), ("connect", "model")),
+    "model": (_nothing, lambda on: on.client.get_model(), ("connect", "model")),
     "download": (_Stage.ended, lambda on: on.client.download(on.result, on.directory or ""), ("connect", "file")),
-    "read": (_Stage.ended, lambda on: on.client.read(on.result), ("connect", "file")),
+    "read": (_Stage.ended, lambda on: on.client.download_bytes(on.result), ("connect", "file")),
 }
 # Elsewhere nothing is saved: files are slow.
 _SAVING = {("download", "connect"), ("download", "file"), ("generate_many", "file")}

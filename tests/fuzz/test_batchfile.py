@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flux_klein_async.api.requests import encode_input
 from flux_klein_async.batch.rows import BadRow, Kind, Row, read_rows
 from flux_klein_async.models import TextToImageInput
-from tests.journal.generated import Generated
+from tests.batch.generated import Generated
 
 from .strategies import bent, damaged, examples, monsters, written
 

@@ -142,13 +142,13 @@ class ItemJournal(RuleBasedStateMachine):
         emulator = self.world.emulator
         emulator.engine.service.queue.advance(self.world.loop.time())
         jobs, requests = self._jobs(), list(self._orders())
-        known = [request.request_id for request in orders if request.request_id is not None]
+        known = [request.request_id for request in requests if request.request_id is not None]
         assert len(known) == len(set(known)), "one request is in two requests"
         assert set(known) <= set(jobs), "an id that the service never gave"
-        for request in orders:
+        for request in requests:
             self._check(request, jobs)
         for prompt in (*ITEMS, BARE):
-            self._check_prompt(prompt, [request for request in orders if request.prompt == prompt], set(known))
+            self._check_prompt(prompt, [request for request in requests if request.prompt == prompt], set(known))
         self._check_money(requests)
         for outcome in self.world.outcomes:
             if outcome.result is not None:
@@ -169,8 +169,8 @@ class ItemJournal(RuleBasedStateMachine):
 
     def _check_prompt(self, prompt: str, requests: list[JournaledRequest], known: set[str]) -> None:
         jobs = {name: job for name, job in self._jobs().items() if job.input["prompt"] == prompt}
-        states = Counter(request.state for request in orders)
-        unsure = Counter(request.state for request in orders if request.request_id is None)
+        states = Counter(request.state for request in requests)
+        unsure = Counter(request.state for request in requests if request.request_id is None)
         hidden = unsure["uncertain"] + unsure["submitting"]
         assert len(set(jobs) - known) <= hidden, "it was accepted, and the journal does not know that it may have been"
         if prompt == BARE:
@@ -191,7 +191,9 @@ class ItemJournal(RuleBasedStateMachine):
             rows = [] if database is None else database.execute("SELECT settled + held FROM accounts").fetchall()
         counted = sum(nano for [nano] in rows) / 1e9
         assert paid <= counted + 1e-9, "the journal counts with less than was spent"
-        if all(request.prompt is not None for request in orders):  # else somebody waited for a request that nobody knew
+        if all(
+            request.prompt is not None for request in requests
+        ):  # else somebody waited for a request that nobody knew
             assert counted <= self.budget + 1e-9
 
     def teardown(self) -> None:

@@ -80,8 +80,8 @@ VERBS: dict[str, tuple[tuple[str, ...], bool, Verb]] = {
         lambda client, result, case, _: client.wait_for_result(result.request_id, on_abandon=case.on_abandon),
     ),
     "updates": (("status",), True, _updates),
-    "model": (("model",), False, lambda client, *_: client.model()),
-    "read": (("file",), True, lambda client, result, *_: client.read(result)),
+    "model": (("model",), False, lambda client, *_: client.get_model()),
+    "read": (("file",), True, lambda client, result, *_: client.download_bytes(result)),
     "download": (("file",), True, lambda client, result, _, folder: client.download(result, folder / "out")),
 }
 

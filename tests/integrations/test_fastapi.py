@@ -309,7 +309,7 @@ def test_a_test_client_runs_the_app_on_a_loop_of_its_own():
 
         async def used_here():
             client = client_of(emulator)()
-            await client.model()
+            await client.get_model()
             return client
 
         with asyncio.Runner() as here:

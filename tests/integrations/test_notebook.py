@@ -10,7 +10,7 @@ from flux_klein_async.integrations.notebook import show
 async def test_what_was_downloaded_or_read_is_in_the_page_itself(klein_client, tmp_path):
     result = await klein_client.generate("a cat", width=64, height=64)
     paths = await klein_client.download(result, tmp_path)
-    contents = await klein_client.read(result)
+    contents = await klein_client.download_bytes(result)
     for shown in (show(paths), show(paths[0]), show(str(paths[0])), show(contents)):
         [data] = re.findall(r'src="data:image/png;base64,([^"]+)"', shown._repr_html_())
         assert base64.b64decode(data) == paths[0].read_bytes()

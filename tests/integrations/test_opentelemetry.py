@@ -174,7 +174,7 @@ async def test_a_download_of_a_result_from_elsewhere_is_the_callers(memory, conn
     assert memory.span("flux_klein.download").parent.span_id == caller.get_span_context().span_id
 
 
-@pytest.mark.parametrize("verb", ["download", "read"])
+@pytest.mark.parametrize("verb", ["download", "download_bytes"])
 async def test_files_that_cannot_be_had_are_a_span_that_ends_in_the_error(
     verb, client, memory, klein_emulator, tmp_path
 ):
@@ -182,7 +182,7 @@ async def test_files_that_cannot_be_had_are_a_span_that_ends_in_the_error(
     klein_emulator.script("file", Reply(404, delay=2.0))
     begun = asyncio.get_running_loop().time()
     with pytest.raises(DownloadError) as caught:
-        await (client.read(result) if verb == "read" else client.download(result, tmp_path))
+        await (client.download_bytes(result) if verb == "download_bytes" else client.download(result, tmp_path))
     span, files = memory.span(), memory.span(f"flux_klein.{verb}")
     assert (files.parent.span_id, files.context.trace_id) == (span.context.span_id, span.context.trace_id)
     assert dict(files.attributes) == {"gen_ai.response.id": result.request_id, "error.type": "DownloadError"}

@@ -71,7 +71,7 @@ async def test_an_app_with_a_journal_writes_each_order_down_and_makes_each_anew(
         assert json.loads((await post(server, "/recalled"))[2]) == [False, True]
     assert service.accepted == 3
     with JournalReader(tmp_path / "orders.sqlite") as reader:
-        orders = {order.request_id: order for order in reader.orders()}
+        orders = {order.request_id: order for order in reader.requests()}
     assert set(twice) < set(orders)
     assert {order.state for order in orders.values()} == {"completed"}
 

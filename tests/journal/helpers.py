@@ -12,7 +12,7 @@ from typing import Any
 
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState
 from flux_klein_async.journal.database import Database
-from flux_klein_async.journal.records import WORKING, claim, poll, record
+from flux_klein_async.journal.records import WORKING, claim, preview, record
 
 __all__ = [
     "AGAIN",
@@ -61,7 +61,7 @@ class Run:
         self.now = now
         self.database = Database.open(path, lambda: self.now)
         self.number = 1
-        self.polls = 0
+        self.previews = 0
 
     def claim(
         self,
@@ -77,9 +77,9 @@ class Run:
 
     def preview(self, body: bytes = b"{}", *, again: frozenset[EntryState] = AGAIN) -> Action:
         """In a pass of its own."""
-        self.polls += 1
+        self.previews += 1
         with self.database.writing():
-            return poll(self.database, "", self.number + self.polls, "a/b", body, None, again)
+            return preview(self.database, "", self.number + self.previews, "a/b", body, None, again)
 
     def release(self, claimed: Claim) -> None:
         if claimed.action in WORKING:

@@ -61,7 +61,7 @@ def test_an_entry_is_empty_but_for_its_state() -> None:
 def test_what_is_shown_holds_no_prompt() -> None:
     assert repr(ENTRY) == "Entry(state=submitting, key='k-1', model='a/b')"
     claim = Claim(item="1", action=Action.RECALL, request_id="r", answer=b'{"prompt": "a"}')
-    assert repr(claim) == "Claim(item='1', action=keep, request_id='r')"
+    assert repr(claim) == "Claim(item='1', action=recall, request_id='r')"
     assert repr(NoBudget()) == "NoBudget()"
 
 

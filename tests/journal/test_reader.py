@@ -108,13 +108,13 @@ def test_orders_are_chosen_by_state_time_request_and_number(four: Run, read: Rea
     assert numbers(reader, states=[EntryState.FAILED], since=1003.0) == []
 
 
-def test_a_request_is_found_without_reading_all_orders(four: Run, read: Read) -> None:
+def test_a_request_is_found_without_reading_all(four: Run, read: Read) -> None:
     reader = read()
     steps = []
     reader._db.set_trace_callback(steps.append)
     numbers(reader, request_id="r2")
     [plan] = [reader._db.execute(f"EXPLAIN QUERY PLAN {step}").fetchall() for step in steps]
-    assert any("orders_by_request" in row[3] for row in plan)
+    assert any("requests_by_id" in row[3] for row in plan)
 
 
 def test_counts_and_money(four: Run, read: Read) -> None:
@@ -160,17 +160,10 @@ def test_reading_makes_no_journal_and_changes_none(run: Run, read: Read, path: P
         assert list(reader.requests()) == []
 
 
-def test_what_is_damaged_is_told_as_that(run: Run, read: Read, path: Path) -> None:
+def test_what_is_damaged_is_told_as_that(run: Run, read: Read) -> None:
     run.write(entry("submitting", key="k", body=b'{"prompt": "a"'))
     with pytest.raises(JournalError, match="is damaged"):
         list(read().requests())
-    run.database.db.execute("UPDATE facts SET value = x'00'")
-    run.database.db.execute("UPDATE sqlite_sequence SET seq = 'x'")
-    with run.database.writing():
-        run.database.account("")
-    run.database.db.execute("UPDATE accounts SET held = 1")
-    with pytest.raises(JournalError, match="is damaged"):
-        JournalReader(path)
 
 
 STATES = ["submitting", "refused", "uncertain", "submitted", "completed", "downloaded", "failed", "cancelled"]

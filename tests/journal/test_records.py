@@ -550,32 +550,10 @@ def test_an_id_stands_for_one_input(start: Start) -> None:
     assert run.claim(b"1", "\ud800").action is Action.SUBMIT
 
 
-def test_a_damaged_item_is_not_taken_for_another_input(start: Start) -> None:
-    run = start()
-    run.claim(b"1", "the id")
-    run.database.db.execute(
-        "UPDATE items SET content = CAST(substr(content, 1, 15) || x'00' || substr(content, 17) AS BLOB)"
-    )
-    with pytest.raises(JournalError, match="is damaged"):
-        reopened(start, run).claim(b"1", "the id")
-
-
 def test_accounts_have_items_of_their_own(run: Run) -> None:
     mine = run.claim(b"1", "i", token="one")
     run.number = 2
     assert run.claim(b"2", "i").item != mine.item
-
-
-def test_a_result_that_was_damaged_is_had_again_from_the_service(start: Start) -> None:
-    run = start()
-    run.submit()
-    run.write(
-        entry("completed", request_id="r-k", answer=b'{"a": 1}'), entry("downloaded", request_id="r-k", files=[FILE])
-    )
-    run.database.db.execute("UPDATE requests SET answer = ?", (b'{"a": 2}',))
-    run = reopened(start, run)
-    claimed = run.claim()
-    assert (claimed.action, claimed.request_id, claimed.answer, claimed.files) == (Action.RECALL, "r-k", None, ())
 
 
 def test_what_a_run_took_up_is_taken_for_its_own_next_pass_until_it_is_released(start: Start) -> None:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
 
 async def test_the_catalogue_knows_the_model() -> None:
     async with FluxKleinClient(TOKEN) as client:
-        assert (await client.model()).model_id == KLEIN_4B_TEXT_TO_IMAGE
+        assert (await client.get_model()).model_id == KLEIN_4B_TEXT_TO_IMAGE
 
 
 async def test_a_request_that_nobody_made_is_not_found() -> None:

@@ -20,7 +20,7 @@ async def submitted(name: str, **options):
         async with FluxKleinClient(TOKEN, base_url=engine.service.base_url, retry=ONCE, **options) as client:
             found = await outcome(client.submit("a cat"))
             if not isinstance(found, Exception):
-                [picture] = await client.read(await found.wait_for_result())  # files come over the same trust
+                [picture] = await client.download_bytes(await found.wait_for_result())  # files come over the same trust
                 assert picture
     return found, engine.service.accepted
 

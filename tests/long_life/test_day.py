@@ -55,7 +55,7 @@ class Day:
         found = await outcome(self.client.generate(f"cat {number}", **SMALL))
         self.take(found)
         if isinstance(found, GenerationResult):
-            [picture] = await self.client.read(found)
+            [picture] = await self.client.download_bytes(found)
             assert picture.startswith(b"\x89PNG")
 
     async def burst(self) -> None:

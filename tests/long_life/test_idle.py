@@ -100,7 +100,7 @@ async def wired(**options: Any) -> AsyncIterator[tuple[FluxKleinClient, Wire]]:
     wire = Wire()
     async with aiohttp.ClientSession(connector=wire, **options) as session:
         async with FluxKleinClient(TOKEN, base_url="https://api.invalid", session=session, retry=QUICK) as client:
-            await client.model("m")
+            await client.get_model("m")
             yield client, wire
         await settle()
         assert strays() == []
@@ -282,7 +282,7 @@ async def connected(**options: Any) -> AsyncIterator[tuple[FluxKleinClient, Port
         client = FluxKleinClient(TOKEN, base_url=port.base_url, retry=QUICK, session=session)
         async with client:
             serving = asyncio.ensure_future(port.serve_one())
-            await client.model("m")
+            await client.get_model("m")
             yield client, port, await serving
         if session is not None:
             await session.close()

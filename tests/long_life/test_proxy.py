@@ -71,7 +71,7 @@ async def test_a_generation_and_its_file_come_through_the_proxy_which_reads_neit
     events = Events()
     async with FluxKleinClient(TOKEN, base_url=API, on_event=events) as client:
         result = await client.generate("a snow leopard", width=64, height=64)
-        [picture] = await client.read(result)
+        [picture] = await client.download_bytes(result)
         shown = f"{client!r} {vars(client)} {events}"
     assert picture.startswith(b"\x89PNG")
     assert engine.service.accepted == 1
@@ -222,7 +222,7 @@ async def test_our_own_sessions_never_open_netrc(proxy, engine, monkeypatch, tmp
     monkeypatch.setenv("NETRC", str(broken))
     caplog.set_level(logging.DEBUG)
     async with FluxKleinClient(TOKEN, base_url=API) as client:
-        await client.read(await client.generate("a cat", width=64, height=64))
+        await client.download_bytes(await client.generate("a cat", width=64, height=64))
     assert "netrc" not in caplog.text
 
 
@@ -231,8 +231,8 @@ async def test_no_password_of_netrc_reaches_the_service_or_a_file_host(proxy, en
     connector = aiohttp.TCPConnector(ssl=client_context())
     session = aiohttp.ClientSession(trust_env=True, connector=connector) if borrowed else None
     async with FluxKleinClient(TOKEN, base_url=API, session=session) as client:
-        await client.read(await client.generate("a cat", width=64, height=64))
-        await client.model()
+        await client.download_bytes(await client.generate("a cat", width=64, height=64))
+        await client.get_model()
     await connector.close()
     if session is not None:
         await session.close()
@@ -280,7 +280,7 @@ async def test_calls_and_downloads_of_a_borrowed_session_go_where_its_own_trust_
     session = aiohttp.ClientSession(trust_env=trusting, connector=connector, middlewares=[noted])
     # The client's own option is for sessions that it opens itself.
     async with session, FluxKleinClient(TOKEN, base_url=API, session=session, trust_env=not trusting) as client:
-        [picture] = await client.read(await client.generate("a cat", width=64, height=64))
+        [picture] = await client.download_bytes(await client.generate("a cat", width=64, height=64))
     assert picture
     assert set(proxy.targets) == ({f"{API_HOST}:443", f"{FILE_HOST}:443"} if trusting else set())
     assert ran.count("POST") == engine.service.accepted == 1  # what the session does with every request, it did

@@ -53,7 +53,7 @@ async def test_submits_made_while_nobody_listens_are_sent_once_when_it_is_back(e
     events = Events()
     async with client_of(emulator, events) as client:
         async with emulator:
-            await client.model()  # a connection that will be dead
+            await client.get_model()  # a connection that will be dead
         submits = [asyncio.ensure_future(client.submit(f"cat {number}")) for number in range(MANY)]
         await until(lambda: len(events.of(Retrying)) >= MANY)
         assert not any(submit.done() for submit in submits)

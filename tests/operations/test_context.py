@@ -190,7 +190,7 @@ async def test_what_a_limiter_is_told_it_may_not_lose(klein_emulator, connect, c
 
 @pytest.mark.parametrize(
     ("method", "charged"),
-    [("acquire", "no"), ("held_until", "no"), ("admit", "no"), ("poll_price", "unknown"), ("poll", "unknown")],
+    [("acquire", "no"), ("held_until", "no"), ("admit", "no"), ("poll_price", "unknown"), ("poll_turn", "unknown")],
 )
 async def test_a_limiter_that_cannot_be_asked_ends_the_call_and_keeps_the_id(klein_emulator, connect, method, charged):
     part = limiter(method)
@@ -278,7 +278,7 @@ async def test_a_longer_hold_that_comes_meanwhile_is_obeyed_too(klein_emulator, 
     klein_emulator.script("submit", Generation(after=0.5))
     waiting = asyncio.ensure_future(client.generate("a cat"))
     await asyncio.sleep(1.5)
-    await client.model()
+    await client.get_model()
     assert 33.0 <= now() < 33.1  # the wait's poll and this one come back one after the other
     await waiting
 
@@ -289,8 +289,8 @@ async def test_who_waits_for_the_end_of_a_hold_obeys_a_longer_one_that_comes_mea
     klein_emulator.script("model", error_reply(429, retry_after=5))
     under_way = asyncio.ensure_future(outcome(client.status("x")))
     await settle()
-    await outcome(client.model())
-    await client.model()
+    await outcome(client.get_model())
+    await client.get_model()
     assert now() == 32.0
     await under_way
 
@@ -350,12 +350,12 @@ async def test_an_outage_is_not_multiplied_and_polite_refusals_are_no_outage(kle
     client = connect(timeout=None)
     klein_emulator.script("model", *[error_reply(500)] * 126, *[Pass()] * 5, *[error_reply(500)] * 9)
     for _ in range(26):  # a hundred repeats, then none
-        await outcome(client.model())
+        await outcome(client.get_model())
     assert klein_emulator.calls["model"] == 126
     klein_emulator.script("submit", *[error_reply(429)] * 3)
     await client.submit("a cat")
     for _ in range(5):  # five successes pay for one repeat
-        await client.model()
+        await client.get_model()
     klein_emulator.script("status", *[error_reply(500)] * 9)
     await outcome(client.status("x"))
     assert klein_emulator.calls["status"] == 2
@@ -366,7 +366,7 @@ async def test_a_hold_costs_nobody_more_than_it_asked_for(klein_emulator, connec
     """Who is let in gradually after a hold is let in before its deadline."""
     client = connect(timeout=timeout, polling=EVERY_SECOND, limits=Limits(max_in_flight=500))
     klein_emulator.script("model", error_reply(429, retry_after=4))
-    outcomes = await asyncio.gather(client.model(), *(outcome(client.model()) for _ in range(300)))
+    outcomes = await asyncio.gather(client.get_model(), *(outcome(client.get_model()) for _ in range(300)))
     assert {type(found) for found in outcomes} == {ModelInfo}
     assert now() <= 6
 
@@ -415,8 +415,8 @@ async def test_a_limiter_that_raises_costs_no_connection(klein_emulator, connect
 
     session = klein_emulator.session(connector=klein_emulator.connector(limit=1))
     client = connect(session=session, limits=Moody(Limits()), timeout=9)
-    assert type(await outcome(client.model())) is ConfigurationError
-    assert (type(await outcome(client.model())), now() < 1) == (ModelInfo, True)
+    assert type(await outcome(client.get_model())) is ConfigurationError
+    assert (type(await outcome(client.get_model())), now() < 1) == (ModelInfo, True)
 
 
 # --- learning
@@ -503,7 +503,7 @@ async def test_a_small_borrowed_pool_is_what_is_shared(klein_emulator, connect):
     session = klein_emulator.session(connector=klein_emulator.connector(limit=10, limit_per_host=1))
     klein_emulator.fault("model", Pass(1.0), probability=1)
     client = connect(session=session)
-    results = [asyncio.ensure_future(client.model()) for _ in range(3)]
+    results = [asyncio.ensure_future(client.get_model()) for _ in range(3)]
     await asyncio.sleep(0.5)
     assert klein_emulator.calls["model"] == 1
     await asyncio.gather(*results)
@@ -544,7 +544,7 @@ async def test_closing_twice_gives_the_same_answer_and_use_after_it_is_an_error(
     await client.generate("a cat")
     assert await client.aclose() == ()
     assert await client.aclose() == ()
-    for call in (client.generate("a dog"), client.model(), client.status("x"), client.submit("a dog")):
+    for call in (client.generate("a dog"), client.get_model(), client.status("x"), client.submit("a dog")):
         assert type(await outcome(call)) is ClientClosedError
     assert "closed" in repr(client)
 

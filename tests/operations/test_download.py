@@ -80,7 +80,7 @@ async def test_an_untrusted_address_is_never_asked(klein_emulator, connect, tmp_
 
 async def test_a_trusted_host_is_asked_in_whatever_case_it_is_written(klein_emulator, connect):
     klein_emulator.script("file", Reply(200, PNG))
-    assert await connect().read(result_of("HTTPS://Files.RunComfy.NET/files/x.png")) == [PNG]
+    assert await connect().download_bytes(result_of("HTTPS://Files.RunComfy.NET/files/x.png")) == [PNG]
     assert klein_emulator.records[-1].headers["host"] == "files.runcomfy.net"
 
 
@@ -105,14 +105,14 @@ async def test_a_redirect_to_no_url_is_not_repeated(klein_emulator, connect, tmp
 )
 async def test_a_redirect_is_what_the_standard_calls_one(klein_emulator, connect, status, followed):
     klein_emulator.script("file", Reply(status, "", {"Location": "/files/y.png"}), Reply(200, PNG))
-    found = await outcome(connect().read(result_of(OWN)))
+    found = await outcome(connect().download_bytes(result_of(OWN)))
     assert found == [PNG] if followed else isinstance(found, DownloadError)
 
 
 async def test_what_a_redirect_leads_to_is_what_is_blamed(klein_emulator, connect):
     away = "https://emulator.invalid/files/" + "y" * 400
     klein_emulator.script("file", Reply(302, "", {"Location": away + "?sig=secret"}), Reply(404, ""))
-    error = await outcome(connect().read(result_of(OWN)))
+    error = await outcome(connect().download_bytes(result_of(OWN)))
     assert (error.status_code, error.url) == (404, away[:300])
 
 
@@ -130,7 +130,7 @@ STEP = Reply(302, "", {"Location": "/files/y.png"})
 )
 async def test_where_a_redirect_went_wrong_is_said(klein_emulator, connect, answers, blamed):
     klein_emulator.script("file", *answers)
-    assert (await outcome(connect().read(result_of(OWN)))).url == blamed
+    assert (await outcome(connect().download_bytes(result_of(OWN)))).url == blamed
 
 
 async def test_each_attempt_begins_from_the_first_byte(klein_emulator, connect, monkeypatch):
@@ -148,7 +148,7 @@ async def test_each_attempt_begins_from_the_first_byte(klein_emulator, connect, 
     monkeypatch.setattr(download, "InMemory", Watched)
     monkeypatch.setattr(download, "_FLUSH", 10)
     klein_emulator.script("file", Reply(200, ONE, cut=Cut(60)), Reply(200, TWO))
-    assert await connect().read(result_of(OWN)) == [TWO]
+    assert await connect().download_bytes(result_of(OWN)) == [TWO]
     assert written == [0, 60, 0, len(TWO), 0]
 
 
@@ -156,7 +156,7 @@ async def test_the_files_hosts_cookies_are_not_kept(klein_emulator, connect):
     klein_emulator.script("file", Reply(200, PNG, {"Set-Cookie": "visitor=7"}), Reply(200, PNG))
     client = connect()
     for _ in range(2):
-        await client.read(result_of(OWN))
+        await client.download_bytes(result_of(OWN))
     assert ["cookie" in record.headers for record in klein_emulator.records if record.endpoint == "file"] == [False] * 2
 
 
@@ -228,7 +228,7 @@ async def test_a_session_that_its_owner_has_closed_is_no_trouble_of_the_files(kl
     session = klein_emulator.session()
     client = connect(session=session)
     await session.close()
-    error = await outcome(client.read(result_of(OWN)))
+    error = await outcome(client.download_bytes(result_of(OWN)))
     assert (type(error), error.request_id, klein_emulator.calls["file"]) == (ConfigurationError, "some-id", 0)
 
 
@@ -272,7 +272,7 @@ async def test_a_file_larger_than_the_bound_is_refused_and_not_asked_for_again(
 async def test_a_file_of_just_the_bound_is_taken(klein_emulator, connect):
     klein_emulator.script("file", Reply(200, PNG, cut=Cut(60)), Reply(200, PNG))
     client = connect(limits=Limits(max_file_bytes=len(PNG)))
-    assert await client.read(result_of(OWN)) == [PNG]
+    assert await client.download_bytes(result_of(OWN)) == [PNG]
 
 
 # --- what it is
@@ -378,7 +378,7 @@ async def test_a_result_is_saved_under_its_request_id(klein_emulator, connect, t
     result = await client.generate("a cat", width=64, height=64)
     paths = await client.download(result, tmp_path / "new" / "folder")
     assert paths == [tmp_path / "new" / "folder" / f"{result.request_id}.png"]
-    assert [path.read_bytes() for path in paths] == await client.read(result)
+    assert [path.read_bytes() for path in paths] == await client.download_bytes(result)
     assert [event.paths for event in events.of(Downloaded)] == [(str(paths[0]),)]
 
 
@@ -636,7 +636,11 @@ class Illegible:
 
 @pytest.mark.parametrize(
     ("verb", "answer", "kind"),
-    [("download", Reply(404), DownloadError), ("read", Reply(404), DownloadError), ("download", None, JournalError)],
+    [
+        ("download", Reply(404), DownloadError),
+        ("download_bytes", Reply(404), DownloadError),
+        ("download", None, JournalError),
+    ],
 )
 async def test_what_came_to_nothing_is_told_with_the_verb(klein_emulator, connect, tmp_path, verb, answer, kind):
     events = Events()
@@ -644,7 +648,9 @@ async def test_what_came_to_nothing_is_told_with_the_verb(klein_emulator, connec
     result = await client.generate("a cat", width=64, height=64)
     klein_emulator.script("file", answer)
     begun = now()
-    error = await outcome(client.read(result) if verb == "read" else client.download(result, tmp_path))
+    error = await outcome(
+        client.download_bytes(result) if verb == "download_bytes" else client.download(result, tmp_path)
+    )
     assert type(error) is kind
     assert events.of(Downloaded) == []
     [told] = events.of(Failed)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -290,7 +291,7 @@ async def test_each_items_files_are_saved_as_soon_as_its_result_is_there(klein_e
     for entry in found:
         assert entry.result is not None
         assert entry.paths == (tmp_path / "out" / f"{entry.result.request_id}.png",)
-        assert [path.read_bytes() for path in entry.paths] == await client.read(entry.result)
+        assert [path.read_bytes() for path in entry.paths] == await client.download_bytes(entry.result)
     assert [(event.at, event.tag) for event in events.of(Downloaded)] == [(1.0, 1), (3.0, 2), (5.0, 0)]
 
 
@@ -575,3 +576,43 @@ async def test_a_fan_out_whose_maker_knows_no_end_can_be_stopped(klein_emulator)
         outcomes.stop()
         ends = [outcome.index async for outcome in outcomes]
     assert (sorted(ends), read) == ([0, 1, 2], [0, 1, 2])
+
+
+async def test_the_names_of_an_items_files_are_the_users(klein_emulator, connect, tmp_path):
+    client = connect(polling=EVERY_SECOND)
+    rows = [{"name": "cat", "prompt": "a cat"}, {"name": "dog", "prompt": "a dog"}]
+    outcomes = await client.generate_all(
+        rows,
+        to_input=lambda row: row["prompt"],
+        to_name=lambda row: row["name"],
+        directory=tmp_path,
+        width=64,
+        height=64,
+    )
+    assert [path.name for entry in outcomes for path in entry.paths] == ["cat.png", "dog.png"]
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "nul", "a\0b", 7, None])
+async def test_a_name_that_is_no_plain_file_name_is_refused_before_anything_is_paid(
+    klein_emulator, connect, tmp_path, name
+):
+    [entry] = await connect().generate_all(["a cat"], to_name=lambda _: name, directory=tmp_path)
+    assert (type(entry.error), klein_emulator.accepted) == (InvalidInputError, 0)
+
+
+async def test_a_name_given_twice_is_refused_before_the_second_is_paid(klein_emulator, connect, tmp_path):
+    outcomes = await connect(polling=EVERY_SECOND).generate_all(
+        ["a", "b"], to_name=lambda _: "Same", directory=tmp_path, concurrency=1
+    )
+    assert [type(entry.error) for entry in outcomes] == [type(None), InvalidInputError]
+    assert klein_emulator.accepted == 1
+
+
+async def test_model_and_size_are_those_of_every_item(klein_emulator, connect):
+    outcomes = await connect(polling=EVERY_SECOND).generate_all(["a", "b"], model="a/b", width=64, height=128)
+    bodies = [record.body for record in klein_emulator.records if record.endpoint == "submit"]
+    assert [json.loads(body) for body in sorted(bodies)] == [
+        {"prompt": prompt, "width": 64, "height": 128} for prompt in ("a", "b")
+    ]
+    assert {record.target for record in klein_emulator.records if record.endpoint == "submit"} == {"/v1/models/a/b"}
+    assert len(outcomes) == 2

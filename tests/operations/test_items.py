@@ -161,7 +161,7 @@ async def test_files_that_have_moved_since_are_found_where_the_service_has_them_
 
 @pytest.mark.parametrize(
     ("result", "told"),
-    [(None, "answered HTTP 404"), (error_reply(404, 404001), "under another id"), (error_reply(500), "HTTP 404")],
+    [(None, "answered HTTP 404"), (error_reply(404, 404001), "a new id"), (error_reply(500), "HTTP 404")],
     ids=["the same", "none", "nobody knows"],
 )
 async def test_files_that_are_nowhere_are_told_as_what_they_are(klein_emulator, connect, tmp_path, result, told):

@@ -1,6 +1,7 @@
 """One verb's scope: it ends at its deadline or with its client, and never swallows a cancellation."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ pytestmark = pytest.mark.usefixtures("klein_emulator")  # for its virtual time
 
 
 def make(timeout: float | None = 2.0, **options: Any) -> tuple[Operation, OperationRegistry]:
-    registry = OperationRegistry()
-    return Operation(asyncio.get_running_loop(), registry, timeout, **options), registry
+    context = SimpleNamespace(loop=asyncio.get_running_loop(), operations=OperationRegistry())
+    return Operation(context, timeout, **options), context.operations
 
 
 async def inside(call: Operation) -> None:
@@ -106,7 +107,7 @@ async def test_calls_may_come_and_go_after_all_had_gone_once():
     await asyncio.sleep(0)
     await registry.drained(None)
     await task
-    later = Operation(asyncio.get_running_loop(), registry, 1.0)
+    later = Operation(call.context, 1.0)
     assert isinstance(await outcome(inside(later)), APITimeoutError)
 
 

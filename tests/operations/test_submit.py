@@ -184,7 +184,7 @@ def test_a_caller_s_own_input_class_names_its_own_model() -> None:
 
 
 def test_an_order_does_not_show_its_body() -> None:
-    assert repr(order("a private wish")) == f"Order(model='{K4}', pixels=1048576, item=None)"
+    assert repr(order("a private wish")) == f"PreparedRequest(model='{K4}', pixels=1048576, item=None)"
 
 
 @pytest.mark.parametrize(
@@ -463,7 +463,7 @@ async def give_up(task: "asyncio.Task[Any]") -> None:
 async def test_no_time_at_all_pays_for_nothing(klein_emulator, connect, warm):
     client = connect()
     if warm:
-        await client.model()
+        await client.get_model()
     for verb in (client.submit, client.generate):
         error = await outcome(verb("a cat", timeout=0))
         assert (type(error), error.charged) == (APITimeoutError, "no")
@@ -584,9 +584,7 @@ async def test_an_id_that_arrives_in_the_instant_of_the_cancellation_is_not_lost
 
 async def test_a_post_that_fails_in_the_instant_of_being_dropped_is_told_in_one_line(klein_emulator, connect, caplog):
     core = connect()._context
-    submission = _Submission(
-        core, core.operation(1.0), PreparedRequest(model=MODEL, body=b"{}", pixels=None), "cancel", None
-    )
+    submission = _Submission(core.operation(1.0), PreparedRequest(model=MODEL, body=b"{}", pixels=None), "cancel", None)
 
     async def fail() -> str:
         raise APIConnectionError(sent=False)
@@ -915,5 +913,5 @@ async def test_a_connection_is_free_again_however_a_submit_ends(klein_emulator, 
     klein_emulator.script("submit", answer)
     await outcome(client.submit("a cat"))
     await asyncio.sleep(6)
-    await client.model()
+    await client.get_model()
     assert now() < 9.1

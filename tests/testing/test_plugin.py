@@ -15,7 +15,7 @@ async def test_virtual_time(klein_emulator, klein_client):
     await asyncio.sleep(3600)
     assert klein_emulator.accepted == 1
     assert asyncio.get_running_loop().time() > 3600
-    assert (await klein_client.read(result))[0].startswith(b"\\x89PNG")
+    assert (await klein_client.download_bytes(result))[0].startswith(b"\\x89PNG")
 
 
 async def test_real_time_elsewhere():

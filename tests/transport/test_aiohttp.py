@@ -137,7 +137,7 @@ async def test_waiting_for_a_free_connection_is_not_silence(klein_emulator, conn
     session = klein_emulator.session(connector=klein_emulator.connector(limit=1))
     client = connect(session=session, timeout=600)
     klein_emulator.script("model", *[Pass(delay=9)] * 10)
-    await asyncio.gather(*[client.model() for _ in range(10)])
+    await asyncio.gather(*[client.get_model() for _ in range(10)])
     assert (now(), klein_emulator.calls["model"]) == (90.0, 10)
 
 
@@ -213,7 +213,7 @@ async def test_the_loop_is_not_held_by_an_answer_that_is_all_there():
 
 async def test_a_session_that_trusts_the_environment_sends_what_any_other_sends(klein_emulator, connect):
     for trust_env in (False, True):
-        await connect(session=klein_emulator.session(trust_env=trust_env)).model()
+        await connect(session=klein_emulator.session(trust_env=trust_env)).get_model()
     first, second = (record.headers for record in klein_emulator.records if record.endpoint == "model")
     assert {**first} == {**second}
 

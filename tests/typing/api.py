@@ -62,7 +62,7 @@ async def main() -> None:
         assert_type(result, GenerationResult)
         assert_type(result.image_url, str)
         assert_type(await client.download(result, Path("out")), list[Path])
-        assert_type(await client.read(result), list[bytes])
+        assert_type(await client.download_bytes(result), list[bytes])
         handle = await client.submit(TextToImageInput(prompt="a snow leopard at dawn"))
         assert_type(handle, RequestHandle)
         async for status in handle.updates():
@@ -76,7 +76,7 @@ async def main() -> None:
                 assert_type(outcome, Outcome[dict[str, str]])
                 assert_type(outcome.error, FluxKleinError | None)
         assert_type(await client.generate_all(["a", "b"], directory=Path("out")), list[Outcome[str]])
-        assert_type(await client.model(), ModelInfo)
+        assert_type(await client.get_model(), ModelInfo)
         assert_type(await client.cancel(handle), CancelOutcome)
         assert_type(await client.aclose(drain=5), tuple[str, ...])
 

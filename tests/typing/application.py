@@ -169,12 +169,12 @@ async def streamed(client: FluxKleinClient) -> int:
 
 
 async def other_model(client: FluxKleinClient) -> Pictures:
-    info = await client.model("owner/model/variant")
+    info = await client.get_model("owner/model/variant")
     assert_type(info, ModelInfo)
     result = await client.generate({"prompt": "a cat", "strength": 0.5}, model=info.model_id)
     pictures = show(await client.download(result, "out"), width=512)
     assert_type(pictures, Pictures)
-    return show(await client.read(result))
+    return show(await client.download_bytes(result))
 
 
 async def main() -> None:

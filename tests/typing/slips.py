@@ -10,7 +10,7 @@ async def main(client: FluxKleinClient) -> None:
     await client.generate_many(["a"])  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
     await client.handle("an-id")  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
     client.generate("a cat")  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
-    await client.read(client.generate("a cat"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await client.download_bytes(client.generate("a cat"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await client.generate(b"a cat")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await client.generate("a cat", width="512")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await client.generate("a cat", on_abandon="forget")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
