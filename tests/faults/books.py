@@ -120,8 +120,8 @@ def written(books: Books | OnDisk, token: str) -> Written:
     with books.opened() as database:
         with database.writing():
             account = database.account(token)
-        orders = "SELECT state, request_id FROM orders WHERE account = ? ORDER BY id"
-        *earlier, last = [(NOTHING, None), *database.db.execute(orders, (account,))]
+        requests = "SELECT state, request_id FROM requests WHERE account = ? ORDER BY id"
+        *earlier, last = [(NOTHING, None), *database.db.execute(requests, (account,))]
         totals = "SELECT settled + held FROM accounts WHERE id = ?"
         [nano] = database.db.execute(totals, (account,)).fetchone()
     assert {state for state, _ in earlier} <= SUBMITTED_AGAIN, "it was submitted again, and should not have been"

@@ -115,7 +115,8 @@ def _single(good: Cell, bad: Cell, *, fine: tuple[str, ...] = (), none: tuple[st
 
     return [
         *(_same(faults, ends(error, retryable=False)) for faults, error in REFUSED.items()),
-        (LATER + TIMED_OUT, good, ends("RateLimitError", retryable=True)),
+        (LATER, good, ends("RateLimitError", retryable=True)),
+        (TIMED_OUT, good, ends("APIStatusError", retryable=True)),
         (TROUBLE + ASKED_FOR_PATIENCE, good, ends("ServerError", retryable=True)),
         (BROKEN, good, ends("APIConnectionError", retryable=True)),
         (SILENT + tuple(set(SLOW) - set(fine)), good, ends("APITimeoutError", retryable=True)),
@@ -157,7 +158,8 @@ def _results(good: Cell, *, retryable: bool) -> list[Row]:
         *(_same(faults, ends(error, passing=False)) for faults, error in stands.items()),
         (INPUT, good, ends("InputRejectedError", passing=False)),
         (MISSING, good, ends("NotFoundError", passing=False)),
-        (LATER + TIMED_OUT, good, ends("RateLimitError")),
+        (LATER, good, ends("RateLimitError")),
+        (TIMED_OUT, good, ends("APIStatusError")),
         (TROUBLE + ASKED_FOR_PATIENCE, good, ends("ServerError")),
         (BROKEN, good, ends("APIConnectionError")),
         (SILENT + SLOW, good, ends("WaitTimeoutError")),
@@ -172,12 +174,12 @@ _GENERATED = Cell(OK, 1, "completed")
 _KNOWN = Cell("", 1, "submitted", "unknown")  # an error of a call about a request that runs
 _HAD = Cell("", 1, "completed", "unknown")  # and about one whose result was there before
 
-# --- files: begun again, or gone on with, where the transfer broke
+# --- files: fetched again from the beginning
 
 _PASSING_FILES = (
     *_forms("500", "500001", "502", "503", "504", "429", "408"),
     *("reset", "truncated", "no-gzip", "no-http", "overlong", "html", "cut", *HEADS),
-    *("picture-empty", "picture-short", "picture-text"),
+    *("picture-empty", "picture-text"),
 )
 _REFUSED_FILES = (
     *_forms("400", "400001", "402", "400002", "401", "401001", "400004", "403", "403001", "403003"),
@@ -196,7 +198,7 @@ def _files(good: Cell) -> list[Row]:
         (_PASSING_FILES, good, _NO_FILE_YET),
         _same(_LARGE_FILES, _NO_FILE),
         _same((*SLOW, *SILENT), _NO_FILE_YET),
-        _same((*FINE, "picture-mislabelled"), good),
+        _same((*FINE, "picture-mislabelled", "picture-short"), good),
     ]
 
 
