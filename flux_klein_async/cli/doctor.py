@@ -1,43 +1,79 @@
-"""`flux-klein doctor`: what a report of trouble would ask for first, one line each with what to do about it."""
+"""`flux-klein doctor`: checks what a generation needs, and prints one line for each check with what to do."""
 
 import asyncio
+import importlib.metadata
 import os
+import platform
+import re
 import shutil
+import socket
+import ssl
 import sys
 import textwrap
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import Any
 
 import typer
+from yarl import URL
 
-from flux_klein_async.api.credentials import Redactor
+from flux_klein_async import errors
+from flux_klein_async._version import USER_AGENT, __version__
+from flux_klein_async.api.credentials import Redactor, find_token
+from flux_klein_async.api.messages import Response
+from flux_klein_async.api.requests import Api
+from flux_klein_async.api.responses import read_model
+from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.cli import stopping
-from flux_klein_async.cli.checks import CHECKS, CannotCheckError, Check, Level, Machine
 from flux_klein_async.cli.exits import ExitCode, exit_code, worst
 from flux_klein_async.cli.parameters import BaseUrl
+from flux_klein_async.cli.price import per_unit
 from flux_klein_async.cli.render import Screen, is_terminal
-from flux_klein_async.errors import (
-    AuthenticationError,
-    ConfigurationError,
-    FluxKleinError,
-    InputRejectedError,
-    InsufficientBalanceError,
-    InvalidInputError,
-    NotFoundError,
-    PermissionDeniedError,
-    RateLimitError,
-    ServerError,
+from flux_klein_async.errors import ConfigurationError, FluxKleinError
+from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
+from flux_klein_async.options import BASE_URL_VARIABLE, Environment, Limits, from_environ
+from flux_klein_async.transport.aiohttp import AiohttpTransport
+from flux_klein_async.transport.environment import Proxies, named_authorities
+
+__all__ = ["CHECKS", "Finding", "Level", "Machine", "doctor", "examine"]
+
+_PATIENCE = 10.0  # seconds for each check
+_SKEW = 60.0  # seconds between two clocks that are worth a warning
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)[^;]*?>=([0-9.]+)")  # as the package's own metadata writes them
+_EXTRA = re.compile(r"""^([A-Za-z0-9._-]+).*extra == ['"](\w+)['"]""")
+_EXTRAS = ("cli", "emulator", "testing")
+
+# What to do about errors that are not the package's own, and about those of the API.
+_ADVICE = {
+    "DNS": "is the name right, and is there a network?",
+    "TLS": "is there a network, and does SSL_CERT_FILE have to name your company's authority?",
+}
+_API_ADVICE: tuple[tuple[tuple[type[FluxKleinError], ...], str], ...] = (
+    ((errors.AuthenticationError,), "create a new token"),
+    ((errors.InsufficientBalanceError,), "add money to the account"),
+    ((errors.PermissionDeniedError,), "is the account active, and does the token belong to it?"),
+    ((errors.NotFoundError, errors.InvalidInputError, errors.InputRejectedError), "is this the API's address?"),
+    ((errors.ServerError, errors.RateLimitError), "try later"),
+    ((FluxKleinError,), "try later, and check for a proxy or firewall in between"),
 )
-from flux_klein_async.options import from_environ
 
-__all__ = ["Finding", "doctor", "examine"]
 
-_PATIENCE = 10.0  # seconds for each check that asks somebody
+class Level(StrEnum):
+    """How a check went. Warnings and skipped checks leave the exit code as it is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    BAD = "bad"
+    SKIPPED = "-"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found; `code` is what it does to the exit code."""
+    """What one check found; `code` is what it adds to the exit code."""
 
     name: str
     level: Level
@@ -45,84 +81,271 @@ class Finding:
     code: ExitCode = ExitCode.OK
 
 
-# What to do about what is no error of this package's own: those say it themselves, but for the API's.
-_ADVICE = {
-    "DNS": "is the name right, and is there a network?",
-    "TLS": "is there a network, and does SSL_CERT_FILE have to name your company's authority?",
-}
-_API_ADVICE: tuple[tuple[type[FluxKleinError], str], ...] = (
-    (AuthenticationError, "make a new token"),
-    (InsufficientBalanceError, "put money into the account"),
-    (PermissionDeniedError, "is the account active, and the token its own?"),
-    (NotFoundError, "is this the API's address?"),
-    (InvalidInputError, "is this the API's address?"),
-    (InputRejectedError, "is this the API's address?"),
-    (ServerError, "try later"),
-    (RateLimitError, "try later"),
-    (FluxKleinError, "try later, and see whether a proxy or firewall stands in between"),
-)
+class _Unusual(Exception):  # noqa: N818  # no error: it is a finding
+    """Raised by a check whose finding is not "ok"."""
+
+    def __init__(self, level: Level, line: str) -> None:
+        super().__init__(line)
+        self.level = level
 
 
-def _refused(name: str, error: FluxKleinError, machine: Machine) -> Finding:
-    """One of our own errors, told once: a proxy that cannot be used is in the way of all that would use it."""
-    if str(error) in machine.told:
-        return Finding(name, Level.SKIPPED, "not checked, because of the problem above")
-    machine.told.add(str(error))
-    line = str(error)
-    if name == "API" and not isinstance(error, ConfigurationError):
-        line += f"; {next(advice for kind, advice in _API_ADVICE if isinstance(error, kind))}"
-    return Finding(name, Level.BAD, line, exit_code(error))
+def _skipped(reason: str) -> _Unusual:
+    return _Unusual(Level.SKIPPED, f"not checked: {reason}")
 
 
-async def _polled(name: str, check: Check, machine: Machine) -> Finding:
-    """A check's finding, whatever it raises."""
-    advice = _ADVICE.get(name, "try again")
+CHECKS: "list[tuple[str, Check]]" = []
+"""Name and function of each check, in order."""
+
+
+def _check(name: str) -> "Callable[[Check], Check]":
+    def add(check: "Check") -> "Check":
+        CHECKS.append((name, check))
+        return check
+
+    return add
+
+
+@dataclass(kw_only=True)
+class Machine:
+    """What is checked; a check leaves here what later checks need."""
+
+    environment: Environment
+    base_url: str | None
+    wall_clock: Callable[[], float] = time.time
+    token: str | None = None
+    urls: ApiUrls | None = None
+    answer: Response | None = None
+    answered_at: float = 0.0
+
+    @property
+    def origin(self) -> URL:
+        """The API's address."""
+        if self.urls is None:
+            raise _skipped("the base URL is not usable")
+        return URL(self.urls.origin)
+
+    @property
+    def proxy(self) -> str | None:
+        """The proxy for the API, without its credentials."""
+        proxy = Proxies(self.environment).of(str(self.origin))
+        return None if proxy is None else str(proxy.url)
+
+    # Each check returns its line if all is well.
+
+    @_check("python")
+    async def _python(self) -> str:
+        return f"{platform.python_version()} ({platform.python_implementation()}, {platform.system()})"
+
+    @_check("packages")
+    async def _packages(self) -> str:
+        found, old = [f"flux_klein_async {__version__}"], []
+        for line in _requires():
+            if "extra ==" in line or (match := _REQUIREMENT.match(line)) is None:
+                continue
+            name, least = match.groups()
+            version = importlib.metadata.version(name)
+            found.append(f"{name} {version}")
+            if _numbers(version) < _numbers(least):
+                old.append(f"'{name}>={least}'")
+        line = ", ".join(found)
+        if old:
+            raise _Unusual(Level.BAD, f"{line}: too old; pip install -U {' '.join(old)}")
+        return line
+
+    @_check("extras")
+    async def _extras(self) -> str:
+        needed = [match.groups() for line in _requires() if (match := _EXTRA.match(line))]
+        missing = list(dict.fromkeys(extra for name, extra in needed if extra in _EXTRAS and not _installed(name)))
+        line = ", ".join(extra for extra in _EXTRAS if extra not in missing) or "none"
+        install = f"; for {', '.join(missing)}: pip install 'flux_klein_async[{','.join(missing)}]'"
+        return line + (install if missing else "")
+
+    @_check("token")
+    async def _token(self) -> str:
+        self.token = find_token(None, self.environment, wall_clock=self.wall_clock)
+        return f"from {self.environment.token_variable or self.environment.token_file}"
+
+    @_check("token file")
+    async def _token_file(self) -> str:
+        path = self.environment.token_file
+        try:
+            mode = os.stat(path or "").st_mode & 0o777  # noqa: PTH116  # one small call
+        except OSError:
+            return "none"
+        if os.name == "posix" and mode & 0o077:
+            raise _Unusual(Level.WARNING, f"others can read {path} (mode {mode:o}): chmod 600 {path}")
+        return f"{path}, readable by you alone"
+
+    @_check("base URL")
+    async def _base_url(self) -> str:
+        given, from_variable = self.base_url, self.environment.base_url
+        source = "--base-url" if given is not None else BASE_URL_VARIABLE if from_variable is not None else "default"
+        try:
+            self.urls = ApiUrls(from_variable if given is None else given)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{error} (it comes from {source})") from None
+        return f"{self.urls.origin} ({source})"
+
+    @_check("proxy")
+    async def _proxy(self) -> str:
+        return "none for this address" if self.proxy is None else f"{self.proxy} (from the environment)"
+
+    @_check("DNS")
+    async def _dns(self) -> str:
+        host, port = self.origin.host or "", self.origin.port
+        if self.proxy is not None:
+            raise _skipped("the proxy resolves names")
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        if addresses == [host]:
+            return f"{host} is an address"
+        more = f" and {len(addresses) - 2} more" if len(addresses) > 2 else ""
+        return f"{host} is {', '.join(addresses[:2])}{more}"
+
+    @_check("TLS")
+    async def _tls(self) -> str:
+        origin = self.origin
+        if origin.scheme != "https":
+            raise _skipped("plain http, to this machine only")
+        context = named_authorities(self.environment) or ssl.create_default_context()
+        trusted = self.environment.ca_file or self.environment.ca_dir or "the system's authorities"
+        if self.proxy is not None:
+            raise _skipped(f"inside the proxy's tunnel; trusted: {trusted}")
+        try:
+            _, writer = await asyncio.open_connection(origin.host, origin.port, ssl=context)
+        except socket.gaierror:
+            raise _skipped("the host has no address") from None
+        try:
+            tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
+            return f"{tls.version()}, certificate of {_issuer(tls)}; trusted: {trusted}"
+        finally:
+            writer.transport.abort()
+
+    @_check("API")
+    async def _api(self) -> str:
+        if self.token is None or self.urls is None:
+            raise _skipped("there is no token or no address")
+        redactor, origin = Redactor(self.token), self.urls.origin
+        transport = AiohttpTransport(limits=Limits(), redactor=redactor, environment=self.environment, origin=origin)
+        clock = asyncio.get_running_loop().time
+        try:
+            begun = clock()
+            self.answer = await transport.send(Api(self.urls, self.token, USER_AGENT).model(KLEIN_4B_TEXT_TO_IMAGE))
+            seconds = clock() - begun
+            self.answered_at = self.wall_clock() - seconds / 2
+        finally:
+            await transport.aclose()
+        read_model(self.answer)  # raises if the service refused
+        return f"answers in {seconds * 1000:.0f} ms"
+
+    @_check("clock")
+    async def _clock(self) -> str:
+        if self.answer is None:
+            raise _skipped("there is no answer to compare with")
+        try:
+            moment = parsedate_to_datetime(self.answer.headers.get("date", ""))
+            ahead = self.answered_at - (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, TypeError, OverflowError, IndexError):
+            raise _skipped("the service's answer has no date") from None
+        if abs(ahead) > _SKEW:
+            side = "ahead of" if ahead > 0 else "behind"
+            raise _Unusual(
+                Level.WARNING, f"{abs(ahead):.0f} s {side} the service's: synchronise this machine's clock (NTP)"
+            )
+        return "agrees with the service's to a few seconds"
+
+    @_check("price")
+    async def _price(self) -> str:
+        if self.answer is None:
+            raise _skipped("there is no answer to read it from")
+        try:
+            info = read_model(self.answer)
+        except FluxKleinError:
+            raise _skipped("there is no catalogue entry to read it from") from None
+        line = f"{info.model_id}: {per_unit(info)}"
+        if info.base_price_usd is None or info.price_unit is None:
+            raise _Unusual(Level.WARNING, f"{line}; ask the service before you generate many")
+        return line
+
+
+def _requires() -> list[str]:
+    return importlib.metadata.requires("flux_klein_async") or []
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version)[:3]))
+
+
+def _installed(name: str) -> bool:
     try:
-        async with asyncio.timeout(_PATIENCE):
-            level, line = await check(machine)
-    except CannotCheckError as error:
-        return Finding(name, Level.SKIPPED, f"not polled: {error}")
-    except FluxKleinError as error:
-        return _refused(name, error, machine)
-    except TimeoutError:
-        return Finding(name, Level.BAD, f"nothing within {_PATIENCE:.0f} s; {advice}", ExitCode.UNAVAILABLE)
-    except OSError as error:
-        return Finding(name, Level.BAD, f"{error.strerror or error}; {advice}", ExitCode.UNAVAILABLE)
-    except Exception as error:  # noqa: BLE001  # a doctor who falls ill helps nobody
-        return Finding(name, Level.BAD, f"{type(error).__name__}: {error}; please report this", ExitCode.OTHER)
-    return Finding(name, level, line, ExitCode.OTHER if level is Level.BAD else ExitCode.OK)
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
-async def examine(machine: Machine, tell: Callable[[Finding], None] = lambda _: None) -> list[Finding]:
-    """Every check's finding, in order, told as they come. Raises nothing."""
-    findings = []
+def _issuer(tls: ssl.SSLObject) -> str:
+    certificate: Any = tls.getpeercert()  # its issuer: a tuple of names, each a tuple of (key, value)
+    names = {key: value for name in certificate.get("issuer", ()) for key, value in name}
+    return str(names.get("organizationName") or names.get("commonName") or "an unnamed issuer")
+
+
+Check = Callable[[Machine], Awaitable[str]]
+
+
+async def examine(machine: Machine, on_finding: Callable[[Finding], None] = lambda _: None) -> list[Finding]:
+    """Run every check in order; `on_finding` receives each finding at once. Raises nothing."""
+    findings: list[Finding] = []
+    reported: set[str] = set()
     for name, check in CHECKS:
-        finding = await _polled(name, check, machine)
-        if machine.token is not None:  # whatever an answer or a path echoes
-            finding = Finding(name, finding.level, Redactor(machine.token).text(finding.line), finding.code)
+        finding = await _checked(name, check, machine, reported)
+        if machine.token is not None:  # an answer or a path may repeat it
+            finding = replace(finding, line=Redactor(machine.token).text(finding.line))
         findings.append(finding)
-        tell(finding)
+        on_finding(finding)
     return findings
 
 
-def _shown(finding: Finding, width: int | None) -> list[str]:
-    """The finding as it is printed: one line, which a terminal is given folded."""
+async def _checked(name: str, check: Check, machine: Machine, reported: set[str]) -> Finding:
+    """The finding of a check, whatever it raises; an error that stops several checks is reported once."""
+    advice = _ADVICE.get(name, "try again")
+    level, code = Level.BAD, ExitCode.UNAVAILABLE
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            level, line, code = Level.OK, await check(machine), ExitCode.OK
+    except _Unusual as found:
+        level, line, code = found.level, str(found), ExitCode.OTHER if found.level is Level.BAD else ExitCode.OK
+    except FluxKleinError as error:
+        line, code = str(error), exit_code(error)
+        if line in reported:
+            return Finding(name, Level.SKIPPED, "not checked: fix what is bad above first")
+        reported.add(line)
+        if name == "API" and not isinstance(error, ConfigurationError):
+            line += f"; {next(advice for kinds, advice in _API_ADVICE if isinstance(error, kinds))}"
+    except TimeoutError:
+        line = f"nothing within {_PATIENCE:.0f} s; {advice}"
+    except OSError as error:
+        line = f"{error.strerror or error}; {advice}"
+    except Exception as error:  # noqa: BLE001  # one broken check must not hide the others
+        line, code = f"{type(error).__name__}: {error}; please report this", ExitCode.OTHER
+    return Finding(name, level, line, code)
+
+
+def _lines(finding: Finding, width: int | None) -> list[str]:
+    """The finding as it is printed: one line, folded for a terminal."""
     head = f"{finding.level.value:8}{finding.name:11}"
     text = " ".join(finding.line.split())
     if width is None:
         return [head + text]
-    fold = textwrap.TextWrapper(
-        width=max(width, 40), initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
+    return textwrap.wrap(
+        text, max(width, 40), initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
     )
-    return fold.wrap(text)
 
 
-def doctor(
-    base_url: BaseUrl = None,
-) -> None:
+def doctor(base_url: BaseUrl = None) -> None:
     """Check what a generation needs: versions, token, network, price.
 
-    Nothing is ordered. Each line says what to do where something is not well. The token is never shown.
+    Nothing is submitted. A line that is not "ok" says what to do. The token is never shown.
 
     \b
     Examples:
@@ -132,18 +355,18 @@ def doctor(
 
     \b
     Exit codes (the worst line decides; a warning does not count):
-      0 all well    77 token, address or proxy of no use    69 the service cannot be reached    75 try later    1 other
+      0 all well    77 token, address or proxy not usable    69 service unreachable    75 try later    1 other
     """  # noqa: D301  # \b: what follows is not to be wrapped
     screen = Screen()
     width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
 
-    def tell(finding: Finding) -> None:
-        for line in _shown(finding, width):
+    def show(finding: Finding) -> None:
+        for line in _lines(finding, width):
             screen.out(line)
 
     async def body(stop: stopping.Stop) -> ExitCode:
         screen.when_reader_gone(lambda: stop.because(ExitCode.READER_GONE))
         machine = Machine(environment=from_environ(os.environ), base_url=base_url)
-        return worst(finding.code for finding in await examine(machine, tell))
+        return worst(finding.code for finding in await examine(machine, show))
 
     raise typer.Exit(stopping.run(body))

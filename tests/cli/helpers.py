@@ -4,10 +4,6 @@ import json
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from flux_klein_async.cli.checks import Machine
-from flux_klein_async.cli.doctor import Finding, examine
-from flux_klein_async.options import Environment
-
 TOKEN = "secret-token-of-the-test"
 
 
@@ -29,11 +25,3 @@ class Command(Protocol):
     """Calls the command line in this process."""
 
     def __call__(self, *arguments: str, stdin: bytes = b"") -> Ran: ...
-
-
-async def found(machine: Machine) -> dict[str, Finding]:
-    return {finding.name: finding for finding in await examine(machine)}
-
-
-def environment(**facts: str | None) -> Environment:
-    return Environment(**{"token": TOKEN, "token_variable": "RUNCOMFY_TOKEN", **facts})  # type: ignore[arg-type]

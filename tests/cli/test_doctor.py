@@ -1,18 +1,31 @@
+"""`flux-klein doctor`: what each check finds, and what the command prints."""
+
 import asyncio
 import ssl
+import time
+from pathlib import Path
 
 import pytest
 
 from flux_klein_async.cli import doctor
-from flux_klein_async.cli.checks import CHECKS, Level, Machine
-from flux_klein_async.cli.doctor import Finding, examine
+from flux_klein_async.cli.doctor import CHECKS, Finding, Level, Machine, examine
 from flux_klein_async.cli.exits import ExitCode
-from flux_klein_async.emulator import Emulator, Reply, error_reply
+from flux_klein_async.emulator import Emulator, Engine, Reply, error_reply
 from flux_klein_async.errors import ConfigurationError, ServerError
+from flux_klein_async.options import Environment
+from tests.networks import tls_service, write_authority
 
-from .helpers import TOKEN, Command, environment, found
+from .helpers import TOKEN, Command
 
 NAMES = [name for name, _ in CHECKS]
+
+
+def environment(**facts: str | None) -> Environment:
+    return Environment(**{"token": TOKEN, "token_variable": "RUNCOMFY_TOKEN", **facts})  # type: ignore[arg-type]
+
+
+async def found(machine: Machine) -> dict[str, Finding]:
+    return {finding.name: finding for finding in await examine(machine)}
 
 
 def test_all_is_well_on_the_emulator(served: Emulator, flux_klein: Command) -> None:
@@ -25,25 +38,25 @@ def test_all_is_well_on_the_emulator(served: Emulator, flux_klein: Command) -> N
     assert f"{served.base_url} (--base-url)" in ran.out
     assert "RUNCOMFY_MODEL_API_BASE" in flux_klein("doctor").out
     assert lines[-1].endswith("text-to-image: $0.01 for each output")
-    assert [record.endpoint for record in served.records] == ["model", "model"], "nothing is ordered"
+    assert [record.endpoint for record in served.records] == ["model", "model"], "nothing is submitted"
 
 
-def test_without_a_token_the_rest_is_polled_and_77_is_the_worst(
+def test_without_a_token_the_rest_is_checked_and_77_is_the_worst(
     served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RUNCOMFY_API_TOKEN")
     ran = flux_klein("doctor")
     assert ran.code == 77
     assert "bad     token      No token. Set RUNCOMFY_API_TOKEN" in ran.out
-    assert "-       API        not polled: there is no token" in ran.out
+    assert "-       API        not checked: there is no token" in ran.out
     assert not served.records
 
 
 @pytest.mark.parametrize(
     ("action", "code", "words"),
     [
-        (error_reply(401, 401001), 77, "make a new token"),
-        (error_reply(402, 400002), 77, "put money into the account"),
+        (error_reply(401, 401001), 77, "create a new token"),
+        (error_reply(402, 400002), 77, "add money to the account"),
         (error_reply(403, 403003), 77, "is the account active"),
         (error_reply(422, 422001), 65, "the API's address?"),
         (error_reply(500), 69, "try later"),
@@ -78,43 +91,41 @@ async def test_the_token_is_shown_in_no_line_whatever_holds_it() -> None:
     assert TOKEN not in "".join(finding.line for finding in findings.values())
 
 
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
+async def test_any_exception_of_a_check_is_its_finding_and_the_others_still_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fine(_: Machine) -> str:
+        return "fine"
+
+    for error, code in (
         (ZeroDivisionError("x"), ExitCode.OTHER),
         (ssl.SSLError(1, "x"), ExitCode.UNAVAILABLE),
         (TimeoutError(), ExitCode.UNAVAILABLE),
         (UnicodeError("x"), ExitCode.OTHER),
-    ],
-)
-@pytest.mark.parametrize("name", NAMES)
-async def test_whatever_a_check_raises_is_its_finding(
-    monkeypatch: pytest.MonkeyPatch, name: str, error: Exception, code: ExitCode
-) -> None:
-    async def broken(_: Machine) -> tuple[Level, str]:
-        raise error
+    ):
 
-    async def fine(_: Machine) -> tuple[Level, str]:
-        return Level.OK, "fine"
+        async def broken(_: Machine, error: Exception = error) -> str:
+            raise error
 
-    monkeypatch.setattr(doctor, "CHECKS", [(other, broken if other == name else fine) for other in NAMES])
-    findings = await found(Machine(environment=environment(), base_url=None))
-    assert {other for other in NAMES if findings[other].level is Level.BAD} == {name}
-    assert findings[name].code == code
+        for name in NAMES:
+            monkeypatch.setattr(doctor, "CHECKS", [(other, broken if other == name else fine) for other in NAMES])
+            findings = await found(Machine(environment=environment(), base_url=None))
+            assert {other for other in NAMES if findings[other].level is Level.BAD} == {name}
+            assert findings[name].code == code
 
 
-def test_a_terminal_is_given_folded_lines_and_a_file_whole_ones() -> None:
-    finding = Finding("token", Level.BAD, "word " * 40)
-    shown = doctor._shown
-    assert len(shown(finding, None)) == 1
-    folded = shown(finding, 80)
-    assert max(map(len, folded)) <= 80
-    assert all(line.startswith(" " * 19) for line in folded[1:])
-    assert " ".join(" ".join(folded).split()) == " ".join(shown(finding, None)[0].split())
+def test_a_file_gets_whole_lines_and_a_terminal_folded_ones_of_at_least_40_columns() -> None:
+    finding = Finding("token", Level.BAD, "half-way word " * 20)
+    [whole] = doctor._lines(finding, None)
+    for width, narrowest, widest in ((100, 90, 100), (80, 70, 80), (10, 30, 40)):
+        folded = doctor._lines(finding, width)
+        assert narrowest < max(map(len, folded)) <= widest
+        assert all(line.startswith(" " * 19) and not line.endswith("half-") for line in folded[1:])
+        assert " ".join(" ".join(folded).split()) == " ".join(whole.split())
 
 
 async def test_a_check_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def endless(_: Machine) -> tuple[Level, str]:
+    async def endless(_: Machine) -> str:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -135,7 +146,7 @@ async def test_a_check_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPat
     ],
 )
 async def test_each_kind_of_trouble_has_its_words(monkeypatch: pytest.MonkeyPatch, error: Exception, line: str) -> None:
-    async def broken(_: Machine) -> tuple[Level, str]:
+    async def broken(_: Machine) -> str:
         raise error
 
     monkeypatch.setattr(doctor, "CHECKS", [("DNS", broken)])
@@ -150,8 +161,168 @@ async def test_what_is_set_up_wrong_is_no_trouble_of_the_api() -> None:
     assert "try later" not in api.line
 
 
-def test_lines_are_as_wide_as_the_terminal_but_not_narrower_than_can_be_read() -> None:
-    finding = Finding("token", Level.BAD, "half-way " * 40)
-    assert 90 < max(map(len, doctor._shown(finding, 100))) <= 100
-    assert 30 < max(map(len, doctor._shown(finding, 10))) <= 40
-    assert not any(line.endswith("half-") for width in range(40, 60) for line in doctor._shown(finding, width))
+@pytest.mark.parametrize(
+    ("ahead", "level", "words"),
+    [
+        (0, Level.OK, "agrees"),
+        (50, Level.OK, "agrees"),
+        (3600, Level.WARNING, " s ahead of the service's"),
+        (-3600, Level.WARNING, " s behind the service's"),
+    ],
+)
+async def test_the_clock_is_held_against_the_services_date(
+    live_emulator: Emulator, ahead: float, level: Level, words: str
+) -> None:
+    machine = Machine(
+        environment=environment(token=live_emulator.api_key, base_url=live_emulator.base_url),
+        base_url=None,
+        wall_clock=lambda: time.time() + ahead,
+    )
+    clock = (await found(machine))["clock"]
+    assert (clock.level, clock.code) == (level, ExitCode.OK)
+    assert words in clock.line
+
+
+async def test_an_unreadable_date_is_no_finding(live_emulator: Emulator) -> None:
+    live_emulator.script("model", Reply(200, {"model_id": "a/b"}, {"Date": "yesterday"}))
+    machine = Machine(environment=environment(token=live_emulator.api_key), base_url=live_emulator.base_url)
+    assert (await found(machine))["clock"].level is Level.SKIPPED
+
+
+def written(folder: Path, mode: int, text: str = '{"access_token": "from-the-file", "expires_at": 2000}') -> str:
+    path = folder / "token.json"
+    path.write_text(text)
+    path.chmod(mode)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "level"), [(0o600, Level.OK), (0o400, Level.OK), (0o640, Level.WARNING), (0o604, Level.WARNING)]
+)
+async def test_a_token_file_that_others_can_read_is_warned_about(tmp_path: Path, mode: int, level: Level) -> None:
+    path = written(tmp_path, mode)
+    machine = Machine(environment=Environment(token_file=path), base_url="", wall_clock=lambda: 1000.0)
+    findings = await found(machine)
+    assert (findings["token"].level, findings["token"].line) == (Level.OK, f"from {path}")
+    assert (findings["token file"].level, findings["token file"].code) == (level, ExitCode.OK)
+    assert (f"chmod 600 {path}" in findings["token file"].line) is (level is Level.WARNING)
+
+
+@pytest.mark.parametrize("text", ['{"access_token": "x", "expires_at": 999}', "no json", "{}"])
+async def test_a_token_file_that_is_of_no_use_is_bad(tmp_path: Path, text: str) -> None:
+    machine = Machine(
+        environment=Environment(token_file=written(tmp_path, 0o600, text)), base_url="", wall_clock=lambda: 1000.0
+    )
+    token = (await found(machine))["token"]
+    assert (token.level, token.code) == (Level.BAD, ExitCode.NO_ACCESS)
+    assert "token.json" in token.line
+
+
+async def test_a_bad_base_url_is_told_once_and_skips_what_needs_it() -> None:
+    findings = await found(Machine(environment=environment(), base_url="http://example.com"))
+    assert (findings["base URL"].level, findings["base URL"].code) == (Level.BAD, ExitCode.NO_ACCESS)
+    assert {findings[name].level for name in ("proxy", "DNS", "TLS", "API", "clock", "price")} == {Level.SKIPPED}
+
+
+async def test_the_proxy_is_shown_without_its_credentials_and_asks_for_the_names() -> None:
+    proxied = environment(proxy="http://user:hunter2@127.0.0.1:1")
+    findings = await found(Machine(environment=proxied, base_url="https://api.example"))
+    assert findings["proxy"].line == "http://127.0.0.1:1 (from the environment)"
+    assert (findings["DNS"].level, findings["TLS"].level) == (Level.SKIPPED, Level.SKIPPED)
+    assert (findings["API"].level, findings["API"].code) == (Level.BAD, ExitCode.UNAVAILABLE)
+    assert "hunter2" not in "".join(finding.line for finding in findings.values())
+    unusable = environment(proxy="socks5://user:hunter2@127.0.0.1:1")
+    findings = await found(Machine(environment=unusable, base_url="https://api.example"))
+    assert (findings["proxy"].level, findings["proxy"].code) == (Level.BAD, ExitCode.NO_ACCESS)
+
+
+async def test_a_host_that_no_name_server_knows_is_unavailable() -> None:
+    findings = await found(Machine(environment=environment(), base_url="https://nobody.invalid"))
+    assert (findings["DNS"].level, findings["DNS"].code) == (Level.BAD, ExitCode.UNAVAILABLE)
+    assert "is the name right" in findings["DNS"].line
+    assert findings["TLS"].level is Level.SKIPPED
+
+
+async def test_a_name_is_told_with_its_addresses() -> None:
+    findings = await found(Machine(environment=environment(), base_url="http://localhost:9"))
+    assert findings["DNS"].level is Level.OK
+    assert findings["DNS"].line.startswith("localhost is ")
+
+
+async def test_a_certificate_is_told_with_who_gave_it_and_who_is_trusted(tmp_path: Path) -> None:
+    named = environment(ca_file=write_authority(tmp_path))
+    async with tls_service(Engine(profile="fixed:0.01"), "127.0.0.1") as port:
+        url = f"https://127.0.0.1:{port}"
+        trusted = (await found(Machine(environment=named, base_url=url)))["TLS"]
+        unknown = (await found(Machine(environment=environment(), base_url=url)))["TLS"]
+    assert trusted.level is Level.OK
+    assert "certificate of trustme" in trusted.line
+    assert trusted.line.endswith(f"trusted: {named.ca_file}")
+    assert (unknown.level, unknown.code) == (Level.BAD, ExitCode.UNAVAILABLE)
+    assert "SSL_CERT_FILE" in unknown.line
+
+
+@pytest.mark.parametrize(
+    ("facts", "base_url"),
+    [
+        ({"proxy": "socks5://127.0.0.1:1"}, "https://api.example"),
+        ({"ca_file": "/no/such/file"}, "https://127.0.0.1:1"),
+    ],
+    ids=["proxy", "certificates"],
+)
+async def test_what_is_in_the_way_of_all_is_told_once_and_no_token_is_blamed(
+    facts: dict[str, str], base_url: str
+) -> None:
+    findings = await found(Machine(environment=environment(**facts), base_url=base_url))
+    bad = [finding for finding in findings.values() if finding.level is Level.BAD]
+    assert [finding.code for finding in bad] == [ExitCode.NO_ACCESS]
+    assert "token" not in bad[0].line
+    assert (findings["API"].level, findings["API"].line) == (
+        Level.SKIPPED,
+        "not checked: fix what is bad above first",
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "set_", "source"), [("x", None, "--base-url"), (None, "x", "RUNCOMFY_MODEL_API_BASE")]
+)
+async def test_an_address_of_no_use_is_told_with_where_it_comes_from(
+    given: str | None, set_: str | None, source: str
+) -> None:
+    findings = await found(Machine(environment=environment(base_url=set_), base_url=given))
+    assert findings["base URL"].line.endswith(f"(it comes from {source})")
+
+
+async def test_packages_are_named_and_old_ones_with_the_command_that_updates_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    new = {"aiohttp": "3.14.2", "pydantic": "2.10.1.post1"}
+    requires = ["aiohttp>=3.14.2", "pydantic<3,>=2.7", "x>=1; extra == 'cli'"]
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda _: requires)
+    for versions, level, code, end in (
+        (new, Level.OK, ExitCode.OK, ", aiohttp 3.14.2, pydantic 2.10.1.post1"),
+        (new | {"aiohttp": "3.9.0"}, Level.BAD, ExitCode.OTHER, "too old; pip install -U 'aiohttp>=3.14.2'"),
+    ):
+        monkeypatch.setattr(doctor.importlib.metadata, "version", versions.get)
+        packages = (await found(Machine(environment=environment(), base_url="")))["packages"]
+        assert (packages.level, packages.code) == (level, code)
+        assert packages.line.endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("missing", "line"),
+    [
+        (["emulator"], "cli, testing; for emulator: pip install 'flux_klein_async[emulator]'"),
+        (["cli", "emulator", "dev"], "testing; for cli, emulator: pip install 'flux_klein_async[cli,emulator]'"),
+        (["testing", "cli", "emulator"], "none; for testing, cli, emulator: pip install "),
+        ([], "cli, emulator, testing"),
+    ],
+)
+async def test_missing_extras_are_named_with_the_command_that_installs_them(
+    monkeypatch: pytest.MonkeyPatch, missing: list[str], line: str
+) -> None:
+    needed = ["pytest>=1; extra == 'testing'", "aiohttp>=1", *(f"no-{name}>=1; extra == '{name}'" for name in missing)]
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda _: needed)
+    extras = (await found(Machine(environment=environment(), base_url="")))["extras"]
+    assert extras.level is Level.OK
+    assert extras.line.startswith(line)
