@@ -14,8 +14,8 @@ from flux_klein_async.api.credentials import Redactor
 from flux_klein_async.cli import stopping
 from flux_klein_async.cli.checks import CHECKS, CannotCheckError, Check, Level, Machine
 from flux_klein_async.cli.exits import ExitCode, exit_code, worst
+from flux_klein_async.cli.output import Screen, is_terminal
 from flux_klein_async.cli.parameters import BaseUrl
-from flux_klein_async.cli.render import Screen, is_terminal
 from flux_klein_async.errors import (
     AuthenticationError,
     ConfigurationError,

@@ -148,7 +148,7 @@ async def test_what_is_in_the_way_of_all_is_told_once_and_no_token_is_blamed(
     assert "token" not in bad[0].line
     assert (findings["API"].level, findings["API"].line) == (
         Level.SKIPPED,
-        "not polled: what is bad above stands in the way",
+        "not checked, because of the problem above",
     )
 
 
