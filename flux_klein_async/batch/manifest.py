@@ -1,10 +1,9 @@
-"""What the end of an item has to tell, as JSON: for `--json` and for the manifest. Pure.
+"""The manifest of a batch, and how the end of an item is written as JSON.
 
-The manifest of a batch: a file with a JSON object a line, one for each end of an item.
-
-It is for whoever uses the pictures; what must not be lost is in the journal, from which a run again writes what is
-missing here. Lines are only ever appended, each whole by one write, so that several processes can share a file. Of an
-item that ended more than once the last line counts. Blocking: on a loop, call it in a thread.
+A manifest has one JSON object a line for each end of an item. It is for the users of the pictures: what must not be
+lost is in the journal, from which the next run writes the lines that are missing here. Lines are appended, each by one
+write, so several processes can share a file. Of an item that ended more than once the last line counts. Blocking: on
+a loop, call it in a thread.
 """
 
 import errno
@@ -12,10 +11,9 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +32,17 @@ from flux_klein_async.errors import (
 )
 from flux_klein_async.models import GenerationResult, Outcome, RequestState, SavedFile
 
-__all__ = ["Manifest", "Record", "error_facts", "json_line", "read_manifest", "state_after", "stopped_facts"]
+__all__ = [
+    "Manifest",
+    "Record",
+    "error_facts",
+    "file_facts",
+    "json_line",
+    "read_manifest",
+    "record",
+    "result_facts",
+    "state_after",
+]
 
 
 Record = dict[str, Any]
@@ -45,20 +53,57 @@ def json_line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=True, allow_nan=False)
 
 
-def error_facts(error: FluxKleinError, *, submitted: bool = True) -> Record:
-    """What went wrong; an item that was never submitted cannot be charged, whatever ended the others."""
+def record(outcome: Outcome[Row]) -> Record:
+    """How an item ended: what `--json` prints and a manifest holds.
+
+    `index`, `id`, `input`, `request_id`, `state`, `urls`, `files` (path, sha256, size), `cost_usd`, `timings` (s),
+    and `error` (null or type, message, charged, retryable).
+    """
+    row, result, error = outcome.item, outcome.result, outcome.error
+    known: Record = {"request_id": None, "state": None, "urls": [], "cost_usd": None, "timings": None}
+    if result is not None:
+        known = result_facts(result)
+    elif error is not None:
+        state = state_after(error)
+        known |= {"request_id": error.request_id, "state": state.value if state else None}
     return {
-        "type": type(error).__name__,
-        "message": str(error),
-        "charged": error.charged if submitted else "no",
-        "retryable": error.retryable,
+        "index": row.number,
+        "id": row.id,
+        "input": row.fields,
+        "request_id": known["request_id"],
+        "state": known["state"],
+        "urls": known["urls"],
+        "files": [file_facts(file) for file in outcome.files],
+        "cost_usd": known["cost_usd"],
+        "timings": known["timings"],
+        "error": None if error is None else error_facts(error),
     }
 
 
-def stopped_facts(state: RequestState) -> Record:
-    """The same for an item that was under way when the command was told to stop."""
-    charged = {RequestState.CANCELLED: "no", RequestState.COMPLETED: "yes"}.get(state, "unknown")
-    return {"type": "Interrupted", "message": "The command was stopped", "charged": charged, "retryable": False}
+def result_facts(result: GenerationResult) -> Record:
+    """A result, as JSON."""
+    return {
+        "request_id": result.request_id,
+        "state": result.state.value,
+        "urls": result.urls,
+        "cost_usd": result.cost_usd,
+        "timings": asdict(result.timings),
+    }
+
+
+def file_facts(file: SavedFile) -> Record:
+    """A saved file, as JSON."""
+    return {"path": str(file.path), "sha256": file.sha256, "size": file.size}
+
+
+def error_facts(error: FluxKleinError) -> Record:
+    """An error, as JSON."""
+    return {
+        "type": type(error).__name__,
+        "message": str(error),
+        "charged": error.charged,
+        "retryable": error.retryable,
+    }
 
 
 def state_after(error: FluxKleinError) -> RequestState | None:
@@ -99,16 +144,12 @@ _ADVICE: Final = {
 class Manifest:
     """Appends to a manifest; makes the file, and its directory, if there is none.
 
-    Args:
-        now: The time, for `written_at`.
-
     Raises of all its calls: `JournalError` that says what to do.
     """
 
-    def __init__(self, path: "str | os.PathLike[str]", *, now: Callable[[], datetime] | None = None) -> None:
+    def __init__(self, path: "str | os.PathLike[str]") -> None:
         self.path = Path(path)
         self._folder = self.path.parent.absolute()
-        self._now = now or _now
         self._seen = Seen()
         with ExitStack() as undo:
             undo.callback(self._seen.close)
@@ -116,8 +157,8 @@ class Manifest:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 # Unbuffered: one call is one write of the system's.
                 self._file = undo.enter_context(open(self.path, "ab+", buffering=0, opener=_opened))
-            for _, record in _records(self.path):
-                self._seen.add(_key(record), _print(record))
+            for _, known in _records(self.path):
+                self._seen.add(_key(known), _print(known))
             undo.pop_all()
 
     def __enter__(self) -> Self:
@@ -129,36 +170,26 @@ class Manifest:
         self.close()
 
     def append(self, outcome: Outcome[Row]) -> bool:
-        """Write down how an item ended, unless the same is there; True if it was written.
+        """Write how an item ended, unless the same is there; True if it was written.
 
-        For items that had their turn: what was written of others in an earlier run still holds.
+        For items that had their turn: what an earlier run wrote of the others still holds.
         """
-        if outcome.result is not None:
-            return self._append(outcome.index, outcome.item, self._finished(outcome.result, outcome.files))
-        assert outcome.error is not None  # noqa: S101  # exactly one of the two is set
-        error = outcome.error
-        if isinstance(error, ItemClaimedError):
-            return False  # whoever has it writes its end down, maybe before this
-        facts = _unfinished(error.request_id, state_after(error), error_facts(error))
-        return self._append(outcome.index, outcome.item, facts)
-
-    def append_stopped(self, index: int, row: Row, request_id: str, state: RequestState) -> bool:
-        """The same for an item that was under way when the run was told to stop."""
-        return self._append(index, row, _unfinished(request_id, state, stopped_facts(state)))
+        if isinstance(outcome.error, ItemClaimedError):
+            return False  # the run that has the item writes its end, maybe before this
+        ended = record(outcome)
+        for file in ended["files"]:
+            file["path"] = self._shown(Path(file["path"]))
+        key, digest = _key(ended), _print(ended)
+        if self._seen.get(key) == digest:
+            return False
+        self._write(json_line(ended))
+        self._seen.add(key, digest)
+        return True
 
     def close(self) -> None:
         """Close the file; the manifest is of no use any more."""
         self._seen.close()
         self._file.close()
-
-    def _append(self, index: int, row: Row, facts: Record) -> bool:
-        record = {"index": index, "line": row.line, "id": row.id, "input": row.fields, **facts}
-        key, found = _key(record), _print(record)
-        if self._seen.get(key) == found:
-            return False
-        self._write(json_line({**record, "written_at": self._now().isoformat()}))
-        self._seen.add(key, found)
-        return True
 
     def _write(self, line: str) -> None:
         """One write a line: the system puts it at the end of the file as a whole, whoever else writes to it."""
@@ -168,19 +199,6 @@ class Manifest:
                 data = b"\n" + data  # what is left of a line stays by itself, and is no line
             if (self._file.write(data) or 0) < len(data):
                 raise OSError(errno.ENOSPC, "the line was written in part")
-
-    def _finished(self, result: GenerationResult, files: tuple[SavedFile, ...]) -> Record:
-        return {
-            "request_id": result.request_id,
-            "state": result.state.value,
-            "urls": result.urls,
-            "files": [{"path": self._shown(file.path), "sha256": file.sha256, "size": file.size} for file in files],
-            "cost_usd": result.cost_usd,
-            "created_at": result.created_at and result.created_at.isoformat(),
-            "finished_at": result.finished_at and result.finished_at.isoformat(),
-            "times": asdict(result.timings),
-            "error": None,
-        }
 
     def _shown(self, path: Path) -> str:
         """Relative to the manifest where it is beside it, so that the folder can be moved as a whole."""
@@ -197,25 +215,11 @@ def read_manifest(path: "str | os.PathLike[str]") -> Iterator[Record]:
         JournalError: It cannot be read.
     """
     with closing(Seen()) as last:
-        for number, record in _records(path):
-            last.add(_key(record), number)
-        for number, record in _records(path):
-            if last.get(_key(record)) == number:
-                yield record
-
-
-def _unfinished(request_id: str | None, state: RequestState | None, error: Record) -> Record:
-    return {
-        "request_id": request_id,
-        "state": state.value if state else None,
-        "urls": [],
-        "files": [],
-        "cost_usd": None,
-        "created_at": None,
-        "finished_at": None,
-        "times": None,
-        "error": error,
-    }
+        for number, known in _records(path):
+            last.add(_key(known), number)
+        for number, known in _records(path):
+            if last.get(_key(known)) == number:
+                yield known
 
 
 def _records(path: "str | os.PathLike[str]") -> Iterator[tuple[int, Record]]:
@@ -223,11 +227,11 @@ def _records(path: "str | os.PathLike[str]") -> Iterator[tuple[int, Record]]:
     with _telling(path), open(path, "rb", opener=_opened) as file:  # Path.open takes no opener
         for line in lines(file, _LONGEST):
             try:
-                record = None if line.cut else json.loads(line.data)
+                known = None if line.cut else json.loads(line.data)
             except (ValueError, RecursionError):
                 continue
-            if _is_ours(record):
-                yield line.number, record
+            if _is_ours(known):
+                yield line.number, known
 
 
 def _is_ours(record: object) -> TypeGuard[Record]:
@@ -281,7 +285,3 @@ def _telling(path: "str | os.PathLike[str]") -> Iterator[None]:
         raise JournalError(
             f"The manifest {str(path)!r} cannot be used: {advice}", cause=f"{type(error).__name__}: {error}"
         ) from error
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -66,11 +66,13 @@ class Row(NamedTuple):
         line: Where it begins in its file, from 1.
         id: The user's own id for it, or None.
         fields: What is posted: `prompt`, and `width` and `height` where they are given.
+        number: Among all rows of the file, from 0.
     """
 
     line: int
     id: str | None
     fields: dict[str, Any]
+    number: int = 0
 
 
 class BadRow(NamedTuple):
@@ -167,9 +169,13 @@ def read_rows(stream: Readable, kind: Kind) -> Iterator[Row | BadRow]:
     """
     with closing(Seen()) as seen:
         try:
-            for row in _READERS[kind](_utf8_lines(stream)):
-                before = seen.add(row.id.encode(), row.line) if isinstance(row, Row) and row.id is not None else None
-                yield row if before is None else BadRow(row.line, f"its id is that of line {before!r} too")
+            for number, row in enumerate(_READERS[kind](_utf8_lines(stream))):
+                if isinstance(row, BadRow):
+                    yield row
+                    continue
+                before = None if row.id is None else seen.add(row.id.encode(), row.line)
+                twice = BadRow(row.line, f"its id is that of line {before!r} too")
+                yield row._replace(number=number) if before is None else twice
         except _UnreadableError as error:
             problem, line = (*error.args, 1)[:2]
             yield BadRow(line, problem, fatal=True)

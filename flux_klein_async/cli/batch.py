@@ -1,24 +1,26 @@
-"""`flux-klein batch`: a file of prompts, gone on with after any end. The work itself is in `batchrun`."""
+"""`flux-klein batch`: a file of prompts, resumed however a run ends. `run` does the work."""
 
 import asyncio
 import io
 import os
 import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
 
 from flux_klein_async.batch.estimate import Estimate
-from flux_klein_async.batch.manifest import Manifest
-from flux_klein_async.batch.rows import BadRow, Kind, kind_of, read_rows
-from flux_klein_async.cli import service, stopping
-from flux_klein_async.cli.batchplan import BAD_KEPT, Preview, forecast
-from flux_klein_async.cli.batchrun import BatchPlan, BatchRun
+from flux_klein_async.batch.manifest import Manifest, json_line
+from flux_klein_async.batch.rows import BadRow, Kind, Row, kind_of, read_rows
+from flux_klein_async.batch.stream import RowStream
+from flux_klein_async.cli import connect, stopping
 from flux_klein_async.cli.exits import ExitCode
-from flux_klein_async.cli.feed import Feed
+from flux_klein_async.cli.output import Screen, duration
 from flux_klein_async.cli.parameters import (
     AsJson,
     BaseUrl,
@@ -30,41 +32,39 @@ from flux_klein_async.cli.parameters import (
     Timeout,
     writable,
 )
-from flux_klein_async.cli.progress import metered
-from flux_klein_async.cli.records import json_line
-from flux_klein_async.cli.render import Screen
+from flux_klein_async.cli.run import Job, Totals, connected, run_rows
 from flux_klein_async.cli.stopping import Stop
-from flux_klein_async.cli.tally import Tally
-from flux_klein_async.cli.text import duration
 from flux_klein_async.client import FluxKleinClient
-from flux_klein_async.errors import JournalError
+from flux_klein_async.errors import InvalidInputError, JournalError
+from flux_klein_async.journal.base import Action
 from flux_klein_async.journal.budget import Budget, dollars, generation_price
 from flux_klein_async.journal.sqlite import Account, SqliteJournal
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
+from flux_klein_async.operations.submit import prepare
 from flux_klein_async.polling.adaptive import AdaptivePolling
 
 __all__ = ["batch"]
 
 
+_BAD_TOLD = 20  # bad lines that are printed one by one
+_AT_ONCE = 256  # rows that the journal is asked for together
+
+Preview = Callable[[str, bytes, str | None], Awaitable[Action]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """The options, checked."""
+class _Batch:
+    """The options of a batch alone, checked."""
 
     file: str
     kind: Kind
     journal: Path
     output_dir: Path
-    plan: BatchPlan
-    model: str
-    timeout: float
     max_spend: float | None
     retry_failed: bool
     resubmit_uncertain: bool
     new_token: bool
     dry_run: bool
-    base_url: str | None
-    emulator: bool
-    quiet: bool
 
 
 def batch(
@@ -75,30 +75,28 @@ def batch(
     *,
     journal: Annotated[
         Path | None,
-        typer.Option(help="Where orders are written down; DIR/journal.sqlite if not given.", metavar="PATH"),
+        typer.Option(help="The journal; DIR/journal.sqlite if not given.", metavar="PATH"),
     ] = None,
-    output_dir: Annotated[
-        Path, typer.Option(help="Where files and manifest.jsonl go; made if need be.", metavar="DIR")
-    ] = Path("out"),
+    output_dir: Annotated[Path, typer.Option(help="Where files and manifest.jsonl go.", metavar="DIR")] = Path("out"),
     kind: Annotated[
-        Kind | None, typer.Option("--format", help="How FILE is written; by its name, and txt for -, if not given.")
+        Kind | None, typer.Option("--format", help="The format of FILE; by its name, txt for -, if not given.")
     ] = None,
     concurrency: Concurrency = 64,
     max_spend: Annotated[
         float | None,
         typer.Option(min=0, help="USD that all runs on this journal together may spend.", metavar="USD"),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file and say what it would cost.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file and print what it would cost.")] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Submit again what failed; failures may have been charged.")
+        bool, typer.Option("--retry-failed", help="Submit failed lines again; they may have been charged.")
     ] = False,
     resubmit_uncertain: Annotated[
         bool,
-        typer.Option("--resubmit-uncertain", help="Submit again what may have been accepted and paid."),
+        typer.Option("--resubmit-uncertain", help="Submit uncertain lines again; they may have been paid."),
     ] = False,
     new_token: Annotated[
         bool,
-        typer.Option("--new-token", help="The token was renewed: go on with what was submitted with the old one."),
+        typer.Option("--new-token", help="The token was renewed: resume what the old one submitted."),
     ] = False,
     model: ModelId = KLEIN_4B_TEXT_TO_IMAGE,
     timeout: Timeout = 120.0,
@@ -108,17 +106,20 @@ def batch(
     emulator: Emulated = False,
     base_url: BaseUrl = None,
 ) -> None:
-    """Generate a picture for each line of a file; go on after any end.
+    """Generate a picture for each line of a file.
 
-    A .txt file has a prompt a line. A .jsonl file has an object a line and a .csv file named columns: prompt, and if
-    you like width, height (pixels) and id, by which a line is known again whatever else changes; without one it is
-    known by its content. Nothing is submitted before the first 1,000 lines were checked.
+    Run the same command again to resume it.
 
-    Every order is written into the journal before it leaves. Run the same command again after any end, a crash
-    included: what is done is not submitted again, what was submitted is waited for, missing files are fetched. A line
-    whose submit may or may not have been accepted is told and left alone. DIR/manifest.jsonl says what became of each.
+    A .txt file has a prompt a line. A .jsonl file has an object a line and a .csv file named columns: prompt, and
+    optionally width, height (pixels) and id, which recognises a line whatever else changes; a line without an id is
+    recognised by its content. Nothing is submitted before the first 1,000 lines are checked.
 
-    Ctrl-C submits nothing more, cancels what is queued and waits up to 30 s for what runs; a second one leaves at once.
+    The journal records every submit before it is sent. However a run ends, the same command again submits nothing
+    twice, waits for what was submitted and downloads missing files. A submit with an unknown outcome is reported and
+    never resubmitted. DIR/manifest.jsonl says what happened to each line.
+
+    Ctrl-C submits nothing more, cancels what is queued and waits up to 30 s for running generations; press it again
+    to quit at once.
 
     \b
     Examples:
@@ -133,27 +134,36 @@ def batch(
       75 too late or too many, try again    65 bad input    1 other    64 usage    130 Ctrl-C
     """  # noqa: D301  # \b: what follows is not to be wrapped
     if emulator and base_url is not None:
-        raise typer.BadParameter("--emulator has an address of its own; leave out --base-url")
-    directory = output_dir if dry_run else writable(output_dir)
-    job = _Job(
+        raise typer.BadParameter("--emulator has its own address; leave out --base-url")
+    folder = output_dir if dry_run else writable(output_dir)
+    job = Job(
+        model=model,
+        concurrency=concurrency,
+        timeout=timeout,
+        directory=None if no_download else folder,
+        as_json=as_json,
+        quiet=quiet,
+        emulator=emulator,
+        base_url=base_url,
+    )
+    options = _Batch(
         file=file,
         kind=kind or (Kind.TXT if file == "-" else kind_of(file)),
-        journal=journal or directory / "journal.sqlite",
-        output_dir=directory,
-        plan=BatchPlan(concurrency=concurrency, directory=None if no_download else directory, as_json=as_json),
-        model=model,
-        timeout=timeout,
+        journal=journal or folder / "journal.sqlite",
+        output_dir=folder,
         max_spend=max_spend,
         retry_failed=retry_failed,
         resubmit_uncertain=resubmit_uncertain,
         new_token=new_token,
         dry_run=dry_run,
-        base_url=base_url,
-        emulator=emulator,
-        quiet=quiet,
     )
     stream = _opened(file)
-    raise typer.Exit(stopping.run(lambda stop: _fed(job, stream, stop)))
+
+    async def body(stop: Stop) -> ExitCode:
+        with RowStream(read_rows(stream, options.kind), stream.close) as rows:
+            return await _run(job, options, rows, stop)
+
+    raise typer.Exit(stopping.run(body))
 
 
 def _opened(file: str) -> BinaryIO:
@@ -170,85 +180,67 @@ def _opened(file: str) -> BinaryIO:
         raise typer.BadParameter(f"{file!r} cannot be read: {getattr(error, 'strerror', error)}") from None
 
 
-async def _fed(job: _Job, stream: BinaryIO, stop: Stop) -> ExitCode:
-    with Feed(read_rows(stream, job.kind), stream.close) as feed:
-        return await _run(job, feed, stop)
-
-
-async def _run(job: _Job, feed: Feed, stop: Stop) -> ExitCode:
+async def _run(job: Job, options: _Batch, rows: RowStream, stop: Stop) -> ExitCode:
     screen = Screen(quiet=job.quiet)
     screen.when_reader_gone(lambda: stop.because(ExitCode.READER_GONE))
     stop.before_leaving = screen.restore
-    if bad := await feed.first_bad():
+    if bad := await rows.first_bad():
         return _refuse(bad, screen)
-    tally, policy = Tally(), AdaptivePolling(store=_store(job))
+    totals = Totals()
+    polling = AdaptivePolling(store=None if job.emulator else connect.store_path(os.environ, job.base_url))
     async with AsyncExitStack() as stack:
-        address: service.Address = (job.base_url, None)
+        address: connect.Address = (job.base_url, None)
         if job.emulator:
-            address = await stack.enter_async_context(service.emulated())
-            screen.note("Emulated: the pictures are placeholders, and nothing is charged.")
-        token = service.token_of(address)  # first: without one no journal is made either
-        journal = await _journal(job, stack)
+            address = await stack.enter_async_context(connect.emulated())
+        token = connect.token_of(address)  # first: without a token no journal is made
+        journal = await _journal(options, stack)
         account = journal.for_account(token) if journal is not None else None
         if account is not None and not job.emulator:
-            await _check_token(job, account)
-        client = service.build_client(
-            address,
-            model=job.model,
-            timeout=job.timeout,
-            concurrency=job.plan.concurrency,
-            on_event=tally.note,
-            polling=policy,
-            journal=journal,
-            budget=None if job.max_spend is None else Budget(job.max_spend),
+            await _check_token(options, account)
+        budget = None if options.max_spend is None else Budget(options.max_spend)
+        client = await stack.enter_async_context(
+            connected(job, screen, totals, address, polling=polling, journal=journal, budget=budget)
         )
-        await stack.enter_async_context(client)
-        if job.dry_run:
+        if options.dry_run:
             preview = account.items().preview if account is not None else None
-            return await _preview(job, feed, client, policy, preview, screen)
-        # In a thread, as it may be long; what is there already is not written again.
-        opened = asyncio.get_running_loop().run_in_executor(None, Manifest, job.output_dir / "manifest.jsonl")
+            estimate = Estimate(lambda pixels: polling.median(job.model, pixels))
+            return await _dry_run(job, rows, client, estimate, preview, screen)
+        # In a thread: it may be long. Lines that are there already are not written again.
+        opened = asyncio.get_running_loop().run_in_executor(None, Manifest, options.output_dir / "manifest.jsonl")
         manifest = stack.enter_context(await opened)
-        tally.total = feed.total if feed.total is not None else await _rough_total(job)
-        begun = asyncio.get_running_loop().time()
-        async with metered(screen, tally):
-            code = await BatchRun(client, tally, screen, job.plan, manifest).through(feed, stop)
-        screen.say(_summary(job, tally, asyncio.get_running_loop().time() - begun))
-        if stop.code is not None or tally.taken or tally.left:
-            screen.say("Run the same command again to go on.")
+        totals.total = rows.total if rows.total is not None else await _rough_total(options.file)
+        code = await run_rows(rows, client, job, totals, screen, stop, manifest=manifest)
+        if stop.code is not None or totals.claimed or totals.requests:
+            screen.say("Run the same command again to resume it.")
     return code
 
 
-def _store(job: _Job) -> Path | None:
-    return None if job.emulator else service.store_path(os.environ, job.base_url)
-
-
-async def _journal(job: _Job, stack: AsyncExitStack) -> SqliteJournal | None:
-    """The journal, open; none for a dry run that would have to make it."""
-    if job.dry_run and not job.journal.exists():
+async def _journal(options: _Batch, stack: AsyncExitStack) -> SqliteJournal | None:
+    """The journal, open; None for a dry run that would have to make it."""
+    if options.dry_run and not options.journal.exists():
         return None
-    if not job.dry_run:
-        job.output_dir.mkdir(parents=True, exist_ok=True)
+    if not options.dry_run:
+        options.output_dir.mkdir(parents=True, exist_ok=True)
     return await stack.enter_async_context(
-        SqliteJournal(job.journal, retry_failed=job.retry_failed, resubmit_uncertain=job.resubmit_uncertain)
+        SqliteJournal(options.journal, retry_failed=options.retry_failed, resubmit_uncertain=options.resubmit_uncertain)
     )
 
 
-async def _check_token(job: _Job, account: Account) -> None:
-    """Whoever goes on with a renewed token must not pay for everything again; what was emulated was never paid for."""
-    ignored = (service.EMULATED_TOKEN,)
-    if job.new_token:
+async def _check_token(options: _Batch, account: Account) -> None:
+    """Refuse a token that the journal does not know: it would pay for everything again. The emulator's cost nothing."""
+    ignored = (connect.EMULATED_TOKEN,)
+    if options.new_token:
         await account.take_over(ignored=ignored)
     elif await account.is_stranger(ignored=ignored):
         raise JournalError(
-            f"The journal {job.journal} was written with another token, and all would be paid for again: give "
-            "--new-token if this one is of the same account, or else another --journal"
+            f"The journal {options.journal} was written with another token, and this run would pay for everything "
+            "again: after renewing your token, pass --new-token; for another account, name another --journal"
         )
 
 
-async def _rough_total(job: _Job) -> int | None:
-    """Lines of a file, for the progress; its rows, if fewer, are known at its end. None for what is no plain file."""
-    return await asyncio.get_running_loop().run_in_executor(None, _line_ends, Path(job.file))
+async def _rough_total(file: str) -> int | None:
+    """The lines of a file, for the progress display; None for anything but a plain file."""
+    return await asyncio.get_running_loop().run_in_executor(None, _line_ends, Path(file))
 
 
 def _line_ends(path: Path) -> int | None:
@@ -259,43 +251,92 @@ def _line_ends(path: Path) -> int | None:
 
 
 def _refuse(bad: list[BadRow], screen: Screen) -> ExitCode:
-    for row in bad[:BAD_KEPT]:
+    for row in bad[:_BAD_TOLD]:
         screen.note(f"Line {row.line}: {row.problem}")
-    if len(bad) > BAD_KEPT:
-        screen.note(f"{len(bad) - BAD_KEPT} more.")
+    if len(bad) > _BAD_TOLD:
+        screen.note(f"{len(bad) - _BAD_TOLD} more.")
     screen.note("Nothing was submitted.")
     return ExitCode.BAD_INPUT
 
 
-async def _preview(
-    job: _Job, feed: Feed, client: FluxKleinClient, policy: AdaptivePolling, preview: Preview | None, screen: Screen
+# --- the dry run
+
+
+async def _dry_run(
+    job: Job, rows: RowStream, client: FluxKleinClient, estimate: Estimate, preview: Preview | None, screen: Screen
 ) -> ExitCode:
-    """Say what a run would do; nothing is made."""
+    """Print what a run would do; nothing is made."""
     price = generation_price(await client.get_model())
-    found = await forecast(feed, job.model, Estimate(lambda pixels: policy.median(job.model, pixels)), preview)
-    for row in found.first_bad:
+    actions, bad = await _previewed(rows, job.model, estimate, preview)
+    for row in bad[:_BAD_TOLD]:
         screen.note(f"Line {row.line}: {row.problem}")
-    record, lines = found.record(job.plan.concurrency, price), found.lines(job.plan.concurrency, price)
-    for line in [json_line(record)] if job.plan.as_json else lines:
-        screen.out(line)
-    return ExitCode.BAD_INPUT if found.bad else ExitCode.OK if price is not None else ExitCode.OTHER
+    seconds = estimate.seconds(job.concurrency) if estimate.count else 0.0
+    cost = None if price is None else price * actions[Action.SUBMIT]
+    if job.as_json:
+        counts = {action.name.lower(): actions[action] for action in Action}
+        usd = None if cost is None else float(cost)
+        screen.out(json_line({**counts, "bad": len(bad), "cost_usd": usd, "seconds": round(seconds, 3)}))
+    else:
+        for line in _forecast(actions, len(bad), price, job.concurrency, seconds):
+            screen.out(line)
+    return ExitCode.BAD_INPUT if bad else ExitCode.OK if price is not None else ExitCode.OTHER
 
 
-def _summary(job: _Job, tally: Tally, seconds: float) -> str:
-    total = "" if tally.total is None else f" of {tally.total:,}"
-    counts = {
-        "done before": tally.from_journal,
-        "failed": tally.failed,
-        "cancelled": tally.cancelled,
-        "uncertain": tally.uncertain,
-        "under way in another run": tally.taken,
-        "left to the next run": tally.left,
-        "bad": tally.bad,
+async def _previewed(
+    rows: RowStream, model: str, estimate: Estimate, preview: Preview | None
+) -> tuple[Counter[Action], list[BadRow]]:
+    """What the journal would have done with each row, and the bad rows."""
+    actions: Counter[Action] = Counter()
+    bad: list[BadRow] = []
+    waiting: list[Row] = []
+
+    async def settle() -> None:
+        asked = await asyncio.gather(*(_action(row, model, preview) for row in waiting))
+        for row, action in zip(waiting, asked, strict=True):
+            if isinstance(action, BadRow):
+                bad.append(action)
+                continue
+            actions[action] += 1
+            if action is Action.SUBMIT:
+                estimate.add(row.fields)
+        waiting.clear()
+
+    async for row in rows:
+        if isinstance(row, BadRow):
+            bad.append(row)
+        else:
+            waiting.append(row)
+        if len(waiting) >= _AT_ONCE:
+            await settle()
+    await settle()
+    return actions, bad
+
+
+async def _action(row: Row, model: str, preview: Preview | None) -> Action | BadRow:
+    if preview is None:
+        return Action.SUBMIT
+    prepared = prepare(row.fields, model=None, width=None, height=None, default_model=model)
+    try:
+        return await preview(prepared.model, prepared.body, row.id)
+    except InvalidInputError as error:  # the journal knows another input by this id
+        return BadRow(row.line, str(error))
+
+
+def _forecast(
+    actions: Counter[Action], bad: int, price: Decimal | None, concurrency: int, seconds: float
+) -> Iterator[str]:
+    new = actions[Action.SUBMIT]
+    others = {
+        "done before": actions[Action.RECALL],
+        "to be resumed": actions[Action.RESUME],
+        "failed before": actions[Action.FAILED],
+        "uncertain": actions[Action.UNCERTAIN],
+        "claimed by another run": actions[Action.CLAIMED],
+        "bad": bad,
     }
-    told = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
-    where = f" in {job.output_dir}" if job.plan.directory is not None and tally.done else ""
-    spent = "" if job.emulator else f"; {dollars(tally.cost_usd)} spent"
-    made = tally.done - tally.from_journal
-    rate = f", {made / seconds:.1f} a second" if made and seconds > 0 else ""
-    polls = f", {tally.polls / tally.generations:.1f} polls each" if tally.generations else ""
-    return f"{tally.done:,}{total} done{where}{told}{spent}{rate}{polls}, {duration(seconds)}"
+    yield f"{new:,} to submit" + "".join(f", {count:,} {what}" for what, count in others.items() if count)
+    if price is None:
+        yield "Cost: unknown, the catalogue does not say it"
+    else:
+        yield f"Cost: {dollars(price * new)}" + (f" ({new:,} x {dollars(price)})" if new > 1 else "")
+    yield f"Time: about {duration(seconds)} with {concurrency} at once, without a queue"

@@ -30,9 +30,9 @@ from flux_klein_async.api.responses import read_model
 from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.cli import stopping
 from flux_klein_async.cli.exits import ExitCode, exit_code, worst
+from flux_klein_async.cli.output import Screen, is_terminal
 from flux_klein_async.cli.parameters import BaseUrl
 from flux_klein_async.cli.price import per_unit
-from flux_klein_async.cli.render import Screen, is_terminal
 from flux_klein_async.errors import ConfigurationError, FluxKleinError
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from flux_klein_async.options import BASE_URL_VARIABLE, Environment, Limits, from_environ

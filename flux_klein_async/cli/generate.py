@@ -1,23 +1,21 @@
-"""`flux-klein generate`: one prompt, as many pictures as asked for. The work itself is in `items`."""
+"""`flux-klein generate`: one prompt, any number of pictures. `run` does the work."""
 
-import asyncio
 import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from flux_klein_async.cli import service, stopping
-from flux_klein_async.cli.board import Board
+from flux_klein_async.batch.rows import Row
+from flux_klein_async.cli import connect, stopping
 from flux_klein_async.cli.exits import ExitCode
-from flux_klein_async.cli.items import Plan, Production
+from flux_klein_async.cli.output import Screen, decoded_prompt, shortened
 from flux_klein_async.cli.parameters import (
     AsJson,
     BaseUrl,
@@ -29,13 +27,11 @@ from flux_klein_async.cli.parameters import (
     Timeout,
     writable,
 )
-from flux_klein_async.cli.progress import metered
-from flux_klein_async.cli.render import Screen
+from flux_klein_async.cli.run import Job, Totals, connected, run_rows
 from flux_klein_async.cli.stopping import Stop
-from flux_klein_async.cli.text import decoded_prompt, duration, shortened
-from flux_klein_async.journal.budget import dollars
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE, TextToImage9BInput
 from flux_klein_async.operations.submit import PreparedRequest, made_input, prepare
+from flux_klein_async.polling.adaptive import AdaptivePolling
 
 __all__ = ["PromptCommand", "generate"]
 
@@ -56,19 +52,6 @@ class PromptCommand(TyperCommand):
         return list(rest)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """The options, checked."""
-
-    plan: Plan
-    prompt: str
-    model: str
-    timeout: float
-    base_url: str | None
-    emulator: bool
-    quiet: bool
-
-
 def generate(
     prompt: Annotated[
         str, typer.Argument(metavar="PROMPT", help="What to paint; - reads it from standard input.", show_default=False)
@@ -78,11 +61,11 @@ def generate(
     width: Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Steps of the 9B model, 4 to 50; its own choice if not given.", metavar="N")
+        int | None, typer.Option(help="Steps of the 9B model, 1 to 100; 25 if not given.", metavar="N")
     ] = None,
     model: ModelId = KLEIN_4B_TEXT_TO_IMAGE,
     output_dir: Annotated[
-        Path, typer.Option(help="Where the files go, each named after its request; made if need be.", metavar="DIR")
+        Path, typer.Option(help="Where the files go, named after their requests.", metavar="DIR")
     ] = Path("out"),
     concurrency: Concurrency = 64,
     timeout: Timeout = 120.0,
@@ -94,8 +77,8 @@ def generate(
 ) -> None:
     """Generate pictures from a prompt and print their paths.
 
-    Progress goes to standard error, results to standard output, as they finish. Ctrl-C cancels what is queued, keeps
-    what is done and names what runs on.
+    Progress goes to standard error, results to standard output, as they finish. Ctrl-C cancels what is queued and
+    waits up to 30 s for running generations; press it again to quit at once.
 
     \b
     Examples:
@@ -113,25 +96,27 @@ def generate(
       75 too late or too many, try again    65 bad input    1 other    64 usage    130 Ctrl-C
     """  # noqa: D301  # \b: what follows is not to be wrapped
     if emulator and base_url is not None:
-        raise typer.BadParameter("--emulator has an address of its own; leave out --base-url")
+        raise typer.BadParameter("--emulator has its own address; leave out --base-url")
     text = decoded_prompt(sys.stdin.buffer.read()) if prompt == "-" else prompt
-    order = _order(text, model, width, height, steps)
-    plan = Plan(
-        inputs=[json.loads(order.body)] * count,
+    fields = json.loads(_prepared(text, model, width, height, steps).body)
+    job = Job(
+        model=model,
         concurrency=concurrency,
+        timeout=timeout,
         directory=None if no_download else writable(output_dir),
         as_json=as_json,
-        take_up=None if emulator else _take_up(base_url, None if no_download else output_dir),
+        quiet=quiet,
+        emulator=emulator,
+        base_url=base_url,
     )
-    job = _Job(plan=plan, prompt=text, model=model, timeout=timeout, base_url=base_url, emulator=emulator, quiet=quiet)
-    raise typer.Exit(stopping.run(lambda stop: _run(job, stop)))
+    raise typer.Exit(stopping.run(lambda stop: _run(job, fields, count, stop)))
 
 
-def _order(prompt: str, model: str, width: int | None, height: int | None, steps: int | None) -> PreparedRequest:
+def _prepared(prompt: str, model: str, width: int | None, height: int | None, steps: int | None) -> PreparedRequest:
     """What is posted for each picture.
 
     Raises:
-        InvalidInputError: The model's input cannot be so.
+        InvalidInputError: The model does not take such an input.
     """
     if steps is None:
         return prepare(prompt, model=None, width=width, height=height, default_model=model)
@@ -141,10 +126,10 @@ def _order(prompt: str, model: str, width: int | None, height: int | None, steps
     return prepare(typed, model=model, width=width, height=height, default_model=model)
 
 
-def _take_up(base_url: str | None, directory: Path | None) -> Callable[[str], str]:
-    """How to call `flux-klein result` for a request of this run."""
-    options = ["--output-dir", str(directory)] if directory is not None else []
-    options += ["--base-url", base_url] if base_url is not None else []
+def _resume(job: Job) -> Callable[[str], str]:
+    """The `flux-klein result` command for a request of this run."""
+    options = ["--output-dir", str(job.directory)] if job.directory is not None else []
+    options += ["--base-url", job.base_url] if job.base_url is not None else []
 
     def command(request_id: str) -> str:
         if request_id.startswith("-"):
@@ -154,44 +139,32 @@ def _take_up(base_url: str | None, directory: Path | None) -> Callable[[str], st
     return command
 
 
-async def _run(job: _Job, stop: Stop) -> ExitCode:
+async def _run(job: Job, fields: dict[str, Any], count: int, stop: Stop) -> ExitCode:
     screen = Screen(quiet=job.quiet)
     screen.when_reader_gone(lambda: stop.because(ExitCode.READER_GONE))
     stop.before_leaving = screen.restore
-    board = Board(len(job.plan.inputs))
+    totals = Totals(total=count)
     async with AsyncExitStack() as stack:
-        address: service.Address = (job.base_url, None)
+        address: connect.Address = (job.base_url, None)
         if job.emulator:
-            address = await stack.enter_async_context(service.emulated())
-            screen.note("Emulated: the pictures are placeholders, and nothing is charged.")
-        client = await stack.enter_async_context(
-            service.build_client(
-                address,
-                model=job.model,
-                timeout=job.timeout,
-                concurrency=job.plan.concurrency,
-                on_event=board.note,
-                store=None if job.emulator else service.store_path(os.environ, job.base_url),
-            )
+            address = await stack.enter_async_context(connect.emulated())
+        polling = AdaptivePolling(store=None if job.emulator else connect.store_path(os.environ, job.base_url))
+        client = await stack.enter_async_context(connected(job, screen, totals, address, polling=polling))
+        size = " of {width} x {height}".format_map(fields) if {"width", "height"} <= fields.keys() else ""
+        pictures = f"{count} pictures" if count > 1 else "1 picture"
+        screen.say(f"Generating {pictures}{size}: {shortened(str(fields.get('prompt', '')), 36)}")
+        return await run_rows(
+            _rows(fields, count),
+            client,
+            job,
+            totals,
+            screen,
+            stop,
+            label=lambda line: f"Picture {line} of {count}" if count > 1 else "Failed",
+            resume=None if job.emulator else _resume(job),
         )
-        production = Production(client, board, screen, job.plan)
-        _announce(job, screen)
-        begun = asyncio.get_running_loop().time()
-        async with metered(screen, board):
-            code = await production.run()
-        cost = f", {dollars(production.cost_usd)}" if production.cost_usd and not job.emulator else ""
-        screen.say(_summary(job, board, asyncio.get_running_loop().time() - begun) + cost)
-    return code
 
 
-def _announce(job: _Job, screen: Screen) -> None:
-    plan = job.plan
-    size = "{width} x {height}".format_map(plan.inputs[0]) if {"width", "height"} <= plan.inputs[0].keys() else ""
-    what = f"{len(plan.inputs)} pictures" if len(plan.inputs) > 1 else "1 picture"
-    screen.say(f"Generating {what}{' of ' + size if size else ''}: {shortened(job.prompt, 36)}")
-
-
-def _summary(job: _Job, board: Board, seconds: float) -> str:
-    where = f" in {job.plan.directory}" if job.plan.directory is not None and board.done else ""
-    failed = f", {board.failed} failed" if board.failed else ""
-    return f"{board.done} of {board.total} done{where}{failed}, {duration(seconds)}"
+async def _rows(fields: dict[str, Any], count: int) -> AsyncIterator[Row]:
+    for index in range(count):
+        yield Row(index + 1, None, fields, index)

@@ -11,10 +11,9 @@ from typing import Annotated
 
 import typer
 
+from flux_klein_async.batch.manifest import Record, json_line
 from flux_klein_async.cli.exits import ExitCode
-from flux_klein_async.cli.records import Record, json_line
-from flux_klein_async.cli.render import Screen
-from flux_klein_async.cli.text import shortened, shown
+from flux_klein_async.cli.output import Screen, shortened, shown
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.journal.budget import dollars
@@ -121,7 +120,9 @@ def show(
 
 @app.command()
 def check(journal: JournalPath) -> None:
-    """Check the whole file, which takes seconds for each million requests.
+    """Check the whole file for damage.
+
+    It takes seconds for each million requests.
 
     \b
     Example:

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from flux_klein_async._version import __version__
-from flux_klein_async.cli import batch, doctor, emulate, generate, journal, price, requests
+from flux_klein_async.cli import batch, doctor, emulator, generate, journal, price, requests
 from flux_klein_async.cli.exits import ExitCode, exit_code
-from flux_klein_async.cli.render import Screen
+from flux_klein_async.cli.output import Screen
 from flux_klein_async.errors import FluxKleinError
 
 __all__ = ["app", "run"]
@@ -64,7 +64,7 @@ app.command("cancel")(requests.cancel)
 app.command("price")(price.price)
 app.command("doctor")(doctor.doctor)
 app.add_typer(journal.app, name="journal")
-app.command("emulator")(emulate.emulator)
+app.command("emulator")(emulator.emulator)
 
 
 def run(argv: Sequence[str]) -> int:

@@ -21,6 +21,7 @@ __all__ = [
     "writable",
 ]
 
+
 _LONGEST_NAME = 255  # bytes, on every common file system
 
 

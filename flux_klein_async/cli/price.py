@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from flux_klein_async.cli import service, stopping
+from flux_klein_async.batch.manifest import Record, error_facts, json_line
+from flux_klein_async.cli import connect, stopping
 from flux_klein_async.cli.exits import ExitCode, exit_code
+from flux_klein_async.cli.output import Screen
 from flux_klein_async.cli.parameters import BaseUrl, ModelId
-from flux_klein_async.cli.records import Record, error_facts, json_line
-from flux_klein_async.cli.render import Screen
 from flux_klein_async.errors import FluxKleinError
 from flux_klein_async.journal.budget import dollars, generation_price
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, ModelInfo
@@ -82,7 +82,7 @@ def price(
     async def body(stop: stopping.Stop) -> ExitCode:
         screen.when_reader_gone(lambda: stop.because(ExitCode.READER_GONE))
         try:
-            async with service.build_client((base_url, None), model=model) as client:
+            async with connect.build_client((base_url, None), model=model) as client:
                 info = await client.get_model()
         except FluxKleinError as error:
             screen.note(str(error))

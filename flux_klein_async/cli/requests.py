@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from flux_klein_async.cli import service, stopping
+from flux_klein_async.batch.manifest import Record, error_facts, json_line, result_facts
+from flux_klein_async.cli import connect, stopping
 from flux_klein_async.cli.exits import ExitCode, exit_code
+from flux_klein_async.cli.output import Screen
 from flux_klein_async.cli.parameters import BaseUrl
-from flux_klein_async.cli.records import Record, error_facts, json_line, result_facts
-from flux_klein_async.cli.render import Screen
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import FluxKleinError
 from flux_klein_async.models import GenerationResult
@@ -32,8 +32,8 @@ def _answer(request_id: str, base_url: str | None, ask: _Ask, *, as_json: bool, 
     async def body(stop: stopping.Stop) -> ExitCode:
         screen.when_reader_gone(lambda: stop.because(ExitCode.READER_GONE))
         try:
-            store = service.store_path(os.environ, base_url) if waits else None
-            async with service.build_client((base_url, None), store=store) as client:
+            store = connect.store_path(os.environ, base_url) if waits else None
+            async with connect.build_client((base_url, None), store=store) as client:
                 code, record, lines = await ask(client)
         except FluxKleinError as error:
             code, record, lines = exit_code(error), {"request_id": request_id, "error": error_facts(error)}, []
@@ -92,7 +92,7 @@ def result(
         found = await _found(client)
         paths = await client.download(found, output_dir) if output_dir is not None else []
         files = [str(path) for path in paths]
-        return ExitCode.OK, {**result_facts(found, files), "error": None}, files or found.urls
+        return ExitCode.OK, {**result_facts(found), "files": files, "error": None}, files or found.urls
 
     async def _found(client: FluxKleinClient) -> GenerationResult:
         if wait > 0:

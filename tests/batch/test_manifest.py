@@ -1,7 +1,4 @@
-"""What the end of an item has to tell.
-
-One line for each end of an item.
-"""
+"""The manifest: one line for each end of an item, in the schema of `--json`."""
 
 import errno
 import json
@@ -10,15 +7,13 @@ import resource
 import signal
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from flux_klein_async.batch.manifest import Manifest, error_facts, json_line, read_manifest, state_after, stopped_facts
+from flux_klein_async.batch.manifest import Manifest, error_facts, json_line, read_manifest, state_after
 from flux_klein_async.batch.rows import Row
 from flux_klein_async.errors import (
-    AuthenticationError,
     DownloadError,
     FluxKleinError,
     GenerationCancelledError,
@@ -55,25 +50,6 @@ def test_an_error_tells_what_it_knows() -> None:
     }
 
 
-def test_what_was_never_submitted_costs_nothing() -> None:
-    error = AuthenticationError(request_id="another", charged="unknown")
-    assert error_facts(error)["charged"] == "unknown"
-    assert error_facts(error, submitted=False)["charged"] == "no"
-
-
-@pytest.mark.parametrize(
-    ("state", "charged"),
-    [(RequestState.CANCELLED, "no"), (RequestState.COMPLETED, "yes"), (RequestState.IN_PROGRESS, "unknown")],
-)
-def test_a_stopped_item_says_whether_it_may_be_charged(state: RequestState, charged: str) -> None:
-    assert stopped_facts(state) == {
-        "type": "Interrupted",
-        "message": "The command was stopped",
-        "charged": charged,
-        "retryable": False,
-    }
-
-
 @pytest.mark.parametrize(
     ("error", "state"),
     [
@@ -91,15 +67,7 @@ def test_an_error_tells_where_its_request_stands(error: FluxKleinError, state: s
     assert state_after(error) == state
 
 
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-KEYS = [
-    *("index", "line", "id", "input", "request_id", "state", "urls", "files", "cost_usd"),
-    *("created_at", "finished_at", "times", "error", "written_at"),
-]
-
-
-def opened(path: Path) -> Manifest:
-    return Manifest(path, now=lambda: NOW)
+KEYS = ["index", "id", "input", "request_id", "state", "urls", "files", "cost_usd", "timings", "error"]
 
 
 def result(request_id: str = "abc") -> GenerationResult:
@@ -107,21 +75,19 @@ def result(request_id: str = "abc") -> GenerationResult:
         request_id=request_id,
         state=RequestState.COMPLETED,
         output=GenerationOutput(image="https://files.runcomfy.net/a.png"),
-        created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        finished_at=datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC),
         cost_usd=0.01,
         timings=Timings(submit=0.1, polls=2),
     )
 
 
 def done(index: int, *files: SavedFile, item_id: str | None = None, request_id: str = "abc") -> Outcome[Row]:
-    row = Row(index + 1, item_id, {"prompt": f"p{index}", "width": 64})
+    row = Row(index + 1, item_id, {"prompt": f"p{index}", "width": 64}, index)
     return Outcome(index=index, item=row, result=result(request_id), files=files)
 
 
 def failed(index: int, error: FluxKleinError | None = None, item_id: str | None = None) -> Outcome[Row]:
     error = error or GenerationFailedError(request_id="abc", detail="out of memory")
-    return Outcome(index=index, item=Row(index + 1, item_id, {"prompt": f"p{index}"}), error=error)
+    return Outcome(index=index, item=Row(index + 1, item_id, {"prompt": f"p{index}"}, index), error=error)
 
 
 def saved(path: Path) -> SavedFile:
@@ -141,13 +107,12 @@ def written(path: Path) -> list[dict]:
 
 def test_a_finished_item_has_its_input_its_result_and_its_files(tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    with opened(folder / "manifest.jsonl") as manifest:
+    with Manifest(folder / "manifest.jsonl") as manifest:
         assert manifest.append(done(6, saved(folder / "a.png"), saved(tmp_path / "b.png"), item_id="seven"))
     (line,) = written(folder / "manifest.jsonl")
     assert list(line) == KEYS
     assert line == {
         "index": 6,
-        "line": 7,
         "id": "seven",
         "input": {"prompt": "p6", "width": 64},
         "request_id": "abc",
@@ -158,11 +123,8 @@ def test_a_finished_item_has_its_input_its_result_and_its_files(tmp_path: Path) 
             {"path": str(tmp_path / "b.png"), "sha256": "0" * 64, "size": 3},
         ],
         "cost_usd": 0.01,
-        "created_at": "2026-01-01T00:00:00+00:00",
-        "finished_at": "2026-01-01T00:00:01+00:00",
-        "times": {"submit": 0.1, "queued": None, "running": None, "fetch": None, "lag_max": None, "polls": 2},
+        "timings": {"submit": 0.1, "queued": None, "running": None, "fetch": None, "lag_max": None, "polls": 2},
         "error": None,
-        "written_at": "2026-01-02T03:04:05+00:00",
     }
 
 
@@ -170,7 +132,7 @@ def test_paths_are_relative_to_the_manifest_wherever_the_process_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with opened(Path("out/manifest.jsonl")) as manifest:
+    with Manifest(Path("out/manifest.jsonl")) as manifest:
         manifest.append(done(0, saved(Path("out/a.png"))))
         monkeypatch.chdir("/")
         manifest.append(done(1, saved(tmp_path / "out" / "sub" / "a.png")))
@@ -180,31 +142,29 @@ def test_paths_are_relative_to_the_manifest_wherever_the_process_stands(
 
 def test_an_item_without_a_result_has_its_error(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
-    with opened(path) as manifest:
+    with Manifest(path) as manifest:
         manifest.append(failed(0))
         manifest.append(failed(1, SubmissionUncertainError("lost")))
         manifest.append(failed(2, InvalidInputError("bad")))
-        manifest.append_stopped(3, Row(4, None, {"prompt": "p3"}), "def", RequestState.CANCELLED)
     lines = written(path)
-    assert [list(line) for line in lines] == [KEYS] * 4
+    assert [list(line) for line in lines] == [KEYS] * 3
     assert [(line["request_id"], line["state"], line["error"]["type"], line["error"]["charged"]) for line in lines] == [
         ("abc", "failed", "GenerationFailedError", "unknown"),
         (None, "unknown", "SubmissionUncertainError", "unknown"),
         (None, None, "InvalidInputError", "no"),
-        ("def", "cancelled", "Interrupted", "no"),
     ]
-    assert {(line["cost_usd"], line["times"], line["created_at"]) for line in lines} == {(None, None, None)}
+    assert {(line["cost_usd"], line["timings"]) for line in lines} == {(None, None)}
 
 
 def test_an_item_that_another_run_has_under_way_is_left_to_it(tmp_path: Path) -> None:
-    with opened(tmp_path / "m") as manifest:
+    with Manifest(tmp_path / "m") as manifest:
         assert not manifest.append(failed(0, ItemClaimedError(request_id="abc")))
     assert written(tmp_path / "m") == []
 
 
 def test_nothing_in_a_line_is_obeyed_by_a_terminal(tmp_path: Path) -> None:
     row = Row(1, "\u202e", {"prompt": "\x9b2J \u2028 é \x7f"})
-    with opened(tmp_path / "m") as manifest:
+    with Manifest(tmp_path / "m") as manifest:
         manifest.append(Outcome(index=0, item=row, error=DownloadError("\x1b]0;owned\x07")))
     (line,) = (tmp_path / "m").read_text().splitlines()
     assert line.isascii()
@@ -218,10 +178,10 @@ def test_nothing_in_a_line_is_obeyed_by_a_terminal(tmp_path: Path) -> None:
 def test_what_is_there_already_is_not_written_again(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     outcomes = [done(0), done(1, item_id="one"), failed(2), done(3, saved(tmp_path / "a.png"))]
-    with opened(path) as manifest:
+    with Manifest(path) as manifest:
         assert [manifest.append(outcome) for outcome in outcomes] == [True] * 4
         assert [manifest.append(outcome) for outcome in outcomes] == [False] * 4
-    with opened(path) as manifest:
+    with Manifest(path) as manifest:
         assert [manifest.append(outcome) for outcome in outcomes] == [False] * 4
     assert len(written(path)) == 4
 
@@ -238,17 +198,16 @@ def test_what_is_there_already_is_not_written_again(tmp_path: Path) -> None:
 def test_what_ended_otherwise_is_written_and_the_last_line_counts(tmp_path: Path, other: Outcome[Row]) -> None:
     path = tmp_path / "manifest.jsonl"
     for outcome in (done(0), other, done(0)):
-        with opened(path) as manifest:
+        with Manifest(path) as manifest:
             assert manifest.append(outcome)
     assert len(written(path)) == 3
     assert list(read_manifest(path)) == written(path)[2:]
 
 
 def test_another_state_or_error_of_the_same_request_is_another_end(tmp_path: Path) -> None:
-    with opened(tmp_path / "m") as manifest:
-        row = Row(1, None, {"prompt": "p"})
-        assert manifest.append_stopped(0, row, "abc", RequestState.IN_QUEUE)
-        assert manifest.append_stopped(0, row, "abc", RequestState.CANCELLED)
+    with Manifest(tmp_path / "m") as manifest:
+        assert manifest.append(failed(0, WaitTimeoutError(request_id="abc", state="in_queue")))
+        assert manifest.append(failed(0, WaitTimeoutError(request_id="abc", state="in_progress")))
         assert manifest.append(failed(1, InvalidInputError("bad")))
         assert manifest.append(failed(1, JournalError("full")))
         assert not manifest.append(failed(1, JournalError("still full")))
@@ -257,14 +216,14 @@ def test_another_state_or_error_of_the_same_request_is_another_end(tmp_path: Pat
 def test_other_items_are_other_items(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     outcomes = [done(0), done(1), done(0, item_id="a"), done(0, item_id="A"), done(0, item_id="index 0")]
-    with opened(path) as manifest:
+    with Manifest(path) as manifest:
         assert all(manifest.append(outcome) for outcome in outcomes)
     assert list(read_manifest(path)) == written(path)
 
 
 def test_an_item_is_known_by_its_id_wherever_it_moves(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
-    with opened(path) as manifest:
+    with Manifest(path) as manifest:
         assert manifest.append(done(0, item_id="a"))
         assert not manifest.append(done(5, item_id="a"))
         assert manifest.append(failed(7, item_id="a"))
@@ -283,13 +242,13 @@ FOREIGN = [
 
 def test_a_torn_line_is_closed_before_the_next_and_is_no_line(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
-    with opened(path) as manifest:
+    with Manifest(path) as manifest:
         manifest.append(done(0))
         manifest.append(done(1))
     whole = path.read_bytes()
     for cut in range(1, len(whole.splitlines(keepends=True)[1])):
         path.write_bytes(whole[:-cut])
-        with opened(path) as manifest:
+        with Manifest(path) as manifest:
             manifest.append(done(1))
             assert manifest.append(done(2))
         assert [line["index"] for line in read_manifest(path)] == [0, 1, 2], cut
@@ -299,11 +258,11 @@ def test_a_torn_line_is_closed_before_the_next_and_is_no_line(tmp_path: Path) ->
 def test_foreign_lines_are_passed_over(tmp_path: Path, foreign: bytes) -> None:
     path = tmp_path / "manifest.jsonl"
     path.write_bytes(foreign + b"\n")
-    with opened(path) as manifest:
+    with Manifest(path) as manifest:
         assert manifest.append(done(0))
     with path.open("ab") as file:
         file.write(foreign)
-    with opened(path) as manifest:
+    with Manifest(path) as manifest:
         assert not manifest.append(done(0))
         assert manifest.append(done(1))
     assert [line["index"] for line in read_manifest(path)] == [0, 1]
@@ -318,7 +277,7 @@ def test_an_id_that_is_no_text_is_read_all_the_same(tmp_path: Path) -> None:
 def test_a_line_of_any_length_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     path.write_bytes(b"x" * (5 << 20) + b"\n")
-    with opened(path) as manifest:
+    with Manifest(path) as manifest:
         manifest.append(done(0))
     assert [line["index"] for line in read_manifest(path)] == [0]
 
@@ -326,15 +285,15 @@ def test_a_line_of_any_length_is_passed_over(tmp_path: Path) -> None:
 def test_the_longest_prompt_is_a_line_that_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     outcome = Outcome(index=0, item=Row(1, None, {"prompt": "\u2028" * 128 * 1024}), result=result())
-    with opened(path) as manifest:
+    with Manifest(path) as manifest:
         manifest.append(outcome)
-    with opened(path) as manifest:
+    with Manifest(path) as manifest:
         assert not manifest.append(outcome)
 
 
 def test_a_line_that_was_being_written_while_reading_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
-    with opened(path) as manifest:
+    with Manifest(path) as manifest:
         manifest.append(done(0))
         manifest.append(done(1))
         found = read_manifest(path)
@@ -345,18 +304,9 @@ def test_a_line_that_was_being_written_while_reading_is_left_out(tmp_path: Path)
 
 
 def test_a_closed_manifest_may_be_closed_again(tmp_path: Path) -> None:
-    manifest = opened(tmp_path / "m")
+    manifest = Manifest(tmp_path / "m")
     manifest.close()
     manifest.close()
-
-
-def test_the_clock_is_that_of_the_machine_in_utc(tmp_path: Path) -> None:
-    before = datetime.now(UTC)
-    with Manifest(tmp_path / "m") as manifest:
-        manifest.append(done(0))
-    (line,) = written(tmp_path / "m")
-    assert before <= datetime.fromisoformat(line["written_at"]) <= datetime.now(UTC)
-    assert line["written_at"].endswith("+00:00")
 
 
 # --- several processes
@@ -365,12 +315,14 @@ WRITER = """
 import sys
 from flux_klein_async.batch.manifest import Manifest
 from flux_klein_async.batch.rows import Row
-from flux_klein_async.models import RequestState
+from flux_klein_async.errors import GenerationCancelledError
+from flux_klein_async.models import Outcome
 path, first = sys.argv[1], int(sys.argv[2])
 with Manifest(path) as manifest:
     for index in range(first, first + 200):
-        row = Row(index + 1, None, {"prompt": str(index) * 5000})
-        manifest.append_stopped(index, row, f"r-{index}", RequestState.CANCELLED)
+        row = Row(index + 1, None, {"prompt": str(index) * 5000}, index)
+        error = GenerationCancelledError(request_id=f"r-{index}")
+        manifest.append(Outcome(index=index, item=row, error=error))
 """
 
 
@@ -460,7 +412,7 @@ def test_a_full_disk_is_told_and_the_next_run_writes_what_is_missing(tmp_path: P
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        with opened(path) as manifest:
+        with Manifest(path) as manifest:
             manifest.append(done(0))
             room = path.stat().st_size + 100
             resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))

@@ -33,7 +33,9 @@ TXT, JSONL, CSV = Kind
 
 
 def read(data: bytes, kind: Kind) -> list[Row | BadRow]:
-    return list(read_rows(io.BytesIO(data), kind))
+    rows = list(read_rows(io.BytesIO(data), kind))
+    assert all(row.number == number for number, row in enumerate(rows) if isinstance(row, Row))
+    return [row._replace(number=0) if isinstance(row, Row) else row for row in rows]
 
 
 def prompt(line: int, text: str, row_id: str | None = None, **size: int) -> Row:

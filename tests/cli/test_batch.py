@@ -37,7 +37,7 @@ def test_every_line_becomes_a_picture_and_a_line_of_the_manifest(served: Emulato
     assert {Path(line).name for line in ran.out.splitlines()} == pictures()
     assert len(pictures()) == 2
     cat, dog = sorted(manifest(), key=lambda line: line["index"])
-    assert (cat["id"], cat["line"], cat["input"]) == ("cat", 2, {"prompt": "a cat, asleep", "width": 64, "height": 96})
+    assert (cat["id"], cat["index"], cat["input"]) == ("cat", 0, {"prompt": "a cat, asleep", "width": 64, "height": 96})
     assert (dog["state"], dog["error"], dog["cost_usd"]) == ("completed", None, 0.01)
     assert {line["files"][0]["path"] for line in (cat, dog)} == pictures()
     assert "2 of 2 done in out; $0.02 spent" in ran.err
@@ -72,6 +72,7 @@ def test_a_file_that_grew_is_gone_on_with(served: Emulator, flux_klein: Command)
     assert (ran.code, served.accepted, len(ran.records)) == (0, 5, 5)
     assert set(ran.records[0]) == {
         "index",
+        "id",
         "input",
         "request_id",
         "state",
@@ -203,11 +204,11 @@ def test_a_dry_run_knows_what_was_done_before_and_changes_nothing(served: Emulat
         assert ran.records == [
             {
                 "submit": 1,
-                "take_up": 0,
-                "keep": 1,
+                "resume": 0,
+                "recall": 1,
                 "failed": 1,
                 "uncertain": 1,
-                "taken": 0,
+                "claimed": 0,
                 "bad": 0,
                 "cost_usd": 0.01,
                 "seconds": 0.065,

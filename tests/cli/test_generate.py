@@ -17,7 +17,9 @@ def test_eight_pictures_are_eight_different_files(served: Emulator, flux_klein: 
     assert len({hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}) == 8
     assert {path.parent for path in paths} == {Path("out")}
     assert "Generating 8 pictures of 128 x 96: a snow leopard at dawn" in ran.err
-    assert re.search(r"8 of 8 done in out, [\d.]+ s, \$0\.08$", ran.err, re.MULTILINE)
+    assert re.search(
+        r"8 of 8 done in out; \$0\.08 spent, [\d.]+ a second, [\d.]+ polls each, [\d.]+ s$", ran.err, re.MULTILINE
+    )
     assert served.accepted == 8
 
 
@@ -29,8 +31,9 @@ def test_json_is_one_object_a_line_for_each_picture(served: Emulator, flux_klein
     for record in ran.records:
         assert record["input"] == {"prompt": prompt, "width": 1024, "height": 1024}
         assert record["state"] == "completed"
-        assert record["files"] == [f"deep/er/{record['request_id']}.png"]
-        assert Path(record["files"][0]).read_bytes().startswith(b"\x89PNG")
+        [file] = record["files"]
+        assert file["path"] == f"deep/er/{record['request_id']}.png"
+        assert Path(file["path"]).read_bytes().startswith(b"\x89PNG")
         assert record["cost_usd"] > 0
         assert record["timings"]["polls"] >= 1
         assert record["error"] is None

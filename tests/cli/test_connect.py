@@ -1,15 +1,11 @@
+"""Which service a command talks to: the token, the store of learned times, the emulator of a run."""
+
 import sys
 from pathlib import Path
 
 import pytest
 
-from flux_klein_async.cli.service import (
-    MissingExtraError,
-    build_client,
-    emulated,
-    require_pillow,
-    store_path,
-)
+from flux_klein_async.cli.connect import MissingExtraError, build_client, emulated, require_pillow, store_path
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.polling.adaptive import AdaptivePolling

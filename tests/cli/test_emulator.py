@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from flux_klein_async.cli import emulate
-from flux_klein_async.cli.render import Screen
+from flux_klein_async.cli import emulator as emulator_command
+from flux_klein_async.cli.output import Screen
 from flux_klein_async.emulator import FAULTS, Call, Drop, Emulator, Pass
 
 from .helpers import Command
@@ -73,7 +73,7 @@ def test_a_fault_happens_as_often_as_it_was_told_to(flux_klein: Command, monkeyp
         served.append(server)
         return 0
 
-    monkeypatch.setattr(emulate, "_serve", serve)
+    monkeypatch.setattr(emulator_command, "_serve", serve)
     assert flux_klein("emulator", "--seed", "7", "--fault", "any:drop=0.5", "--fault", "models:503=0.25").code == 0
     engine = served[0].engine
     answers = [

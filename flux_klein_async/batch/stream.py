@@ -1,27 +1,21 @@
-"""Rows of a batch file for the loop, read in a thread of their own: neither a slow pipe nor a slow disk holds it up."""
+"""The rows of a file for an event loop: a thread reads them, so neither a slow pipe nor a slow disk blocks the loop."""
 
 import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import NamedTuple, Self
+from typing import Self
 
 from flux_klein_async.batch.rows import Ahead, BadRow, Row
 
-__all__ = ["Feed", "Numbered"]
+__all__ = ["RowStream"]
+
 
 _AHEAD = 256  # rows read before they are wanted
 
 
-class Numbered(NamedTuple):
-    """A row, bad or not, and its number, from 0."""
-
-    number: int
-    row: Row | BadRow
-
-
-class Feed:
+class RowStream:
     """An async iterator of the rows; `first_bad` tells of the first thousand before any is given out.
 
     Attributes:
@@ -68,7 +62,7 @@ class Feed:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Numbered:
+    async def __anext__(self) -> Row | BadRow:
         while not self._read:
             self._news.clear()
             self._waiting = True
@@ -83,7 +77,7 @@ class Feed:
         self._read.popleft()
         self._room.release()
         self.count += 1
-        return Numbered(self.count - 1, found)
+        return found
 
     # --- in the thread
 

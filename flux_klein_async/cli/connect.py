@@ -33,6 +33,7 @@ __all__ = [
     "token_of",
 ]
 
+
 STORE_VARIABLE = "FLUX_KLEIN_STORE"
 EMULATED_TOKEN: Final = "emulator-token"  # noqa: S105  # nobody's secret
 """The emulator's, unless it is told another."""

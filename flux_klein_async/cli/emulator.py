@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flux_klein_async.cli import service, stopping
+from flux_klein_async.cli import connect, stopping
 from flux_klein_async.cli.exits import ExitCode
-from flux_klein_async.cli.render import Screen
+from flux_klein_async.cli.output import Screen
 
 if TYPE_CHECKING:
     from flux_klein_async.emulator import Emulator
@@ -47,7 +47,7 @@ def emulator(
     if faults:
         _list_faults()
         return
-    service.require_pillow()
+    connect.require_pillow()
     # Ids name the files that clients save: those of the next emulator must not replace them.
     seed = secrets.randbits(32) if seed is None else seed
     server = _build(fault or (), port=port, profile=profile, workers=workers, seed=seed)

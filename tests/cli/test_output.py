@@ -1,0 +1,280 @@
+"""What a person sees: safe lines on two streams, and a progress display that fits the terminal."""
+
+import io
+import os
+import sys
+
+import pytest
+from rich.console import Console
+
+from flux_klein_async.cli.output import (
+    LiveLine,
+    PlainLines,
+    Screen,
+    decoded_prompt,
+    duration,
+    is_terminal,
+    make_meter,
+    shortened,
+    shown,
+)
+from flux_klein_async.cli.run import Totals
+from flux_klein_async.errors import DownloadError, FluxKleinError, InvalidInputError
+from flux_klein_async.events import Submitted
+from flux_klein_async.models import GenerationOutput, GenerationResult, Outcome, RequestState
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a snow leopard", "a snow leopard"),
+        ("[red]not markup[/]", "[red]not markup[/]"),
+        ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
+        ("\x9b31m", "\\x9b31m"),
+        ("two\nlines\r", "two\\nlines\\r"),
+        ("\u2028\u2029", "\\u2028\\u2029"),
+        ("\udcff", "\\udcff"),
+        ("\u202egnp.exe", "\\u202egnp.exe"),
+        ("שלום 🐆 👩\u200d🚀 é", "שלום 🐆 👩\u200d🚀 é"),
+    ],
+)
+def test_shows_text_and_escapes_what_a_terminal_would_obey(text: str, expected: str) -> None:
+    assert shown(text) == expected
+
+
+def test_shortens_to_a_length_after_escaping() -> None:
+    assert shortened("abcdef", 6) == "abcdef"
+    assert shortened("abcdefg", 6) == "abc..."
+    assert shortened("\x1b" * 9, 6) == "\\x1..."
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [(b"a\n", "a"), (b"a\r\n", "a"), (b"a\n\n", "a\n"), (b"a\r", "a\r"), (b"-", "-"), ("é\n".encode(), "é")],
+)
+def test_a_prompt_from_a_pipe_loses_one_line_end(data: bytes, expected: str) -> None:
+    assert decoded_prompt(data) == expected
+
+
+@pytest.mark.parametrize("data", [b"caf\xe9", "\udc80".encode("utf-8", "surrogatepass")])
+def test_a_prompt_that_is_no_utf8_is_refused(data: bytes) -> None:
+    with pytest.raises(InvalidInputError, match="not UTF-8"):
+        decoded_prompt(data)
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.04, "0.0 s"), (59.9, "59.9 s"), (125, "2:05"), (3603, "1:00:03")])
+def test_durations_read_as_people_write_them(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected
+
+
+class Terminal(io.StringIO):
+    """A stream that claims to be a screen."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Meter:
+    """Writes down when it is shown and hidden, on the terminal that it shares with the lines."""
+
+    def __init__(self, stream: io.StringIO) -> None:
+        self._stream = stream
+
+    def tick(self) -> None:
+        """Nothing moves."""
+
+    def show(self) -> None:
+        self._stream.write("<")
+
+    def hide(self) -> None:
+        self._stream.write(">")
+
+
+def test_the_meter_makes_room_for_lines_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    screen = Screen()
+    with screen.metered(Meter(terminal)):
+        screen.out("out/a.png")
+        screen.note("\x1b[2Jfailed")
+    screen.out("end")
+    assert terminal.getvalue() == "<>out/a.png\n<>\\x1b[2Jfailed\n<>end\n"
+
+
+def test_the_meter_stays_where_results_go_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, pipe = Terminal(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", pipe)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    screen = Screen()
+    with screen.metered(Meter(terminal)):
+        screen.out("name\x07.png")
+    assert terminal.getvalue() == "<>"
+    assert pipe.getvalue() == "name\x07.png\n", "a path for a program is not touched"
+
+
+def test_quiet_keeps_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen(quiet=True)
+    screen.say("progress")
+    screen.note("error")
+    assert capsys.readouterr().err == "error\n"
+
+
+def test_the_meter_waits_for_the_reader_of_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stream, os.fdopen(reader):
+        monkeypatch.setattr(sys, "stdout", stream)
+        screen = Screen()
+        with screen.metered(Meter(terminal)):
+            screen.out("out/a.png")
+            assert terminal.getvalue() == "<>", "the next tick shows it again"
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+def test_no_path_is_too_strange_to_be_printed(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+    Screen().out("\udcff🐆")
+    expected = b"\xff" + "🐆".encode() if encoding == "utf-8" else b"\\udcff\\U0001f406"
+    assert raw.getvalue().rstrip() == expected
+
+
+def test_a_reader_who_has_gone_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    told = []
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        screen = Screen()
+        screen.when_reader_gone(lambda: told.append(True))
+        screen.out("one")
+        screen.out("two")
+        assert told == [True]
+        assert screen.reader_gone
+        monkeypatch.undo()
+
+
+def test_a_terminal_is_a_screen_whose_cursor_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    assert is_terminal(Terminal())
+    assert not is_terminal(io.StringIO())
+    monkeypatch.setenv("TERM", "dumb")
+    assert not is_terminal(Terminal())
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Make standard error a screen; no fixture, since pytest itself replaces the stream before each test's body."""
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return stream
+
+
+def half_way() -> Totals:
+    totals = Totals(total=8)
+    for index in range(4):
+        totals.note(Submitted(at=0.0, request_id="r", tag=index, seconds=0.1))
+    totals.end(ended(0))
+    totals.end(ended(1, DownloadError()))
+    return totals
+
+
+def ended(index: int, error: FluxKleinError | None = None) -> Outcome[str]:
+    result = GenerationResult(request_id="r", state=RequestState.COMPLETED, output=GenerationOutput())
+    return Outcome(index=index, item="x", result=None if error else result, error=error)
+
+
+def rendered(line: LiveLine, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    line._console = console
+    with console.capture() as capture:
+        console.print(line.line())
+    return capture.get().rstrip()
+
+
+def test_the_live_line_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_terminal(monkeypatch)
+    clock = Clock()
+    line = LiveLine(half_way(), clock)
+    clock.now += 4.1
+    text = rendered(line, 80)
+    assert "1/8 done  0 running  2 queued  1 failed  4.1 s" in text
+    assert "━" in text
+    assert len(text) < 80
+    assert rendered(line, 50) == "1/8 done  0 running  2 queued  1 failed  4.1 s", "no room for a bar"
+
+
+def test_the_live_line_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_terminal(monkeypatch)
+    line = LiveLine(half_way(), Clock())
+    line.tick()
+    assert terminal.getvalue() == "", "not shown yet"
+    line.show()
+    line.tick()
+    line.hide()
+    assert terminal.getvalue().startswith("\x1b[?25l")
+    assert terminal.getvalue().endswith("\x1b[1A\x1b[2K")
+    assert "\x1b[?25h" in terminal.getvalue(), "the cursor is back"
+    line.tick()
+    assert terminal.getvalue().count("1/8 done") > terminal.getvalue().partition("\x1b[?25h")[0].count("1/8 done")
+    line.hide()
+
+
+def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_terminal(monkeypatch)
+    monkeypatch.setenv("NO_COLOR", "1")
+    line = LiveLine(half_way(), Clock())
+    line.show()
+    line.hide()
+    assert "\x1b[3" not in terminal.getvalue()
+    assert "\x1b[1;3" not in terminal.getvalue()
+
+
+def test_a_dumb_terminal_and_a_pipe_get_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_terminal(monkeypatch)
+    assert isinstance(make_meter(Totals(total=1), Clock()), LiveLine)
+    monkeypatch.setenv("TERM", "dumb")
+    assert isinstance(make_meter(Totals(total=1), Clock()), PlainLines)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert isinstance(make_meter(Totals(total=1), Clock()), PlainLines)
+
+
+def test_plain_lines_are_a_handful(capsys: pytest.CaptureFixture[str]) -> None:
+    board, clock = Totals(total=1000), Clock()
+    lines = PlainLines(board, clock)
+    lines.show()
+    for index in range(1000):
+        board.end(ended(index))
+        lines.tick()
+    lines.hide()
+    err = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in err] == ["250/1000 done", "500/1000 done", "750/1000 done"]
+
+
+def test_a_long_silence_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    lines = PlainLines(Totals(total=2), clock)
+    for _ in range(70):
+        clock.now += 1.0
+        lines.tick()
+    assert capsys.readouterr().err.splitlines() == [
+        "0/2 done, 0 running, 0 queued, 0 failed, 30.0 s",
+        "0/2 done, 0 running, 0 queued, 0 failed, 1:00",
+    ]

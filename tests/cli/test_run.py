@@ -1,0 +1,272 @@
+"""The driver of `generate` and `batch`: what it prints, writes and counts, and how it stops."""
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flux_klein_async import FluxKleinClient
+from flux_klein_async.batch.manifest import Manifest, read_manifest
+from flux_klein_async.batch.rows import BadRow, Row
+from flux_klein_async.cli.exits import ExitCode
+from flux_klein_async.cli.output import Screen
+from flux_klein_async.cli.run import Job, Totals, run_rows
+from flux_klein_async.cli.stopping import Stop
+from flux_klein_async.emulator import Emulator, Generation, Pass, Reply, error_reply
+from flux_klein_async.emulator.scripts import Answer
+from flux_klein_async.events import Cancelled, Finished, Polled, StateChanged, Submitted
+from flux_klein_async.models import Outcome, RequestState
+from tests.fakes import now
+
+from .helpers import Command
+
+SMALL = ("--width", "64", "--height", "64")
+GONE = Reply(404, "")
+
+
+# --- one item's end, through the command line
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "answer", "code", "kind"),
+    [
+        ("submit", error_reply(401, 401001), 77, "AuthenticationError"),
+        ("submit", error_reply(403, 403001), 77, "PermissionDeniedError"),
+        ("submit", error_reply(400, 400002), 77, "InsufficientBalanceError"),
+        ("submit", error_reply(422, 422001), 65, "InputRejectedError"),
+        ("submit", GONE, 65, "NotFoundError"),
+        ("submit", error_reply(429, retry_after=100), 75, "RateLimitError"),
+        ("submit", error_reply(500, 500001), 1, "SubmissionUncertainError"),
+        ("submit", Generation(ends="failed", error="out of memory"), 1, "GenerationFailedError"),
+        ("submit", Generation(ends="cancelled"), 1, "GenerationCancelledError"),
+        ("submit", Generation(after=60), 75, "WaitTimeoutError"),
+        ("result", error_reply(403, 403001), 77, "PermissionDeniedError"),
+        ("file", GONE, 1, "DownloadError"),
+    ],
+)
+def test_an_item_that_fails_gives_its_code_and_its_record(
+    served: Emulator, flux_klein: Command, endpoint: str, answer: Answer, code: int, kind: str
+) -> None:
+    served.script(endpoint, *[answer] * 5)
+    ran = flux_klein("generate", "x", "--json", "--timeout", "0.5", *SMALL)
+    [record] = ran.records
+    assert (ran.code, record["error"]["type"]) == (code, kind)
+    assert record["error"]["message"] in ran.err
+    assert record["files"] == []
+
+
+def test_other_items_go_on_and_the_worst_decides(served: Emulator, flux_klein: Command) -> None:
+    served.script("submit", None, Generation(ends="failed", error="bad \x1b[31m luck"), error_reply(422, 422001))
+    ran = flux_klein("generate", "x", "--count", "5", *SMALL)
+    assert ran.code == 65
+    assert len(ran.out.splitlines()) == 3
+    assert "bad \\x1b[31m luck" in ran.err
+    assert "3 of 5 done in out, 2 failed" in ran.err
+
+
+def test_a_file_that_cannot_be_saved_says_how_to_resume_its_request(served: Emulator, flux_klein: Command) -> None:
+    served.script("file", GONE)
+    ran = flux_klein("generate", "x", *SMALL)
+    [line] = [line for line in ran.err.splitlines() if "flux-klein result" in line]
+    again = flux_klein(*line.split()[1:])
+    assert again.code == 0
+    assert Path(again.out.strip()).is_file()
+
+
+def test_an_error_that_dooms_every_submit_is_printed_once(served: Emulator, flux_klein: Command) -> None:
+    served.script("submit", *[error_reply(400, 400002)] * 50)
+    ran = flux_klein("generate", "x", "--count", "50", "--concurrency", "4", "--json")
+    assert ran.code == 77
+    assert {record["error"]["charged"] for record in ran.records} == {"no"}
+    assert served.calls["submit"] <= 4
+    assert "The rest was not submitted: No balance is left on the account" in ran.err
+
+
+def test_pictures_under_way_are_kept_when_submits_are_doomed(served: Emulator, flux_klein: Command) -> None:
+    served.script("submit", None, Pass(delay=0.01), *[error_reply(401, 401001)] * 50)
+    ran = flux_klein("generate", "x", "--count", "20", "--concurrency", "3", *SMALL)
+    assert (ran.code, len(ran.out.splitlines())) == (77, 2)
+    assert "2 of 20 done in out" in ran.err
+
+
+def test_a_defect_is_not_swallowed(served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise LookupError
+
+    monkeypatch.setattr("flux_klein_async.cli.run.record", broken)
+    ran = flux_klein("generate", "x", "--json", *SMALL)
+    assert ran.code == 1
+    assert "Unexpected LookupError" in ran.err
+
+
+# --- a whole run, in virtual time
+
+
+def rows(count: int) -> list[Row | BadRow]:
+    return [Row(n + 1, None, {"prompt": f"picture {n}", "width": 64, "height": 64}, n) for n in range(count)]
+
+
+async def given(found: Iterable[Row | BadRow]) -> AsyncIterator[Row | BadRow]:
+    for row in found:
+        yield row
+
+
+class Bench:
+    """A run with its surroundings."""
+
+    def __init__(self, client: FluxKleinClient, folder: Path, totals: Totals, *, as_json: bool = False) -> None:
+        self.client = client
+        self.manifest = Manifest(folder / "manifest.jsonl")
+        self.stop = Stop(asyncio.current_task())  # type: ignore[arg-type]
+        self.totals = totals
+        self.job = Job(
+            model="a/b", concurrency=4, timeout=None, directory=None, as_json=as_json,
+            quiet=False, emulator=False, base_url=None,
+        )  # type: ignore[arg-type]  # fmt: skip
+
+    async def run(self, found: Iterable[Row | BadRow], **options: Any) -> ExitCode:
+        options.setdefault("manifest", self.manifest)
+        with self.manifest:
+            return await run_rows(given(found), self.client, self.job, self.totals, Screen(), self.stop, **options)
+
+
+@pytest.fixture
+def bench(klein_emulator, connect, tmp_path) -> Callable[..., Bench]:
+    def make(**options: Any) -> Bench:
+        totals = Totals()
+        return Bench(connect(on_event=totals.note, timeout=None), tmp_path, totals, **options)
+
+    return make
+
+
+async def test_every_row_ends_in_a_line_and_in_the_manifest(bench, capsys, tmp_path):
+    it = bench()
+    code = await it.run(rows(5))
+    assert (code, it.totals.done, it.totals.total) == (ExitCode.OK, 5, 5)
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 5
+    assert "5 of 5 done; $0.05 spent" in err.splitlines()[-1]
+    assert {record["index"] for record in read_manifest(tmp_path / "manifest.jsonl")} == set(range(5))
+
+
+async def test_json_lines_and_the_manifest_have_one_schema(bench, capsys, tmp_path):
+    it = bench(as_json=True)
+    await it.run([*rows(1), BadRow(2, "blank"), rows(3)[2]])
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert printed == list(read_manifest(tmp_path / "manifest.jsonl"))
+    assert [record["index"] for record in printed] == [0, 2]
+    assert it.totals.bad == 1
+
+
+class Slow(Manifest):
+    """A manifest on a slow disk: a line takes until `release` is set."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.begun, self.release, self.written = asyncio.Event(), threading.Event(), 0
+        self._loop = asyncio.get_running_loop()
+
+    def append(self, outcome: Outcome[Row]) -> bool:
+        self._loop.call_soon_threadsafe(self.begun.set)
+        assert self.release.wait(30)
+        self.written += super().append(outcome)
+        return True
+
+
+async def test_a_line_that_was_begun_is_written_to_its_end_however_slow_the_disk(bench, tmp_path):
+    it = bench()
+    with Slow(tmp_path / "slow.jsonl") as slow:
+        running = asyncio.ensure_future(it.run(rows(2), manifest=slow))
+        await slow.begun.wait()
+        running.cancel()
+        await asyncio.sleep(0)
+        assert (running.done(), slow.written) == (False, 0)
+        slow.release.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert slow.written == 1
+
+
+async def test_equal_failures_are_printed_once_and_counted(bench, klein_emulator, capsys):
+    klein_emulator.script("submit", *[error_reply(422, 422001, "no cats")] * 30)
+    assert await bench().run(rows(30)) == ExitCode.BAD_INPUT
+    err = capsys.readouterr().err.splitlines()
+    assert err[:2] == [
+        "Line 1: The service refused the input [HTTP 422, code 422001]: no cats",
+        "29 more: The service refused the input [HTTP 422, code 422001]: no cats",
+    ]
+
+
+async def test_of_many_different_failures_twenty_are_printed(bench, klein_emulator, capsys):
+    klein_emulator.script("submit", *[error_reply(422, 422001, f"no cat {number}") for number in range(30)])
+    it = bench()
+    await it.run(rows(30))
+    err = capsys.readouterr().err.splitlines()
+    assert (len([line for line in err if line.startswith("Line ")]), err[20]) == (
+        20,
+        f"10 other failures; see {it.manifest.path}",
+    )
+
+
+async def test_the_worst_row_decides(bench, klein_emulator):
+    klein_emulator.script("submit", error_reply(422, 422001, "no cats"), error_reply(503, retry_after=1), None)
+    assert await bench().run([*rows(3), BadRow(9, "blank")]) == ExitCode.BAD_INPUT
+
+
+async def test_told_to_stop_it_waits_for_running_generations_for_thirty_seconds(bench, klein_emulator, capsys):
+    """One generation takes three seconds, the other an hour; the third is queued."""
+    klein_emulator.script("submit", Generation(after=3.0), Generation(after=3600.0))
+    it = bench()
+    asyncio.get_running_loop().call_later(1, it.stop.because, ExitCode.INTERRUPTED)
+    assert await it.run(rows(2), resume="flux-klein result {}".format) == ExitCode.INTERRUPTED
+    assert now() == 31.0
+    assert (it.totals.done, len(it.totals.requests), klein_emulator.accepted) == (1, 1, 2)
+    err = capsys.readouterr().err
+    assert "Waiting for running generations (30 s). Press Ctrl-C again to quit now.\n" in err
+    [(left, _)] = it.totals.requests.values()
+    assert err.endswith(f"Still running, and charged; resume with:\n  flux-klein result {left}\n")
+
+
+async def test_told_to_stop_it_ends_as_soon_as_all_have_ended(bench, klein_emulator):
+    klein_emulator.script("submit", *[Generation(after=3.0)] * 4)
+    it = bench()
+    asyncio.get_running_loop().call_later(1, it.stop.because, ExitCode.TERMINATED)
+    assert await it.run(rows(100)) == ExitCode.TERMINATED
+    assert 3 <= now() < 5
+    assert (it.totals.done, klein_emulator.accepted) == (4, 4)
+
+
+async def test_a_stop_before_the_first_submit_submits_nothing(bench, klein_emulator):
+    it = bench()
+    it.stop.gently(lambda: None)
+    it.stop.because(ExitCode.INTERRUPTED)
+    assert await it.run(rows(10)) == ExitCode.INTERRUPTED
+    assert klein_emulator.accepted == 0
+
+
+# --- the totals
+
+
+def test_the_totals_follow_the_events() -> None:
+    totals = Totals(total=9)
+    seen = []
+    one, two = {"request_id": "r", "tag": 1}, {"request_id": "s", "tag": 2}
+    for event in (
+        Submitted(at=0.0, seconds=0.0, **one),
+        Submitted(at=0.0, seconds=0.0, **two),
+        StateChanged(at=0.0, state=RequestState.IN_PROGRESS, queue_position=None, **one),
+        Polled(at=0.0, poll=1, state=None, **one),
+        Cancelled(at=0.0, cancelled=False, **two),
+        Cancelled(at=0.0, cancelled=None, **two),
+        Finished(at=0.0, seconds=1.0, polls=1, lag_max=0.0, cost_usd=None, **one),
+        Finished(at=0.0, seconds=1.0, polls=1, lag_max=0.0, cost_usd=None, request_id="x", tag=7),
+        Submitted(at=0.0, seconds=0.0, request_id="y", tag="no index"),
+    ):
+        totals.note(event)
+        seen.append((totals.queued, totals.running))
+    assert seen == [(1, 0), (2, 0), (1, 1), (1, 1), (0, 2), (0, 2), (0, 2), (0, 2), (0, 2)]
+    assert (totals.polls, totals.generations) == (1, 3)
