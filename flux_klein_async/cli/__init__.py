@@ -1,1 +1,1 @@
-"""The `flux-klein` command: a file a command, wired together in `main`. Needs the extra `cli`."""
+"""The `flux-klein` command: one file for each command, put together in `main`. Needs the extra `cli`."""

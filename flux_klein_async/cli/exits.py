@@ -1,4 +1,4 @@
-"""Which exit code an error stands for, and which of many decides. Pure: ends no process itself."""
+"""From errors to exit codes, and from many exit codes to one."""
 
 from collections.abc import Iterable
 from enum import IntEnum
@@ -27,7 +27,7 @@ __all__ = ["ExitCode", "exit_code", "worst"]
 
 
 class ExitCode(IntEnum):
-    """Those of the vendor's own command (docs/wire.md), and the shells' 128 + signal."""
+    """The codes of the vendor's command (docs/wire.md), and 128 + signal as shells have it."""
 
     OK = 0
     OTHER = 1
@@ -41,7 +41,7 @@ class ExitCode(IntEnum):
     TERMINATED = 143
 
 
-# The classes of one line share no instance with another's, so that their order does not matter.
+# Worst first. No error belongs to two lines.
 _CODES: dict[ExitCode, tuple[type[FluxKleinError], ...]] = {
     ExitCode.NO_ACCESS: (AuthenticationError, PermissionDeniedError, InsufficientBalanceError, ConfigurationError),
     ExitCode.UNAVAILABLE: (ServerError, APIConnectionError, InvalidResponseError),
@@ -52,13 +52,13 @@ _WORST_FIRST = (*_CODES, ExitCode.OTHER)
 
 
 def exit_code(error: FluxKleinError) -> ExitCode:
-    """The code that an error ends the command with."""
+    """The exit code of an error."""
     if isinstance(error, APITimeoutError) or (isinstance(error, APIStatusError) and error.status_code == 408):
         return ExitCode.TRY_LATER
     return next((code for code, kinds in _CODES.items() if isinstance(error, kinds)), ExitCode.OTHER)
 
 
 def worst(codes: Iterable[ExitCode]) -> ExitCode:
-    """The code that decides among those of many items; 0 where there is none."""
+    """The worst of many codes; 0 if there are none."""
     seen = set(codes)
     return next((code for code in _WORST_FIRST if code in seen), ExitCode.OK)

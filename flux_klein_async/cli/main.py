@@ -1,4 +1,4 @@
-"""Wires the commands together and turns everything that can end one into an exit code."""
+"""The `flux-klein` application: its commands, and the exit code of whatever ends one of them."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ __all__ = ["app", "run"]
 
 DEBUG_VARIABLE = "FLUX_KLEIN_DEBUG"
 
-# Plain help: rich's panels leave too little of 80 columns. Pretty exceptions show values, which may be the token.
+# Plain help: rich's panels waste columns. Pretty exceptions show the values of variables, which may be the token.
 app = typer.Typer(
     name="flux-klein",
     rich_markup_mode=None,
@@ -36,14 +36,14 @@ def _print_version(wanted: bool) -> None:
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    version: Annotated[  # noqa: ARG001  # its callback has answered
+    version: Annotated[  # noqa: ARG001  # its callback prints it
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     """Text to image with FLUX.2 [klein] on RunComfy's Model API.
 
-    The token comes from RUNCOMFY_API_TOKEN, RUNCOMFY_TOKEN, RUNCOMFY_API_KEY or the vendor CLI's login. Without one,
-    --emulator tries everything for nothing.
+    The token comes from RUNCOMFY_API_TOKEN, RUNCOMFY_TOKEN, RUNCOMFY_API_KEY or the login of the vendor's command.
+    Without a token, try --emulator: it needs no account and charges nothing.
 
     \b
     Examples:
@@ -68,11 +68,11 @@ app.command("emulator")(emulator.emulator)
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run one command line; its exit code. Raises nothing but KeyboardInterrupt."""
+    """Run one command line and return its exit code. Raises nothing but KeyboardInterrupt."""
     debug = bool(os.environ.get(DEBUG_VARIABLE))
     log = logging.getLogger("flux_klein_async")
     if not debug and not log.handlers:
-        log.addHandler(logging.NullHandler())  # what matters is told below, once
+        log.addHandler(logging.NullHandler())  # the error itself is printed below, once
     screen = Screen()
     try:
         command = typer.main.get_command(app)
@@ -82,10 +82,10 @@ def run(argv: Sequence[str]) -> int:
         return exit_code(error)
     except BrokenPipeError:
         return ExitCode.READER_GONE
-    except SystemExit as done:  # shell completion ends so
+    except SystemExit as done:  # raised by shell completion
         return done.code if isinstance(done.code, int) else ExitCode.OK
-    except Exception as error:  # noqa: BLE001  # a command ends in a sentence, not in a traceback
-        if hasattr(error, "format_message"):  # typer brings click's exceptions with it, or click's own, by release
+    except Exception as error:  # noqa: BLE001  # users get a sentence, not a traceback
+        if hasattr(error, "format_message"):  # click's, which typer bundles or imports, by release
             return _usage(error, screen)
         if debug:
             traceback.print_exc()  # without the values of variables

@@ -1,4 +1,4 @@
-"""`flux-klein price`: what a model costs, as its catalogue entry says. What it does not say is never taken for free."""
+"""`flux-klein price`: what a model costs, by its catalogue entry. A missing price is unknown, never free."""
 
 from decimal import Decimal
 from typing import Annotated
@@ -18,15 +18,15 @@ __all__ = ["per_unit", "price", "total"]
 
 
 def total(info: ModelInfo, count: int) -> Decimal | None:
-    """USD for so many generations of one output each; None where price or unit do not say it."""
+    """USD for `count` generations of one output each; None if price or unit do not tell."""
     usd = generation_price(info)
     return None if usd is None else usd * count
 
 
 def per_unit(info: ModelInfo) -> str:
-    """The price in words."""
+    """The price and its unit, in words."""
     amount = "unknown price" if info.base_price_usd is None else dollars(Decimal(str(info.base_price_usd)))
-    return f"{amount} for each {info.price_unit}" if info.price_unit else f"{amount}, and the unit is not named"
+    return f"{amount} per {info.price_unit}" if info.price_unit else f"{amount}, unit unknown"
 
 
 def _lines(info: ModelInfo, count: int | None) -> list[str]:
@@ -35,8 +35,8 @@ def _lines(info: ModelInfo, count: int | None) -> list[str]:
         lines.append(f"Note: {info.pricing_note}")
     if count is not None:
         cost = total(info, count)
-        sum_up = "not known, since price or unit do not say it" if cost is None else dollars(cost)
-        lines.append(f"{count} generation{'s' if count > 1 else ''} would cost: {sum_up}")
+        known = "unknown, the catalogue does not say it" if cost is None else dollars(cost)
+        lines.append(f"{count} generation{'s' if count > 1 else ''} would cost: {known}")
     return lines
 
 
@@ -57,15 +57,14 @@ def _record(info: ModelInfo, count: int | None) -> Record:
 def price(
     *,
     model: ModelId = KLEIN_4B_TEXT_TO_IMAGE,
-    count: Annotated[
-        int | None, typer.Option(min=1, help="Say what so many generations would cost.", metavar="N")
-    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Also print the cost of N generations.", metavar="N")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     base_url: BaseUrl = None,
 ) -> None:
-    """Print what a model costs, as its catalogue entry says.
+    """Print what a model costs.
 
-    Nothing is ordered. A price or unit that the entry does not say is told as unknown, never counted as free.
+    The price is that of the model's catalogue entry. If the entry names no price or unit, the cost is unknown, not
+    free. Nothing is submitted.
 
     \b
     Examples:
@@ -75,7 +74,7 @@ def price(
 
     \b
     Exit codes:
-      0 what was asked is known    1 the entry does not say it    others as for generate
+      0 price known    1 price unknown    others as for generate
     """  # noqa: D301  # \b: what follows is not to be wrapped
     screen = Screen()
 

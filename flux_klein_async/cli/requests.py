@@ -1,4 +1,4 @@
-"""`flux-klein status`, `result` and `cancel`: one request, known by its id."""
+"""`flux-klein status`, `result` and `cancel`: one request, named by its id."""
 
 import os
 from collections.abc import Awaitable, Callable
@@ -14,11 +14,10 @@ from flux_klein_async.cli.output import Screen
 from flux_klein_async.cli.parameters import BaseUrl
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import FluxKleinError
-from flux_klein_async.models import GenerationResult
 
 __all__ = ["cancel", "result", "status"]
 
-_Answer = tuple[ExitCode, Record, list[str]]  # how it ends, for --json, for people
+_Answer = tuple[ExitCode, Record, list[str]]  # exit code, what --json prints, the lines without it
 _Ask = Callable[[FluxKleinClient], Awaitable[_Answer]]
 
 RequestId = Annotated[str, typer.Argument(metavar="ID", help="The request's id.", show_default=False)]
@@ -26,7 +25,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def _answer(request_id: str, base_url: str | None, ask: _Ask, *, as_json: bool, waits: bool = False) -> typer.Exit:
-    """Ask, print the answer or the error, and say how to exit; one that waits learns from it."""
+    """Ask, print the answer or the error, and return the exit. A command that waits stores what it learns."""
     screen = Screen()
 
     async def body(stop: stopping.Stop) -> ExitCode:
@@ -46,7 +45,7 @@ def _answer(request_id: str, base_url: str | None, ask: _Ask, *, as_json: bool, 
 
 
 def status(request_id: RequestId, as_json: AsJson = False, base_url: BaseUrl = None) -> None:
-    """Poll once where a request stands.
+    """Print the state of a request.
 
     \b
     Examples:
@@ -72,11 +71,9 @@ def status(request_id: RequestId, as_json: AsJson = False, base_url: BaseUrl = N
 def result(
     request_id: RequestId,
     output_dir: Annotated[
-        Path | None, typer.Option(help="Save the files there and print their paths.", metavar="DIR")
+        Path | None, typer.Option(help="Save the files here and print their paths.", metavar="DIR")
     ] = None,
-    wait: Annotated[
-        float, typer.Option(min=0, help="Seconds to wait for the end, if it has not ended.", metavar="S")
-    ] = 0.0,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until the request ends.", metavar="S")] = 0.0,
     as_json: AsJson = False,
     base_url: BaseUrl = None,
 ) -> None:
@@ -89,15 +86,11 @@ def result(
     """  # noqa: D301  # \b: what follows is not to be wrapped
 
     async def ask(client: FluxKleinClient) -> _Answer:
-        found = await _found(client)
+        waiting = client.wait_for_result(request_id, timeout=wait) if wait > 0 else client.result(request_id)
+        found = await waiting
         paths = await client.download(found, output_dir) if output_dir is not None else []
         files = [str(path) for path in paths]
         return ExitCode.OK, {**result_facts(found), "files": files, "error": None}, files or found.urls
-
-    async def _found(client: FluxKleinClient) -> GenerationResult:
-        if wait > 0:
-            return await client.wait_for_result(request_id, timeout=wait)
-        return await client.result(request_id)
 
     raise _answer(request_id, base_url, ask, as_json=as_json, waits=wait > 0)
 
@@ -105,7 +98,7 @@ def result(
 def cancel(request_id: RequestId, as_json: AsJson = False, base_url: BaseUrl = None) -> None:
     """Cancel a request that is still queued.
 
-    A running one goes on and is charged (exit code 1).
+    A running request continues and is charged; the exit code is then 1.
 
     \b
     Examples:
@@ -123,6 +116,6 @@ def cancel(request_id: RequestId, as_json: AsJson = False, base_url: BaseUrl = N
         }
         if outcome.cancelled:
             return ExitCode.OK, record, [f"{outcome.request_id}: cancelled, it will not run"]
-        return ExitCode.OTHER, record, [f"{outcome.request_id}: not cancelled, it has begun or ended"]
+        return ExitCode.OTHER, record, [f"{outcome.request_id}: not cancelled, it has started or ended"]
 
     raise _answer(request_id, base_url, ask, as_json=as_json)

@@ -1,7 +1,7 @@
-"""Runs a command's coroutine and ends it in good order on Ctrl-C, SIGTERM or a reader that has gone.
+"""Runs a command's coroutine and stops it on Ctrl-C, on SIGTERM, or when nobody reads its output any more.
 
-The first signal cancels the task, so that `finally` and `async with` do their work, or ends it in the command's own
-way; the second leaves at once.
+The first signal cancels the task, so that `finally` and `async with` clean up, or stops it in the command's own way.
+The second signal ends the process at once.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ def _nothing() -> None:
 
 
 class Stop:
-    """The wish to stop, and why.
+    """Whether to stop, why, and how.
 
     Attributes:
-        code: The exit code that the reason stands for; None as long as nobody wants to stop.
-        before_leaving: Called before a second signal ends the process: puts the terminal in order.
+        code: The exit code of the reason to stop; None until there is one.
+        before_leaving: Called before a second signal ends the process, to restore the terminal.
     """
 
     def __init__(self, task: "asyncio.Task[Any]") -> None:
@@ -36,19 +36,19 @@ class Stop:
         self.before_leaving: Callable[[], None] = _nothing
 
     def gently(self, end: Callable[[], object]) -> None:
-        """From now on, stop by calling this in place of cancelling the task."""
+        """From now on, stop by calling `end` instead of cancelling the task."""
         self._end = end
-        if self.code is not None:  # the wish came before the way
+        if self.code is not None:  # asked to stop before this call
             end()
 
     def because(self, code: ExitCode) -> None:
-        """Stop in good order; the first reason counts."""
+        """Stop; the first reason counts."""
         if self.code is None:
             self.code = code
             self._end()
 
     def signalled(self, number: signal.Signals) -> None:
-        """The first signal stops in good order, the second one at once."""
+        """Handle a signal: the first one stops the command, the second one ends the process."""
         if self.code in _SIGNALS.values():
             self.before_leaving()
             os._exit(_SIGNALS[number])
@@ -58,7 +58,7 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals for the length of the block, where the platform's loop can."""
+        """Handle signals inside the block, where the platform's loop can."""
         loop = asyncio.get_running_loop()
         with suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
             for number in _SIGNALS:
@@ -72,7 +72,7 @@ class Stop:
 
 
 def run(body: Callable[[Stop], Awaitable[ExitCode]]) -> ExitCode:
-    """Run a command's body to its exit code, or to that of what stopped it."""
+    """Run a command; its exit code, or that of what stopped it."""
 
     async def supervised() -> ExitCode:
         task = asyncio.current_task()

@@ -37,7 +37,7 @@ def test_all_is_well_on_the_emulator(served: Emulator, flux_klein: Command) -> N
     assert "from RUNCOMFY_API_TOKEN" in lines[3]
     assert f"{served.base_url} (--base-url)" in ran.out
     assert "RUNCOMFY_MODEL_API_BASE" in flux_klein("doctor").out
-    assert lines[-1].endswith("text-to-image: $0.01 for each output")
+    assert lines[-1].endswith("text-to-image: $0.01 per output")
     assert [record.endpoint for record in served.records] == ["model", "model"], "nothing is submitted"
 
 

@@ -14,17 +14,17 @@ KLEIN = "blackforestlabs/flux-2-klein/4b/text-to-image"
 @pytest.mark.parametrize(
     ("price", "unit", "words", "cost"),
     [
-        (0.01, "output", "$0.01 for each output", Decimal("0.03")),
-        (0.1, "Output ", "$0.10 for each Output ", Decimal("0.3")),
-        (0.0, "output", "$0.00 for each output", Decimal(0)),
-        (0.125, "output", "$0.125 for each output", Decimal("0.375")),
-        (0.0005, "output", "$0.0005 for each output", Decimal("0.0015")),
-        (1e-7, "output", "$0.0000001 for each output", Decimal("3e-7")),
-        (100.0, "output", "$100.00 for each output", Decimal(300)),
-        (0.05, "second", "$0.05 for each second", None),
-        (0.05, None, "$0.05, and the unit is not named", None),
-        (None, "output", "unknown price for each output", None),
-        (None, None, "unknown price, and the unit is not named", None),
+        (0.01, "output", "$0.01 per output", Decimal("0.03")),
+        (0.1, "Output ", "$0.10 per Output ", Decimal("0.3")),
+        (0.0, "output", "$0.00 per output", Decimal(0)),
+        (0.125, "output", "$0.125 per output", Decimal("0.375")),
+        (0.0005, "output", "$0.0005 per output", Decimal("0.0015")),
+        (1e-7, "output", "$0.0000001 per output", Decimal("3e-7")),
+        (100.0, "output", "$100.00 per output", Decimal(300)),
+        (0.05, "second", "$0.05 per second", None),
+        (0.05, None, "$0.05, unit unknown", None),
+        (None, "output", "unknown price per output", None),
+        (None, None, "unknown price, unit unknown", None),
     ],
 )
 def test_only_a_price_for_an_output_can_be_counted(
@@ -38,11 +38,11 @@ def test_the_price_and_what_many_would_cost(served: Emulator, flux_klein: Comman
     ran = flux_klein("price", "--count", "500")
     assert ran.code == 0
     first, *_, last = ran.out.splitlines()
-    assert first == f"{KLEIN}: $0.01 for each output"
+    assert first == f"{KLEIN}: $0.01 per output"
     assert last == "500 generations would cost: $5.00"
     assert "would cost" not in flux_klein("price").out
     assert "\n1 generation would cost: $0.01\n" in flux_klein("price", "--count", "1").out
-    assert {record.endpoint for record in served.records} == {"model"}, "nothing is ordered"
+    assert {record.endpoint for record in served.records} == {"model"}, "nothing is submitted"
 
 
 def test_the_note_is_shown(served: Emulator, flux_klein: Command) -> None:
@@ -71,13 +71,13 @@ def test_what_is_not_known_is_no_zero_and_no_success(served: Emulator, flux_klei
     served.fault("model", Reply(200, {"model_id": KLEIN, **entry}), probability=1)
     ran = flux_klein("price", "--count", "2")
     assert ran.code == 1
-    assert "2 generations would cost: not known" in ran.out
+    assert "2 generations would cost: unknown" in ran.out
     assert flux_klein("price", "--count", "2", "--json").records[0]["total_usd"] is None
 
 
 def test_another_model_is_asked_for_by_its_id(served: Emulator, flux_klein: Command) -> None:
     ran = flux_klein("price", "--model", "emulator/any/text-to-video")
-    assert (ran.code, ran.out.splitlines()[0]) == (0, "emulator/any/text-to-video: $0.05 for each second")
+    assert (ran.code, ran.out.splitlines()[0]) == (0, "emulator/any/text-to-video: $0.05 per second")
     ran = flux_klein("price", "--model", "no/such", "--json")
     assert (ran.code, ran.records[0]["model"]) == (65, "no/such")
     assert ran.records[0]["error"]["type"] == "NotFoundError"
