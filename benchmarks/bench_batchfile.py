@@ -18,31 +18,31 @@ from pathlib import Path
 from measure import resident
 
 from flux_klein_async.batch.estimate import Estimate
-from flux_klein_async.batch.rows import Ahead, Kind, Row, read_rows
+from flux_klein_async.batch.rows import Ahead, FileFormat, Row, read_rows
 
 SIZES = (512, 768, 1024, 1536)
 RESIDENT_BAR = 8.0  # MiB that the longest file may take more than the shortest
 TRACED_BAR = 2.0  # MiB
 
 
-def lines(kind: Kind, count: int) -> Iterator[str]:
+def lines(kind: FileFormat, count: int) -> Iterator[str]:
     """A file with ids and sizes, where the kind has them."""
-    if kind is Kind.CSV:
+    if kind is FileFormat.CSV:
         yield "id,width,height,prompt\n"
     for number in range(count):
         prompt = f"a snow leopard at dawn, picture {number}, 35 mm, soft light, \u732b"
         side = SIZES[number % len(SIZES)]
         # Keys in no order, as hashes are: what remembers them must find its way about in all of them.
         row_id = f"{number * 0x9E3779B1 % 0xFFFFFFFB:08x}-{number}"
-        if kind is Kind.CSV:
+        if kind is FileFormat.CSV:
             yield f'{row_id},{side},{side},"{prompt}"\n'
-        elif kind is Kind.JSONL:
+        elif kind is FileFormat.JSONL:
             yield json.dumps({"id": row_id, "prompt": prompt, "width": side, "height": side}) + "\n"
         else:
             yield prompt + "\n"
 
 
-def one(path: Path, kind: Kind, *, traced: bool) -> dict[str, float]:
+def one(path: Path, kind: FileFormat, *, traced: bool) -> dict[str, float]:
     """Read a file; MiB and seconds of CPU."""
     if traced:
         tracemalloc.start()
@@ -62,7 +62,7 @@ def one(path: Path, kind: Kind, *, traced: bool) -> dict[str, float]:
     return {"rows": estimate.count, "seconds": seconds, "resident": (most - before) / 2**20, "traced": held / 2**20}
 
 
-def measured(path: Path, kind: Kind, *flags: str) -> dict[str, float]:
+def measured(path: Path, kind: FileFormat, *flags: str) -> dict[str, float]:
     """The same in a process of its own."""
     command = [sys.executable, __file__, "--one", str(path), "--kind", kind, *flags]
     found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--counts", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--kind", type=Kind, help=argparse.SUPPRESS)
+    parser.add_argument("--kind", type=FileFormat, help=argparse.SUPPRESS)
     parser.add_argument("--traced", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
@@ -82,7 +82,7 @@ def main() -> None:
         return
     missed = False
     with tempfile.TemporaryDirectory() as folder:
-        for kind in Kind:
+        for kind in FileFormat:
             grown = []
             for count in given.counts:
                 path = Path(folder, f"rows.{kind}")

@@ -62,7 +62,10 @@ def run_test(pytester):
     return run
 
 
-@pytest.mark.parametrize("page", PAGES)
+# The README in every run, the other pages in the slow ones.
+@pytest.mark.parametrize(
+    "page", [page if page == "README.md" else pytest.param(page, marks=pytest.mark.slow) for page in PAGES]
+)
 def test_every_block_of_a_page_runs(page, served, run_test, pytester, capsys):
     shell, names, printed = Shell(pytester.path, os.environ), {"__name__": "__main__", "served": served}, ""
     names |= BEFORE.get(page, {})

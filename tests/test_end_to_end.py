@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from flux_klein_async.emulator import Emulator, Generation, Hang, Reply
+from flux_klein_async.emulator import Emulator, Generation, Hang
 from tests.fakes import without_remarks
 from tests.served import in_thread, once
+
+pytestmark = pytest.mark.slow
 
 FLUX_KLEIN = [sys.executable, "-m", "flux_klein_async"]
 
@@ -61,39 +63,29 @@ def environment_of(emulated: Emulator) -> dict[str, str]:
     return {"RUNCOMFY_MODEL_API_BASE": emulated.base_url, "RUNCOMFY_API_TOKEN": emulated.api_key}
 
 
-def test_ctrl_c_keeps_what_is_done_cancels_what_is_queued_and_names_what_runs_on(tmp_path: Path) -> None:
+def test_ctrl_c_waits_for_what_runs_and_cancels_what_is_queued(tmp_path: Path) -> None:
     arguments = ["generate", "a leopard", "--count", "4", "--width", "64", "--height", "64", "--json"]
-    for_ever = Generation(after=3600)
     all_known = threading.Event()
     with in_thread(Emulator(workers=1, api_key="token-of-the-test")) as emulated:
-        emulated.script("submit", Generation(after=0.01), for_ever, for_ever, for_ever)
+        emulated.script("submit", Generation(after=0.01), *[Generation(after=2.0)] * 3)
 
-        def polled_at() -> int:
+        def polled() -> int:
             return len({record.request_id for record in emulated.records if record.endpoint == "status"})
 
-        once(emulated, lambda: polled_at() == 4, all_known.set)
+        once(emulated, lambda: polled() == 4, all_known.set)
         with start(*arguments, environment=environment_of(emulated), cwd=tmp_path) as process:
             [first] = lines_until(process, 1)
             assert all_known.wait(30)
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=30)
         assert process.returncode == 130, err
-        done, *stopped = [json.loads(line) for line in [first, *out.splitlines()]]
-        assert (tmp_path / done["files"][0]).is_file()
-        assert sorted(record["state"] for record in stopped) == ["cancelled", "cancelled", "in_progress"]
-        assert "Stopped: 1 of 4 done, 2 cancelled before they ran." in err
-        [running] = [record["request_id"] for record in stopped if record["state"] == "in_progress"]
-        [again] = [line.split() for line in err.splitlines() if line.startswith("  flux-klein result")]
-        assert again[2] == running
+        records = [json.loads(line) for line in [first, *out.splitlines()]]
+        assert sorted(record["state"] for record in records) == ["cancelled", "cancelled", "completed", "completed"]
+        files = [file["path"] for record in records for file in record["files"]]
+        assert [(tmp_path / file).is_file() for file in files] == [True, True]
+        assert "Waiting for running generations (30 s). Press Ctrl-C again to quit now." in err
+        assert "2 of 4 done in out, 2 cancelled" in err
         assert emulated.api_key not in out + err
-
-        ended = {"request_id": running, "status": "completed", "output": done["urls"][0]}
-        emulated.script("status", Reply(200, ended))
-        emulated.script("result", Reply(200, ended))
-        with start(*again[1:], "--wait", "30", environment=environment_of(emulated), cwd=tmp_path) as process:
-            path, _ = process.communicate(timeout=30)
-    assert (tmp_path / path.strip()).is_file()
-    assert running in path
 
 
 def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
@@ -116,7 +108,10 @@ def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:
         f"{command} | head -1", shell=True, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=20
     )
     assert (tmp_path / ran.stdout.strip()).is_file()
-    assert without_remarks(ran.stderr) == "Emulated: the pictures are placeholders, and nothing is charged.\n"
+    first, *others = without_remarks(ran.stderr).splitlines()
+    assert first == "Emulator: the pictures are placeholders, and nothing is charged."
+    # A submit that was on its way is named: whether it was accepted is not known.
+    assert all("Stopped while it was submitted" in line for line in others)
     assert len(list((tmp_path / "out").iterdir())) < 50
 
 
@@ -160,7 +155,7 @@ def batch_of(count: int, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_batch_that_is_stopped_brings_home_what_runs_and_the_next_run_does_the_rest(
+def test_a_stopped_batch_waits_for_what_runs_and_the_next_run_does_the_rest(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     command = batch_of(30, tmp_path)
@@ -176,16 +171,19 @@ def test_a_batch_that_is_stopped_brings_home_what_runs_and_the_next_run_does_the
             assert (error["charged"] == "no") == (not error["message"].startswith("Stopped while it was submitted"))
         finished = [record for record in records if record["error"] is None]
         assert 4 < len(finished) < 30
-        # What was on its way when the signal came says so: it may have been accepted, and the next run takes it up.
+        # What was on its way when the signal came says so: it may have been accepted, and the next run resumes it.
         on_its_way = [record for record in records if record["error"] and record["error"]["charged"] == "unknown"]
         assert len(emulated.completions) <= len(finished) + len(on_its_way), "what was begun was brought home or told"
-        assert "Run the same command again to go on." in err
+        assert "Run the same command again to resume it." in err
         with start(*command, environment=environment, cwd=tmp_path) as process:
             out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
         done = {record["input"]["prompt"]: record for record in map(json.loads, out.splitlines())}
         assert len(done) == 30
-        assert all((tmp_path / record["files"][0]).is_file() for record in done.values())
+        assert all(
+            Path(record["files"][0]["path"]).is_absolute() or (tmp_path / record["files"][0]["path"]).is_file()
+            for record in done.values()
+        )
         assert len(emulated.completions) == 30
         assert emulated.spent_usd == pytest.approx(0.30)
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.fakes import without_remarks
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -11,6 +11,8 @@ from benchmarks.storm import PIXELS, Item, Plan, Ridden, Submit, accepted_submit
 from flux_klein_async import FluxKleinClient, Limits
 from flux_klein_async.emulator import FAULTS, InProcessEmulator, VirtualTimeLoop, fault, pictures
 
+pytestmark = pytest.mark.slow
+
 PLAN = Plan(count=300, concurrency=50, seed=7)
 # Where money is at stake, and each too rare among all the others: the reply to a submit that is lost or late.
 LOST_REPLIES = [fault(name) for name in FAULTS if name.endswith("+accepted") or name in {"slow", "drip", "no-id"}]

@@ -30,7 +30,7 @@ __all__ = [
     "LONGEST",
     "Ahead",
     "BadRow",
-    "Kind",
+    "FileFormat",
     "Line",
     "Readable",
     "Row",
@@ -88,7 +88,7 @@ class BadRow(NamedTuple):
     fatal: bool = False
 
 
-class Kind(StrEnum):
+class FileFormat(StrEnum):
     """The format of a file of prompts."""
 
     TXT = "txt"
@@ -96,17 +96,17 @@ class Kind(StrEnum):
     CSV = "csv"
 
 
-def kind_of(path: "str | os.PathLike[str]") -> Kind:
+def kind_of(path: "str | os.PathLike[str]") -> FileFormat:
     """The format of a file, by the end of its name.
 
     Raises:
         InvalidInputError: The name has no known ending.
     """
     suffix = PurePath(path).suffix.lower().removeprefix(".")
-    if suffix not in set(Kind):
-        known = ", ".join(f".{kind}" for kind in Kind)
+    if suffix not in set(FileFormat):
+        known = ", ".join(f".{kind}" for kind in FileFormat)
         raise InvalidInputError(f"{_quoted(PurePath(path).name)} does not end in {known}: name its format (--format)")
-    return Kind(suffix)
+    return FileFormat(suffix)
 
 
 # --- lines
@@ -161,7 +161,7 @@ def _utf8_lines(stream: Readable) -> Iterator[Line]:
 # --- rows
 
 
-def read_rows(stream: Readable, kind: Kind) -> Iterator[Row | BadRow]:
+def read_rows(stream: Readable, kind: FileFormat) -> Iterator[Row | BadRow]:
     """The rows of a file, bad ones included. A row whose id came before is bad too; a fatal one is the last.
 
     Raises:
@@ -373,7 +373,7 @@ def _csv_row(line: int, header: list[str], cells: list[str]) -> Row | BadRow:
     return _checked(line, given)
 
 
-_READERS: Final = {Kind.TXT: _txt_rows, Kind.JSONL: _jsonl_rows, Kind.CSV: _csv_rows}
+_READERS: Final = {FileFormat.TXT: _txt_rows, FileFormat.JSONL: _jsonl_rows, FileFormat.CSV: _csv_rows}
 
 
 # --- what reads ahead and remembers

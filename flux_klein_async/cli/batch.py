@@ -16,7 +16,7 @@ import typer
 
 from flux_klein_async.batch.estimate import Estimate
 from flux_klein_async.batch.manifest import Manifest, json_line
-from flux_klein_async.batch.rows import BadRow, Kind, Row, kind_of, read_rows
+from flux_klein_async.batch.rows import BadRow, FileFormat, Row, kind_of, read_rows
 from flux_klein_async.batch.stream import RowStream
 from flux_klein_async.cli import connect, stopping
 from flux_klein_async.cli.exits import ExitCode
@@ -32,7 +32,7 @@ from flux_klein_async.cli.parameters import (
     Timeout,
     writable,
 )
-from flux_klein_async.cli.run import Job, Totals, connected, run_rows
+from flux_klein_async.cli.run import RunOptions, Totals, connected, run_rows
 from flux_klein_async.cli.stopping import Stop
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import InvalidInputError, JournalError
@@ -57,7 +57,7 @@ class _Batch:
     """The options of a batch alone, checked."""
 
     file: str
-    kind: Kind
+    kind: FileFormat
     journal: Path
     output_dir: Path
     max_spend: float | None
@@ -79,7 +79,7 @@ def batch(
     ] = None,
     output_dir: Annotated[Path, typer.Option(help="Where files and manifest.jsonl go.", metavar="DIR")] = Path("out"),
     kind: Annotated[
-        Kind | None, typer.Option("--format", help="The format of FILE; by its name, txt for -, if not given.")
+        FileFormat | None, typer.Option("--format", help="The format of FILE; by its name, txt for -, if not given.")
     ] = None,
     concurrency: Concurrency = 64,
     max_spend: Annotated[
@@ -136,7 +136,7 @@ def batch(
     if emulator and base_url is not None:
         raise typer.BadParameter("--emulator has its own address; leave out --base-url")
     folder = output_dir if dry_run else writable(output_dir)
-    job = Job(
+    job = RunOptions(
         model=model,
         concurrency=concurrency,
         timeout=timeout,
@@ -148,7 +148,7 @@ def batch(
     )
     options = _Batch(
         file=file,
-        kind=kind or (Kind.TXT if file == "-" else kind_of(file)),
+        kind=kind or (FileFormat.TXT if file == "-" else kind_of(file)),
         journal=journal or folder / "journal.sqlite",
         output_dir=folder,
         max_spend=max_spend,
@@ -180,7 +180,7 @@ def _opened(file: str) -> BinaryIO:
         raise typer.BadParameter(f"{file!r} cannot be read: {getattr(error, 'strerror', error)}") from None
 
 
-async def _run(job: Job, options: _Batch, rows: RowStream, stop: Stop) -> ExitCode:
+async def _run(job: RunOptions, options: _Batch, rows: RowStream, stop: Stop) -> ExitCode:
     screen = Screen(quiet=job.quiet)
     screen.when_reader_gone(lambda: stop.because(ExitCode.READER_GONE))
     stop.before_leaving = screen.restore
@@ -263,7 +263,12 @@ def _refuse(bad: list[BadRow], screen: Screen) -> ExitCode:
 
 
 async def _dry_run(
-    job: Job, rows: RowStream, client: FluxKleinClient, estimate: Estimate, preview: Preview | None, screen: Screen
+    job: RunOptions,
+    rows: RowStream,
+    client: FluxKleinClient,
+    estimate: Estimate,
+    preview: Preview | None,
+    screen: Screen,
 ) -> ExitCode:
     """Print what a run would do; nothing is made."""
     price = generation_price(await client.get_model())

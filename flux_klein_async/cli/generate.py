@@ -27,7 +27,7 @@ from flux_klein_async.cli.parameters import (
     Timeout,
     writable,
 )
-from flux_klein_async.cli.run import Job, Totals, connected, run_rows
+from flux_klein_async.cli.run import RunOptions, Totals, connected, run_rows
 from flux_klein_async.cli.stopping import Stop
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE, TextToImage9BInput
 from flux_klein_async.operations.submit import PreparedRequest, made_input, prepare
@@ -99,7 +99,7 @@ def generate(
         raise typer.BadParameter("--emulator has its own address; leave out --base-url")
     text = decoded_prompt(sys.stdin.buffer.read()) if prompt == "-" else prompt
     fields = json.loads(_prepared(text, model, width, height, steps).body)
-    job = Job(
+    job = RunOptions(
         model=model,
         concurrency=concurrency,
         timeout=timeout,
@@ -126,7 +126,7 @@ def _prepared(prompt: str, model: str, width: int | None, height: int | None, st
     return prepare(typed, model=model, width=width, height=height, default_model=model)
 
 
-def _resume(job: Job) -> Callable[[str], str]:
+def _resume(job: RunOptions) -> Callable[[str], str]:
     """The `flux-klein result` command for a request of this run."""
     options = ["--output-dir", str(job.directory)] if job.directory is not None else []
     options += ["--base-url", job.base_url] if job.base_url is not None else []
@@ -139,7 +139,7 @@ def _resume(job: Job) -> Callable[[str], str]:
     return command
 
 
-async def _run(job: Job, fields: dict[str, Any], count: int, stop: Stop) -> ExitCode:
+async def _run(job: RunOptions, fields: dict[str, Any], count: int, stop: Stop) -> ExitCode:
     screen = Screen(quiet=job.quiet)
     screen.when_reader_gone(lambda: stop.because(ExitCode.READER_GONE))
     stop.before_leaving = screen.restore

@@ -118,11 +118,13 @@ class Screen:
     Attributes:
         quiet: No progress; errors are still told.
         reader_gone: Nobody reads stdout any more.
+        results_lost: A result could not be written, to a full disk for example.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self.reader_gone = False
+        self.results_lost = False
         self._on_reader_gone: Callable[[], None] | None = None
         self._meter: Meter | None = None
         # Paths may hold bytes that are no text; a narrow locale must not turn a result into a crash.
@@ -182,6 +184,7 @@ class Screen:
         except OSError as error:  # a full disk; what was paid for is still told on stderr
             if stream is sys.stderr:
                 return False
+            self.results_lost = True
             self.note(f"Results cannot be written: {error.strerror}")
             return False
         finally:

@@ -33,7 +33,7 @@ from flux_klein_async.journal.budget import dollars
 from flux_klein_async.models import Outcome, RequestState
 from flux_klein_async.polling.policies import PollPolicy
 
-__all__ = ["Job", "Totals", "connected", "run_rows"]
+__all__ = ["RunOptions", "Totals", "connected", "run_rows"]
 
 _GRACE = 30.0  # seconds for running generations once the command is told to stop
 _TOLD = 20  # different failures that are printed; a manifest has all of them
@@ -42,7 +42,7 @@ _AGAIN = {SubmissionUncertainError: "--resubmit-uncertain", GenerationFailedErro
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class RunOptions:
     """What `generate` and `batch` share of their options.
 
     Attributes:
@@ -135,7 +135,7 @@ class Totals:
         """How many are generated or, finished, saved."""
         return len(self.requests) - self.queued
 
-    def summary(self, job: Job, seconds: float) -> str:
+    def summary(self, job: RunOptions, seconds: float) -> str:
         """One line for the end of a run."""
         total = "" if self.total is None else f" of {self.total:,}"
         counts = {
@@ -170,7 +170,7 @@ def _state_after(event: Event) -> RequestState | None:
 
 @asynccontextmanager
 async def connected(
-    job: Job,
+    job: RunOptions,
     screen: Screen,
     totals: Totals,
     address: connect.Address,
@@ -198,7 +198,7 @@ async def connected(
 async def run_rows(
     rows: AsyncIterator[Row | BadRow],
     client: FluxKleinClient,
-    job: Job,
+    job: RunOptions,
     totals: Totals,
     screen: Screen,
     stop: Stop,
@@ -238,7 +238,7 @@ class _Driver:
     def __init__(
         self,
         client: FluxKleinClient,
-        job: Job,
+        job: RunOptions,
         totals: Totals,
         screen: Screen,
         manifest: Manifest | None,
@@ -255,6 +255,7 @@ class _Driver:
         self._codes: set[ExitCode] = set()
         self._stopping = False
         self._failures: Counter[str] = Counter()
+        self._told = 0
 
     async def run(self, rows: AsyncIterator[Row | BadRow], stop: Stop) -> ExitCode:
         grace = asyncio.timeout(None)
@@ -317,6 +318,8 @@ class _Driver:
         elif outcome.result is not None:
             for line in [str(path) for path in outcome.paths] or outcome.result.urls:
                 self._screen.out(line)
+        if self._screen.results_lost and outcome.result is not None and self._resume is not None:
+            self._screen.note(f"Not printed: {self._resume(outcome.result.request_id)}")
 
     def _fail(self, row: Row, error: FluxKleinError) -> None:
         if isinstance(error, GenerationCancelledError) and error.charged == "no" and self._stopping:
@@ -334,20 +337,22 @@ class _Driver:
             self._tell(row.line, f"{error}; {again} submits it again")
 
     def _tell(self, line: int, sentence: str, *more: str) -> None:
-        """Print each sentence once, and not too many of them."""
+        """Print a failure, unless there are too many; without a manifest, equal ones once."""
+        repeated = self._manifest is None and sentence in self._failures
         self._failures[sentence] += 1
-        if self._failures[sentence] == 1 and len(self._failures) <= _TOLD:
+        if not repeated and self._told < _TOLD:
+            self._told += 1
             for part in (f"{self._label(line)}: {sentence}", *more):
                 self._screen.note(part)
 
     def _tell_repeated(self) -> None:
-        told = dict(list(self._failures.items())[:_TOLD])
-        for sentence, count in told.items():
+        if self._manifest is not None:
+            if hidden := self._failures.total() - self._told:
+                self._screen.note(f"{hidden:,} more: see {self._manifest.path}")
+            return
+        for sentence, count in self._failures.items():
             if count > 1:
                 self._screen.note(f"{count - 1:,} more: {sentence}")
-        if hidden := sum(self._failures.values()) - sum(told.values()):
-            where = f"; see {self._manifest.path}" if self._manifest is not None else ""
-            self._screen.note(f"{hidden:,} other failures{where}")
 
 
 def _nothing() -> None:

@@ -13,7 +13,7 @@ from flux_klein_async.journal.database import Database
 from flux_klein_async.journal.records import claim, preview, record, strangers, take_over
 from flux_klein_async.journal.writer import Writer
 
-__all__ = ["Account", "Pass", "Spending", "SqliteJournal"]
+__all__ = ["Account", "Spending", "SqliteClaims", "SqliteJournal"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,7 @@ class SqliteJournal:
         """
         await self._nameless.record(entry)
 
-    def items(self) -> "Pass":
+    def items(self) -> "SqliteClaims":
         """Begin a pass over items, in the account without a name."""
         return self._nameless.items()
 
@@ -151,9 +151,9 @@ class Account:
         token = self._token
         await self._writer.operate(lambda database: record(database, token, entry))
 
-    def items(self) -> "Pass":
+    def items(self) -> "SqliteClaims":
         """Begin a pass over items."""
-        return Pass(self._writer, self._token, self._again)
+        return SqliteClaims(self._writer, self._token, self._again)
 
     async def spent(self) -> Spending:
         """What the account has spent.
@@ -189,7 +189,7 @@ class Account:
         return Spending(settled_usd=from_nano(settled), held_usd=from_nano(held))
 
 
-class Pass:
+class SqliteClaims:
     """One pass over items."""
 
     def __init__(self, writer: Writer, token: str, again: frozenset[EntryState]) -> None:

@@ -17,7 +17,7 @@ from flux_klein_async.batch.rows import (
     LONGEST,
     Ahead,
     BadRow,
-    Kind,
+    FileFormat,
     Line,
     Row,
     Seen,
@@ -29,10 +29,10 @@ from flux_klein_async.errors import InvalidInputError, JournalError
 
 from .generated import Generated
 
-TXT, JSONL, CSV = Kind
+TXT, JSONL, CSV = FileFormat
 
 
-def read(data: bytes, kind: Kind) -> list[Row | BadRow]:
+def read(data: bytes, kind: FileFormat) -> list[Row | BadRow]:
     rows = list(read_rows(io.BytesIO(data), kind))
     assert all(row.number == number for number, row in enumerate(rows) if isinstance(row, Row))
     return [row._replace(number=0) if isinstance(row, Row) else row for row in rows]
@@ -70,7 +70,7 @@ def test_a_line_beyond_the_bound_is_cut_and_the_next_is_read() -> None:
 
 # --- good files
 
-GOOD: list[tuple[Kind, bytes, list[Row]]] = [
+GOOD: list[tuple[FileFormat, bytes, list[Row]]] = [
     (
         TXT,
         "a cat\n\n  a dog \n# no comment\né🐆".encode(),
@@ -87,7 +87,7 @@ GOOD: list[tuple[Kind, bytes, list[Row]]] = [
 
 @pytest.mark.parametrize(("kind", "data", "expected"), GOOD)
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-def test_a_good_file_gives_its_rows(kind: Kind, data: bytes, expected: list[Any], mark: bytes) -> None:
+def test_a_good_file_gives_its_rows(kind: FileFormat, data: bytes, expected: list[Any], mark: bytes) -> None:
     rows = [prompt(*row[:3], **({"height": row[3]} if len(row) > 3 else {})) for row in expected]
     assert read(mark + data, kind) == rows
 
@@ -112,7 +112,7 @@ def test_the_order_of_the_fields_makes_no_difference() -> None:
 
 # --- bad rows: named, and the next row is read
 
-BAD: list[tuple[Kind, bytes, str]] = [
+BAD: list[tuple[FileFormat, bytes, str]] = [
     (TXT, b"a\rb", "a carriage return within the line"),
     (TXT, b"caf\xe9", "not UTF-8 (byte 0xE9); if the file is Latin-1"),
     (TXT, b"x" * (LONGEST + 1), f"longer than {LONGEST} bytes"),
@@ -144,7 +144,7 @@ BAD: list[tuple[Kind, bytes, str]] = [
 
 
 @pytest.mark.parametrize(("kind", "line", "problem"), BAD, ids=range(len(BAD)))
-def test_a_bad_row_is_named_and_the_next_is_read(kind: Kind, line: bytes, problem: str) -> None:
+def test_a_bad_row_is_named_and_the_next_is_read(kind: FileFormat, line: bytes, problem: str) -> None:
     good = b'{"prompt": "z"}' if kind is JSONL else b"z"
     head = b"prompt\n" if kind is CSV else b""
     bad, last = read(head + line + b"\n" + good, kind)
@@ -164,7 +164,7 @@ def test_a_csv_size_that_is_no_number_is_named() -> None:
 
 # --- what ends the reading
 
-FATAL: list[tuple[Kind, bytes, int, str]] = [
+FATAL: list[tuple[FileFormat, bytes, int, str]] = [
     (CSV, b"", 1, "there is no header with the columns prompt"),
     (
         CSV,
@@ -185,7 +185,9 @@ FATAL: list[tuple[Kind, bytes, int, str]] = [
 
 
 @pytest.mark.parametrize(("kind", "data", "line", "problem"), FATAL, ids=range(len(FATAL)))
-def test_what_cannot_be_read_any_further_is_the_last_row(kind: Kind, data: bytes, line: int, problem: str) -> None:
+def test_what_cannot_be_read_any_further_is_the_last_row(
+    kind: FileFormat, data: bytes, line: int, problem: str
+) -> None:
     last = read(data, kind)[-1]
     assert isinstance(last, BadRow)
     assert (last.line, last.fatal) == (line, True)
@@ -213,7 +215,7 @@ def test_a_file_that_breaks_is_told_with_the_line() -> None:
 
 
 @pytest.mark.parametrize("kind", [JSONL, CSV])
-def test_an_id_that_came_before_is_bad_and_the_id_of_a_bad_row_is_free(kind: Kind) -> None:
+def test_an_id_that_came_before_is_bad_and_the_id_of_a_bad_row_is_free(kind: FileFormat) -> None:
     rows = [("a", "x"), ("\x1b", "y"), ("b", "x"), ("c", "y")]
     out = io.StringIO()
     csv.writer(out).writerows([["prompt", "id"], *rows])
@@ -226,8 +228,8 @@ def test_an_id_that_came_before_is_bad_and_the_id_of_a_bad_row_is_free(kind: Kin
 # --- constant memory, and each row as soon as it is there
 
 
-@pytest.mark.parametrize("kind", Kind)
-def test_a_row_is_given_before_the_next_is_there(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", FileFormat)
+def test_a_row_is_given_before_the_next_is_there(kind: FileFormat) -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as stream, os.fdopen(writing, "wb", buffering=0) as pipe:
         head = {TXT: b"", JSONL: b"", CSV: b"prompt\n"}[kind]
@@ -240,7 +242,7 @@ def test_a_row_is_given_before_the_next_is_there(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize(("kind", "head"), [(TXT, b""), (JSONL, b""), (CSV, b"prompt\n"), (CSV, b'prompt\n"')])
-def test_a_line_of_any_length_costs_no_memory(kind: Kind, head: bytes) -> None:
+def test_a_line_of_any_length_costs_no_memory(kind: FileFormat, head: bytes) -> None:
     stream = Generated(itertools.chain([head] if head else [], itertools.repeat(b"x" * 65_536, 3000), [b"\n"]))
     tracemalloc.start()
     try:
@@ -255,7 +257,7 @@ def test_a_line_of_any_length_costs_no_memory(kind: Kind, head: bytes) -> None:
 
 
 @pytest.mark.parametrize(("path", "kind"), [("a.txt", TXT), ("b/c.JSONL", JSONL), ("d.e.csv", CSV)])
-def test_the_end_of_a_files_name_tells_its_format(path: str, kind: Kind) -> None:
+def test_the_end_of_a_files_name_tells_its_format(path: str, kind: FileFormat) -> None:
     assert kind_of(path) is kind
 
 

@@ -16,6 +16,8 @@ from flux_klein_async.journal.base import Reservation
 from flux_klein_async.models import GenerationOutput, GenerationResult, Outcome, RequestState, SavedFile
 from tests.journal.helpers import Run, entry, write
 
+pytestmark = pytest.mark.slow
+
 CAT, DOG = "a cat", "a dog"
 ONE, TWO = Submit(CAT, "id-1", told=True), Submit(CAT, "id-2", told=True)
 

@@ -24,6 +24,8 @@ from flux_klein_async.emulator import Emulator
 from tests.crash import victim
 from tests.served import in_thread, once
 
+pytestmark = pytest.mark.slow
+
 SEED = 20261124
 PROMPTS = [f"picture {number}" for number in range(24)]
 STORIES, KILLS = 10, 3

@@ -5,6 +5,8 @@ import asyncio
 import pytest
 from ledger_storm import LEFT_OUT, SLOW, Plan, Raged, rage
 
+pytestmark = pytest.mark.slow
+
 PLAN = Plan(
     count=120,
     processes=3,

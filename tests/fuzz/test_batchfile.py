@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_klein_async.api.requests import encode_input
-from flux_klein_async.batch.rows import BadRow, Kind, Row, read_rows
+from flux_klein_async.batch.rows import BadRow, FileFormat, Row, read_rows
 from flux_klein_async.models import TextToImageInput
 from tests.batch.generated import Generated
 
@@ -34,7 +34,7 @@ objects = bent().map(written) | damaged(bent().map(written))
 files = anyhow | st.lists(anyhow | objects, max_size=5).map(b"\n".join) | anyhow.map(lambda data: b"prompt,id\n" + data)
 
 
-def read(data: bytes, kind: Kind) -> Rows:
+def read(data: bytes, kind: FileFormat) -> Rows:
     return list(read_rows(io.BytesIO(data), kind))
 
 
@@ -55,17 +55,17 @@ def check(rows: Rows) -> None:
             assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in texts)
 
 
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("kind", FileFormat)
 @given(data=files)
 @examples(400)
-def test_of_any_bytes_come_rows_good_or_bad(kind: Kind, data: bytes) -> None:
+def test_of_any_bytes_come_rows_good_or_bad(kind: FileFormat, data: bytes) -> None:
     check(read(data, kind))
 
 
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("kind", FileFormat)
 @given(pieces=st.lists(files, max_size=6))
 @examples(100)
-def test_it_makes_no_difference_in_what_pieces_they_come(kind: Kind, pieces: list[bytes]) -> None:
+def test_it_makes_no_difference_in_what_pieces_they_come(kind: FileFormat, pieces: list[bytes]) -> None:
     whole = [piece for piece in pieces if piece]
     assert list(read_rows(Generated(whole), kind)) == read(b"".join(whole), kind)
 
@@ -93,7 +93,7 @@ def good_files(draw: st.DrawFn) -> list[dict[str, Any]]:
     return rows
 
 
-def back(data: bytes, kind: Kind) -> list[dict[str, Any]]:
+def back(data: bytes, kind: FileFormat) -> list[dict[str, Any]]:
     nothing = dict.fromkeys(("prompt", "width", "height", "id"))
     return [{**nothing, **row.fields, "id": row.id} for row in read(data, kind) if isinstance(row, Row)]
 
@@ -106,7 +106,7 @@ marks = st.sampled_from(["", "\ufeff"])
 @examples(200)
 def test_what_the_json_module_wrote_comes_back(rows, ascii_only: bool, end: str, mark: str) -> None:
     text = mark + "".join(json.dumps(row, ensure_ascii=ascii_only) + end for row in rows)
-    assert back(text.encode(), Kind.JSONL) == rows
+    assert back(text.encode(), FileFormat.JSONL) == rows
 
 
 @given(
@@ -122,7 +122,7 @@ def test_what_the_csv_module_wrote_comes_back(rows, columns, form: Any, mark: st
     writer = csv.DictWriter(out, columns, quoting=form[0], lineterminator=form[1])
     writer.writeheader()
     writer.writerows(rows)
-    assert back((mark + out.getvalue()).encode(), Kind.CSV) == rows
+    assert back((mark + out.getvalue()).encode(), FileFormat.CSV) == rows
 
 
 @given(
@@ -130,14 +130,14 @@ def test_what_the_csv_module_wrote_comes_back(rows, columns, form: Any, mark: st
 )
 @examples(100)
 def test_what_was_written_line_by_line_comes_back(texts: list[str]) -> None:
-    assert [row["prompt"] for row in back("\n".join(texts).encode(), Kind.TXT)] == texts
+    assert [row["prompt"] for row in back("\n".join(texts).encode(), FileFormat.TXT)] == texts
 
 
-@given(rows=good_files(), cut=st.integers(0, 400), kind=st.sampled_from([Kind.JSONL, Kind.CSV]))
+@given(rows=good_files(), cut=st.integers(0, 400), kind=st.sampled_from([FileFormat.JSONL, FileFormat.CSV]))
 @examples(200)
-def test_of_a_file_that_was_cut_off_all_rows_but_the_last_are_whole(rows, cut: int, kind: Kind) -> None:
+def test_of_a_file_that_was_cut_off_all_rows_but_the_last_are_whole(rows, cut: int, kind: FileFormat) -> None:
     out = io.StringIO()
-    if kind is Kind.CSV:
+    if kind is FileFormat.CSV:
         writer = csv.DictWriter(out, ["id", "prompt", "width", "height"], quoting=csv.QUOTE_ALL)
         writer.writeheader()
         writer.writerows(rows)

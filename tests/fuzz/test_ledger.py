@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -18,6 +19,8 @@ from tests.fakes import strays
 
 from .processes import SMALL, Process, World
 from .strategies import examples
+
+pytestmark = pytest.mark.slow
 
 ITEMS = ("a cat", "a dog", "an owl", "a fox")
 BARE = "a bare submit"

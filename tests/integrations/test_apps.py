@@ -17,6 +17,8 @@ from flux_klein_async.emulator import Emulator
 
 from .serving import AiohttpWeb, Asgi, accepted, client_of, nothing_left_behind, release, states
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 PATHS = ("/pictures", "/pictures/events")
 

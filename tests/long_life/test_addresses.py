@@ -14,6 +14,8 @@ from flux_klein_async.events import Retrying, Submitted
 from tests.fakes import Events, outcome
 from tests.networks import Names, closed_port, until
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "emulator-token"
 NAME = "http://service.test"
 QUICK = RetryPolicy(initial=0.001, maximum=0.001)

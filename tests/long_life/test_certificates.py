@@ -9,6 +9,8 @@ from flux_klein_async.emulator import Engine
 from tests.fakes import outcome
 from tests.networks import tls_service, write_authority
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "emulator-token"
 ONCE = RetryPolicy(attempts=1)
 

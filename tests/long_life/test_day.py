@@ -17,6 +17,8 @@ from flux_klein_async.events import Cancelled, Event, Held, Retrying
 from flux_klein_async.transport.retry import RetryQuota
 from tests.fakes import now, outcome, settle, strays
 
+pytestmark = pytest.mark.slow
+
 HOUR = 3600.0
 SMALL = {"width": 64, "height": 64}
 

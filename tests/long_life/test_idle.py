@@ -17,6 +17,8 @@ from flux_klein_async.emulator.inprocess import join
 from flux_klein_async.transport.aiohttp import gone
 from tests.fakes import outcome, settle, strays
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "very-secret-token"
 MARK = b'"prompt"'  # of a submit's body
 QUICK = RetryPolicy(initial=0.001, maximum=0.001)

@@ -36,6 +36,8 @@ from tests.networks import (
     write_authority,
 )
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "emulator-token"
 PASSWORD = "pass%20word-7"
 BASIC = base64.b64encode(b"me:pass word-7")

@@ -10,6 +10,8 @@ from flux_klein_async.events import Polled, Retrying, Submitted
 from tests.fakes import Events, outcome
 from tests.networks import closed_port, until
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "emulator-token"
 PATIENT = RetryPolicy(attempts=1000, initial=0.05, maximum=0.5)  # few repeats: a client has a hundred free ones
 MANY = 20

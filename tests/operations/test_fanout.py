@@ -614,5 +614,5 @@ async def test_model_and_size_are_those_of_every_item(klein_emulator, connect):
     assert [json.loads(body) for body in sorted(bodies)] == [
         {"prompt": prompt, "width": 64, "height": 128} for prompt in ("a", "b")
     ]
-    assert {record.target for record in klein_emulator.records if record.endpoint == "submit"} == {"/v1/models/a/b"}
+    assert {record.path for record in klein_emulator.records if record.endpoint == "submit"} == {"/v1/models/a/b"}
     assert len(outcomes) == 2
