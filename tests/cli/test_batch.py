@@ -10,7 +10,7 @@ import pytest
 from flux_klein_async.__main__ import main
 from flux_klein_async.emulator import Emulator, error_reply
 
-from .helpers import Command, Ran
+from .helpers import Command
 
 ARGUMENTS = ("batch", "prompts.jsonl", "--quiet")
 
@@ -238,39 +238,6 @@ def test_one_run_without_a_token_on_the_emulator(flux_klein: Command) -> None:
     assert "spent" not in ran.err
     again = flux_klein("batch", "prompts.jsonl", "--emulator")
     assert "3 of 3 done in out, 3 done before" in again.err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        ([], "Missing argument"),
-        (["none.txt"], "cannot be read"),
-        (["prompts.doc"], ".txt, .jsonl, .csv"),
-        (["prompts.jsonl", "--format", "xml"], "xml"),
-        (["prompts.jsonl", "--output-dir", __file__], "nothing can be written"),
-        (["prompts.jsonl", "--max-spend", "-1"], "--max-spend"),
-        (["prompts.jsonl", "--timeout", "0"], "more than 0"),
-        (["prompts.jsonl", "--concurrency", "0"], "--concurrency"),
-        (["prompts.jsonl", "--emulator", "--base-url", "http://127.0.0.1:1"], "--base-url"),
-        (["prompts.jsonl", "--journal", "prompts.jsonl"], "prompts.jsonl"),
-    ],
-)
-def test_a_wrong_call_is_told_and_buys_nothing(
-    served: Emulator, flux_klein: Command, arguments: list[str], told: str
-) -> None:
-    prompts(2)
-    ran: Ran = flux_klein("batch", *arguments)
-    assert ran.code != 0
-    assert told in ran.err
-    assert served.accepted == 0
-
-
-def test_without_a_token_nothing_is_made(flux_klein: Command) -> None:
-    prompts(2)
-    ran = flux_klein("batch", "prompts.jsonl")
-    assert ran.code == 77
-    assert "RUNCOMFY_API_TOKEN" in ran.err
-    assert not Path("out").exists()
 
 
 def test_a_closed_standard_input_is_told(served: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

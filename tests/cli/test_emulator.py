@@ -14,30 +14,12 @@ from flux_klein_async.emulator import FAULTS, Call, Drop, Emulator, Pass
 from .helpers import Command
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["--profile", "slow"], ["--port", "65536"], ["--workers", "-1"], ["--seed", "x"], ["extra"]]
-    + [["--fault", text] for text in ("", "status:503", "status:503=2", "status:none=0.1", "connect:refuse=0.1")],
-)
-def test_a_wrong_call_is_told(flux_klein: Command, arguments: list[str]) -> None:
-    ran = flux_klein("emulator", *arguments)
-    assert ran.code == 64
-    assert "Error: " in ran.err
-
-
 def test_a_port_that_is_taken_is_a_sentence(flux_klein: Command) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ran = flux_klein("emulator", "--port", str(port))
     assert ran.code == 1
     assert f"Cannot listen on port {port}" in ran.err
-
-
-def test_without_pillow_it_says_what_to_install(flux_klein: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    ran = flux_klein("emulator")
-    assert ran.code == 1
-    assert "pip install 'flux_klein_async[emulator]'" in ran.err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,10 +1,14 @@
+"""The command line as a whole: what it refuses, its help, its completion, and what it prints of a defect."""
+
 import itertools
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +17,104 @@ import typer
 from flux_klein_async import __version__
 from flux_klein_async.cli import generate
 from flux_klein_async.cli.main import app
+from flux_klein_async.emulator import Emulator
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
 from tests.fakes import without_remarks
 from tests.pages import with_this_python
 
 from .helpers import Command
+
+NINE = KLEIN_9B_TEXT_TO_IMAGE
+# Arguments, exit code, and what the message says. Nothing is sent, and nothing is printed to standard output.
+REFUSED: list[tuple[str | list[str], int, str]] = [
+    ("genrate", 64, "No such command"),
+    ("--nonsense", 64, "No such option"),
+    (["\x1b[31m"], 64, "No such command"),
+    ("generate", 64, "Missing argument"),
+    ("generate --widht=512", 64, "No such option"),
+    ("generate x --widht 512", 64, "--widht"),
+    ("generate x y", 64, "unexpected extra argument"),
+    (["generate", "\x1b[31m", "\x1b[32m"], 64, "unexpected extra argument"),
+    ("generate x --count 0", 64, "--count"),
+    ("generate x --count many", 64, "--count"),
+    (f"generate x --count {'9' * 20}", 64, "--count"),
+    ("generate x --timeout 0", 64, "more than 0 seconds"),
+    ("generate x --timeout nan", 64, "more than 0 seconds"),
+    ("generate x --concurrency 0", 64, "--concurrency"),
+    ("generate x --emulator --base-url http://127.0.0.1:1", 64, "--base-url"),
+    (["generate", "x", "--output-dir", __file__], 64, "nothing can be written"),
+    (f"generate x --output-dir {'a' * 300}", 64, "nothing can be written"),
+    (f"generate x --output-dir a/{'b' * 300}", 64, "nothing can be written"),
+    (f"generate x --output-dir {'a/' * 3000}", 64, "nothing can be written"),
+    ("generate x --width 63", 65, "width"),
+    ("generate x --height 2049", 65, "height"),
+    ("generate ' '", 65, "prompt"),
+    ("generate -", 65, "UTF-8"),
+    (["generate", "\udcff"], 65, "surrogates"),
+    ("generate x --model ../x", 65, "model"),
+    ("generate x --steps 8", 64, f"4b/text-to-image takes no steps; --model {NINE} does"),
+    ("generate x --steps 8 --model emulator/any/text-to-video", 64, "text-to-video takes no steps"),
+    (f"generate x --steps eight --model {NINE}", 64, "valid integer"),
+    (f"generate x --steps 3 --model {NINE}", 65, "steps: "),
+    (f"generate x --steps 51 --model {NINE}", 65, "steps: "),
+    (f"generate ' ' --steps 8 --model {NINE}", 65, "prompt: the prompt is blank"),
+    ("batch", 64, "Missing argument"),
+    ("batch none.txt", 64, "cannot be read"),
+    ("batch prompts.doc", 65, ".txt, .jsonl, .csv"),
+    ("batch prompts.txt --format xml", 64, "xml"),
+    (["batch", "prompts.txt", "--output-dir", __file__], 64, "nothing can be written"),
+    ("batch prompts.txt --max-spend -1", 64, "--max-spend"),
+    ("batch prompts.txt --timeout 0", 64, "more than 0"),
+    ("batch prompts.txt --concurrency 0", 64, "--concurrency"),
+    ("batch prompts.txt --emulator --base-url http://127.0.0.1:1", 64, "--base-url"),
+    ("batch prompts.txt --journal prompts.txt", 1, "prompts.txt"),
+    ("price --count 0", 64, "--count"),
+    ("emulator --profile slow", 64, "--profile"),
+    ("emulator --port 65536", 64, "--port"),
+    ("emulator --workers -1", 64, "--workers"),
+    ("emulator --seed x", 64, "--seed"),
+    ("emulator extra", 64, "unexpected extra argument"),
+    *[
+        (["emulator", "--fault", fault], 64, "--fault")
+        for fault in ("", "status:503", "status:503=2", "status:none=0.1", "connect:refuse=0.1")
+    ],
+    *[([verb, "../../\x1b[31m"], 65, "request id") for verb in ("status", "result", "cancel")],
+    # Plain http to another machine would show the token.
+    ("status abc --base-url http://example.com", 77, "https"),
+]
+
+
+def test_a_wrong_call_is_refused_with_a_message_before_anything_is_sent(served: Emulator, flux_klein: Command) -> None:
+    Path("prompts.txt").write_text("a cat\na dog\n")
+    for line, code, message in REFUSED:
+        ran = flux_klein(*(shlex.split(line) if isinstance(line, str) else line), stdin=b"caf\xe9")
+        assert (ran.code, ran.out) == (code, ""), line
+        assert code != 64 or "Error: " in ran.err, line
+        assert message in " ".join(ran.err.split()), line
+        assert "\x1b" not in ran.err, line
+    assert not served.records
+
+
+@pytest.mark.parametrize("line", ["generate x", "batch prompts.txt", "status abc", "result abc", "cancel abc", "price"])
+def test_without_a_token_a_command_ends_with_77_names_the_variable_and_makes_nothing(
+    flux_klein: Command, line: str
+) -> None:
+    Path("prompts.txt").write_text("a cat\n")
+    ran = flux_klein(*line.split())
+    assert (ran.code, ran.out) == (77, "")
+    assert "RUNCOMFY_API_TOKEN" in ran.err
+    assert [path.name for path in Path().iterdir()] == ["prompts.txt"]
+
+
+@pytest.mark.parametrize("line", ["generate x --emulator", "batch prompts.txt --emulator", "emulator"])
+def test_without_pillow_the_emulator_says_what_to_install(
+    flux_klein: Command, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    Path("prompts.txt").write_text("a cat\n")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    ran = flux_klein(*line.split())
+    assert (ran.code, ran.out) == (1, "")
+    assert "pip install 'flux_klein_async[emulator]'" in ran.err
 
 
 def test_prints_its_version(flux_klein: Command) -> None:
@@ -102,6 +199,7 @@ COMP_WORDS=({words}); COMP_CWORD={last}; _flux_klein_completion flux-klein; echo
 """
 
 
+@pytest.mark.slow
 def test_bash_completes_what_is_typed(flux_klein: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bash itself, with the lines that are for its start-up file, calls the installed command."""
     monkeypatch.setenv("_FLUX_KLEIN_COMPLETE", "source_bash")
@@ -116,14 +214,6 @@ def test_bash_completes_what_is_typed(flux_klein: Command, monkeypatch: pytest.M
     ran = subprocess.run([bash, "-c", script], capture_output=True, text=True, check=False, timeout=60)
     assert (ran.returncode, without_remarks(ran.stderr)) == (0, "")
     assert dict(zip(TYPED, ran.stdout.splitlines(), strict=True)) == TYPED
-
-
-@pytest.mark.parametrize("arguments", [["genrate"], ["--nonsense"], ["\x1b[31m"]])
-def test_an_unknown_command_is_64(flux_klein: Command, arguments: list[str]) -> None:
-    ran = flux_klein(*arguments)
-    assert ran.code == 64
-    assert "Error: No such" in ran.err
-    assert "\x1b" not in ran.err
 
 
 def test_a_defect_is_a_sentence_without_values(flux_klein: Command, monkeypatch: pytest.MonkeyPatch) -> None:

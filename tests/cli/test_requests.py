@@ -83,18 +83,3 @@ def test_refusals_have_their_codes(
     assert ran.code == code
     assert ran.records[0]["error"]["charged"] in {"no", "unknown"}
     assert "abc" in ran.err
-
-
-@pytest.mark.parametrize("command", ["status", "result", "cancel"])
-def test_what_is_no_request_id_is_never_sent(served: Emulator, flux_klein: Command, command: str) -> None:
-    ran = flux_klein(command, "../../\x1b[31m")
-    assert ran.code == 65
-    assert "\x1b" not in ran.err
-    assert not served.records
-
-
-def test_a_request_is_asked_for_at_the_address_given(flux_klein: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert flux_klein("status", "abc").code == 77
-    monkeypatch.setenv("RUNCOMFY_API_TOKEN", "secret-token-of-the-test")
-    ran = flux_klein("status", "abc", "--base-url", "http://example.com")
-    assert ran.code == 77, "plain http to another machine would show the token"
