@@ -209,10 +209,7 @@ async def _run(job: RunOptions, options: _Batch, rows: RowStream, stop: Stop) ->
         opened = asyncio.get_running_loop().run_in_executor(None, Manifest, options.output_dir / "manifest.jsonl")
         manifest = stack.enter_context(await opened)
         totals.total = rows.total if rows.total is not None else await _rough_total(options.file)
-        code = await run_rows(rows, client, job, totals, screen, stop, manifest=manifest)
-        if stop.code is not None or totals.claimed or totals.requests:
-            screen.say("Run the same command again to resume it.")
-    return code
+        return await run_rows(rows, client, job, totals, screen, stop, manifest=manifest)
 
 
 async def _journal(options: _Batch, stack: AsyncExitStack) -> SqliteJournal | None:

@@ -215,20 +215,35 @@ async def run_rows(
         job: The options.
         totals: Counts.
         screen: Where results, failures and the summary go.
-        stop: Told to stop, the run submits no more and waits for running generations, for 30 s at most.
+        stop: Told to stop, the run submits no more and waits for running generations, for 30 s at most. Told twice,
+            it prints what is left and ends the process.
         manifest: Where each end is written too.
         label: How to call the row of a line in a message.
         resume: The command that resumes a request, for runs without a journal.
     """
     driver = _Driver(client, job, totals, screen, manifest, label, resume)
+    restore_terminal = stop.before_leaving
+
+    def print_left() -> None:
+        left = [request_id for request_id, state in totals.requests.values() if state is not RequestState.CANCELLED]
+        if resume is None:
+            if manifest is not None and (left or totals.claimed or stop.code is not None):
+                screen.say("Run the same command again to resume it.")
+        elif left:
+            screen.note("Still queued or running, and may be charged; resume with:")
+            for request_id in left:
+                screen.note(f"  {resume(request_id)}")
+
+    def leave_now() -> None:
+        restore_terminal()
+        print_left()
+
+    stop.before_leaving = leave_now
     begun = asyncio.get_running_loop().time()
     async with progress_shown(screen, totals):
         code = await driver.run(rows, stop)
     screen.say(totals.summary(job, asyncio.get_running_loop().time() - begun))
-    if resume is not None and totals.requests:
-        screen.note("Still running, and charged; resume with:")
-        for request_id, _ in totals.requests.values():
-            screen.note(f"  {resume(request_id)}")
+    print_left()
     return code
 
 
@@ -286,7 +301,8 @@ class _Driver:
 
     def _wind_up(self, end: Callable[[], None], grace: asyncio.Timeout) -> None:
         """Submit no more; after the grace, stop waiting."""
-        self._screen.say(f"Waiting for running generations ({_GRACE:.0f} s). Press Ctrl-C again to quit now.")
+        if not self._screen.reader_gone:
+            self._screen.say(f"Waiting for running generations ({_GRACE:.0f} s). Press Ctrl-C again to quit now.")
         self._stopping = True
         end()
         grace.reschedule(asyncio.get_running_loop().time() + _GRACE)

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
@@ -223,7 +225,38 @@ async def test_told_to_stop_it_waits_for_running_generations_for_thirty_seconds(
     err = capsys.readouterr().err
     assert "Waiting for running generations (30 s). Press Ctrl-C again to quit now.\n" in err
     [(left, _)] = it.totals.requests.values()
-    assert err.endswith(f"Still running, and charged; resume with:\n  flux-klein result {left}\n")
+    assert err.endswith(f"Still queued or running, and may be charged; resume with:\n  flux-klein result {left}\n")
+
+
+@pytest.mark.parametrize("journal", [False, True])
+async def test_a_second_signal_says_how_to_resume_what_still_runs_and_ends_the_process(
+    bench, klein_emulator, capsys, monkeypatch, journal
+):
+    """One generation takes three seconds, the other an hour."""
+    klein_emulator.script("submit", Generation(after=3.0), Generation(after=3600.0))
+    it, left = bench(), []
+    monkeypatch.setattr(os, "_exit", lambda code: left.append((now(), code, capsys.readouterr().err)))
+    for seconds in (1, 5):
+        asyncio.get_running_loop().call_later(seconds, it.stop.signalled, signal.SIGINT)
+    running = asyncio.ensure_future(it.run(rows(2), resume=None if journal else "flux-klein result {}".format))
+    await asyncio.sleep(6)
+    [(request_id, _)] = it.totals.requests.values()
+    [(at, code, err)] = left
+    assert (at, code) == (5.0, 130)
+    resume = "Run the same command again to resume it.\n"
+    assert err.endswith(resume if journal else f"may be charged; resume with:\n  flux-klein result {request_id}\n")
+    assert await running == ExitCode.INTERRUPTED
+
+
+async def test_a_request_that_was_cancelled_is_not_left_to_resume(bench, klein_emulator, capsys):
+    klein_emulator.script("submit", Generation(after=3600.0))
+    it = bench()
+    cancelled = Cancelled(at=0.0, request_id="cancelled", tag=7, cancelled=True)
+    for event in (Submitted(at=0.0, seconds=0.0, request_id="cancelled", tag=7), cancelled):
+        it.totals.note(event)
+    asyncio.get_running_loop().call_later(1, it.stop.because, ExitCode.INTERRUPTED)
+    await it.run(rows(1), resume="flux-klein result {}".format)
+    assert "flux-klein result cancelled" not in capsys.readouterr().err
 
 
 async def test_told_to_stop_it_ends_as_soon_as_all_have_ended(bench, klein_emulator):
