@@ -78,19 +78,19 @@ def build_client(
 
 
 def token_of(address: Address) -> str:
-    """The token that the client of this address has.
+    """The token of the client for this address.
 
     Raises:
-        ConfigurationError: There is none.
+        ConfigurationError: There is no token.
     """
     return find_token(address[1], from_environ(os.environ), wall_clock=time.time)
 
 
 def store_path(environ: Mapping[str, str], base_url: str | None) -> Path | None:
-    """Where the times of this service are kept between runs; None: nowhere.
+    """The file that keeps what was learned of this service between runs, or None.
 
-    A file for each service, so that what one taught is not believed of another. What is heard on this very machine is
-    an emulator, whose times would teach false things, unless the variable says otherwise.
+    Each service has its own file. A service on this machine is an emulator, whose times would mislead: it gets a file
+    only if the variable names one.
 
     Raises:
         ConfigurationError: A bad base URL.
@@ -109,9 +109,9 @@ def store_path(environ: Mapping[str, str], base_url: str | None) -> Path | None:
 
 
 def _cache_folder(environ: Mapping[str, str]) -> Path | None:
-    """By the XDG base directory specification, where a relative path is invalid and counts as none."""
+    """By the XDG base directory specification, which ignores relative paths."""
     cache = environ.get("XDG_CACHE_HOME") or ""
-    if not os.path.isabs(cache):  # noqa: PTH117  # of a text
+    if not os.path.isabs(cache):  # noqa: PTH117  # of a string
         home = environ.get("HOME") or environ.get("USERPROFILE") or ""
         cache = f"{home}/.cache" if os.path.isabs(home) else ""  # noqa: PTH117
     return Path(cache) / "flux-klein" if cache else None
@@ -119,21 +119,21 @@ def _cache_folder(environ: Mapping[str, str]) -> Path | None:
 
 @asynccontextmanager
 async def emulated() -> AsyncIterator[Address]:
-    """An emulated service on a loopback port for the length of the block.
+    """An emulated service on a loopback port, inside the block.
 
     Raises:
-        MissingExtraError: It cannot draw.
+        MissingExtraError: Pillow is not installed.
     """
     require_pillow()
     from flux_klein_async.emulator import Emulator  # noqa: PLC0415  # only this run needs the server
 
-    # A seed of its own: ids name the files, and the next run's must not replace this one's.
+    # Its own seed: ids name the files, and the next run must not replace the files of this one.
     async with Emulator(seed=secrets.randbits(32), api_key=EMULATED_TOKEN) as emulator:
         yield emulator.base_url, emulator.api_key
 
 
 def require_pillow() -> None:
-    """Find out before the first picture is asked for.
+    """Check that the emulator can draw, before the first picture is needed.
 
     Raises:
         MissingExtraError: Pillow is not installed.

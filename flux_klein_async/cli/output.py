@@ -1,10 +1,6 @@
-"""Text from and for people: prompts in, safe lines out. Pure.
+"""The terminal: results on stdout, everything else on stderr, where a live line may show progress.
 
-The two streams: results on stdout, everything else on stderr, where a live line may be running.
-
-A reader who goes away (`| head -1`) is no error: the stream falls silent and whoever asked to know is told.
-
-How far a run is: one live line on a terminal, a handful of plain lines elsewhere. Must not know the client.
+A reader that goes away (`| head -1`) is not an error: the stream falls silent and the command is stopped.
 """
 
 import asyncio
@@ -42,15 +38,14 @@ __all__ = [
 ]
 
 
-# What moves a cursor, breaks a line, or is no character at all.
+# Categories that move the cursor, break the line, or are not characters at all.
 _RAW = {"Cc", "Cs", "Zl", "Zp"}
-# Directional embeddings, overrides and isolates: a prompt may hold them, but shown beside other words they would
-# reorder those too.
+# Directional embeddings, overrides and isolates would also reorder the words printed next to them.
 _REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def shown(text: str) -> str:
-    """The text on one line, with everything escaped that a terminal would obey instead of show."""
+    """The text on one line, with everything escaped that a terminal would obey instead of print."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(
@@ -62,16 +57,16 @@ def shown(text: str) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """The text as `shown`, cut to so many characters."""
+    """The text as `shown`, cut to `length` characters."""
     safe = shown(text[: length + 1])
     return safe if len(safe) <= length else safe[: length - 3] + "..."
 
 
 def decoded_prompt(data: bytes) -> str:
-    """A prompt read from a file or pipe: UTF-8, less the one line end that editors and `echo` add.
+    """A prompt read from a file or pipe: UTF-8, without the one line end that editors and `echo` add.
 
     Raises:
-        InvalidInputError: It is no UTF-8.
+        InvalidInputError: It is not UTF-8.
     """
     try:
         text = data.decode("utf-8")
@@ -81,7 +76,7 @@ def decoded_prompt(data: bytes) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people read them: 4.1 s, 2:05, 1:00:03."""
+    """Seconds in words: 4.1 s, 2:05, 1:00:03."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(int(seconds), 60)
@@ -90,25 +85,25 @@ def duration(seconds: float) -> str:
 
 
 class Meter(Protocol):
-    """A progress display; a live one makes room while a line is printed."""
+    """A progress display; a live one is hidden while a line is printed."""
 
     def tick(self) -> None:
-        """Show the progress, if it is time to."""
+        """Update the display, if it is time to."""
 
     def show(self) -> None:
-        """Begin, or come back."""
+        """Show the display, or show it again."""
 
     def hide(self) -> None:
-        """Leave no trace on the terminal, until the next tick."""
+        """Erase the display until the next tick."""
 
 
 def is_utf8() -> bool:
-    """Whether every character can be printed."""
+    """Whether stdout can print every character."""
     return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a stream ends at a screen that can move its cursor."""
+    """Whether a stream is a terminal that can move its cursor."""
     return stream.isatty() and os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
 
 
@@ -116,7 +111,7 @@ class Screen:
     """Prints whole lines, flushed one by one.
 
     Attributes:
-        quiet: No progress; errors are still told.
+        quiet: Print no progress, only errors.
         reader_gone: Nobody reads stdout any more.
         results_lost: A result could not be written, to a full disk for example.
     """
@@ -127,17 +122,17 @@ class Screen:
         self.results_lost = False
         self._on_reader_gone: Callable[[], None] | None = None
         self._meter: Meter | None = None
-        # Paths may hold bytes that are no text; a narrow locale must not turn a result into a crash.
+        # Paths may hold bytes that are not text, and a narrow locale must not turn a result into a crash.
         if (reconfigure := getattr(sys.stdout, "reconfigure", None)) is not None:
             reconfigure(errors="surrogateescape" if is_utf8() else "backslashreplace")
 
     def when_reader_gone(self, call: Callable[[], None]) -> None:
-        """Call this, once, as soon as stdout turns out to be closed."""
+        """Call `call`, once, when stdout turns out to be closed."""
         self._on_reader_gone = call
 
     @contextmanager
     def metered(self, meter: Meter | None) -> Iterator[None]:
-        """Show this meter for the length of the block."""
+        """Show this meter inside the block."""
         self._meter = meter
         if meter is not None:
             meter.show()
@@ -147,13 +142,13 @@ class Screen:
             self.restore()
 
     def restore(self) -> None:
-        """Take the meter away, so that the terminal is as it was."""
+        """Remove the meter and leave the terminal as it was."""
         meter, self._meter = self._meter, None
         if meter is not None:
             meter.hide()
 
     def out(self, text: str) -> None:
-        """A result: one line on stdout, made safe where a terminal would obey it."""
+        """Print a result: one line on stdout, escaped for a terminal."""
         if not self._write(sys.stdout, shown(text) if sys.stdout.isatty() else text) and not self.reader_gone:
             self.reader_gone = True
             _to_nowhere(sys.stdout)
@@ -161,17 +156,17 @@ class Screen:
                 self._on_reader_gone()
 
     def say(self, text: str) -> None:
-        """Progress: one line on stderr, unless quiet."""
+        """Print progress: one line on stderr, unless quiet."""
         if not self.quiet:
             self.note(text)
 
     def note(self, text: str) -> None:
-        """What must be told even if quiet: one line on stderr."""
+        """Print an error or a warning: one line on stderr, even if quiet."""
         if not self._write(sys.stderr, shown(text)):
             _to_nowhere(sys.stderr)
 
     def _write(self, stream: TextIO, line: str) -> bool:
-        """Print a line; False where nobody reads any more."""
+        """Print a line; False if nobody reads the stream any more."""
         terminal = stream.isatty()
         hidden = self._meter if terminal or _is_pipe(stream) else None
         if hidden is not None:
@@ -181,31 +176,31 @@ class Screen:
             stream.flush()
         except BrokenPipeError:
             return False
-        except OSError as error:  # a full disk; what was paid for is still told on stderr
+        except OSError as error:  # a full disk: what was paid for still goes to stderr
             if stream is sys.stderr:
                 return False
             self.results_lost = True
             self.note(f"Results cannot be written: {error.strerror}")
             return False
         finally:
-            if hidden is not None and terminal:  # after a pipe, the next tick shows it: `| tee` needs its moment
+            if hidden is not None and terminal:  # after a pipe, the next tick shows it, once `| tee` has printed
                 hidden.show()
         return True
 
 
 def _is_pipe(stream: TextIO) -> bool:
-    """Whether another process reads the stream, perhaps to print it on the same terminal."""
+    """Whether another process reads the stream; it may print to the same terminal."""
     try:
         return stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
-    except (OSError, ValueError):  # a stream that is no file
+    except (OSError, ValueError):  # a stream without a file
         return False
 
 
 def _to_nowhere(stream: TextIO) -> None:
-    """Point a stream at nothing, or the interpreter would complain when it flushes it at its end."""
+    """Point a stream at nothing, or the interpreter would complain when it flushes the stream at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
-        with suppress(io.UnsupportedOperation):  # a stream that is no file needs no such care
+        with suppress(io.UnsupportedOperation):  # a stream without a file needs no such care
             os.dup2(nowhere, stream.fileno())
     finally:
         os.close(nowhere)
@@ -222,23 +217,23 @@ _SILENCE = 30.0  # seconds after which a plain line is due although no quarter w
 
 
 class Counts(Protocol):
-    """What is shown; `total` is None where nobody knows yet how many there are."""
+    """What the display shows."""
 
     @property
     def total(self) -> int | None:
-        """How many items there are."""
+        """How many items there are, or None if that is not known yet."""
 
     @property
     def done(self) -> int:
-        """How many have their result."""
+        """How many have a result."""
 
     @property
     def failed(self) -> int:
-        """How many ended without."""
+        """How many ended without a result."""
 
     @property
     def running(self) -> int:
-        """How many are being made."""
+        """How many are being generated."""
 
     @property
     def queued(self) -> int:
@@ -246,11 +241,11 @@ class Counts(Protocol):
 
     @property
     def ended(self) -> int:
-        """How many have ended, in whatever way."""
+        """How many have ended, in any way."""
 
 
 def make_meter(board: Counts, clock: Clock) -> Meter:
-    """The display that fits standard error."""
+    """A live line on a terminal, else plain lines."""
     return LiveLine(board, clock) if is_terminal(sys.stderr) else PlainLines(board, clock)
 
 
@@ -329,7 +324,7 @@ class LiveLine:
 
 
 class PlainLines:
-    """For logs and pipes: a line at each quarter of the items, or after half a minute of silence."""
+    """For logs and pipes: a line at each quarter of the items, or after 30 s without one."""
 
     def __init__(self, board: Counts, clock: Clock) -> None:
         self._board = board
@@ -338,7 +333,7 @@ class PlainLines:
         self._quarter = 0
 
     def tick(self) -> None:
-        """Print a line, if one is due; the end has a line of its own."""
+        """Print a line if one is due; the summary reports the end."""
         board, now = self._board, self._clock()
         quarter = _PARTS * board.ended // board.total if board.total else 0
         if (quarter == self._quarter and now - self._last < _SILENCE) or board.ended == board.total:
@@ -354,7 +349,7 @@ class PlainLines:
         """Nothing is shown between lines."""
 
     def hide(self) -> None:
-        """Nothing is there to be hidden."""
+        """Nothing is there to hide."""
 
 
 def _done(board: Counts) -> str:

@@ -1,11 +1,10 @@
 """Which service a command talks to: the token, the store of learned times, the emulator of a run."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from flux_klein_async.cli.connect import MissingExtraError, build_client, emulated, require_pillow, store_path
+from flux_klein_async.cli.connect import build_client, emulated, store_path
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.polling.adaptive import AdaptivePolling
@@ -34,15 +33,6 @@ async def test_the_emulator_of_a_run_gives_ids_of_its_own() -> None:
         async with emulated() as address, build_client(address) as client:
             ids.add((await client.submit("a leopard")).request_id)
     assert len(ids) == 2
-
-
-async def test_a_missing_pillow_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'flux_klein_async\[emulator\]'"):
-        require_pillow()
-    with pytest.raises(MissingExtraError):
-        async with emulated():
-            pass
 
 
 @pytest.mark.parametrize(
@@ -104,19 +94,22 @@ def test_a_second_run_begins_with_what_the_first_has_learned(
     assert samples(path) == pytest.approx(5)
 
 
-def test_the_emulator_of_a_run_teaches_nothing(
-    flux_klein: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("variable", "file", "options"),
+    [("FLUX_KLEIN_STORE", "times.json", ["--emulator", "--width", "64", "--height", "64"]), ("XDG_CACHE_HOME", "", [])],
+    ids=["emulator", "loopback"],
+)
+def test_an_emulator_on_this_machine_teaches_nothing(
+    served: Emulator,
+    flux_klein: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    variable: str,
+    file: str,
+    options: list[str],
 ) -> None:
-    monkeypatch.setenv("FLUX_KLEIN_STORE", str(tmp_path / "times.json"))
-    assert flux_klein("generate", "x", "--width", "64", "--height", "64", "--emulator").code == 0
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_loopback_teaches_nothing_by_itself(
-    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert flux_klein("generate", "x", "--no-download").code == 0
+    monkeypatch.setenv(variable, str(tmp_path / file))
+    assert flux_klein("generate", "x", "--no-download", *options).code == 0
     assert list(tmp_path.iterdir()) == []
 
 

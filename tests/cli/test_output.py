@@ -13,7 +13,6 @@ from flux_klein_async.cli.output import (
     Screen,
     decoded_prompt,
     duration,
-    is_terminal,
     make_meter,
     shortened,
     shown,
@@ -155,14 +154,6 @@ def test_a_reader_who_has_gone_is_told_of_once(monkeypatch: pytest.MonkeyPatch) 
         assert told == [True]
         assert screen.reader_gone
         monkeypatch.undo()
-
-
-def test_a_terminal_is_a_screen_whose_cursor_moves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    assert is_terminal(Terminal())
-    assert not is_terminal(io.StringIO())
-    monkeypatch.setenv("TERM", "dumb")
-    assert not is_terminal(Terminal())
 
 
 class Clock:

@@ -47,14 +47,12 @@ OPTIONS: dict[str, st.SearchStrategy[str]] = {
     "--profile": words | st.sampled_from(["klein", "fixed:", "fixed:-1", "queue:0", "fixed:nan"]),
     "--workers": sizes,
     "--seed": sizes,
-    "--store": words,
-    "--poll-cost": seconds,
     "--journal": words,
     "--older-than": seconds,
     "--state": words,
 }
 FLAGS = ["--no-download", "--json", "--quiet", "--help", "--version", "--", "-", "--jso", "-j", "--no-such"]
-COMMANDS = ["generate", "status", "result", "cancel", "explain", "price", "journal", "", "batch", "Generate", "--"]
+COMMANDS = ["generate", "status", "result", "cancel", "price", "journal", "", "batch", "Generate", "--"]
 
 
 @st.composite
