@@ -269,48 +269,52 @@ async def _dry_run(
 ) -> ExitCode:
     """Print what a run would do; nothing is made."""
     price = generation_price(await client.get_model())
-    actions, bad = await _previewed(rows, job.model, estimate, preview)
-    for row in bad[:_BAD_TOLD]:
-        screen.note(f"Line {row.line}: {row.problem}")
+    actions, bad = await _previewed(rows, job.model, estimate, preview, screen)
     seconds = estimate.seconds(job.concurrency) if estimate.count else 0.0
     cost = None if price is None else price * actions[Action.SUBMIT]
     if job.as_json:
         counts = {action.name.lower(): actions[action] for action in Action}
         usd = None if cost is None else float(cost)
-        screen.out(json_line({**counts, "bad": len(bad), "cost_usd": usd, "seconds": round(seconds, 3)}))
+        screen.out(json_line({**counts, "bad": bad, "cost_usd": usd, "seconds": round(seconds, 3)}))
     else:
-        for line in _forecast(actions, len(bad), price, job.concurrency, seconds):
+        for line in _forecast(actions, bad, price, job.concurrency, seconds):
             screen.out(line)
     return ExitCode.BAD_INPUT if bad else ExitCode.OK if price is not None else ExitCode.OTHER
 
 
 async def _previewed(
-    rows: RowStream, model: str, estimate: Estimate, preview: Preview | None
-) -> tuple[Counter[Action], list[BadRow]]:
-    """What the journal would have done with each row, and the bad rows."""
+    rows: RowStream, model: str, estimate: Estimate, preview: Preview | None, screen: Screen
+) -> tuple[Counter[Action], int]:
+    """What the journal would have done with each row, and how many rows are bad; prints the first of those."""
     actions: Counter[Action] = Counter()
-    bad: list[BadRow] = []
-    waiting: list[Row] = []
+    bad = 0
 
-    async def settle() -> None:
-        asked = await asyncio.gather(*(_action(row, model, preview) for row in waiting))
-        for row, action in zip(waiting, asked, strict=True):
+    def refuse(row: BadRow) -> None:
+        nonlocal bad
+        bad += 1
+        if bad <= _BAD_TOLD:
+            screen.note(f"Line {row.line}: {row.problem}")
+
+    async def settle(some: list[Row]) -> None:
+        asked = await asyncio.gather(*(_action(row, model, preview) for row in some))
+        for row, action in zip(some, asked, strict=True):
             if isinstance(action, BadRow):
-                bad.append(action)
+                refuse(action)
                 continue
             actions[action] += 1
             if action is Action.SUBMIT:
                 estimate.add(row.fields)
-        waiting.clear()
 
+    waiting: list[Row] = []
     async for row in rows:
         if isinstance(row, BadRow):
-            bad.append(row)
+            refuse(row)
         else:
             waiting.append(row)
         if len(waiting) >= _AT_ONCE:
-            await settle()
-    await settle()
+            await settle(waiting)
+            waiting = []
+    await settle(waiting)
     return actions, bad
 
 

@@ -270,7 +270,7 @@ class _Driver:
         self._codes: set[ExitCode] = set()
         self._stopping = False
         self._failures: Counter[str] = Counter()
-        self._told = 0
+        self._told = self._hidden = 0
 
     async def run(self, rows: AsyncIterator[Row | BadRow], stop: Stop) -> ExitCode:
         grace = asyncio.timeout(None)
@@ -352,23 +352,26 @@ class _Driver:
         else:
             self._tell(row.line, f"{error}; {again} submits it again")
 
-    def _tell(self, line: int, sentence: str, *more: str) -> None:
+    def _tell(self, line: int, sentence: str, *resume: str) -> None:
         """Print a failure, unless there are too many; without a manifest, equal ones once."""
-        repeated = self._manifest is None and sentence in self._failures
-        self._failures[sentence] += 1
-        if not repeated and self._told < _TOLD:
-            self._told += 1
-            for part in (f"{self._label(line)}: {sentence}", *more):
-                self._screen.note(part)
+        if self._manifest is None:
+            self._failures[sentence] += 1
+            if self._failures[sentence] > 1:
+                return
+        if self._told >= _TOLD and not resume:  # the command that resumes a paid request is always printed
+            self._hidden += 1
+            return
+        self._told += 1
+        for part in (f"{self._label(line)}: {sentence}", *resume):
+            self._screen.note(part)
 
     def _tell_repeated(self) -> None:
-        if self._manifest is not None:
-            if hidden := self._failures.total() - self._told:
-                self._screen.note(f"{hidden:,} more: see {self._manifest.path}")
-            return
         for sentence, count in self._failures.items():
             if count > 1:
                 self._screen.note(f"{count - 1:,} more: {sentence}")
+        if self._hidden:
+            where = "" if self._manifest is None else f": see {self._manifest.path}"
+            self._screen.note(f"{self._hidden:,} more{where}")
 
 
 def _nothing() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flux_klein_async.__main__ import main
-from flux_klein_async.emulator import Emulator, error_reply
+from flux_klein_async.emulator import Emulator, Reply, error_reply
 
 from .helpers import Command
 
@@ -215,6 +215,29 @@ def test_a_dry_run_knows_what_was_done_before_and_changes_nothing(served: Emulat
             }
         ]
     assert served.accepted == 3
+
+
+def test_a_dry_run_counts_every_line_prints_the_first_bad_ones_and_guesses_no_price(
+    served: Emulator, flux_klein: Command
+) -> None:
+    served.fault("model", Reply(200, {"model_id": "a/b"}), probability=1)
+    prompts(1001, *[BAD] * 30)
+    ran = flux_klein("batch", "prompts.jsonl", "--dry-run")
+    assert (ran.code, ran.err.count("Line ")) == (65, 20)
+    assert ran.out.splitlines()[:2] == ["1,001 to submit, 30 bad", "Cost: unknown, the catalogue does not say it"]
+    prompts(2)
+    ran = flux_klein(*ARGUMENTS, "--dry-run", "--json")
+    assert (ran.code, ran.records[0]["submit"], ran.records[0]["cost_usd"]) == (1, 2, None)
+
+
+def test_an_id_that_the_journal_knows_with_another_input_is_a_bad_line_of_a_dry_run(
+    served: Emulator, flux_klein: Command
+) -> None:
+    for prompt in ("a cat", "a dog"):
+        prompts(0, {"id": "pet", "prompt": prompt, "width": 64, "height": 64})
+        ran = flux_klein(*ARGUMENTS, *(["--dry-run"] if prompt == "a dog" else []))
+    assert (ran.code, ran.out.splitlines()[0]) == (65, "0 to submit, 1 bad")
+    assert "Line 1: " in ran.err
 
 
 def test_lines_come_from_standard_input(served: Emulator, flux_klein: Command) -> None:

@@ -20,8 +20,16 @@ from flux_klein_async.cli.run import RunOptions, Totals, run_rows
 from flux_klein_async.cli.stopping import Stop
 from flux_klein_async.emulator import Emulator, Generation, Pass, Reply, error_reply
 from flux_klein_async.emulator.scripts import Answer
+from flux_klein_async.errors import (
+    GenerationCancelledError,
+    GenerationFailedError,
+    ItemClaimedError,
+    NotFoundError,
+    SubmissionUncertainError,
+)
 from flux_klein_async.events import Cancelled, Finished, Polled, StateChanged, Submitted
-from flux_klein_async.models import Outcome, RequestState
+from flux_klein_async.journal.base import Action, Claim
+from flux_klein_async.models import GenerationOutput, GenerationResult, Outcome, RequestState
 from tests.fakes import now
 
 from .helpers import Command
@@ -140,7 +148,8 @@ class Bench:
 def bench(klein_emulator, connect, tmp_path) -> Callable[..., Bench]:
     def make(**options: Any) -> Bench:
         totals = Totals()
-        return Bench(connect(on_event=totals.note, timeout=None), tmp_path, totals, **options)
+        ours = {"timeout": options.pop("timeout", None), "journal": options.pop("journal", None)}
+        return Bench(connect(on_event=totals.note, **ours), tmp_path, totals, **options)
 
     return make
 
@@ -207,6 +216,41 @@ async def test_without_a_manifest_equal_failures_are_printed_once(bench, klein_e
     await bench().run(rows(30), manifest=None)
     sentence = "The service refused the input [HTTP 422, code 422001]: no cats"
     assert capsys.readouterr().err.splitlines()[:2] == [f"Line 1: {sentence}", f"29 more: {sentence}"]
+
+
+async def test_without_a_manifest_every_paid_request_is_named_with_the_command_that_resumes_it(bench, capsys):
+    """Thirty generations time out, more than are reported otherwise: nothing else remembers their ids."""
+    it = bench(timeout=0.05)
+    code = await it.run(rows(30), manifest=None, resume="flux-klein result {}".format)
+    assert code == ExitCode.TRY_LATER
+    named = [line for line in capsys.readouterr().err.splitlines() if line.startswith("  flux-klein result ")]
+    assert len(set(named)) == 30
+
+
+class OthersJournal:
+    """A journal in which another run has claimed every item."""
+
+    async def record(self, entry: object) -> None:
+        raise AssertionError
+
+    def items(self) -> "OthersJournal":
+        return self
+
+    async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
+        return Claim(item="x", action=Action.CLAIMED)
+
+    def release(self, claim: Claim) -> None:
+        """Nothing was claimed."""
+
+
+async def test_rows_that_another_run_has_claimed_are_counted_and_not_reported_one_by_one(bench, klein_emulator, capsys):
+    it = bench(journal=OthersJournal())
+    assert await it.run(rows(3)) == ExitCode.TRY_LATER
+    assert (it.totals.claimed, klein_emulator.accepted) == (3, 0)
+    err = capsys.readouterr().err
+    assert "Line" not in err
+    assert "3 claimed by another run" in err
+    assert err.endswith("Run the same command again to resume it.\n")
 
 
 async def test_the_worst_row_decides(bench, klein_emulator):
@@ -298,3 +342,23 @@ def test_the_totals_follow_the_events() -> None:
         seen.append((totals.queued, totals.running))
     assert seen == [(1, 0), (2, 0), (1, 1), (1, 1), (0, 2), (0, 2), (0, 2), (0, 2), (0, 2)]
     assert (totals.polls, totals.generations) == (1, 3)
+
+
+def test_every_end_is_counted_once() -> None:
+    completed = {"request_id": "r", "state": RequestState.COMPLETED, "output": GenerationOutput(), "cost_usd": 0.5}
+    result = GenerationResult(**completed)
+    names = ("done", "from_journal", "failed", "uncertain", "claimed", "cancelled", "bad", "cost_usd")
+    for facts, counted in (
+        ({"result": result}, {"done": 1, "cost_usd": 0.5}),
+        ({"result": result, "from_journal": True}, {"done": 1, "from_journal": 1}),  # an earlier run paid for it
+        ({"result": result.model_copy(update={"cost_usd": None})}, {"done": 1}),
+        ({"error": SubmissionUncertainError()}, {"uncertain": 1}),
+        ({"error": ItemClaimedError()}, {"claimed": 1}),
+        ({"error": GenerationCancelledError()}, {"cancelled": 1}),
+        ({"error": GenerationFailedError()}, {"failed": 1}),
+        ({"error": NotFoundError()}, {"failed": 1}),
+    ):
+        totals = Totals()
+        totals.end(Outcome(index=0, item="x", **facts))
+        assert {name: getattr(totals, name) for name in names if getattr(totals, name)} == counted
+        assert totals.ended == 1
