@@ -46,7 +46,7 @@ from flux_klein_async.polling.adaptive import AdaptivePolling
 __all__ = ["batch"]
 
 
-_BAD_TOLD = 20  # bad lines that are printed one by one
+_BAD_SHOWN = 20  # bad lines that are printed one by one
 _AT_ONCE = 256  # rows that the journal is asked for together
 
 Preview = Callable[[str, bytes, str | None], Awaitable[Action]]
@@ -248,10 +248,10 @@ def _line_ends(path: Path) -> int | None:
 
 
 def _refuse(bad: list[BadRow], screen: Screen) -> ExitCode:
-    for row in bad[:_BAD_TOLD]:
+    for row in bad[:_BAD_SHOWN]:
         screen.note(f"Line {row.line}: {row.problem}")
-    if len(bad) > _BAD_TOLD:
-        screen.note(f"{len(bad) - _BAD_TOLD} more.")
+    if len(bad) > _BAD_SHOWN:
+        screen.note(f"{len(bad) - _BAD_SHOWN} more.")
     screen.note("Nothing was submitted.")
     return ExitCode.BAD_INPUT
 
@@ -292,7 +292,7 @@ async def _previewed(
     def refuse(row: BadRow) -> None:
         nonlocal bad
         bad += 1
-        if bad <= _BAD_TOLD:
+        if bad <= _BAD_SHOWN:
             screen.note(f"Line {row.line}: {row.problem}")
 
     async def settle(some: list[Row]) -> None:

@@ -36,7 +36,7 @@ from flux_klein_async.polling.policies import PollPolicy
 __all__ = ["RunOptions", "Totals", "connected", "run_rows"]
 
 _GRACE = 30.0  # seconds for running generations once the command is told to stop
-_TOLD = 20  # different failures that are printed; a manifest has all of them
+_MOST_REPORTED = 20  # different failures that are printed; a manifest has all of them
 _OVER = (GenerationFailedError, GenerationCancelledError, NotFoundError)  # nothing is left to resume
 _AGAIN = {SubmissionUncertainError: "--resubmit-uncertain", GenerationFailedError: "--retry-failed"}
 
@@ -270,7 +270,7 @@ class _Driver:
         self._codes: set[ExitCode] = set()
         self._stopping = False
         self._failures: Counter[str] = Counter()
-        self._told = self._hidden = 0
+        self._reported = self._hidden = 0
 
     async def run(self, rows: AsyncIterator[Row | BadRow], stop: Stop) -> ExitCode:
         grace = asyncio.timeout(None)
@@ -296,7 +296,7 @@ class _Driver:
                 raise
         finally:
             stop.gently(_nothing)
-        self._tell_repeated()
+        self._report_repeated()
         return worst(self._codes) if stop.code is None else stop.code
 
     def _wind_up(self, end: Callable[[], None], grace: asyncio.Timeout) -> None:
@@ -317,7 +317,7 @@ class _Driver:
                 continue
             self._totals.bad += 1
             self._codes.add(ExitCode.BAD_INPUT)
-            self._tell(row.line, row.problem)
+            self._report(row.line, row.problem)
         self._totals.total = count
 
     async def _take(self, outcome: Outcome[Row]) -> None:
@@ -339,33 +339,33 @@ class _Driver:
 
     def _fail(self, row: Row, error: FluxKleinError) -> None:
         if isinstance(error, GenerationCancelledError) and error.charged == "no" and self._stopping:
-            return  # as it was told; the next run makes them
+            return  # cancelled as asked; the next run submits it
         self._codes.add(exit_code(error))
         if isinstance(error, ItemClaimedError):
             return  # the summary counts them
         if self._resume is not None and error.request_id is not None and not isinstance(error, _OVER):
-            self._tell(row.line, f"{error}; resume with:", f"  {self._resume(error.request_id)}")
+            self._report(row.line, f"{error}; resume with:", f"  {self._resume(error.request_id)}")
             return
         again = next((option for kind, option in _AGAIN.items() if isinstance(error, kind)), None)
         if again is None or self._manifest is None:
-            self._tell(row.line, str(error))
+            self._report(row.line, str(error))
         else:
-            self._tell(row.line, f"{error}; {again} submits it again")
+            self._report(row.line, f"{error}; {again} submits it again")
 
-    def _tell(self, line: int, sentence: str, *resume: str) -> None:
+    def _report(self, line: int, sentence: str, *resume: str) -> None:
         """Print a failure, unless there are too many; without a manifest, equal ones once."""
         if self._manifest is None:
             self._failures[sentence] += 1
             if self._failures[sentence] > 1:
                 return
-        if self._told >= _TOLD and not resume:  # the command that resumes a paid request is always printed
+        if self._reported >= _MOST_REPORTED and not resume:  # the command that resumes a paid request is always printed
             self._hidden += 1
             return
-        self._told += 1
+        self._reported += 1
         for part in (f"{self._label(line)}: {sentence}", *resume):
             self._screen.note(part)
 
-    def _tell_repeated(self) -> None:
+    def _report_repeated(self) -> None:
         for sentence, count in self._failures.items():
             if count > 1:
                 self._screen.note(f"{count - 1:,} more: {sentence}")
