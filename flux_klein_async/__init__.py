@@ -4,8 +4,9 @@ Where things are:
 
     client, handle   the verbs                      errors, models, events, options   the vocabulary
     api/             what the service says          transport/   bytes, retries, pacing
-    polling/         when to poll                   ledger/      what was paid for
-    flow/            submit, wait, download, fan out
+    polling/         when to poll                   journal/     what was paid for
+    operations/      submit, wait, download, fan out
+    batch/           files of many rows             integrations/  web frameworks, logging, telemetry, notebooks
     emulator/        the service, without a token   testing/     pytest fixtures on it
     cli/             the `flux-klein` command
 """

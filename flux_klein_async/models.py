@@ -186,12 +186,12 @@ class TextToImage9BInput(TextToImageInput):
     """Input of the 9B sibling: the same, and `steps` (source: docs/wire.md, "Input").
 
     Attributes:
-        steps: Denoising steps, 4 to 50; None: the service's own choice.
+        steps: Denoising steps, 1 to 100; None: the service's own choice.
     """
 
     default_model: ClassVar[str] = KLEIN_9B_TEXT_TO_IMAGE
 
-    steps: Annotated[int, Field(ge=4, le=50)] | None = None
+    steps: Annotated[int, Field(ge=1, le=100)] | None = None
 
 
 class HostedFile(BriefModel):

@@ -1,1 +1,1 @@
-"""What was paid for."""
+"""Files of many rows: reading them, estimating them, and the manifest of what became of each."""

@@ -59,7 +59,7 @@ class Model:
 _PROMPT = Field("prompt", "string", required=True)
 _WIDTH = Field("width", "integer", minimum=64, maximum=2048, default=1024)
 _HEIGHT = Field("height", "integer", minimum=64, maximum=2048, default=1024)
-_STEPS = Field("steps", "integer", minimum=4, maximum=50, default=4)
+_STEPS = Field("steps", "integer", minimum=1, maximum=100, default=25)
 
 _ENTRIES = (
     Model(

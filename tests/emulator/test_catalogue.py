@@ -30,8 +30,8 @@ def test_a_good_input_is_accepted(given):
         (KLEIN_4B, {"prompt": "x", "width": True}, "width", "integer_type"),
         (KLEIN_4B, {"prompt": "x", "height": 512.0}, "height", "integer_type"),
         (KLEIN_4B, {"prompt": "x", "height": "512"}, "height", "integer_type"),
-        (KLEIN_9B, {"prompt": "x", "steps": 3}, "steps", "greater_than_equal"),
-        (KLEIN_9B, {"prompt": "x", "steps": 51}, "steps", "less_than_equal"),
+        (KLEIN_9B, {"prompt": "x", "steps": 0}, "steps", "greater_than_equal"),
+        (KLEIN_9B, {"prompt": "x", "steps": 101}, "steps", "less_than_equal"),
     ],
 )
 def test_a_bad_field_is_pointed_at(model, given, field, kind):
@@ -80,7 +80,7 @@ def test_a_description_has_a_price_and_on_request_a_schema():
             "prompt": {"type": "string"},
             "width": {"type": "integer", "minimum": 64, "maximum": 2048, "default": 1024},
             "height": {"type": "integer", "minimum": 64, "maximum": 2048, "default": 1024},
-            "steps": {"type": "integer", "minimum": 4, "maximum": 50, "default": 4},
+            "steps": {"type": "integer", "minimum": 1, "maximum": 100, "default": 25},
         },
     }
     assert full == plain
