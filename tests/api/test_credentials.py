@@ -25,8 +25,11 @@ def find(explicit: Any = None, *, token: str | None = None, token_file: Path | s
 def refusal(*arguments: Any, **sources: Any) -> str:
     with pytest.raises(ConfigurationError) as caught:
         find(*arguments, **sources)
-    assert (caught.value.__cause__, "s3cr3t" in str(caught.value)) == (None, False)
-    return str(caught.value)
+    error = caught.value
+    assert error.__cause__ is None
+    assert error.__context__ is None or error.__suppress_context__
+    assert "s3cr3t" not in str(error)
+    return str(error)
 
 
 @pytest.fixture
