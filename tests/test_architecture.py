@@ -37,26 +37,13 @@ OUTER = ("emulator.", "testing.", "cli.", "integrations.", "__main__")
 PURE = """errors models events options api.messages api.urls api.requests polling.policies polling.durations
     polling.schedule journal.base batch.estimate emulator.scripts emulator.profiles emulator.catalogue emulator.service
     emulator.faults emulator.engine"""
-IMPURE = {
-    "asyncio",
-    "time",
-    "secrets",
-    "socket",
-    "ssl",
-    "aiohttp",
-    "tenacity",
-    "os",
-    "threading",
-    "sqlite3",
-    "tempfile",
-}
-
 # Third parties and stores, and who imports them.
 IMPORTERS = {
     "aiohttp": {"transport.aiohttp", "transport.failures"},
     "tenacity": {"transport.retry"},
     "sqlite3": {"batch.rows", "journal.database", "journal.reader", "journal.writer"},
 }
+IMPURE = {"asyncio", "time", "secrets", "socket", "ssl", "os", "threading", "tempfile", *IMPORTERS}
 THIRD_PARTIES = {
     "integrations.fastapi": {"fastapi", "starlette"},
     "integrations.aiohttp_web": {"aiohttp"},
