@@ -73,83 +73,63 @@ def facts_of(cls: type[FluxKleinError]) -> dict[str, Any]:
     return {name: value for base in cls.__mro__ for name, value in FACTS.get(base, {}).items()}
 
 
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (ConfigurationError("No token"), "No token"),
-        (ConfigurationError(), "No token, a bad base URL, the wrong event loop, an unusable session"),
-        (ClientClosedError(), "The client is closed, or was closed while the call was under way"),
-        (InvalidInputError(), "The input was refused here, before anything was sent"),
-        (InvalidInputError("prompt: blank", cause="ValueError"), "prompt: blank: ValueError"),
-        (APIConnectionError(), "The connection to the service failed"),
+FINDINGS = [
+    {"loc": ["body", "prompt"], "msg": "Field required", "type": "missing"},
+    {"loc": ["body"], "msg": "no object"},
+    {"loc": "x", "msg": "odd"},
+    {"loc": ["size", 0], "msg": 7},
+    "odd too",
+]
+SENTENCES: list[tuple[FluxKleinError, str]] = [
+    (ConfigurationError("No token"), "No token"),
+    (ConfigurationError(), "No token, a bad base URL, the wrong event loop, an unusable session"),
+    (InvalidInputError("prompt: blank", cause="ValueError"), "prompt: blank: ValueError"),
+    (
+        APIConnectionError(cause="ConnectionResetError: reset", request_id="r-1"),
+        "The connection to the service failed: ConnectionResetError: reset (request r-1)",
+    ),
+    (APIStatusError(status_code=418), "The service refused the call [HTTP 418]"),
+    (
+        AuthenticationError(status_code=400, error_code=400004, detail="expired"),
+        "The token is missing, wrong, expired or revoked [HTTP 400, code 400004]: expired",
+    ),
+    (
+        NotFoundError(status_code=404, request_id="r-1"),
+        "The model or request is unknown, deleted or expired [HTTP 404] (request r-1)",
+    ),
+    (
+        InputRejectedError(status_code=422, detail=FINDINGS),
         (
-            APIConnectionError(cause="ConnectionResetError: reset", request_id="r-1"),
-            "The connection to the service failed: ConnectionResetError: reset (request r-1)",
+            "The service refused the input [HTTP 422]: prompt: Field required; no object; "
+            "{'loc': 'x', 'msg': 'odd'}; {'loc': ['size', 0], 'msg': 7}; odd too"
         ),
-        (APITimeoutError(request_id="r-1"), "The service did not answer in time (request r-1)"),
-        (APIStatusError(status_code=418), "The service refused the call [HTTP 418]"),
-        (
-            AuthenticationError(status_code=400, error_code=400004, detail="expired"),
-            "The token is missing, wrong, expired or revoked [HTTP 400, code 400004]: expired",
-        ),
-        (
-            PermissionDeniedError(status_code=403),
-            "The request belongs to somebody else, or the account may not do this [HTTP 403]",
-        ),
-        (InsufficientBalanceError(status_code=402), "No balance is left on the account [HTTP 402]"),
-        (
-            NotFoundError(status_code=404, request_id="r-1"),
-            "The model or request is unknown, deleted or expired [HTTP 404] (request r-1)",
-        ),
-        (
-            InputRejectedError(status_code=422, detail=[{"loc": ["width"]}]),
-            "The service refused the input [HTTP 422]: {'loc': ['width']}",
-        ),
-        (
-            InputRejectedError(
-                status_code=422,
-                detail=[
-                    {"loc": ["body", "prompt"], "msg": "Field required", "type": "missing"},
-                    {"loc": ["body"], "msg": "no object"},
-                    {"loc": "x", "msg": "odd"},
-                    {"loc": ["size", 0], "msg": 7},
-                    "odd too",
-                ],
-            ),
-            (
-                "The service refused the input [HTTP 422]: prompt: Field required; no object; "
-                "{'loc': 'x', 'msg': 'odd'}; {'loc': ['size', 0], 'msg': 7}; odd too"
-            ),
-        ),
-        (
-            RateLimitError(status_code=429, error_code=0, retry_after=2.5),
-            "The service limits the rate of calls [HTTP 429, code 0, retry after 2.5 s]",
-        ),
-        (
-            RateLimitError(status_code=429, retry_after=0.0),
-            "The service limits the rate of calls [HTTP 429, retry after 0 s]",
-        ),
-        (ServerError(status_code=502, detail=""), "The service failed [HTTP 502]"),
-        (InvalidResponseError(status_code=302), "The answer contradicts the API's documentation"),
-        (
-            SubmissionUncertainError(raw="<html>"),
-            "The submit may or may not have been accepted; it is not repeated, since you may have paid for it",
-        ),
-        (ResultNotReadyError(request_id="r-1"), "The generation has not ended yet (request r-1)"),
-        (GenerationFailedError(), "The generation failed"),
-        (GenerationFailedError(detail="out of memory"), "The generation failed: out of memory"),
-        (GenerationCancelledError(), "The generation was cancelled"),
-        (WaitTimeoutError(), "The deadline passed; not seen yet in 0 polls; it may still finish"),
-        (
-            WaitTimeoutError(elapsed=30.0, polls=1, state="in_queue", request_id="r-1"),
-            "The deadline passed after 30 s; last seen in_queue in 1 poll; it may still finish (request r-1)",
-        ),
-        (DownloadError(url="https://files.example/a.png", status_code=503), "A file could not be downloaded"),
-        (BudgetExceededError(), "The next submit could exceed the budget"),
-        (JournalError(), "The journal could not be read or written"),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, FluxKleinError) else "",
-)
+    ),
+    (
+        RateLimitError(status_code=429, error_code=0, retry_after=2.5),
+        "The service limits the rate of calls [HTTP 429, code 0, retry after 2.5 s]",
+    ),
+    (
+        RateLimitError(status_code=429, retry_after=0.0),
+        "The service limits the rate of calls [HTTP 429, retry after 0 s]",
+    ),
+    (ServerError(status_code=502, detail=""), "The service failed [HTTP 502]"),
+    (InvalidResponseError(status_code=302), "The answer contradicts the API's documentation"),
+    (
+        SubmissionUncertainError(raw="<html>"),
+        "The submit may or may not have been accepted; it is not repeated, since you may have paid for it",
+    ),
+    (GenerationFailedError(), "The generation failed"),
+    (GenerationFailedError(detail="out of memory"), "The generation failed: out of memory"),
+    (WaitTimeoutError(), "The deadline passed; not seen yet in 0 polls; it may still finish"),
+    (
+        WaitTimeoutError(elapsed=30.0, polls=1, state="in_queue", request_id="r-1"),
+        "The deadline passed after 30 s; last seen in_queue in 1 poll; it may still finish (request r-1)",
+    ),
+    (DownloadError(url="https://files.example/a.png", status_code=503), "A file could not be downloaded"),
+]
+
+
+@pytest.mark.parametrize(("error", "text"), SENTENCES, ids=[type(error).__name__ for error, _ in SENTENCES])
 def test_makes_its_sentence_from_its_facts(error: FluxKleinError, text: str) -> None:
     assert (str(error), repr(error)) == (text, f"{type(error).__name__}({text!r})")
 

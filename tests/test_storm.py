@@ -1,4 +1,4 @@
-"""A small storm, in virtual time: a tenth of all calls goes wrong in every known way, and the books still agree."""
+"""A small storm in virtual time: a tenth of all calls fail in every known way, and the accounts still agree."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ LOST_REPLIES = [fault(name) for name in FAULTS if name.endswith("+accepted") or 
 
 
 class Weather:
-    """One storm, and all that came of it."""
+    """One storm and its results."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -70,7 +70,7 @@ def test_nothing_is_paid_twice_lost_mixed_up_or_left_behind(weather):
 
 
 def test_it_was_a_storm(weather):
-    """Most come home all the same. Which call meets which fault depends on the threads that write files."""
+    """Most generations succeed. Which call meets which fault depends on the threads that write files."""
     assert {"submit", "status", "result", "file"} <= set(weather.faults)
     assert weather.kinds > 30
     assert weather.ends["result"] > PLAN.count / 2
