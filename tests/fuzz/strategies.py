@@ -1,4 +1,4 @@
-"""What strangers write: JSON of every shape, answers bent out of shape, headers, and the token in every spelling."""
+"""What a server may write: JSON of every shape, damaged answers, headers, and the token in every spelling."""
 
 import json
 from dataclasses import replace
@@ -23,12 +23,12 @@ from flux_klein_async.emulator import (
 
 REQUEST_ID = "0e3b2c1a-8c1d-4f6e-9b7a-1234567890ab"
 SAMPLES = Path(__file__).parent.parent / "samples"
-# One as services make them, and one of all that JSON, URLs and patterns treat in a way of their own.
+# A usual one, and one of characters that JSON, URLs and patterns treat specially.
 TOKENS = ("sk-klein-0123456789abcdef", 'q"u\\o/t%e+<d>.*&$()token')
 
 
 def examples(count: int) -> settings:
-    """So many examples by default; the profile `long` multiplies them as it multiplies everybody's."""
+    """This many examples by default; the profile `long` multiplies them."""
     return settings(max_examples=max(1, count * settings.default.max_examples // 100))
 
 
@@ -104,10 +104,10 @@ def damaged(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
     return data[:start] + draw(st.binary(max_size=4) | st.just(data[start:end] * 2) | st.just(b"")) + data[end:]
 
 
-# Short enough for a failing example to be printed; tests/samples has its monsters tried in full elsewhere.
+# Short enough to print a failing example; tests/api reads the long ones.
 _samples = sorted(data for path in SAMPLES.glob("*/body") if len(data := path.read_bytes()) < 2000)
 _monsters = [b"[" * 2000, b'{"a":' * 500, b"1" * 5000, b'"' + b"\\u0000" * 100 + b'"', b"\xff\xfe{\x00"]
-# By number: Hypothesis would write all of them out wherever it names the strategy.
+# By number: Hypothesis would print all of them wherever it names the strategy.
 sample_bodies = st.integers(0, len(_samples) - 1).map(_samples.__getitem__)
 monsters = st.integers(0, len(_monsters) - 1).map(_monsters.__getitem__)
 bodies = (
@@ -180,7 +180,7 @@ delays = st.sampled_from([0.0, 0.0, 0.0, 0.001, 0.5, 4.9, 31.0, 200.0])
 
 
 def _fair(reply: Reply) -> Reply:
-    """The same, without what no client could see through: an accepted submit that is answered with a refusal."""
+    """The same, except that no accepted submit is answered with a refusal: no client could tell."""
     try:
         body = json.loads(reply.body)
     except (ValueError, RecursionError):
