@@ -89,38 +89,26 @@ NO_HOSTED_FILES: dict[str, tuple[Any, ...]] = {
         *("https://user@files.example.com/a.png", "https://user:password@files.example.com/a.png"),
         "https://:password@files.example.com/a.png",
     ),
-    "no public host": tuple(
-        f"https://{host}/a.png"
-        for host in (
-            *("localhost", "LOCALHOST.", "a.localhost", "printer.local", "metadata.google.internal"),
-            *("example.invalid", "intranet", "127.0.0.1", "127.0.0.1.", "10.0.0.1", "172.16.0.1", "192.168.0.1"),
-            *("169.254.169.254", "100.64.0.1", "0.0.0.0", "255.255.255.255", "[::1]", "[::]", "[fe80::1]", "[fd00::1]"),
-            "[::ffff:127.0.0.1]",
-        )
+}
+NO_HOSTS = {
+    "no public host": (
+        *("localhost", "LOCALHOST.", "a.localhost", "printer.local", "metadata.google.internal", "example.invalid"),
+        *("intranet", "127.0.0.1", "127.0.0.1.", "10.0.0.1", "172.16.0.1", "192.168.0.1", "169.254.169.254"),
+        *("100.64.0.1", "0.0.0.0", "255.255.255.255", "[::1]", "[::]", "[fe80::1]", "[fd00::1]", "[::ffff:127.0.0.1]"),
+        *("224.0.0.1", "[ff02::1]"),  # multicast, which Python calls global
+        *("[64:ff9b::7f00:1]", "[2002:7f00:1::]"),  # so are NAT64 and 6to4 of 127.0.0.1
     ),
-    "such an address in disguise": tuple(
-        f"https://{host}/a.png"
-        for host in (
-            *("127.1", "0x7f.1", "0x7F000001", "2130706433", "0177.0.0.1", "127.0.0.0x1", "0x7f.1."),
-            *("\uff11\uff12\uff17.0.0.1", "127\u30020\u30020\u30021", "files.example.com\\@127.0.0.1"),
-        )
+    "such an address in disguise": (
+        *("127.1", "0x7f.1", "0x7F000001", "2130706433", "0177.0.0.1", "127.0.0.0x1", "0x7f.1."),
+        *("\uff11\uff12\uff17.0.0.1", "127\u30020\u30020\u30021", "files.example.com\\@127.0.0.1"),
     ),
-    "no host name": tuple(
-        f"https://{host}/a.png"
-        for host in (
-            "127.0.0.1\0.example.com",  # resolvers written in C stop at the NUL
-            *("files example.com", "127.0.0.1%2f.example.com", "127.0.0.1%23.example.com"),
-            *("files..example.com", ".example.com"),
-        )
-    ),
-    "an address that only Python calls global": tuple(
-        f"https://{host}/a.png"
-        for host in (
-            *("224.0.0.1", "[ff02::1]"),  # multicast
-            *("[64:ff9b::7f00:1]", "[2002:7f00:1::]"),  # NAT64 and 6to4 of 127.0.0.1
-        )
+    "no host name": (
+        "127.0.0.1\0.example.com",  # resolvers written in C stop at the NUL
+        *("files example.com", "127.0.0.1%2f.example.com", "127.0.0.1%23.example.com"),
+        *("files..example.com", ".example.com"),
     ),
 }
+NO_HOSTED_FILES |= {name: tuple(f"https://{host}/a.png" for host in hosts) for name, hosts in NO_HOSTS.items()}
 
 
 @pytest.mark.parametrize("urls", NO_HOSTED_FILES.values(), ids=NO_HOSTED_FILES)
@@ -143,37 +131,31 @@ def test_a_hosted_file_is_made_or_refused_whatever_the_text(text: str) -> None:
         return
 
 
-def result(**output: Any) -> GenerationResult:
-    return GenerationResult(request_id="r-1", state=RequestState.COMPLETED, output=GenerationOutput(**output))
-
-
 @pytest.mark.parametrize(
-    ("output", "urls"),
+    ("output", "urls", "image"),
     [
-        ({}, []),
-        ({"image": "a"}, ["a"]),
-        ({"images": ["a", "b"]}, ["a", "b"]),
-        ({"video": "v", "image": "a"}, ["a", "v"]),
-        ({"images": ["b", "a", "b"], "image": "a", "videos": ["w", "v"], "video": "v"}, ["a", "b", "v", "w"]),
-        ({"image": "", "images": [""]}, []),
+        ({}, [], None),
+        ({"image": "a"}, ["a"], "a"),
+        ({"images": ["a", "b"]}, ["a", "b"], "a"),
+        ({"image": "a", "images": ["b"]}, ["a", "b"], "a"),
+        ({"image": "", "images": ["b"]}, ["b"], "b"),
+        ({"image": "", "images": [""]}, [], None),
+        ({"video": "v", "image": "a"}, ["a", "v"], "a"),
+        ({"video": "v"}, ["v"], None),
+        ({"videos": ["v"]}, ["v"], None),
+        ({"images": ["b", "a", "b"], "image": "a", "videos": ["w", "v"], "video": "v"}, ["a", "b", "v", "w"], "a"),
     ],
 )
-def test_a_result_lists_its_urls_images_first_and_none_twice(output: dict[str, Any], urls: list[str]) -> None:
-    assert result(**output).urls == urls
-
-
-@pytest.mark.parametrize(
-    ("output", "url"),
-    [({"image": "a", "images": ["b"]}, "a"), ({"images": ["b", "c"]}, "b"), ({"image": "", "images": ["b"]}, "b")],
-)
-def test_a_result_knows_its_first_image(output: dict[str, Any], url: str) -> None:
-    assert result(**output).image_url == url
-
-
-@pytest.mark.parametrize("output", [{}, {"video": "v"}, {"videos": ["v"]}])
-def test_a_result_without_image_says_so(output: dict[str, Any]) -> None:
+def test_a_result_lists_its_urls_images_first_and_none_twice_and_knows_its_first_image(
+    output: dict[str, Any], urls: list[str], image: str | None
+) -> None:
+    result = GenerationResult(request_id="r-1", state=RequestState.COMPLETED, output=GenerationOutput(**output))
+    assert result.urls == urls
+    if image is not None:
+        assert result.image_url == image
+        return
     with pytest.raises(InvalidResponseError, match=r"^The result holds no image \(request r-1\)$"):
-        _ = result(**output).image_url
+        _ = result.image_url
 
 
 def test_a_result_does_not_show_its_raw_answer() -> None:

@@ -37,29 +37,12 @@ def token_file(tmp_path: Path) -> Path:
     return tmp_path / "token.json"
 
 
-@pytest.mark.parametrize(
-    ("explicit", "token", "stored", "expected"),
-    [
-        ("given", "environment", "file", "given"),
-        ("given", None, None, "given"),
-        (None, "environment", "file", "environment"),
-        (None, "environment", None, "environment"),
-        (None, None, "file", "file"),
-        ("  given \n", None, None, "given"),
-        (None, None, " file\n", "file"),
-    ],
-)
-def test_the_token_given_comes_first_then_the_environment_then_the_file(
-    explicit: str | None, token: str | None, stored: str | None, expected: str, token_file: Path
-) -> None:
-    token_file.write_text(json.dumps({"access_token": stored}), encoding="utf-8")
-    assert find(explicit, token=token, token_file=token_file) == expected
-
-
-def test_the_file_is_not_opened_where_another_source_has_the_token(token_file: Path) -> None:
-    token_file.write_bytes(b"garbled")
-    assert find(SECRET, token_file=token_file) == SECRET
-    assert find(token=SECRET, token_file=token_file) == SECRET
+def test_the_token_given_comes_first_then_the_environment_then_the_file(token_file: Path) -> None:
+    token_file.write_text('{"access_token": " file\\n"}', encoding="utf-8")
+    assert find(None, token_file=token_file) == "file"
+    token_file.write_bytes(b"garbled")  # not opened if another source has the token
+    assert find(None, token="environment", token_file=token_file) == "environment"
+    assert find("  given \n", token="environment", token_file=token_file) == "given"
 
 
 def test_a_file_is_read_until_it_expires(token_file: Path) -> None:
@@ -138,8 +121,7 @@ def test_takes_a_token_that_a_header_can_carry_and_no_other(token_file: Path) ->
         (SECRET, "", ""),
         ("abc/def==", "token abc/def== is wrong", "token [token] is wrong"),
         ("abc/def==", r"token abc\/def== is wrong", "token [token] is wrong"),
-        # A placeholder is no secret, and replacing it would maim ordinary words.
-        ("a", "a bad apple", "a bad apple"),
+        # A placeholder is no secret, and replacing it would damage ordinary words.
         ("dummy", "a dummy", "a dummy"),
         ("dummy6", "a dummy6", "a [token]"),
     ],
@@ -147,6 +129,7 @@ def test_takes_a_token_that_a_header_can_carry_and_no_other(token_file: Path) ->
 def test_replaces_the_token_wherever_it_is_echoed(token: str, echo: str, shown: str) -> None:
     redactor = Redactor(token)
     assert (redactor.text(echo), redactor.body(echo.encode())) == (shown, shown.encode())
+    assert token == "dummy" or token not in repr(redactor)
 
 
 def escaped(text: str) -> str:
@@ -175,15 +158,7 @@ def test_no_json_spelling_of_the_token_survives(token: str, spelling: str) -> No
     assert token not in unquote(message)
 
 
-def test_a_body_that_is_no_text_is_left_as_it_is() -> None:
-    assert Redactor(SECRET).body(b"\x89PNG\xff\x00") == b"\x89PNG\xff\x00"
-
-
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=6), st.binary(), st.binary())
 def test_no_plain_echo_of_any_token_survives(token: str, before: bytes, after: bytes) -> None:
-    shown = Redactor(token).body(before + token.encode() + after)
-    assert b"[token]" in shown
-
-
-def test_does_not_show_the_token_itself() -> None:
-    assert SECRET not in repr(Redactor(SECRET))
+    assert b"[token]" in Redactor(token).body(before + token.encode() + after)
+    assert Redactor("s" * 99).body(before + after) == before + after

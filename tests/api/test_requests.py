@@ -117,7 +117,7 @@ def deep() -> dict[str, Any]:
         ({"a": math.nan}, "Out of range float values"),
         ({"a": [math.inf]}, "Out of range float values"),
         ({"a": -math.inf}, "Out of range float values"),
-        ({"a": "\ud800"}, "surrogates not allowed"),
+        ({"a": "\ud800 private"}, "surrogates not allowed"),
         ({"\udfff": "a"}, "surrogates not allowed"),
         (TextToImageInput(prompt="a \ud83d"), "surrogate"),
         (cyclic(lambda value: [value]), "Circular reference"),
@@ -142,13 +142,8 @@ def test_refuses_what_is_no_json_object(value: Any, cause: str) -> None:
         encode_input(value)
     assert str(caught.value).startswith("The input cannot be written as JSON: ")
     assert cause in str(caught.value)
-
-
-def test_a_refusal_does_not_chain_the_input() -> None:
-    with pytest.raises(InvalidInputError) as caught:
-        encode_input({"prompt": "\ud800 private"})
-    assert (caught.value.__cause__, caught.value.__suppress_context__) == (None, True)
     assert "private" not in str(caught.value)
+    assert (caught.value.__cause__, caught.value.__suppress_context__) == (None, True)
 
 
 def test_an_input_is_not_changed_by_writing_it() -> None:
