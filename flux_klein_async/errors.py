@@ -68,7 +68,7 @@ class FluxKleinError(Exception):
     Attributes:
         request_id: The request's id, or None before it is known.
         paid_by_this_call: Whether this call had a submit accepted.
-        cause: Type and text of the underlying exception, where it could not be chained.
+        cause: Type and text of the underlying exception, if it could not be chained.
     """
 
     _transient: bool = False
