@@ -2,16 +2,17 @@
 
 Where things are:
 
-    client, handle   the verbs                      errors, models, events, options   the vocabulary
-    api/             what the service says          transport/   bytes, retries, pacing
-    polling/         when to poll                   journal/     what was paid for
-    operations/      submit, wait, download, fan out
-    batch/           files of many rows             integrations/  web frameworks, logging, telemetry, notebooks
-    emulator/        the service, without a token   testing/     pytest fixtures on it
-    cli/             the `flux-klein` command
+    errors, events, models, options   the vocabulary
+    api/             what the service says            transport/     bytes, retries, throttling
+    polling/         when to poll                     journal/       what was paid for
+    operations/      submit, wait, download, fan out  client         the verbs
+    batch/           a file of prompts                cli/           the `flux-klein` command
+    emulator/        the service, without a token     testing/       pytest fixtures
+    integrations/    web frameworks, telemetry, notebooks
 """
 
 from flux_klein_async._version import __version__
+from flux_klein_async.api.messages import Kind
 from flux_klein_async.client import FluxKleinClient, RequestHandle
 from flux_klein_async.errors import (
     APIConnectionError,
@@ -40,9 +41,20 @@ from flux_klein_async.errors import (
     WaitTimeoutError,
 )
 from flux_klein_async.events import Event
-from flux_klein_async.journal.base import Entry, EntryState, ItemJournal, Journal, Reservation, SpendingLimit
+from flux_klein_async.journal.base import (
+    AccountJournal,
+    Action,
+    Claim,
+    Entry,
+    EntryState,
+    ItemClaims,
+    ItemJournal,
+    Journal,
+    Reservation,
+    SpendingLimit,
+)
 from flux_klein_async.journal.budget import Budget
-from flux_klein_async.journal.sqlite import SqliteJournal
+from flux_klein_async.journal.sqlite import Spending, SqliteJournal
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
     KLEIN_9B_TEXT_TO_IMAGE,
@@ -60,6 +72,7 @@ from flux_klein_async.models import (
     TextToImageInput,
     Timings,
 )
+from flux_klein_async.operations.fanout import FanOut
 from flux_klein_async.options import DEFAULT, Limits, RetryPolicy
 from flux_klein_async.polling.adaptive import AdaptivePolling
 from flux_klein_async.polling.policies import (
@@ -80,11 +93,14 @@ __all__ = [
     "APIConnectionError",
     "APIStatusError",
     "APITimeoutError",
+    "AccountJournal",
+    "Action",
     "AdaptivePolling",
     "AuthenticationError",
     "Budget",
     "BudgetExceededError",
     "CancelOutcome",
+    "Claim",
     "ClientClosedError",
     "ConfigurationError",
     "DownloadError",
@@ -92,6 +108,7 @@ __all__ = [
     "EntryState",
     "Event",
     "ExponentialPolling",
+    "FanOut",
     "FixedPolling",
     "FluxKleinClient",
     "FluxKleinError",
@@ -106,9 +123,11 @@ __all__ = [
     "InvalidInputError",
     "InvalidResponseError",
     "ItemClaimedError",
+    "ItemClaims",
     "ItemJournal",
     "Journal",
     "JournalError",
+    "Kind",
     "Limiter",
     "Limits",
     "ModelInfo",
@@ -129,6 +148,7 @@ __all__ = [
     "SavedFile",
     "SavedPolicy",
     "ServerError",
+    "Spending",
     "SpendingLimit",
     "SqliteJournal",
     "SubmissionUncertainError",

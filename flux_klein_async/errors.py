@@ -19,14 +19,14 @@
     ├── DownloadError                  a file could not be downloaded
     ├── BudgetExceededError            the next submit could exceed the budget
     └── JournalError                   the journal could not be read or written
-        └── ItemClaimedError             another run that shares the journal works on this item
+        └── ItemClaimedError           another run that shares the journal works on this item
 
-An error carries facts; ``__str__`` makes the sentence from them. This module knows neither HTTP nor aiohttp: the table
-at its end only says which class stands for which code.
+An error carries facts; ``__str__`` makes the sentence from them. The table at the end maps the service's codes to
+classes.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 __all__ = [
     "APIConnectionError",
@@ -59,7 +59,7 @@ __all__ = [
 
 Charged = Literal["no", "yes", "unknown"]
 _IN_REPR = 200  # characters of a sentence in a repr
-_LONGEST = 2100  # characters of a detail in a sentence; the whole is in the attribute
+_LONGEST = 2100  # characters of a detail in a sentence; the attribute has all of it
 
 
 class FluxKleinError(Exception):
@@ -67,13 +67,12 @@ class FluxKleinError(Exception):
 
     Attributes:
         request_id: The request's id, or None before it is known.
-        charged: May you have been charged? ``"no"``, ``"yes"`` or ``"unknown"``.
-        retryable: Would the same call make sense later, without paying a second time?
-        cause: Type and text of the underlying exception, where it could not be chained.
+        paid_by_this_call: Whether this call had a submit accepted.
+        cause: Type and text of the underlying exception, if it could not be chained.
     """
 
-    _transient: ClassVar[bool] = False
-    _default_charged: ClassVar[Charged | None] = None
+    _transient: bool = False
+    _charged: Charged | None = None  # None: it depends on whether a request id is known
 
     def __init__(
         self,
@@ -83,22 +82,18 @@ class FluxKleinError(Exception):
         charged: Charged | None = None,
         cause: str | None = None,
     ) -> None:
-        # Everything but the message is optional: unpickling calls the class with `args` alone and then
-        # restores `__dict__`.
+        # Only the message is positional: unpickling calls the class with `args` and then restores `__dict__`.
         super().__init__(message)
         self.request_id = request_id
         self.cause = cause
         self.paid_by_this_call = False
-        self._charged = charged
+        if charged is not None:
+            self._charged = charged
 
     @property
     def charged(self) -> Charged:
         """May you have been charged? An accepted request with an unknown end may be charged."""
-        if self._charged is not None:
-            return self._charged
-        if self._default_charged is not None:
-            return self._default_charged
-        return "unknown" if self.request_id else "no"
+        return self._charged or ("unknown" if self.request_id else "no")
 
     @property
     def transient(self) -> bool:
@@ -107,10 +102,9 @@ class FluxKleinError(Exception):
 
     @property
     def retryable(self) -> bool:
-        """Would the same call make sense later?
+        """Would the same call make sense later, without paying twice?
 
-        Never once this call had a submit accepted: the same call would pay again. Resume ``request_id`` with
-        ``wait_for_result`` instead.
+        False once this call had a submit accepted: resume ``request_id`` with ``wait_for_result`` instead.
         """
         return self.transient and not self.paid_by_this_call
 
@@ -140,7 +134,7 @@ class InvalidInputError(FluxKleinError, ValueError):
     """The input was refused here, before anything was sent.
 
     Attributes:
-        fields: What is wrong, by the name of the field; empty where it is no single field's fault.
+        fields: What is wrong, by field name; empty if no single field is at fault.
     """
 
     def __init__(self, message: str = "", *, fields: Mapping[str, str] | None = None, **facts: Any) -> None:
@@ -152,7 +146,7 @@ class APIConnectionError(FluxKleinError):
     """The connection to the service failed.
 
     Attributes:
-        sent: False where it is certain that nothing of the request's body was written.
+        sent: False if certainly nothing of the request's body was written.
     """
 
     _transient = True
@@ -166,21 +160,6 @@ class APITimeoutError(APIConnectionError, TimeoutError):
     """The service did not answer in time."""
 
 
-def _said(detail: Any) -> str:
-    """The service's message as text; findings about fields become "field: message"."""
-    if not isinstance(detail, list):
-        return str(detail)
-    return "; ".join(_finding(item) if isinstance(item, Mapping) else str(item) for item in detail)
-
-
-def _finding(item: Mapping[str, Any]) -> str:
-    place, message = item.get("loc"), item.get("msg")
-    if not isinstance(place, list) or not isinstance(message, str):
-        return str(item)
-    path = ".".join(str(part) for part in place if part not in ("body", "input"))
-    return f"{path}: {message}" if path else message
-
-
 class APIStatusError(FluxKleinError):
     """The service refused the call.
 
@@ -188,9 +167,9 @@ class APIStatusError(FluxKleinError):
         status_code: The HTTP status.
         error_code: The service's own code, or None.
         detail: Its message, or its list of the fields at fault.
-        headers: The answer's headers, by their names in lower case.
-        body: The answer's text, at most 2,000 characters.
-        retry_after: Seconds after which the service wants the call again, or None.
+        headers: The response headers; names in lower case.
+        body: The response body as text, at most 2,000 characters.
+        retry_after: Seconds to wait before the next call, as the service asked; or None.
     """
 
     def __init__(
@@ -212,17 +191,24 @@ class APIStatusError(FluxKleinError):
         self.headers = dict(headers or {})
         self.body = body
         self.retry_after = retry_after
-
-    @property
-    def transient(self) -> bool:
-        """Whether the failure may pass by itself: 408 says so too, without a class of its own."""
-        return self._transient or (type(self) is APIStatusError and self.status_code == 408)
+        if type(self) is APIStatusError:
+            self._transient = status_code == 408  # has no class of its own
 
     def _summary(self) -> str:
         code = f", code {self.error_code}" if self.error_code is not None else ""
         wait = f", retry after {self.retry_after:g} s" if self.retry_after is not None else ""
         detail = f": {_said(self.detail)}"[:_LONGEST] if self.detail else ""
         return f"{super()._summary()} [HTTP {self.status_code}{code}{wait}]{detail}"
+
+
+def _said(detail: Any) -> str:
+    """The service's message as text; findings about fields become "field: message"."""
+    if isinstance(detail, list):
+        return "; ".join(_said(item) for item in detail)
+    if isinstance(detail, Mapping) and isinstance(detail.get("loc"), list) and isinstance(detail.get("msg"), str):
+        path = ".".join(str(part) for part in detail["loc"] if part not in ("body", "input"))
+        return f"{path}: {detail['msg']}" if path else str(detail["msg"])
+    return str(detail)
 
 
 class AuthenticationError(APIStatusError):
@@ -261,7 +247,7 @@ class InvalidResponseError(FluxKleinError):
     """The answer contradicts the API's documentation.
 
     Attributes:
-        status_code: The HTTP status that came with it, or None.
+        status_code: The HTTP status, or None.
     """
 
     _transient = True
@@ -275,10 +261,10 @@ class SubmissionUncertainError(FluxKleinError):
     """The submit may or may not have been accepted; it is not repeated, since you may have paid for it.
 
     Attributes:
-        raw: The answer's text, shortened, or None where nothing came back.
+        raw: The start of the answer's text, or None if nothing came back.
     """
 
-    _default_charged = "unknown"
+    _charged = "unknown"
 
     def __init__(self, message: str = "", *, raw: str | None = None, **facts: Any) -> None:
         super().__init__(message, **facts)
@@ -309,7 +295,7 @@ class GenerationFailedError(FluxKleinError):
 class GenerationCancelledError(FluxKleinError):
     """The generation was cancelled."""
 
-    _default_charged = "no"
+    _charged = "no"
 
 
 class WaitTimeoutError(FluxKleinError, TimeoutError):
@@ -317,8 +303,8 @@ class WaitTimeoutError(FluxKleinError, TimeoutError):
 
     Attributes:
         elapsed: Seconds since the call began.
-        polls: How many times the status was asked for.
-        state: The last state seen, as a word, or None.
+        polls: Number of polls.
+        state: The last state seen, or None.
     """
 
     _transient = True
@@ -349,10 +335,10 @@ class DownloadError(FluxKleinError):
 
     Attributes:
         url: The file's URL, without its query.
-        status_code: The HTTP status, where there was one.
+        status_code: The HTTP status, or None.
     """
 
-    _default_charged = "yes"
+    _charged = "yes"
 
     def __init__(
         self,
@@ -366,12 +352,7 @@ class DownloadError(FluxKleinError):
         super().__init__(message, **facts)
         self.url = url
         self.status_code = status_code
-        self._may_pass = transient
-
-    @property
-    def transient(self) -> bool:
-        """Whether the failure may pass by itself."""
-        return self._may_pass
+        self._transient = transient
 
     @property
     def retryable(self) -> bool:
@@ -391,38 +372,23 @@ class ItemClaimedError(JournalError):
     """Another run that shares the journal is working on this item."""
 
     _transient = True
-    _default_charged = "no"
+    _charged = "no"
 
 
-# docs/wire.md, "Errors": the service's own code decides where it is known, the HTTP status otherwise.
+# docs/wire.md, "Errors": HTTP statuses, and the service's own codes.
 _CLASSES: dict[int, type[APIStatusError]] = {
-    400001: InputRejectedError,
-    400002: InsufficientBalanceError,
-    400004: AuthenticationError,
-    401001: AuthenticationError,
-    403001: PermissionDeniedError,
-    403003: PermissionDeniedError,
-    404001: NotFoundError,
-    422001: InputRejectedError,
-    500001: ServerError,
-    400: InputRejectedError,
-    401: AuthenticationError,
-    402: InsufficientBalanceError,
-    403: PermissionDeniedError,
-    404: NotFoundError,
-    422: InputRejectedError,
-    429: RateLimitError,
-    **dict.fromkeys(range(500, 600), ServerError),
-    # Sister products of the vendor: account or deployment switched off.
-    **dict.fromkeys((10001, 10002, 10003), PermissionDeniedError),
+    **dict.fromkeys((400, 422, 400001, 422001), InputRejectedError),
+    **dict.fromkeys((401, 400004, 401001), AuthenticationError),
+    **dict.fromkeys((402, 400002), InsufficientBalanceError),
+    # 10001 to 10003: in the vendor's sister products, an account or deployment that is switched off.
+    **dict.fromkeys((403, 403001, 403003, 10001, 10002, 10003), PermissionDeniedError),
+    **dict.fromkeys((404, 404001), NotFoundError),
+    **dict.fromkeys((429,), RateLimitError),
+    **dict.fromkeys((*range(500, 600), 500001), ServerError),
 }
 
 
 def status_error_class(status_code: int, error_code: int | None) -> type[APIStatusError]:
-    """The class that stands for a refusal: by known code, else by status, else by the code's first digits."""
-    if error_code in _CLASSES:
-        return _CLASSES[error_code]
-    if status_code in _CLASSES:
-        return _CLASSES[status_code]
-    leading = int(str(error_code)[:3]) if error_code is not None and error_code >= 0 else 0
-    return _CLASSES.get(leading, APIStatusError)
+    """The class for a refusal: by a known code, else by the status, else by the first digits of the code."""
+    leading = int(str(error_code)[:3]) if error_code is not None and error_code >= 0 else None
+    return next((_CLASSES[key] for key in (error_code, status_code, leading) if key in _CLASSES), APIStatusError)

@@ -1,8 +1,7 @@
-"""The small frozen objects given to `on_event`: the only side channel.
+"""The small frozen objects that `on_event` receives.
 
-Progress displays, logs, metrics and traces are built on these. `at` is the running loop's time in seconds. No event
-holds a token, an input or an open resource. Before a request has an id, `call` tells which events belong together: it
-is the number of the call in this process, and None where an event says nothing of that kind.
+Progress displays, logs, metrics and traces are built on these alone. No event holds a token, an input or an open
+resource. `call` numbers the calls of this process: events of one call have it in common, with or without an id.
 """
 
 from dataclasses import dataclass
@@ -27,12 +26,12 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What all events have: the request, the caller's tag, and the loop's time.
+    """What all events have.
 
     Attributes:
         at: Seconds, on the clock of the client's event loop.
         request_id: The request's id, or None before it has one.
-        tag: The `tag` of `generate`, or the index of an item of a fan-out.
+        tag: The `tag` of `generate`, or the index of a fan-out's item.
     """
 
     at: float
@@ -45,7 +44,7 @@ class Submitted(Event):
     """A submit was accepted.
 
     Attributes:
-        seconds: Since it was asked for.
+        seconds: Since the call began.
         model: The model's id.
         call: The number of the call in this process.
     """
@@ -60,9 +59,9 @@ class Polled(Event):
     """A poll was answered, or failed.
 
     Attributes:
-        poll: Which poll of this wait, from 1.
-        state: What it saw, or None.
-        error: What stood in its way, or None.
+        poll: The number of the poll in this wait, from 1.
+        state: The state it saw, or None.
+        error: Why it failed, or None.
     """
 
     poll: int
@@ -72,11 +71,11 @@ class Polled(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateChanged(Event):
-    """The state or the queue position is another one than at the last poll.
+    """The state or the queue position changed since the last poll.
 
     Attributes:
         state: The state now.
-        queue_position: The place in the queue now, or None.
+        queue_position: The position in the queue now, or None.
     """
 
     state: RequestState
@@ -85,10 +84,10 @@ class StateChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held(Event):
-    """The service asked for patience: all calls of a kind wait.
+    """The service sent `Retry-After`: all calls of this kind wait.
 
     Attributes:
-        kind: `submit`, `read`, `cancel` or `file`.
+        kind: `submit`, `read` or `file`.
         seconds: For how long.
     """
 
@@ -98,11 +97,11 @@ class Held(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrying(Event):
-    """A call failed in a way that allows a repeat.
+    """A call failed and will be repeated.
 
     Attributes:
-        attempt: The number of the attempt that comes next; 2 after the first failure.
-        seconds: After which it comes.
+        attempt: The number of the next attempt; 2 after the first failure.
+        seconds: The pause before it.
         error: What went wrong, as a sentence.
         kind: `submit`, `read`, `cancel` or `file`.
         call: The number of the call in this process.
@@ -117,14 +116,14 @@ class Retrying(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished(Event):
-    """A generation completed and its result is here.
+    """A generation completed, and its result was fetched.
 
     Attributes:
         seconds: Since the call began.
-        polls: How many polls it took.
-        lag_max: Seconds that can have passed at most between the end and the poll that saw it, or None.
-        cost_usd: USD, as the result reports them, or None.
-        model: The model's id, where known.
+        polls: Number of polls.
+        lag_max: The largest possible delay in seconds between the end and the poll that noticed it, or None.
+        cost_usd: The cost in USD as the result reports it, or None.
+        model: The model's id, or None.
     """
 
     seconds: float
@@ -136,16 +135,16 @@ class Finished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(Event):
-    """A call ended in an error, `seconds` after it began.
+    """A call ended in an error.
 
     Attributes:
-        error_type: The name of its class.
-        error: Its sentence.
+        error_type: The name of the error's class.
+        error: The error as a sentence.
         seconds: Since the call began.
-        model: The model's id, where known.
+        model: The model's id, or None.
         call: The number of the call in this process.
-        verb: The call's name. "generate", "submit" and "wait_for_result" are about a generation; "download" and
-            are about files, and say nothing of the generation itself. None: an event made before verbs were told apart.
+        verb: The name of the call. "generate", "submit" and "wait_for_result" are about the generation; "download" and
+            "download_bytes" are about files only.
     """
 
     error_type: str
@@ -161,8 +160,8 @@ class Cancelled(Event):
     """The service was asked to cancel.
 
     Attributes:
-        cancelled: Its answer, or None where it gave none.
-        abandoned: Asked because nobody waits for the request any more, and not by a call of `cancel`.
+        cancelled: Its answer, or None if it gave none.
+        abandoned: Whether the client asked because the request was abandoned, not because you called `cancel`.
     """
 
     cancelled: bool | None
@@ -171,11 +170,11 @@ class Cancelled(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Uncertain(Event):
-    """A submit may or may not have been accepted, and was left alone.
+    """A submit may or may not have been accepted; it is not repeated.
 
     Attributes:
         error: What came instead of an answer, as a sentence.
-        seconds: Since it was asked for.
+        seconds: Since the call began.
         model: The model's id.
         call: The number of the call in this process.
     """
@@ -191,9 +190,9 @@ class Downloaded(Event):
     """Files of a request are on disk.
 
     Attributes:
-        paths: Where.
+        paths: Where they are.
         sha256: For each path the SHA-256 of its bytes, in hexadecimal digits.
-        seconds: How long that took.
+        seconds: How long the download took.
     """
 
     paths: tuple[str, ...]
@@ -206,7 +205,7 @@ class Closed(Event):
     """The client is closed.
 
     Attributes:
-        left_running: The ids of requests that may still run and that nobody waits for any more.
+        left_running: The ids of requests that may still run and that nobody waits for.
     """
 
     left_running: tuple[str, ...]

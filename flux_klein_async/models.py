@@ -1,7 +1,7 @@
 """What goes in and what comes out: inputs, states, results.
 
-Inputs are strict (a wrong type is refused, not coerced); answers are read tolerantly by `api.protocol`, which
-fills the models below and keeps the whole answer in `raw`. Nothing here performs I/O.
+Inputs are strict: a wrong type is refused, not converted. `api.responses` reads answers tolerantly into the models
+below and keeps the whole answer in `raw`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 class RequestState(StrEnum):
-    """Where a request stands. `UNKNOWN` is a word nobody documented: it is waited out, never an end."""
+    """Where a request stands. `UNKNOWN` stands for any undocumented word; the client keeps waiting."""
 
     IN_QUEUE = "in_queue"
     IN_PROGRESS = "in_progress"
@@ -54,40 +54,31 @@ class RequestState(StrEnum):
 
     @classmethod
     def read(cls, word: object) -> "RequestState":
-        """The state that a word on the wire stands for, in any case."""
-        if not isinstance(word, str):
-            return cls.UNKNOWN
-        return _STATES.get(word) or _STATES.get(word.strip().lower(), cls.UNKNOWN)
+        """The state for a word on the wire, whatever its case."""
+        return _STATES.get(word.strip().lower(), cls.UNKNOWN) if isinstance(word, str) else cls.UNKNOWN
 
     @property
     def final(self) -> bool:
-        """Whether nothing can follow."""
+        """Whether the request has ended."""
         return self in _FINAL
 
 
-# docs/wire.md, "States": the documented words first, then those observed in the vendor's clients.
-_STATES = {
-    "in_queue": RequestState.IN_QUEUE,
-    "in_progress": RequestState.IN_PROGRESS,
-    "completed": RequestState.COMPLETED,
-    "cancelled": RequestState.CANCELLED,
-    "succeeded": RequestState.COMPLETED,
-    "failed": RequestState.FAILED,
-    "canceled": RequestState.CANCELLED,
-    "pending": RequestState.IN_QUEUE,
-    "waiting": RequestState.IN_QUEUE,
-    "starting": RequestState.IN_PROGRESS,
-    "processing": RequestState.IN_PROGRESS,
-}
 _FINAL = frozenset({RequestState.COMPLETED, RequestState.FAILED, RequestState.CANCELLED})
+# docs/wire.md, "States": the documented words, and the aliases seen in the vendor's clients.
+_STATES = {
+    **{state.value: state for state in RequestState},
+    **dict.fromkeys(("pending", "waiting"), RequestState.IN_QUEUE),
+    **dict.fromkeys(("starting", "processing"), RequestState.IN_PROGRESS),
+    "succeeded": RequestState.COMPLETED,
+    "canceled": RequestState.CANCELLED,
+}
 
-
-_TEXT = 40  # characters of a prompt, and of any other text of a user's
-_ADDRESS = 120  # characters of a URL: it is of no use without its end, but signatures are long
+_TEXT = 40  # characters of a prompt, and of any other text, in a repr
+_URL = 120  # characters of a URL: useless without its end, but signatures are long
 
 
 class _Bare(str):
-    """Text that is shown without quotes."""
+    """Text shown without quotes."""
 
     __slots__ = ()
 
@@ -96,35 +87,31 @@ class _Bare(str):
 
 
 class BriefModel(BaseModel):
-    """A model whose `repr` leaves out what is not known, and shortens what is long."""
+    """A model with a short `repr`."""
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        return ((name, shortened(value)) for name, value in super().__repr_args__() if not _unknown(value))
+        return ((name, shortened(value)) for name, value in super().__repr_args__() if value not in (None, ()))
 
 
 def brief_repr(value: object, facts: Mapping[str, Any]) -> str:
-    """The `repr` of anything else, from its facts."""
-    shown = (f"{name}={shortened(fact)!r}" for name, fact in facts.items() if not _unknown(fact))
+    """The `repr` of any other object: the facts that are known, shortened."""
+    shown = (f"{name}={shortened(fact)!r}" for name, fact in facts.items() if fact not in (None, ()))
     return f"{type(value).__name__}({', '.join(shown)})"
 
 
-def _unknown(value: object) -> bool:
-    return value is None or value == ()
-
-
 def shortened(value: Any) -> Any:
-    """What to show in place of a value."""
+    """What a `repr` shows in place of a value."""
     if isinstance(value, Enum):
         return _Bare(value.value)
     if isinstance(value, datetime):
         return _Bare(value.isoformat())
     if isinstance(value, float):
-        return float(f"{value:.6g}")  # seconds and dollars: what is behind that is the clock's own noise
+        return float(f"{value:.6g}")  # more digits of seconds and dollars are noise
     if isinstance(value, str):
-        return _cut(value, _ADDRESS if value.startswith(("https://", "http://")) and " " not in value else _TEXT)
-    if type(value).__module__.startswith("flux_klein_async."):  # each is short by itself
+        return _cut(value, _URL if value.startswith(("https://", "http://")) and " " not in value else _TEXT)
+    if type(value).__module__.startswith("flux_klein_async."):
         return value
-    return _Bare(_cut(repr(value), _ADDRESS))
+    return _Bare(_cut(repr(value), _URL))
 
 
 def _cut(text: str, length: int) -> str:
@@ -136,45 +123,42 @@ def _cut(text: str, length: int) -> str:
 
 def _not_blank(text: str) -> str:
     if not text.strip():
-        msg = "the prompt is blank"
-        raise ValueError(msg)
+        raise ValueError("the prompt is blank")
     return text
 
 
 def _public_https(url: str) -> str:
-    """Refuse what the service could not, or should not, fetch: anything but HTTPS on a public host."""
+    """Refuse anything but HTTPS on a public host: the service could not, or should not, fetch it."""
     try:
         address = parsed(url)
         host = host_of(address)
     except ValueError as error:
-        msg = f"not a URL: {error}"
-        raise ValueError(msg) from None
+        raise ValueError(f"not a URL: {error}") from None
     if address.scheme != "https" or host is None:
-        msg = "a hosted file needs an https:// URL"
-        raise ValueError(msg)
+        raise ValueError("a hosted file needs an https:// URL")
     if address.user is not None or address.password is not None:
-        msg = "a hosted file's URL may not hold credentials"
-        raise ValueError(msg)
+        raise ValueError("a hosted file's URL may not hold credentials")
     if not is_public(host):
-        msg = f"{host} is not a public host; the service itself fetches the file"
-        raise ValueError(msg)
+        raise ValueError(f"{host} is not a public host; the service itself fetches the file")
     return url
 
 
 _Pixels = Annotated[int, Field(ge=64, le=2048, description="pixels")]
 
 
-class TextToImageInput(BriefModel):
+class _StrictModel(BriefModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TextToImageInput(_StrictModel):
     """Input of FLUX.2 [klein] 4B text to image (source: docs/wire.md, "Input").
 
     Attributes:
-        prompt: What to paint; not blank. Past about 512 tokens quality falls.
+        prompt: What to paint; not blank. Quality falls past about 512 tokens.
         width: Pixels, 64 to 2048.
         height: Pixels, 64 to 2048.
     """
 
-    # Written out in each class: pydantic's mypy plugin reads no variable, and would let misspelt fields pass.
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     default_model: ClassVar[str] = KLEIN_4B_TEXT_TO_IMAGE
 
     prompt: Annotated[str, AfterValidator(_not_blank)]
@@ -183,10 +167,10 @@ class TextToImageInput(BriefModel):
 
 
 class TextToImage9BInput(TextToImageInput):
-    """Input of the 9B sibling: the same, and `steps` (source: docs/wire.md, "Input").
+    """Input of the 9B model: the same plus `steps` (source: docs/wire.md, "Input").
 
     Attributes:
-        steps: Denoising steps, 1 to 100; None: the service's own choice.
+        steps: Denoising steps, 1 to 100; None: the service's default.
     """
 
     default_model: ClassVar[str] = KLEIN_9B_TEXT_TO_IMAGE
@@ -212,22 +196,23 @@ class HostedFile(BriefModel):
 Input = str | TextToImageInput | TextToImage9BInput | Mapping[str, Any]
 
 
-_Answer = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())  # "model_" is the service's own word
-_Raw = Annotated[Mapping[str, Any], SkipValidation]  # parsed JSON: there is nothing to validate
+_Raw = Annotated[Mapping[str, Any], SkipValidation]  # parsed JSON, nothing to validate
 
 
-class RequestStatus(BriefModel):
-    """One poll a request (source: docs/wire.md, "Endpoints" and "States").
+class _AnswerModel(BriefModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())  # "model_" is the service's word
+
+
+class RequestStatus(_AnswerModel):
+    """What one poll saw (source: docs/wire.md, "Endpoints" and "States").
 
     Attributes:
         request_id: The service's id.
-        state: Where it stands; an unknown word is in `raw["status"]`.
-        queue_position: Its place while in the queue, as the service counts; else None.
-        instance_id: The machine that runs it, where the service says so.
+        state: Where the request stands; the service's own word is in `raw["status"]`.
+        queue_position: Its place in the queue, as the service counts; None outside the queue.
+        instance_id: The machine that runs it, or None.
         raw: The whole answer.
     """
-
-    model_config = _Answer
 
     request_id: str
     state: RequestState
@@ -236,8 +221,8 @@ class RequestStatus(BriefModel):
     raw: _Raw = Field(default_factory=dict, repr=False)
 
 
-class GenerationOutput(BriefModel):
-    """The files of a generation, as URLs; which are there is the model's affair (source: docs/wire.md, "Output").
+class GenerationOutput(_AnswerModel):
+    """The files of a generation, as URLs; each model fills other fields (source: docs/wire.md, "Output").
 
     Attributes:
         image: One image.
@@ -245,8 +230,6 @@ class GenerationOutput(BriefModel):
         images: Several images.
         videos: Several videos.
     """
-
-    model_config = _Answer
 
     image: str | None = None
     video: str | None = None
@@ -260,12 +243,12 @@ class Timings:
 
     Attributes:
         submit: From the call to the known request id.
-        queued: From there to the first poll that no longer saw it queued.
+        queued: From there to the first poll that no longer saw the request queued.
         running: From there to the poll that saw the end.
-        fetch: The result's own round trip, with repeats.
-        lag_max: From the last poll that said "not yet" to the one that saw the end: no end can have been
-            noticed later than this.
-        polls: How many times the status was asked for.
+        fetch: The fetch of the result, repeats included.
+        lag_max: From the last poll that said "not yet" to the one that saw the end: the largest possible delay
+            between the end and the poll that noticed it.
+        polls: Number of polls.
     """
 
     submit: float | None = None
@@ -279,21 +262,19 @@ class Timings:
         return brief_repr(self, {name: getattr(self, name) for name in self.__slots__})
 
 
-class GenerationResult(BriefModel):
+class GenerationResult(_AnswerModel):
     """A finished generation (source: docs/wire.md, "Endpoints" and "Output").
 
     Attributes:
-        request_id: The service's id, by which the result is kept for 7 days.
+        request_id: The service's id. The service keeps the result for 7 days.
         state: `completed`.
         output: Its files.
-        created_at: When the service took it, on the service's clock.
-        finished_at: When it ended, on the service's clock.
-        cost_usd: What it cost in USD, where the service says so.
-        timings: Where the time went, as seen from here.
+        created_at: When the service accepted it, by the service's clock.
+        finished_at: When it ended, by the service's clock.
+        cost_usd: What it cost in USD, or None if the service does not say.
+        timings: Where the time went, as the client saw it.
         raw: The whole answer.
     """
-
-    model_config = _Answer
 
     request_id: str
     state: RequestState
@@ -306,7 +287,7 @@ class GenerationResult(BriefModel):
 
     @property
     def urls(self) -> list[str]:
-        """Every file's URL, images first, none twice."""
+        """The URL of every file, images first, without duplicates."""
         out = self.output
         return list(dict.fromkeys(url for url in (out.image, *out.images, out.video, *out.videos) if url))
 
@@ -315,26 +296,23 @@ class GenerationResult(BriefModel):
         """The first image's URL.
 
         Raises:
-            InvalidResponseError: There is no image in this result (see `urls` and `raw`).
+            InvalidResponseError: The result has no image (see `urls` and `raw`).
         """
-        if self.output.image:
-            return self.output.image
-        if self.output.images:
-            return self.output.images[0]
+        for url in (self.output.image, *self.output.images):
+            if url:
+                return url
         raise InvalidResponseError("The result holds no image", request_id=self.request_id)
 
 
-class CancelOutcome(BriefModel):
-    """What became of a cancel (source: docs/wire.md, "Endpoints").
+class CancelOutcome(_AnswerModel):
+    """The outcome of a cancel (source: docs/wire.md, "Endpoints").
 
     Attributes:
         request_id: The service's id.
-        cancelled: True: it will not run. False: it could not be cancelled, goes on and is charged.
-        state: Where the request stands, as far as the answer says; else `unknown`.
+        cancelled: True: it will not run. False: it could not be cancelled, continues and is charged.
+        state: Where the request stands, if the answer says so; else `unknown`.
         raw: The whole answer.
     """
-
-    model_config = _Answer
 
     request_id: str
     cancelled: bool
@@ -342,21 +320,19 @@ class CancelOutcome(BriefModel):
     raw: _Raw = Field(default_factory=dict, repr=False)
 
 
-class ModelInfo(BriefModel):
+class ModelInfo(_AnswerModel):
     """A model's catalogue entry (source: docs/wire.md, "Endpoints").
 
     Attributes:
         model_id: The id that `model=` takes.
         display_name: Its name for people.
         categories: What it does, such as `text-to-image`.
-        base_price_usd: USD for one `price_unit`; None where the service names no number.
-        price_unit: What the price is for, e.g. `output` or `second`; None where the service does not say.
-        pricing_note: What the service says of the price besides.
-        input_schema: JSON schema of the input, where the entry has one.
+        base_price_usd: USD per `price_unit`, or None if the service gives no number.
+        price_unit: What the price is for, e.g. `output` or `second`, or None.
+        pricing_note: The service's remarks on the price, or None.
+        input_schema: JSON schema of the input, or None.
         raw: The whole entry.
     """
-
-    model_config = _Answer
 
     model_id: str
     display_name: str | None = None
@@ -385,15 +361,15 @@ class SavedFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome(Generic[T]):
-    """What became of one item of a fan-out: exactly one of `result` and `error` is set.
+    """The outcome of one item of a fan-out: exactly one of `result` and `error` is set.
 
     Attributes:
         index: The item's number, from 0.
-        item: The item itself, as it was given.
+        item: The item as you passed it.
         result: Its result, or None.
         error: Its error, or None.
-        files: What was saved, if the fan-out was given a directory.
-        from_journal: Nothing was submitted for it this time: the client's journal knew what became of it.
+        files: Its saved files, if you gave the fan-out a directory.
+        from_journal: Whether the journal already knew the outcome, so nothing was submitted this time.
     """
 
     index: int
@@ -405,15 +381,10 @@ class Outcome(Generic[T]):
 
     @property
     def paths(self) -> "tuple[Path, ...]":
-        """Where its files are."""
+        """The paths of its files."""
         return tuple(file.path for file in self.files)
 
     def __repr__(self) -> str:
-        # Not the item: it is the user's own, of any length, and may be private.
-        ends = {
-            "result": self.result,
-            "error": self.error,
-            "paths": self.paths,
-            "from_journal": self.from_journal or None,
-        }
-        return brief_repr(self, {"index": self.index, **ends})
+        # Without the item: it may be long, and private.
+        facts = {name: getattr(self, name) for name in ("index", "result", "error", "paths")}
+        return brief_repr(self, {**facts, "from_journal": self.from_journal or None})

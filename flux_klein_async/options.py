@@ -1,9 +1,10 @@
-"""The knobs: frozen settings, checked when made, and the one reading of the environment.
+"""Settings, checked when made, and the environment variables.
 
-`None` means no limit; `DEFAULT` means the client's own value. Nothing here is read at import.
+`None` means no limit; `DEFAULT` means the client's own value. Nothing is read at import.
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -42,18 +43,16 @@ def _require(holds: bool, sentence: str) -> None:
         raise ConfigurationError(sentence)
 
 
-def _count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _require_count(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        holds = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        _require(holds, f"{type(owner).__name__}.{name} must be a whole number of at least 1")
 
 
 def finite(value: object) -> bool:
     """Whether it is a number, 0 or more, that the loop's clock can add."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return 0 <= float(value) < math.inf
-    except OverflowError:
-        return False
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +60,11 @@ class Limits:
     """How much at once, and how large.
 
     Attributes:
-        max_in_flight: Generations run by `generate*` at the same time.
+        max_in_flight: Generations that `generate*` runs at the same time.
         max_connections: Open connections to the API.
-        polls_per_second: Ceiling for the polls of all waits of the client together; None is no ceiling.
-        max_json_bytes: Largest answer read, after decompression (8 MiB).
-        max_file_bytes: Largest file downloaded (64 MiB).
+        polls_per_second: Ceiling for the polls of all waits of the client together, or None.
+        max_json_bytes: Largest answer, after decompression (8 MiB).
+        max_file_bytes: Largest file (64 MiB).
     """
 
     max_in_flight: int = 64
@@ -75,23 +74,22 @@ class Limits:
     max_file_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        for name in ("max_in_flight", "max_connections", "max_json_bytes", "max_file_bytes"):
-            _require(_count(getattr(self, name)), f"Limits.{name} must be a whole number of at least 1")
+        _require_count(self, "max_in_flight", "max_connections", "max_json_bytes", "max_file_bytes")
         rate = self.polls_per_second
         _require(rate is None or (finite(rate) and rate > 0), "Limits.polls_per_second must be above 0 or None")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How a call is repeated where repeating is safe: jittered exponential backoff.
+    """How calls that are safe to repeat are repeated: jittered exponential backoff.
 
     Attributes:
-        attempts: Tries in all, the first included; 1 never repeats.
-        initial: Seconds, upper bound of the first pause.
+        attempts: Attempts in all; 1 never repeats.
+        initial: Upper bound of the first pause, in seconds.
         multiplier: Growth of that bound from pause to pause.
-        maximum: Seconds, cap of that bound.
-        refused_submits: Tries in all for a submit that the service told to come later (429, or 503 with
-            `Retry-After`); None goes on until the deadline.
+        maximum: Largest value of that bound, in seconds.
+        refused_submits: Attempts in all for a submit that the service asked to send later (429, or 503 with
+            `Retry-After`); None continues until the deadline.
     """
 
     attempts: int = 5
@@ -101,23 +99,19 @@ class RetryPolicy:
     refused_submits: int | None = None
 
     def __post_init__(self) -> None:
-        _require(_count(self.attempts), "RetryPolicy.attempts must be a whole number of at least 1")
+        _require_count(self, "attempts", *([] if self.refused_submits is None else ["refused_submits"]))
         for name in ("initial", "multiplier", "maximum"):
             _require(finite(getattr(self, name)), f"RetryPolicy.{name} must be a finite number, 0 or more")
-        _require(
-            self.refused_submits is None or _count(self.refused_submits),
-            "RetryPolicy.refused_submits must be a whole number of at least 1, or None",
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """What the process environment says: candidates only, nothing is checked or opened here.
+    """What the environment variables say, unchecked.
 
     Attributes:
-        proxy: For https, with its credentials; None: none.
-        no_proxy: Names of hosts that are called directly, as they stand in the variable.
-        ca_file: The certificate authorities to trust, and `ca_dir` a directory of them.
+        proxy: The proxy for https with its credentials, or None.
+        no_proxy: Hosts to call directly, as written in the variable.
+        ca_file: The certificate authorities to trust; `ca_dir` is a directory of them.
     """
 
     token: str | None = field(default=None, repr=False)
@@ -134,33 +128,29 @@ class Environment:
 TOKEN_VARIABLES = ("RUNCOMFY_API_TOKEN", "RUNCOMFY_TOKEN", "RUNCOMFY_API_KEY")
 BASE_URL_VARIABLE = "RUNCOMFY_MODEL_API_BASE"
 
-# The names that curl, pip and requests know. HTTP_PROXY is not among them: it is for plain http, which never goes
-# through a proxy here (transport/proxies.py).
-_PROXY_VARIABLES = ("https_proxy", "all_proxy")
-
-
-def _in_either_case(environ: Mapping[str, str], name: str) -> str | None:
-    """As curl and urllib read them: lower case goes first, and an empty value switches off what follows."""
-    return environ.get(name, environ.get(name.upper()))
-
 
 def from_environ(environ: Mapping[str, str]) -> Environment:
-    """Read the environment: the only place that does."""
+    """Read the variables that a client needs."""
+
+    def either_case(name: str, default: str = "") -> str:
+        # As curl and urllib read them: lower case goes first, and an empty value switches off what follows.
+        return environ.get(name, environ.get(name.upper(), default))
+
     variable = next((name for name in TOKEN_VARIABLES if environ.get(name, "").strip()), None)
-    folder = environ.get("RUNCOMFY_CONFIG_DIR") or None
-    if folder is None and (parent := environ.get("XDG_CONFIG_HOME")):
+    folder = environ.get("RUNCOMFY_CONFIG_DIR")
+    if not folder and (parent := environ.get("XDG_CONFIG_HOME")):
         folder = f"{parent}/runcomfy"
-    if folder is None and (home := environ.get("HOME") or environ.get("USERPROFILE")):
+    if not folder and (home := environ.get("HOME") or environ.get("USERPROFILE")):
         folder = f"{home}/.config/runcomfy"
-    proxy = next((value for name in _PROXY_VARIABLES if (value := _in_either_case(environ, name)) is not None), "")
     return Environment(
         token=environ[variable].strip() if variable else None,
         token_variable=variable,
         token_file=f"{folder}/token.json" if folder else None,
         base_url=environ.get(BASE_URL_VARIABLE) or None,
-        proxy=proxy.strip() or None,
-        no_proxy=_in_either_case(environ, "no_proxy") or "",
-        ca_file=environ.get("SSL_CERT_FILE") or None,  # OpenSSL's own names for them
+        # Not HTTP_PROXY: plain http never goes through a proxy here.
+        proxy=either_case("https_proxy", either_case("all_proxy")).strip() or None,
+        no_proxy=either_case("no_proxy"),
+        ca_file=environ.get("SSL_CERT_FILE") or None,  # OpenSSL's names
         ca_dir=environ.get("SSL_CERT_DIR") or None,
     )
 
@@ -173,9 +163,7 @@ def checked_timeout(timeout: Timeout, default: float | None) -> float | None:
     """
     if timeout is DEFAULT:
         return default
-    if timeout is None:
-        return None
-    if timeout == math.inf and not isinstance(timeout, bool):
+    if timeout is None or timeout == math.inf:
         return None
     if not finite(timeout):
         raise InvalidInputError("timeout must be a number of seconds, 0 or more, or None for no limit")

@@ -1,4 +1,4 @@
-"""The command line as its users start it: processes of its own against the emulator's, signals and pipes included."""
+"""The command line in processes of its own against the emulator: signals, pipes and full disks."""
 
 import json
 import os
@@ -6,9 +6,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,52 +18,20 @@ from tests.served import in_thread, once
 pytestmark = pytest.mark.slow
 
 FLUX_KLEIN = [sys.executable, "-m", "flux_klein_async"]
-
-
-def start(
-    *arguments: str, environment: dict[str, str] | None = None, cwd: Path | None = None
-) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [*FLUX_KLEIN, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **(environment or {})},
-        cwd=cwd,
-    )
-
-
-def lines_until(process: "subprocess.Popen[str]", count: int) -> list[str]:
-    assert process.stdout is not None
-    return [process.stdout.readline() for _ in range(count)]
-
-
-@contextmanager
-def emulator(*arguments: str) -> Iterator[dict[str, str]]:
-    """`flux-klein emulator` in a process of its own: the environment that its output says to export."""
-    with start("emulator", *arguments) as process:
-        printed = lines_until(process, 4)
-        exports = [line.removeprefix("export ").strip() for line in printed if line.startswith("export ")]
-        yield dict(line.split("=", 1) for line in exports)
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=10)
-        assert process.returncode == 0, err
-        assert out == ""
-
-
-@pytest.fixture
-def one_worker() -> Iterator[dict[str, str]]:
-    """An emulated service that makes one picture after the other and lets the others queue."""
-    with emulator("--profile", "fixed:0.5", "--workers", "1") as environment:
-        yield environment
+SMALL = ["--width", "64", "--height", "64"]
 
 
 def environment_of(emulated: Emulator) -> dict[str, str]:
-    return {"RUNCOMFY_MODEL_API_BASE": emulated.base_url, "RUNCOMFY_API_TOKEN": emulated.api_key}
+    return {**os.environ, "RUNCOMFY_MODEL_API_BASE": emulated.base_url, "RUNCOMFY_API_TOKEN": emulated.api_key}
+
+
+def start(*arguments: str, emulated: Emulator | None = None, **options: Any) -> "subprocess.Popen[str]":
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    return subprocess.Popen([*FLUX_KLEIN, *arguments], env=emulated and environment_of(emulated), **options)
 
 
 def test_ctrl_c_waits_for_what_runs_and_cancels_what_is_queued(tmp_path: Path) -> None:
-    arguments = ["generate", "a leopard", "--count", "4", "--width", "64", "--height", "64", "--json"]
+    arguments = ["generate", "a leopard", "--count", "4", *SMALL, "--json"]
     all_known = threading.Event()
     with in_thread(Emulator(workers=1, api_key="token-of-the-test")) as emulated:
         emulated.script("submit", Generation(after=0.01), *[Generation(after=2.0)] * 3)
@@ -73,8 +40,9 @@ def test_ctrl_c_waits_for_what_runs_and_cancels_what_is_queued(tmp_path: Path) -
             return len({record.request_id for record in emulated.records if record.endpoint == "status"})
 
         once(emulated, lambda: polled() == 4, all_known.set)
-        with start(*arguments, environment=environment_of(emulated), cwd=tmp_path) as process:
-            [first] = lines_until(process, 1)
+        with start(*arguments, emulated=emulated, cwd=tmp_path) as process:
+            assert process.stdout is not None
+            first = process.stdout.readline()
             assert all_known.wait(30)
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=30)
@@ -92,7 +60,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     """The first is pressed when the first poll has come; the second when a cancel has, which is never answered."""
     with in_thread(Emulator(workers=0)) as emulated:
         emulated.script("cancel", *[Hang()] * 40)
-        with start("generate", "x", "--count", "40", environment=environment_of(emulated), cwd=tmp_path) as process:
+        with start("generate", "x", "--count", "40", emulated=emulated, cwd=tmp_path) as process:
             once(emulated, lambda: emulated.calls["status"] > 0, lambda: process.send_signal(signal.SIGINT))
             once(emulated, lambda: emulated.calls["cancel"] > 0, lambda: process.send_signal(signal.SIGINT))
             _, err = process.communicate(timeout=30)
@@ -102,12 +70,8 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:
-    command = (
-        f"{sys.executable} -m flux_klein_async generate x --count 50 --concurrency 5 --emulator --width 64 --quiet"
-    )
-    ran = subprocess.run(
-        f"{command} | head -1", shell=True, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=20
-    )
+    command = f"{' '.join(FLUX_KLEIN)} generate x --count 50 --concurrency 5 --emulator --width 64 --quiet | head -1"
+    ran = subprocess.run(command, shell=True, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=20)
     assert (tmp_path / ran.stdout.strip()).is_file()
     first, *others = without_remarks(ran.stderr).splitlines()
     assert first == "Emulator: the pictures are placeholders, and nothing is charged."
@@ -118,34 +82,24 @@ def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:
 
 def test_nobody_at_either_stream_is_no_traceback(tmp_path: Path) -> None:
     process = start("generate", "x", "--emulator", "--width", "64", cwd=tmp_path)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.close()
-    process.stderr.close()
+    for stream in (process.stdout, process.stderr):
+        assert stream is not None
+        stream.close()
     assert process.wait(10) == 141
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_under_the_results_still_names_what_was_paid_for(one_worker: dict[str, str]) -> None:
-    arguments = [
-        *FLUX_KLEIN,
-        "generate",
-        "a leopard",
-        "--count",
-        "3",
-        "--width",
-        "64",
-        "--height",
-        "64",
-        "--no-download",
-    ]
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            arguments, stdout=full, stderr=subprocess.PIPE, text=True, env={**os.environ, **one_worker}, check=False
-        )
-    assert done.returncode != 0
-    assert "Results cannot be written" in done.stderr
-    assert "flux-klein result " in done.stderr
+def test_a_full_disk_under_the_results_still_names_what_was_paid_for() -> None:
+    arguments = ["generate", "x", "--count", "3", *SMALL, "--no-download"]
+    with (
+        in_thread(Emulator(workers=1, profile="fixed:0.5")) as emulated,
+        Path("/dev/full").open("w") as full,
+        start(*arguments, emulated=emulated, stdout=full) as process,
+    ):
+        _, err = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert "Results cannot be written" in err
+    assert "flux-klein result " in err
 
 
 def batch_of(count: int, folder: Path) -> list[str]:
@@ -161,8 +115,7 @@ def test_a_stopped_batch_waits_for_what_runs_and_the_next_run_does_the_rest(
 ) -> None:
     command = batch_of(30, tmp_path)
     with in_thread(Emulator(workers=2, profile="fixed:0.05")) as emulated:
-        environment = environment_of(emulated)
-        with start(*command, environment=environment, cwd=tmp_path) as process:
+        with start(*command, emulated=emulated, cwd=tmp_path) as process:
             once(emulated, lambda: emulated.calls["result"] > 4, lambda: process.send_signal(number))
             out, err = process.communicate(timeout=60)
         assert process.returncode == code, err
@@ -174,17 +127,16 @@ def test_a_stopped_batch_waits_for_what_runs_and_the_next_run_does_the_rest(
         assert 4 < len(finished) < 30
         # What was on its way when the signal came says so: it may have been accepted, and the next run resumes it.
         on_its_way = [record for record in records if record["error"] and record["error"]["charged"] == "unknown"]
-        assert len(emulated.completions) <= len(finished) + len(on_its_way), "what was begun was brought home or told"
+        assert len(emulated.completions) <= len(finished) + len(on_its_way), (
+            "a running generation was neither waited for nor reported"
+        )
         assert "Run the same command again to resume it." in err
-        with start(*command, environment=environment, cwd=tmp_path) as process:
+        with start(*command, emulated=emulated, cwd=tmp_path) as process:
             out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
         done = {record["input"]["prompt"]: record for record in map(json.loads, out.splitlines())}
         assert len(done) == 30
-        assert all(
-            Path(record["files"][0]["path"]).is_absolute() or (tmp_path / record["files"][0]["path"]).is_file()
-            for record in done.values()
-        )
+        assert all((tmp_path / record["files"][0]["path"]).is_file() for record in done.values())
         assert len(emulated.completions) == 30
         assert emulated.spent_usd == pytest.approx(0.30)
 
@@ -192,14 +144,13 @@ def test_a_stopped_batch_waits_for_what_runs_and_the_next_run_does_the_rest(
 def test_a_batch_that_is_left_at_once_loses_nothing_but_what_it_calls_uncertain(tmp_path: Path) -> None:
     command = batch_of(20, tmp_path)
     with in_thread(Emulator(workers=2, profile="fixed:0.05")) as emulated:
-        environment = environment_of(emulated)
         emulated.script("cancel", *[Hang()] * 40)
-        with start(*command, environment=environment, cwd=tmp_path) as process:
+        with start(*command, emulated=emulated, cwd=tmp_path) as process:
             once(emulated, lambda: emulated.calls["result"] > 2, lambda: process.send_signal(signal.SIGINT))
             once(emulated, lambda: emulated.calls["cancel"] > 0, lambda: process.send_signal(signal.SIGINT))
             process.communicate(timeout=60)
         assert process.returncode == 130
-        with start(*command, environment=environment, cwd=tmp_path) as process:
+        with start(*command, emulated=emulated, cwd=tmp_path) as process:
             out, err = process.communicate(timeout=60)
         records = [json.loads(line) for line in out.splitlines()]
         uncertain = [record for record in records if record["error"]]

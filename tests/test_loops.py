@@ -1,4 +1,4 @@
-"""The whole suite can be run on another event loop; were the wish ignored, that run would prove nothing."""
+"""The suite runs on the event loop that the environment names; otherwise that run would prove nothing."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ async def test_virtual_time_has_a_loop_of_its_own_all_the_same(klein_emulator):
     assert type(asyncio.get_running_loop()).__name__ == "VirtualTimeLoop"
 
 
-def test_a_misspelt_wish_is_refused(monkeypatch):
+def test_a_misspelt_loop_is_refused(monkeypatch):
     monkeypatch.setenv(LOOP_VARIABLE, "uvlop")
     with pytest.raises(pytest.UsageError, match="uvlop"):
         chosen_loop()

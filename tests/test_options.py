@@ -1,5 +1,6 @@
 """Settings are checked when they are made; the environment is read in a known order."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -10,61 +11,31 @@ from flux_klein_async.options import DEFAULT, Environment, Limits, RetryPolicy, 
 
 NAN, INF, HUGE = math.nan, math.inf, 10**400
 
-NO_COUNTS: list[Any] = [0, -1, 1.0, 1.5, True, "1", None, NAN, INF]
-NO_SECONDS: list[Any] = [-0.1, NAN, INF, -INF, True, "1", None, 1j, HUGE]
+NO_COUNTS: list[Any] = [0, -1, 1.0, 1.5, True, "1", NAN, INF]
+NO_SECONDS: list[Any] = [-0.1, NAN, INF, -INF, True, "1", 1j, HUGE]
 
 
 @pytest.mark.parametrize(
-    ("cls", "settings"),
+    ("cls", "names", "good", "bad"),
     [
-        *[
-            (Limits, {name: value})
-            for name in ("max_in_flight", "max_connections", "max_json_bytes", "max_file_bytes")
-            for value in NO_COUNTS
-        ],
-        *[(Limits, {"polls_per_second": value}) for value in (*NO_SECONDS, 0, 0.0) if value is not None],
-        *[(RetryPolicy, {"attempts": value}) for value in NO_COUNTS],
-        *[(RetryPolicy, {name: value}) for name in ("initial", "multiplier", "maximum") for value in NO_SECONDS],
-        *[(RetryPolicy, {"refused_submits": value}) for value in NO_COUNTS if value is not None],
+        (Limits, "max_in_flight max_connections max_json_bytes max_file_bytes", [1, 7], [*NO_COUNTS, None]),
+        (Limits, "polls_per_second", [0.5, 20, None], [*NO_SECONDS, 0, 0.0]),
+        (RetryPolicy, "attempts", [1, 7], [*NO_COUNTS, None]),
+        (RetryPolicy, "refused_submits", [1, 7, None], NO_COUNTS),
+        (RetryPolicy, "initial multiplier maximum", [0, 0.5, 20], [*NO_SECONDS, None]),
     ],
-    ids=lambda value: str(value)[:40],
 )
-def test_refuses_a_setting_out_of_range_and_names_it(cls: type, settings: dict[str, Any]) -> None:
-    [name] = settings
-    with pytest.raises(ConfigurationError, match=rf"^{cls.__name__}\.{name} must be "):
-        cls(**settings)
-
-
-@pytest.mark.parametrize(
-    ("cls", "settings"),
-    [
-        (Limits, {}),
-        (Limits, {"max_in_flight": 1, "max_connections": 1, "max_json_bytes": 1, "max_file_bytes": 1}),
-        (Limits, {"polls_per_second": 0.5}),
-        (Limits, {"polls_per_second": 20}),
-        (RetryPolicy, {}),
-        (RetryPolicy, {"attempts": 1, "initial": 0, "multiplier": 0, "maximum": 0}),
-        (RetryPolicy, {"refused_submits": 1}),
-        (RetryPolicy, {"refused_submits": None}),
-    ],
-    ids=str,
-)
-def test_takes_a_setting_in_range(cls: type, settings: dict[str, Any]) -> None:
-    made = cls(**settings)
-    assert settings == {name: getattr(made, name) for name in settings}
+def test_takes_settings_in_range_and_refuses_others_by_name(cls: type, names: str, good: Any, bad: Any) -> None:
+    for name in names.split():
+        assert [getattr(cls(**{name: value}), name) for value in good] == good
+        for value in bad:
+            with pytest.raises(ConfigurationError, match=rf"^{cls.__name__}\.{name} must be "):
+                cls(**{name: value})
 
 
 def test_has_the_defaults_that_the_documentation_promises() -> None:
-    assert (Limits(), RetryPolicy()) == (
-        Limits(
-            max_in_flight=64,
-            max_connections=100,
-            polls_per_second=None,
-            max_json_bytes=8 * 2**20,
-            max_file_bytes=64 * 2**20,
-        ),
-        RetryPolicy(attempts=5, initial=0.1, multiplier=2.0, maximum=5.0, refused_submits=None),
-    )
+    assert dataclasses.astuple(Limits()) == (64, 100, None, 8 * 2**20, 64 * 2**20)
+    assert dataclasses.astuple(RetryPolicy()) == (5, 0.1, 2.0, 5.0, None)
 
 
 @pytest.mark.parametrize(
@@ -75,19 +46,13 @@ def test_has_the_defaults_that_the_documentation_promises() -> None:
             {"RUNCOMFY_API_TOKEN": "a", "RUNCOMFY_TOKEN": "b", "RUNCOMFY_API_KEY": "c"},
             {"token": "a", "token_variable": "RUNCOMFY_API_TOKEN"},
         ),
-        (
-            {"RUNCOMFY_TOKEN": "b", "RUNCOMFY_API_KEY": "c"},
-            {"token": "b", "token_variable": "RUNCOMFY_TOKEN"},
-        ),
+        ({"RUNCOMFY_TOKEN": "b", "RUNCOMFY_API_KEY": "c"}, {"token": "b", "token_variable": "RUNCOMFY_TOKEN"}),
         ({"RUNCOMFY_API_KEY": "c"}, {"token": "c", "token_variable": "RUNCOMFY_API_KEY"}),
         (
             {"RUNCOMFY_API_TOKEN": " \n", "RUNCOMFY_TOKEN": " b \n"},
             {"token": "b", "token_variable": "RUNCOMFY_TOKEN"},
         ),
-        (
-            {"RUNCOMFY_CONFIG_DIR": "/c", "XDG_CONFIG_HOME": "/x", "HOME": "/h"},
-            {"token_file": "/c/token.json"},
-        ),
+        ({"RUNCOMFY_CONFIG_DIR": "/c", "XDG_CONFIG_HOME": "/x", "HOME": "/h"}, {"token_file": "/c/token.json"}),
         ({"XDG_CONFIG_HOME": "/x", "HOME": "/h"}, {"token_file": "/x/runcomfy/token.json"}),
         ({"HOME": "/h", "USERPROFILE": "/u"}, {"token_file": "/h/.config/runcomfy/token.json"}),
         ({"USERPROFILE": "/u"}, {"token_file": "/u/.config/runcomfy/token.json"}),
@@ -129,17 +94,10 @@ def test_a_timeout_is_seconds_none_or_the_default(timeout: Any, seconds: float |
     assert checked_timeout(timeout, 120.0) == seconds
 
 
-@pytest.mark.parametrize("timeout", [-1, -0.001, -INF, NAN, True, False, "30", b"30", 1j, [30]])
+@pytest.mark.parametrize("timeout", [-1, -0.001, -INF, NAN, True, False, "30", b"30", 1j, [30], HUGE])
 def test_refuses_a_timeout_that_is_no_number_of_seconds(timeout: Any) -> None:
     with pytest.raises(InvalidInputError, match=r"^timeout must be a number of seconds, 0 or more, or None"):
         checked_timeout(timeout, 120.0)
-
-
-def test_a_timeout_that_no_float_can_hold_is_refused_or_no_limit() -> None:
-    try:
-        assert checked_timeout(HUGE, 120.0) is None
-    except InvalidInputError:
-        return
 
 
 def test_the_default_shows_as_its_name() -> None:

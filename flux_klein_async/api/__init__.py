@@ -1,1 +1,1 @@
-"""What the service says: pure values in, pure values out."""
+"""What the service says: values in, values out."""

@@ -1,6 +1,6 @@
-"""Where the token may come from, in order, and how it is kept out of everything that is shown.
+"""Where the token comes from, and how it is kept out of everything shown.
 
-The only file that is read here is the vendor CLI's own, and only where nothing else gave a token.
+The vendor CLI's token file is read only if nothing else gives a token.
 """
 
 import json
@@ -15,24 +15,22 @@ __all__ = ["SHORTEST_SECRET", "Redactor", "find_token"]
 
 _REDACTED = b"[token]"
 _MAX_FILE_BYTES = 64 * 1024
-SHORTEST_SECRET = 6  # a shorter "token" is a placeholder; replacing it would maim ordinary words
+SHORTEST_SECRET = 6  # a shorter token is a placeholder; replacing it would damage ordinary words
 
 
 def find_token(explicit: str | None, environment: Environment, *, wall_clock: Callable[[], float]) -> str:
     """The token: the one given, else the environment's, else the vendor CLI's file.
 
     Raises:
-        ConfigurationError: There is none, or it cannot be one. The message names the ways to give one.
+        ConfigurationError: There is none, or it cannot be one.
     """
     token = explicit if explicit is not None else environment.token
     if token is None and environment.token_file is not None:
         token = _from_file(Path(environment.token_file), wall_clock)
     if token is None:
         raise ConfigurationError(
-            "No token. Set "
-            + ", ".join(TOKEN_VARIABLES[:-1])
-            + f" or {TOKEN_VARIABLES[-1]}, pass api_key=..., or log in with the vendor's CLI (its token.json is read). "
-            "To try things without a token, use the emulator."
+            f"No token. Set {', '.join(TOKEN_VARIABLES[:-1])} or {TOKEN_VARIABLES[-1]}, pass api_key=..., or log in "
+            "with the vendor's CLI (its token.json is read). To try things without a token, use the emulator."
         )
     if not isinstance(token, str):
         raise ConfigurationError("The token must be a string")
@@ -63,8 +61,7 @@ def _from_file(path: Path, wall_clock: Callable[[], float]) -> str | None:
 class Redactor:
     r"""Replaces the token wherever a server echoes it, before anything else sees the bytes.
 
-    JSON has several spellings for each character (`/`, `\/`, `\u002f`), and a URL one more (`%2f`), which whoever
-    opens it may undo; none of them may slip through.
+    It knows every spelling of a character in JSON (`/`, `\/`, `\u002f`) and in URLs (`%2f`).
     """
 
     def __init__(self, token: str, *, shortest: int = SHORTEST_SECRET) -> None:

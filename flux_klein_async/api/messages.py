@@ -1,10 +1,7 @@
-"""What crosses the seam between the protocol and the wire: frozen requests and responses.
-
-Knows neither the API's meaning nor aiohttp.
-"""
+"""Frozen requests and responses: what `api` and `transport` exchange."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -12,7 +9,7 @@ __all__ = ["Kind", "Request", "Response"]
 
 
 class Kind(StrEnum):
-    """What a call is for; the service's wish for patience holds all calls of one kind."""
+    """What a call is for. A `Retry-After` holds all calls of one kind."""
 
     SUBMIT = "submit"
     READ = "read"
@@ -20,28 +17,29 @@ class Kind(StrEnum):
     FILE = "file"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """One HTTP request.
 
     Attributes:
         replayable: Whether sending it twice is harmless. A submit is not.
-        silence: Seconds that the socket may stay silent before the call is given up.
+        silence: Seconds that the socket may stay silent before the call fails.
     """
 
     kind: Kind
     method: str
     url: str
     headers: Mapping[str, str] = field(repr=False)  # holds the token
-    body: bytes | None = field(default=None, repr=False)
+    _: KW_ONLY
     replayable: bool
     silence: float
+    body: bytes | None = field(default=None, repr=False)
 
 
 class Response(NamedTuple):
-    """One HTTP response, read in full. Headers are looked up by their names in lower case.
+    """One HTTP response, read in full. Header names are in lower case.
 
-    A tuple, since it is made for every call and a frozen dataclass takes three times as long to make.
+    A tuple: one is made for every call, and making a frozen dataclass takes three times as long.
     """
 
     status: int

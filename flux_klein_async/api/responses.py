@@ -1,15 +1,12 @@
-"""What the service answers: read a `Response` into a model, or raise.
+"""From a `Response` to a model, or to an error (source: docs/wire.md).
 
-Tolerant of what is unknown and strict about what is needed; the whole answer stays in `raw`. No clock, no socket, no
-retry: `transport.retry` decides what a failure means, `flow` what to do about it. Sources of every fact:
-docs/wire.md.
+Tolerant of unknown fields and strict about needed ones; the whole answer stays in `raw`.
 """
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from pydantic import ValidationError
 from pydantic_core import from_json
 
 from flux_klein_async.api.messages import Response
@@ -48,7 +45,7 @@ __all__ = [
 
 _VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".m4v")
 _EXCERPT = 300
-_LONGEST_MESSAGE = 2000  # characters of a message that anybody reads
+_LONGEST_MESSAGE = 2000  # characters
 _MOST_FINDINGS = 50  # fields at fault
 _MOST_USD = 1e9
 
@@ -59,17 +56,17 @@ def ok(response: Response) -> bool:
 
 
 def excerpt(response: Response) -> str | None:
-    """The start of an answer's text, on one line, for people."""
+    """The start of an answer's text, on one line and printable."""
     text = " ".join(response.body[: 4 * _EXCERPT].decode("utf-8", "replace").split())
-    # Marked, not dropped: what a control character divided may be the token, which is looked for as a whole.
+    # Marked, not dropped: a token that a control character divides must not be put together again.
     text = "".join(character if character.isprintable() else "\ufffd" for character in text)
     return (text[:_EXCERPT] + "…" if len(text) > _EXCERPT else text) or None
 
 
 def _object(response: Response) -> dict[str, Any] | None:
-    """The answer's JSON object, or None where it holds none of sane depth and size."""
+    """The answer's JSON object, or None if it is none of sane depth and size."""
     try:
-        # Refuses what json.loads trips over: deep nesting, endless digits, lone surrogates.
+        # Unlike json.loads, it answers deep nesting, endless digits and lone surrogates with a ValueError.
         value = from_json(response.body, allow_inf_nan=False, cache_strings="keys")
     except ValueError:
         return None
@@ -81,34 +78,30 @@ def _answer(response: Response, request_id: str | None = None) -> dict[str, Any]
 
     Raises:
         APIStatusError: The service refused, by HTTP status or by `error_code`.
-        InvalidResponseError: It is no JSON object, or about another request: one picture must not pass for another.
+        InvalidResponseError: It is no JSON object, or is about another request.
     """
     data = _object(response)
     if not ok(response) or (data is not None and data.get("error_code") is not None):
         raise read_error(response, request_id=request_id)
     if data is None:
-        raise InvalidResponseError(
-            "The answer is not a JSON object",
-            status_code=response.status,
-            request_id=request_id,
-            cause=excerpt(response),
-        )
+        raise _invalid("The answer is not a JSON object", response, request_id)
     said = data.get("request_id")
     if request_id is not None and isinstance(said, str) and said != request_id:
-        raise InvalidResponseError(
-            f"The answer is about another request: {said[:140]!r}", status_code=response.status, request_id=request_id
-        )
+        raise _invalid(f"The answer is about another request: {said[:140]!r}", response, request_id, shown=False)
     return data
 
 
+def _invalid(
+    sentence: str, response: Response, request_id: str | None = None, *, shown: bool = True
+) -> InvalidResponseError:
+    cause = excerpt(response) if shown else None
+    return InvalidResponseError(sentence, status_code=response.status, request_id=request_id, cause=cause)
+
+
 def read_error(response: Response, *, request_id: str | None = None) -> APIStatusError | InvalidResponseError:
-    """The error that a refusal stands for; a redirect is no refusal, it is no answer at all."""
+    """The error for a refusal. A redirect is no refusal but an invalid answer."""
     if not ok(response) and response.status < 400:
-        return InvalidResponseError(
-            "The API answered with a redirect, which is never followed",
-            status_code=response.status,
-            request_id=request_id,
-        )
+        return _invalid("The API answered with a redirect, which is never followed", response, request_id, shown=False)
     data = _object(response) or {}
     code = _code(data.get("error_code"))
     return status_error_class(response.status, code)(
@@ -129,20 +122,17 @@ def _code(value: object) -> int | None:
 
 
 def _message(data: Mapping[str, Any]) -> Any:
-    """What the service says: the fields at fault where it points at them, which a sentence beside them does not."""
+    """The service's message: its list of fields at fault, if there is one, says more than the sentence beside it."""
     detail = data.get("detail")
-    if isinstance(detail, list) and any(isinstance(item, Mapping) for item in detail):
-        return detail[:_MOST_FINDINGS]
-    for name in ("error_message", "message", "error"):
-        if isinstance(data.get(name), str) and data[name]:
-            return data[name][:_LONGEST_MESSAGE]
-    if isinstance(detail, str):
-        return detail[:_LONGEST_MESSAGE] or None
-    return detail[:_MOST_FINDINGS] or None if isinstance(detail, list) else None
+    findings = detail[:_MOST_FINDINGS] if isinstance(detail, list) else None
+    if findings and any(isinstance(item, Mapping) for item in findings):
+        return findings
+    sentences = (*(data.get(name) for name in ("error_message", "message", "error")), detail)
+    return next((text[:_LONGEST_MESSAGE] for text in sentences if isinstance(text, str) and text), findings or None)
 
 
 def request_id_in(response: Response) -> str | None:
-    """A usable request id in an answer, whatever else the answer says."""
+    """The usable request id in an answer, whatever else it says; or None."""
     data = _object(response)
     try:
         return checked_request_id(data.get("request_id")) if data else None
@@ -158,43 +148,37 @@ def read_submit(response: Response) -> str:
         InvalidResponseError: Neither an id nor a refusal.
     """
     request_id = request_id_in(response)
-    if request_id is not None:
-        return request_id
-    _answer(response)
-    raise InvalidResponseError(
-        "The submit was answered without a usable request id",
-        status_code=response.status,
-        cause=excerpt(response),
-    )
+    if request_id is None:
+        _answer(response)
+        raise _invalid("The submit was answered without a usable request id", response)
+    return request_id
 
 
 def read_status(response: Response, request_id: str) -> RequestStatus:
-    """One poll.
+    """What a poll saw.
 
     Raises:
-        APIStatusError, InvalidResponseError: As `_answer`; also where no status is in it.
+        APIStatusError, InvalidResponseError: As `_answer`; also if it has no status.
     """
     data = _answer(response, request_id)
     if not isinstance(data.get("status"), str):
-        raise InvalidResponseError(
-            "The answer holds no status", status_code=response.status, request_id=request_id, cause=excerpt(response)
-        )
-    position, instance = data.get("queue_position"), data.get("instance_id")
+        raise _invalid("The answer holds no status", response, request_id)
+    position = data.get("queue_position")
     return RequestStatus(
         request_id=request_id,
         state=RequestState.read(data["status"]),
         queue_position=position if type(position) is int and position >= 0 else None,
-        instance_id=instance if isinstance(instance, str) else None,
+        instance_id=_text(data.get("instance_id")),
         raw=data,
     )
 
 
 def read_result(response: Response, request_id: str, timings: Callable[[], Timings] = Timings) -> GenerationResult:
-    """The result of a completed request; `timings` says where the time went, now that it is here.
+    """The result of a completed request; `timings` is called once it is there.
 
     Raises:
-        ResultNotReadyError: It has not ended, or its output is not there yet.
-        GenerationFailedError, GenerationCancelledError: It ended so.
+        ResultNotReadyError: The request has not ended, or has no output yet.
+        GenerationFailedError, GenerationCancelledError: It ended that way.
         APIStatusError, InvalidResponseError: As `_answer`.
     """
     data = _answer(response, request_id)
@@ -206,8 +190,7 @@ def read_result(response: Response, request_id: str, timings: Callable[[], Timin
     output = data.get("output")
     if output is None or state is not RequestState.COMPLETED:
         raise ResultNotReadyError(
-            f"The result is not ready, the service says {str(data.get('status'))[:40]!r}",
-            request_id=request_id,
+            f"The result is not ready, the service says {str(data.get('status'))[:40]!r}", request_id=request_id
         )
     return GenerationResult(
         request_id=request_id,
@@ -222,50 +205,40 @@ def read_result(response: Response, request_id: str, timings: Callable[[], Timin
 
 
 def read_cancel(response: Response, request_id: str) -> CancelOutcome:
-    """What became of a cancel: True or False as the service says it, never a guess.
+    """The outcome of a cancel, as the service says it and never a guess.
 
     Raises:
-        APIStatusError, InvalidResponseError: As `_answer`; also where the answer does not say.
+        APIStatusError, InvalidResponseError: As `_answer`; also if it does not tell the outcome.
     """
     data = _answer(response, request_id)
     state = RequestState.read(data.get("status"))
     outcome = data.get("outcome")
-    if outcome in ("cancelled", "canceled") or (outcome is None and state is RequestState.CANCELLED):
-        return CancelOutcome(request_id=request_id, cancelled=True, state=state, raw=data)
-    if outcome == "not_cancellable":
-        return CancelOutcome(request_id=request_id, cancelled=False, state=state, raw=data)
-    raise InvalidResponseError(
-        "The answer does not say whether it was cancelled",
-        status_code=response.status,
-        request_id=request_id,
-        cause=excerpt(response),
-    )
+    cancelled = outcome in ("cancelled", "canceled") or (outcome is None and state is RequestState.CANCELLED)
+    if not cancelled and outcome != "not_cancellable":
+        raise _invalid("The answer does not say whether it was cancelled", response, request_id)
+    return CancelOutcome(request_id=request_id, cancelled=cancelled, state=state, raw=data)
 
 
 def read_model(response: Response) -> ModelInfo:
     """A catalogue entry.
 
     Raises:
-        APIStatusError, InvalidResponseError: As `_answer`; also where no model id is in it.
+        APIStatusError, InvalidResponseError: As `_answer`; also if it has no model id.
     """
     data = _answer(response)
-    schema = next((data[key] for key in ("input_schema", "schema") if isinstance(data.get(key), dict)), None)
+    if not isinstance(data.get("model_id"), str):
+        raise _invalid("The answer holds no model_id", response)
     categories = data.get("categories")
-    try:
-        return ModelInfo(
-            model_id=data["model_id"] if isinstance(data.get("model_id"), str) else None,
-            display_name=_text(data.get("display_name")),
-            categories=tuple(filter(None, map(_text, categories))) if isinstance(categories, list) else (),
-            base_price_usd=_amount(data.get("base_price_usd")),
-            price_unit=_text(data.get("price_unit")),
-            pricing_note=_text(data.get("pricing_note")),
-            input_schema=schema,
-            raw=data,
-        )
-    except ValidationError:
-        raise InvalidResponseError(
-            "The answer holds no model_id", status_code=response.status, cause=excerpt(response)
-        ) from None
+    return ModelInfo(
+        model_id=data["model_id"],
+        display_name=_text(data.get("display_name")),
+        categories=tuple(filter(None, map(_text, categories))) if isinstance(categories, list) else (),
+        base_price_usd=_amount(data.get("base_price_usd")),
+        price_unit=_text(data.get("price_unit")),
+        pricing_note=_text(data.get("pricing_note")),
+        input_schema=next((data[key] for key in ("input_schema", "schema") if isinstance(data.get(key), dict)), None),
+        raw=data,
+    )
 
 
 def _text(value: object) -> str | None:
@@ -286,7 +259,7 @@ def _time(value: object) -> datetime | None:
 
 
 def _output(value: object) -> GenerationOutput:
-    """The files of any model: its shape is the model's own affair (docs/wire.md, "Output")."""
+    """The files in the output of any model, whatever its shape (docs/wire.md, "Output")."""
     if isinstance(value, Mapping):
         return GenerationOutput(
             image=_url(value.get("image")),
@@ -303,7 +276,7 @@ def _output(value: object) -> GenerationOutput:
 
 
 def _url(value: object) -> str | None:
-    if isinstance(value, Mapping):  # observed in services of the same kind: {"url": ...}
+    if isinstance(value, Mapping):  # {"url": ...} occurs in services of the same kind
         value = value.get("url")
     return value if isinstance(value, str) and value.startswith(("https://", "http://")) else None
 

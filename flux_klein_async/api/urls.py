@@ -1,9 +1,8 @@
-"""Which URLs may be opened: the base URL and what hangs below it, and the hosts that files come from.
+"""Which URLs may be opened: those below the base URL, and files on trusted hosts.
 
-URLs are always built from the base URL and a checked id; a URL that an answer brings is never called with the token.
-yarl parses them, as it does for aiohttp, so that the text checked here is the text opened there. yarl lets blanks, NUL
-bytes and percent signs pass as part of a host while the resolver stops at a NUL: a host accepted here means the same
-host everywhere.
+API URLs are built from the base URL and a checked id; the URLs of an answer are never called with the token. yarl
+parses URLs here and in aiohttp, so the host checked is the host opened. yarl accepts blanks, NUL bytes and percent
+signs in a host, and a resolver stops at a NUL, so `host_of` checks the host again.
 """
 
 import ipaddress
@@ -33,10 +32,10 @@ _FILE_DOMAINS = ("runcomfy.net", "runcomfy.com")
 
 
 def checked_request_id(request_id: object) -> str:
-    """The id itself, if it can stand in a path.
+    """The id itself.
 
     Raises:
-        InvalidInputError: It holds something else than 1 to 128 letters, digits, `_` and `-`.
+        InvalidInputError: It is not 1 to 128 letters, digits, `_` and `-`.
     """
     if isinstance(request_id, str) and _REQUEST_ID.fullmatch(request_id):
         return request_id
@@ -44,7 +43,7 @@ def checked_request_id(request_id: object) -> str:
 
 
 def checked_model_id(model: object) -> str:
-    """The id itself, if it can stand in a path.
+    """The id itself.
 
     Raises:
         InvalidInputError: It is not names joined by slashes.
@@ -58,10 +57,10 @@ class ApiUrls:
     """Every URL of the API, built from one base URL."""
 
     def __init__(self, base_url: str | None = None, *, allow_insecure: bool = False) -> None:
-        """Check the base URL; a trailing `/v1`, as the vendor's CLI has it, is accepted.
+        """Check the base URL. A trailing `/v1`, as the vendor's CLI writes it, is accepted.
 
         Raises:
-            ConfigurationError: It is no such URL, or plain http to another machine.
+            ConfigurationError: It is no https URL of a host alone, and no allowed http URL.
         """
         text = DEFAULT_BASE_URL if base_url is None else base_url
         try:
@@ -83,19 +82,19 @@ class ApiUrls:
         self._prefix = self.origin + url.raw_path.rstrip("/").removesuffix("/v1") + "/v1"
 
     def model(self, model: str) -> str:
-        """Where a model is described, and where its input is posted."""
+        """The URL of a model: its catalogue entry by GET, a submit by POST."""
         return f"{self._prefix}/models/{checked_model_id(model)}"
 
     def request(self, request_id: str, verb: str) -> str:
-        """Where a request's status, result or cancel is."""
+        """The URL of a request's status, result or cancel."""
         return f"{self._prefix}/requests/{checked_request_id(request_id)}/{verb}"
 
 
 def trusted_file_url(text: str, origin: str) -> str | None:
-    """The URL as it will be opened, or None where no file may come from there.
+    """The URL as it will be opened, or None if it is not trusted.
 
-    Trusted are HTTPS hosts under runcomfy.net and runcomfy.com (docs/wire.md, "Output"), and `origin`, the base
-    URL's own. Credentials in the URL are refused everywhere.
+    Trusted are HTTPS hosts under runcomfy.net and runcomfy.com (docs/wire.md, "Output"), and `origin`, the base URL's
+    own; never a URL with credentials.
     """
     try:
         url = parsed(text)
@@ -112,14 +111,14 @@ def trusted_file_url(text: str, origin: str) -> str | None:
 # RFC 1123, 2.1: labels of letters, digits and inner hyphens; the underscore is seen in the wild.
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?", re.ASCII)
-# Names that resolve inside one network only, or nowhere (RFC 6761, RFC 6762).
+# Names that resolve only inside one network, or nowhere (RFC 6761, RFC 6762).
 _PRIVATE_SUFFIXES = frozenset({"local", "localhost", "internal", "invalid"})
-# These seem global, but lead to any IPv4 address: NAT64 (RFC 6052, RFC 8215) and 6to4 (RFC 3056).
+# They seem global but lead to any IPv4 address: NAT64 (RFC 6052, RFC 8215) and 6to4 (RFC 3056).
 _TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16")))
 
 
 def host_of(url: URL) -> str | None:
-    """The host in lower case and in ASCII, or None where the URL has no proper one."""
+    """The host in lower case and in ASCII, or None if it is no proper host."""
     host = (url.raw_host or "").lower()
     if _address(host) is not None or (len(host) <= 253 and _NAME.fullmatch(host)):
         return host
@@ -132,11 +131,11 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     except ValueError:
         return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address  # Python's releases differ in what they say of a mapped one
+    return mapped or address  # Python releases differ in their answers about a mapped address
 
 
 def is_loopback(host: str) -> bool:
-    """Whether the host is this very machine."""
+    """Whether the host is this machine."""
     address = _address(host)
     return host == "localhost" if address is None else address.is_loopback
 
@@ -148,18 +147,18 @@ def is_public(host: str) -> bool:
         translated = any(address in network for network in _TRANSLATED if network.version == address.version)
         return address.is_global and not address.is_multicast and not translated
     labels = host.rstrip(".").split(".")
-    # A last label of digits (or 0x...) makes it an IPv4 address in disguise, by the WHATWG URL standard.
+    # By the WHATWG URL standard, a last label of digits (or 0x...) makes the name an IPv4 address.
     numeric = labels[-1].isdigit() or labels[-1].startswith("0x")
     return len(labels) > 1 and not numeric and labels[-1] not in _PRIVATE_SUFFIXES
 
 
 def parsed(text: str) -> URL:
-    """A stranger's text as a URL.
+    """Any text as a URL.
 
     Raises:
-        ValueError: It is none, whatever yarl says of it.
+        ValueError: It is no URL.
     """
     try:
         return URL(text)
-    except IndexError:  # yarl 1.25 of "x://[]@": brackets in the user's part, and nothing after it
+    except IndexError:  # yarl 1.25 raises it for "x://[]@"
         raise ValueError("Invalid URL: brackets without a host") from None

@@ -131,6 +131,7 @@ class Claim:
 
     Attributes:
         item: How the journal calls it: goes into the `Entry` of its intent.
+        action: What to do with the item.
         request_id: With all actions but SUBMIT, where known.
         answer: With KEEP: the service's answer as JSON, if it was written down.
         files: With KEEP: what was saved, whether or not it is still there.

@@ -7,10 +7,10 @@ import pytest
 from flux_klein_async.api.messages import Kind, Request, Response
 
 REQUEST = Request(
-    kind=Kind.SUBMIT,
-    method="POST",
-    url="https://h.example/v1/models/a",
-    headers={"Authorization": "Bearer s3cr3t-token"},
+    Kind.SUBMIT,
+    "POST",
+    "https://h.example/v1/models/a",
+    {"Authorization": "Bearer s3cr3t-token"},
     body=b'{"prompt": "a private wish"}',
     replayable=False,
     silence=60.0,
@@ -23,10 +23,6 @@ def test_a_request_never_shows_its_headers_or_its_body(show: type[str]) -> None:
         "Request(kind=<Kind.SUBMIT: 'submit'>, method='POST', url='https://h.example/v1/models/a', "
         "replayable=False, silence=60.0)"
     )
-
-
-def test_a_request_has_no_body_unless_given_one() -> None:
-    assert Request(kind=Kind.READ, method="GET", url="", headers={}, replayable=True, silence=1.0).body is None
 
 
 @pytest.mark.parametrize("message", [REQUEST, Response(status=200, headers={}, body=b"")])

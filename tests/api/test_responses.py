@@ -1,19 +1,16 @@
-"""What each answer means: one folder of `tests/samples` for each situation, and whatever strangers may write.
+"""What each answer means: one folder of `tests/samples` for each situation.
 
-A sample is an answer (`response.json` with status and headers, `body` as it came) and, in `expected.json`, what each
-reader makes of it: the fields that it returns (those that differ from the defaults), or the error with its text and
-its facts.
+A sample is an answer (`response.json` with status and headers, `body`) and, in `expected.json`, what each reader makes
+of it: the fields it returns (those that differ from the defaults), or the error with its text and its facts.
+`tests/fuzz/test_answers.py` tries any bytes.
 """
 
 import json
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from flux_klein_async.api.messages import Response
@@ -106,53 +103,35 @@ def test_the_whole_answer_stays_in_raw(situation: str, reader: str) -> None:
     assert READERS[reader](response).raw == json.loads(response.body)
 
 
-@pytest.mark.parametrize(("status", "success"), [(199, False), (200, True), (204, True), (299, True), (300, False)])
-def test_success_is_a_status_of_2xx(status: int, success: bool) -> None:
-    assert ok(Response(status=status, headers={}, body=b"")) is success
+def test_success_is_a_status_of_2xx() -> None:
+    answers = [Response(status=status, headers={}, body=b"") for status in (199, 200, 204, 299, 300)]
+    assert [ok(answer) for answer in answers] == [False, True, True, True, False]
 
 
-@pytest.mark.parametrize(
-    ("body", "request_id"),
-    [
-        (b'{"request_id": "r-1"}', "r-1"),
-        (b'{"request_id": "r-1", "error_code": 500001}', "r-1"),
-        (b'{"request_id": ""}', None),
-        (b'{"request_id": "a/b"}', None),
-        (b'{"request_id": 5}', None),
-        (b'{"request_id": null}', None),
-        (b'{"id": "r-1"}', None),
-        (b"{}", None),
-        (b'["r-1"]', None),
-        (b"r-1", None),
-        (b"", None),
-    ],
-)
-@pytest.mark.parametrize("status", [200, 302, 400, 500])
-def test_finds_a_usable_request_id_whatever_else_an_answer_says(
-    body: bytes, request_id: str | None, status: int
-) -> None:
-    assert request_id_in(Response(status=status, headers={}, body=body)) == request_id
+def test_finds_a_usable_request_id_whatever_else_an_answer_says() -> None:
+    for status in (200, 302, 400, 500):
+        for body in (b'{"request_id": "r-1"}', b'{"request_id": "r-1", "error_code": 500001}'):
+            assert request_id_in(Response(status=status, headers={}, body=body)) == "r-1"
+        for body in (
+            *(b'{"request_id": ""}', b'{"request_id": "a/b"}', b'{"request_id": 5}', b'{"request_id": null}'),
+            *(b'{"id": "r-1"}', b"{}", b'["r-1"]', b"r-1", b""),
+        ):
+            assert request_id_in(Response(status=status, headers={}, body=body)) is None
 
 
-@pytest.mark.parametrize(
-    ("body", "text"),
-    [
-        (b"", None),
-        (b" \r\n\t", None),
-        (b"a", "a"),
-        (b"  a \r\n\t b ", "a b"),
-        (b"\x00\x1b[31ma\x7f", "\ufffd\ufffd[31ma\ufffd"),
-        ("h\u00e9 \u202e \u200b".encode(), "h\u00e9 \ufffd \ufffd"),
-        (b"\xff", "\ufffd"),
-        (b"x" * 300, "x" * 300),
-        (b"x" * 301, "x" * 300 + "\u2026"),
-        ("to\u200bken".encode("utf-16-le"), "t\ufffdo\ufffd k\ufffde\ufffdn\ufffd"),  # never joined to a word
-        (b"x" * 10_000_000, "x" * 300 + "\u2026"),
-    ],
-    ids=range(11),
-)
-def test_an_excerpt_is_short_and_fit_to_be_shown(body: bytes, text: str | None) -> None:
-    assert excerpt(Response(status=200, headers={}, body=body)) == text
+def test_an_excerpt_is_short_and_fit_to_be_shown() -> None:
+    for body, text in {
+        b"": None,
+        b" \r\n\t": None,
+        b"  a \r\n\t b ": "a b",
+        b"\x00\x1b[31ma\x7f": "\ufffd\ufffd[31ma\ufffd",
+        "h\u00e9 \u202e \u200b".encode(): "h\u00e9 \ufffd \ufffd",
+        b"\xff": "\ufffd",
+        b"x" * 300: "x" * 300,
+        b"x" * 301: "x" * 300 + "\u2026",
+        "to\u200bken".encode("utf-16-le"): "t\ufffdo\ufffd k\ufffde\ufffdn\ufffd",  # never joined to a word
+    }.items():
+        assert excerpt(Response(status=200, headers={}, body=body)) == text
 
 
 def test_an_error_of_the_service_knows_the_request_that_was_asked_about() -> None:
@@ -165,54 +144,3 @@ def test_an_answer_about_another_request_is_none(read) -> None:
     body = b'{"request_id": "r-2", "status": "completed", "outcome": "cancelled", "output": {}}'
     with pytest.raises(InvalidResponseError, match=r"about another request: 'r-2' \(request r-1\)"):
         read(Response(status=200, headers={}, body=body), "r-1")
-
-
-words = st.sampled_from(["completed", "failed", "in_queue", "cancelled", "not_cancellable", "r-1", "https://x/a.mp4"])
-leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | words
-values = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10)
-names = st.sampled_from(
-    [
-        "request_id",
-        "status",
-        "queue_position",
-        "instance_id",
-        "output",
-        "error",
-        "message",
-        "error_message",
-        "error_code",
-        "detail",
-        "outcome",
-        "cost",
-        "created_at",
-        "finished_at",
-        "model_id",
-        "categories",
-        "schema",
-        "input_schema",
-        "base_price_usd",
-    ]
-)
-outputs = st.dictionaries(st.sampled_from(["image", "video", "images", "videos", "url"]), values)
-objects = st.dictionaries(names, values | outputs)
-bodies = st.binary() | values.map(json.dumps).map(str.encode) | objects.map(json.dumps).map(str.encode)
-statuses = st.sampled_from([200, 200, 200, 201, 204, 302, 400, 401, 404, 408, 422, 429, 500, 503])
-headers = st.dictionaries(st.sampled_from(["retry-after", "date", "content-type", "location"]), st.text())
-
-
-def only_our_errors(response: Response) -> None:
-    for read in READERS.values():
-        with suppress(FluxKleinError):
-            read(response)
-    assert isinstance(read_error(response), APIStatusError | InvalidResponseError)
-
-
-@given(bodies, statuses, headers)
-def test_an_answer_is_read_or_refused_whatever_it_is(body: bytes, status: int, headers: dict[str, str]) -> None:
-    only_our_errors(Response(status=status, headers=headers, body=body))
-
-
-@settings(max_examples=50, deadline=None)
-@given(objects.map(json.dumps).map(str.encode))
-def test_an_object_is_read_or_refused_whatever_its_fields(body: bytes) -> None:
-    only_our_errors(Response(status=200, headers={}, body=body))

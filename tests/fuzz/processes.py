@@ -24,11 +24,11 @@ _OWNER: ContextVar["Process | None"] = ContextVar("owner", default=None)
 
 
 class _KilledError(Exception):
-    """What was under way in a process that was killed."""
+    """Ends the work of a killed process."""
 
 
 class World:
-    """The service, the disk and the clock; what no crash of a process harms."""
+    """The service, the disk and the clock, which survive every process."""
 
     def __init__(self, **options: Any) -> None:
         self.loop = VirtualTimeLoop()
@@ -36,14 +36,14 @@ class World:
         self.loop.set_default_executor(_AtOnce())
         self.loop.set_exception_handler(self._hear)
         self.emulator = InProcessEmulator(profile="fixed:1", round_trip=0.05, **options)
-        memory = Path("/dev/shm")  # where it is there, nothing waits for a disk
+        memory = Path("/dev/shm")  # faster than a disk
         self._folder = tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None)
         self.journal = Path(self._folder.name) / "run.sqlite"
         self.pictures = Path(self._folder.name) / "pictures"
         self.deleted: set[Path] = set()
         self.heard: list[Any] = []
         self.outcomes: list[Outcome[str]] = []
-        self.open: list[Any] = []  # those of the dead: the system tells nobody that they are gone
+        self.open: list[Any] = []  # databases of killed processes
 
     def run(self, call: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(call)
@@ -69,8 +69,8 @@ class Process:
     """A client with a journal of its own on the shared file.
 
     Attributes:
-        fuse: After so many more writes of the journal it is killed; None: not by itself.
-        after: Whether the last of these writes still reaches the disk.
+        fuse: The number of journal writes after which it is killed; None: never.
+        after: Whether the last of these writes reaches the disk.
     """
 
     def __init__(self, world: World, budget: float | None, **options: Any) -> None:
@@ -96,7 +96,7 @@ class Process:
     # --- what it does
 
     def start(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> "asyncio.Task[Any]":
-        """Have it do something beside all else."""
+        """Start a task of this process."""
         token = _OWNER.set(self)
         try:
             task = self.world.loop.create_task(call())
@@ -107,7 +107,7 @@ class Process:
         return task
 
     def attempt(self, call: Callable[[FluxKleinClient], Coroutine[Any, Any, Any]]) -> None:
-        """Have it make a call, whatever comes of it."""
+        """Start a call, and ignore its error."""
 
         async def attempt() -> None:
             with suppress(FluxKleinError):
@@ -116,7 +116,7 @@ class Process:
         self.start(attempt)
 
     async def batch(self, items: Sequence[str], **options: Any) -> list[Outcome[str]]:
-        """Generate for all of these, in the same directory as everybody."""
+        """Generate these items into the shared directory."""
         ended: list[Outcome[str]] = []
         fan_out = self.client.generate_many(
             items,
@@ -126,7 +126,7 @@ class Process:
             **options,
         )
         self._fan_outs.append(fan_out)
-        with suppress(FluxKleinError):  # what dooms the rest is the outcome of some item too
+        with suppress(FluxKleinError):  # also the outcome of an item
             async with fan_out as outcomes:
                 async for outcome in outcomes:
                     assert all(path.exists() or path in self.world.deleted for path in outcome.paths)
@@ -139,29 +139,29 @@ class Process:
             for fan_out in self._fan_outs:
                 fan_out.stop()
 
-        stopping = self.start(stop)  # what that leaves to be done is the process's own
-        await asyncio.wait({stopping})
-        if self.alive:
-            stopping.result()
+        await self._done(stop)
 
     # --- its end
 
     async def leave(self) -> None:
-        """End as a program does that is told to, if it is not killed meanwhile."""
+        """End as a program does on SIGTERM, unless it is killed meanwhile."""
         for task in self._begun:
             task.cancel()
-        closing = self.start(self._close)
-        await asyncio.wait({closing})
-        if self.alive:
-            closing.result()
+        await self._done(self._close)
         self.alive = False
+
+    async def _done(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        task = self.start(call)
+        await asyncio.wait({task})
+        if self.alive:
+            task.result()
 
     async def _close(self) -> None:
         await self.client.aclose()
         await self._journal.aclose()
 
     def die(self) -> None:
-        """As SIGKILL: it reaches neither file nor service any more; the system drops its lock and its connections."""
+        """As SIGKILL: no file and no call any more; the system drops its lock and connections."""
         if not self.alive:
             return
         self.alive = False
@@ -179,7 +179,7 @@ class Process:
             os.close(lease._handle)
             lease._handle = None
             self.world.open.append(writer._database.db)
-        context = contextvars.Context()  # what the system does is none of its own tasks
+        context = contextvars.Context()  # not a task of the process
         self._hanging_up = self.world.loop.create_task(self._hang_up(connections), context=context)
         self.world.loop.call_soon(self._bury, 100)
 
@@ -188,7 +188,7 @@ class Process:
         await self._session.close()
 
     def _bury(self, turns: int) -> None:
-        """End what is left of its tasks; some would see others through first."""
+        """End its tasks; some wait for others first."""
         assert turns, self.tasks
         for task in self.tasks:
             task.cancel()
@@ -197,7 +197,7 @@ class Process:
 
 
 class _Writer(ThreadPoolExecutor):
-    """A journal's thread that is none, so that every run takes the same turns. It burns the fuse of its process."""
+    """Replaces the journal's thread, so that every run takes the same turns; counts down the fuse of its process."""
 
     def __init__(self, process: Process) -> None:
         super().__init__(1)
@@ -218,14 +218,14 @@ class _Writer(ThreadPoolExecutor):
 
 
 class _AtOnce(ThreadPoolExecutor):
-    """The loop's threads that are none."""
+    """Replaces the loop's threads."""
 
     def submit(self, job: Callable[..., Any], /, *arguments: Any, **_: Any) -> "Future[Any]":
         return _ended(Future(), job, *arguments)
 
 
 class _Nothing:
-    """What a process that is dead can reach, as its transport and its journal."""
+    """The transport and journal of a killed process."""
 
     async def send(self, *_: object) -> None:
         raise asyncio.CancelledError
@@ -247,7 +247,7 @@ def _ended(done: "Future[Any]", job: Callable[..., Any], *arguments: Any) -> "Fu
 
 
 def _owned(loop: asyncio.AbstractEventLoop, call: Coroutine[Any, Any, Any], **options: Any) -> "asyncio.Task[Any]":
-    """A task factory that knows whose task it makes."""
+    """A task factory that records the process of each task."""
     task = asyncio.Task(call, loop=loop, **options)
     owner = _OWNER.get()
     if owner is not None and not any(mark in repr(call) for mark in _SERVER):
@@ -257,5 +257,4 @@ def _owned(loop: asyncio.AbstractEventLoop, call: Coroutine[Any, Any, Any], **op
 
 
 async def _made(make: Callable[[], Any]) -> Any:
-    """Made within the loop."""
     return make()

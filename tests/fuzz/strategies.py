@@ -1,4 +1,4 @@
-"""What strangers write: JSON of every shape, answers bent out of shape, headers, and the token in every spelling."""
+"""What a server may write: JSON of every shape, damaged answers, headers, and the token in every spelling."""
 
 import json
 from dataclasses import replace
@@ -8,27 +8,17 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from flux_klein_async.emulator import (
-    Answer,
-    Endless,
-    Garbage,
-    Generation,
-    Hang,
-    Pass,
-    Refuse,
-    Reply,
-    Reset,
-    Truncate,
-)
+from flux_klein_async import emulator
+from flux_klein_async.emulator import Answer, Generation, Reply
 
 REQUEST_ID = "0e3b2c1a-8c1d-4f6e-9b7a-1234567890ab"
 SAMPLES = Path(__file__).parent.parent / "samples"
-# One as services make them, and one of all that JSON, URLs and patterns treat in a way of their own.
+# A usual one, and one of characters that JSON, URLs and patterns treat specially.
 TOKENS = ("sk-klein-0123456789abcdef", 'q"u\\o/t%e+<d>.*&$()token')
 
 
 def examples(count: int) -> settings:
-    """So many examples by default; the profile `long` multiplies them as it multiplies everybody's."""
+    """This many examples by default; the profile `long` multiplies them."""
     return settings(max_examples=max(1, count * settings.default.max_examples // 100))
 
 
@@ -42,17 +32,15 @@ numbers = (
 )
 urls = st.sampled_from(
     [
-        "https://x.runcomfy.net/a.png",
-        "https://playgrounds-storage-public.runcomfy.net/%41%2f..%2f?x=1#y",
-        "https://runcomfy.net.evil.example/a.png",
-        "https://user:pass@runcomfy.net/a.png",
-        "https://emulator.invalid/a.png",
-        "https://emulator.invalid:0/a.png",
-        "https://[::1/a.png",
-        "http://x.runcomfy.com/a.png",
-        "https://" + "a" * 300 + ".runcomfy.com/",
-        "file:///etc/passwd",
-        "//x.runcomfy.net/a.png",
+        *(
+            "https://x.runcomfy.net/a.png",
+            "http://x.runcomfy.com/a.png",
+            "//x.runcomfy.net/a.png",
+            "file:///etc/passwd",
+        ),
+        *("https://playgrounds-storage-public.runcomfy.net/%41%2f..%2f?x=1#y", "https://user:pass@runcomfy.net/a.png"),
+        *("https://runcomfy.net.evil.example/a.png", "https://emulator.invalid/a.png", "https://emulator.invalid:0/a"),
+        *("https://[::1/a.png", "https://" + "a" * 300 + ".runcomfy.com/"),
     ]
 )
 scalars = st.none() | st.booleans() | numbers | texts | urls
@@ -104,19 +92,15 @@ def damaged(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
     return data[:start] + draw(st.binary(max_size=4) | st.just(data[start:end] * 2) | st.just(b"")) + data[end:]
 
 
-# Short enough for a failing example to be printed; tests/samples has its monsters tried in full elsewhere.
+# Short enough to print a failing example; tests/api reads the long ones.
 _samples = sorted(data for path in SAMPLES.glob("*/body") if len(data := path.read_bytes()) < 2000)
 _monsters = [b"[" * 2000, b'{"a":' * 500, b"1" * 5000, b'"' + b"\\u0000" * 100 + b'"', b"\xff\xfe{\x00"]
-# By number: Hypothesis would write all of them out wherever it names the strategy.
+# By number: Hypothesis would print all of them wherever it names the strategy.
 sample_bodies = st.integers(0, len(_samples) - 1).map(_samples.__getitem__)
 monsters = st.integers(0, len(_monsters) - 1).map(_monsters.__getitem__)
-bodies = (
-    bent().map(written)
-    | anything.map(written)
-    | damaged(bent().map(written))
-    | damaged(sample_bodies)
-    | st.binary(max_size=200)
-    | monsters
+bodies = st.one_of(
+    *(bent().map(written), anything.map(written), damaged(bent().map(written)), damaged(sample_bodies)),
+    *(st.binary(max_size=200), monsters),
 )
 
 # --- heads
@@ -180,7 +164,7 @@ delays = st.sampled_from([0.0, 0.0, 0.0, 0.001, 0.5, 4.9, 31.0, 200.0])
 
 
 def _fair(reply: Reply) -> Reply:
-    """The same, without what no client could see through: an accepted submit that is answered with a refusal."""
+    """The same, except that no accepted submit is answered with a refusal: no client could tell."""
     try:
         body = json.loads(reply.body)
     except (ValueError, RecursionError):
@@ -193,12 +177,11 @@ def _fair(reply: Reply) -> Reply:
 
 def replies(token: str) -> st.SearchStrategy[Reply]:
     """Complete HTTP answers."""
-    echo = {"X-Echo": token, "Location": f"https://x.runcomfy.example/{token}"}
     return st.builds(
         Reply,
         status=statuses,
         body=bodies | echoes(token),
-        headers=headers | st.just(echo),
+        headers=headers | st.just({"X-Echo": token, "Location": f"https://x.runcomfy.example/{token}"}),
         delay=delays,
         accepted=st.booleans(),
         dribble=st.sampled_from([None, None, None, None, 0.01, 2.0]),
@@ -212,21 +195,16 @@ def echoing_replies(token: str) -> st.SearchStrategy[Reply]:
 
 
 def answers(token: str) -> st.SearchStrategy[Answer | None]:
-    """Whatever an endpoint may do."""
-    reply = replies(token)
-    flags = {"accepted": st.booleans(), "delay": delays}
+    """Anything that an endpoint may do; mostly replies."""
+    reply, flags = replies(token), {"accepted": st.booleans(), "delay": delays}
+    head = echoes(token).map(lambda echo: b"HTTP/1.1 200 OK\r\nX: " + echo + b"\r\n\r\n")
+    starts = st.sampled_from([b" " * 500, b'{"a":"' * 500])
     return st.one_of(
-        st.none(),
-        reply,
-        reply,
-        reply,
-        st.builds(Pass, delays),
-        st.builds(Hang, st.booleans()),
-        st.builds(Reset, **flags),
-        st.builds(Garbage, st.binary(max_size=60) | echoes(token), **flags),
-        st.builds(Garbage, echoes(token).map(lambda echo: b"HTTP/1.1 200 OK\r\nX: " + echo + b"\r\n\r\n"), **flags),
-        st.builds(Truncate, bodies, st.integers(1, 99), **flags),
-        st.builds(Endless, st.sampled_from([b" ", b'{"a":"']).map(lambda start: start * 500), **flags),
+        *(st.none(), reply, reply, reply, st.builds(emulator.Pass, delays), st.builds(emulator.Hang, st.booleans())),
+        st.builds(emulator.Reset, **flags),
+        st.builds(emulator.Garbage, st.binary(max_size=60) | echoes(token) | head, **flags),
+        st.builds(emulator.Truncate, bodies, st.integers(1, 99), **flags),
+        st.builds(emulator.Endless, starts, **flags),
     )
 
 
@@ -240,4 +218,4 @@ fates = st.builds(
     words=st.dictionaries(st.sampled_from(["in_queue", "in_progress", "completed"]), texts, max_size=2),
     delay=delays,
 )
-connections = st.none() | st.builds(Refuse) | st.builds(Hang) | st.builds(Pass, delays)
+connections = st.none() | st.builds(emulator.Refuse) | st.builds(emulator.Hang) | st.builds(emulator.Pass, delays)

@@ -1,4 +1,4 @@
-"""Batch files of any bytes: nothing but rows comes out, whatever the pieces that they come in; good files come back."""
+"""Batch files: any bytes, in any pieces, give good or bad rows; what was written well is read back."""
 
 import csv
 import io
@@ -39,7 +39,7 @@ def read(data: bytes, kind: FileFormat) -> Rows:
 
 
 def check(rows: Rows) -> None:
-    """What anybody may rely on."""
+    """What holds for any file."""
     assert all(before.line < after.line for before, after in pairwise(rows))
     assert not any(isinstance(row, BadRow) and row.fatal for row in rows[:-1])
     ids = [row.id for row in rows if isinstance(row, Row) and row.id is not None]
@@ -145,6 +145,6 @@ def test_of_a_file_that_was_cut_off_all_rows_but_the_last_are_whole(rows, cut: i
         out.writelines(json.dumps(row) + "\n" for row in rows)
     data = out.getvalue().encode()
     found = back(data[:cut], kind)
-    if data[:cut].endswith(b","):  # of CSV: the last cell is empty for all that anybody can tell
+    if data[:cut].endswith(b","):  # of CSV: the last cell may be empty
         found = found[:-1]
     assert found == rows[: len(found)]

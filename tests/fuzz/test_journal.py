@@ -1,4 +1,4 @@
-"""Nothing paid is lost, nothing is paid twice: whatever goes wrong, in whatever order, between however many runs."""
+"""Nothing paid is lost and nothing is paid twice, whatever fails, in any order, over any number of runs."""
 
 import asyncio
 import contextlib
@@ -46,7 +46,7 @@ _slots = st.sampled_from([0, 1])
 
 
 class JournaledRequest(NamedTuple):
-    """A line of the journal, with the prompt that it was for; None where the request was known by its id alone."""
+    """A line of the journal with its prompt, or None for a request known only by its id."""
 
     state: str
     request_id: str | None
@@ -62,7 +62,7 @@ class ItemJournal(RuleBasedStateMachine):
         again=st.sampled_from([(), (), ("failed",), ("uncertain",)]),
     )
     def begin(self, workers: int | None, budget: float | None, again: tuple[str, ...]) -> None:
-        """`again`: what the users ask to be submitted once more, in some of their runs."""
+        """`again`: what some runs are asked to submit again."""
         self.world = World(workers=workers)
         self.budget = budget
         self.again = again
@@ -95,7 +95,7 @@ class ItemJournal(RuleBasedStateMachine):
 
     @rule(slot=_slots, number=st.integers(0, 5), wait=st.booleans())
     def ask(self, slot: int, number: int, wait: bool) -> None:
-        """Somebody who knows an id waits for it, or has it cancelled."""
+        """Wait for a request by its id, or cancel it."""
         if jobs := list(self._jobs()):
             request_id = jobs[number % len(jobs)]
             self._process(slot).attempt(
@@ -144,7 +144,7 @@ class ItemJournal(RuleBasedStateMachine):
     def the_books_agree(self) -> None:
         emulator = self.world.emulator
         emulator.engine.service.queue.advance(self.world.loop.time())
-        jobs, requests = self._jobs(), list(self._orders())
+        jobs, requests = self._jobs(), list(self._requests())
         known = [request.request_id for request in requests if request.request_id is not None]
         assert len(known) == len(set(known)), "one request is in two requests"
         assert set(known) <= set(jobs), "an id that the service never gave"
@@ -194,9 +194,7 @@ class ItemJournal(RuleBasedStateMachine):
             rows = [] if database is None else database.execute("SELECT settled + held FROM accounts").fetchall()
         counted = sum(nano for [nano] in rows) / 1e9
         assert paid <= counted + 1e-9, "the journal counts with less than was spent"
-        if all(
-            request.prompt is not None for request in requests
-        ):  # else somebody waited for a request that nobody knew
+        if all(request.prompt is not None for request in requests):  # none is known by its id alone
             assert counted <= self.budget + 1e-9
 
     def teardown(self) -> None:
@@ -211,11 +209,11 @@ class ItemJournal(RuleBasedStateMachine):
             self.world.close()
 
     def _end(self) -> None:
-        """When all is well again, everything is brought home: what was cancelled, by the run after the next."""
+        """Without faults, everything ends: the next run resumes, and the one after it redoes what was cancelled."""
         for process in self.processes.values():
             process.fuse = None
             process.die()
-        self.world.run(asyncio.sleep(1))  # what was under way when they died has arrived
+        self.world.run(asyncio.sleep(1))  # calls under way at the kill arrive
         engine = self.world.emulator.engine
         engine._scripts.clear()
         self.budget = None if self.budget is None else 100.0
@@ -228,8 +226,8 @@ class ItemJournal(RuleBasedStateMachine):
                 outcome.error, GenerationFailedError | SubmissionUncertainError
             )
         calls = dict(engine.calls)
-        assert [_brought(outcome) for outcome in self._resume()] == [_brought(outcome) for outcome in outcomes]
-        assert dict(engine.calls) == calls, "nothing was left to be done"
+        assert [_summary(outcome) for outcome in self._resume()] == [_summary(outcome) for outcome in outcomes]
+        assert dict(engine.calls) == calls, "a third run called the service"
         assert self.world.run(_left()) == []
 
     def _resume(self) -> list[Any]:
@@ -267,14 +265,14 @@ class ItemJournal(RuleBasedStateMachine):
         with contextlib.closing(sqlite3.connect(self.world.journal)) as database:
             yield database
 
-    def _orders(self) -> Iterator[JournaledRequest]:
+    def _requests(self) -> Iterator[JournaledRequest]:
         with self._database() as database:
             if database is not None:
                 for state, request_id, body in database.execute("SELECT state, request_id, body FROM requests"):
                     yield JournaledRequest(state, request_id, None if body is None else json.loads(body)["prompt"])
 
 
-def _brought(outcome: Any) -> Any:
+def _summary(outcome: Any) -> Any:
     return (outcome.result and outcome.result.request_id, type(outcome.error), outcome.files)
 
 
@@ -286,5 +284,5 @@ async def _left() -> list[str]:
     return strays()
 
 
-TestLedger = ItemJournal.TestCase
-TestLedger.settings = settings(examples(100), stateful_step_count=30)
+TestItemJournal = ItemJournal.TestCase
+TestItemJournal.settings = settings(examples(100), stateful_step_count=30)

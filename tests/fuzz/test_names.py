@@ -1,4 +1,4 @@
-"""Ids, base URLs, the environment and the vendor's token file, whatever stands in them: a value or a clear refusal."""
+"""Ids, base URLs, the environment and the vendor's token file with any content: a value or a clear refusal."""
 
 import json
 import os
@@ -19,10 +19,10 @@ from flux_klein_async.options import BASE_URL_VARIABLE, TOKEN_VARIABLES, from_en
 
 from .strategies import anything, damaged, examples, texts, urls, written
 
-# What an environment or an argument can hold: any bytes but NUL, those that are no text as lone surrogates.
+# What an environment variable or an argument can hold: any bytes but NUL; undecodable ones are lone surrogates.
 arguments = st.binary(max_size=60).map(lambda data: os.fsdecode(data.replace(b"\x00", b"")))
-strangers = st.text() | arguments | urls | texts
-ids = strangers | st.from_regex(r"[A-Za-z0-9_./%-]{1,140}", fullmatch=True) | st.none() | st.integers()
+anything_else = st.text() | arguments | urls | texts
+ids = anything_else | st.from_regex(r"[A-Za-z0-9_./%-]{1,140}", fullmatch=True) | st.none() | st.integers()
 
 
 def tried(call: Callable[[], Any], kind: type[Exception]) -> Any:
@@ -52,13 +52,8 @@ def test_an_id_stands_in_a_path_as_it_is_or_is_refused(value):
 hosts = st.sampled_from(
     [
         *("runcomfy.net", "x.RunComfy.NET", "runcomfy.net.", "runcomfy.net.evil.example", "evil.example"),
-        *(
-            "evilruncomfy.net",
-            "xn--runcomfy-.net",
-            "\uff52uncomfy.net",
-            "runcomfy\u3002net",
-            "evil.example#@runcomfy.net",
-        ),
+        *("evilruncomfy.net", "xn--runcomfy-.net", "\uff52uncomfy.net", "runcomfy\u3002net"),
+        "evil.example#@runcomfy.net",
         *("127.0.0.1", "127.1", "2130706433", "0x7f.1", "[::1]", "[::ffff:127.0.0.1]", "localhost"),
         *("localhost.evil.example", "runcomfy.net\\@evil.example"),
     ]
@@ -75,7 +70,7 @@ near = st.builds(
 
 
 @examples(500)
-@given(near | strangers | near.flatmap(lambda url: damaged(st.just(url.encode())).map(os.fsdecode)))
+@given(near | anything_else | near.flatmap(lambda url: damaged(st.just(url.encode())).map(os.fsdecode)))
 def test_a_base_url_is_opened_as_it_was_checked_or_is_refused(text):
     try:
         addresses = ApiUrls(text)
@@ -142,13 +137,3 @@ def test_a_token_file_gives_its_token_or_a_refusal_that_names_the_file(data):
     else:
         assert token == json.loads(data)["access_token"].strip()
         assert token.isascii()
-
-
-@examples(100)
-@given(arguments)
-def test_a_folder_for_the_token_that_cannot_be_is_no_crash(folder):
-    with tempfile.TemporaryDirectory() as here:
-        environment = from_environ({"RUNCOMFY_CONFIG_DIR": f"{here}/{folder}"})
-        error = tried(lambda: find_token(None, environment, wall_clock=lambda: 0.0), ConfigurationError)
-    assert isinstance(error, ConfigurationError)
-    assert "token" in str(error)

@@ -1,10 +1,11 @@
-"""One verb of a client against an emulator that does whatever was drawn, in virtual time; and what must hold then."""
+"""One verb of a client against an emulator that does whatever was drawn, in virtual time; and what must hold."""
 
 import asyncio
 import logging
 import pickle
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,7 @@ SMALL = {"width": 64, "height": 64}
 
 @dataclass(frozen=True)
 class Case:
-    """What is done, and what the service does meanwhile.
-
-    Attributes:
-        scripts: By endpoint, what its first calls get.
-        faults: By endpoint, what all later calls get.
-    """
+    """One call, and what the service does: `scripts` to the first calls of an endpoint, `faults` to all later ones."""
 
     token: str
     timeout: float
@@ -42,7 +38,7 @@ class Case:
 
 @dataclass
 class Played:
-    """What came of it, on the loop's clock."""
+    """What happened, on the loop's clock."""
 
     outcome: Any
     deadline: float
@@ -63,7 +59,7 @@ async def _updates(client: FluxKleinClient, result: GenerationResult, case: Case
     return [status async for status in client.updates(result.request_id, timeout=case.timeout)]
 
 
-# Name: the endpoints that it asks, whether it is about a request that is known before, and the call.
+# By name: its endpoints, whether it is about an earlier request, and the call.
 VERBS: dict[str, tuple[tuple[str, ...], bool, Verb]] = {
     "submit": (("submit", "cancel"), False, lambda client, _, case, __: client.submit("x", **SMALL)),
     "generate": (
@@ -102,7 +98,9 @@ async def _play(name: str, case: Case, folder: Path) -> Played:
             on_event=events,
         )
         with _listening(told):
-            result = await _earlier(client, emulator, case) if known else GenerationResult.model_construct()
+            # About an earlier request: a generation that ended before the faults begin, with files where the case says.
+            result = await client.generate("x", **SMALL, timeout=None) if known else GenerationResult.model_construct()
+            result = result.model_copy(update={"output": case.output}) if case.output is not None else result
             before, begun = emulator.accepted, loop.time()
             events.clear()
             for endpoint, answers in case.scripts.items():
@@ -132,28 +130,20 @@ async def _play(name: str, case: Case, folder: Path) -> Played:
     )
 
 
-async def _earlier(client: FluxKleinClient, emulator: InProcessEmulator, case: Case) -> GenerationResult:
-    """A generation that has ended before the trouble begins, with files wherever the case says."""
-    result = await client.generate("x", **SMALL, timeout=None)
-    return result if case.output is None else result.model_copy(update={"output": case.output})
-
-
-class _listening:  # noqa: N801  # used as a function is
+@contextmanager
+def _listening(told: list[str]) -> Iterator[None]:
     """Keep what the package logs, tracebacks included."""
-
-    def __init__(self, told: list[str]) -> None:
-        self._handler = logging.Handler()
-        self._handler.emit = lambda record: told.append(logging.Formatter().format(record))  # type: ignore[method-assign]
-
-    def __enter__(self) -> None:
-        logging.getLogger("flux_klein_async").addHandler(self._handler)
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger("flux_klein_async").removeHandler(self._handler)
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(logging.Formatter().format(record))  # type: ignore[method-assign]
+    logging.getLogger("flux_klein_async").addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("flux_klein_async").removeHandler(handler)
 
 
 def play(name: str, case: Case, folder: Path) -> Played:
-    """Run one case in virtual time; a call that would wait for ever is a deadlock there, and raises."""
+    """Run one case in virtual time, where a call that would wait forever raises."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(_play(name, case, folder))
 
@@ -177,19 +167,19 @@ def texts(value: Any) -> Iterator[str]:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and all that stands behind it."""
+    """An exception and its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def assert_untold(token: str, *values: Any) -> None:
-    """Nothing here holds the token."""
+    """No value holds the token."""
     assert [text for text in texts(values) if token in text] == []
 
 
 def assert_documented(error: Exception, token: str) -> None:
-    """An error of the tree that can cross a process border and holds no secret, nor does anything behind it."""
+    """An error of the tree that survives pickling and, like its causes, holds no secret."""
     assert type(error) in DOCUMENTED, "".join(traceback.format_exception(error))
     same = pickle.loads(pickle.dumps(error))
     assert (type(same), str(same), vars(same)) == (type(error), str(error), vars(error))
@@ -199,7 +189,7 @@ def assert_documented(error: Exception, token: str) -> None:
 
 
 def assert_promises(name: str, case: Case, played: Played) -> None:
-    """What every verb promises whatever the service does."""
+    """What every verb promises, whatever the service does."""
     outcome = played.outcome
     assert played.ended <= played.deadline, "later than the deadline"
     assert played.closed <= played.ended + CLOSING, "closing took too long"
@@ -208,7 +198,7 @@ def assert_promises(name: str, case: Case, played: Played) -> None:
     assert [line for line in played.told if line.startswith("to the loop")] == []
     assert_untold(case.token, played.told, list(played.events))
     if not isinstance(outcome, Exception):
-        if name != "read":  # what a file holds is its own affair
+        if name != "read":  # a file may hold anything
             assert_untold(case.token, outcome, repr(outcome))
         return
     assert_documented(outcome, case.token)
