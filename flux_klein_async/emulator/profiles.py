@@ -1,10 +1,10 @@
 """How long the emulated service takes for one generation.
 
-Pure: the random source is an argument. Must not know queues, requests or clocks.
+Pure: the random source is an argument.
 """
 
 import math
-import random  # a reader may resolve the annotations at run time
+import random
 from dataclasses import dataclass
 
 __all__ = ["Profile", "parse_profile"]
@@ -25,9 +25,9 @@ class Profile:
     Attributes:
         name: What to call it.
         base: Seconds of every generation.
-        per_megapixel: Seconds besides for each million pixels.
-        spread: Standard deviation of the logarithm of the seconds; 0: no spread.
-        workers: How many run side by side; None: as many as are asked for.
+        per_megapixel: Seconds added for each million pixels.
+        spread: Standard deviation of the logarithm of the seconds; 0: none.
+        workers: How many run side by side; None: no limit.
     """
 
     name: str
@@ -37,16 +37,16 @@ class Profile:
     workers: int | None = None
 
     def duration(self, rng: random.Random, width: int, height: int) -> float:
-        """Draw the seconds that a picture of this size takes; log-normal, so that it is never negative."""
+        """Draw the seconds that a picture of this size takes; log-normal, so never negative."""
         seconds = self.base + self.per_megapixel * width * height / 1e6
         return seconds * rng.lognormvariate(0.0, self.spread) if self.spread else seconds
 
 
 def parse_profile(text: str) -> Profile:
-    """Read a profile's short form.
+    """Read `klein`, `queue`, `queue:WORKERS` or `fixed:SECONDS`.
 
     Raises:
-        ValueError: the text is none of the forms, which the message lists.
+        ValueError: The text has none of these forms.
     """
     name, colon, value = text.strip().partition(":")
     if name == "klein" and not colon:

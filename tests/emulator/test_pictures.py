@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from flux_klein_async.emulator import pictures
-from flux_klein_async.emulator.pictures import draw, film
+from flux_klein_async.emulator.pictures import draw, video
 
 
 def open_picture(data):
@@ -77,7 +77,7 @@ def test_without_pillow_the_error_says_what_to_install(monkeypatch):
 
 
 def test_a_film_is_made_of_mp4_boxes_and_says_what_it_is():
-    data, names = film("a snow leopard \ud800", request_id="r"), []
+    data, names = video("a snow leopard \ud800", request_id="r"), []
     while data:
         size, name = struct.unpack(">I4s", data[:8])
         names.append(name)

@@ -23,7 +23,7 @@ from flux_klein_async.emulator import (
     Reset,
     Rewrite,
     Truncate,
-    server,
+    pictures,
 )
 from flux_klein_async.emulator.server import encode_head, encode_response
 
@@ -129,7 +129,7 @@ async def test_pictures_are_drawn_on_another_thread_and_only_once(monkeypatch):
         threads.append(threading.current_thread())
         return b"drawn"
 
-    monkeypatch.setattr(server, "draw", note)
+    monkeypatch.setattr(pictures, "draw", note)
     async with Emulator(profile="fixed:0") as emulator, open_session(emulator) as session:
         async with session.post(SUBMIT, json={"prompt": "x"}) as response:
             request_id = (await response.json())["request_id"]

@@ -130,7 +130,7 @@ def written(books: Books | OnDisk, token: str) -> Written:
 
 def agree(journal: Written, emulator: InProcessEmulator, *, accepted: int) -> None:
     """What the journal says is what the service did, or that nobody knows it; `accepted`: of the last order."""
-    jobs = emulator.engine.service.queue.jobs
+    jobs = emulator.service.queue.jobs
     state, request_id, usd = journal
     assert (request_id is None) == (state in _WITHOUT_ID), journal
     if request_id is None:

@@ -182,8 +182,8 @@ async def _ended(stage: _Stage, verb: str, call: _Step) -> FluxKleinError | None
 async def _again(stage: _Stage, books: Books | OnDisk, before: Written, *, lasting: bool) -> None:
     """The next run, when all is well again; `lasting`: but for the generation, which never ends."""
     emulator, accepted = stage.emulator, stage.emulator.accepted
-    emulator.engine._scripts.clear()
-    emulator.engine._faults.clear()
+    emulator._scripts.clear()
+    emulator.calm()
     async with books.run() as journal:
         stage.client = _connected(emulator, journal, "generate_many")
         await _ended(stage, "generate_many", _generate_many)
