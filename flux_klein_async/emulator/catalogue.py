@@ -62,7 +62,7 @@ _STEPS = Field("steps", "integer", minimum=1, maximum=100, default=25)
 
 _KLEIN = "blackforestlabs/flux-2-klein"
 _IMAGE = ("image", "text-to-image")
-_ENTRIES = (
+_MODELS = (
     Model(f"{_KLEIN}/4b/text-to-image", "FLUX.2 [klein] 4B", *_IMAGE, 0.01, fields=(_PROMPT, _WIDTH, _HEIGHT)),
     Model(f"{_KLEIN}/9b/text-to-image", "FLUX.2 [klein] 9B", *_IMAGE, 0.02, fields=(_PROMPT, _WIDTH, _HEIGHT, _STEPS)),
     Model("emulator/any/image-to-images", "Emulated pair", "image", "image-to-image", 0.03, gives="images"),
@@ -70,7 +70,7 @@ _ENTRIES = (
 )
 # How the names of a generation's files end.
 HOSTED = {"image": (".png",), "images": (".1.png", ".2.png"), "video": (".mp4",)}
-MODELS: dict[str, Model] = {model.model_id: model for model in _ENTRIES}
+MODELS: dict[str, Model] = {model.model_id: model for model in _MODELS}
 
 
 def refusals(model: Model, given: Any) -> list[dict[str, Any]]:

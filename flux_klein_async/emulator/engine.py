@@ -262,8 +262,9 @@ class Engine:
         for answer in (None, *answers):
             check_answer(endpoint, answer)
             if not self.can_answer(endpoint, answer):
-                kind = type(answer).__name__
-                raise ValueError(f"{endpoint!r} cannot be answered with {kind} on a port: use InProcessEmulator")
+                raise ValueError(
+                    f"a port cannot answer {endpoint!r} with {type(answer).__name__}: use InProcessEmulator"
+                )
 
     # --- the way in, for servers
 
@@ -277,7 +278,8 @@ class Engine:
         `target` is path and query; the names of `headers` are in lower case.
         """
         route = find_route(method, target)
-        answer = self._answer_to_prompt(route, body) or self._next_answer(route.endpoint)
+        prompt = prompt_of(body) if self._prompts and route.endpoint == "submit" else None
+        answer = self._next_answer(route.endpoint, prompt)
         action, started = self._act(route, headers, body, answer, now)
         request_id, status = started or route.request_id, getattr(action, "status", None)
         self.records.append(
@@ -285,16 +287,10 @@ class Engine:
         )
         return action
 
-    def _answer_to_prompt(self, route: Route, body: bytes) -> Answer | None:
-        if not self._prompts or route.endpoint != "submit":
-            return None
-        answer = self._prompts.get(prompt_of(body) or "")
-        if answer is not None:
-            self.calls[route.endpoint] += 1
-        return answer
-
-    def _next_answer(self, endpoint: str) -> Answer | None:
+    def _next_answer(self, endpoint: str, prompt: str | None = None) -> Answer | None:
         self.calls[endpoint] += 1
+        if prompt in self._prompts:
+            return self._prompts[prompt]
         if waiting := self._scripts.get(endpoint):
             return waiting.popleft()
         for probability, answers in self._faults.get(endpoint, ()):

@@ -4,11 +4,12 @@ Pure data over `scripts`. A name is what the command line takes (`--fault status
 with `fault("503")`.
 """
 
+import gzip
+import struct
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any, Final
+from typing import Any
 
 from flux_klein_async.emulator.scripts import (
     Answer,
@@ -32,36 +33,26 @@ __all__ = ["FAULTS", "Fault", "fault", "faults_at", "parse_fault"]
 _JSON = ("submit", "status", "result", "cancel", "model", "models", "categories")
 _HTTP = (*_JSON, "file")
 _EFFECTS = ("submit", "cancel")  # what they did stays done when the answer is lost
-_ANY = "any"
 
-_RETRY_AFTER: Final = 3
-_DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
-_DATE_AFTER = "Thu, 01 Jan 2026 00:00:03 GMT"
+_DATE, _DATE_AFTER = "Thu, 01 Jan 2026 00:00:00 GMT", "Thu, 01 Jan 2026 00:00:03 GMT"
 _YEARS_AWAY = "Tue, 01 Jan 2199 00:00:00 GMT"
 _HTML = "<!doctype html><title>Bad gateway</title><h1>Something went wrong</h1>"
-_BOMB = 80 * 2**20  # bytes, inflated: above every bound of a client
+_BOMB_MIB = 80  # inflated: above every bound of a client
+_BOMB_CRC = 0x2A8B86F7
 _PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x40\x00\x00\x00\x40\x08\x02\x00\x00\x00"
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One entry of the catalogue.
+    """One entry of the catalogue: `answer` does what `meaning` says at any of the `endpoints`.
 
-    Attributes:
-        name: What `fault()` and `--fault` take.
-        meaning: What happens.
-        endpoints: Where it can happen.
-        make: Makes the answer that does it.
+    `name` is what `fault()` and `--fault` take.
     """
 
     name: str
     meaning: str
     endpoints: tuple[str, ...]
-    make: Callable[[], Answer]
-
-
-def _constant(name: str, meaning: str, endpoints: tuple[str, ...], answer: Answer) -> Fault:
-    return Fault(name, meaning, endpoints, lambda: answer)
+    answer: Answer
 
 
 # --- refusals: every status and code of docs/wire.md, "Errors"
@@ -78,19 +69,19 @@ _FROM_GATEWAYS = (502, 504)
 
 
 def _refusals() -> Iterator[Fault]:
-    after, date = {"Retry-After": str(_RETRY_AFTER)}, {"Retry-After": _DATE_AFTER, "Date": _DATE}
+    after, date = {"Retry-After": "3"}, {"Retry-After": _DATE_AFTER, "Date": _DATE}
     for number in _REFUSALS:
         status, code = (number, None) if number < 1000 else (number // 1000, number)
         body: Any = _HTML if status in _FROM_GATEWAYS else error_reply(status, code).body
         says = f"HTTP {status}" + (f" with error_code {code}" if code else "")
         says += ", a gateway's HTML" if status in _FROM_GATEWAYS else ""
-        yield _constant(f"{number}", says, _HTTP, Reply(status, body))
-        yield _constant(f"{number}+after", f"{says}, Retry-After in seconds", _HTTP, Reply(status, body, after))
-        yield _constant(f"{number}+date", f"{says}, Retry-After as a date", _HTTP, Reply(status, body, date))
+        yield Fault(f"{number}", says, _HTTP, Reply(status, body))
+        yield Fault(f"{number}+after", f"{says}, Retry-After in seconds", _HTTP, Reply(status, body, after))
+        yield Fault(f"{number}+date", f"{says}, Retry-After as a date", _HTTP, Reply(status, body, date))
     for status, codes in ((400, _WITH_400), (200, _WITH_200)):
         for code in codes:
             says = f"HTTP {status} with error_code {code}"
-            yield _constant(f"{code}@{status}", says, _JSON, error_reply(status, code))
+            yield Fault(f"{code}@{status}", says, _JSON, error_reply(status, code))
 
 
 # --- the wire
@@ -112,29 +103,29 @@ _HEADS = {
 
 
 def _wire() -> Iterator[Fault]:
-    yield _constant("refuse", "the connection is refused", ("connect",), Refuse())
-    yield _constant("no-connection", "the connection is never made", ("connect",), Hang())
-    yield _constant("slow-connection", "the connection takes 5 s", ("connect",), Pass(5.0))
-    yield _constant("drop", "the connection is accepted and closed at once", ("connect",), Drop())
-    yield _constant("slow", "the answer comes 7 s late", _HTTP, Pass(7.0))
+    yield Fault("refuse", "the connection is refused", ("connect",), Refuse())
+    yield Fault("no-connection", "the connection is never made", ("connect",), Hang())
+    yield Fault("slow-connection", "the connection takes 5 s", ("connect",), Pass(5.0))
+    yield Fault("drop", "the connection is accepted and closed at once", ("connect",), Drop())
+    yield Fault("slow", "the answer comes 7 s late", _HTTP, Pass(7.0))
     for name, meaning, answer in _BROKEN:
-        yield _constant(name, meaning, _HTTP, answer)
+        yield Fault(name, meaning, _HTTP, answer)
     for name, meaning, answer in (*_BROKEN, ("500", "HTTP 500", error_reply(500))):
         took_effect = replace(answer, accepted=True)
-        yield _constant(f"{name}+accepted", f"the call took effect; {meaning}", _EFFECTS, took_effect)
-    yield _constant("drip", "the right answer, a byte every 100 ms", _HTTP, Rewrite(dribble=0.1))
+        yield Fault(f"{name}+accepted", f"the call took effect; {meaning}", _EFFECTS, took_effect)
+    yield Fault("drip", "the right answer, a byte every 100 ms", _HTTP, Rewrite(dribble=0.1))
     own, other = {"Location": "/v1/elsewhere"}, {"Location": "https://elsewhere.example/x"}
-    yield _constant("redirect", "a redirect to the same origin", _HTTP, Reply(307, "", own))
-    yield _constant("redirect-away", "a redirect to another origin", _HTTP, Reply(307, "", other))
+    yield Fault("redirect", "a redirect to the same origin", _HTTP, Reply(307, "", own))
+    yield Fault("redirect-away", "a redirect to another origin", _HTTP, Reply(307, "", other))
     for name, (meaning, head) in _HEADS.items():
-        yield _constant(name, meaning, _HTTP, Garbage(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n{{}}".encode()))
+        yield Fault(name, meaning, _HTTP, Garbage(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n{{}}".encode()))
     overlong = Reply(200, '{"status": "completed"}', {"Content-Length": "5"})
-    yield _constant("overlong", "a body longer than its Content-Length", _HTTP, overlong)
+    yield Fault("overlong", "a body longer than its Content-Length", _HTTP, overlong)
     plain = _json("{}", **{"Content-Encoding": "gzip"})
-    yield _constant("no-gzip", "plain bytes that are declared to be gzip", _HTTP, plain)
-    yield Fault("gzip-bomb", "a small body that inflates to 80 MiB", _HTTP, _gzip_bomb)
+    yield Fault("no-gzip", "plain bytes that are declared to be gzip", _HTTP, plain)
+    yield Fault("gzip-bomb", "a small body that inflates to 80 MiB", _HTTP, _gzip_bomb())
     away = Rewrite(headers={"Date": _YEARS_AWAY})
-    yield _constant("date-away", "the right answer, dated in the year 2199", _HTTP, away)
+    yield Fault("date-away", "the right answer, dated in the year 2199", _HTTP, away)
 
 
 def _json(body: str | bytes, **headers: str) -> Reply:
@@ -142,12 +133,11 @@ def _json(body: str | bytes, **headers: str) -> Reply:
     return Reply(200, data, {"Content-Type": "application/json", **headers})
 
 
-@cache
 def _gzip_bomb() -> Reply:
-    deflate = zlib.compressobj(wbits=31)
-    zeros = bytes(2**20)
-    body = b"".join(deflate.compress(zeros) for _ in range(_BOMB // len(zeros))) + deflate.flush()
-    return _json(body, **{"Content-Encoding": "gzip"})
+    deflate = zlib.compressobj(wbits=-15)
+    mebibyte = deflate.compress(bytes(2**20)) + deflate.flush(zlib.Z_FULL_FLUSH)
+    trailer = struct.pack("<BBII", 3, 0, _BOMB_CRC, _BOMB_MIB * 2**20)
+    return _json(gzip.compress(b"", mtime=0)[:10] + mebibyte * _BOMB_MIB + trailer, **{"Content-Encoding": "gzip"})
 
 
 # --- bodies: each contains everything that a careless reader could want, and one thing that is not JSON
@@ -215,19 +205,19 @@ _FILES: tuple[tuple[str, str, Answer], ...] = (
 
 def _contents() -> Iterator[Fault]:
     for name, (meaning, body) in _BODIES.items():
-        yield _constant(name, meaning, _JSON, _json(body))
+        yield Fault(name, meaning, _JSON, _json(body))
     for endpoint, name, meaning, fields in _FIELDS:
-        yield _constant(name, meaning, (endpoint,), Rewrite(fields))
+        yield Fault(name, meaning, (endpoint,), Rewrite(fields))
     another = Rewrite({"request_id": "somebody-elses"})
-    yield _constant("other-id", "the answer to another request", ("status", "result", "cancel"), another)
+    yield Fault("other-id", "the answer to another request", ("status", "result", "cancel"), another)
     said = {"status": "cancelled", "outcome": "cancelled"}
-    yield _constant("only-said", "it says cancelled, and goes on", ("cancel",), Reply(200, said))
+    yield Fault("only-said", "it says cancelled, and goes on", ("cancel",), Reply(200, said))
     late = {"status": "in_progress", "outcome": "not_cancellable"}
-    yield _constant("too-late", "not cancellable: it has just begun", ("cancel",), Reply(200, late))
+    yield Fault("too-late", "not cancellable: it has just begun", ("cancel",), Reply(200, late))
     for name, meaning, generation in _GENERATIONS:
-        yield _constant(name, meaning, ("submit",), generation)
+        yield Fault(name, meaning, ("submit",), generation)
     for name, meaning, answer in _FILES:
-        yield _constant(name, meaning, ("file",), answer)
+        yield Fault(name, meaning, ("file",), answer)
 
 
 # --- the catalogue
@@ -236,7 +226,7 @@ FAULTS: Mapping[str, Fault] = {entry.name: entry for entry in (*_refusals(), *_w
 
 
 def fault(name: str) -> Answer:
-    """Make the answer of the fault with this name.
+    """Return the answer of the fault with this name.
 
     Raises:
         ValueError: There is no such fault; the message lists similar names.
@@ -244,12 +234,12 @@ def fault(name: str) -> Answer:
     if name not in FAULTS:
         near = [known for known in FAULTS if known.startswith(name[:3])] or list(FAULTS)
         raise ValueError(f"no fault {name!r}: there are {', '.join(near[:12])}")
-    return FAULTS[name].make()
+    return FAULTS[name].answer
 
 
 def faults_at(endpoint: str, without: Collection[str] = ()) -> list[Answer]:
-    """Make every fault of the catalogue that can happen at this endpoint, in its order, `without` those named."""
-    return [entry.make() for name, entry in FAULTS.items() if endpoint in entry.endpoints and name not in without]
+    """List every fault of the catalogue that can happen at this endpoint, in its order, `without` those named."""
+    return [entry.answer for name, entry in FAULTS.items() if endpoint in entry.endpoints and name not in without]
 
 
 def parse_fault(text: str) -> list[tuple[str, Answer, float]]:
@@ -269,6 +259,6 @@ def parse_fault(text: str) -> list[tuple[str, Answer, float]]:
     if not 0 <= probability <= 1:
         raise ValueError(f"a probability lies between 0 and 1, not at {chance!r}")
     answer, places = fault(name), FAULTS[name].endpoints
-    if endpoint not in {_ANY, *places}:
+    if endpoint not in {"any", *places}:
         raise ValueError(f"{name} happens to {', '.join(places)}, not to {endpoint!r}")
-    return [(place, answer, probability) for place in places if endpoint in {_ANY, place}]
+    return [(place, answer, probability) for place in places if endpoint in {"any", place}]

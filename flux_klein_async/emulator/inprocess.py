@@ -8,7 +8,7 @@ bytes, an abort instead of them. It works in virtual and in real time.
 import asyncio
 import errno
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import Enum, auto
 from typing import Any, Self, Unpack
 
@@ -23,9 +23,7 @@ from flux_klein_async.emulator.server import Closing, HttpServer
 
 __all__ = ["InProcessEmulator", "Pipe", "join"]
 
-# asyncio's own marks for sockets.
-_HIGH = 65_536
-_LOW = 16_384
+_HIGH, _LOW = 65_536, 16_384  # asyncio's own marks for sockets
 
 
 class _End(Enum):
@@ -58,10 +56,6 @@ class Pipe(asyncio.Transport):
         """Return whether this end has been closed, from either side."""
         return self._closing
 
-    def is_reading(self) -> bool:
-        """Return whether incoming bytes go to the protocol at once."""
-        return self._reading and not self._closing
-
     def pause_reading(self) -> None:
         """Keep incoming bytes back."""
         self._reading = False
@@ -86,10 +80,6 @@ class Pipe(asyncio.Transport):
         if self._unread > _HIGH and not self._writing_paused:
             self._writing_paused = True
             self._protocol.pause_writing()
-
-    def can_write_eof(self) -> bool:
-        """Return False: as over TLS, there is no half-closed connection."""
-        return False
 
     def close(self) -> None:
         """Close this end now, and the other one once it has read what was sent."""
@@ -219,7 +209,7 @@ class InProcessEmulator(Engine):
 
     def connector(self, **options: Any) -> aiohttp.BaseConnector:
         """Make a connector whose connections all lead here; takes what `aiohttp.BaseConnector` takes."""
-        return _Connector(self, self._protocol, **options)
+        return _Connector(self, **options)
 
     def session(self, **options: Any) -> aiohttp.ClientSession:
         """Make a session whose connections all lead here; takes what `aiohttp.ClientSession` takes."""
@@ -241,10 +231,9 @@ class InProcessEmulator(Engine):
 class _Connector(aiohttp.BaseConnector):
     """Connects every address to the emulator."""
 
-    def __init__(self, emulator: InProcessEmulator, protocol: Callable[[], asyncio.Protocol], **options: Any) -> None:
+    def __init__(self, emulator: InProcessEmulator, **options: Any) -> None:
         super().__init__(**options)
         self._emulator = emulator
-        self._protocol = protocol
 
     def _cleanup(self) -> None:
         # aiohttp would check here for connections that have been idle for long, by the real clock, and set its
@@ -275,6 +264,6 @@ class _Connector(aiohttp.BaseConnector):
             await asyncio.sleep(delay)
         client = self._factory()
         address = (req.url.raw_host or "", req.url.port or 0)
-        server = Closing() if isinstance(answer, Drop) else self._protocol()
+        server = Closing() if isinstance(answer, Drop) else emulator._protocol()  # noqa: SLF001
         join(self._loop, client, server, latency=emulator.round_trip / 2, server_address=address)
         return client

@@ -70,7 +70,7 @@ def _background(rng: random.Random, width: int, height: int) -> "Image.Image":
     other = _colour(rng, hue + rng.uniform(0.12, 0.35), rng.uniform(0.25, 0.45))
     down = Image.linear_gradient("L")
     if rng.random() < 0.5:
-        down = down.transpose(Image.Transpose.FLIP_LEFT_RIGHT).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        down = down.transpose(Image.Transpose.ROTATE_180)
     across = down.transpose(Image.Transpose.ROTATE_90)
     slope = Image.blend(down, across, rng.uniform(0.2, 0.8)).resize(size)
     canvas = Image.composite(Image.new("RGB", size, one), Image.new("RGB", size, other), slope)
@@ -89,10 +89,9 @@ def _lines(prompt: str, width: int, height: int) -> list[tuple[int, str]]:
     measure = f"{width} x {height}"
     if height < _FLAT < width:
         return [(max(9, min(height // 3, width // 40)), f"PLACEHOLDER  {measure}  {words}")]
-    if width < _NARROW:
-        title, size = ["PLACE", "HOLDER"], max(12, width // 5)
-    else:
-        title, size = ["PLACEHOLDER"], max(12, min(width // 9, height // 6))
+    narrow = width < _NARROW
+    title = ["PLACE", "HOLDER"] if narrow else ["PLACEHOLDER"]
+    size = max(12, width // 5 if narrow else min(width // 9, height // 6))
     small = max(9, size * 4 // 9)
     per_line = max(6, round(width * (1 - 2 * _MARGIN) / (small * 0.52)))
     prompt_lines = textwrap.wrap(words, per_line, max_lines=_PROMPT_LINES, placeholder="...")

@@ -5,7 +5,9 @@ Pure: the random source is an argument.
 
 import math
 import random
-from dataclasses import dataclass
+import re
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 __all__ = ["Profile", "parse_profile"]
 
@@ -14,8 +16,8 @@ __all__ = ["Profile", "parse_profile"]
 _KLEIN_BASE = 0.063
 _KLEIN_PER_MEGAPIXEL = 0.483
 _KLEIN_SPREAD = 0.15
-_QUEUE_WORKERS = 4
-_FORMS = "'klein', 'queue', 'queue:WORKERS' or 'fixed:SECONDS', such as 'fixed:0.5'"
+_QUEUE_WORKERS = "4"
+_WORKERS = re.compile(r"[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +51,14 @@ def parse_profile(text: str) -> Profile:
         ValueError: The text has none of these forms.
     """
     name, colon, value = text.strip().partition(":")
+    klein = Profile(name, _KLEIN_BASE, _KLEIN_PER_MEGAPIXEL, _KLEIN_SPREAD)
     if name == "klein" and not colon:
-        return Profile(name, _KLEIN_BASE, _KLEIN_PER_MEGAPIXEL, _KLEIN_SPREAD)
-    if name == "queue" and (workers := _workers(value) if colon else _QUEUE_WORKERS) is not None:
-        return Profile(name, _KLEIN_BASE, _KLEIN_PER_MEGAPIXEL, _KLEIN_SPREAD, workers)
-    if name == "fixed" and (seconds := _seconds(value)) is not None:
-        return Profile(name, seconds)
-    raise ValueError(f"no latency profile {text!r}: write {_FORMS}")
-
-
-def _workers(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 and int(text) else None
-
-
-def _seconds(text: str) -> float | None:
-    try:
-        seconds = float(text)
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+        return klein
+    if name == "queue" and _WORKERS.fullmatch(value if colon else _QUEUE_WORKERS):
+        return replace(klein, workers=int(value or _QUEUE_WORKERS))
+    if name == "fixed":
+        with suppress(ValueError):
+            if math.isfinite(seconds := float(value)) and seconds >= 0:
+                return Profile(name, seconds)
+    forms = "'klein', 'queue', 'queue:WORKERS' or 'fixed:SECONDS', such as 'fixed:0.5'"
+    raise ValueError(f"no latency profile {text!r}: write {forms}")

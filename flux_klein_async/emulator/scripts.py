@@ -44,13 +44,9 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """The normal answer with parts of it changed; the call takes effect.
+    """The normal answer with some `fields` of its JSON object replaced (None removes one) and `headers` added.
 
-    Attributes:
-        fields: Replace those of its JSON object; None removes one.
-        headers: Sent besides its own.
-        delay: Seconds before the reply leaves.
-        dribble: Seconds before each single byte of the body.
+    The call takes effect. `delay` and `dribble` as in `Reply`.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)

@@ -27,6 +27,7 @@ __all__ = ["Closing", "Emulator", "HttpServer", "encode_head", "encode_response"
 # --- answers as bytes
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _BODILESS = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 _BYTES = "application/octet-stream"
 
@@ -36,7 +37,7 @@ def encode_head(
 ) -> bytes:
     """Write the status line and the headers; those given win. `length` None: the body comes in chunks."""
     lines = [
-        f"HTTP/1.1 {status} {_phrase(status)}",
+        f"HTTP/1.1 {status} {_PHRASES.get(status, 'Unknown')}",
         *(f"{name}: {value}" for name, value in headers.items()),
     ]
     given = {name.lower() for name in headers}
@@ -64,14 +65,6 @@ def encode_response(status: int, headers: Mapping[str, str], body: Any, wall: fl
     else:
         data, content_type = _encode(body).encode(), "application/json"
     return encode_head(status, headers, content_type, len(data), wall, keep=keep) + data
-
-
-@lru_cache(maxsize=256)
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Unknown"
 
 
 @lru_cache(maxsize=16)
@@ -131,10 +124,7 @@ class HttpServer:
         self._loop = asyncio.get_running_loop()
         self._handling: set[asyncio.Task[Any]] = set()
         self._web = web.Server(
-            self._handle,
-            handler_cancellation=True,
-            request_factory=self._make_request,
-            access_log=None,
+            self._handle, handler_cancellation=True, request_factory=self._make_request, access_log=None
         )
         self._draw = lru_cache(_PICTURES_KEPT)(_draw)
 
@@ -181,11 +171,11 @@ class HttpServer:
             await asyncio.sleep(self._half_way)
 
     async def _send(self, request: web.BaseRequest, action: Action) -> web.StreamResponse:
-        if isinstance(action, Hang):
-            await self._loop.create_future()
-        elif action.delay:
+        if not isinstance(action, Hang) and action.delay:
             await asyncio.sleep(action.delay)
         match action:
+            case Hang():
+                await self._loop.create_future()
             case Reply():
                 return await self._reply(request, action)
             case Reset():
@@ -195,7 +185,7 @@ class HttpServer:
             case Truncate():
                 head = self._head(action, len(action.body) + action.missing)
                 await _write(request, head + action.body)
-            case Endless():
+            case _:
                 await self._flood(request, action)
         return _CLOSE
 

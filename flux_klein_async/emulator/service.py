@@ -14,14 +14,14 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote
 
 from flux_klein_async.emulator.catalogue import HOSTED, MODELS, Model, categories, describe, find, output_of, refusals
 from flux_klein_async.emulator.profiles import Profile
 from flux_klein_async.emulator.scripts import Endpoint, Generation, Reply
 
-__all__ = ["KEPT_FOR", "Job", "Placeholder", "Queue", "Route", "Service", "State", "find_route"]
+__all__ = ["KEPT_FOR", "Job", "Placeholder", "Queue", "Route", "Service", "find_route"]
 
 # --- routes
 
@@ -76,10 +76,7 @@ def find_route(method: str, target: str) -> Route:
 
 # --- the queue
 
-State: TypeAlias = Literal["in_queue", "in_progress", "completed", "failed", "cancelled"]
-
-KEPT_FOR = 7 * 86_400.0
-"""Seconds after its end for which the service keeps a generation."""
+KEPT_FOR = 7 * 86_400.0  # seconds after its end for which the service keeps a generation
 
 
 @dataclass(slots=True, eq=False)
@@ -95,7 +92,7 @@ class Job:
     number: int = 0
     started: float | None = None
     finished: float | None = None
-    state: State = "in_queue"
+    state: Literal["in_queue", "in_progress", "completed", "failed", "cancelled"] = "in_queue"
 
 
 class Queue:
@@ -215,8 +212,12 @@ class Service:
     ) -> tuple[Reply, str | None]:
         """Let a call take effect; return its reply and the id of the generation that it started, if any."""
         self.queue.advance(now)
-        if route.endpoint in ("file", "other"):
-            return self._file(route) if route.endpoint == "file" else _no_endpoint(route), None
+        if route.allow is not None:
+            return Reply(405, {"detail": "Method Not Allowed"}, {"Allow": route.allow}), None
+        if route.endpoint == "other":
+            return Reply(404, {"detail": "Not Found"}), None
+        if route.endpoint == "file":
+            return self._file(route), None
         if refusal := self._refusal(route, headers):
             return refusal, None
         if route.endpoint == "submit":
@@ -291,7 +292,9 @@ class Service:
             return Reply(200, answer)
         answer["finished_at"] = self._wall(job.finished or 0.0)
         if state == "completed":
-            answer["output"] = self._output(job)
+            files_url = self.base_url if self.files_url is None else self.files_url
+            default = output_of(job.model, files_url, job.request_id)
+            answer["output"] = default if job.plan.output is None else job.plan.output
         elif state == "failed":
             answer["error"] = job.plan.error or "The model failed"
         if query.get("include_cost") == "true":
@@ -304,11 +307,6 @@ class Service:
             self.spent_usd = round(self.spent_usd - job.model.price, 6)
         outcome = "cancelled" if cancelled else "not_cancellable"
         return Reply(200, {"request_id": job.request_id, "status": _word(job, job.state), "outcome": outcome})
-
-    def _output(self, job: Job) -> Any:
-        if job.plan.output is not None:
-            return job.plan.output
-        return output_of(job.model, self.base_url if self.files_url is None else self.files_url, job.request_id)
 
     def _file(self, route: Route) -> Reply:
         job, name = self.queue.jobs.get(route.request_id or ""), route.file or ""
@@ -346,12 +344,6 @@ def _refused(detail: list[dict[str, Any]]) -> Reply:
 
 def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is no JSON value")
-
-
-def _no_endpoint(route: Route) -> Reply:
-    if route.allow is not None:
-        return Reply(405, {"detail": "Method Not Allowed"}, {"Allow": route.allow})
-    return Reply(404, {"detail": "Not Found"})
 
 
 def _models(query: Mapping[str, str]) -> Reply:

@@ -11,10 +11,11 @@ import math
 import selectors
 from asyncio import Future
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 __all__ = ["VirtualTimeLoop"]
 
+_Events: TypeAlias = list[tuple[selectors.SelectorKey, int]]
 _TASKS_NAMED = 5
 
 
@@ -27,8 +28,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """
 
     def __init__(self, start: float = 0.0, *, grace: float = 1.0) -> None:
-        selector = _JumpingSelector(self)
-        super().__init__(selector)
+        super().__init__(_JumpingSelector(self))
         self._grace = grace
         self._jobs = 0
         self._jump(start)
@@ -37,9 +37,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Return the virtual instant."""
         return self._now
 
-    def run_in_executor(  # type: ignore[override]
-        self, executor: Any, func: Callable[..., Any], *args: Any
-    ) -> Future[Any]:
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Future[Any]:  # type: ignore[override]
         """Run a job on a thread; time stands still until it ends or is cancelled."""
         future = super().run_in_executor(executor, func, *args)
         self._jobs += 1
@@ -63,21 +61,18 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         # even where `now` is so large that a fixed resolution would vanish in the sum.
         self._clock_resolution = math.ulp(instant)
 
-    def _patience(self, timeout: float | None) -> float | None:
-        """Decide how long the selector may really block."""
+    def _wait(self, select: Callable[[float | None], _Events], timeout: float | None) -> _Events:
+        """Wait for events where that makes sense; otherwise jump to the next timer."""
         if timeout is not None and timeout <= 0:
-            return 0.0
+            return select(0.0)
         if self._jobs:
-            return None
-        return self._grace if timeout is None else 0.0
-
-    def _nothing_came(self, timeout: float | None) -> None:
-        """Jump to the next timer, if there is one to wait for."""
-        if self._jobs or (timeout is not None and timeout <= 0):
-            return
-        if timeout is None:
+            return select(None)
+        events = select(self._grace if timeout is None else 0.0)
+        if not events and timeout is None:
             raise RuntimeError(self._deadlock())
-        self._jump(self._scheduled[0]._when)  # type: ignore[attr-defined]  # noqa: SLF001  # no public name
+        if not events:
+            self._jump(self._scheduled[0]._when)  # type: ignore[attr-defined]  # noqa: SLF001  # no public name
+        return events
 
     def _deadlock(self) -> str:
         waiting = sorted(repr(task) for task in asyncio.all_tasks(self))
@@ -95,9 +90,6 @@ class _JumpingSelector(selectors.DefaultSelector):
         super().__init__()
         self._virtual = loop
 
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+    def select(self, timeout: float | None = None) -> _Events:
         """Wait as long as the loop allows."""
-        events = super().select(self._virtual._patience(timeout))  # noqa: SLF001  # the other half of this object
-        if not events:
-            self._virtual._nothing_came(timeout)  # noqa: SLF001
-        return events
+        return self._virtual._wait(super().select, timeout)  # noqa: SLF001  # the other half of this object
