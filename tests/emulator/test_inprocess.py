@@ -12,7 +12,6 @@ from flux_klein_async.emulator import (
     Drop,
     Endless,
     Garbage,
-    Generation,
     Hang,
     InProcessEmulator,
     Pass,
@@ -141,14 +140,10 @@ def test_a_paused_reader_gets_its_bytes_and_the_close_later():
         near.transport.write(b"two")
         near.transport.close()
         await asyncio.sleep(1)
-        reading = far.transport.is_reading()
         far.transport.resume_reading()
         far.transport.resume_reading()
-        return reading, far.transport.is_reading()
 
-    _, far, told = story(tell)
-    assert far == [(1.0, b"one"), (1.0, b"two"), (1.0, "eof"), (1.0, *LOST)]
-    assert told == (False, True)
+    assert story(tell)[1] == [(1.0, b"one"), (1.0, b"two"), (1.0, "eof"), (1.0, *LOST)]
 
 
 def test_a_reader_may_pause_in_the_middle():
@@ -160,21 +155,14 @@ def test_a_reader_may_pause_in_the_middle():
             far.transport.pause_reading()
 
         far.data_received = receive_one
+        far.transport.pause_reading()
+        far.transport.resume_reading()  # with nothing kept back
         near.transport.write(b"one")
         near.transport.write(b"two")
         await asyncio.sleep(1)
         far.transport.resume_reading()
 
     assert story(tell)[1] == [(0.0, b"one"), (1.0, b"two")]
-
-
-def test_resuming_with_nothing_kept_is_harmless():
-    async def tell(near, far):
-        far.transport.pause_reading()
-        far.transport.resume_reading()
-        near.transport.write(b"x")
-
-    assert story(tell)[1] == [(0.0, b"x")]
 
 
 def test_a_full_window_pauses_the_writer_until_the_reader_has_read():
@@ -251,13 +239,6 @@ def test_both_ends_know_their_addresses():
     assert story(tell)[2] == [(server, client), (client, server)]
 
 
-def test_what_a_pipe_cannot_do_it_says():
-    async def tell(near, far):
-        return near.transport.can_write_eof(), near.transport.get_extra_info("socket")
-
-    assert story(tell)[2] == (False, None)
-
-
 AUTH = {"Authorization": "Bearer emulator-token"}
 
 
@@ -294,11 +275,11 @@ def test_a_generation_runs_in_virtual_time():
             async with session.get(f"/v1/requests/{request_id}/status") as response:
                 seen.append((clock(), (await response.json())["status"]))
             await asyncio.sleep(1)
-        return seen, emulator.completions[request_id]
+        async with session.get(f"/v1/requests/{request_id}/result") as response:
+            return seen, emulator.completions[request_id], (await response.json())["finished_at"]
 
-    seen, completion = told_through_a_session(tell)
-    assert seen == [(0.0, "in_progress"), (1.0, "in_progress"), (2.0, "completed")]
-    assert completion == 2.0
+    seen = [(0.0, "in_progress"), (1.0, "in_progress"), (2.0, "completed")]
+    assert told_through_a_session(tell) == (seen, 2.0, "2026-01-01T00:00:02.000Z")
 
 
 def test_the_picture_comes_as_a_file_and_costs_no_virtual_time():
@@ -378,17 +359,6 @@ def test_a_broken_answer_breaks_as_it_does_on_a_socket(answer, error):
     assert told_through_a_session(tell) == (0, 200)
 
 
-@pytest.mark.parametrize("accepted", [True, False])
-def test_a_lost_answer_may_hide_an_accepted_submit(accepted):
-    async def tell(emulator, session):
-        emulator.script("submit", Reset(accepted=accepted))
-        with pytest.raises(aiohttp.ClientOSError):
-            await fetch(session, "POST", SUBMIT, json={"prompt": "x"})
-        return emulator.accepted, emulator.spent_usd
-
-    assert told_through_a_session(tell) == ((1, 0.01) if accepted else (0, 0.0))
-
-
 def test_an_endless_body_flows_only_as_fast_as_it_is_read():
     async def tell(emulator, session):
         emulator.script("models", Endless(b"x" * 10_000))
@@ -403,24 +373,16 @@ def test_an_endless_body_flows_only_as_fast_as_it_is_read():
     assert 0 < waiting < 200_000
 
 
-def test_a_refused_connection_is_what_a_real_connector_raises():
+def test_a_connection_can_be_refused_as_a_real_connector_does_or_dropped():
     async def tell(emulator, session):
-        emulator.script("connect", Refuse())
+        emulator.script("connect", Refuse(), Drop())
         with pytest.raises(aiohttp.ClientConnectorError, match="Cannot connect to host") as caught:
-            await fetch(session, "GET", "/v1/models")
+            await fetch(session, "POST", SUBMIT, json={"prompt": "x"})
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await fetch(session, "POST", SUBMIT, json={"prompt": "x"})
         return type(caught.value.os_error), len(emulator.records), (await fetch(session, "GET", "/v1/models"))[0]
 
     assert told_through_a_session(tell) == (ConnectionRefusedError, 0, 200)
-
-
-def test_a_dropped_connection_is_made_and_closed():
-    async def tell(emulator, session):
-        emulator.script("connect", Drop())
-        with pytest.raises(aiohttp.ClientConnectionError):
-            await fetch(session, "POST", SUBMIT, json={"prompt": "x"})
-        return (await fetch(session, "GET", "/v1/models"))[0], emulator.accepted
-
-    assert told_through_a_session(tell) == (200, 0)
 
 
 def test_a_connection_can_come_late_or_never():
@@ -494,25 +456,15 @@ def test_sessions_that_were_let_go_are_closed_too():
     assert [str(warning.message) for warning in caught] == []
 
 
-def test_closing_twice_or_unused_is_harmless_and_a_closed_emulator_can_be_used_again():
+def test_an_emulator_can_be_used_after_it_was_closed_and_on_one_loop_after_the_other():
+    emulator = InProcessEmulator()
+
     async def main():
-        emulator = InProcessEmulator()
         await emulator.aclose()
         await emulator.aclose()
-        seen = []
         for _ in range(2):
-            session = emulator.session(headers=AUTH)
-            seen.append((await fetch(session, "GET", emulator.base_url + "/v1/models"))[0])
+            await submit(emulator.session(headers=AUTH, base_url=emulator.base_url))
             await emulator.aclose()
-        return seen
-
-    assert run(main()) == [200, 200]
-
-
-def test_one_emulator_serves_one_loop_after_the_other():
-    emulator = InProcessEmulator(profile="fixed:1")
-
-    async def main():
         session = emulator.session(headers=AUTH, base_url=emulator.base_url)
         await submit(session)
         await session.close()
@@ -520,7 +472,7 @@ def test_one_emulator_serves_one_loop_after_the_other():
     run(main())
     run(main())
     run(emulator.aclose())
-    assert emulator.accepted == 2
+    assert emulator.accepted == 6
 
 
 @pytest.mark.parametrize("steps", range(4))
@@ -558,24 +510,3 @@ def test_runs_with_equal_seeds_are_equal():
     one, other = (told_through_a_session(tell, seed=3, profile="klein") for _ in range(2))
     assert one == other
     assert set(one[1]) == {200, 503}
-
-
-def test_many_calls_at_once_share_a_queue():
-    async def tell(emulator, session):
-        ids = await asyncio.gather(*(submit(session) for _ in range(50)))
-        return [emulator.completions.get(request_id) for request_id in ids], emulator.accepted
-
-    completions, accepted = told_through_a_session(tell, workers=10)
-    assert (completions.count(2.0), completions.count(None), accepted) == (10, 40, 50)
-
-
-def test_a_fate_is_scripted_through_the_emulator():
-    async def tell(emulator, session):
-        emulator.script("submit", Generation(ends="failed", after=7.0, error="too cold"))
-        request_id = await submit(session)
-        await asyncio.sleep(7)
-        async with session.get(f"/v1/requests/{request_id}/result") as response:
-            return await response.json()
-
-    body = told_through_a_session(tell)
-    assert (body["status"], body["error"], body["finished_at"]) == ("failed", "too cold", "2026-01-01T00:00:07.000Z")
