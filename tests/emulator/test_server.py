@@ -150,21 +150,6 @@ async def test_a_video_is_hosted_too_and_can_come_byte_by_byte():
             assert (await response.read())[4:8] == b"ftyp"
 
 
-@pytest.mark.parametrize(
-    ("answer", "error"),
-    [
-        (Reset(), aiohttp.ClientOSError),
-        (Garbage(), aiohttp.ClientResponseError),
-        (Truncate(), aiohttp.ClientPayloadError),
-    ],
-)
-async def test_a_broken_answer_breaks(answer, error):
-    async with Emulator(script={"submit": [answer]}) as emulator, open_session(emulator) as session:
-        with pytest.raises(error):
-            await fetch(session, "POST", SUBMIT, json={"prompt": "x"})
-        assert (await fetch(session, "GET", "/v1/models"))[0] == 200
-
-
 GET = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -191,16 +176,6 @@ async def test_a_body_breaks_off_before_its_promised_length(answer, status, prom
     async with Emulator(script={"models": [answer]}) as emulator:
         line, headers, body = split(await raw(emulator, GET))
     assert (line.split()[1], headers["Content-Length"], len(body)) == (str(status), str(promised), sent)
-
-
-async def test_an_endless_body_ends_when_nobody_reads_it():
-    script = {"models": [Endless()]}
-    async with (
-        Emulator(script=script) as emulator,
-        open_session(emulator) as session,
-        session.get("/v1/models") as response,
-    ):
-        assert len(await response.content.readexactly(500_000)) == 500_000
 
 
 @pytest.mark.parametrize("reply", [Reply(body=b"x" * 5_000_000), Reply(body=b"abc", dribble=0.0)])
@@ -244,26 +219,16 @@ async def test_closing_does_not_wait_for_handlers(answer):
         await session.close()
 
 
-async def test_the_port_is_free_again_after_closing():
-    async with Emulator() as emulator:
-        port = int(emulator.base_url.rpartition(":")[2])
-    async with Emulator(port=port) as again:
-        assert again.base_url == emulator.base_url
-
-
-async def test_an_emulator_can_be_opened_again_and_closed_unopened():
+async def test_a_port_is_taken_until_the_emulator_is_closed_and_an_emulator_can_be_opened_again():
     emulator = Emulator()
     await emulator.__aexit__()
-    for _ in range(2):
-        async with emulator, open_session(emulator) as session:
-            assert (await fetch(session, "GET", "/v1/models"))[0] == 200
-
-
-async def test_a_taken_port_is_an_error():
-    async with Emulator() as emulator:
+    async with emulator:
         port = int(emulator.base_url.rpartition(":")[2])
         with pytest.raises(OSError, match="in use"):
             await Emulator(port=port).__aenter__()
+    async with Emulator(port=port) as again, emulator, open_session(emulator) as session:
+        assert again.base_url == f"http://127.0.0.1:{port}" != emulator.base_url
+        assert (await fetch(session, "GET", "/v1/models"))[0] == 200
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
