@@ -72,7 +72,3 @@ def test_an_endless_body_needs_a_chunk():
 )
 def test_error_reply_writes_the_services_error_body(reply, status, body, headers):
     assert (reply.status, reply.body, reply.headers, reply.accepted) == (status, body, headers, False)
-
-
-def test_error_reply_can_be_to_an_accepted_submit():
-    assert error_reply(500, accepted=True).accepted

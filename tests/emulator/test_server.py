@@ -7,7 +7,6 @@ import threading
 
 import aiohttp
 import pytest
-from PIL import Image
 
 from flux_klein_async.emulator import (
     Cut,
@@ -107,20 +106,6 @@ async def raw(emulator, request):
     finally:
         writer.close()
         await writer.wait_closed()
-
-
-async def test_a_generation_from_submit_to_picture():
-    async with Emulator(profile="fixed:0") as emulator, open_session(emulator) as session:
-        given = {"prompt": "a snow leopard", "width": 80, "height": 64}
-        async with session.post(SUBMIT, json=given) as response:
-            submitted = await response.json()
-        assert submitted["status_url"].startswith(emulator.base_url + "/v1/requests/")
-        async with session.get(submitted["result_url"]) as response:
-            result = await response.json()
-        _, picture = await fetch(session, "GET", result["output"]["image"])
-    assert Image.open(io.BytesIO(picture)).size == (80, 64)
-    assert [record.endpoint for record in emulator.records] == ["submit", "result", "file"]
-    assert (emulator.accepted, emulator.records[0].status) == (1, 200)
 
 
 async def test_pictures_are_drawn_on_another_thread_and_only_once(monkeypatch):

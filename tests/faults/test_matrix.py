@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flux_klein_async.emulator import FAULTS
+from tests.emulator.helpers import run
 from tests.faults.books import Books, OnDisk
 from tests.faults.render import render
 from tests.faults.table import TABLE
@@ -72,7 +73,7 @@ def test_the_table_has_no_place_that_no_verb_reaches():
 
 @pytest.mark.parametrize("name", [name for name, entry in FAULTS.items() if ABANDONED in entry.endpoints])
 def test_a_cancel_that_goes_wrong_holds_up_nobody(name, books):
-    abandon(name, books)
+    run(abandon(name, books))
 
 
 def test_the_page_shows_the_table():

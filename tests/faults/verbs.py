@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flux_klein_async import Budget, FluxKleinClient, FluxKleinError, Limits, SubmissionUncertainError, WaitTimeoutError
-from flux_klein_async.emulator import InProcessEmulator, VirtualTimeLoop, fault
+from flux_klein_async.emulator import InProcessEmulator, fault
 from flux_klein_async.events import Cancelled
 from flux_klein_async.journal.base import Journal
+from tests.emulator.helpers import run
 from tests.fakes import Events, outcome, strays
 
 from .books import SUBMITTED_AGAIN, Books, Fixed, OnDisk, Written, agree, written
@@ -108,11 +109,10 @@ def observe(verb: str, endpoint: str, name: str, books: Books | OnDisk, *, alway
     It asserts what holds in every cell: the deadline, the id of a known request, a whole file or none, nothing left
     running, that closing ends in time, that the journal agrees with the service; and for items, what the next run does.
     """
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        if (verb, endpoint) not in _SAVING:
-            return runner.run(_observe(verb, endpoint, name, books, always, None))
-        with tempfile.TemporaryDirectory() as directory:
-            return runner.run(_observe(verb, endpoint, name, books, always, Path(directory)))
+    if (verb, endpoint) not in _SAVING:
+        return run(_observe(verb, endpoint, name, books, always, None))
+    with tempfile.TemporaryDirectory() as directory:
+        return run(_observe(verb, endpoint, name, books, always, Path(directory)))
 
 
 async def _observe(
@@ -193,17 +193,12 @@ async def _again(stage: _Stage, books: Books | OnDisk, before: Written, *, lasti
     assert after.state == (before.state if left_alone else "completed" if stage.directory is None else "downloaded")
 
 
-def abandon(name: str, books: Books) -> None:
+async def abandon(name: str, books: Books) -> None:
     """Let a queued generation reach its deadline while every cancel meets this fault.
 
     The error comes at the deadline, closing ends in time, and if the service never confirms the cancel, the event,
     `aclose` and the journal say that the request may run on.
     """
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        runner.run(_abandon(name, books))
-
-
-async def _abandon(name: str, books: Books) -> None:
     events = Events()
     loop = asyncio.get_running_loop()
     async with InProcessEmulator(workers=0, api_key=next(_TOKENS)) as emulator:
