@@ -261,9 +261,8 @@ class Service:
         self.queue.add(Job(request_id, model, given, now, seconds, plan))
         self.accepted += 1
         self.spent_usd = round(self.spent_usd + model.price, 6)
-        return Reply(
-            200, {"request_id": request_id, **self._urls(request_id, "status", "result", "cancel")}
-        ), request_id
+        urls = self._urls(request_id, "status", "result", "cancel")
+        return Reply(200, {"request_id": request_id, **urls}), request_id
 
     def _urls(self, request_id: str, *verbs: str) -> dict[str, str]:
         return {f"{verb}_url": f"{self.base_url}/v1/requests/{request_id}/{verb}" for verb in verbs}

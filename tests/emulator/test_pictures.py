@@ -78,7 +78,8 @@ def test_a_long_prompt_is_cut():
 def test_without_pillow_the_emulator_can_be_imported_and_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     again = ModuleType("again")
-    exec(Path(pictures.__file__).read_text(encoding="utf-8"), again.__dict__)
+    source = Path(pictures.__file__).read_text(encoding="utf-8")
+    exec(compile(source, pictures.__file__, "exec"), again.__dict__)
     with pytest.raises(RuntimeError, match=r"pip install 'flux_klein_async\[emulator\]'"):
         again.draw("x", 64, 64, seed=0, request_id="r")
 
