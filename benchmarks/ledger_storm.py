@@ -154,7 +154,7 @@ async def rage(plan: Plan, folder: Path) -> Raged:
     (folder / "prompts.jsonl").write_text("\n".join(rows))
     async with Emulator(profile=plan.profile, workers=plan.workers, seed=plan.seed) as emulator:
         weather = _Weather(plan, folder, emulator)
-        emulator.engine.records = _Watched(weather.sample)
+        emulator.records = _Watched(weather.sample)
         emulator.storm(plan.probability, without=plan.without)
         begun = time.perf_counter()
         ran = await asyncio.gather(*(weather.run(plan.max_usd) for _ in range(plan.processes)))

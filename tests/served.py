@@ -56,6 +56,6 @@ class _Watched(deque[Record]):
 def once(emulator: Emulator, happened: Callable[[], bool], act: Callable[[], object]) -> None:
     """Act, once, as soon as a call has made something true; in the emulator's own thread."""
     if not isinstance(emulator.records, _Watched):
-        emulator.engine.records = _Watched(emulator.records)
+        emulator.records = _Watched(emulator.records)
     assert isinstance(emulator.records, _Watched)
     emulator.records.waiting.append((happened, act))

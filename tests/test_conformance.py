@@ -21,9 +21,9 @@ from flux_klein_async import (
     SubmissionUncertainError,
 )
 from flux_klein_async.emulator import (
-    BaseEmulator,
     Emulator,
     Endless,
+    Engine,
     Garbage,
     Generation,
     InProcessEmulator,
@@ -34,7 +34,7 @@ from flux_klein_async.emulator import (
 )
 from tests.fakes import outcome
 
-Pair = tuple[BaseEmulator, FluxKleinClient]
+Pair = tuple[Engine, FluxKleinClient]
 
 
 @pytest_asyncio.fixture(params=["in process", "loopback"])

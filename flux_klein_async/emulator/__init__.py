@@ -1,10 +1,10 @@
-"""The emulated service: the whole wire without token, money or, in process, time.
+"""The emulated service, for trying, testing and building without token or money.
 
 `Emulator` listens on a loopback port; `InProcessEmulator` answers inside the process, in virtual time on a
-`VirtualTimeLoop`. Both obey scripts made of the answers exported here.
+`VirtualTimeLoop`. Both are an `Engine`, which obeys scripts made of the answers exported here.
 """
 
-from flux_klein_async.emulator.engine import BaseEmulator, Call, Engine, Options, Record
+from flux_klein_async.emulator.engine import Action, EmulatorOptions, Engine, Record
 from flux_klein_async.emulator.faults import FAULTS, Fault, fault, faults_at, parse_fault
 from flux_klein_async.emulator.inprocess import InProcessEmulator
 from flux_klein_async.emulator.profiles import Profile, parse_profile
@@ -30,12 +30,12 @@ from flux_klein_async.emulator.virtual import VirtualTimeLoop
 
 __all__ = [
     "FAULTS",
+    "Action",
     "Answer",
-    "BaseEmulator",
-    "Call",
     "Cut",
     "Drop",
     "Emulator",
+    "EmulatorOptions",
     "Endless",
     "Engine",
     "Fault",
@@ -43,7 +43,6 @@ __all__ = [
     "Generation",
     "Hang",
     "InProcessEmulator",
-    "Options",
     "Pass",
     "Profile",
     "Record",

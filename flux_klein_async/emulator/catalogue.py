@@ -1,13 +1,12 @@
-"""The emulated service's models: what they cost, what they take, what they give back.
+"""The emulated service's models: what they cost, what they take, what they return.
 
-Pure. Must not know requests, queues or time. The
-prices are the emulator's inventions: nobody should budget by them.
+Pure. The prices are invented: do not budget by them.
 """
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["MODELS", "Field", "Model", "describe", "find", "output_of", "refusals"]
+__all__ = ["HOSTED", "MODELS", "Field", "Model", "categories", "describe", "find", "output_of", "refusals"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +21,14 @@ class Field:
     default: int | None = None
 
     def schema(self) -> dict[str, Any]:
-        """Write the field in JSON Schema's words."""
+        """Describe the field in JSON Schema."""
         facts = {"type": self.type, "minimum": self.minimum, "maximum": self.maximum, "default": self.default}
         return {key: value for key, value in facts.items() if value is not None}
 
     def refusal(self, value: Any) -> tuple[str, str] | None:
-        """Say as (type, sentence) why a value is refused; `None` if it is fine.
+        """Say as (type, sentence) why a value is refused; None if it is fine.
 
-        Python counts booleans as integers; the service does not, and neither does it round floats.
+        As in the service, booleans are not integers and floats are not rounded.
         """
         if isinstance(value, bool) or not isinstance(value, str if self.type == "string" else int):
             return f"{self.type}_type", f"Input should be a valid {self.type}"
@@ -61,27 +60,17 @@ _WIDTH = Field("width", "integer", minimum=64, maximum=2048, default=1024)
 _HEIGHT = Field("height", "integer", minimum=64, maximum=2048, default=1024)
 _STEPS = Field("steps", "integer", minimum=1, maximum=100, default=25)
 
-_ENTRIES = (
-    Model(
-        "blackforestlabs/flux-2-klein/4b/text-to-image",
-        "FLUX.2 [klein] 4B",
-        "image",
-        "text-to-image",
-        0.01,
-        fields=(_PROMPT, _WIDTH, _HEIGHT),
-    ),
-    Model(
-        "blackforestlabs/flux-2-klein/9b/text-to-image",
-        "FLUX.2 [klein] 9B",
-        "image",
-        "text-to-image",
-        0.02,
-        fields=(_PROMPT, _WIDTH, _HEIGHT, _STEPS),
-    ),
+_KLEIN = "blackforestlabs/flux-2-klein"
+_IMAGE = ("image", "text-to-image")
+_MODELS = (
+    Model(f"{_KLEIN}/4b/text-to-image", "FLUX.2 [klein] 4B", *_IMAGE, 0.01, fields=(_PROMPT, _WIDTH, _HEIGHT)),
+    Model(f"{_KLEIN}/9b/text-to-image", "FLUX.2 [klein] 9B", *_IMAGE, 0.02, fields=(_PROMPT, _WIDTH, _HEIGHT, _STEPS)),
     Model("emulator/any/image-to-images", "Emulated pair", "image", "image-to-image", 0.03, gives="images"),
-    Model("emulator/any/text-to-video", "Emulated film", "video", "text-to-video", 0.05, "second", "video"),
+    Model("emulator/any/text-to-video", "Emulated video", "video", "text-to-video", 0.05, "second", "video"),
 )
-MODELS: dict[str, Model] = {model.model_id: model for model in _ENTRIES}
+# How the names of a generation's files end.
+HOSTED = {"image": (".png",), "images": (".1.png", ".2.png"), "video": (".mp4",)}
+MODELS: dict[str, Model] = {model.model_id: model for model in _MODELS}
 
 
 def refusals(model: Model, given: Any) -> list[dict[str, Any]]:
@@ -123,7 +112,7 @@ def describe(model: Model, *, schema: bool) -> dict[str, Any]:
 
 
 def find(search: str = "", category: str = "", kind: str = "") -> list[Model]:
-    """List the models whose id or name holds `search`; a category or kind that is named must fit too."""
+    """List the models whose id or name contains `search` and that have the given category and kind, if any."""
     wanted = search.casefold()
     return [
         model
@@ -134,9 +123,12 @@ def find(search: str = "", category: str = "", kind: str = "") -> list[Model]:
     ]
 
 
+def categories() -> list[str]:
+    """List the categories of all models, each once."""
+    return list(dict.fromkeys(model.category for model in MODELS.values()))
+
+
 def output_of(model: Model, files_url: str, request_id: str) -> dict[str, Any]:
-    """Name the hosted files of one finished generation."""
-    stem = f"{files_url}/files/{request_id}"
-    if model.gives == "images":
-        return {"images": [f"{stem}.1.png", f"{stem}.2.png"]}
-    return {"video": f"{stem}.mp4"} if model.gives == "video" else {"image": f"{stem}.png"}
+    """Return the output of a completed generation: the URLs of its files."""
+    urls = [f"{files_url}/files/{request_id}{suffix}" for suffix in HOSTED[model.gives]]
+    return {model.gives: urls if model.gives == "images" else urls[0]}

@@ -1,18 +1,15 @@
-"""The part of the catalogue of faults whose form is right and whose content is odd.
+"""The catalogue of faults: everything that a service of this kind can do wrong, by name.
 
-Pure data over `answers`. Must not know how an answer is put on the wire.
-
-The catalogue of faults: everything a service of this kind can do wrong, by name.
-
-Pure data over `answers`. A name is what the command line takes (`--fault status:503=0.05`) and what a script gets
-with `fault("503")`. Must not know how an answer is put on the wire.
+Pure data over `scripts`. A name is what the command line takes (`--fault status:503=0.05`) and what a script gets
+with `fault("503")`.
 """
 
+import gzip
+import struct
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any, Final, TypeAlias
+from typing import Any
 
 from flux_klein_async.emulator.scripts import (
     Answer,
@@ -31,280 +28,225 @@ from flux_klein_async.emulator.scripts import (
     error_reply,
 )
 
-__all__ = ["FAULTS", "ODDITIES", "Fault", "fault", "faults_at", "parse_fault"]
+__all__ = ["FAULTS", "Fault", "fault", "faults_at", "parse_fault"]
 
-
-Oddity: TypeAlias = tuple[str, str, tuple[str, ...], Answer]  # name, meaning, endpoints, what does it
-_HTML = "<!doctype html><title>Sign in</title><h1>Please sign in</h1>"
-_ODD: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
-    ("submit", "no-id", "accepted, without a request id", {"request_id": None}),
-    ("submit", "bad-id", "accepted, with a request id that is none", {"request_id": "../../x"}),
-    ("status", "no-status", "a status without its state", {"status": None}),
-    ("status", "unknown-state", "a state that nobody documented", {"status": "on_fire"}),
-    ("status", "gone-back", "queued again, after it ran or ended", {"status": "in_queue", "queue_position": 7}),
-    ("status", "done-too-soon", "completed before the result is there", {"status": "completed"}),
-    ("status", "failed-too-soon", "failed, while the generation goes on", {"status": "failed"}),
-    ("status", "odd-position", "a queue position below nothing", {"status": "in_queue", "queue_position": -5}),
-    ("result", "no-output", "completed, without an output", {"output": None}),
-    ("result", "bare-output", "the output is a bare list", {"output": ["https://files.runcomfy.net/files/x.png"]}),
-    ("result", "odd-cost", "a cost below nothing", {"cost": -1}),
-    ("result", "ended-in-2199", "finished in the year 2199", {"finished_at": "2199-01-01T00:00:00Z"}),
-    ("result", "ended-first", "finished before it was created", {"finished_at": "1999-01-01T00:00:00Z"}),
-    ("cancel", "no-outcome", "a cancel that does not say what became of it", {"status": "in_queue", "outcome": None}),
-    ("model", "no-price", "a catalogue entry without a price", {"base_price_usd": None}),
-    ("model", "odd-price", "a price below nothing", {"base_price_usd": -1}),
-)
-
-
-def _contents() -> Iterator[Oddity]:
-    for endpoint, name, meaning, fields in _ODD:
-        yield name, meaning, (endpoint,), Rewrite(fields)
-    somebody = Rewrite({"request_id": "somebody-elses"})
-    yield "other-id", "the answer to another request", ("status", "result", "cancel"), somebody
-    said = {"status": "cancelled", "outcome": "cancelled"}
-    late = {"status": "in_progress", "outcome": "not_cancellable"}
-    yield "only-said", "cancelled, it says; it goes on", ("cancel",), Reply(200, said)
-    yield "too-late", "not cancellable: it has begun meanwhile", ("cancel",), Reply(200, late)
-
-
-# --- generations that go an odd way
-_LOUD = {word: word.upper() for word in ("in_queue", "in_progress", "completed", "failed", "cancelled")}
-_OBSERVED = {"in_queue": "pending", "in_progress": "processing", "completed": "succeeded", "cancelled": "canceled"}
-_FATES: tuple[tuple[str, str, Generation], ...] = (
-    ("fails", "the generation fails", Generation(ends="failed", error="the model ran out of memory")),
-    ("is-cancelled", "the generation is cancelled by the service", Generation(ends="cancelled")),
-    ("never-ends", "the generation runs for ever", Generation(after=1e9)),
-    ("upper-case", "its states are written in capitals", Generation(words=_LOUD)),
-    ("other-words", "its states have the names that vendor clients know", Generation(words=_OBSERVED)),
-    ("odd-word", "an unknown state while it runs", Generation(words={"in_progress": "warming_up"})),
-    ("result-late", "the result comes 3 s after the state", Generation(result_lag=3.0)),
-    ("result-never", "the result never comes", Generation(result_lag=1e9)),
-    ("early-404", "a result asked for too early is 404", Generation(early_result=error_reply(404, 404001))),
-)
-
-# --- pictures
-_PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x40\x00\x00\x00\x40\x08\x02\x00\x00\x00"
-
-
-def _pictures() -> Iterator[Oddity]:
-    for name, meaning, fate in _FATES:
-        yield name, meaning, ("submit",), fate
-    png = {"Content-Type": "image/png"}
-    pictures: tuple[tuple[str, str, Answer], ...] = (
-        ("cut", "the transfer breaks after 100 bytes", Cut(100)),
-        ("picture-empty", "a picture of no bytes", Reply(200, b"", png)),
-        ("picture-short", "half a picture, of the length it names", Reply(200, _PNG, png)),
-        ("picture-mislabelled", "a PNG that calls itself WebP", Rewrite(headers={"Content-Type": "image/webp"})),
-        ("picture-text", "a page of text that calls itself a PNG", Reply(200, _HTML, png)),
-        ("picture-endless", "a picture without end", Endless(_PNG * 1_500, headers=png)),
-    )
-    for name, meaning, answer in pictures:
-        yield name, meaning, ("file",), answer
-
-
-ODDITIES: tuple[Oddity, ...] = (*_contents(), *_pictures())
-
-_JSON = ("submit", "status", "result", "cancel", "model", "models")
+_JSON = ("submit", "status", "result", "cancel", "model", "models", "categories")
 _HTTP = (*_JSON, "file")
-_EFFECTS = ("submit", "cancel")  # what they did cannot be taken back by a lost answer
-ANY = "any"
+_EFFECTS = ("submit", "cancel")  # what they did stays done when the answer is lost
 
-RETRY_AFTER: Final = 3
-_DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
-_DATE_AFTER = "Thu, 01 Jan 2026 00:00:03 GMT"
+_DATE, _DATE_AFTER = "Thu, 01 Jan 2026 00:00:00 GMT", "Thu, 01 Jan 2026 00:00:03 GMT"
 _YEARS_AWAY = "Tue, 01 Jan 2199 00:00:00 GMT"
 _HTML = "<!doctype html><title>Bad gateway</title><h1>Something went wrong</h1>"
-_BOMB = 80 * 2**20  # bytes, inflated: above every bound of a client
+_BOMB_MIB = 80  # inflated: above every bound of a client
+_BOMB_CRC = 0x2A8B86F7
+_PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x40\x00\x00\x00\x40\x08\x02\x00\x00\x00"
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One entry of the catalogue.
+    """One entry of the catalogue: `answer` does what `meaning` says at any of the `endpoints`.
 
-    Attributes:
-        name: What `fault()` and `--fault` take.
-        meaning: What happens.
-        endpoints: Where it can happen.
-        make: Makes the answer that does it.
+    `name` is what `fault()` and `--fault` take.
     """
 
     name: str
     meaning: str
     endpoints: tuple[str, ...]
-    make: Callable[[], Answer]
+    answer: Answer
 
 
-def _constant(name: str, meaning: str, endpoints: tuple[str, ...], answer: Answer) -> Fault:
-    return Fault(name, meaning, endpoints, lambda: answer)
+# --- refusals: every status and code of docs/wire.md, "Errors"
 
-
-# --- refusals: docs/wire.md, "Errors"; every status and code that it knows.
-# status, code
+# HTTP statuses, and error codes, whose first three digits are their status.
 _REFUSALS = (
-    (400, None),
-    (400, 400001),
-    (402, None),
-    (400, 400002),
-    (401, None),
-    (401, 401001),
-    (400, 400004),
-    (403, None),
-    (403, 403001),
-    (403, 403003),
-    (404, None),
-    (404, 404001),
-    (408, None),
-    (422, None),
-    (422, 422001),
-    (429, None),
-    (500, None),
-    (500, 500001),
-    (502, None),
-    (503, None),
-    (504, None),
+    *(400, 400001, 402, 400002, 401, 401001, 400004, 403, 403001, 403003, 404, 404001),
+    *(408, 422, 422001, 429, 500, 500001, 502, 503, 504),
 )
-# The codes ride on 400 as well as on their own status, and on 200.
-_RIDING = (401001, 403001, 404001, 422001, 500001)
-_ON_SUCCESS = (400002, 400004, 401001, 403001, 404001, 422001, 500001)
+# Codes that also come with status 400, and with 200.
+_WITH_400 = (401001, 403001, 404001, 422001, 500001)
+_WITH_200 = (400002, 400004, *_WITH_400)
 _FROM_GATEWAYS = (502, 504)
 
 
 def _refusals() -> Iterator[Fault]:
-    for status, code in _REFUSALS:
-        name = str(code or status)
+    after, date = {"Retry-After": "3"}, {"Retry-After": _DATE_AFTER, "Date": _DATE}
+    for number in _REFUSALS:
+        status, code = (number, None) if number < 1000 else (number // 1000, number)
         body: Any = _HTML if status in _FROM_GATEWAYS else error_reply(status, code).body
         says = f"HTTP {status}" + (f" with error_code {code}" if code else "")
         says += ", a gateway's HTML" if status in _FROM_GATEWAYS else ""
-        after = {"Retry-After": str(RETRY_AFTER)}
-        date = {"Retry-After": _DATE_AFTER, "Date": _DATE}
-        yield _constant(name, says, _HTTP, Reply(status, body))
-        yield _constant(f"{name}+after", f"{says}, Retry-After in seconds", _HTTP, Reply(status, body, after))
-        yield _constant(f"{name}+date", f"{says}, Retry-After as a date", _HTTP, Reply(status, body, date))
-    for code in _RIDING:
-        yield _constant(f"{code}@400", f"HTTP 400 with error_code {code}", _JSON, error_reply(400, code))
-    for code in _ON_SUCCESS:
-        yield _constant(f"{code}@200", f"HTTP 200 with error_code {code}", _JSON, error_reply(200, code))
+        yield Fault(f"{number}", says, _HTTP, Reply(status, body))
+        yield Fault(f"{number}+after", f"{says}, Retry-After in seconds", _HTTP, Reply(status, body, after))
+        yield Fault(f"{number}+date", f"{says}, Retry-After as a date", _HTTP, Reply(status, body, date))
+    for status, codes in ((400, _WITH_400), (200, _WITH_200)):
+        for code in codes:
+            says = f"HTTP {status} with error_code {code}"
+            yield Fault(f"{code}@{status}", says, _JSON, error_reply(status, code))
 
 
 # --- the wire
 
-
 _BROKEN: tuple[tuple[str, str, Reset | Hang | Garbage | Truncate | Endless | Reply], ...] = (
     ("reset", "the connection is reset instead of an answer", Reset()),
     ("hang", "no answer ever, on an open connection", Hang()),
-    ("no-http", "bytes that are no HTTP", Garbage()),
+    ("no-http", "bytes that are not HTTP", Garbage()),
     ("truncated", "a body shorter than its Content-Length", Truncate()),
     ("endless", "a body without end", Endless()),
     ("html", "HTTP 200 with a page of HTML", Reply(200, _HTML)),
 )
-
-
-def _wire() -> Iterator[Fault]:
-    yield _constant("refuse", "the connection is refused", ("connect",), Refuse())
-    yield _constant("no-connection", "the connection is never made", ("connect",), Hang())
-    yield _constant("slow-connection", "the connection takes 5 s", ("connect",), Pass(5.0))
-    yield _constant("drop", "the connection is accepted and closed at once", ("connect",), Drop())
-    yield _constant("slow", "the answer comes 7 s late", _HTTP, Pass(7.0))
-    for name, meaning, answer in _BROKEN:
-        yield _constant(name, meaning, _HTTP, answer)
-    for name, meaning, answer in (*_BROKEN, ("500", "HTTP 500", error_reply(500))):
-        took_effect = replace(answer, accepted=True)
-        yield _constant(f"{name}+accepted", f"the call took effect; {meaning}", _EFFECTS, took_effect)
-    yield _constant("drip", "the right answer, a byte each 100 ms", _HTTP, Rewrite(dribble=0.1))
-    own, other = {"Location": "/v1/elsewhere"}, {"Location": "https://elsewhere.example/x"}
-    yield _constant("redirect", "a redirect to the same origin", _HTTP, Reply(307, "", own))
-    yield _constant("redirect-away", "a redirect to another origin", _HTTP, Reply(307, "", other))
-
-
-# --- heads that no server should write
 _HEADS = {
     "header-no-colon": ("a header without a colon", "Content-Type application/json\r\nContent-Length: 2"),
     "header-too-long": ("a header of 100,000 bytes", f"X-Noise: {'x' * 100_000}\r\nContent-Length: 2"),
-    "length-no-number": ("a Content-Length that is no number", "Content-Length: many"),
-    "length-twice": ("two Content-Lengths that differ", "Content-Length: 2\r\nContent-Length: 3"),
+    "length-no-number": ("a Content-Length that is not a number", "Content-Length: many"),
+    "length-twice": ("two different Content-Lengths", "Content-Length: 2\r\nContent-Length: 3"),
 }
 
 
-def _heads() -> Iterator[Fault]:
+def _wire() -> Iterator[Fault]:
+    yield Fault("refuse", "the connection is refused", ("connect",), Refuse())
+    yield Fault("no-connection", "the connection is never made", ("connect",), Hang())
+    yield Fault("slow-connection", "the connection takes 5 s", ("connect",), Pass(5.0))
+    yield Fault("drop", "the connection is accepted and closed at once", ("connect",), Drop())
+    yield Fault("slow", "the answer comes 7 s late", _HTTP, Pass(7.0))
+    for name, meaning, answer in _BROKEN:
+        yield Fault(name, meaning, _HTTP, answer)
+    for name, meaning, answer in (*_BROKEN, ("500", "HTTP 500", error_reply(500))):
+        took_effect = replace(answer, accepted=True)
+        yield Fault(f"{name}+accepted", f"the call took effect; {meaning}", _EFFECTS, took_effect)
+    yield Fault("drip", "the right answer, a byte every 100 ms", _HTTP, Rewrite(dribble=0.1))
+    own, other = {"Location": "/v1/elsewhere"}, {"Location": "https://elsewhere.example/x"}
+    yield Fault("redirect", "a redirect to the same origin", _HTTP, Reply(307, "", own))
+    yield Fault("redirect-away", "a redirect to another origin", _HTTP, Reply(307, "", other))
     for name, (meaning, head) in _HEADS.items():
-        yield _constant(name, meaning, _HTTP, Garbage(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n{{}}".encode()))
+        yield Fault(name, meaning, _HTTP, Garbage(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n{{}}".encode()))
     overlong = Reply(200, '{"status": "completed"}', {"Content-Length": "5"})
-    yield _constant("overlong", "a body longer than its Content-Length", _HTTP, overlong)
-    lying = Reply(200, "{}", {"Content-Encoding": "gzip", "Content-Type": "application/json"})
-    yield _constant("no-gzip", "plain bytes that call themselves gzip", _HTTP, lying)
-    yield Fault("gzip-bomb", "a small body that inflates to 80 MiB", _HTTP, _gzip_bomb)
-    yield _constant(
-        "date-away", "the right answer, dated in the year 2199", _HTTP, Rewrite(headers={"Date": _YEARS_AWAY})
-    )
+    yield Fault("overlong", "a body longer than its Content-Length", _HTTP, overlong)
+    plain = _json("{}", **{"Content-Encoding": "gzip"})
+    yield Fault("no-gzip", "plain bytes that are declared to be gzip", _HTTP, plain)
+    yield Fault("gzip-bomb", "a small body that inflates to 80 MiB", _HTTP, _gzip_bomb())
+    away = Rewrite(headers={"Date": _YEARS_AWAY})
+    yield Fault("date-away", "the right answer, dated in the year 2199", _HTTP, away)
 
 
-@cache
+def _json(body: str | bytes, **headers: str) -> Reply:
+    data = body.encode() if isinstance(body, str) else body
+    return Reply(200, data, {"Content-Type": "application/json", **headers})
+
+
 def _gzip_bomb() -> Reply:
-    deflate = zlib.compressobj(wbits=31)
-    zeros = bytes(2**20)
-    body = b"".join(deflate.compress(zeros) for _ in range(_BOMB // len(zeros))) + deflate.flush()
-    return Reply(200, body, {"Content-Encoding": "gzip", "Content-Type": "application/json"})
+    deflate = zlib.compressobj(wbits=-15)
+    mebibyte = deflate.compress(bytes(2**20)) + deflate.flush(zlib.Z_FULL_FLUSH)
+    trailer = struct.pack("<BBII", 3, 0, _BOMB_CRC, _BOMB_MIB * 2**20)
+    return _json(gzip.compress(b"", mtime=0)[:10] + mebibyte * _BOMB_MIB + trailer, **{"Content-Encoding": "gzip"})
 
 
-# --- bodies: each says all that a careless reader could want, and one thing that is no JSON
+# --- bodies: each contains everything that a careless reader could want, and one thing that is not JSON
+
 _WANTED = (
     '{"request_id": "a-careless-reader", "status": "completed", "outcome": "cancelled", "model_id": "a/b", '
     '"output": {"image": "https://files.runcomfy.net/files/x.png"}, "noise": '
 )
-_NOISE = {
-    "nan": ("a NaN in the JSON", "NaN"),
-    "huge-digits": ("a number of 5,000 digits in the JSON", "1" * 5_000),
-    "surrogate": ("half a surrogate pair in the JSON", r'"\ud800"'),
-    "deep": ("JSON nested 200,000 levels deep", "[" * 200_000 + "]" * 200_000),
-    "cut-json": ("JSON that stops in the middle", '"'),
-}
 _BODIES = {
+    "nan": ("a NaN in the JSON", _WANTED + "NaN}"),
+    "huge-digits": ("a number of 5,000 digits in the JSON", _WANTED + "1" * 5_000 + "}"),
+    "surrogate": ("half a surrogate pair in the JSON", _WANTED + r'"\ud800"' + "}"),
+    "deep": ("JSON nested 200,000 levels deep", _WANTED + "[" * 200_000 + "]" * 200_000 + "}"),
+    "cut-json": ("JSON that stops in the middle", _WANTED + '"'),
     "empty": ("HTTP 200 with an empty body", ""),
     "json-null": ("HTTP 200 with null", "null"),
     "json-list": ("HTTP 200 with a list", "[]"),
     "json-bare": ("HTTP 200 with an empty object", "{}"),
 }
 
+# --- well-formed answers with odd content
 
-def _bodies() -> Iterator[Fault]:
-    for name, (meaning, noise) in _NOISE.items():
-        body = f"{_WANTED}{noise}" + ("" if name == "cut-json" else "}")
-        yield _constant(name, meaning, _JSON, _json(body))
+_FIELDS: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
+    ("submit", "no-id", "accepted, without a request id", {"request_id": None}),
+    ("submit", "bad-id", "accepted, with a malformed request id", {"request_id": "../../x"}),
+    ("status", "no-status", "a status without its state", {"status": None}),
+    ("status", "unknown-state", "an undocumented state", {"status": "on_fire"}),
+    ("status", "gone-back", "queued again, after it ran or ended", {"status": "in_queue", "queue_position": 7}),
+    ("status", "done-too-soon", "completed before the result is there", {"status": "completed"}),
+    ("status", "failed-too-soon", "failed, while the generation goes on", {"status": "failed"}),
+    ("status", "odd-position", "a negative queue position", {"status": "in_queue", "queue_position": -5}),
+    ("result", "no-output", "completed, without an output", {"output": None}),
+    ("result", "bare-output", "the output is a bare list", {"output": ["https://files.runcomfy.net/files/x.png"]}),
+    ("result", "odd-cost", "a negative cost", {"cost": -1}),
+    ("result", "ended-in-2199", "finished in the year 2199", {"finished_at": "2199-01-01T00:00:00Z"}),
+    ("result", "ended-first", "finished before it was created", {"finished_at": "1999-01-01T00:00:00Z"}),
+    ("cancel", "no-outcome", "a cancel without its outcome", {"status": "in_queue", "outcome": None}),
+    ("model", "no-price", "a catalogue entry without a price", {"base_price_usd": None}),
+    ("model", "odd-price", "a negative price", {"base_price_usd": -1}),
+)
+_CAPITALS = {word: word.upper() for word in ("in_queue", "in_progress", "completed", "failed", "cancelled")}
+_OBSERVED = {"in_queue": "pending", "in_progress": "processing", "completed": "succeeded", "cancelled": "canceled"}
+_GENERATIONS = (
+    ("fails", "the generation fails", Generation(ends="failed", error="the model ran out of memory")),
+    ("is-cancelled", "the generation is cancelled by the service", Generation(ends="cancelled")),
+    ("never-ends", "the generation never ends", Generation(after=1e9)),
+    ("upper-case", "its states are written in capitals", Generation(words=_CAPITALS)),
+    ("other-words", "its states have the names that vendor clients know", Generation(words=_OBSERVED)),
+    ("odd-word", "an unknown state while it runs", Generation(words={"in_progress": "warming_up"})),
+    ("result-late", "the result comes 3 s after the state", Generation(result_lag=3.0)),
+    ("result-never", "the result never comes", Generation(result_lag=1e9)),
+    ("early-404", "a result asked for too early is 404", Generation(early_result=error_reply(404, 404001))),
+)
+_IS_PNG = {"Content-Type": "image/png"}
+_SIGN_IN = "<!doctype html><title>Sign in</title><h1>Please sign in</h1>"
+_FILES: tuple[tuple[str, str, Answer], ...] = (
+    ("cut", "the transfer breaks after 100 bytes", Cut(100)),
+    ("picture-empty", "a picture of no bytes", Reply(200, b"", _IS_PNG)),
+    ("picture-short", "half a picture, with a matching Content-Length", Reply(200, _PNG, _IS_PNG)),
+    ("picture-mislabelled", "a PNG that is declared to be WebP", Rewrite(headers={"Content-Type": "image/webp"})),
+    ("picture-text", "a page of text that is declared to be a PNG", Reply(200, _SIGN_IN, _IS_PNG)),
+    ("picture-endless", "a picture without end", Endless(_PNG * 1_500, headers=_IS_PNG)),
+)
+
+
+def _contents() -> Iterator[Fault]:
     for name, (meaning, body) in _BODIES.items():
-        yield _constant(name, meaning, _JSON, _json(body))
-
-
-def _json(text: str) -> Reply:
-    return Reply(200, text.encode(), {"Content-Type": "application/json"})
+        yield Fault(name, meaning, _JSON, _json(body))
+    for endpoint, name, meaning, fields in _FIELDS:
+        yield Fault(name, meaning, (endpoint,), Rewrite(fields))
+    another = Rewrite({"request_id": "somebody-elses"})
+    yield Fault("other-id", "the answer to another request", ("status", "result", "cancel"), another)
+    said = {"status": "cancelled", "outcome": "cancelled"}
+    yield Fault("only-said", "it says cancelled, and goes on", ("cancel",), Reply(200, said))
+    late = {"status": "in_progress", "outcome": "not_cancellable"}
+    yield Fault("too-late", "not cancellable: it has just begun", ("cancel",), Reply(200, late))
+    for name, meaning, generation in _GENERATIONS:
+        yield Fault(name, meaning, ("submit",), generation)
+    for name, meaning, answer in _FILES:
+        yield Fault(name, meaning, ("file",), answer)
 
 
 # --- the catalogue
-_ALL = (*_refusals(), *_wire(), *_heads(), *_bodies(), *(_constant(*oddity) for oddity in ODDITIES))
-FAULTS: Mapping[str, Fault] = {entry.name: entry for entry in _ALL}
+
+FAULTS: Mapping[str, Fault] = {entry.name: entry for entry in (*_refusals(), *_wire(), *_contents())}
 
 
 def fault(name: str) -> Answer:
-    """The answer that does what this name says.
+    """Return the answer of the fault with this name.
 
     Raises:
-        ValueError: There is no such fault; the message names those that come near.
+        ValueError: There is no such fault; the message lists similar names.
     """
     if name not in FAULTS:
         near = [known for known in FAULTS if known.startswith(name[:3])] or list(FAULTS)
         raise ValueError(f"no fault {name!r}: there are {', '.join(near[:12])}")
-    return FAULTS[name].make()
+    return FAULTS[name].answer
 
 
 def faults_at(endpoint: str, without: Collection[str] = ()) -> list[Answer]:
-    """Every fault of the catalogue that can happen at this endpoint, in its order, but for those of these names."""
-    return [entry.make() for name, entry in FAULTS.items() if endpoint in entry.endpoints and name not in without]
+    """List every fault of the catalogue that can happen at this endpoint, in its order, `without` those named."""
+    return [entry.answer for name, entry in FAULTS.items() if endpoint in entry.endpoints and name not in without]
 
 
 def parse_fault(text: str) -> list[tuple[str, Answer, float]]:
-    """Read `ENDPOINT:FAULT=PROBABILITY`; `any` as the endpoint is all to which it can happen.
+    """Read `ENDPOINT:FAULT=PROBABILITY`; the endpoint `any` stands for all at which the fault can happen.
 
     Raises:
-        ValueError: It is no such text, or the fault cannot happen there; the message says which.
+        ValueError: The text has another form, or the fault cannot happen there; the message says which.
     """
     what, equals, chance = text.partition("=")
     endpoint, colon, name = what.strip().partition(":")
@@ -317,6 +259,6 @@ def parse_fault(text: str) -> list[tuple[str, Answer, float]]:
     if not 0 <= probability <= 1:
         raise ValueError(f"a probability lies between 0 and 1, not at {chance!r}")
     answer, places = fault(name), FAULTS[name].endpoints
-    if endpoint not in {ANY, *places}:
+    if endpoint not in {"any", *places}:
         raise ValueError(f"{name} happens to {', '.join(places)}, not to {endpoint!r}")
-    return [(place, answer, probability) for place in places if endpoint in {ANY, place}]
+    return [(place, answer, probability) for place in places if endpoint in {"any", place}]

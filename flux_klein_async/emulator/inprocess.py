@@ -1,12 +1,8 @@
-"""Two protocols joined by a connection that exists in memory alone.
+"""The emulator without sockets: a real aiohttp session on one end, the server's own code on the other.
 
-Behaves like TCP where a protocol can tell: bytes keep their order and arrive after `latency` seconds, a full
-window pauses the writer, a paused reader fills the window, a close is seen by the other end after the bytes,
-and an abort instead of them. Must not know HTTP.
-
-The emulator without sockets: a real aiohttp session on one end, the same server code on the other.
-
-Works in virtual time as in real time, on whichever loop uses it. Must not answer anything itself.
+A `Pipe` joins the two in memory and behaves like TCP as far as a protocol can tell: bytes keep their order and arrive
+after `latency` seconds, a full window pauses the writer, a paused reader fills the window, a close arrives after the
+bytes, an abort instead of them. It works in virtual and in real time.
 """
 
 import asyncio
@@ -21,34 +17,27 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
 from aiohttp.tracing import Trace
 
-from flux_klein_async.emulator.engine import BaseEmulator, Options
+from flux_klein_async.emulator.engine import EmulatorOptions, Engine
 from flux_klein_async.emulator.scripts import Drop, Hang, Pass, Refuse
 from flux_klein_async.emulator.server import Closing, HttpServer
 
 __all__ = ["InProcessEmulator", "Pipe", "join"]
 
-
-# asyncio's own marks for sockets.
-_HIGH = 65_536
-_LOW = 16_384
+_HIGH, _LOW = 65_536, 16_384  # asyncio's own marks for sockets
 
 
 class _End(Enum):
-    """What may follow the bytes."""
+    """How a connection ends."""
 
     CLOSED = auto()
     RESET = auto()
 
 
 class Pipe(asyncio.Transport):
-    """One end; `join` makes both."""
+    """One end of a connection; `join` makes both."""
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        protocol: asyncio.Protocol,
-        latency: float,
-        extra: Mapping[str, Any],
+        self, loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol, latency: float, extra: Mapping[str, Any]
     ) -> None:
         super().__init__(dict(extra))
         self.peer: Pipe
@@ -64,26 +53,22 @@ class Pipe(asyncio.Transport):
         self._writing_paused = False
 
     def is_closing(self) -> bool:
-        """Say whether this end has been closed, from whichever side."""
+        """Return whether this end has been closed, from either side."""
         return self._closing
 
-    def is_reading(self) -> bool:
-        """Say whether bytes are handed to the protocol at present."""
-        return self._reading and not self._closing
-
     def pause_reading(self) -> None:
-        """Keep what arrives from the protocol."""
+        """Keep incoming bytes back."""
         self._reading = False
 
     def resume_reading(self) -> None:
-        """Hand over what was kept, and what arrives from now on."""
+        """Hand over the bytes kept back and those to come."""
         if not self._reading:
             self._reading = True
             if self._inbox:
                 self._loop.call_soon(self._read)
 
     def get_write_buffer_size(self) -> int:
-        """Count the bytes written that the other protocol has not taken yet."""
+        """Count the written bytes that the other protocol has not received."""
         return self._unread
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -96,18 +81,14 @@ class Pipe(asyncio.Transport):
             self._writing_paused = True
             self._protocol.pause_writing()
 
-    def can_write_eof(self) -> bool:
-        """Say no: as over TLS, a connection is not closed by halves."""
-        return False
-
     def close(self) -> None:
-        """Close this end now and the other one when it has read what was sent."""
+        """Close this end now, and the other one once it has read what was sent."""
         if not self._closing:
             self._send(_End.CLOSED)
             self._lose(None)
 
     def abort(self) -> None:
-        """Close both ends and lose what is under way."""
+        """Close both ends and drop the bytes under way."""
         if not self._closing:
             self._outbox.clear()
             if self._delivery is not None:
@@ -122,7 +103,7 @@ class Pipe(asyncio.Transport):
             self._schedule()
 
     def _schedule(self) -> None:
-        # One timer for the head alone: timers set for the same instant may fire in any order.
+        # One timer, for the first item: timers set for the same instant may fire in any order.
         if self._latency:
             self._delivery = self._loop.call_at(self._outbox[0][0], self._deliver)
         else:
@@ -138,7 +119,7 @@ class Pipe(asyncio.Transport):
 
     def _arrive(self, item: bytes | _End) -> None:
         if self._closing:
-            # Nobody is left to read. The writer may be paused and read nothing: a reset reaches it all the same.
+            # No reader is left. A reset reaches the writer even if it is paused and reads nothing.
             if isinstance(item, bytes):
                 self._send(_End.RESET)
             return
@@ -157,7 +138,7 @@ class Pipe(asyncio.Transport):
                 if not self._protocol.eof_received():
                     self.close()
             else:
-                assert isinstance(item, bytes)  # noqa: S101  # the only kind left
+                assert isinstance(item, bytes)  # noqa: S101  # nothing else is left
                 self.peer._taken(len(item))  # noqa: SLF001  # the other half of this object
                 self._protocol.data_received(item)
 
@@ -181,7 +162,7 @@ def join(
     latency: float = 0.0,
     server_address: tuple[str, int] = ("127.0.0.1", 80),
 ) -> None:
-    """Connect both protocols; what one writes the other gets `latency` seconds later."""
+    """Connect two protocols; each receives what the other writes `latency` seconds later."""
     client_address = ("127.0.0.1", 0)
     near = Pipe(loop, client, latency, {"peername": server_address, "sockname": client_address})
     far = Pipe(loop, server, latency, {"peername": client_address, "sockname": server_address})
@@ -190,28 +171,26 @@ def join(
     client.connection_made(near)
 
 
-# 2026-01-01T00:00:00Z: virtual time starts at 0 there, so that results name the same instants in every run.
+# 2026-01-01T00:00:00Z is instant 0, so that results name the same times in every run.
 _EPOCH = 1_767_225_600.0
 
 
-class InProcessEmulator(BaseEmulator):
-    """The emulated service inside this process; takes `Options` besides `round_trip`.
+class InProcessEmulator(Engine):
+    """The emulated service inside this process; takes `EmulatorOptions` besides `round_trip`.
 
     It answers for every host and port, over http and https alike. `round_trip` seconds lie between a request
     and its answer, half each way; a new connection costs as much again.
     """
 
-    def __init__(self, *, round_trip: float = 0.0, **options: Unpack[Options]) -> None:
-        super().__init__(**options)
-        self.engine.service.base_url = "https://emulator.invalid"
-        self.engine.service.epoch = _EPOCH
+    def __init__(self, *, round_trip: float = 0.0, **options: Unpack[EmulatorOptions]) -> None:
+        super().__init__(base_url="https://emulator.invalid", epoch=_EPOCH, **options)
         self.round_trip = round_trip
         self._server: HttpServer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sessions: list[aiohttp.ClientSession] = []
 
     async def __aenter__(self) -> Self:
-        """Need not be called: the emulator begins with its first connection."""
+        """Return the emulator; it needs no opening."""
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -219,8 +198,8 @@ class InProcessEmulator(BaseEmulator):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the sessions made here and every connection; the emulator can be used again."""
-        # The server first: whoever is reading an answer hears that it ended. A session that closes does not tell.
+        """Close the sessions made here and every connection; the emulator can still be used."""
+        # The server first: it tells a client in the middle of an answer that it ended; a closing session does not.
         server, self._server = self._server, None
         if server is not None and self._loop is asyncio.get_running_loop():
             await server.aclose()
@@ -229,11 +208,11 @@ class InProcessEmulator(BaseEmulator):
             await session.close()
 
     def connector(self, **options: Any) -> aiohttp.BaseConnector:
-        """Make a connector whose every connection ends here; takes what `aiohttp.BaseConnector` takes."""
+        """Make a connector whose connections all lead here; takes what `aiohttp.BaseConnector` takes."""
         return _Connector(self, **options)
 
     def session(self, **options: Any) -> aiohttp.ClientSession:
-        """Make a session whose every connection ends here; takes what `aiohttp.ClientSession` takes."""
+        """Make a session whose connections all lead here; takes what `aiohttp.ClientSession` takes."""
         if "connector" not in options:
             options["connector"] = self.connector()
         session = aiohttp.ClientSession(**options)
@@ -241,17 +220,16 @@ class InProcessEmulator(BaseEmulator):
         self._sessions.append(session)
         return session
 
-    def server(self) -> HttpServer:
-        """Find the server for the running loop; the engine outlives a loop, its connections do not."""
+    def _protocol(self) -> asyncio.Protocol:
+        """Make the server's end of a connection; the engine outlives a loop, its server does not."""
         loop = asyncio.get_running_loop()
         if self._server is None or self._loop is not loop:
-            self._server = HttpServer(self.engine)
-            self._loop = loop
-        return self._server
+            self._server, self._loop = HttpServer(self), loop
+        return self._server.protocol()
 
 
 class _Connector(aiohttp.BaseConnector):
-    """Connects to the emulator whatever the address."""
+    """Connects every address to the emulator."""
 
     def __init__(self, emulator: InProcessEmulator, **options: Any) -> None:
         super().__init__(**options)
@@ -259,8 +237,8 @@ class _Connector(aiohttp.BaseConnector):
 
     def _cleanup(self) -> None:
         # aiohttp would check here for connections that have been idle for long, by the real clock, and set its
-        # timer again. In virtual time that timer would go off for ever and hide every deadlock behind it. An
-        # idle pipe costs nothing; one idle for too long is still dropped when it is about to be used again.
+        # timer again. In virtual time that timer would fire for ever and hide every deadlock. An idle pipe costs
+        # nothing, and aiohttp drops one that is idle for too long when it is about to use it.
         pass
 
     async def _create_connection(
@@ -269,13 +247,13 @@ class _Connector(aiohttp.BaseConnector):
         traces: list[Trace],  # noqa: ARG002  # aiohttp's signature
         timeout: aiohttp.ClientTimeout,
     ) -> ResponseHandler:
-        # aiohttp leaves this one limit to the connector.
+        # aiohttp leaves this limit to the connector.
         async with asyncio.timeout(timeout.sock_connect):
             return await self._connect(req)
 
     async def _connect(self, req: ClientRequest) -> ResponseHandler:
         emulator = self._emulator
-        answer = emulator.engine.connect()
+        answer = emulator.connect()
         if isinstance(answer, Refuse):
             error = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
             raise aiohttp.ClientConnectorError(req.connection_key, error)
@@ -286,6 +264,6 @@ class _Connector(aiohttp.BaseConnector):
             await asyncio.sleep(delay)
         client = self._factory()
         address = (req.url.raw_host or "", req.url.port or 0)
-        server = Closing() if isinstance(answer, Drop) else emulator.server().protocol()
+        server = Closing() if isinstance(answer, Drop) else emulator._protocol()  # noqa: SLF001
         join(self._loop, client, server, latency=emulator.round_trip / 2, server_address=address)
         return client

@@ -1,6 +1,6 @@
 """Placeholder pictures: real PNG files that say what they are.
 
-Pure, but for Pillow, which is imported when the first picture is drawn. Must not know requests.
+Pillow is an extra and is imported when the first picture is drawn.
 """
 
 import colorsys
@@ -11,14 +11,15 @@ import struct
 import textwrap
 import unicodedata
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from PIL import Image, ImageFont
+if TYPE_CHECKING:
+    from PIL import Image, ImageFont
 
-__all__ = ["draw", "film"]
+__all__ = ["draw", "video"]
 
-
-# The background is painted at this size and enlarged: soft edges, and a tenth of the time. It is painted this
-# many times finer still and reduced first, since Pillow's ellipses have jagged rims.
+# The background is painted at this size and enlarged: soft edges, in a tenth of the time. It is painted so many times
+# finer and reduced first, since Pillow's ellipses have jagged rims.
 _CANVAS = 192
 _FINER = 3
 _SHAPES = 7
@@ -46,8 +47,8 @@ def draw(prompt: str, width: int, height: int, *, seed: int, request_id: str) ->
     return out.getvalue()
 
 
-def film(prompt: str, *, request_id: str) -> bytes:
-    """Make the smallest file that calls itself an MP4: it shows nothing and says that it is a placeholder."""
+def video(prompt: str, *, request_id: str) -> bytes:
+    """Make the smallest MP4 file: it shows nothing and says that it is a placeholder."""
     text = f"PLACEHOLDER {request_id} {prompt}".encode("utf-8", "replace")
     boxes = ((b"ftyp", b"isom" + struct.pack(">I", 512) + b"isomiso2mp41"), (b"free", text))
     return b"".join(struct.pack(">I", 8 + len(data)) + name + data for name, data in boxes)
@@ -58,8 +59,8 @@ def _colour(rng: random.Random, hue: float, value: float) -> tuple[int, int, int
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _background(rng: random.Random, width: int, height: int) -> Image.Image:
-    from PIL import Image, ImageDraw  # noqa: PLC0415  # an extra, only needed to draw pictures
+def _background(rng: random.Random, width: int, height: int) -> "Image.Image":
+    from PIL import Image, ImageDraw  # noqa: PLC0415
 
     scale = min(1.0, _CANVAS / max(width, height)) * _FINER
     size = (round(width * scale), round(height * scale))
@@ -69,7 +70,7 @@ def _background(rng: random.Random, width: int, height: int) -> Image.Image:
     other = _colour(rng, hue + rng.uniform(0.12, 0.35), rng.uniform(0.25, 0.45))
     down = Image.linear_gradient("L")
     if rng.random() < 0.5:
-        down = down.transpose(Image.Transpose.FLIP_LEFT_RIGHT).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        down = down.transpose(Image.Transpose.ROTATE_180)
     across = down.transpose(Image.Transpose.ROTATE_90)
     slope = Image.blend(down, across, rng.uniform(0.2, 0.8)).resize(size)
     canvas = Image.composite(Image.new("RGB", size, one), Image.new("RGB", size, other), slope)
@@ -83,29 +84,28 @@ def _background(rng: random.Random, width: int, height: int) -> Image.Image:
 
 
 def _lines(prompt: str, width: int, height: int) -> list[tuple[int, str]]:
-    """Lay the text out as lines and their letter heights, from what must be read to what may be."""
+    """Lay the text out as lines with their letter heights, the most important first."""
     words = "".join(map(_letters, " ".join(prompt[:_PROMPT_START].split())))
     measure = f"{width} x {height}"
     if height < _FLAT < width:
         return [(max(9, min(height // 3, width // 40)), f"PLACEHOLDER  {measure}  {words}")]
-    if width < _NARROW:
-        title, size = ["PLACE", "HOLDER"], max(12, width // 5)
-    else:
-        title, size = ["PLACEHOLDER"], max(12, min(width // 9, height // 6))
+    narrow = width < _NARROW
+    title = ["PLACE", "HOLDER"] if narrow else ["PLACEHOLDER"]
+    size = max(12, width // 5 if narrow else min(width // 9, height // 6))
     small = max(9, size * 4 // 9)
     per_line = max(6, round(width * (1 - 2 * _MARGIN) / (small * 0.52)))
     prompt_lines = textwrap.wrap(words, per_line, max_lines=_PROMPT_LINES, placeholder="...")
     return [*((size, line) for line in title), (small, measure), *((small, line) for line in prompt_lines)]
 
 
-def _write(picture: Image.Image, lines: list[tuple[int, str]]) -> None:
+def _write(picture: "Image.Image", lines: list[tuple[int, str]]) -> None:
     from PIL import ImageDraw  # noqa: PLC0415
 
     width, height = picture.size
     brush = ImageDraw.Draw(picture)
     left = max(3, round(min(width, 2 * height) * _MARGIN))
     gap = 1.25
-    # Centred as a block; lines that would leave the picture are left out, the last ones first.
+    # Centred as a block; the last lines are left out if there is no room.
     while len(lines) > 1 and sum(size for size, _ in lines) * gap > 0.95 * height:
         lines = lines[:-1]
     top = (height - sum(size for size, _ in lines) * gap) / 2
@@ -118,13 +118,13 @@ def _write(picture: Image.Image, lines: list[tuple[int, str]]) -> None:
 
 
 @lru_cache(maxsize=64)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(size: int) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
     from PIL import ImageFont  # noqa: PLC0415
 
     return ImageFont.load_default(size)
 
 
 def _letters(character: str) -> str:
-    """Write a character in ASCII: Pillow's own font, the only one found everywhere, knows nothing else."""
+    """Write a character in ASCII: Pillow's own font, the only one that is always there, has no other letters."""
     plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
     return plain or character.encode("unicode_escape").decode()

@@ -1,6 +1,6 @@
 """What a scripted call gets instead of the normal answer.
 
-Pure data. Must not know how an answer is put on the wire, nor when.
+Pure data: how and when an answer is sent is the server's affair.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,31 +28,25 @@ __all__ = [
     "error_reply",
 ]
 
-
-Endpoint: TypeAlias = Literal["connect", "submit", "status", "result", "cancel", "model", "models", "file", "other"]
+Endpoint: TypeAlias = Literal[
+    "connect", "submit", "status", "result", "cancel", "model", "models", "categories", "file", "other"
+]
 ENDPOINTS: tuple[str, ...] = get_args(Endpoint)
+_JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """The normal answer; the call takes effect when it arrives.
-
-    Attributes:
-        delay: Seconds after which the reply leaves.
-    """
+    """The normal answer, sent after `delay` seconds; the call takes effect when it arrives."""
 
     delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """The normal answer with some of it changed; the call takes effect.
+    """The normal answer with some `fields` of its JSON object replaced (None removes one) and `headers` added.
 
-    Attributes:
-        fields: They replace those of its JSON object; None removes one.
-        headers: They go out besides its own.
-        delay: Seconds after which the reply leaves.
-        dribble: Seconds before each single byte of the body.
+    The call takes effect. `delay` and `dribble` as in `Reply`.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -66,12 +60,9 @@ class Rewrite:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The normal answer, until it breaks off.
+    """The normal answer, broken off: only `after` bytes of its body leave, after its head and `delay` seconds.
 
-    Attributes:
-        after: Bytes of its body that leave, after its head.
-        silent: Whether the connection then stays open and says nothing more; else it is closed.
-        delay: Seconds after which the reply leaves.
+    Then the connection is closed or, if `silent`, stays open without another byte.
     """
 
     after: int
@@ -85,11 +76,10 @@ class Reply:
 
     Attributes:
         status: The HTTP status.
-        body: Goes out as it is when it is bytes or text, else as JSON.
-        headers: Those besides the body's own.
-        delay: Seconds after which the reply leaves.
-        accepted: The call takes effect all the same (a submit starts its generation, a cancel cancels), only the reply
-            says otherwise.
+        body: Sent as it is if it is bytes or text, otherwise as JSON.
+        headers: Sent besides the body's own.
+        delay: Seconds before the reply leaves.
+        accepted: The call takes effect all the same (a submit starts its generation, a cancel cancels).
         dribble: Seconds before each single byte of the body.
         cut: Where it breaks off.
     """
@@ -114,23 +104,14 @@ def _check_headers(headers: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """No answer ever, on a connection that stays open (for `connect`: no connection ever).
-
-    Attributes:
-        accepted: The call takes effect all the same.
-    """
+    """No answer ever, on a connection that stays open (for `connect`: no connection ever); `accepted` as in `Reply`."""
 
     accepted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The connection is aborted instead of an answer.
-
-    Attributes:
-        accepted: The call takes effect all the same.
-        delay: Seconds after which that happens.
-    """
+    """The connection is aborted instead of an answer; `accepted` and `delay` as in `Reply`."""
 
     accepted: bool = False
     delay: float = 0.0
@@ -138,13 +119,7 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """Bytes that are no HTTP answer; then the connection is closed.
-
-    Attributes:
-        data: The bytes.
-        accepted: The call takes effect all the same.
-        delay: Seconds after which they leave.
-    """
+    """The bytes `data`, which are not HTTP; then the connection is closed. `accepted` and `delay` as in `Reply`."""
 
     data: bytes = b"\x00\xff this is no HTTP\r\n\r\n"
     accepted: bool = False
@@ -153,40 +128,29 @@ class Garbage:
 
 @dataclass(frozen=True, slots=True)
 class Truncate:
-    """A body whose Content-Length promises more than is sent; then a closed connection.
+    """An answer whose Content-Length promises `missing` bytes more than `body` has; then the connection is closed.
 
-    Attributes:
-        body: What is sent of it.
-        missing: How many bytes more are promised.
-        status: The HTTP status.
-        headers: Those besides the length.
-        accepted: The call takes effect all the same.
-        delay: Seconds after which the reply leaves.
+    `status`, `headers`, `accepted` and `delay` as in `Reply`.
     """
 
     body: bytes = b'{"request_id": "'
     missing: int = 64
     status: int = 200
-    headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
+    headers: Mapping[str, str] = field(default_factory=lambda: _JSON)
     accepted: bool = False
     delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Endless:
-    """A body that goes on for as long as somebody reads it.
+    """An answer whose body repeats `chunk` for as long as the client reads it.
 
-    Attributes:
-        chunk: The bytes that are repeated.
-        status: The HTTP status.
-        headers: Those of the answer.
-        accepted: The call takes effect all the same.
-        delay: Seconds after which the reply leaves.
+    `status`, `headers`, `accepted` and `delay` as in `Reply`.
     """
 
     chunk: bytes = b" " * 65_536
     status: int = 200
-    headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
+    headers: Mapping[str, str] = field(default_factory=lambda: _JSON)
     accepted: bool = False
     delay: float = 0.0
 
@@ -207,16 +171,16 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """For `submit` alone: accepted as usual, and this is the generation's fate.
+    """For `submit` alone: accepted as usual; decides how the generation goes.
 
     Attributes:
         ends: How it ends.
         after: Seconds of running; None: as the profile says.
         error: What a failed one says.
-        output: In place of the model's own.
+        output: Replaces the model's own.
         early_result: Answers `result` before the end.
         result_lag: Seconds for which `result` still says "not yet" after `status` has said the end.
-        words: What to write in place of a state, such as `{"completed": "succeeded"}`.
+        words: Replace the names of states, such as `{"completed": "succeeded"}`.
         delay: Seconds before the reply to the submit.
     """
 
@@ -235,25 +199,24 @@ Answer: TypeAlias = (
 )
 Script: TypeAlias = Mapping[str, Sequence[Answer | None]]
 
-_CONNECTING = (Pass, Hang, Refuse, Drop)
-
 
 def check_answer(endpoint: str, answer: Answer | None) -> None:
     """Refuse an answer that this endpoint cannot give.
 
     Raises:
-        ValueError: no such endpoint, or an answer that belongs to another one.
+        ValueError: There is no such endpoint, or the answer belongs to another one.
     """
     if endpoint not in ENDPOINTS:
         raise ValueError(f"no endpoint {endpoint!r}: there are {', '.join(ENDPOINTS)}")
     if answer is None:
         return
     kind = type(answer).__name__
-    if endpoint == "connect" and not isinstance(answer, _CONNECTING):
-        raise ValueError(f"'connect' can be answered with Pass, Hang, Refuse or Drop, not with {kind}")
-    if endpoint != "connect" and isinstance(answer, Refuse | Drop):
+    if endpoint == "connect":
+        if not isinstance(answer, Pass | Hang | Refuse | Drop):
+            raise ValueError(f"'connect' can be answered with Pass, Hang, Refuse or Drop, not with {kind}")
+    elif isinstance(answer, Refuse | Drop):
         raise ValueError(f"{kind} answers 'connect', not {endpoint!r}")
-    if endpoint != "submit" and isinstance(answer, Generation):
+    elif isinstance(answer, Generation) and endpoint != "submit":
         raise ValueError(f"Generation answers 'submit', not {endpoint!r}")
 
 
@@ -267,10 +230,7 @@ def error_reply(
     accepted: bool = False,
 ) -> Reply:
     """Build the service's usual error body; `retry_after` is a number of seconds or an HTTP date."""
-    body: dict[str, Any] = {"error_message": message}
-    if code is not None:
-        body["error_code"] = code
-    if detail is not None:
-        body["detail"] = detail
+    extra = {"error_code": code, "detail": detail}
+    body = {"error_message": message, **{name: value for name, value in extra.items() if value is not None}}
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     return Reply(status, body, headers, accepted=accepted)

@@ -1,11 +1,7 @@
-"""Answers as bytes.
+"""The engine behind HTTP: bytes in, its answer out as bytes; `Emulator` serves it on a loopback port.
 
-Pure. Must not know when they are sent, nor what they mean.
-
-The engine behind HTTP: bytes in, the engine's answer out as bytes, on a loopback port.
-
-The only module that imports aiohttp.web. It uses aiohttp's parser and connection handling alone and writes
-answers itself, since half of them are meant to be wrong. Must not decide what an answer says.
+Uses aiohttp's parser and connection handling, but writes answers itself, since half of them are wrong on purpose. What
+an answer says is the engine's affair.
 """
 
 import asyncio
@@ -21,26 +17,19 @@ from typing import Any, Self, Unpack
 
 from aiohttp import web
 
-from flux_klein_async.emulator.engine import Action, BaseEmulator, Call, Engine, Options
-from flux_klein_async.emulator.pictures import draw, film
-from flux_klein_async.emulator.scripts import Answer, Cut, Drop, Endless, Garbage, Hang, Reply, Reset, Truncate
-from flux_klein_async.emulator.service import Draw
+from flux_klein_async.emulator import pictures
+from flux_klein_async.emulator.engine import Action, EmulatorOptions, Engine
+from flux_klein_async.emulator.scripts import Answer, Drop, Endless, Garbage, Hang, Reply, Reset, Truncate
+from flux_klein_async.emulator.service import Placeholder
 
-__all__ = ["Closing", "Emulator", "HttpServer", "body_and_type", "encode_head", "encode_response"]
+__all__ = ["Closing", "Emulator", "HttpServer", "encode_head", "encode_response"]
 
+# --- answers as bytes
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-# Such answers end with their head, whatever their headers say.
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _BODILESS = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
-
-
-def body_and_type(body: Any) -> tuple[bytes, str]:
-    """Write a body down: bytes and text as they are, everything else as JSON."""
-    if isinstance(body, bytes):
-        return body, "application/octet-stream"
-    if isinstance(body, str):
-        return body.encode(), "text/html; charset=utf-8"
-    return _encode(body).encode(), "application/json"
+_BYTES = "application/octet-stream"
 
 
 def encode_head(
@@ -48,7 +37,7 @@ def encode_head(
 ) -> bytes:
     """Write the status line and the headers; those given win. `length` None: the body comes in chunks."""
     lines = [
-        f"HTTP/1.1 {status} {_phrase(status)}",
+        f"HTTP/1.1 {status} {_PHRASES.get(status, 'Unknown')}",
         *(f"{name}: {value}" for name, value in headers.items()),
     ]
     given = {name.lower() for name in headers}
@@ -66,17 +55,16 @@ def encode_head(
 
 
 def encode_response(status: int, headers: Mapping[str, str], body: Any, wall: float, *, keep: bool) -> bytes:
-    """Write a whole answer."""
-    data, content_type = (b"", "text/plain") if status in _BODILESS else body_and_type(body)
+    """Write a whole answer: bytes and text as they are, any other body as JSON."""
+    if status in _BODILESS:
+        data, content_type = b"", "text/plain"
+    elif isinstance(body, bytes):
+        data, content_type = body, _BYTES
+    elif isinstance(body, str):
+        data, content_type = body.encode(), "text/html; charset=utf-8"
+    else:
+        data, content_type = _encode(body).encode(), "application/json"
     return encode_head(status, headers, content_type, len(data), wall, keep=keep) + data
-
-
-@lru_cache(maxsize=256)
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Unknown"
 
 
 @lru_cache(maxsize=16)
@@ -84,7 +72,16 @@ def _date(wall: int) -> str:
     return formatdate(wall, usegmt=True)
 
 
-# asyncio's default of 100 turns away most of ten thousand clients that arrive together; the kernel caps it.
+def _draw(file: Placeholder) -> tuple[bytes, str]:
+    if file.suffix == "mp4":
+        return pictures.video(file.prompt, request_id=file.request_id), "video/mp4"
+    drawn = pictures.draw(file.prompt, file.width, file.height, seed=file.seed, request_id=file.request_id)
+    return drawn, "image/png"
+
+
+# --- connections
+
+# asyncio's default of 100 refuses most of ten thousand clients that arrive together; the kernel caps it.
 _BACKLOG = 16_384
 _MAX_BODY = 16 * 2**20
 _DRAIN_ABOVE = 65_536
@@ -111,15 +108,15 @@ _CLOSE = _Sent(keep=False)
 
 
 class Closing(asyncio.Protocol):
-    """Hangs up as soon as somebody is there."""
+    """Closes the connection as soon as it is made."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Hang up."""
+        """Close it."""
         transport.close()
 
 
 class HttpServer:
-    """Connections of one event loop to one engine; the instance makes their protocols."""
+    """Connects one event loop to one engine: makes the protocols of its connections."""
 
     def __init__(self, engine: Engine, *, round_trip: float = 0.0) -> None:
         self._engine = engine
@@ -127,10 +124,7 @@ class HttpServer:
         self._loop = asyncio.get_running_loop()
         self._handling: set[asyncio.Task[Any]] = set()
         self._web = web.Server(
-            self._handle,
-            handler_cancellation=True,
-            request_factory=self._make_request,
-            access_log=None,
+            self._handle, handler_cancellation=True, request_factory=self._make_request, access_log=None
         )
         self._draw = lru_cache(_PICTURES_KEPT)(_draw)
 
@@ -139,7 +133,7 @@ class HttpServer:
         return self._web()
 
     def listening(self) -> asyncio.Protocol:
-        """Make the server's end of a connection that a kernel has accepted, after asking what becomes of it."""
+        """Make the server's end of a connection that the kernel has accepted, as the engine decides."""
         return Closing() if isinstance(self._engine.connect(), Drop) else self.protocol()
 
     async def aclose(self) -> None:
@@ -164,11 +158,11 @@ class HttpServer:
             headers = {name.lower(): value for name, value in request.headers.items()}
             body = await _read(request, headers) if request.can_read_body else b""
             await self._travel()
-            action = self._engine.handle(Call(request.method, request.raw_path, headers, body), self._loop.time())
+            action = self._engine.handle(request.method, request.raw_path, headers, body, self._loop.time())
             await self._travel()
             return await self._send(request, action)
         except ConnectionResetError:
-            return _CLOSE  # the client has gone: aiohttp would log that as our mistake
+            return _CLOSE  # the client has gone: aiohttp would log that as an error of the server
         finally:
             self._handling.discard(task)
 
@@ -179,69 +173,56 @@ class HttpServer:
     async def _send(self, request: web.BaseRequest, action: Action) -> web.StreamResponse:
         if not isinstance(action, Hang) and action.delay:
             await asyncio.sleep(action.delay)
-        keep = request.keep_alive
         match action:
-            case Reply(cut=Cut() as cut):
-                await self._break_off(request, action, cut)
-            case Reply(dribble=None):
-                await self._write(request, self._whole(action, keep=keep))
-                return _KEEP if keep else _CLOSE
-            case Draw():
-                data, content_type = await self._loop.run_in_executor(None, self._draw, action)
-                headers = {"Content-Type": content_type, **action.headers}
-                reply = Reply(200, data, headers, cut=action.cut, dribble=action.dribble)
-                return await self._send(request, reply)
+            case Hang():
+                await self._loop.create_future()
             case Reply():
-                await self._dribble(request, action)
+                return await self._reply(request, action)
             case Reset():
                 _reset(request)
             case Garbage():
-                await self._write(request, action.data)
+                await _write(request, action.data)
             case Truncate():
                 head = self._head(action, len(action.body) + action.missing)
-                await self._write(request, head + action.body)
-            case Hang():
-                await self._loop.create_future()
+                await _write(request, head + action.body)
             case _:
                 await self._flood(request, action)
         return _CLOSE
 
-    def _whole(self, reply: Reply, *, keep: bool) -> bytes:
-        return encode_response(reply.status, reply.headers, reply.body, self._wall(), keep=keep)
+    async def _reply(self, request: web.BaseRequest, reply: Reply) -> web.StreamResponse:
+        body, headers, cut = reply.body, reply.headers, reply.cut
+        if isinstance(body, Placeholder):
+            body, content_type = await self._loop.run_in_executor(None, self._draw, body)
+            headers = {"Content-Type": content_type, **headers}
+        keep = request.keep_alive and cut is None and reply.dribble is None
+        whole = encode_response(reply.status, headers, body, self._wall(), keep=keep)
+        start = whole.index(b"\r\n\r\n") + 4
+        if cut is not None:
+            await _write(request, whole[: start + cut.after])
+            if cut.silent:
+                await self._loop.create_future()
+        elif reply.dribble is not None:
+            await _write(request, whole[:start])
+            for at in range(start, len(whole)):
+                await asyncio.sleep(reply.dribble)
+                await _write(request, whole[at : at + 1])
+        else:
+            await _write(request, whole)
+        return _KEEP if keep else _CLOSE
 
     def _head(self, action: Truncate | Endless, length: int | None) -> bytes:
-        default = "application/octet-stream"
-        return encode_head(action.status, action.headers, default, length, self._wall(), keep=False)
+        return encode_head(action.status, action.headers, _BYTES, length, self._wall(), keep=False)
 
     def _wall(self) -> float:
         return self._engine.service.epoch + self._loop.time()
 
-    async def _write(self, request: web.BaseRequest, data: bytes) -> None:
-        _transport(request).write(data)
-        if len(data) > _DRAIN_ABOVE:
-            await request.writer.drain()
-
-    async def _break_off(self, request: web.BaseRequest, reply: Reply, cut: Cut) -> None:
-        whole = self._whole(reply, keep=False)
-        await self._write(request, whole[: whole.index(b"\r\n\r\n") + 4 + cut.after])
-        if cut.silent:
-            await self._loop.create_future()
-
-    async def _dribble(self, request: web.BaseRequest, reply: Reply) -> None:
-        whole = self._whole(reply, keep=False)
-        end = whole.index(b"\r\n\r\n") + 4
-        await self._write(request, whole[:end])
-        for at in range(end, len(whole)):
-            await asyncio.sleep(reply.dribble or 0.0)
-            await self._write(request, whole[at : at + 1])
-
     async def _flood(self, request: web.BaseRequest, action: Endless) -> None:
-        await self._write(request, self._head(action, None))
+        await _write(request, self._head(action, None))
         chunk = b"%x\r\n%b\r\n" % (len(action.chunk), action.chunk)
         while True:
-            await self._write(request, chunk)
+            await _write(request, chunk)
             await request.writer.drain()
-            # A reader as fast as the writer would otherwise keep everybody else off the loop.
+            # A reader as fast as the writer would otherwise keep every other task off the loop.
             await asyncio.sleep(0)
 
 
@@ -249,6 +230,12 @@ async def _read(request: web.BaseRequest, headers: dict[str, str]) -> bytes:
     if headers.get("expect", "").lower() == "100-continue":
         _transport(request).write(b"HTTP/1.1 100 Continue\r\n\r\n")
     return await request.read()
+
+
+async def _write(request: web.BaseRequest, data: bytes) -> None:
+    _transport(request).write(data)
+    if len(data) > _DRAIN_ABOVE:
+        await request.writer.drain()
 
 
 def _transport(request: web.BaseRequest) -> asyncio.Transport:
@@ -260,36 +247,28 @@ def _transport(request: web.BaseRequest) -> asyncio.Transport:
 
 def _reset(request: web.BaseRequest) -> None:
     transport = _transport(request)
-    # A socket closed without this says a polite FIN, which is no reset.
+    # Without this, closing a socket sends a FIN instead of a reset.
     if (sock := transport.get_extra_info("socket")) is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     transport.abort()
 
 
-def _draw(action: Draw) -> tuple[bytes, str]:
-    if action.suffix == "mp4":
-        data, content_type = film(action.prompt, request_id=action.request_id), "video/mp4"
-    else:
-        size = (action.width, action.height)
-        data = draw(action.prompt, *size, seed=action.seed, request_id=action.request_id)
-        content_type = "image/png"
-    return data, content_type
+# --- the port
 
 
-class Emulator(BaseEmulator):
-    """The emulated service on a loopback port, in real time; takes `Options` besides host and port.
+class Emulator(Engine):
+    """The emulated service on a loopback port, in real time; takes `EmulatorOptions` besides its own.
 
     `async with Emulator() as emulator:` listens on `emulator.base_url` until the block ends. `round_trip` seconds lie
-    between a request and its answer, half before it takes effect and half after.
+    between a request and its answer, half before it takes effect and half after. Of `connect`, only `Drop` can be
+    scripted: the kernel does the rest.
     """
 
     def __init__(
-        self, *, host: str = "127.0.0.1", port: int = 0, round_trip: float = 0.0, **options: Unpack[Options]
+        self, *, host: str = "127.0.0.1", port: int = 0, round_trip: float = 0.0, **options: Unpack[EmulatorOptions]
     ) -> None:
         super().__init__(**options)
         self.round_trip = round_trip
-        for endpoint, answers in (options.get("script") or {}).items():
-            self._check(endpoint, *answers)
         self._address = (host, port)
         self._running: tuple[asyncio.Server, HttpServer] | None = None
 
@@ -297,20 +276,20 @@ class Emulator(BaseEmulator):
         """Start to listen.
 
         Raises:
-            OSError: the port is taken, or not ours to take.
+            OSError: The port is taken, or you may not use it.
         """
         loop = asyncio.get_running_loop()
-        server = HttpServer(self.engine, round_trip=self.round_trip)
+        server = HttpServer(self, round_trip=self.round_trip)
         host, port = self._address
         listener = await loop.create_server(server.listening, host, port, backlog=_BACKLOG)
         self._running = (listener, server)
         port = listener.sockets[0].getsockname()[1]
-        self.engine.service.base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        self.engine.service.epoch = time.time() - loop.time()
+        self.service.base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self.service.epoch = time.time() - loop.time()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Stop listening and drop every connection."""
+        """Stop listening and close every connection."""
         if self._running is None:
             return
         (listener, server), self._running = self._running, None
@@ -318,28 +297,6 @@ class Emulator(BaseEmulator):
         await server.aclose()
         await listener.wait_closed()
 
-    def script(self, endpoint: str, *answers: Answer | None) -> None:
-        """As in process, but that a connection can only be dropped: the rest of `connect` is the kernel's here.
-
-        Raises:
-            ValueError: no such endpoint, or an answer that it cannot give.
-        """
-        self._check(endpoint, *answers)
-        super().script(endpoint, *answers)
-
-    def fault(self, endpoint: str, *answers: Answer, probability: float) -> None:
-        """As in process, but that a connection can only be dropped: the rest of `connect` is the kernel's here.
-
-        Raises:
-            ValueError: no such endpoint, an answer that it cannot give, none at all, or no probability.
-        """
-        self._check(endpoint, *answers)
-        super().fault(endpoint, *answers, probability=probability)
-
     def can_answer(self, endpoint: str, answer: Answer | None) -> bool:
-        """Whether a port can do it: a connection can only be dropped, the rest of `connect` is the kernel's."""
+        """Whether a port is able to do this: it can only drop a connection."""
         return endpoint != "connect" or answer is None or isinstance(answer, Drop)
-
-    def _check(self, endpoint: str, *answers: Answer | None) -> None:
-        if not all(self.can_answer(endpoint, answer) for answer in answers):
-            raise ValueError("on a loopback port 'connect' can only be answered with Drop: use InProcessEmulator")

@@ -1,10 +1,9 @@
 """An event loop whose time jumps instead of passing.
 
-Time stands still while anything can run and while a job is out on an executor; then it jumps to the next
-timer, exactly. Must not know what runs on it.
+Time stands still while anything can run and while a job runs on an executor; then it jumps to the next timer, exactly.
 
-Limits: a real socket, a subprocess or a thread that wakes the loop by itself is not waited for while a timer
-is set, since nothing tells whether it will ever speak; time jumps ahead of it.
+Limits: while a timer is set, the loop does not wait for a real socket, a subprocess or a thread that wakes it, since
+nothing says whether they ever will; time jumps ahead of them.
 """
 
 import asyncio
@@ -12,25 +11,24 @@ import math
 import selectors
 from asyncio import Future
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 __all__ = ["VirtualTimeLoop"]
 
+_Events: TypeAlias = list[tuple[selectors.SelectorKey, int]]
 _TASKS_NAMED = 5
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Runs code that waits for minutes in no time, at the same instants each time.
+    """Runs code that waits for minutes in no time, at the same instants in every run.
 
     Args:
-        start: what `time()` says first.
-        grace: real seconds to wait for another thread, when nothing on the loop can ever run again, before
-            that is called a deadlock.
+        start: what `time()` returns first.
+        grace: real seconds to wait for another thread when nothing is left to run, before reporting a deadlock.
     """
 
     def __init__(self, start: float = 0.0, *, grace: float = 1.0) -> None:
-        selector = _JumpingSelector(self)
-        super().__init__(selector)
+        super().__init__(_JumpingSelector(self))
         self._grace = grace
         self._jobs = 0
         self._jump(start)
@@ -39,10 +37,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Return the virtual instant."""
         return self._now
 
-    def run_in_executor(  # type: ignore[override]  # the stubs' type variables add nothing to this pass-through
-        self, executor: Any, func: Callable[..., Any], *args: Any
-    ) -> Future[Any]:
-        """Run a job on a thread; time stands still until it has ended or been given up."""
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Future[Any]:  # type: ignore[override]
+        """Run a job on a thread; time stands still until it ends or is cancelled."""
         future = super().run_in_executor(executor, func, *args)
         self._jobs += 1
         future.add_done_callback(self._end_job)
@@ -61,33 +57,29 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def _jump(self, instant: float) -> None:
         self._now = instant
-        # The base class runs timers due before `now + resolution`. The least step that a float can make is
-        # just enough for those due now, even when `now` is so large that a fixed resolution would vanish in
-        # the sum.
+        # The base class runs timers due before `now + resolution`. The smallest step of a float covers those due now,
+        # even where `now` is so large that a fixed resolution would vanish in the sum.
         self._clock_resolution = math.ulp(instant)
 
-    def _patience(self, timeout: float | None) -> float | None:
-        """Decide how long the selector may really block."""
+    def _wait(self, select: Callable[[float | None], _Events], timeout: float | None) -> _Events:
+        """Wait for events where that makes sense; otherwise jump to the next timer."""
         if timeout is not None and timeout <= 0:
-            return 0.0
+            return select(0.0)
         if self._jobs:
-            return None
-        return self._grace if timeout is None else 0.0
-
-    def _nothing_came(self, timeout: float | None) -> None:
-        """Jump to the next timer, if there is one to wait for."""
-        if self._jobs or (timeout is not None and timeout <= 0):
-            return
-        if timeout is None:
+            return select(None)
+        events = select(self._grace if timeout is None else 0.0)
+        if not events and timeout is None:
             raise RuntimeError(self._deadlock())
-        self._jump(self._scheduled[0]._when)  # type: ignore[attr-defined]  # noqa: SLF001  # no public name
+        if not events:
+            self._jump(self._scheduled[0]._when)  # type: ignore[attr-defined]  # noqa: SLF001  # no public name
+        return events
 
     def _deadlock(self) -> str:
         waiting = sorted(repr(task) for task in asyncio.all_tasks(self))
         more = f" and {len(waiting) - _TASKS_NAMED} more" if len(waiting) > _TASKS_NAMED else ""
         return (
             f"deadlock in virtual time at {self._now}: nothing is ready, no timer is set and no executor job "
-            f"is out, so these would wait for ever: {', '.join(waiting[:_TASKS_NAMED]) or 'no task'}{more}"
+            f"runs, so these would wait for ever: {', '.join(waiting[:_TASKS_NAMED]) or 'no task'}{more}"
         )
 
 
@@ -98,9 +90,6 @@ class _JumpingSelector(selectors.DefaultSelector):
         super().__init__()
         self._virtual = loop
 
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+    def select(self, timeout: float | None = None) -> _Events:
         """Wait as long as the loop allows."""
-        events = super().select(self._virtual._patience(timeout))  # noqa: SLF001  # the other half of this object
-        if not events:
-            self._virtual._nothing_came(timeout)  # noqa: SLF001
-        return events
+        return self._virtual._wait(super().select, timeout)  # noqa: SLF001  # the other half of this object

@@ -1,1 +1,1 @@
-"""For tests of applications that use this package: the pytest fixtures are in `plugin`."""
+"""Pytest fixtures for the tests of applications that use this package."""

@@ -1,10 +1,10 @@
 """The pytest plugin: the fixtures `klein_emulator` and `klein_client`, in virtual time and without sockets.
 
-A test that uses `klein_emulator` (or anything built on it) runs on the virtual-time loop: minutes of waiting pass
-in milliseconds, and `loop.time()` can be compared exactly. All other tests keep their loop.
+A test that uses `klein_emulator` (or anything built on it) runs on the virtual-time loop: minutes of waiting pass in
+milliseconds, and `loop.time()` can be compared exactly. All other tests keep their loop.
 
-pytest loads this module in every environment that has the package, with or without the extra `testing`. So it imports
-nothing that could be missing or slow; the package itself is imported when a fixture is used.
+pytest loads this module wherever the package is installed, with or without the extra `testing`, so it imports nothing
+that may be missing or slow; the fixtures import the package when they are used.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ if TYPE_CHECKING or find_spec("pytest_asyncio"):
         test = request.node
         if inspect.iscoroutinefunction(getattr(test, "function", None)) and test.get_closest_marker("asyncio") is None:
             pytest.fail(
-                'Nothing awaits this test: set asyncio_mode = "auto" under [tool.pytest.ini_options] in '
+                'pytest does not await this test: set asyncio_mode = "auto" under [tool.pytest.ini_options] in '
                 "pyproject.toml, or mark the test with @pytest.mark.asyncio",
                 pytrace=False,
             )

@@ -275,7 +275,7 @@ def test_a_renewed_token_does_not_pay_for_everything_again(
     prompts(3)
     assert flux_klein("batch", "prompts.jsonl", "--emulator").code == 0  # what was emulated is no order
     assert flux_klein(*ARGUMENTS).code == 0
-    served.engine.service._api_key = "renewed"
+    served.service.api_key = "renewed"
     monkeypatch.setenv("RUNCOMFY_API_TOKEN", "renewed")
     refused = [flux_klein(*ARGUMENTS), flux_klein(*ARGUMENTS, "--dry-run")]
     assert all("another token" in ran.err and "--new-token" in ran.err and ran.code == 1 for ran in refused)

@@ -9,7 +9,7 @@ import pytest
 
 from flux_klein_async.cli import emulator as emulator_command
 from flux_klein_async.cli.output import Screen
-from flux_klein_async.emulator import FAULTS, Call, Drop, Emulator, Pass
+from flux_klein_async.emulator import FAULTS, Drop, Emulator, Pass
 
 from .helpers import Command
 
@@ -57,9 +57,9 @@ def test_a_fault_happens_as_often_as_it_was_told_to(flux_klein: Command, monkeyp
 
     monkeypatch.setattr(emulator_command, "_serve", serve)
     assert flux_klein("emulator", "--seed", "7", "--fault", "any:drop=0.5", "--fault", "models:503=0.25").code == 0
-    engine = served[0].engine
+    engine = served[0]
     answers = [
-        engine.handle(Call("GET", "/v1/models", {"authorization": "Bearer emulator-token"}), 0.0).status
+        engine.handle("GET", "/v1/models", {"authorization": "Bearer emulator-token"}, b"", 0.0).status
         for _ in range(400)
     ]
     assert 70 <= answers.count(503) <= 130

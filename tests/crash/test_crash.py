@@ -121,7 +121,7 @@ class Batch:
             self.folder / "out",
             accepted_submits(self.emulated.records),
             PROMPTS,
-            self.emulated.engine.seed,
+            self.emulated.seed,
         )
 
 

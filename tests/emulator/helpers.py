@@ -1,16 +1,11 @@
 """What several of these tests need."""
 
-from __future__ import annotations
-
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine
+from typing import Any
 
-from flux_klein_async.emulator import VirtualTimeLoop
-from flux_klein_async.emulator.engine import Call, Engine
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
+from flux_klein_async.emulator import Engine, VirtualTimeLoop
 
 KLEIN_4B = "blackforestlabs/flux-2-klein/4b/text-to-image"
 KLEIN_9B = "blackforestlabs/flux-2-klein/9b/text-to-image"
@@ -19,7 +14,7 @@ BEARER = {"authorization": "Bearer emulator-token"}
 
 
 def run(main: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine in virtual time, with whatever it leaves behind cleaned up by asyncio."""
+    """Run a coroutine in virtual time; asyncio cleans up what it leaves behind."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(main)
 
@@ -27,7 +22,7 @@ def run(main: Coroutine[Any, Any, Any]) -> Any:
 def ask(engine: Engine, target: str, now: float = 0.0, *, method: str = "GET", body: Any = None) -> Any:
     """Call the engine with its token; bodies that are not bytes are sent as JSON."""
     data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-    return engine.handle(Call(method, target, BEARER, data), now)
+    return engine.handle(method, target, BEARER, data, now)
 
 
 def submit(engine: Engine, now: float = 0.0, *, model: str = KLEIN_4B, **given: Any) -> str:

@@ -5,17 +5,11 @@ from flux_klein_async.emulator.catalogue import MODELS, describe, find, output_o
 from .helpers import KLEIN_4B, KLEIN_9B
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"prompt": "x"},
-        {"prompt": "x", "width": 64, "height": 2048},
-        {"prompt": "x", "unknown": [1]},
-        {"prompt": "x", "steps": 1},
-    ],
-)
-def test_a_good_input_is_accepted(given):
-    assert refusals(MODELS[KLEIN_4B], given) == []
+def test_a_good_input_is_accepted():
+    for more in ({}, {"width": 64, "height": 2048}, {"unknown": [1]}, {"steps": 1}):
+        assert refusals(MODELS[KLEIN_4B], {"prompt": "x", **more}) == []
+    for model in ("emulator/any/image-to-images", "emulator/any/text-to-video"):
+        assert refusals(MODELS[model], {"width": "wide"}) == []
 
 
 @pytest.mark.parametrize(
@@ -45,15 +39,10 @@ def test_every_bad_field_is_named_at_once():
     assert [entry["loc"][-1] for entry in wrong] == ["prompt", "width", "height"]
 
 
-@pytest.mark.parametrize("given", [[], "x", None, 3])
-@pytest.mark.parametrize("model", list(MODELS))
-def test_an_input_is_an_object(model, given):
-    assert refusals(MODELS[model], given)[0]["loc"] == ["body"]
-
-
-@pytest.mark.parametrize("model", ["emulator/any/image-to-images", "emulator/any/text-to-video"])
-def test_other_models_take_any_object(model):
-    assert refusals(MODELS[model], {"width": "wide"}) == []
+def test_an_input_is_an_object():
+    for model in MODELS.values():
+        for given in ([], "x", None, 3):
+            assert refusals(model, given)[0]["loc"] == ["body"]
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ from collections import Counter
 import pytest
 
 from flux_klein_async.emulator import Emulator
-from flux_klein_async.emulator.engine import BaseEmulator, Call, Engine, prompt_of
+from flux_klein_async.emulator.engine import Engine, prompt_of
 from flux_klein_async.emulator.faults import FAULTS, faults_at
 from flux_klein_async.emulator.profiles import Profile
 from flux_klein_async.emulator.scripts import (
+    ENDPOINTS,
     Cut,
     Drop,
     Garbage,
@@ -23,39 +24,58 @@ from flux_klein_async.emulator.scripts import (
     error_reply,
 )
 
-from .helpers import BEARER, KLEIN_4B, SUBMIT, ask, submit
+from .helpers import BEARER, SUBMIT, ask, submit
 
 
-def test_scripted_answers_come_in_turn_and_then_all_is_normal():
-    busy = error_reply(429, retry_after=1)
-    engine = Engine(script={"status": [busy, None]})
-    engine.script("status", Hang())
-    request_id = submit(engine)
-    answers = [ask(engine, f"/v1/requests/{request_id}/status") for _ in range(4)]
-    assert [type(answer) for answer in answers] == [Reply, Reply, Hang, Reply]
-    assert [getattr(answer, "status", None) for answer in answers] == [429, 200, None, 200]
+def models(engine, count=1):
+    """The HTTP statuses of some calls in a row."""
+    return [getattr(ask(engine, "/v1/models"), "status", None) for _ in range(count)]
 
 
-def test_a_passing_call_takes_effect_at_once_and_is_answered_later():
-    engine = Engine(profile="fixed:1", script={"submit": [Pass(delay=5.0)], "file": [Pass(2.0)]})
+def test_scripted_answers_come_in_turn_and_then_the_normal_one():
+    engine = Engine(script={"models": [error_reply(429, retry_after=1), None]})
+    engine.script("models", Hang())
+    assert models(engine, 4) == [429, 200, None, 200]
+
+
+def test_the_nth_call_from_now_gets_the_answer():
+    engine = Engine(script={"models": [Reply(418)]})
+    engine.script_nth(3, "models", Reply(503))
+    assert models(engine, 5) == [418, 200, 200, 503, 200]
+    with pytest.raises(ValueError, match="from 1"):
+        engine.script_nth(0, "models", Reply(503))
+
+
+@pytest.mark.parametrize(
+    ("answer", "changed"),
+    [
+        (Pass(delay=5.0), {"delay": 5.0}),
+        (Generation(delay=3.0), {"delay": 3.0}),
+        (Cut(5, delay=2.0), {"delay": 2.0, "cut": Cut(5, delay=2.0)}),
+        (Rewrite(headers={"X": "y"}, delay=2.0, dribble=0.5), {"delay": 2.0, "dribble": 0.5, "headers": {"X": "y"}}),
+    ],
+)
+def test_a_changed_answer_takes_effect_at_once(answer, changed):
+    engine = Engine(profile="fixed:1", script={"submit": [answer]})
     reply = ask(engine, SUBMIT, 1.0, method="POST", body={"prompt": "x"})
-    assert (reply.delay, engine.service.accepted) == (5.0, 1)
-    request_id = reply.body["request_id"]
-    assert engine.service.queue.completions == {request_id: 2.0}
-    assert ask(engine, f"/files/{request_id}.png", 3.0).delay == 2.0
+    assert (reply.status, engine.accepted) == (200, 1)
+    assert engine.completions == {reply.body["request_id"]: 2.0}
+    assert {name: getattr(reply, name) for name in changed} == changed
 
 
-def test_an_answer_can_be_cut_short_and_takes_effect():
-    engine = Engine(profile="fixed:1", script={"submit": [Cut(5, delay=2.0)], "file": [Cut(7)]})
+def test_a_changed_file_keeps_its_picture():
+    engine = Engine(profile="fixed:1", script={"file": [Cut(7), Rewrite({"x": 1}, {"Content-Type": "image/webp"})]})
+    request_id = submit(engine)
+    cut, rewritten, plain = (ask(engine, f"/files/{request_id}.png", 3.0) for _ in range(3))
+    assert cut.body == rewritten.body == plain.body
+    assert (cut.cut, rewritten.headers) == (Cut(7), {"Content-Type": "image/webp"})
+
+
+def test_a_rewritten_answer_has_other_fields():
+    engine = Engine(script={"submit": [Rewrite({"request_id": None, "more": 1})]})
     reply = ask(engine, SUBMIT, method="POST", body={"prompt": "x"})
-    assert (reply.status, reply.cut, reply.delay, engine.service.accepted) == (200, Cut(5, delay=2.0), 2.0, 1)
-    picture = ask(engine, f"/files/{reply.body['request_id']}.png", 1.0)
-    assert (picture.cut, picture.delay) == (Cut(7), 0.0)
-
-
-def test_a_fate_can_delay_the_submits_reply():
-    engine = Engine(script={"submit": [Generation(delay=3.0)]})
-    assert ask(engine, SUBMIT, method="POST", body={"prompt": "x"}).delay == 3.0
+    assert sorted(reply.body) == ["cancel_url", "more", "result_url", "status_url"]
+    assert engine.records[-1].request_id in engine.completions
 
 
 @pytest.mark.parametrize("kind", [Reply, Hang, Reset, Garbage, Truncate])
@@ -64,31 +84,14 @@ def test_only_an_accepted_submit_starts_a_generation(kind, accepted):
     answer = kind(accepted=accepted)
     engine = Engine(script={"submit": [answer]})
     assert ask(engine, SUBMIT, method="POST", body={"prompt": "x"}) is answer
-    assert engine.service.accepted == len(engine.service.queue.jobs) == accepted
-    assert (engine.records[-1].request_id in engine.service.queue.jobs) is accepted
+    assert engine.accepted == len(engine.completions) == accepted
+    assert (engine.records[-1].request_id in engine.completions) is accepted
 
 
-def test_a_rewritten_answer_is_the_normal_one_with_other_words():
-    engine = Engine(profile="fixed:1", script={"submit": [Rewrite({"request_id": None, "more": 1}, delay=2.0)]})
-    reply = ask(engine, SUBMIT, method="POST", body={"prompt": "x"})
-    assert (reply.status, reply.delay, engine.service.accepted) == (200, 2.0, 1)
-    assert sorted(reply.body) == ["cancel_url", "more", "result_url", "status_url"]
-    assert engine.records[-1].request_id in engine.service.queue.jobs
-
-
-def test_a_rewritten_file_keeps_its_picture():
-    engine = Engine(
-        profile="fixed:1", script={"file": [Rewrite({"x": 1}, {"Content-Type": "image/webp"}, dribble=0.5)]}
-    )
-    request_id = submit(engine)
-    drawn = ask(engine, f"/files/{request_id}.png", 3.0)
-    assert (drawn.request_id, drawn.headers, drawn.dribble) == (request_id, {"Content-Type": "image/webp"}, 0.5)
-
-
-def test_a_bad_input_is_not_accepted_whatever_the_script_says():
+def test_a_bad_input_is_never_accepted():
     engine = Engine(script={"submit": [Hang(accepted=True)]})
     ask(engine, SUBMIT, method="POST", body={})
-    assert engine.service.accepted == 0
+    assert engine.accepted == 0
 
 
 def test_a_cancel_can_take_effect_although_its_reply_is_lost():
@@ -104,50 +107,69 @@ def test_connections_are_scripted_and_counted_apart():
     assert (engine.calls["connect"], len(engine.records)) == (4, 0)
 
 
-def test_faults_strike_by_chance_where_no_script_speaks():
+@pytest.mark.parametrize(("probability", "low", "high"), [(0, 0, 0), (0.3, 500, 700), (1, 2000, 2000)])
+def test_faults_happen_with_their_probability_after_scripts_and_follow_from_the_seed(probability, low, high):
     engine, twin = Engine(seed=3), Engine(seed=3)
     for each in (engine, twin):
-        each.fault("models", Reply(503), probability=0.3)
+        each.fault("models", Reply(503), probability=probability)
         each.script("models", Reply(418))
-    seen, again = ([ask(each, "/v1/models").status for _ in range(2001)] for each in (engine, twin))
-    assert seen == again
+    seen = models(engine, 2001)
+    assert models(twin, 2001) == seen
     assert seen[0] == 418
-    assert 500 < seen.count(503) < 700
+    assert low <= seen.count(503) <= high
 
 
-@pytest.mark.parametrize(("probability", "status"), [(0, 200), (1, 503)])
-def test_a_fault_can_be_certain(probability, status):
-    engine = Engine()
-    engine.fault("models", Reply(503), probability=probability)
-    assert {ask(engine, "/v1/models").status for _ in range(50)} == {status}
-
-
-def test_one_of_several_faults_is_as_likely_as_the_other_and_all_together_as_was_said():
+def test_several_faults_are_equally_likely_and_share_the_probability():
     engine = Engine(seed=3)
     engine.fault("models", Reply(500), Reply(502), Reply(503), probability=0.3)
-    seen = Counter(ask(engine, "/v1/models").status for _ in range(9000))
+    seen = Counter(models(engine, 9000))
     assert set(seen) == {200, 500, 502, 503}
     assert 6100 < seen[200] < 6500
     assert all(800 < seen[status] < 1000 for status in (500, 502, 503))
 
 
-@pytest.mark.parametrize("probability", [-0.1, 1.1, float("nan")])
-def test_a_probability_is_checked(probability):
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        Engine().fault("models", Hang(), probability=probability)
+@pytest.mark.parametrize("kind", [Engine, Emulator])
+def test_a_storm_is_every_fault_at_every_endpoint_where_it_is_possible(kind):
+    engine = kind()
+    engine.storm(0.25)
+    possible = {endpoint: tuple(faults_at(endpoint)) for endpoint in ENDPOINTS if faults_at(endpoint)}
+    if kind is Emulator:
+        possible["connect"] = (Drop(),)
+    assert engine._faults == {endpoint: [(0.25, answers)] for endpoint, answers in possible.items()}
 
 
-def test_scripts_are_checked_where_they_are_written():
-    with pytest.raises(ValueError, match="Refuse answers 'connect'"):
-        Engine(script={"status": [Refuse()]})
-    with pytest.raises(ValueError, match="no endpoint 'typo'"):
-        Engine().script("typo")
-    with pytest.raises(ValueError, match="no endpoint 'typo'"):
-        Engine().fault("typo", Hang(), probability=1)
-    with pytest.raises(ValueError, match="Refuse answers 'connect'"):
-        Engine().fault("status", Hang(), Refuse(), probability=1)
-    with pytest.raises(ValueError, match="at least one answer"):
-        Engine().fault("status", probability=1)
+def test_a_storm_can_leave_faults_out_and_ends_with_scripts_kept():
+    engine = Engine()
+    rest = [name for name, entry in FAULTS.items() if "models" in entry.endpoints and name not in {"500", "503"}]
+    engine.storm(1, without=rest)
+    engine.script("models", Reply(418))
+    assert set(models(engine, 50)) == {418, 500, 503}
+    engine.script("models", Reply(418))
+    engine.calm()
+    assert models(engine, 20) == [418] + [200] * 19
+    with pytest.raises(ValueError, match="no fault 'thunder'"):
+        engine.storm(1, without=["thunder"])
+
+
+@pytest.mark.parametrize(
+    ("write", "sentence"),
+    [
+        (lambda: Engine(script={"status": [Refuse()]}), "Refuse answers 'connect'"),
+        (lambda: Engine().script("typo"), "no endpoint 'typo'"),
+        (lambda: Engine().asked("typo"), "no endpoint 'typo'"),
+        (lambda: Engine().script_prompt("a cat", Refuse()), "Refuse answers 'connect'"),
+        (lambda: Engine().fault("typo", Hang(), probability=1), "no endpoint 'typo'"),
+        (lambda: Engine().fault("status", Hang(), Refuse(), probability=1), "Refuse answers 'connect'"),
+        (lambda: Engine().fault("status", probability=1), "at least one answer"),
+        (lambda: Engine().fault("status", Hang(), probability=-0.1), "between 0 and 1"),
+        (lambda: Engine().fault("status", Hang(), probability=1.1), "between 0 and 1"),
+        (lambda: Engine().fault("status", Hang(), probability=float("nan")), "between 0 and 1"),
+        (lambda: Engine(max_generations=-1), "max_generations cannot be below 0, at -1"),
+    ],
+)
+def test_scripts_faults_and_options_are_checked_where_they_are_written(write, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        write()
 
 
 def test_every_call_is_recorded():
@@ -164,38 +186,18 @@ def test_every_call_is_recorded():
     assert (third.answer, third.status, third.request_id) == (Hang(), None, None)
     assert (fourth.endpoint, fourth.status) == ("other", 404)
     assert engine.calls == {"submit": 1, "result": 1, "models": 1, "other": 1}
+    assert engine.asked("result") == [second]
+    assert "emulator-token" not in repr(first)
+    assert "leopard" not in repr(first)
 
 
-def test_a_record_shows_neither_headers_nor_body():
-    engine = Engine()
-    submit(engine)
-    assert "emulator-token" not in repr(engine.records[0])
-    assert "leopard" not in repr(engine.records[0])
-
-
-def test_no_more_than_the_last_records_are_kept():
-    engine = Engine(max_records=2)
-    for now in range(5):
-        ask(engine, "/v1/models", now)
-    assert [record.at for record in engine.records] == [3, 4]
-    assert engine.calls["models"] == 5
-
-
-def test_no_more_than_the_last_ended_generations_are_kept():
-    engine = Engine(profile="fixed:1", max_generations=2)
+def test_only_the_last_records_and_ended_generations_are_kept():
+    engine = Engine(profile="fixed:1", max_records=2, max_generations=2)
     ids = [submit(engine, now) for now in (0.0, 1.0, 2.0)]
     assert [ask(engine, f"/v1/requests/{each}/status", 4.0).status for each in ids] == [404, 200, 200]
-    assert set(engine.service.queue.completions) == set(ids[1:])
-    engine.reset()
-    for now in range(5):
-        submit(engine, now)
-    assert len(engine.service.queue.jobs) == 3
-    assert engine.service.accepted == 5
-
-
-def test_a_number_of_generations_is_checked():
-    with pytest.raises(ValueError, match="max_generations cannot be below 0, at -1"):
-        Engine(max_generations=-1)
+    assert set(engine.completions) == set(ids[1:])
+    assert [record.request_id for record in engine.records] == ids[1:]
+    assert (engine.accepted, engine.calls["submit"]) == (3, 3)
 
 
 def test_reset_starts_again_as_constructed():
@@ -203,142 +205,55 @@ def test_reset_starts_again_as_constructed():
 
     def story():
         engine.script("status", Hang())
-        first = ask(engine, "/v1/models").status
-        return first, submit(engine), dict(engine.service.queue.completions)
+        engine.fail_prompt("a snow leopard")
+        return models(engine), submit(engine), dict(engine.completions)
 
     before = story()
     engine.fault("models", Reply(500), probability=1)
     engine.reset()
-    assert (len(engine.records), engine.service.accepted, engine.service.spent_usd) == (0, 0, 0.0)
-    assert (engine.service.base_url, engine.service.epoch) == ("https://b", 7.0)
+    assert (len(engine.records), engine.accepted, engine.spent_usd) == (0, 0, 0.0)
+    assert (engine.base_url, engine.service.epoch) == ("https://b", 7.0)
     assert story() == before
-    assert ask(engine, "/v1/models").status == 200
+    assert models(engine) == [200]
 
 
-def test_workers_replace_the_profiles_number():
-    crowd = {"profile": "queue:2", "workers": 1}
-    states = []
-    for options in ({"profile": Profile("mine", 1.0, workers=2)}, crowd):
-        engine = Engine(**options)
-        ids = [submit(engine) for _ in range(3)]
-        states.append([engine.service.queue.jobs[request_id].state for request_id in ids])
-    assert states == [["in_progress", "in_progress", "in_queue"], ["in_progress", "in_queue", "in_queue"]]
+@pytest.mark.parametrize(
+    ("options", "running"),
+    [({"profile": Profile("mine", 1.0, workers=2)}, 2), ({"profile": "queue:2", "workers": 1}, 1), ({"workers": 0}, 0)],
+)
+def test_workers_replace_the_profiles_number(options, running):
+    engine = Engine(**options)
+    ids = [submit(engine) for _ in range(3)]
+    assert list(engine.completions) == ids[:running]
 
 
-def test_the_token_can_be_chosen():
-    engine = Engine(api_key="mine")
-    seen = [
-        engine.handle(Call("GET", "/v1/models", {"authorization": f"Bearer {token}"}), 0.0).status
-        for token in ("mine", "emulator-token")
-    ]
-    assert seen == [200, 401]
-
-
-def test_the_face_shows_what_the_engine_counts():
-    emulator = BaseEmulator(profile="fixed:1", api_key="emulator-token", files_url="https://f")
-    request_id = submit(emulator.engine, 3.0, model=KLEIN_4B)
-    assert (emulator.accepted, emulator.spent_usd, emulator.completions) == (1, 0.01, {request_id: 4.0})
-    assert (emulator.calls, [record.endpoint for record in emulator.records]) == ({"submit": 1}, ["submit"])
-    assert (emulator.api_key, emulator.base_url) == ("emulator-token", "")
-
-
-def test_scripts_faults_and_reset_reach_the_engine():
-    emulator = BaseEmulator(script={"models": [Reply(418)]})
-    emulator.script("models", Hang())
-    emulator.fault("models", Reply(503), probability=1)
-    answers = [ask(emulator.engine, "/v1/models") for _ in range(3)]
-    emulator.reset()
-    again = [ask(emulator.engine, "/v1/models") for _ in range(2)]
-    assert [getattr(answer, "status", None) for answer in answers + again] == [418, None, 503, 418, 200]
-
-
-@pytest.mark.parametrize("kind", [BaseEmulator, Emulator])
-def test_a_storm_is_every_fault_wherever_it_can_happen(kind):
-    emulator = kind(max_records=30_000)
-    emulator.storm(1)
-    for endpoint in sorted({place for entry in FAULTS.values() for place in entry.endpoints}):
-        met = [emulator.engine._next_answer(endpoint) for _ in range(3_000)]
-        possible = [Drop()] if (kind, endpoint) == (Emulator, "connect") else faults_at(endpoint)
-        assert all(answer in possible for answer in met)
-        assert all(answer in met for answer in possible)
-
-
-@pytest.mark.parametrize(("probability", "low", "high"), [(0.1, 160, 240), (0, 0, 0)])
-def test_a_storm_strikes_with_its_probability(probability, low, high):
-    emulator = BaseEmulator()
-    emulator.storm(probability)
-    met = [emulator.engine._next_answer("status") for _ in range(2_000)]
-    assert low <= sum(answer is not None for answer in met) <= high
-
-
-def test_a_storm_can_do_without_some_faults():
-    emulator = BaseEmulator(max_records=30_000)
-    rest = [name for name, entry in FAULTS.items() if "cancel" in entry.endpoints and name not in {"reset", "hang"}]
-    emulator.storm(1, without=rest)
-    met = [emulator.engine._next_answer("cancel") for _ in range(50)]
-    assert {type(answer) for answer in met} == {Reset, Hang}
-    with pytest.raises(ValueError, match="no fault 'thunder'"):
-        emulator.storm(1, without=["thunder"])
-
-
-def test_after_a_storm_all_is_calm_but_for_scripts():
-    emulator = BaseEmulator()
-    emulator.storm(1)
-    emulator.script("models", Reply(418))
-    emulator.calm()
-    assert [ask(emulator.engine, "/v1/models").status for _ in range(20)] == [418] + [200] * 19
-
-
-def test_an_unknown_option_is_refused():
-    with pytest.raises(TypeError, match="colour"):
-        BaseEmulator(colour="blue")
-
-
-def test_the_nth_call_from_now_gets_the_answer():
-    emulator = BaseEmulator(script={"models": [Reply(418)]})
-    emulator.script_nth(3, "models", Reply(503))
-    assert [ask(emulator.engine, "/v1/models").status for _ in range(5)] == [418, 200, 200, 503, 200]
-    with pytest.raises(ValueError, match="from 1"):
-        emulator.script_nth(0, "models", Reply(503))
-
-
-def test_a_prompt_fails_whenever_it_comes_and_uses_up_no_script():
-    emulator = BaseEmulator(profile="fixed:1")
-    emulator.fail_prompt("a cursed cat")
-    emulator.script_prompt("a refused cat", Reply(422))
-    emulator.script("submit", Reply(429))
-    cursed = [submit(emulator.engine, prompt="a cursed cat") for _ in range(2)]
-    assert ask(emulator.engine, SUBMIT, method="POST", body={"prompt": "a refused cat"}).status == 422
-    assert ask(emulator.engine, SUBMIT, method="POST", body={"prompt": "a cat"}).status == 429
-    fine = submit(emulator.engine, prompt="a cat")
-    states = [ask(emulator.engine, f"/v1/requests/{key}/status", 5.0).body["status"] for key in [*cursed, fine]]
+def test_a_scripted_prompt_gets_its_answer_whenever_it_comes_and_uses_up_no_script():
+    engine = Engine(profile="fixed:1")
+    engine.fail_prompt("a cursed cat")
+    engine.script_prompt("a refused cat", Reply(422))
+    engine.script("submit", Reply(429))
+    cursed = [submit(engine, prompt="a cursed cat") for _ in range(2)]
+    assert ask(engine, SUBMIT, method="POST", body={"prompt": "a refused cat"}).status == 422
+    assert ask(engine, SUBMIT, method="POST", body={"prompt": "a cat"}).status == 429
+    fine = submit(engine, prompt="a cat")
+    states = [ask(engine, f"/v1/requests/{key}/status", 5.0).body["status"] for key in [*cursed, fine]]
     assert states == ["failed", "failed", "completed"]
-    assert emulator.calls["submit"] == 5
-    assert emulator.prompts == ["a cursed cat", "a cursed cat", "a cat"]
-    emulator.reset()
-    assert ask(emulator.engine, SUBMIT, method="POST", body={"prompt": "a refused cat"}).status == 200
+    assert engine.calls["submit"] == 5
+    assert engine.prompts == ["a cursed cat", "a cursed cat", "a cat"]
 
 
 @pytest.mark.parametrize("body", [b"no JSON", b"[1]", b'{"prompt": 1}', b"{}", b"[" * 100_000, b"\xff"])
-def test_a_submit_without_a_prompt_is_no_prompts(body):
-    emulator = BaseEmulator()
-    emulator.fail_prompt("a cursed cat")
+def test_a_submit_without_a_readable_prompt_is_no_scripted_prompt(body):
+    engine = Engine()
+    engine.fail_prompt("")
     assert prompt_of(body) is None
-    assert ask(emulator.engine, SUBMIT, method="POST", body=body).status != 200
-    assert emulator.prompts == []
+    assert ask(engine, SUBMIT, method="POST", body=body).status != 200
+    assert engine.records[-1].answer is None
+    assert engine.prompts == []
 
 
 def test_a_lost_submit_runs_and_costs():
-    emulator = BaseEmulator()
-    emulator.lose_submit()
-    assert isinstance(ask(emulator.engine, SUBMIT, method="POST", body={"prompt": "a cat"}), Reset)
-    assert (emulator.prompts, emulator.accepted) == (["a cat"], 1)
-
-
-def test_what_was_asked_is_told_by_endpoint():
-    emulator = BaseEmulator()
-    request_id = submit(emulator.engine, 3.0)
-    ask(emulator.engine, f"/v1/requests/{request_id}/status", 4.0)
-    assert [(record.request_id, record.at) for record in emulator.asked("status")] == [(request_id, 4.0)]
-    with pytest.raises(ValueError, match="no endpoint"):
-        emulator.asked("state")
+    engine = Engine()
+    engine.lose_submit()
+    assert isinstance(ask(engine, SUBMIT, method="POST", body={"prompt": "a cat"}), Reset)
+    assert (engine.prompts, engine.accepted, engine.spent_usd) == (["a cat"], 1, 0.01)

@@ -1,7 +1,4 @@
-"""Well-formed answers whose content is odd: each in its place, and none of them broken in form.
-
-The catalogue of faults: whole, named once, and each able to happen where it says.
-"""
+"""The catalogue of faults: complete, and each fault possible where it says."""
 
 import gzip
 import json
@@ -11,41 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_klein_async.emulator.faults import FAULTS, ODDITIES, fault, faults_at, parse_fault
-from flux_klein_async.emulator.scripts import ENDPOINTS, Generation, Reply, Rewrite, check_answer, error_reply
+from flux_klein_async.emulator.faults import FAULTS, fault, faults_at, parse_fault
+from flux_klein_async.emulator.scripts import Reply, check_answer, error_reply
 
 
-@pytest.mark.parametrize(("name", "meaning", "endpoints", "answer"), ODDITIES, ids=lambda part: str(part)[:20])
-def test_an_oddity_can_happen_where_it_says(name, meaning, endpoints, answer):
-    assert name
-    assert meaning
-    for endpoint in endpoints:
-        check_answer(endpoint, answer)
-
-
-def test_what_is_rewritten_is_still_json():
-    rewritten = [answer for *_, answer in ODDITIES if isinstance(answer, Rewrite)]
-    assert len(rewritten) > 10
-    for answer in rewritten:
-        json.dumps(answer.fields, allow_nan=False)
-
-
-def test_a_scripted_reply_or_fate_is_no_refusal():
-    assert {answer.status for *_, answer in ODDITIES if isinstance(answer, Reply)} == {200}
-    assert {endpoints for _, _, endpoints, answer in ODDITIES if isinstance(answer, Generation)} == {("submit",)}
-
-
-@pytest.mark.parametrize("entry", FAULTS.values(), ids=lambda entry: entry.name)
-def test_every_fault_can_happen_where_it_says(entry):
-    assert entry.endpoints
-    assert set(entry.endpoints) <= set(ENDPOINTS)
-    for endpoint in entry.endpoints:
-        check_answer(endpoint, entry.make())
-
-
-def test_no_two_faults_say_the_same():
+def test_every_fault_can_happen_where_it_says_and_no_two_say_the_same():
+    for entry in FAULTS.values():
+        assert entry.endpoints
+        for endpoint in entry.endpoints:
+            check_answer(endpoint, entry.answer)
     meanings = [(entry.meaning, entry.endpoints) for entry in FAULTS.values()]
     assert len(set(meanings)) == len(meanings)
+
+
+def test_rewritten_fields_are_valid_json():
+    for entry in FAULTS.values():
+        json.dumps(getattr(entry.answer, "fields", {}), allow_nan=False)
 
 
 # docs/wire.md, "Errors", written down once more.
@@ -90,19 +68,16 @@ def test_the_noise_in_a_body_is_what_it_says():
     assert (len(bomb) < 100_000, len(gzip.decompress(bomb))) == (True, 80 * 2**20)
 
 
-def test_an_unknown_fault_is_told_what_comes_near():
+def test_the_error_of_an_unknown_fault_lists_similar_names():
     with pytest.raises(ValueError, match=r"no fault '5033': there are 503, 503\+after, 503\+date$"):
         fault("5033")
     with pytest.raises(ValueError, match="there are 400, "):
         fault("zebra")
 
 
-def test_a_fault_is_read_with_its_place_and_its_probability():
+def test_a_fault_is_read_with_its_endpoints_and_its_probability():
     assert parse_fault("status:503=0.05") == [("status", error_reply(503), 0.05)]
     assert parse_fault(" submit:reset+accepted=1") == [("submit", fault("reset+accepted"), 1.0)]
-
-
-def test_any_is_every_endpoint_that_it_can_happen_to():
     assert [place for place, _, _ in parse_fault("any:hang+accepted=0.5")] == ["submit", "cancel"]
     assert [place for place, _, _ in parse_fault("any:drop=0")] == ["connect"]
 
@@ -122,7 +97,7 @@ def test_any_is_every_endpoint_that_it_can_happen_to():
         ("upload:503=0.1", "503 happens to submit, .*, not to 'upload'"),
     ],
 )
-def test_what_is_no_fault_is_refused(text, sentence):
+def test_other_texts_are_refused(text, sentence):
     with pytest.raises(ValueError, match=sentence):
         parse_fault(text)
 
@@ -132,7 +107,7 @@ def test_the_faults_of_an_endpoint_are_those_that_name_it():
     assert faults_at("other") == []
 
 
-@given(st.text())
+@given(st.text("anysttus:50+=.-e \u0663", max_size=20))
 def test_any_text_is_a_fault_or_a_sentence(text):
     with suppress(ValueError):
         assert parse_fault(text)

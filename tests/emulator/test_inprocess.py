@@ -2,11 +2,11 @@
 
 import asyncio
 import gc
-import tracemalloc
 import warnings
 
 import aiohttp
 import pytest
+import pytest_asyncio
 
 from flux_klein_async.emulator import (
     Drop,
@@ -26,16 +26,23 @@ from flux_klein_async.emulator.inprocess import join
 
 from .helpers import SUBMIT, run
 
+AUTH = {"Authorization": "Bearer emulator-token"}
+LOST, RESET = ("lost", type(None)), ("lost", ConnectionResetError)
+
+
+def clock():
+    return asyncio.get_running_loop().time()
+
 
 class Listener(asyncio.Protocol):
     """Writes down what happens to it, and when."""
 
-    def __init__(self, *, keep_open=False):
+    def __init__(self):
         self.log = []
-        self.keep_open = keep_open
+        self.keep_open = False
 
     def _note(self, *event):
-        self.log.append((asyncio.get_running_loop().time(), *event))
+        self.log.append((clock(), *event))
 
     def connection_made(self, transport):
         self.transport = transport
@@ -57,219 +64,155 @@ class Listener(asyncio.Protocol):
         self._note("lost", type(exc))
 
 
-LOST, RESET = ("lost", type(None)), ("lost", ConnectionResetError)
+@pytest.fixture
+def connect(klein_emulator):
+    """Connects two listeners; the emulator's fixture makes time virtual."""
 
-
-def story(tell, *, latency=0.0, keep_open=False):
-    """Let `tell` act on two connected ends and return their logs and what it returned."""
-
-    async def main():
-        near, far = Listener(), Listener(keep_open=keep_open)
+    def connect(latency=0.0):
+        near, far = Listener(), Listener()
         join(asyncio.get_running_loop(), near, far, latency=latency, server_address=("host", 443))
-        told = await tell(near, far)
-        await asyncio.sleep(10)
-        return near.log, far.log, told
+        return near, far, near.transport, far.transport
 
-    return run(main())
+    return connect
 
 
 @pytest.mark.parametrize("latency", [0.0, 0.25])
-def test_bytes_arrive_in_order_after_the_latency(latency):
-    async def tell(near, far):
-        for letter in b"abc":
-            near.transport.write(bytes([letter]))
-        near.transport.write(b"")
-        await asyncio.sleep(0.1)
-        near.transport.writelines([b"d", bytearray(b"e"), memoryview(b"f")])
-        far.transport.write(b"z")
-
-    near, far, _ = story(tell, latency=latency)
-    assert near == [(0.1 + latency, b"z")]
-    assert far == [(latency, b"a"), (latency, b"b"), (latency, b"c"), (0.1 + latency, b"def")]
+async def test_bytes_arrive_in_order_after_the_latency(connect, latency):
+    near, far, client, server = connect(latency)
+    for letter in (b"a", b"b", b"c", b""):
+        client.write(letter)
+    await asyncio.sleep(0.1)
+    client.writelines([b"d", bytearray(b"e"), memoryview(b"f")])
+    server.write(b"z")
+    await asyncio.sleep(1)
+    assert near.log == [(0.1 + latency, b"z")]
+    assert far.log == [(latency, b"a"), (latency, b"b"), (latency, b"c"), (0.1 + latency, b"def")]
 
 
-@pytest.mark.parametrize("latency", [0.0, 0.25])
-def test_a_close_is_seen_after_the_bytes(latency):
-    async def tell(near, far):
-        near.transport.write(b"last")
-        near.transport.close()
-        near.transport.close()
-        near.transport.write(b"late")
-        return near.transport.is_closing(), far.transport.is_closing()
-
-    near, far, told = story(tell, latency=latency)
-    assert near == [(0.0, *LOST)]
-    assert far == [(latency, b"last"), (latency, "eof"), (latency, *LOST)]
-    assert told == (True, False)
-
-
-def test_a_protocol_may_keep_its_half_open():
-    async def tell(near, far):
-        near.transport.close()
-        await asyncio.sleep(1)
-        open_still = not far.transport.is_closing()
-        far.transport.close()
-        return open_still
-
-    assert story(tell, keep_open=True) == ([(0.0, *LOST)], [(0.0, "eof"), (1.0, *LOST)], True)
+async def test_both_ends_know_their_addresses(connect):
+    _, _, client, server = connect()
+    assert client.get_extra_info("peername") == server.get_extra_info("sockname") == ("host", 443)
+    assert client.get_extra_info("sockname") == server.get_extra_info("peername") == ("127.0.0.1", 0)
 
 
 @pytest.mark.parametrize("latency", [0.0, 0.25])
-def test_an_abort_loses_what_is_under_way(latency):
-    async def tell(near, far):
-        near.transport.write(b"lost")
-        near.transport.abort()
-        near.transport.abort()
-
-    assert story(tell, latency=latency) == ([(0.0, *LOST)], [(latency, *RESET)], None)
-
-
-def test_an_abort_reaches_a_reader_that_has_paused():
-    async def tell(near, far):
-        far.transport.pause_reading()
-        near.transport.write(b"unread")
-        await asyncio.sleep(1)
-        near.transport.abort()
-
-    assert story(tell)[1] == [(1.0, *RESET)]
+async def test_a_close_is_seen_after_the_bytes(connect, latency):
+    near, far, client, server = connect(latency)
+    client.write(b"last")
+    client.close()
+    client.close()
+    client.write(b"late")
+    assert (client.is_closing(), server.is_closing()) == (True, False)
+    await asyncio.sleep(1)
+    assert near.log == [(0.0, *LOST)]
+    assert far.log == [(latency, b"last"), (latency, "eof"), (latency, *LOST)]
 
 
-def test_a_paused_reader_gets_its_bytes_and_the_close_later():
-    async def tell(near, far):
-        far.transport.pause_reading()
-        near.transport.write(b"one")
-        near.transport.write(b"two")
-        near.transport.close()
-        await asyncio.sleep(1)
-        reading = far.transport.is_reading()
-        far.transport.resume_reading()
-        far.transport.resume_reading()
-        return reading, far.transport.is_reading()
-
-    _, far, told = story(tell)
-    assert far == [(1.0, b"one"), (1.0, b"two"), (1.0, "eof"), (1.0, *LOST)]
-    assert told == (False, True)
+async def test_a_protocol_may_keep_its_half_open(connect):
+    _, far, client, server = connect()
+    far.keep_open = True
+    client.close()
+    await asyncio.sleep(1)
+    server.close()
+    await asyncio.sleep(0)
+    assert far.log == [(0.0, "eof"), (1.0, *LOST)]
 
 
-def test_a_reader_may_pause_in_the_middle():
-    async def tell(near, far):
-        receive = far.data_received
-
-        def receive_one(data):
-            receive(data)
-            far.transport.pause_reading()
-
-        far.data_received = receive_one
-        near.transport.write(b"one")
-        near.transport.write(b"two")
-        await asyncio.sleep(1)
-        far.transport.resume_reading()
-
-    assert story(tell)[1] == [(0.0, b"one"), (1.0, b"two")]
+@pytest.mark.parametrize("latency", [0.0, 0.25])
+async def test_an_abort_loses_what_is_under_way(connect, latency):
+    near, far, client, _ = connect(latency)
+    client.write(b"lost")
+    client.abort()
+    client.abort()
+    await asyncio.sleep(1)
+    assert (near.log, far.log) == ([(0.0, *LOST)], [(latency, *RESET)])
 
 
-def test_resuming_with_nothing_kept_is_harmless():
-    async def tell(near, far):
-        far.transport.pause_reading()
-        far.transport.resume_reading()
-        near.transport.write(b"x")
-
-    assert story(tell)[1] == [(0.0, b"x")]
-
-
-def test_a_full_window_pauses_the_writer_until_the_reader_has_read():
-    async def tell(near, far):
-        far.transport.pause_reading()
-        near.transport.write(b"x" * 65_536)
-        near.transport.write(b"y")
-        near.transport.write(b"z")
-        await asyncio.sleep(1)
-        waiting = near.transport.get_write_buffer_size()
-        far.transport.resume_reading()
-        await asyncio.sleep(1)
-        return waiting, near.transport.get_write_buffer_size()
-
-    near, _, told = story(tell)
-    assert near == [(0.0, "pause"), (1.0, "resume")]
-    assert told == (65_538, 0)
+async def test_an_abort_reaches_a_reader_that_has_paused(connect):
+    _, far, client, server = connect()
+    server.pause_reading()
+    client.write(b"unread")
+    await asyncio.sleep(1)
+    client.abort()
+    await asyncio.sleep(1)
+    assert far.log == [(1.0, *RESET)]
 
 
-def test_a_writer_that_was_paused_hears_of_the_readers_end():
-    async def tell(near, far):
-        far.transport.pause_reading()
-        near.transport.write(b"x" * 70_000)
-        await asyncio.sleep(1)
-        far.transport.close()
-
-    assert story(tell)[0] == [(0.0, "pause"), (1.0, "eof"), (1.0, *LOST)]
-
-
-def test_writing_to_somebody_who_has_gone_is_answered_with_a_reset():
-    async def tell(near, far):
-        near.transport.pause_reading()
-        far.transport.close()
-        await asyncio.sleep(1)
-        near.transport.write(b"anybody there?")
-
-    assert story(tell)[0] == [(1.0, *RESET)]
+async def test_a_paused_reader_gets_its_bytes_and_the_close_later(connect):
+    _, far, client, server = connect()
+    server.pause_reading()
+    client.write(b"one")
+    client.write(b"two")
+    client.close()
+    await asyncio.sleep(1)
+    server.resume_reading()
+    server.resume_reading()
+    await asyncio.sleep(1)
+    assert far.log == [(1.0, b"one"), (1.0, b"two"), (1.0, "eof"), (1.0, *LOST)]
 
 
-def test_bytes_that_cross_a_close_are_lost():
-    async def tell(near, far):
-        near.transport.close()
-        far.transport.write(b"crossing")
+async def test_a_reader_may_pause_in_the_middle(connect):
+    _, far, client, server = connect()
 
-    near, far, _ = story(tell, latency=0.5)
-    assert near == [(0.0, *LOST)]
-    assert far == [(0.5, "eof"), (0.5, *LOST)]
+    def receive_one(data):
+        Listener.data_received(far, data)
+        server.pause_reading()
 
-
-def test_a_writer_that_obeys_fills_no_memory():
-    async def tell(near, far):
-        far.data_received = lambda _: None
-        tracemalloc.start()
-        chunk, paused = bytes(32_768), asyncio.Event()
-        near.pause_writing, near.resume_writing = paused.clear, paused.set
-        paused.set()
-        for _ in range(500):
-            near.transport.write(chunk)
-            await paused.wait()
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return peak
-
-    assert story(tell)[2] < 500_000
+    far.data_received = receive_one
+    server.pause_reading()
+    server.resume_reading()  # with nothing kept back
+    client.write(b"one")
+    client.write(b"two")
+    await asyncio.sleep(1)
+    server.resume_reading()
+    await asyncio.sleep(1)
+    assert far.log == [(0.0, b"one"), (1.0, b"two")]
 
 
-def test_both_ends_know_their_addresses():
-    async def tell(near, far):
-        return [
-            (end.transport.get_extra_info("peername"), end.transport.get_extra_info("sockname")) for end in (near, far)
-        ]
-
-    client, server = ("127.0.0.1", 0), ("host", 443)
-    assert story(tell)[2] == [(server, client), (client, server)]
-
-
-def test_what_a_pipe_cannot_do_it_says():
-    async def tell(near, far):
-        return near.transport.can_write_eof(), near.transport.get_extra_info("socket")
-
-    assert story(tell)[2] == (False, None)
+async def test_a_full_window_pauses_the_writer_until_the_reader_has_read(connect):
+    near, _, client, server = connect()
+    server.pause_reading()
+    for data in (b"x" * 65_536, b"y", b"z"):
+        client.write(data)
+    await asyncio.sleep(1)
+    assert client.get_write_buffer_size() == 65_538
+    server.resume_reading()
+    await asyncio.sleep(1)
+    assert (near.log, client.get_write_buffer_size()) == ([(0.0, "pause"), (1.0, "resume")], 0)
 
 
-AUTH = {"Authorization": "Bearer emulator-token"}
+async def test_a_paused_writer_learns_of_the_readers_end(connect):
+    near, _, client, server = connect()
+    server.pause_reading()
+    client.write(b"x" * 70_000)
+    await asyncio.sleep(1)
+    server.close()
+    await asyncio.sleep(1)
+    assert near.log == [(0.0, "pause"), (1.0, "eof"), (1.0, *LOST)]
 
 
-def told_through_a_session(tell, *, limit=None, **options):
-    """Let `tell` use an emulator through a session, in virtual time."""
+async def test_writing_to_a_closed_end_is_answered_with_a_reset(connect):
+    near, _, client, server = connect()
+    client.pause_reading()
+    server.close()
+    await asyncio.sleep(1)
+    client.write(b"late")
+    await asyncio.sleep(1)
+    assert near.log == [(1.0, *RESET)]
 
-    async def main():
-        async with InProcessEmulator(**{"profile": "fixed:2", **options}) as emulator:
-            session = emulator.session(headers=AUTH, base_url=emulator.base_url, timeout=aiohttp.ClientTimeout(60))
-            return await tell(emulator, session)
 
-    return run(main())
+async def test_bytes_that_cross_a_close_are_lost(connect):
+    near, far, client, server = connect(0.5)
+    client.close()
+    server.write(b"crossing")
+    await asyncio.sleep(1)
+    assert (near.log, far.log) == ([(0.0, *LOST)], [(0.5, "eof"), (0.5, *LOST)])
+
+
+@pytest_asyncio.fixture
+async def session(klein_emulator):
+    timeout = aiohttp.ClientTimeout(60)
+    return klein_emulator.session(headers=AUTH, base_url=klein_emulator.base_url, timeout=timeout)
 
 
 async def fetch(session, method, url, **options):
@@ -277,63 +220,53 @@ async def fetch(session, method, url, **options):
         return response.status, await response.read()
 
 
-async def submit(session, **given):
-    async with session.post(SUBMIT, json={"prompt": "a snow leopard", "width": 64, "height": 64, **given}) as response:
+async def submit(session):
+    async with session.post(SUBMIT, json={"prompt": "a snow leopard", "width": 64, "height": 64}) as response:
         return (await response.json())["request_id"]
 
 
-def clock():
-    return asyncio.get_running_loop().time()
-
-
-def test_a_generation_runs_in_virtual_time():
-    async def tell(emulator, session):
-        request_id = await submit(session)
-        seen = []
-        for _ in range(3):
-            async with session.get(f"/v1/requests/{request_id}/status") as response:
-                seen.append((clock(), (await response.json())["status"]))
-            await asyncio.sleep(1)
-        return seen, emulator.completions[request_id]
-
-    seen, completion = told_through_a_session(tell)
+async def test_a_generation_runs_in_virtual_time(klein_emulator, session):
+    klein_emulator.script("submit", Generation(after=2.0))
+    request_id, seen = await submit(session), []
+    for _ in range(3):
+        async with session.get(f"/v1/requests/{request_id}/status") as response:
+            seen.append((clock(), (await response.json())["status"]))
+        await asyncio.sleep(1)
     assert seen == [(0.0, "in_progress"), (1.0, "in_progress"), (2.0, "completed")]
-    assert completion == 2.0
+    async with session.get(f"/v1/requests/{request_id}/result") as response:
+        assert (await response.json())["finished_at"] == "2026-01-01T00:00:02.000Z"
 
 
-def test_the_picture_comes_as_a_file_and_costs_no_virtual_time():
-    async def tell(emulator, session):
-        request_id = await submit(session)
-        await asyncio.sleep(2)
-        url = f"https://files.runcomfy.net/files/{request_id}.png"
-        async with aiohttp.ClientSession(connector=emulator.connector()) as plain, plain.get(url) as response:
-            picture = await response.read()
-            return response.headers, picture, clock(), emulator.records[-1]
-
-    headers, picture, now, record = told_through_a_session(tell)
+async def test_the_picture_comes_as_a_file_and_costs_no_virtual_time(klein_emulator, session):
+    request_id = await submit(session)
+    await asyncio.sleep(2)
+    url = f"https://files.runcomfy.net/files/{request_id}.png"
+    async with aiohttp.ClientSession(connector=klein_emulator.connector()) as plain, plain.get(url) as response:
+        picture = await response.read()
     assert picture.startswith(b"\x89PNG")
-    assert (headers["Content-Type"], headers["Content-Length"]) == ("image/png", str(len(picture)))
-    assert now == 2.0
+    assert response.headers["Content-Type"] == "image/png"
+    assert response.headers["Content-Length"] == str(len(picture))
+    assert clock() == 2.0
+    record = klein_emulator.records[-1]
     assert (record.endpoint, record.headers["host"]) == ("file", "files.runcomfy.net")
     assert "authorization" not in record.headers
 
 
-@pytest.mark.parametrize("url", ["http://a.test:81/v1/models", "https://b.test/v1/models"])
-def test_every_address_leads_to_the_emulator(url):
-    async def tell(emulator, session):
-        return (await fetch(session, "GET", url))[0], emulator.records[-1].headers["host"]
+async def test_every_address_leads_to_the_emulator_with_a_connector_of_the_users_too(klein_emulator):
+    session = klein_emulator.session(connector=klein_emulator.connector(limit=3), headers=AUTH)
+    assert session.connector.limit == 3
+    for origin in ("http://a.test:81", "https://b.test"):
+        assert (await fetch(session, "GET", f"{origin}/v1/models"))[0] == 200
+        assert klein_emulator.records[-1].headers["host"] == origin.split("/")[2]
 
-    assert told_through_a_session(tell) == (200, url.split("/")[2])
 
-
-def test_a_round_trip_takes_its_time_half_each_way():
-    async def tell(emulator, session):
+async def test_a_round_trip_takes_its_time_half_each_way(klein_emulator, session):
+    klein_emulator.round_trip = 0.5
+    for _ in range(2):
         await fetch(session, "GET", "/v1/models")
-        await fetch(session, "GET", "/v1/models")
-        return [record.at for record in emulator.records], clock(), emulator.calls["connect"]
-
     # The first call connects, which takes a round trip of its own.
-    assert told_through_a_session(tell, round_trip=0.5) == ([0.75, 1.25], 1.5, 1)
+    assert [record.at for record in klein_emulator.records] == [0.75, 1.25]
+    assert (clock(), klein_emulator.calls["connect"]) == (1.5, 1)
 
 
 @pytest.mark.parametrize(
@@ -342,19 +275,16 @@ def test_a_round_trip_takes_its_time_half_each_way():
         (Reply(599, "odd"), 599, b"odd", 0.0),
         (Reply(200, b"ab", dribble=1.5), 200, b"ab", 3.0),
         (Reply(204, {"a": 1}), 204, b"", 0.0),
-        (Pass(2.5), 200, None, 2.5),
+        (Pass(2.5), 401, None, 2.5),
         (Reply(429, b"x", delay=4.0), 429, b"x", 4.0),
     ],
 )
-def test_an_answer_arrives_as_scripted(answer, status, body, elapsed):
-    async def tell(emulator, session):
-        emulator.script("models", answer)
-        got = await fetch(session, "GET", "/v1/models")
-        return *got, clock(), (await fetch(session, "GET", "/v1/models"))[0]
-
-    got = told_through_a_session(tell)
-    assert (got[0], got[2], got[3]) == (status, elapsed, 200)
+async def test_an_answer_arrives_as_scripted(klein_emulator, session, answer, status, body, elapsed):
+    klein_emulator.script("models", answer)
+    got = await fetch(session, "GET", "/v1/models", headers={"Authorization": "none"})
+    assert (got[0], clock()) == (status, elapsed)
     assert body is None or got[1] == body
+    assert (await fetch(session, "GET", "/v1/models"))[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -368,80 +298,47 @@ def test_an_answer_arrives_as_scripted(answer, status, body, elapsed):
         (Hang(), TimeoutError),
     ],
 )
-def test_a_broken_answer_breaks_as_it_does_on_a_socket(answer, error):
-    async def tell(emulator, session):
-        emulator.script("submit", answer)
-        with pytest.raises(error):
-            await fetch(session, "POST", SUBMIT, json={"prompt": "x"})
-        return emulator.accepted, (await fetch(session, "GET", "/v1/models"))[0]
-
-    assert told_through_a_session(tell) == (0, 200)
+async def test_a_broken_answer_breaks_as_it_does_on_a_socket(klein_emulator, session, answer, error):
+    klein_emulator.script("submit", answer)
+    with pytest.raises(error):
+        await fetch(session, "POST", SUBMIT, json={"prompt": "x"})
+    assert (klein_emulator.accepted, (await fetch(session, "GET", "/v1/models"))[0]) == (0, 200)
 
 
-@pytest.mark.parametrize("accepted", [True, False])
-def test_a_lost_answer_may_hide_an_accepted_submit(accepted):
-    async def tell(emulator, session):
-        emulator.script("submit", Reset(accepted=accepted))
-        with pytest.raises(aiohttp.ClientOSError):
-            await fetch(session, "POST", SUBMIT, json={"prompt": "x"})
-        return emulator.accepted, emulator.spent_usd
-
-    assert told_through_a_session(tell) == ((1, 0.01) if accepted else (0, 0.0))
+async def test_an_endless_body_flows_only_as_fast_as_it_is_read(klein_emulator, session):
+    klein_emulator.script("models", Endless(b"x" * 10_000))
+    async with session.get("/v1/models") as response:
+        assert len(await response.content.readexactly(300_000)) == 300_000
+        await asyncio.sleep(5)
+        assert 0 < response.connection.transport.peer.get_write_buffer_size() < 200_000
 
 
-def test_an_endless_body_flows_only_as_fast_as_it_is_read():
-    async def tell(emulator, session):
-        emulator.script("models", Endless(b"x" * 10_000))
-        async with session.get("/v1/models") as response:
-            first = await response.content.readexactly(300_000)
-            await asyncio.sleep(5)
-            transport = response.connection.transport
-            return len(first), transport.peer.get_write_buffer_size()
-
-    read, waiting = told_through_a_session(tell)
-    assert read == 300_000
-    assert 0 < waiting < 200_000
+async def test_a_connection_can_be_refused_as_a_real_connector_does_or_dropped(klein_emulator, session):
+    klein_emulator.script("connect", Refuse(), Drop())
+    with pytest.raises(aiohttp.ClientConnectorError, match="Cannot connect to host") as caught:
+        await fetch(session, "POST", SUBMIT, json={"prompt": "x"})
+    assert type(caught.value.os_error) is ConnectionRefusedError
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await fetch(session, "POST", SUBMIT, json={"prompt": "x"})
+    assert len(klein_emulator.records) == 0
+    assert (await fetch(session, "GET", "/v1/models"))[0] == 200
 
 
-def test_a_refused_connection_is_what_a_real_connector_raises():
-    async def tell(emulator, session):
-        emulator.script("connect", Refuse())
-        with pytest.raises(aiohttp.ClientConnectorError, match="Cannot connect to host") as caught:
-            await fetch(session, "GET", "/v1/models")
-        return type(caught.value.os_error), len(emulator.records), (await fetch(session, "GET", "/v1/models"))[0]
-
-    assert told_through_a_session(tell) == (ConnectionRefusedError, 0, 200)
-
-
-def test_a_dropped_connection_is_made_and_closed():
-    async def tell(emulator, session):
-        emulator.script("connect", Drop())
-        with pytest.raises(aiohttp.ClientConnectionError):
-            await fetch(session, "POST", SUBMIT, json={"prompt": "x"})
-        return (await fetch(session, "GET", "/v1/models"))[0], emulator.accepted
-
-    assert told_through_a_session(tell) == (200, 0)
-
-
-def test_a_connection_can_come_late_or_never():
-    async def tell(emulator, session):
-        emulator.script("connect", Pass(3.0), Hang())
-        await fetch(session, "GET", "/v1/models")
-        late = clock()
-        with pytest.raises(aiohttp.ConnectionTimeoutError):
-            await fetch(session, "GET", "http://other.test/", timeout=aiohttp.ClientTimeout(sock_connect=2))
-        return late, clock(), emulator.calls["connect"]
-
-    assert told_through_a_session(tell) == (3.0, 5.0, 2)
+async def test_a_connection_can_come_late_or_never(klein_emulator, session):
+    klein_emulator.script("connect", Pass(3.0), Hang())
+    await fetch(session, "GET", "/v1/models")
+    assert clock() == 3.0
+    with pytest.raises(aiohttp.ConnectionTimeoutError):
+        await fetch(session, "GET", "http://other.test/", timeout=aiohttp.ClientTimeout(sock_connect=2))
+    assert (clock(), klein_emulator.calls["connect"]) == (5.0, 2)
 
 
 def test_a_deadlock_is_found_although_connections_idle():
     async def main():
-        async with InProcessEmulator() as emulator:
-            session = emulator.session(headers=AUTH, timeout=aiohttp.ClientTimeout(None))
-            await fetch(session, "GET", emulator.base_url + "/v1/models")
-            emulator.script("submit", Hang())
-            await fetch(session, "POST", emulator.base_url + SUBMIT, json={"prompt": "x"})
+        async with InProcessEmulator(script={"submit": [Hang()]}) as emulator:
+            session = emulator.session(headers=AUTH, base_url=emulator.base_url, timeout=aiohttp.ClientTimeout(None))
+            await fetch(session, "GET", "/v1/models")
+            await submit(session)
 
     with (
         pytest.raises(RuntimeError, match="deadlock in virtual time"),
@@ -451,35 +348,40 @@ def test_a_deadlock_is_found_although_connections_idle():
 
 
 @pytest.mark.parametrize("answer", [Hang(), Pass(1e6), Reply(body=b"ab", dribble=1e6), None])
-def test_closing_ends_everything_at_once_and_leaves_nothing(answer):
-    async def main():
-        emulator = InProcessEmulator(script={"models": [answer]})
-        session = emulator.session(headers=AUTH)
-        call = asyncio.create_task(fetch(session, "GET", emulator.base_url + "/v1/models"))
-        await asyncio.sleep(0.5)
-        await emulator.aclose()
-        await asyncio.wait([call])
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        return session.closed, clock(), left, call.exception() is None
-
-    closed, now, left, answered = run(main())
-    assert (closed, now, left) == (True, 0.5, set())
-    assert answered is (answer is None)
+async def test_closing_ends_everything_at_once_and_leaves_nothing(klein_emulator, session, answer):
+    klein_emulator.script("models", answer)
+    before = asyncio.all_tasks()
+    call = asyncio.create_task(fetch(session, "GET", "/v1/models"))
+    await asyncio.sleep(0.5)
+    await klein_emulator.aclose()
+    await asyncio.wait([call])
+    assert (session.closed, clock(), asyncio.all_tasks() - before) == (True, 0.5, set())
+    assert (call.exception() is None) is (answer is None)
 
 
-def test_a_client_that_goes_away_ends_its_handler():
-    async def tell(emulator, session):
-        emulator.script("models", Hang())
-        before = len(asyncio.all_tasks())
-        with pytest.raises(TimeoutError):
-            await fetch(session, "GET", "/v1/models", timeout=aiohttp.ClientTimeout(1))
-        await asyncio.sleep(1)
-        return len(asyncio.all_tasks()) - before
-
-    assert told_through_a_session(tell) == 0
+async def test_a_client_that_goes_away_ends_its_handler(klein_emulator, session):
+    klein_emulator.script("models", Hang())
+    before = len(asyncio.all_tasks())
+    with pytest.raises(TimeoutError):
+        await fetch(session, "GET", "/v1/models", timeout=aiohttp.ClientTimeout(1))
+    await asyncio.sleep(1)
+    assert len(asyncio.all_tasks()) == before
 
 
-def test_sessions_that_were_let_go_are_closed_too():
+@pytest.mark.parametrize("steps", range(4))
+async def test_a_client_that_leaves_an_endless_body_is_no_error_of_the_server(klein_emulator, session, steps, caplog):
+    klein_emulator.script("models", Endless(b"x"))
+    async with session.get("/v1/models") as response:
+        await response.content.readany()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        response.close()
+    await asyncio.sleep(1)
+    assert (await fetch(session, "GET", "/v1/models"))[0] == 200
+    assert caplog.records == []
+
+
+def test_dropped_sessions_are_closed_too():
     async def main():
         async with InProcessEmulator() as emulator:
             for _ in range(3):
@@ -494,88 +396,18 @@ def test_sessions_that_were_let_go_are_closed_too():
     assert [str(warning.message) for warning in caught] == []
 
 
-def test_closing_twice_or_unused_is_harmless_and_a_closed_emulator_can_be_used_again():
-    async def main():
-        emulator = InProcessEmulator()
-        await emulator.aclose()
-        await emulator.aclose()
-        seen = []
-        for _ in range(2):
-            session = emulator.session(headers=AUTH)
-            seen.append((await fetch(session, "GET", emulator.base_url + "/v1/models"))[0])
-            await emulator.aclose()
-        return seen
-
-    assert run(main()) == [200, 200]
-
-
-def test_one_emulator_serves_one_loop_after_the_other():
-    emulator = InProcessEmulator(profile="fixed:1")
+def test_an_emulator_can_be_used_after_it_was_closed_and_on_one_loop_after_the_other():
+    emulator = InProcessEmulator()
 
     async def main():
-        session = emulator.session(headers=AUTH, base_url=emulator.base_url)
-        await submit(session)
-        await session.close()
+        await emulator.aclose()
+        await emulator.aclose()
+        for close in (emulator.aclose, emulator.aclose, None):
+            session = emulator.session(headers=AUTH, base_url=emulator.base_url)
+            await submit(session)
+            await (close or session.close)()
 
     run(main())
     run(main())
     run(emulator.aclose())
-    assert emulator.accepted == 2
-
-
-@pytest.mark.parametrize("steps", range(4))
-def test_a_client_that_leaves_an_endless_body_is_no_error_of_the_server(steps, caplog):
-    async def tell(emulator, session):
-        emulator.script("models", Endless(b"x"))
-        async with session.get("/v1/models") as response:
-            await response.content.readany()
-            for _ in range(steps):
-                await asyncio.sleep(0)
-            response.close()
-        await asyncio.sleep(1)
-        return (await fetch(session, "GET", "/v1/models"))[0]
-
-    assert told_through_a_session(tell) == 200
-    assert caplog.records == []
-
-
-def test_a_user_may_bring_a_connector():
-    async def main():
-        async with InProcessEmulator() as emulator:
-            session = emulator.session(connector=emulator.connector(limit=3), headers=AUTH)
-            return session.connector.limit, (await fetch(session, "GET", emulator.base_url + "/v1/models"))[0]
-
-    assert run(main()) == (3, 200)
-
-
-def test_runs_with_equal_seeds_are_equal():
-    async def tell(emulator, session):
-        emulator.fault("status", Reply(503), probability=0.5)
-        ids = [await submit(session) for _ in range(5)]
-        codes = [(await fetch(session, "GET", f"/v1/requests/{ids[0]}/status"))[0] for _ in range(20)]
-        return ids, codes, dict(emulator.completions)
-
-    one, other = (told_through_a_session(tell, seed=3, profile="klein") for _ in range(2))
-    assert one == other
-    assert set(one[1]) == {200, 503}
-
-
-def test_many_calls_at_once_share_a_queue():
-    async def tell(emulator, session):
-        ids = await asyncio.gather(*(submit(session) for _ in range(50)))
-        return [emulator.completions.get(request_id) for request_id in ids], emulator.accepted
-
-    completions, accepted = told_through_a_session(tell, workers=10)
-    assert (completions.count(2.0), completions.count(None), accepted) == (10, 40, 50)
-
-
-def test_a_fate_is_scripted_through_the_emulator():
-    async def tell(emulator, session):
-        emulator.script("submit", Generation(ends="failed", after=7.0, error="too cold"))
-        request_id = await submit(session)
-        await asyncio.sleep(7)
-        async with session.get(f"/v1/requests/{request_id}/result") as response:
-            return await response.json()
-
-    body = told_through_a_session(tell)
-    assert (body["status"], body["error"], body["finished_at"]) == ("failed", "too cold", "2026-01-01T00:00:07.000Z")
+    assert emulator.accepted == 6

@@ -20,22 +20,14 @@ from flux_klein_async.emulator.scripts import (
     error_reply,
 )
 
-ANYWHERE = [Cut(0), Reply(), Rewrite(), Reset(), Garbage(), Truncate(), Endless()]
 
-
-@pytest.mark.parametrize("endpoint", ENDPOINTS)
-@pytest.mark.parametrize("answer", [None, Pass(), Hang()])
-def test_every_endpoint_can_pass_and_hang(endpoint, answer):
-    check_answer(endpoint, answer)
-
-
-@pytest.mark.parametrize("endpoint", [name for name in ENDPOINTS if name != "connect"])
-@pytest.mark.parametrize("answer", ANYWHERE)
-def test_every_http_endpoint_can_misbehave(endpoint, answer):
-    check_answer(endpoint, answer)
-
-
-def test_connections_can_be_refused_and_submits_can_have_a_fate():
+def test_every_answer_has_its_endpoints():
+    for endpoint in ENDPOINTS:
+        for answer in (None, Pass(), Hang()):
+            check_answer(endpoint, answer)
+        if endpoint != "connect":
+            for answer in (Cut(0), Reply(), Rewrite(), Reset(), Garbage(), Truncate(), Endless()):
+                check_answer(endpoint, answer)
     check_answer("connect", Refuse())
     check_answer("connect", Drop())
     check_answer("submit", Generation())
@@ -52,19 +44,19 @@ def test_connections_can_be_refused_and_submits_can_have_a_fate():
         ("status", Generation(), "Generation answers 'submit', not 'status'"),
     ],
 )
-def test_an_answer_in_the_wrong_place_is_refused(endpoint, answer, sentence):
+def test_an_answer_at_the_wrong_endpoint_is_refused(endpoint, answer, sentence):
     with pytest.raises(ValueError, match=sentence):
         check_answer(endpoint, answer)
 
 
 @pytest.mark.parametrize("headers", [{"A": "b\r\nC: d"}, {"A\n": "b"}])
 @pytest.mark.parametrize("kind", [Reply, Rewrite])
-def test_a_header_cannot_smuggle_another(kind, headers):
+def test_a_header_cannot_contain_another(kind, headers):
     with pytest.raises(ValueError, match="line break"):
         kind(headers=headers)
 
 
-def test_an_endless_body_needs_something_to_repeat():
+def test_an_endless_body_needs_a_chunk():
     with pytest.raises(ValueError, match="at least one byte"):
         Endless(b"")
 
@@ -80,7 +72,3 @@ def test_an_endless_body_needs_something_to_repeat():
 )
 def test_error_reply_writes_the_services_error_body(reply, status, body, headers):
     assert (reply.status, reply.body, reply.headers, reply.accepted) == (status, body, headers, False)
-
-
-def test_error_reply_can_lie_about_an_accepted_submit():
-    assert error_reply(500, accepted=True).accepted

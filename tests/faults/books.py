@@ -1,4 +1,4 @@
-"""The journal behind the cells: what it says of an order, and whether that fits what the service did."""
+"""The journal behind the cells: what it says of a request, and whether that agrees with what the service did."""
 
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -17,16 +17,16 @@ __all__ = ["NOTHING", "SUBMITTED_AGAIN", "Books", "Fixed", "OnDisk", "Written", 
 
 NOTHING = "nothing"
 _PRICE = 0.01  # USD: the emulator's for a picture
-# The next run submits the item once more: nothing was accepted for it, or it was taken back unpaid.
+# The next run submits the item once more: nothing was accepted for it, or it was cancelled unpaid.
 SUBMITTED_AGAIN = {NOTHING, "refused", "cancelled"}
 _WITHOUT_ID = {NOTHING, "refused", "uncertain"}
 _ENDS = {"completed": "completed", "downloaded": "completed", "failed": "failed"}
 
 
 class Books:
-    """The package's own rules on a file of its own, without what makes `SqliteJournal` slow: a thread, and the disk.
+    """The package's own rules on one file for all cells, without what makes `SqliteJournal` slow: thread and disk.
 
-    Each token has an account of its own, so that one file serves all cells.
+    Each token has its own account.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,7 +44,7 @@ class Books:
 
     @contextmanager
     def opened(self) -> Iterator[Database]:
-        """What is written down so far."""
+        """What the journal holds so far."""
         yield self._database
 
     def for_account(self, token: str) -> "_Account":
@@ -95,20 +95,20 @@ class OnDisk:
 
     @contextmanager
     def opened(self) -> Iterator[Database]:
-        """What is written down so far."""
+        """What the journal holds so far."""
         with closing(Database.open(self._path, lambda: 0.0)) as database:
             yield database
 
 
 class Fixed(NoBudget):
-    """Sets the price aside without asking the catalogue: a call of its own would meet the faults of others."""
+    """Reserves the price without asking the catalogue: that call would meet the faults meant for others."""
 
     async def reserve(self, key: str, model: str, price: Callable[[str], Awaitable[ModelInfo]]) -> Reservation:
         return Reservation(usd=_PRICE, max_usd=1.0)
 
 
 class Written(NamedTuple):
-    """What a journal says of the only order of an account; `usd` is what it counts with."""
+    """What a journal says of the last request of an account; `usd` is what it counts."""
 
     state: str
     request_id: str | None
@@ -116,7 +116,7 @@ class Written(NamedTuple):
 
 
 def written(books: Books | OnDisk, token: str) -> Written:
-    """What is written down for a token."""
+    """Read what the journal holds for a token."""
     with books.opened() as database:
         with database.writing():
             account = database.account(token)
@@ -129,8 +129,8 @@ def written(books: Books | OnDisk, token: str) -> Written:
 
 
 def agree(journal: Written, emulator: InProcessEmulator, *, accepted: int) -> None:
-    """What the journal says is what the service did, or that nobody knows it; `accepted`: of the last order."""
-    jobs = emulator.engine.service.queue.jobs
+    """Assert that the journal says what the service did, or that this is unknown; `accepted`: of the last request."""
+    jobs = emulator.service.queue.jobs
     state, request_id, usd = journal
     assert (request_id is None) == (state in _WITHOUT_ID), journal
     if request_id is None:
@@ -140,6 +140,6 @@ def agree(journal: Written, emulator: InProcessEmulator, *, accepted: int) -> No
         assert request_id in jobs, "an id that the service never gave"
     if state in _ENDS:
         assert jobs[request_id or ""].state == _ENDS[state]
-    if state != "cancelled":  # there the service's own word counts: if it is none, nobody can know
+    if state != "cancelled":  # a cancel that the service only claims cannot be checked
         paid = sum(job.model.price for job in jobs.values() if job.state != "cancelled")
-        assert usd >= paid, "the journal counts with less than the service"
+        assert usd >= paid, "the journal counts less than the service"

@@ -12,27 +12,26 @@ __all__ = ["render"]
 _INTRODUCTION = """\
 # What happens when something goes wrong
 
-For every verb, every endpoint that it calls and every fault that the emulator can make there: what the caller gets if
-it happens once, and if it happens each time. The client has its defaults (so that it polls `status` while it waits,
-and fetches `result` then) and a timeout of 30 s. This page is made from the table that the tests go through cell by
-cell, so that it cannot say what is not so. `generate_many` has one item and a budget,
-and at the endpoint `file` a directory.
+For every verb, every endpoint that it calls and every fault that the emulator can make there: what you get if it
+happens once, and if it happens each time. The client has its defaults (it polls `status` while it waits, then fetches
+`result`) and a timeout of 30 s; `generate_many` has one item and a budget, and at the endpoint `file` a directory. This
+page is generated from the table that the tests check cell by cell.
 
 How to read it:
 
 - **ok**: the call succeeds, after a repeat where one was needed.
-- An error is followed by what it says of itself: `charged` (may money be gone?) and, if so, *retryable* (would the same
-  call make sense later, without paying a second time?).
+- An error is followed by its `charged` (may money be gone?) and, where it is so, *retryable* (would the same call make
+  sense later, without paying a second time?).
 - **accepted** is how many submits the service accepted, and so charges: never more than one.
-- **journal** is what a journal says of the order then, and so what the next run with it does ("What the journal says",
-  below). In every cell it fits what the service did, or says that nobody knows it; and it counts with no less money
-  than the service.
+- **journal** is what a journal then says of the request, and so what the next run does with it (below, "What the
+  journal says"). In every cell it agrees with what the service did or says that this is unknown, and it never counts
+  less money than the service.
 - A name with a star, such as `503*`, stands for three faults: without `Retry-After`, with seconds (`+after`), and with
   a date (`+date`).
-- In every cell the request id is on the error as soon as it was known, the deadline holds, a file is on disk whole or
+- In every cell the error has the request id as soon as it is known, the deadline holds, a file is on disk whole or
   not at all, and `aclose()` leaves nothing running.
 
-Each can be tried: `emulator.fault("status", fault("503"), probability=0.05)` in a test ([testing.md](testing.md)),
+Try each with `emulator.fault("status", fault("503"), probability=0.05)` in a test ([testing.md](testing.md)), or with
 `flux-klein emulator --fault status:503=0.05` on a port.
 """
 
@@ -42,18 +41,27 @@ _JOURNAL = """\
 
 | journal | meaning | what the next run does with such an item |
 | --- | --- | --- |
-| nothing | no submit was about to leave | submits it |
+| nothing | no submit was about to be sent | submits it |
 | refused | no submit was accepted | submits it |
-| uncertain | its submit may have been accepted; the money stays set aside | reports it, and leaves it alone |
-| submitted | it was accepted, and its id is there | waits for that request |
+| uncertain | its submit may have been accepted; the money stays reserved | reports it, and does not submit it |
+| submitted | it was accepted, and its id is known | waits for that request |
 | completed | its result was seen | saves its files, and submits nothing |
 | downloaded | its files are there | nothing, or saves them again where they are missing |
-| failed | the generation failed; the money stays set aside | reports it, and leaves it alone |
+| failed | the generation failed; the money stays reserved | reports it, and does not submit it |
 | cancelled | the service says that it was cancelled, which costs nothing | submits it |
 
-`SqliteJournal(resubmit_uncertain=True)` and `SqliteJournal(retry_failed=True)` submit what is left alone. A cancel that
-took effect while its answer was lost leaves "submitted": the next run asks, and hears of it. One that the service only
-claims to have made (`only-said`) is believed.
+`SqliteJournal(resubmit_uncertain=True)` and `SqliteJournal(retry_failed=True)` submit those that are only reported. A
+cancel that took effect while its answer was lost leaves "submitted": the next run asks, and learns of it. A cancel that
+the service only claims (`only-said`) is believed.
+"""
+
+_ABANDONED = """\
+
+## Cancels in the background
+
+A generation that is abandoned (at its deadline, or with its task) asks the service to cancel, in the background. No
+fault of that cancel delays the caller: `WaitTimeoutError` comes at the deadline. Where the service never confirms the
+cancel, the `Cancelled` event says `cancelled=None` and `aclose()` returns the id among those left running.
 """
 
 _NAMES = """\
@@ -64,18 +72,9 @@ _NAMES = """\
 | --- | --- |
 """
 
-_ABANDONED = """\
-
-## Cancels that nobody waits for
-
-A generation that is abandoned (at its deadline, or with its task) asks the service to cancel, in the background.
-Whatever that cancel meets, the caller is not held up: `WaitTimeoutError` comes at the deadline. Where the service never
-confirms it, the `Cancelled` event says `cancelled=None` and `aclose()` returns the id among those left running.
-"""
-
 
 def render() -> str:
-    """The page."""
+    """Return the page."""
     return "".join([_INTRODUCTION, *_sections(), _JOURNAL, _ABANDONED, _NAMES, *_meanings()])
 
 

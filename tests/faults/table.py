@@ -1,7 +1,7 @@
-"""What every verb ends in when something goes wrong: the one table, which docs/faults.md shows.
+"""What every verb ends in when something goes wrong: the table that docs/faults.md shows.
 
-Written from the rules (docs/guarantees.md), not from what the code does. A row is a group of faults that end alike:
-when they happen at the first call only, and when they happen at every call.
+Written from the rules (docs/guarantees.md), not from what the code does. A row is a group of faults with
+the same ends: when they happen at the first call only, and when they happen at every call.
 """
 
 from tests.faults.books import NOTHING
@@ -51,8 +51,12 @@ def _same(faults: tuple[str, ...], cell: Cell) -> Row:
     return faults, cell, cell
 
 
-def _connecting(fine: Cell, refused: Cell, never: Cell) -> list[Row]:
+def _connecting(fine: Cell, bad: Cell) -> list[Row]:
     """Connections: refused or closed before a byte was written, never made, made late."""
+    refused, never = (
+        bad if bad.error else bad._replace(error=error, retryable=True)
+        for error in ("APIConnectionError", "APITimeoutError")
+    )
     return [
         (("refuse", "drop"), fine, refused),
         (("no-connection",), fine, never),
@@ -71,7 +75,7 @@ def _submits(fine: Cell) -> list[Row]:
         (ASKED_FOR_PATIENCE, fine, Cell("ServerError", 0, "refused", "no", retryable=True)),
         _same((*TIMED_OUT, *TROUBLE, *BROKEN, *SILENT, *NO_ANSWER, *BARE), uncertain),
         _same((*TOOK_EFFECT, "no-id", "bad-id"), uncertain._replace(accepted=1)),
-        # Its id comes after the deadline, too late for the caller and soon enough to be written down.
+        # Its id comes after the deadline: too late for the caller, soon enough for the journal.
         _same(SLOW, uncertain._replace(accepted=1, journal="submitted")),
     ]
 
@@ -79,18 +83,11 @@ def _submits(fine: Cell) -> list[Row]:
 _FATES = ("fails", "is-cancelled", "never-ends", "result-never")
 _GOOD_FATES = ("upper-case", "other-words", "odd-word", "result-late", "early-404")
 _SUBMITTED = Cell(OK, 1, "submitted")
-
-
-def _submitting(fine: Cell) -> list[Row]:
-    return _connecting(
-        fine,
-        Cell("APIConnectionError", 0, "refused", "no", retryable=True),
-        Cell("APITimeoutError", 0, "refused", "no", retryable=True),
-    )
+_NOT_SENT = Cell("", 0, "refused", "no")
 
 
 def _generations(fine: Cell) -> list[Row]:
-    """A submit whose generation is waited for: what comes of that is known by then."""
+    """A submit whose generation is waited for."""
     return [
         *_submits(fine),
         _same(FINE + _GOOD_FATES, fine),
@@ -107,7 +104,7 @@ def _generations(fine: Cell) -> list[Row]:
 def _single(good: Cell, bad: Cell, *, fine: tuple[str, ...] = (), none: tuple[str, ...] = ()) -> list[Row]:
     """`bad` is what every error of the call has in common.
 
-    `fine` are answers that are taken as they come (a short one even if it drips), `none` those that are none.
+    `fine`: answers that are taken as they come (a short one even if it drips); `none`: answers that cannot be read.
     """
 
     def ends(error: str, *, retryable: bool) -> Cell:
@@ -125,19 +122,11 @@ def _single(good: Cell, bad: Cell, *, fine: tuple[str, ...] = (), none: tuple[st
     ]
 
 
-def _single_connecting(good: Cell, bad: Cell) -> list[Row]:
-    return _connecting(
-        good,
-        bad._replace(error="APIConnectionError", retryable=True),
-        bad._replace(error="APITimeoutError", retryable=True),
-    )
-
-
-# --- waits: a poll that fails is a poll that saw nothing. What it did not see is not written down
+# --- waits: a failed poll yields no information, so nothing is recorded
 
 
 def _polls(good: Cell, *, retryable: bool) -> list[Row]:
-    out_of_time = Cell("WaitTimeoutError", 1, "submitted", "unknown", retryable)
+    out_of_time = _OUT_OF_TIME._replace(retryable=retryable)
     saw_nothing = (*TROUBLE, *ASKED_FOR_PATIENCE, *LATER, *TIMED_OUT, *BROKEN, *SILENT, *NO_ANSWER, *BARE, *SLOW)
     odd = ("slow", "no-status", "other-id", "unknown-state", "gone-back", "odd-position")
     return [
@@ -148,7 +137,7 @@ def _polls(good: Cell, *, retryable: bool) -> list[Row]:
 
 
 def _results(good: Cell, *, retryable: bool) -> list[Row]:
-    """The result after the end was seen: one that is not there yet is asked for again for 10 s."""
+    """The result after the end was seen: until it is there, it is asked for again for 10 s."""
 
     def ends(error: str, *, passing: bool = True) -> Cell:
         return Cell(error, 1, "submitted", "unknown", retryable and passing)
@@ -171,8 +160,9 @@ def _results(good: Cell, *, retryable: bool) -> list[Row]:
 
 _ODD_RESULTS = ("bare-output", "odd-cost", "ended-in-2199", "ended-first")
 _GENERATED = Cell(OK, 1, "completed")
-_KNOWN = Cell("", 1, "submitted", "unknown")  # an error of a call about a request that runs
-_HAD = Cell("", 1, "completed", "unknown")  # and about one whose result was there before
+_OUT_OF_TIME = Cell("WaitTimeoutError", 1, "submitted", "unknown", retryable=True)
+_KNOWN = Cell("", 1, "submitted", "unknown")  # an error about a request that runs
+_HAD = Cell("", 1, "completed", "unknown")  # an error about a request whose result was seen before
 
 # --- files: fetched again from the beginning
 
@@ -202,44 +192,38 @@ def _files(good: Cell) -> list[Row]:
     ]
 
 
-# --- prices: without one, nothing is set aside, and nothing is submitted
+# --- prices: without one, nothing is reserved and nothing submitted
 
 _UNPRICED = Cell("", 0, NOTHING, "no")
 
 
-# --- cancels: one that took effect while its answer was lost is not told as done, so that it is not written down
+# --- cancels: one that took effect while its answer was lost is not reported as done, so it is not recorded
 
 
 def _cancels() -> list[Row]:
-    unsure = _SUBMITTED
+    lost = {
+        ("no-outcome", "other-id"): "InvalidResponseError",
+        ("reset+accepted", "truncated+accepted"): "APIConnectionError",
+        ("hang+accepted",): "APITimeoutError",
+        ("500+accepted",): "ServerError",
+        ("no-http+accepted", "endless+accepted", "html+accepted"): "InvalidResponseError",
+    }
     return [
         *_single(Cell(OK, 1, "cancelled"), _KNOWN, fine=(*SLOW, "only-said"), none=BARE),
         _same(("too-late",), Cell(OK, 1, "submitted")),
-        (("no-outcome", "other-id"), unsure, _KNOWN._replace(error="InvalidResponseError", retryable=True)),
-        (
-            ("reset+accepted", "truncated+accepted"),
-            unsure,
-            _KNOWN._replace(error="APIConnectionError", retryable=True),
-        ),
-        (("hang+accepted",), unsure, _KNOWN._replace(error="APITimeoutError", retryable=True)),
-        (("500+accepted",), unsure, _KNOWN._replace(error="ServerError", retryable=True)),
-        (
-            ("no-http+accepted", "endless+accepted", "html+accepted"),
-            unsure,
-            _KNOWN._replace(error="InvalidResponseError", retryable=True),
-        ),
+        *((faults, _SUBMITTED, _KNOWN._replace(error=error, retryable=True)) for faults, error in lost.items()),
     ]
 
 
 # --- the table: verb, endpoint
 TABLE: dict[tuple[str, str], list[Row]] = {
-    ("submit", "connect"): _submitting(_SUBMITTED),
+    ("submit", "connect"): _connecting(_SUBMITTED, _NOT_SENT),
     ("submit", "submit"): [*_submits(_SUBMITTED), _same(FINE + _FATES + _GOOD_FATES, _SUBMITTED)],
-    ("generate", "connect"): _submitting(_GENERATED),
+    ("generate", "connect"): _connecting(_GENERATED, _NOT_SENT),
     ("generate", "submit"): _generations(_GENERATED),
     ("generate", "status"): _polls(_GENERATED, retryable=False),
     ("generate", "result"): _results(_GENERATED, retryable=False),
-    ("generate_many", "connect"): _single_connecting(_GENERATED, _UNPRICED),
+    ("generate_many", "connect"): _connecting(_GENERATED, _UNPRICED),
     ("generate_many", "model"): [
         *_single(_GENERATED, _UNPRICED, none=BARE),
         _same(("no-price", "odd-price"), _UNPRICED._replace(error="BudgetExceededError")),
@@ -248,32 +232,28 @@ TABLE: dict[tuple[str, str], list[Row]] = {
     ("generate_many", "status"): _polls(_GENERATED, retryable=False),
     ("generate_many", "result"): _results(_GENERATED, retryable=False),
     ("generate_many", "file"): _files(_DOWNLOADED),
-    ("wait_for_result", "connect"): _connecting(
-        _GENERATED,
-        Cell("WaitTimeoutError", 1, "submitted", "unknown", retryable=True),
-        Cell("WaitTimeoutError", 1, "submitted", "unknown", retryable=True),
-    ),
+    ("wait_for_result", "connect"): _connecting(_GENERATED, _OUT_OF_TIME),
     ("wait_for_result", "status"): _polls(_GENERATED, retryable=True),
     ("wait_for_result", "result"): _results(_GENERATED, retryable=True),
     ("updates", "status"): _polls(_SUBMITTED, retryable=True),
-    ("status", "connect"): _single_connecting(_SUBMITTED, _KNOWN),
+    ("status", "connect"): _connecting(_SUBMITTED, _KNOWN),
     ("status", "status"): _single(
         _SUBMITTED,
         _KNOWN,
         fine=("unknown-state", "gone-back", "done-too-soon", "failed-too-soon", "odd-position"),
         none=(*BARE, "no-status", "other-id"),
     ),
-    ("result", "connect"): _single_connecting(_GENERATED, _HAD),
+    ("result", "connect"): _connecting(_GENERATED, _HAD),
     ("result", "result"): [
         *_single(_GENERATED, _HAD, fine=_ODD_RESULTS, none=("other-id",)),
         _same((*BARE, "no-output"), _HAD._replace(error="ResultNotReadyError", retryable=True)),
     ],
-    ("cancel", "connect"): _single_connecting(Cell(OK, 1, "cancelled"), _KNOWN),
+    ("cancel", "connect"): _connecting(Cell(OK, 1, "cancelled"), _KNOWN),
     ("cancel", "cancel"): _cancels(),
-    ("model", "connect"): _single_connecting(Cell(OK, 0, NOTHING), _UNPRICED),
+    ("model", "connect"): _connecting(Cell(OK, 0, NOTHING), _UNPRICED),
     ("model", "model"): _single(Cell(OK, 0, NOTHING), _UNPRICED, fine=("no-price", "odd-price"), none=BARE),
-    ("download", "connect"): _connecting(_DOWNLOADED, _NO_FILE_YET, _NO_FILE_YET),
+    ("download", "connect"): _connecting(_DOWNLOADED, _NO_FILE_YET),
     ("download", "file"): _files(_DOWNLOADED),
-    ("read", "connect"): _connecting(_GENERATED, _NO_FILE_YET, _NO_FILE_YET),
+    ("read", "connect"): _connecting(_GENERATED, _NO_FILE_YET),
     ("read", "file"): _files(_GENERATED),
 }

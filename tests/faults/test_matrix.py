@@ -1,4 +1,4 @@
-"""Every fault at every endpoint that every verb meets, and what the table says of it."""
+"""Every fault at every endpoint of every verb ends as the table says."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flux_klein_async.emulator import FAULTS
+from tests.emulator.helpers import run
 from tests.faults.books import Books, OnDisk
 from tests.faults.render import render
 from tests.faults.table import TABLE
@@ -18,10 +19,8 @@ ROWS = [
     for (verb, endpoint), rows in TABLE.items()
     for row in rows
 ]
-
-
-# At every place the rows on both sides of the middle: some refusal, some trouble.
-SAMPLE = [
+# At every place the two rows in the middle: a refusal and a failure.
+MIDDLE = [
     pytest.param(verb, endpoint, row, id=f"{verb}-{endpoint}-{row[0][-1]}")
     for (verb, endpoint), rows in TABLE.items()
     for row in rows[len(rows) // 2 - 1 : len(rows) // 2 + 1]
@@ -36,7 +35,7 @@ def books(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Books]:
 
 @pytest.mark.parametrize("number", range(len(ROWS)), ids=[row.id for row in ROWS])
 def test_one_fault_of_each_row_ends_as_the_table_says(number, books):
-    """The next fault of a row's list from row to row, met once and always by turns."""
+    """From row to row another fault of its list, once and always in turn."""
     verb, endpoint, (faults, *ends) = ROWS[number].values
     always = number % 2
     assert observe(verb, endpoint, faults[number % len(faults)], books, always=bool(always)) == ends[always]
@@ -55,15 +54,15 @@ def test_a_fault_ends_as_the_table_says(verb, endpoint, row, books):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("verb", "endpoint", "row"), SAMPLE)
+@pytest.mark.parametrize(("verb", "endpoint", "row"), MIDDLE)
 def test_the_journal_on_the_disk_says_the_same(verb, endpoint, row, tmp_path):
-    """The others use its rules on a file that is never synced; a new process would open it for the next run."""
+    """The other tests use its rules on a file that is never synced and stays open."""
     faults, _, always = row
     assert observe(verb, endpoint, faults[-1], OnDisk(tmp_path / "run.sqlite"), always=True) == always
 
 
 @pytest.mark.parametrize(("verb", "endpoint"), PLACES)
-def test_the_table_has_each_fault_once_wherever_it_can_happen(verb, endpoint):
+def test_the_table_has_each_fault_once_at_each_place(verb, endpoint):
     listed = sorted(name for faults, _, _ in TABLE[verb, endpoint] for name in faults)
     assert listed == sorted(name for name, entry in FAULTS.items() if endpoint in entry.endpoints)
 
@@ -74,8 +73,7 @@ def test_the_table_has_no_place_that_no_verb_reaches():
 
 @pytest.mark.parametrize("name", [name for name, entry in FAULTS.items() if ABANDONED in entry.endpoints])
 def test_a_cancel_that_goes_wrong_holds_up_nobody(name, books):
-    """The generation was abandoned at its deadline: what its cancel meets changes nothing for the caller."""
-    abandon(name, books)
+    run(abandon(name, books))
 
 
 def test_the_page_shows_the_table():

@@ -1,4 +1,4 @@
-"""Each verb with one fault in its way, in virtual time: what came of it."""
+"""Runs each verb with one fault in its way, in virtual time."""
 
 import asyncio
 import itertools
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flux_klein_async import Budget, FluxKleinClient, FluxKleinError, Limits, SubmissionUncertainError, WaitTimeoutError
-from flux_klein_async.emulator import InProcessEmulator, VirtualTimeLoop, fault
+from flux_klein_async.emulator import InProcessEmulator, fault
 from flux_klein_async.events import Cancelled
 from flux_klein_async.journal.base import Journal
+from tests.emulator.helpers import run
 from tests.fakes import Events, outcome, strays
 
 from .books import SUBMITTED_AGAIN, Books, Fixed, OnDisk, Written, agree, written
@@ -30,8 +31,8 @@ ABANDONED = "cancel"  # the endpoint that an abandoned generation asks
 class Cell(NamedTuple):
     """What a verb ends in.
 
-    `error`: the class, or "ok". `accepted`: submits accepted. `journal`: what the journal says of the order.
-    `charged`, `retryable`: what the error says; "" and False where there is none.
+    `error`: the class, or "ok". `accepted`: submits accepted. `journal`: what the journal says of the request.
+    `charged`, `retryable`: the error's, or "" and False.
     """
 
     error: str
@@ -42,7 +43,7 @@ class Cell(NamedTuple):
 
 
 class _Stage:
-    """An emulator with one request on it, and a client in front."""
+    """An emulator with one request, and a client of it."""
 
     def __init__(self, emulator: InProcessEmulator, client: FluxKleinClient, directory: Path | None) -> None:
         self.emulator = emulator
@@ -75,7 +76,7 @@ async def _generate_many(stage: _Stage) -> None:
 
 
 _Step = Callable[[_Stage], Awaitable[Any]]
-# verb: what must have happened before, the call, the endpoints that it may meet a fault at
+# verb: what must happen before, the call, the endpoints at which it may meet a fault
 _VERBS: dict[str, tuple[_Step, _Step, tuple[str, ...]]] = {
     "submit": (_nothing, lambda on: on.client.submit("a snow leopard", **_PROMPT), ("connect", "submit")),
     "generate": (
@@ -105,15 +106,13 @@ PLACES = [(verb, endpoint) for verb, (_, _, endpoints) in _VERBS.items() for end
 def observe(verb: str, endpoint: str, name: str, books: Books | OnDisk, *, always: bool) -> Cell:
     """Run a verb with this fault at an endpoint, at its first call or at all of them.
 
-    What holds in every cell is asserted here: the deadline, the id of a request that is known, a whole file or none,
-    nothing left running, that closing ends in time, that the journal fits what the service did; and for items, what
-    the next run makes of them.
+    It asserts what holds in every cell: the deadline, the id of a known request, a whole file or none, nothing left
+    running, that closing ends in time, that the journal agrees with the service; and for items, what the next run does.
     """
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        if (verb, endpoint) not in _SAVING:
-            return runner.run(_observe(verb, endpoint, name, books, always, None))
-        with tempfile.TemporaryDirectory() as directory:
-            return runner.run(_observe(verb, endpoint, name, books, always, Path(directory)))
+    if (verb, endpoint) not in _SAVING:
+        return run(_observe(verb, endpoint, name, books, always, None))
+    with tempfile.TemporaryDirectory() as directory:
+        return run(_observe(verb, endpoint, name, books, always, Path(directory)))
 
 
 async def _observe(
@@ -126,7 +125,7 @@ async def _observe(
             stage = _Stage(emulator, _connected(emulator, journal, verb), directory)
             before, call, _ = _VERBS[verb]
             await before(stage)
-            if endpoint == "connect":  # what is open already would be used again
+            if endpoint == "connect":  # an open connection would be used again
                 await stage.client.aclose()
                 stage.client = _connected(emulator, journal, verb)
             if always:
@@ -137,11 +136,11 @@ async def _observe(
         accepted, found = emulator.accepted, written(books, token)
         agree(found, emulator, accepted=accepted)
         assert error is None or stage.request_id in ("", error.request_id)
-        # That of an uncertain submit may become known after all, too late for its caller.
+        # The id of an uncertain submit may become known too late for its caller.
         late = isinstance(error, SubmissionUncertainError)
         assert late or error is None or found.request_id in (None, error.request_id)
         if directory is not None:
-            files = [Path(file).suffix for file in os.listdir(directory)]  # noqa: PTH208  # a poll, not work for the loop
+            files = [Path(file).suffix for file in os.listdir(directory)]  # noqa: PTH208
             assert files == ([".png"] if found.state == "downloaded" else [])
         if verb == "generate_many":
             await _again(stage, books, found, lasting=name in _NEVER_THERE)
@@ -163,14 +162,14 @@ def _connected(emulator: InProcessEmulator, journal: Journal, verb: str) -> Flux
 
 
 async def _ended(stage: _Stage, verb: str, call: _Step) -> FluxKleinError | None:
-    """Make the call and close the client, each in its time; the error that it ended in."""
+    """Make the call and close the client, each in its time; return the error that it ended in."""
     loop = asyncio.get_running_loop()
     begun, error = loop.time(), None
     try:
         await call(stage)
     except FluxKleinError as caught:
         error = caught
-    # Of an item, the files have as much time again.
+    # An item's files have as much time again.
     assert loop.time() - begun <= (2 if verb == "generate_many" else 1) * DEADLINE
     begun = loop.time()
     await stage.client.aclose()
@@ -180,10 +179,10 @@ async def _ended(stage: _Stage, verb: str, call: _Step) -> FluxKleinError | None
 
 
 async def _again(stage: _Stage, books: Books | OnDisk, before: Written, *, lasting: bool) -> None:
-    """The next run, when all is well again; `lasting`: but for the generation, which never ends."""
+    """Make the next run, without faults; `lasting`: the generation never ends."""
     emulator, accepted = stage.emulator, stage.emulator.accepted
-    emulator.engine._scripts.clear()
-    emulator.engine._faults.clear()
+    emulator._scripts.clear()
+    emulator.calm()
     async with books.run() as journal:
         stage.client = _connected(emulator, journal, "generate_many")
         await _ended(stage, "generate_many", _generate_many)
@@ -194,17 +193,12 @@ async def _again(stage: _Stage, books: Books | OnDisk, before: Written, *, lasti
     assert after.state == (before.state if left_alone else "completed" if stage.directory is None else "downloaded")
 
 
-def abandon(name: str, books: Books) -> None:
+async def abandon(name: str, books: Books) -> None:
     """Let a queued generation reach its deadline while every cancel meets this fault.
 
-    The caller hears of it at the deadline, closing ends in time, and where the service never confirms the cancel, the
-    event, `aclose` and the journal say that the request may run on.
+    The error comes at the deadline, closing ends in time, and if the service never confirms the cancel, the event,
+    `aclose` and the journal say that the request may run on.
     """
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        runner.run(_abandon(name, books))
-
-
-async def _abandon(name: str, books: Books) -> None:
     events = Events()
     loop = asyncio.get_running_loop()
     async with InProcessEmulator(workers=0, api_key=next(_TOKENS)) as emulator:

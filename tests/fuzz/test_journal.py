@@ -143,7 +143,7 @@ class ItemJournal(RuleBasedStateMachine):
     @invariant()
     def the_books_agree(self) -> None:
         emulator = self.world.emulator
-        emulator.engine.service.queue.advance(self.world.loop.time())
+        emulator.service.queue.advance(self.world.loop.time())
         jobs, requests = self._jobs(), list(self._requests())
         known = [request.request_id for request in requests if request.request_id is not None]
         assert len(known) == len(set(known)), "one request is in two requests"
@@ -214,7 +214,7 @@ class ItemJournal(RuleBasedStateMachine):
             process.fuse = None
             process.die()
         self.world.run(asyncio.sleep(1))  # calls under way at the kill arrive
-        engine = self.world.emulator.engine
+        engine = self.world.emulator
         engine._scripts.clear()
         self.budget = None if self.budget is None else 100.0
         self._resume()
@@ -255,7 +255,7 @@ class ItemJournal(RuleBasedStateMachine):
         return self.processes[slot]
 
     def _jobs(self) -> dict[str, Any]:
-        return self.world.emulator.engine.service.queue.jobs
+        return self.world.emulator.service.queue.jobs
 
     @contextlib.contextmanager
     def _database(self) -> Iterator[sqlite3.Connection | None]:

@@ -88,7 +88,7 @@ async def accepted(emulator: Emulator, count: int, endpoint: str = "submit") -> 
 
 def release(emulator: Emulator, workers: int = 8) -> None:
     """Let the generations of an emulator that was made with `workers=0` begin."""
-    queue, now = emulator.engine.service.queue, asyncio.get_running_loop().time()
+    queue, now = emulator.service.queue, asyncio.get_running_loop().time()
     queue._workers = workers
     while queue._order and len(queue._running) < workers:
         queue._start(queue._waiting.pop(queue._order.pop(0)), now)
@@ -96,7 +96,7 @@ def release(emulator: Emulator, workers: int = 8) -> None:
 
 def states(emulator: Emulator) -> list[str]:
     """Where every generation stands now."""
-    queue = emulator.engine.service.queue
+    queue = emulator.service.queue
     queue.advance(asyncio.get_running_loop().time())
     return [job.state for job in queue.jobs.values()]
 

@@ -81,7 +81,7 @@ async def test_a_crowd_a_third_of_which_hangs_up(serve):
 async def test_a_shutdown_while_busy_sees_everybody_through_and_the_app_can_start_again(serve):
     async with nothing_left_behind(), Emulator(workers=0, profile="fixed:0.01") as emulator:
         for done in (0, 30):
-            emulator.engine.service.queue._workers = 0
+            emulator.service.queue._workers = 0
             async with serve(emulator) as server:
                 visits = [asyncio.create_task(visit(server.url, number)) for number in range(30)]
                 await accepted(emulator, done + 30)
@@ -203,7 +203,7 @@ async def test_two_workers_and_two_hundred_visitors(serve):
         for leaver in leaving:
             leaver.cancel()
         await asyncio.wait(leaving)
-        orphans = [job for job in emulator.engine.service.queue.jobs.values() if number_of(job) % 3 == 0]
+        orphans = [job for job in emulator.service.queue.jobs.values() if number_of(job) % 3 == 0]
         await accepted(emulator, len(orphans), "cancel")
         release(emulator)
         await asyncio.wait(staying)
@@ -214,7 +214,7 @@ async def test_two_workers_and_two_hundred_visitors(serve):
         assert states(emulator).count("cancelled") >= len(orphans) > 0
 
         again = await serve(emulator).start()
-        emulator.engine.service.queue._workers = 0
+        emulator.service.queue._workers = 0
         count = emulator.calls["submit"]
         visits = [asyncio.create_task(visit(again.url, number)) for number in range(40)]
         await accepted(emulator, count + 40)

@@ -233,7 +233,7 @@ async def test_a_deadline_names_the_request():
         status, _, text = await post(server, "/read")
         said = json.loads(text)
         assert (status, said["error"], said["retryable"]) == (504, "wait_timeout", False)
-        assert said["request_id"] in emulator.engine.service.queue.jobs
+        assert said["request_id"] in emulator.service.queue.jobs
 
 
 async def test_a_closing_app_says_so():

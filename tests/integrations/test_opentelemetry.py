@@ -208,7 +208,7 @@ async def generated(client: Any, _: InProcessEmulator) -> None:
 
 
 async def cancelled_in_the_queue(client: Any, emulator: InProcessEmulator) -> None:
-    emulator.engine.service.queue._workers = 0
+    emulator.service.queue._workers = 0
     task = asyncio.ensure_future(client.generate(PROMPT))
     await asyncio.sleep(5)
     task.cancel()

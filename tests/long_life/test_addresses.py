@@ -40,13 +40,6 @@ def port(emulator: Emulator) -> int:
     return int(emulator.base_url.rsplit(":", 1)[1])
 
 
-def moved(old: Emulator) -> Emulator:
-    """The same service, which will listen elsewhere."""
-    new = Emulator()
-    new.engine = old.engine
-    return new
-
-
 @pytest.mark.parametrize("borrowed", [True, False], ids=["borrowed session", "own session"])
 async def test_a_service_that_moved_is_found_at_once_and_no_submit_is_lost_or_doubled(monkeypatch, borrowed):
     names, events = Names(), Events()
@@ -59,7 +52,7 @@ async def test_a_service_that_moved_is_found_at_once_and_no_submit_is_lost_or_do
             waiting = asyncio.ensure_future(client.generate("a dog"))
             await until(lambda: len(events.of(Submitted)) == 2)
         assert not waiting.done()
-        async with moved(old) as new:
+        async with old as new:  # on another free port
             names.ports = [port(new)]
             second = await waiting  # a poll that finds nobody saw nothing
             third = await client.generate("a bird")
@@ -110,7 +103,7 @@ async def test_a_submit_under_way_when_the_service_moves_is_not_sent_to_the_new_
             old.script("submit", Pass(delay=60))
             submit = asyncio.ensure_future(client.submit("a cat"))
             await until(lambda: old.accepted)
-        async with moved(old) as new:
+        async with old as new:  # on another free port
             names.ports = [port(new)]
             error = await outcome(submit)
             assert (type(error).__name__, error.charged, old.accepted) == ("SubmissionUncertainError", "unknown", 1)

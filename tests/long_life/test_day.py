@@ -142,7 +142,7 @@ async def test_a_day_leaves_nothing_behind(monkeypatch):
         assert timers() == idle(connector)
 
         # The last hour is a good one: what the bad ones took is given back.
-        emulator.engine._faults.clear()
+        emulator.calm()
         await day.hour()
         assert now() == pytest.approx(24 * HOUR)
         assert core.quota._tokens == RetryQuota.CAPACITY

@@ -517,21 +517,21 @@ async def test_refused_submits_lower_the_number_in_flight_and_success_raises_it(
     limiter = client._context.limiter
     seen = []
 
-    original = klein_emulator.engine.handle
+    original = klein_emulator.handle
 
-    def handle(call, at):
+    def handle(method, target, headers, body, at):
         nonlocal refusals
-        queue = klein_emulator.engine.service.queue
+        queue = klein_emulator.service.queue
         queue.advance(at)
-        if call.method == "POST" and "/models/" in call.target:
+        if method == "POST" and "/models/" in target:
             running = sum(job.state == "in_progress" for job in queue.jobs.values())
             if running >= 8:
                 refusals += 1
                 return error_reply(429, retry_after=1)
             seen.append(limiter.in_flight_limit)
-        return original(call, at)
+        return original(method, target, headers, body, at)
 
-    klein_emulator.engine.handle = handle
+    klein_emulator.handle = handle
     outcomes = await client.generate_all(["a cat"] * 300)
     assert all(item.error is None for item in outcomes)
     assert max(seen) == 64

@@ -8,9 +8,10 @@ pytestmark = pytest.mark.slow
 
 pytest_plugins = ["pytester"]
 
+OPTIONS = ("-q", "-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function")
+
 APPLICATION_TEST = """
 import asyncio
-
 
 async def test_virtual_time(klein_emulator, klein_client):
     result = await klein_client.generate("a cat", width=64, height=64)
@@ -19,10 +20,8 @@ async def test_virtual_time(klein_emulator, klein_client):
     assert asyncio.get_running_loop().time() > 3600
     assert (await klein_client.download_bytes(result))[0].startswith(b"\\x89PNG")
 
-
 async def test_real_time_elsewhere():
     assert type(asyncio.get_running_loop()).__name__ != "VirtualTimeLoop"
-
 
 def test_without_a_loop():
     pass
@@ -31,9 +30,7 @@ def test_without_a_loop():
 
 def test_the_fixtures_work_in_a_project_of_its_own(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(APPLICATION_TEST)
-    run = pytester.runpytest_inprocess(
-        "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"
-    )
+    run = pytester.runpytest_inprocess(*OPTIONS, "-o", "asyncio_mode=auto")
     run.assert_outcomes(passed=3)
 
 
@@ -42,10 +39,8 @@ def test_a_projects_own_choice_of_loop_goes_first(pytester: pytest.Pytester) -> 
         """
 import asyncio
 
-
 class Mine(asyncio.SelectorEventLoop):
     pass
-
 
 def pytest_asyncio_loop_factories(config, item):
     return {"mine": Mine}
@@ -55,14 +50,11 @@ def pytest_asyncio_loop_factories(config, item):
         """
 import asyncio
 
-
 async def test_loop():
     assert type(asyncio.get_running_loop()).__name__ == "Mine"
 """
     )
-    run = pytester.runpytest_inprocess(
-        "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"
-    )
+    run = pytester.runpytest_inprocess(*OPTIONS, "-o", "asyncio_mode=auto")
     run.assert_outcomes(passed=1)
 
 
@@ -71,23 +63,18 @@ def test_without_a_mode_the_test_says_what_to_write(pytester: pytest.Pytester) -
         """
 import pytest
 
-
 async def test_that_nothing_awaits(klein_client):
     pass
-
 
 @pytest.mark.asyncio
 async def test_that_is_marked(klein_client):
     assert (await klein_client.generate("a cat")).urls
 
-
 def test_that_awaits_nothing(klein_client, klein_emulator):
     assert klein_emulator.base_url in repr(klein_client)
 """
     )
-    run = pytester.runpytest_inprocess(
-        "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=strict", "-o", "asyncio_default_fixture_loop_scope=function"
-    )
+    run = pytester.runpytest_inprocess(*OPTIONS, "-o", "asyncio_mode=strict")
     run.assert_outcomes(passed=2, errors=1)
     assert 'asyncio_mode = "auto"' in run.stdout.str()
     assert "@pytest.mark.asyncio" in run.stdout.str()
@@ -110,10 +97,8 @@ def test_a_projects_own_tests_run_and_the_fixtures_say_what_is_missing(pytester:
 def test_of_its_own():
     pass
 
-
 def test_emulator(klein_emulator):
     pass
-
 
 async def test_client(klein_client):
     pass
