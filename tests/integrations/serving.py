@@ -18,65 +18,44 @@ from flux_klein_async.integrations import aiohttp_web, fastapi
 from tests.served import once
 
 
-class _Server:
-    """`url` is where the app listens; `closing` is set when it accepts no more connections."""
+class Asgi:
+    """An ASGI app under uvicorn, at `url`."""
 
-    def __init__(self):
-        self.closing = asyncio.Event()
+    def __init__(self, app, **options):
+        self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, **options))
 
     async def __aenter__(self):
         listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        await self._start(listener)
-        return self
-
-    async def __aexit__(self, *_):
-        await self.stop()
-
-
-class _Uvicorn(uvicorn.Server):
-    def __init__(self, config, closing):
-        super().__init__(config)
-        self._closing = closing
-
-    async def shutdown(self, sockets=None):
-        self._closing.set()
-        await super().shutdown(sockets)
-
-
-class Asgi(_Server):
-    """An ASGI app under uvicorn."""
-
-    def __init__(self, app, **options):
-        super().__init__()
-        self._server = _Uvicorn(uvicorn.Config(app, log_config=None, **options), self.closing)
-
-    async def _start(self, listener):
         self._serving = asyncio.create_task(self._server.serve([listener]))
+        return self
 
     async def stop(self):
         self._server.should_exit = True
         await self._serving
 
+    async def __aexit__(self, *_):
+        await self.stop()
 
-class AiohttpWeb(_Server):
-    """An aiohttp.web app."""
+
+class AiohttpWeb:
+    """An aiohttp.web app under its own server, at `url`."""
 
     def __init__(self, app, **options):
-        super().__init__()
-
-        async def closing(_):
-            self.closing.set()
-
-        app.on_shutdown.append(closing)
         self._runner = web.AppRunner(app, access_log=None, **options)
 
-    async def _start(self, listener):
+    async def __aenter__(self):
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         await self._runner.setup()
         await web.SockSite(self._runner, listener).start()
+        return self
 
     async def stop(self):
         await self._runner.cleanup()
+
+    async def __aexit__(self, *_):
+        await self.stop()
 
 
 class Framework:

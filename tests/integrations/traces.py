@@ -1,4 +1,4 @@
-"""The SDK's own memory for spans and metrics, and what a test asks of it."""
+"""The SDK's in-memory exporters for spans and metrics, and what a test reads from them."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ __all__ = ["Memory"]
 
 
 def virtual_clock() -> int:
-    """The loop's time for the time of day: what is measured is then exact to the nanosecond."""
+    """The loop's time as the time of day, so that measured times are exact."""
     return round(asyncio.get_running_loop().time() * 1e9)
 
 
 @dataclass
 class Memory:
-    """A handler that remembers, and how to read it."""
+    """A `Telemetry` handler, and what it has exported."""
 
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -38,7 +38,7 @@ class Memory:
         )
 
     def spans(self, name: str = "generate_content") -> list[ReadableSpan]:
-        """The ended spans of this name, oldest end first; that of a generation goes on with its model."""
+        """The ended spans of this name, in the order of their ends. A generation's name continues with its model."""
         return [span for span in self.exporter.get_finished_spans() if name in (span.name, span.name.split()[0])]
 
     def span(self, name: str = "generate_content") -> ReadableSpan:
