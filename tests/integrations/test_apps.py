@@ -4,8 +4,8 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -110,18 +110,10 @@ class Gunicorn(Workers):
         """The port is closed once both have closed it; the first to do so is gunicorn itself."""
         address = URL(self.url)
         async with asyncio.timeout(60):
-            while await listens(address.host, address.port):
-                pass
-
-
-async def listens(host, port):
-    with socket.socket() as connection:
-        connection.setblocking(False)
-        try:
-            await asyncio.get_running_loop().sock_connect(connection, (host, port))
-        except ConnectionError:
-            return False
-        return True
+            with suppress(ConnectionError):
+                while True:
+                    _, writer = await asyncio.open_connection(address.host, address.port)
+                    writer.close()
 
 
 def number_of(job):

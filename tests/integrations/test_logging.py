@@ -8,30 +8,16 @@ import pytest
 
 from flux_klein_async import FluxKleinError, events
 from flux_klein_async.emulator import Reset, error_reply
-from flux_klein_async.events import (
-    Cancelled,
-    Closed,
-    Downloaded,
-    Event,
-    Failed,
-    Finished,
-    Held,
-    Polled,
-    Retrying,
-    StateChanged,
-    Submitted,
-    Uncertain,
-)
 from flux_klein_async.integrations.logging import LogEvents, combine, plain
 from flux_klein_async.models import RequestState
 
-EVENT = Closed(at=1.0, left_running=())
+EVENT = events.Closed(at=1.0, left_running=())
 
 
 def test_each_handler_is_called_in_order_and_an_exception_of_one_is_logged(caplog):
-    told: list[tuple[str, Event]] = []
+    told: list[tuple[str, events.Event]] = []
 
-    def broken(event: Event) -> None:
+    def broken(event: events.Event) -> None:
         raise LookupError("mine")
 
     handle = combine(
@@ -44,7 +30,7 @@ def test_each_handler_is_called_in_order_and_an_exception_of_one_is_logged(caplo
 
 
 def test_an_exception_that_ends_the_program_passes():
-    def leave(event: Event) -> None:
+    def leave(event: events.Event) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -80,29 +66,29 @@ def test_only_numbers_and_bounded_text_are_shown_of_a_value(value, shown):
 PROMPT = "a snow leopard that must not be logged"
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 TABLE = [
-    (Submitted(at=1.0, request_id="r", tag=7, seconds=0.25), INFO, "submitted request_id=r tag=7 seconds=0.250"),
-    (Polled(at=1.0, request_id="r", poll=2, state=None, error="e"), DEBUG, "polled request_id=r poll=2 error=e"),
+    (events.Submitted(at=1.0, request_id="r", tag=7, seconds=0.25), INFO, "submitted request_id=r tag=7 seconds=0.250"),
+    (events.Polled(at=1.0, request_id="r", poll=2, state=None, error="e"), DEBUG, "polled request_id=r poll=2 error=e"),
     (
-        StateChanged(at=1.0, request_id="r", state=RequestState.IN_QUEUE, queue_position=0),
+        events.StateChanged(at=1.0, request_id="r", state=RequestState.IN_QUEUE, queue_position=0),
         DEBUG,
         "state_changed request_id=r state=in_queue queue_position=0",
     ),
-    (Held(at=1.0, kind="read", seconds=3.0), WARNING, "held kind=read seconds=3.000"),
-    (Retrying(at=1.0, attempt=2, seconds=0.1, error="e"), WARNING, "retrying attempt=2 seconds=0.100 error=e"),
+    (events.Held(at=1.0, kind="read", seconds=3.0), WARNING, "held kind=read seconds=3.000"),
+    (events.Retrying(at=1.0, attempt=2, seconds=0.1, error="e"), WARNING, "retrying attempt=2 seconds=0.100 error=e"),
     (
-        Finished(at=1.0, request_id="r", seconds=1.0, polls=2, lag_max=0.1, cost_usd=None),
+        events.Finished(at=1.0, request_id="r", seconds=1.0, polls=2, lag_max=0.1, cost_usd=None),
         INFO,
         "finished request_id=r seconds=1.000 polls=2 lag_max=0.100",
     ),
-    (Failed(at=1.0, error_type="E", error="a\nb"), ERROR, "failed error_type=E error=a b"),
-    (Cancelled(at=1.0, cancelled=False), INFO, "cancelled cancelled=False abandoned=False"),
-    (Cancelled(at=1.0, cancelled=True, abandoned=True), INFO, "cancelled cancelled=True abandoned=True"),
-    (Cancelled(at=1.0, cancelled=None, abandoned=True), WARNING, "cancelled abandoned=True"),
-    (Uncertain(at=1.0, error="e"), ERROR, "uncertain error=e"),
-    (Downloaded(at=1.0, paths=("a",), sha256=("b",)), INFO, "downloaded paths=('a',) sha256=('b',)"),
-    (Closed(at=1.0, left_running=()), INFO, "closed left_running=() left_running_count=0"),
-    (Closed(at=1.0, left_running=("r",)), WARNING, "closed left_running=('r',) left_running_count=1"),
-    (Event(at=1.0), INFO, "event "),
+    (events.Failed(at=1.0, error_type="E", error="a\nb"), ERROR, "failed error_type=E error=a b"),
+    (events.Cancelled(at=1.0, cancelled=False), INFO, "cancelled cancelled=False abandoned=False"),
+    (events.Cancelled(at=1.0, cancelled=True, abandoned=True), INFO, "cancelled cancelled=True abandoned=True"),
+    (events.Cancelled(at=1.0, cancelled=None, abandoned=True), WARNING, "cancelled abandoned=True"),
+    (events.Uncertain(at=1.0, error="e"), ERROR, "uncertain error=e"),
+    (events.Downloaded(at=1.0, paths=("a",), sha256=("b",)), INFO, "downloaded paths=('a',) sha256=('b',)"),
+    (events.Closed(at=1.0, left_running=()), INFO, "closed left_running=() left_running_count=0"),
+    (events.Closed(at=1.0, left_running=("r",)), WARNING, "closed left_running=('r',) left_running_count=1"),
+    (events.Event(at=1.0), INFO, "event "),
 ]
 
 
@@ -123,7 +109,7 @@ def fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def test_the_facts_are_fields_of_the_record(caplog):
-    LogEvents(logging.getLogger("mine"))(Failed(at=1.5, request_id="r", tag=object(), error_type="E", error="e"))
+    LogEvents(logging.getLogger("mine"))(events.Failed(at=1.5, request_id="r", tag=object(), error_type="E", error="e"))
     [record] = caplog.records
     facts = {"at": 1.5, "request_id": "r", "tag": "object", "error_type": "E", "error": "e"}
     assert fields(record) == {"klein_event": "failed", **{f"klein_{name}": value for name, value in facts.items()}}
@@ -131,7 +117,7 @@ def test_the_facts_are_fields_of_the_record(caplog):
 
 
 def test_a_record_is_bounded(caplog):
-    LogEvents()(Closed(at=1.0, left_running=tuple(f"request-{number}" for number in range(10_000))))
+    LogEvents()(events.Closed(at=1.0, left_running=tuple(f"request-{number}" for number in range(10_000))))
     [record] = caplog.records
     assert (len(record.klein_left_running), record.klein_left_running_count) == (10, 10_000)
     assert len(record.getMessage()) < 400
@@ -145,7 +131,7 @@ def test_below_the_loggers_level_nothing_is_computed(caplog):
             raise AssertionError
 
     caplog.set_level(ERROR)
-    LogEvents()(Submitted(at=1.0, request_id="r", tag=Loud("tag"), seconds=0.25))
+    LogEvents()(events.Submitted(at=1.0, request_id="r", tag=Loud("tag"), seconds=0.25))
     assert caplog.records == []
 
 

@@ -11,6 +11,10 @@ import pytest
 import pytest_asyncio
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
 from flux_klein_async import (
@@ -20,31 +24,70 @@ from flux_klein_async import (
     RetryPolicy,
     SqliteJournal,
     WaitTimeoutError,
+    events,
 )
 from flux_klein_async.emulator import Generation, Hang, InProcessEmulator, Reply, Reset, error_reply, fault
-from flux_klein_async.events import (
-    Cancelled,
-    Closed,
-    Downloaded,
-    Event,
-    Failed,
-    Finished,
-    Polled,
-    Retrying,
-    StateChanged,
-    Submitted,
-    Uncertain,
-)
 from flux_klein_async.integrations import opentelemetry
 from flux_klein_async.integrations.opentelemetry import Instruments, Telemetry
 from flux_klein_async.models import RequestState
-
-from .traces import Memory, happened, seconds
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "telemetry.md").read_text(encoding="utf-8")
 MODEL = "blackforestlabs/flux-2-klein/4b/text-to-image"
 PROMPT = "a snow leopard that must not be recorded"
 DURATION = "gen_ai.client.operation.duration"
+
+
+def virtual_clock() -> int:
+    """The loop's time as the time of day, so that measured times are exact."""
+    return round(asyncio.get_running_loop().time() * 1e9)
+
+
+class Memory:
+    """A `Telemetry` handler, and what it has exported."""
+
+    def __init__(self, **options: Any) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.traces = TracerProvider()
+        self.traces.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.reader = InMemoryMetricReader()
+        providers = {"tracer_provider": self.traces, "meter_provider": MeterProvider([self.reader])}
+        self.tell = Telemetry(**providers, **{"clock": virtual_clock, **options})
+
+    def spans(self, name: str = "generate_content") -> list[ReadableSpan]:
+        """The ended spans of this name, in the order of their ends. A generation's name continues with its model."""
+        return [span for span in self.exporter.get_finished_spans() if name in (span.name, span.name.split()[0])]
+
+    def span(self, name: str = "generate_content") -> ReadableSpan:
+        """The one span of this name."""
+        [span] = self.spans(name)
+        return span
+
+    def points(self) -> dict[str, list[Any]]:
+        """By instrument its data points."""
+        data = self.reader.get_metrics_data()
+        [metrics] = data.resource_metrics[0].scope_metrics if data else [SimpleNamespace(metrics=[])]
+        return {metric.name: list(metric.data.data_points) for metric in metrics.metrics}
+
+    def counts(self, name: str, label: str | None = None) -> Any:
+        """The value of a counter: by this label, or the only one."""
+        points = self.points().get(name, [])
+        if label is None:
+            return sum(point.value for point in points)
+        return {point.attributes[label]: point.value for point in points}
+
+    def outcomes(self) -> dict[str, int]:
+        """Generations by outcome."""
+        return dict(self.counts("flux_klein.generations", "flux_klein.outcome"))
+
+
+def seconds(span: ReadableSpan) -> float:
+    """How long a span took."""
+    return (span.end_time - span.start_time) / 1e9
+
+
+def happened(span: ReadableSpan) -> list[str]:
+    """The names of a span's events."""
+    return [event.name.removeprefix("flux_klein.") for event in span.events]
 
 
 @pytest.fixture
@@ -337,34 +380,34 @@ async def test_without_an_sdk_nothing_is_recorded_and_nothing_breaks(connect, ca
 
 
 def told(*events: Any, **options: Any) -> Memory:
-    memory = Memory({"clock": lambda: 0, **options})
+    memory = Memory(**{"clock": lambda: 0, **options})
     for event in events:
         memory.tell(event)
     return memory
 
 
-def accepted(request_id: str = "r", at: float = 0.0, **fields: Any) -> Submitted:
-    return Submitted(at=at, request_id=request_id, **{"seconds": 0.0, **fields})
+def accepted(request_id: str = "r", at: float = 0.0, **fields: Any) -> events.Submitted:
+    return events.Submitted(at=at, request_id=request_id, **{"seconds": 0.0, **fields})
 
 
-def failed(error_type: str = "GenerationFailedError", at: float = 1.0, **fields: Any) -> Failed:
-    return Failed(at=at, error_type=error_type, **{"error": "e", **fields})
+def failed(error_type: str = "GenerationFailedError", at: float = 1.0, **fields: Any) -> events.Failed:
+    return events.Failed(at=at, error_type=error_type, **{"error": "e", **fields})
 
 
-def finished(**fields: Any) -> Finished:
+def finished(**fields: Any) -> events.Finished:
     defaults = {"at": 2.0, "request_id": "r", "seconds": 2.0, "polls": 2, "lag_max": None, "cost_usd": None}
-    return Finished(**{**defaults, **fields})
+    return events.Finished(**{**defaults, **fields})
 
 
-def retrying(**fields: Any) -> Retrying:
-    return Retrying(**{"at": 1.0, "attempt": 2, "seconds": 1.0, "error": "e", **fields})
+def retrying(**fields: Any) -> events.Retrying:
+    return events.Retrying(**{"at": 1.0, "attempt": 2, "seconds": 1.0, "error": "e", **fields})
 
 
-def changed(state: RequestState, at: float = 1.0, queue_position: int | None = None) -> StateChanged:
-    return StateChanged(at=at, request_id="r", state=state, queue_position=queue_position)
+def changed(state: RequestState, at: float = 1.0, queue_position: int | None = None) -> events.StateChanged:
+    return events.StateChanged(at=at, request_id="r", state=state, queue_position=queue_position)
 
 
-UNCERTAIN = Uncertain(at=1.0, call=7, error="no answer", seconds=1.0)
+UNCERTAIN = events.Uncertain(at=1.0, call=7, error="no answer", seconds=1.0)
 LOST = failed("SubmissionUncertainError", call=7, seconds=1.0)
 
 
@@ -376,17 +419,17 @@ LOST = failed("SubmissionUncertainError", call=7, seconds=1.0)
         ([finished(), finished()], {"completed": 1}),
         (2 * [failed(request_id="r")], {"failed": 1}),
         (2 * [failed("GenerationCancelledError", request_id="r")], {"cancelled": 1}),
-        ([accepted(), Cancelled(at=1.0, request_id="r", cancelled=True)], {"cancelled": 1}),
-        ([accepted(), Cancelled(at=1.0, request_id="r", cancelled=False, abandoned=True)], {"abandoned": 1}),
-        ([accepted(), Cancelled(at=1.0, request_id="r", cancelled=None, abandoned=True)], {"abandoned": 1}),
-        ([finished(), Cancelled(at=2.0, request_id="another", cancelled=True)], {"completed": 1}),
-        ([Event(at=1.0, request_id="r")], {}),
+        ([accepted(), events.Cancelled(at=1.0, request_id="r", cancelled=True)], {"cancelled": 1}),
+        ([accepted(), events.Cancelled(at=1.0, request_id="r", cancelled=False, abandoned=True)], {"abandoned": 1}),
+        ([accepted(), events.Cancelled(at=1.0, request_id="r", cancelled=None, abandoned=True)], {"abandoned": 1}),
+        ([finished(), events.Cancelled(at=2.0, request_id="another", cancelled=True)], {"completed": 1}),
+        ([events.Event(at=1.0, request_id="r")], {}),
         (
             [
-                Polled(at=1.0, request_id="r", poll=1, state=None, error="e"),
+                events.Polled(at=1.0, request_id="r", poll=1, state=None, error="e"),
                 changed(RequestState.IN_QUEUE),
                 retrying(request_id="r"),
-                Cancelled(at=2.0, request_id="r", cancelled=False),
+                events.Cancelled(at=2.0, request_id="r", cancelled=False),
             ],
             {},
         ),
@@ -399,7 +442,7 @@ def test_an_end_is_counted_once_and_an_unknown_request_not_at_all(events, outcom
 @pytest.mark.parametrize(
     ("events", "options"),
     [
-        ([LOST, accepted(at=2.0, call=7), Closed(at=3.0, left_running=("r",))], {}),
+        ([LOST, accepted(at=2.0, call=7), events.Closed(at=3.0, left_running=("r",))], {}),
         ([accepted("r"), accepted("s"), finished()], {"max_open": 1}),
     ],
     ids=["accepted after all", "abandoned and finished after all"],
@@ -419,7 +462,7 @@ def test_what_is_remembered_is_bounded():
     for number in range(100, 200):
         memory.tell(failed(call=number, request_id=f"r{number}"))
     assert len(memory.tell._ended) == 20
-    memory.tell(Closed(at=1.0, left_running=()))
+    memory.tell(events.Closed(at=1.0, left_running=()))
     assert (memory.tell._open, memory.tell._retries) == ({}, {})
     defaults = Telemetry.__init__.__kwdefaults__
     assert (defaults["max_open"], defaults["max_age"]) == (20_000, 3600.0)
@@ -448,7 +491,7 @@ def test_spans_have_the_time_of_the_wall_clock_and_the_name_of_the_package():
 
 
 def test_a_download_is_as_long_as_it_took():
-    memory = told(Downloaded(at=9.0, request_id="r", paths=("a",), sha256=("b",), seconds=2.5))
+    memory = told(events.Downloaded(at=9.0, request_id="r", paths=("a",), sha256=("b",), seconds=2.5))
     assert seconds(memory.span("flux_klein.download")) == 2.5
 
 
@@ -478,7 +521,7 @@ def test_repeats_are_counted_with_their_request_and_the_last_sixteen_of_a_submit
         accepted(call=7),
         retrying(kind="read", request_id="r", call=1),
         retrying(kind="file", request_id="another", call=2),
-        Polled(at=2.0, request_id="r", poll=3, state=None, error="it broke"),
+        events.Polled(at=2.0, request_id="r", poll=3, state=None, error="it broke"),
         failed("WaitTimeoutError", 3.0, request_id="r", error="x\n" * 10_000),
     )
     retries = [event.attributes for event in memory.span("flux_klein.submit").events]

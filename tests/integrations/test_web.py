@@ -5,38 +5,7 @@ import json
 
 import pytest
 
-import flux_klein_async
-from flux_klein_async import (
-    APIConnectionError,
-    APIStatusError,
-    APITimeoutError,
-    AuthenticationError,
-    BudgetExceededError,
-    ClientClosedError,
-    ConfigurationError,
-    DownloadError,
-    FluxKleinClient,
-    FluxKleinError,
-    GenerationCancelledError,
-    GenerationFailedError,
-    GenerationOutput,
-    GenerationResult,
-    InputRejectedError,
-    InsufficientBalanceError,
-    InvalidInputError,
-    InvalidResponseError,
-    ItemClaimedError,
-    JournalError,
-    NotFoundError,
-    PermissionDeniedError,
-    RateLimitError,
-    RequestState,
-    RequestStatus,
-    ResultNotReadyError,
-    ServerError,
-    SubmissionUncertainError,
-    WaitTimeoutError,
-)
+import flux_klein_async as fk
 from flux_klein_async.emulator import Generation
 from flux_klein_async.integrations.web import (
     KEEP_ALIVE,
@@ -61,35 +30,35 @@ def paid(error):
 
 # error, status, code, charged, retryable
 CASES = [
-    (InvalidInputError("prompt: blank", fields={"prompt": "blank"}), 422, "invalid_input", "no", False),
-    (InputRejectedError(status_code=422, detail=SECRET), 422, "invalid_input", "no", False),
-    (InsufficientBalanceError(status_code=402, detail=SECRET), 402, "payment_required", "no", False),
-    (BudgetExceededError(SECRET), 402, "payment_required", "no", False),
-    (RateLimitError(status_code=429, retry_after=2.1), 429, "rate_limited", "no", True),
-    (RateLimitError(status_code=429), 429, "rate_limited", "no", True),
-    (ResultNotReadyError(request_id=ID), 409, "not_ready", "unknown", True),
-    (GenerationFailedError(request_id=ID, detail=SECRET), 502, "generation_failed", "unknown", False),
-    (GenerationCancelledError(request_id=ID), 409, "generation_cancelled", "no", False),
-    (WaitTimeoutError(request_id=ID), 504, "wait_timeout", "unknown", True),
-    (paid(WaitTimeoutError(request_id=ID)), 504, "wait_timeout", "unknown", False),
-    (SubmissionUncertainError(cause=SECRET, raw=SECRET), 502, "submission_uncertain", "unknown", False),
-    (ConfigurationError(SECRET), 500, "internal_error", "no", False),
-    (ItemClaimedError(SECRET, request_id=ID), 409, "in_progress", "no", True),
-    (JournalError(SECRET, request_id=ID), 500, "internal_error", "unknown", False),
-    (ClientClosedError(SECRET), 503, "closing", "no", True),
-    (paid(ClientClosedError(SECRET, request_id=ID)), 503, "closing", "unknown", False),
-    (NotFoundError(status_code=404, request_id=ID), 404, "not_found", "unknown", False),
-    (NotFoundError(status_code=404, detail="Unknown model"), 502, "upstream_error", "no", False),
-    (APIConnectionError(SECRET), 502, "upstream_error", "no", True),
-    (APITimeoutError(SECRET), 504, "upstream_timeout", "no", True),
-    (InvalidResponseError(SECRET), 502, "upstream_error", "no", True),
-    (ServerError(status_code=500, detail=SECRET), 502, "upstream_error", "no", True),
-    (ServerError(status_code=503, retry_after=0.0), 502, "upstream_error", "no", True),
-    (APIStatusError(status_code=418, detail=SECRET), 502, "upstream_error", "no", False),
-    (AuthenticationError(status_code=401, detail=SECRET), 502, "upstream_error", "no", False),
-    (PermissionDeniedError(status_code=403, detail=SECRET), 502, "upstream_error", "no", False),
-    (DownloadError(SECRET, url=SECRET), 502, "upstream_error", "yes", False),
-    (FluxKleinError(SECRET), 502, "upstream_error", "no", False),
+    (fk.InvalidInputError("prompt: blank", fields={"prompt": "blank"}), 422, "invalid_input", "no", False),
+    (fk.InputRejectedError(status_code=422, detail=SECRET), 422, "invalid_input", "no", False),
+    (fk.InsufficientBalanceError(status_code=402, detail=SECRET), 402, "payment_required", "no", False),
+    (fk.BudgetExceededError(SECRET), 402, "payment_required", "no", False),
+    (fk.RateLimitError(status_code=429, retry_after=2.1), 429, "rate_limited", "no", True),
+    (fk.RateLimitError(status_code=429), 429, "rate_limited", "no", True),
+    (fk.ResultNotReadyError(request_id=ID), 409, "not_ready", "unknown", True),
+    (fk.GenerationFailedError(request_id=ID, detail=SECRET), 502, "generation_failed", "unknown", False),
+    (fk.GenerationCancelledError(request_id=ID), 409, "generation_cancelled", "no", False),
+    (fk.WaitTimeoutError(request_id=ID), 504, "wait_timeout", "unknown", True),
+    (paid(fk.WaitTimeoutError(request_id=ID)), 504, "wait_timeout", "unknown", False),
+    (fk.SubmissionUncertainError(cause=SECRET, raw=SECRET), 502, "submission_uncertain", "unknown", False),
+    (fk.ConfigurationError(SECRET), 500, "internal_error", "no", False),
+    (fk.ItemClaimedError(SECRET, request_id=ID), 409, "in_progress", "no", True),
+    (fk.JournalError(SECRET, request_id=ID), 500, "internal_error", "unknown", False),
+    (fk.ClientClosedError(SECRET), 503, "closing", "no", True),
+    (paid(fk.ClientClosedError(SECRET, request_id=ID)), 503, "closing", "unknown", False),
+    (fk.NotFoundError(status_code=404, request_id=ID), 404, "not_found", "unknown", False),
+    (fk.NotFoundError(status_code=404, detail="Unknown model"), 502, "upstream_error", "no", False),
+    (fk.APIConnectionError(SECRET), 502, "upstream_error", "no", True),
+    (fk.APITimeoutError(SECRET), 504, "upstream_timeout", "no", True),
+    (fk.InvalidResponseError(SECRET), 502, "upstream_error", "no", True),
+    (fk.ServerError(status_code=500, detail=SECRET), 502, "upstream_error", "no", True),
+    (fk.ServerError(status_code=503, retry_after=0.0), 502, "upstream_error", "no", True),
+    (fk.APIStatusError(status_code=418, detail=SECRET), 502, "upstream_error", "no", False),
+    (fk.AuthenticationError(status_code=401, detail=SECRET), 502, "upstream_error", "no", False),
+    (fk.PermissionDeniedError(status_code=403, detail=SECRET), 502, "upstream_error", "no", False),
+    (fk.DownloadError(SECRET, url=SECRET), 502, "upstream_error", "yes", False),
+    (fk.FluxKleinError(SECRET), 502, "upstream_error", "no", False),
 ]
 
 
@@ -105,33 +74,33 @@ def test_an_error_response_says_what_concerns_the_http_client_and_no_more(error,
     assert "secret" not in json.dumps(body)
     assert ("fields" in body) == (status == 422)
     if code == "upstream_error":  # a refused token looks like any other refusal
-        assert body["message"] == error_response(APIStatusError(status_code=418)).body["message"]
+        assert body["message"] == error_response(fk.APIStatusError(status_code=418)).body["message"]
 
 
 def test_every_class_of_error_has_a_case():
-    classes = {value for value in vars(flux_klein_async).values() if isinstance(value, type)}
-    assert {type(error) for error, *_ in CASES} == {kind for kind in classes if issubclass(kind, FluxKleinError)}
+    classes = {value for value in vars(fk).values() if isinstance(value, type)}
+    assert {type(error) for error, *_ in CASES} == {kind for kind in classes if issubclass(kind, fk.FluxKleinError)}
 
 
 @pytest.mark.parametrize(("seconds", "header"), [(2.1, "3"), (0.0, "1"), (30.0, "30"), (None, None)])
 def test_retry_after_is_in_whole_seconds_and_only_where_the_service_sent_it(seconds, header):
     for error in (
-        RateLimitError(status_code=429, retry_after=seconds),
-        ServerError(status_code=503, retry_after=seconds),
+        fk.RateLimitError(status_code=429, retry_after=seconds),
+        fk.ServerError(status_code=503, retry_after=seconds),
     ):
         assert error_response(error).headers.get("Retry-After") == header
-    assert error_response(paid(RateLimitError(status_code=429, retry_after=seconds, request_id=ID))).headers == {}
+    assert error_response(paid(fk.RateLimitError(status_code=429, retry_after=seconds, request_id=ID))).headers == {}
 
 
 def rejected(detail):
-    return InputRejectedError(status_code=422, detail=detail)
+    return fk.InputRejectedError(status_code=422, detail=detail)
 
 
 @pytest.mark.parametrize(
     ("error", "fields"),
     [
-        (InvalidInputError("no request id"), []),
-        (InvalidInputError("width: too small", fields={"width": "too small"}), [("width", "too small")]),
+        (fk.InvalidInputError("no request id"), []),
+        (fk.InvalidInputError("width: too small", fields={"width": "too small"}), [("width", "too small")]),
         (rejected([{"loc": ["body", "width"], "msg": "too big", "url": SECRET}]), [("width", "too big")]),
         (rejected([{"loc": ["a", 0, "b"]}, "odd", 3]), [("a.0.b", "refused")]),
         (rejected([{"loc": "width", "msg": None}]), [("", "refused")]),
@@ -146,22 +115,22 @@ def test_invalid_fields_are_named_and_bounded(error, fields):
 
 
 async def test_the_services_own_findings_are_named_as_fields(klein_client):
-    with pytest.raises(InputRejectedError) as caught:
+    with pytest.raises(fk.InputRejectedError) as caught:
         await klein_client.generate({"prompt": "a cat", "width": 5000, "height": 3})
     assert [finding["field"] for finding in error_response(caught.value).body["fields"]] == ["width", "height"]
 
 
 def test_the_message_is_our_own_sentence_without_its_cause():
-    assert error_response(InvalidInputError("to_input failed", cause=SECRET)).body["message"] == "to_input failed"
-    assert error_response(InvalidInputError()).body["message"]
-    assert error_response(InvalidInputError("x" * 9999)).body["message"] == "x" * 500
+    assert error_response(fk.InvalidInputError("to_input failed", cause=SECRET)).body["message"] == "to_input failed"
+    assert error_response(fk.InvalidInputError()).body["message"]
+    assert error_response(fk.InvalidInputError("x" * 9999)).body["message"] == "x" * 500
 
 
 def test_a_status_and_a_result_leave_out_what_concerns_the_operator():
-    status = RequestStatus(request_id=ID, state=RequestState.IN_QUEUE, queue_position=3, instance_id=SECRET)
+    status = fk.RequestStatus(request_id=ID, state=fk.RequestState.IN_QUEUE, queue_position=3, instance_id=SECRET)
     assert status_to_json(status) == {"request_id": ID, "state": "in_queue", "queue_position": 3}
-    output = GenerationOutput(image="https://x.runcomfy.net/1.png")
-    result = GenerationResult(request_id=ID, state=RequestState.COMPLETED, output=output, cost_usd=0.01)
+    output = fk.GenerationOutput(image="https://x.runcomfy.net/1.png")
+    result = fk.GenerationResult(request_id=ID, state=fk.RequestState.COMPLETED, output=output, cost_usd=0.01)
     assert result_to_json(result) == {"request_id": ID, "state": "completed", "urls": ["https://x.runcomfy.net/1.png"]}
 
 
@@ -259,7 +228,7 @@ class Reader:
 
 async def progress(run, write, *, keep_alive=15.0, to_json=result_to_json):
     """Written from `run`, or from a generation of this client."""
-    if isinstance(run, FluxKleinClient):
+    if isinstance(run, fk.FluxKleinClient):
         client = run
         run = lambda on_status: client.generate("x", on_status=on_status)  # noqa: E731
     await write_progress(run, write, keep_alive=keep_alive, to_json=to_json)
@@ -288,7 +257,7 @@ async def test_a_comment_counts_as_written_and_no_text_can_forge_an_event():
 
     async def late(_):
         await asyncio.sleep(0.01)
-        raise InvalidInputError(text)
+        raise fk.InvalidInputError(text)
 
     reader = Reader()
     await progress(late, reader.write, keep_alive=0.001)
@@ -299,9 +268,9 @@ async def test_a_comment_counts_as_written_and_no_text_can_forge_an_event():
 
 async def test_retry_after_stands_in_the_error_event():
     async def busy(on_status):
-        on_status(RequestStatus(request_id=ID, state=RequestState.IN_QUEUE))
+        on_status(fk.RequestStatus(request_id=ID, state=fk.RequestState.IN_QUEUE))
         await asyncio.sleep(0)
-        raise RateLimitError(status_code=429, retry_after=2.5)
+        raise fk.RateLimitError(status_code=429, retry_after=2.5)
 
     reader = Reader()
     await progress(busy, reader.write)
@@ -310,10 +279,10 @@ async def test_retry_after_stands_in_the_error_event():
 
 async def test_an_error_before_any_event_is_raised():
     async def invalid(_):
-        raise InvalidInputError
+        raise fk.InvalidInputError
 
     reader = Reader()
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(fk.InvalidInputError):
         await progress(invalid, reader.write)
     assert reader.written == []
 
@@ -338,10 +307,10 @@ async def test_a_slow_reader_gets_the_latest_change_and_the_last(klein_emulator)
 
     async def quick(on_status):
         for position in range(1000, 0, -1):
-            on_status(RequestStatus(request_id="an-id", state=RequestState.IN_QUEUE, queue_position=position))
+            on_status(fk.RequestStatus(request_id="an-id", state=fk.RequestState.IN_QUEUE, queue_position=position))
             await asyncio.sleep(0.01)
-        on_status(RequestStatus(request_id="an-id", state=RequestState.FAILED))
-        raise GenerationFailedError(request_id="an-id")
+        on_status(fk.RequestStatus(request_id="an-id", state=fk.RequestState.FAILED))
+        raise fk.GenerationFailedError(request_id="an-id")
 
     await progress(quick, slow)
     assert len(reader.written) < 15
