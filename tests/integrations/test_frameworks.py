@@ -101,6 +101,7 @@ async def test_the_app_chooses_the_data_of_a_result_and_when_a_comment_is_sent(f
         ("x", error_reply(402, 400002, "sk-secret"), 402, "payment_required"),
         ("x", error_reply(401, 400004, "sk-secret"), 502, "upstream_error"),
         ("x", error_reply(422, 422001, "sk-secret"), 422, "invalid_input"),
+        ("x", error_reply(429, message="sk-secret", retry_after="30"), 429, "rate_limited"),
         (" ", None, 422, "invalid_input"),
     ],
 )
@@ -108,13 +109,14 @@ async def test_the_app_chooses_the_data_of_a_result_and_when_a_comment_is_sent(f
 async def test_an_error_before_the_first_event_is_an_ordinary_response(
     framework, path, prompt, reply, status, code, caplog
 ):
-    async with Emulator() as emulator, served(framework, emulator) as server:
+    async with Emulator() as emulator, served(framework, emulator, timeout=5.0) as server:
         emulator.script("submit", reply)
-        found, _, text = await post(server, path, {"prompt": prompt})
+        found, headers, text = await post(server, path, {"prompt": prompt})
         assert emulator.api_key not in caplog.text
     assert (found, json.loads(text)["error"]) == (status, code)
     assert "secret" not in text
     assert ("sk-secret" in caplog.text) == (status >= 500)
+    assert ("Retry-After" in headers and 28 <= int(headers["Retry-After"]) <= 30) == (status == 429)
     if prompt == " ":
         assert [item["field"] for item in json.loads(text)["fields"]] == ["prompt"]
 
@@ -124,14 +126,6 @@ async def test_an_error_after_the_first_event_is_an_event(framework):
         emulator.script("submit", Generation(ends="failed", after=0.05, error="sk-secret"))
         status, _, text = await post(server, "/events")
     assert (status, "event: error" in text, "generation_failed" in text, "secret" in text) == (200, True, True, False)
-
-
-async def test_a_busy_service_is_429_with_retry_after(framework):
-    async with Emulator() as emulator, served(framework, emulator, timeout=1.0) as server:
-        emulator.script("submit", error_reply(429, message="busy", retry_after="30"))
-        status, headers, text = await post(server, "/read")
-    assert (status, json.loads(text)["error"], json.loads(text)["retryable"]) == (429, "rate_limited", True)
-    assert 28 <= int(headers["Retry-After"]) <= 30
 
 
 async def test_a_timeout_names_the_request(framework):
