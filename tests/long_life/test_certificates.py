@@ -1,7 +1,5 @@
 """A private certificate authority, over real TLS: trusted where it is configured, otherwise refused with advice."""
 
-import ssl
-
 import pytest
 
 from flux_klein_async import APIConnectionError, ConfigurationError, FluxKleinClient, RetryPolicy
@@ -61,8 +59,3 @@ def test_a_missing_file_is_refused_when_the_client_is_made(monkeypatch, tmp_path
     with pytest.raises(ConfigurationError, match="SSL_CERT_FILE"):
         FluxKleinClient(TOKEN)
     FluxKleinClient(TOKEN, trust_env=False)
-
-
-def test_no_context_is_made_unless_one_is_configured(monkeypatch):
-    monkeypatch.setattr(ssl, "create_default_context", None)
-    FluxKleinClient(TOKEN)
