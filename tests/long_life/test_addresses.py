@@ -1,9 +1,7 @@
 """The service moves while the client lives: the next call reaches the new address, and no submit is sent twice."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import aiohttp
 import pytest
@@ -22,15 +20,15 @@ QUICK = RetryPolicy(initial=0.001, maximum=0.001)
 
 
 @asynccontextmanager
-async def named(names: Names, *, borrowed: bool, events: Events, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+async def named(names, events, monkeypatch, *, borrowed=False):
     """A client whose base URL has a name, which `names` resolves."""
     session = None
     if borrowed:
         session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=names, use_dns_cache=False))
     else:
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", names.getaddrinfo)
-    options: dict[str, Any] = {"base_url": NAME, "allow_insecure": True, "retry": QUICK, "on_event": events}
-    async with FluxKleinClient(TOKEN, session=session, **options) as client:
+    options = {"base_url": NAME, "allow_insecure": True, "retry": QUICK, "on_event": events, "session": session}
+    async with FluxKleinClient(TOKEN, **options) as client:
         yield client
     if session is not None:
         await session.close()
@@ -53,7 +51,7 @@ SESSIONS = pytest.mark.parametrize("borrowed", [True, False], ids=["borrowed ses
 @SESSIONS
 async def test_a_service_that_moved_is_found_at_once_and_no_submit_is_lost_or_sent_twice(monkeypatch, borrowed):
     names, events = Names(), Events()
-    async with named(names, borrowed=borrowed, events=events, monkeypatch=monkeypatch) as client:
+    async with named(names, events, monkeypatch, borrowed=borrowed) as client:
         old = Emulator(profile="fixed:0.05")
         async with old:
             names.ports = [port(old)]
@@ -77,7 +75,7 @@ async def test_a_service_that_moved_is_found_at_once_and_no_submit_is_lost_or_se
 
 async def test_a_name_is_resolved_again_once_its_address_refuses(monkeypatch):
     names, events = Names(), Events()
-    async with named(names, borrowed=False, events=events, monkeypatch=monkeypatch) as client, Emulator() as emulator:
+    async with named(names, events, monkeypatch) as client, Emulator() as emulator:
         names.ports = [closed_port()]
         error = await outcome(client.submit("a cat"))
         assert (type(error), error.sent, error.charged) == (APIConnectionError, False, "no")
@@ -92,10 +90,7 @@ async def test_a_name_is_resolved_again_once_its_address_refuses(monkeypatch):
 @SESSIONS
 async def test_the_next_address_is_tried_if_one_refuses(monkeypatch, borrowed):
     names, events = Names(), Events()
-    async with (
-        named(names, borrowed=borrowed, events=events, monkeypatch=monkeypatch) as client,
-        Emulator() as emulator,
-    ):
+    async with named(names, events, monkeypatch, borrowed=borrowed) as client, Emulator() as emulator:
         names.ports = [closed_port(), closed_port(), port(emulator)]
         await client.submit("a cat")
         assert (emulator.accepted, events.of(Retrying)) == (1, [])
