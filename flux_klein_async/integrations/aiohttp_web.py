@@ -129,7 +129,7 @@ async def stream_progress(
 async def error_middleware(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Turn the client's errors into responses, as docs/web.md lists them, and log those that concern the operator.
+    """Turn errors of `FluxKleinClient` into responses, as docs/web.md lists them, and log those from 500 on.
 
     Raises:
         Exception: Any other exception of the handler.

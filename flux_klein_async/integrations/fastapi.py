@@ -157,7 +157,7 @@ class ProgressResponse(Response):
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Turn the client's errors into responses, as docs/web.md lists them, and log those that concern the operator."""
+    """Turn errors of `FluxKleinClient` into responses, as docs/web.md lists them, and log those from 500 on."""
     app.add_exception_handler(FluxKleinError, _respond)
     app.add_exception_handler(DisconnectedError, _respond)
 

@@ -82,7 +82,7 @@ _CASES: dict[type[FluxKleinError], tuple[int, str, str]] = {
     GenerationFailedError: (502, "generation_failed", "The generation failed"),
     GenerationCancelledError: (409, "generation_cancelled", "The generation was cancelled"),
     WaitTimeoutError: (504, "wait_timeout", "The generation did not end in time; it may still end"),
-    SubmissionUncertainError: (502, "submission_uncertain", "The submission may have been accepted and charged"),
+    SubmissionUncertainError: (502, "submission_uncertain", "It may have been accepted: a repeat may be charged twice"),
     ConfigurationError: (500, "internal_error", "This server is misconfigured"),
     JournalError: (500, "internal_error", "The request could not be recorded"),
     ItemClaimedError: (409, "in_progress", "Another request is generating this; try again later"),
@@ -110,8 +110,8 @@ class ErrorResponse:
 
 
 def error_response(error: FluxKleinError) -> ErrorResponse:
-    """The HTTP response to an error of the client."""
-    if isinstance(error, NotFoundError):  # an unknown model is a mistake of the app, an unknown id one of its client
+    """The HTTP response to an error of `FluxKleinClient`."""
+    if isinstance(error, NotFoundError):  # the app chose the model, the HTTP client the id
         status, code, message = _NOT_FOUND if error.request_id else _UPSTREAM
     else:
         status, code, message = next(_CASES[kind] for kind in type(error).__mro__ if kind in _CASES)
@@ -122,7 +122,7 @@ def error_response(error: FluxKleinError) -> ErrorResponse:
         "message": message,
         "request_id": error.request_id,
         "charged": error.charged,
-        # After a restart the server has another FluxKleinClient: a call that cost nothing can be repeated there.
+        # A restarted server has a new FluxKleinClient: a call that cost nothing can be repeated there.
         "retryable": error.charged == "no" if isinstance(error, ClientClosedError) else error.retryable,
     }
     if status == 422:
@@ -134,7 +134,7 @@ def error_response(error: FluxKleinError) -> ErrorResponse:
 
 
 def logged_response(error: FluxKleinError, method: str, path: str) -> ErrorResponse:
-    """Like `error_response`, and logs the errors that concern the operator."""
+    """Like `error_response`, and logs the errors from 500 on, which concern the operator."""
     response = error_response(error)
     if response.status >= 500:
         _log.warning("%s %s answered with %d: %r", method, path, response.status, error)
@@ -250,13 +250,12 @@ async def write_progress(
             if latest:
                 await send(_event("status", status_to_json(latest.pop())))
         try:
-            result = working.result()
+            last = _event("result", to_json(working.result()))
         except FluxKleinError as error:
             if not started:
                 raise
-            await send(_error_event(error_response(error)))
-        else:
-            await send(_event("result", to_json(result)))
+            last = _error_event(error_response(error))
+        await send(last)
     finally:
         await _cancel(working)
 

@@ -35,7 +35,7 @@ def test_contents_are_numbered():
 
 async def test_anything_but_a_file_is_refused(klein_client, tmp_path):
     for value in (await klein_client.generate("a cat"), [7]):
-        with pytest.raises(InvalidInputError, match="not (GenerationResult|int)"):
+        with pytest.raises(InvalidInputError, match=r"not (GenerationResult|int)"):
             show(value)
     with pytest.raises(FileNotFoundError):
         show(tmp_path / "gone.png")

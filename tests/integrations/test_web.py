@@ -266,6 +266,17 @@ async def test_a_comment_counts_as_written_and_no_text_can_forge_an_event():
     assert b"\r" not in b"".join(reader.written)
 
 
+async def test_an_error_of_to_json_is_an_event(klein_client):
+    """Such as `result.image_url` of a result without an image."""
+
+    def to_json(result):
+        raise fk.InvalidResponseError("The result holds no image", request_id=result.request_id)
+
+    reader = Reader()
+    await progress(klein_client, reader.write, to_json=to_json)
+    assert (reader.names()[-1], reader.events()[-1][1]["error"]) == ("error", "upstream_error")
+
+
 async def test_retry_after_stands_in_the_error_event():
     async def busy(on_status):
         on_status(fk.RequestStatus(request_id=ID, state=fk.RequestState.IN_QUEUE))
