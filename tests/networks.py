@@ -164,11 +164,6 @@ def answering(data: bytes) -> Behaviour:
     return answer
 
 
-async def silent(_proxy: ConnectProxy, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-    """Takes the request and says nothing until the client leaves."""
-    await reader.read()
-
-
 class Names(AbstractResolver):
     """A name server whose one answer changes; all of it is on this machine, on ports of its own."""
 

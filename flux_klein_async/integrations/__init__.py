@@ -1,1 +1,4 @@
-"""The client inside other people's programs: one optional third party a module, built on the public API alone."""
+"""Adapters for other libraries, on events and the public API alone: web frameworks, telemetry, logging, notebooks.
+
+Each module needs one third party at most, and nothing here is imported unless you import it.
+"""

@@ -1,15 +1,15 @@
-"""aiohttp.web: one client for the app's life, visitors who hang up, honest answers, server-sent events.
+"""aiohttp.web: one client per app, cancellation on disconnect, error responses, server-sent events.
 
-app = web.Application(middlewares=[answer_errors])
-app.cleanup_ctx.append(klein_context())
+app = web.Application(middlewares=[error_middleware])
+app.cleanup_ctx.append(client_context())
 
-async def picture(request: web.Request) -> web.Response:
-    result = await while_connected(request, klein_of(request).generate(await request.text()))
+async def create_picture(request: web.Request) -> web.Response:
+    prompt = await request.text()
+    result = await run_until_disconnected(request, get_client(request).generate(prompt))
     return web.json_response({"url": result.image_url})
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -17,130 +17,127 @@ from aiohttp import web
 
 from flux_klein_async import ConfigurationError, FluxKleinClient, FluxKleinError, GenerationResult
 from flux_klein_async.integrations.web import (
-    HEADERS,
+    CLIENT_CLOSED_REQUEST,
+    EVENT_HEADERS,
     KEEP_ALIVE_SECONDS,
-    VISITOR_GONE,
+    DisconnectedError,
     Run,
-    VisitorGoneError,
-    answer_to,
-    result_facts,
-    tell,
-    until_gone,
+    logged_response,
+    open_client,
+    result_to_json,
+    run_until,
+    write_progress,
 )
 
 __all__ = [
-    "KLEIN",
-    "VisitorGoneError",
-    "answer_errors",
-    "event_stream",
-    "klein_context",
-    "klein_of",
-    "while_connected",
+    "CLIENT_KEY",
+    "DisconnectedError",
+    "client_context",
+    "error_middleware",
+    "get_client",
+    "run_until_disconnected",
+    "stream_progress",
 ]
 
 T = TypeVar("T")
-_log = logging.getLogger("flux_klein_async")
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-KLEIN: web.AppKey[FluxKleinClient] = web.AppKey("KLEIN", FluxKleinClient)
-"""Where the app keeps its client; what a test sets instead of appending `klein_context`."""
+CLIENT_KEY: web.AppKey[FluxKleinClient] = web.AppKey("CLIENT_KEY", FluxKleinClient)
+"""The app's key for its client. A test can set it instead of appending `client_context`."""
 
-_POLL_EVERY = 0.1  # seconds: aiohttp 3 tells nobody that a connection was lost, so that it has to be asked
+_CHECK_SECONDS = 0.1  # aiohttp 3 does not signal a lost connection, so that it is checked
 
 
-def klein_context(
+def client_context(
     make: Callable[[], FluxKleinClient] = FluxKleinClient, *, drain: float | None = 30.0
 ) -> Callable[[web.Application], AsyncIterator[None]]:
-    """What `app.cleanup_ctx` takes: makes the client inside the running loop and closes it with a drain.
+    """A context for `app.cleanup_ctx` that makes the client when the app starts and closes it when the app ends.
 
     Args:
-        make: Makes the client, once for each process.
-        drain: Seconds that calls under way are given at the end; None: until they end.
+        make: Makes the client, once in each process.
+        drain: Seconds that running calls get at the end; None: until they end.
     """
 
     async def context(app: web.Application) -> AsyncIterator[None]:
-        app[KLEIN] = client = make()
-        yield
-        await client.aclose(drain=drain)
+        async with open_client(make, drain) as app[CLIENT_KEY]:
+            yield
 
     return context
 
 
-def klein_of(request: web.Request) -> FluxKleinClient:
-    """The client of the app, or of the app that this one is a part of.
+def get_client(request: web.Request) -> FluxKleinClient:
+    """The client of the app, or of the app that contains it.
 
     Raises:
-        ConfigurationError: There is none.
+        ConfigurationError: The app has no client.
     """
-    client = request.config_dict.get(KLEIN)
+    client = request.config_dict.get(CLIENT_KEY)
     if client is None:
-        raise ConfigurationError("This app has no client: append klein_context() to its cleanup_ctx")
+        raise ConfigurationError("This app has no client: append client_context() to its cleanup_ctx")
     return client
 
 
-async def while_connected(request: web.Request, work: Awaitable[T]) -> T:
-    """Await work for a visitor, and cancel it when the visitor hangs up.
+async def run_until_disconnected(request: web.Request, work: Awaitable[T]) -> T:
+    """Await work, and cancel it when the HTTP client disconnects.
 
-    That is seen within 0.1 s; a server that runs with `handler_cancellation=True` cancels the handler, and so
-    the work, at once.
+    The connection is checked every 0.1 s. A server with `handler_cancellation=True` cancels the handler at once.
 
     Raises:
-        VisitorGoneError: The visitor hung up. `answer_errors` answers it.
+        DisconnectedError: The HTTP client disconnected. `error_middleware` handles it.
     """
-    return await until_gone(work, _gone(request))
+    return await run_until(_disconnected(request), work)
 
 
-async def _gone(request: web.Request) -> None:
+async def _disconnected(request: web.Request) -> None:
     while (transport := request.transport) is not None and not transport.is_closing():  # noqa: ASYNC110
-        await asyncio.sleep(_POLL_EVERY)
+        await asyncio.sleep(_CHECK_SECONDS)
 
 
-async def event_stream(
+async def stream_progress(
     request: web.Request,
     run: Run,
     *,
     keep_alive: float = KEEP_ALIVE_SECONDS,
-    facts: Callable[[GenerationResult], Mapping[str, Any]] = result_facts,
+    to_json: Callable[[GenerationResult], Mapping[str, Any]] = result_to_json,
 ) -> web.StreamResponse:
-    """Answer with server-sent events: `status` at each change, then `result` or `error`.
+    """Respond with server-sent events: `status` at each change, then `result` or `error`.
 
-    `return await event_stream(request, lambda tell: klein.generate(prompt, on_status=tell))`. The work is cancelled
-    when the visitor hangs up.
+    `return await stream_progress(request, lambda on_status: client.generate(prompt, on_status=on_status))`. The work is
+    cancelled when the HTTP client disconnects.
 
     Args:
-        request: What is answered.
-        run: Starts the work, and passes on what it is given as `on_status`.
+        request: The request to respond to.
+        run: Starts the work with the given `on_status`.
         keep_alive: Seconds without an event after which a comment is sent.
-        facts: From the result to the JSON of the `result` event.
+        to_json: Makes the data of the `result` event.
 
     Raises:
-        FluxKleinError: Before the first event: an ordinary answer can still say it.
-        VisitorGoneError: The visitor hung up.
+        FluxKleinError: The work failed before the first event, so that an ordinary response is still possible.
+        DisconnectedError: The HTTP client disconnected.
     """
-    response = web.StreamResponse(headers=HEADERS)
+    response = web.StreamResponse(headers=EVENT_HEADERS)
 
     async def write(data: bytes) -> None:
         if not response.prepared:
             await response.prepare(request)
         await response.write(data)
 
-    await while_connected(request, tell(run, write, keep_alive=keep_alive, facts=facts))
+    await run_until_disconnected(request, write_progress(run, write, keep_alive=keep_alive, to_json=to_json))
     return response
 
 
 @web.middleware
-async def answer_errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """Answer the client's errors as docs/web.md says, and put those that trouble us into the log.
+async def error_middleware(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Turn errors of `FluxKleinClient` into responses, as docs/web.md lists them, and log those from 500 on.
 
     Raises:
-        Exception: What is none of the client's errors.
+        Exception: Any other exception of the handler.
     """
     try:
         return await handler(request)
-    except VisitorGoneError:
-        return web.Response(status=VISITOR_GONE)  # nobody hears it
+    except DisconnectedError:
+        return web.Response(status=CLIENT_CLOSED_REQUEST)
     except FluxKleinError as error:
-        answer = answer_to(error)
-        if answer.status >= 500:
-            _log.warning("%s %s answered with %d: %r", request.method, request.path, answer.status, error)
-        return web.json_response(dict(answer.body), status=answer.status, headers=answer.headers)
+        response = logged_response(error, request.method, request.path)
+        return web.json_response(response.body, status=response.status, headers=response.headers)

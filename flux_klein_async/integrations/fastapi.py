@@ -1,15 +1,14 @@
-"""FastAPI (and Starlette): one client for the app's life, visitors who hang up, honest answers, server-sent events.
+"""FastAPI and Starlette: one client per app, cancellation on disconnect, error responses, server-sent events.
 
-app = FastAPI(lifespan=klein_lifespan())
-answer_errors(app)
+app = FastAPI(lifespan=client_lifespan())
+add_error_handlers(app)
 
 @app.post("/pictures")
-async def picture(order: TextToImageInput, klein: Klein, request: Request) -> dict[str, str]:
-    result = await while_connected(request, klein.generate(order))
+async def create_picture(body: TextToImageInput, client: ClientDep, request: Request) -> dict[str, str]:
+    result = await run_until_disconnected(request, client.generate(body))
     return {"url": result.image_url}
 """
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Annotated, Any, TypeVar
@@ -18,107 +17,103 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from flux_klein_async import ConfigurationError, FluxKleinClient, FluxKleinError, GenerationResult
 from flux_klein_async.integrations.web import (
-    HEADERS,
+    CLIENT_CLOSED_REQUEST,
+    EVENT_HEADERS,
     KEEP_ALIVE_SECONDS,
-    VISITOR_GONE,
+    DisconnectedError,
     Run,
-    VisitorGoneError,
-    answer_to,
-    result_facts,
-    tell,
-    until_gone,
+    logged_response,
+    open_client,
+    result_to_json,
+    run_until,
+    write_progress,
 )
 
 __all__ = [
-    "EventStream",
-    "Klein",
-    "VisitorGoneError",
-    "answer_errors",
-    "klein_lifespan",
-    "klein_of",
-    "while_connected",
+    "ClientDep",
+    "DisconnectedError",
+    "ProgressResponse",
+    "add_error_handlers",
+    "client_lifespan",
+    "get_client",
+    "run_until_disconnected",
 ]
 
 T = TypeVar("T")
-_log = logging.getLogger("flux_klein_async")
 _STATE = "flux_klein_client"
 
 
-def klein_lifespan(
+def client_lifespan(
     make: Callable[[], FluxKleinClient] = FluxKleinClient, *, drain: float | None = 30.0
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]:
-    """What `FastAPI(lifespan=...)` takes: makes the client inside the running loop and closes it with a drain.
+    """A lifespan for `FastAPI(lifespan=...)` that makes the client at the start and closes it at the end.
 
-    An app with a lifespan of its own enters this one inside of it, and yields its state along with its own:
-    `async with klein_lifespan()(app) as state: yield {**state, ...}`.
+    If your app has a lifespan of its own, enter this one inside it and yield both states:
+    `async with client_lifespan()(app) as state: yield {**state, ...}`.
 
     Args:
-        make: Makes the client, once for each process.
-        drain: Seconds that calls under way are given at the end; None: until they end.
+        make: Makes the client, once in each process.
+        drain: Seconds that running calls get at the end; None: until they end.
     """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
-        client = make()
-        try:
+        async with open_client(make, drain) as client:
             yield {_STATE: client}
-        finally:
-            await client.aclose(drain=drain)
 
     return lifespan
 
 
-def klein_of(connection: HTTPConnection) -> FluxKleinClient:
-    """The app's client; what `Klein` depends on, and what a test overrides.
+def get_client(connection: HTTPConnection) -> FluxKleinClient:
+    """The app's client. `ClientDep` depends on it, and a test can override it.
 
     Raises:
-        ConfigurationError: The app did not start, or not with `klein_lifespan`.
+        ConfigurationError: The app was not started, or has no `client_lifespan`.
     """
-    client = getattr(connection.state, _STATE, None)
+    client: FluxKleinClient | None = getattr(connection.state, _STATE, None)
     if client is None:
         raise ConfigurationError(
-            "This app has no client: give it lifespan=klein_lifespan(), and in tests enter `with TestClient(app)`"
+            "This app has no client: give it lifespan=client_lifespan(), and in tests enter `with TestClient(app)`"
         )
-    return client  # type: ignore[no-any-return]  # a request's state holds anything
+    return client
 
 
-Klein = Annotated[FluxKleinClient, Depends(klein_of)]
+ClientDep = Annotated[FluxKleinClient, Depends(get_client)]
 
 
-async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """Await work for a visitor, and cancel it when the visitor hangs up; the request's body stays readable.
+async def run_until_disconnected(request: Request, work: Awaitable[T]) -> T:
+    """Await work, and cancel it when the HTTP client disconnects. The request's body stays readable.
 
     Raises:
-        VisitorGoneError: The visitor hung up. `answer_errors` answers it.
+        DisconnectedError: The HTTP client disconnected. `add_error_handlers` handles it.
     """
-    return await until_gone(work, _gone(request))
+    return await run_until(_disconnected(request), work)
 
 
-async def _gone(request: Request) -> None:
-    """Until the visitor has hung up. What is left of the body is read first: it stands before the end."""
+async def _disconnected(request: Request) -> None:
     try:
-        with suppress(RuntimeError):  # it was read as a stream, as forms are
-            await request.body()
+        with suppress(RuntimeError):  # the body was read as a stream, as forms are
+            await request.body()  # what is left of it comes before the disconnect
     except ClientDisconnect:
         return
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-class EventStream(Response):
+class ProgressResponse(Response):
     """A response of server-sent events: `status` at each change, then `result` or `error`.
 
-    `return EventStream(lambda tell: klein.generate(order, on_status=tell))`. The work begins when the response does
-    and is cancelled when the visitor hangs up. An error before the first event is an ordinary answer.
+    `return ProgressResponse(lambda on_status: client.generate(body, on_status=on_status))`. The work starts with the
+    response and is cancelled when the HTTP client disconnects. An error before the first event is an ordinary response.
 
     Args:
-        run: Starts the work, and passes on what it is given as `on_status`.
+        run: Starts the work with the given `on_status`.
         keep_alive: Seconds without an event after which a comment is sent.
-        facts: From the result to the JSON of the `result` event.
+        to_json: Makes the data of the `result` event.
     """
 
     media_type = "text/event-stream"
@@ -128,68 +123,47 @@ class EventStream(Response):
         run: Run,
         *,
         keep_alive: float = KEEP_ALIVE_SECONDS,
-        facts: Callable[[GenerationResult], Mapping[str, Any]] = result_facts,
+        to_json: Callable[[GenerationResult], Mapping[str, Any]] = result_to_json,
     ) -> None:
-        super().__init__(headers=HEADERS)
+        super().__init__(headers=EVENT_HEADERS)
         del self.headers["content-length"]
         self._run = run
         self._keep_alive = keep_alive
-        self._facts = facts
+        self._to_json = to_json
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Tell the work as it happens."""
+        """Run the work and send its events."""
         request = Request(scope, receive)
-        out = _Out(self, send)
+        started = False
+
+        async def write(data: bytes, *, more: bool = True) -> None:
+            nonlocal started
+            if not started:
+                started = True
+                start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+                await send(start)
+            await send({"type": "http.response.body", "body": data, "more_body": more})
+
+        progress = write_progress(self._run, write, keep_alive=self._keep_alive, to_json=self._to_json)
         try:
-            await until_gone(tell(self._run, out.write, keep_alive=self._keep_alive, facts=self._facts), _gone(request))
-            await out.end()
-        except FluxKleinError as error:
-            await _answer(request, error)(scope, receive, send)
-        except VisitorGoneError:
-            if not out.begun:  # a middleware waits for an answer, whether or not anybody hears it
-                with suppress(OSError):
-                    await Response(status_code=VISITOR_GONE)(scope, receive, send)
+            await run_until(_disconnected(request), progress)
+            with suppress(OSError):  # all events were sent before
+                await write(b"", more=False)
+        except (FluxKleinError, DisconnectedError) as error:
+            if not started:
+                response = await _respond(request, error)
+                with suppress(OSError):  # nobody receives it after a disconnect, but a middleware waits for it
+                    await response(scope, receive, send)
 
 
-class _Out:
-    """The way out, opened with the first write: until then another answer can be given."""
-
-    def __init__(self, response: Response, send: Send) -> None:
-        start = {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
-        self._start: Message | None = start
-        self._send = send
-
-    @property
-    def begun(self) -> bool:
-        """Whether anything has left."""
-        return self._start is None
-
-    async def write(self, data: bytes) -> None:
-        if (start := self._start) is not None:
-            self._start = None
-            await self._send(start)
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
-
-    async def end(self) -> None:
-        with suppress(OSError):  # the visitor has heard all there was
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+def add_error_handlers(app: FastAPI) -> None:
+    """Turn errors of `FluxKleinClient` into responses, as docs/web.md lists them, and log those from 500 on."""
+    app.add_exception_handler(FluxKleinError, _respond)
+    app.add_exception_handler(DisconnectedError, _respond)
 
 
-def answer_errors(app: FastAPI) -> None:
-    """Have the client's errors answered as docs/web.md says, and those trouble us put into the log."""
-
-    async def failed(request: Request, error: Any) -> Response:
-        return _answer(request, error)
-
-    async def gone(_: Request, __: Any) -> Response:
-        return Response(status_code=VISITOR_GONE)  # nobody hears it
-
-    app.add_exception_handler(FluxKleinError, failed)
-    app.add_exception_handler(VisitorGoneError, gone)
-
-
-def _answer(request: Request, error: FluxKleinError) -> JSONResponse:
-    answer = answer_to(error)
-    if answer.status >= 500:
-        _log.warning("%s %s answered with %d: %r", request.method, request.url.path, answer.status, error)
-    return JSONResponse(answer.body, answer.status, dict(answer.headers))
+async def _respond(request: Request, error: Any) -> Response:
+    if isinstance(error, DisconnectedError):
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    response = logged_response(error, request.method, request.url.path)
+    return JSONResponse(response.body, response.status, dict(response.headers))

@@ -1,105 +1,83 @@
-"""What handlers of events share: several as one, and values that are fit to be shown anywhere.
+"""Logs from events: one record for each, with its facts as fields. Also what every event handler needs.
 
-Must not know any third party.
-
-One log record for each event, with its facts as fields; nothing but the standard library is needed.
+Needs the standard library alone.
 """
 
 import dataclasses
 import logging
+import re
 from collections.abc import Callable
 
-from flux_klein_async.events import (
-    Cancelled,
-    Closed,
-    Downloaded,
-    Event,
-    Failed,
-    Finished,
-    Held,
-    Polled,
-    Retrying,
-    StateChanged,
-    Submitted,
-    Uncertain,
-)
+from flux_klein_async.events import Cancelled, Closed, Event, Failed, Held, Polled, Retrying, StateChanged, Uncertain
 
 __all__ = ["LogEvents", "combine"]
 
-
 Handler = Callable[[Event], None]
 
-_LONGEST = 300  # characters of a text: an error's sentence, not a page that a gateway sent
-_MOST = 10  # of a tuple
-_INT64 = 2**63  # protocols of telemetry hold no larger integer
-_CONTROL = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029], " ")  # what would forge a line of a log
+_MAX_TEXT = 300  # characters: an error's sentence, not a gateway's page
+_MAX_ENTRIES = 10  # of a tuple
+_INT64 = 2**63  # telemetry protocols hold no larger integer
+_CONTROL = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029], " ")  # could forge a line of a log
 log = logging.getLogger("flux_klein_async")
+
+# All others are INFO. An error costs money or a picture; a warning matters only if it is frequent.
+_LEVELS: dict[type[Event], int] = {
+    Polled: logging.DEBUG,
+    StateChanged: logging.DEBUG,
+    Held: logging.WARNING,
+    Retrying: logging.WARNING,
+    Failed: logging.ERROR,
+    Uncertain: logging.ERROR,
+}
 
 
 def combine(*handlers: Handler | None) -> Handler:
-    """Make one `on_event` of several, called in this order; None is left out.
+    """Combine several handlers into one `on_event` that calls them in this order; None is skipped.
 
-    One that raises is logged, and the others are told all the same.
+    An exception of one handler is logged, and the others are still called.
     """
     called = [handler for handler in handlers if handler is not None]
 
-    def tell(event: Event) -> None:
+    def handle(event: Event) -> None:
         for handler in called:
             try:
                 handler(event)
             except Exception:
-                log.exception("A handler of events raised; the others go on")
+                log.exception("An event handler raised; the others are still called")
 
-    return tell
+    return handle
 
 
 def clipped(text: str) -> str:
-    """A text in one line of at most 300 characters, all of which can be encoded."""
-    short = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    """A text as one line of at most 300 characters, all of which can be encoded."""
+    short = text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
     return short.translate(_CONTROL).encode("utf-8", "replace").decode("utf-8")
 
 
 def plain(value: object) -> str | bool | int | float | tuple[str, ...]:
-    """What may be shown of a value: numbers and bounded text, and of anything else only its type's name.
+    """A number or bounded text as it is; of any other value only the name of its type.
 
-    A tag can be an object that holds whatever its owner likes; its `repr` is not ours to publish.
+    A tag can be any object of the caller's, and its `repr` may hold secrets.
     """
     if isinstance(value, str):
         return clipped(str(value))
     if isinstance(value, float) or (isinstance(value, int) and -_INT64 <= value < _INT64):
         return value
     if isinstance(value, tuple) and all(isinstance(item, str) for item in value):
-        return tuple(clipped(item) for item in value[:_MOST])
+        return tuple(clipped(item) for item in value[:_MAX_ENTRIES])
     return type(value).__name__
-
-
-# The name in the record, and the level: what happens all the time is for debugging, what a person should see once it
-# happens often is a warning, what costs money or a picture is an error.
-_KINDS: dict[type[Event], tuple[str, int]] = {
-    Submitted: ("submitted", logging.INFO),
-    Polled: ("polled", logging.DEBUG),
-    StateChanged: ("state_changed", logging.DEBUG),
-    Held: ("held", logging.WARNING),
-    Retrying: ("retrying", logging.WARNING),
-    Finished: ("finished", logging.INFO),
-    Failed: ("failed", logging.ERROR),
-    Cancelled: ("cancelled", logging.INFO),
-    Uncertain: ("uncertain", logging.ERROR),
-    Downloaded: ("downloaded", logging.INFO),
-    Closed: ("closed", logging.INFO),
-}
 
 
 class LogEvents:
     """An `on_event` handler that logs.
 
-    A record's message is the event's name and facts in one line. The same facts are attributes of the record, as
-    `extra=` makes them, so that a formatter for JSON finds them: `klein_event`, `klein_request_id`, `klein_tag`,
-    `klein_at` (seconds on the loop's clock), and `klein_` before each field of the event. A fact that is None is left
-    out. Texts are cut at 300 characters, tuples at 10; a tag that is no text and no number is shown by its type.
+    A record's message is the event's name and its facts in one line. The same facts are attributes of the record, as
+    with `extra=`, so that a JSON formatter finds them: `klein_event`, `klein_request_id`, `klein_tag`, `klein_at`
+    (seconds on the loop's clock), and `klein_` before each field of the event. Fields that are None are left out. Texts
+    are cut at 300 characters and tuples at 10 entries; a tag that is neither text nor number is shown as its type.
 
     Args:
-        logger: Where to; None is the logger `flux_klein_async.events`.
+        logger: The logger to use; None is `flux_klein_async.events`.
     """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
@@ -107,18 +85,14 @@ class LogEvents:
 
     def __call__(self, event: Event) -> None:
         """Log one event."""
-        name, level = _KINDS.get(type(event), (type(event).__name__.lower(), logging.INFO))
-        if _leaves_running(event):
-            level = logging.WARNING
+        level = logging.WARNING if _leaves_running(event) else _LEVELS.get(type(event), logging.INFO)
         if not self._logger.isEnabledFor(level):
             return
-        facts = {
-            field.name: plain(value)
-            for field in dataclasses.fields(event)
-            if (value := getattr(event, field.name)) is not None
-        }
+        name = re.sub(r"\B[A-Z]", r"_\g<0>", type(event).__name__).lower()
+        values = ((field.name, getattr(event, field.name)) for field in dataclasses.fields(event))
+        facts = {key: plain(value) for key, value in values if value is not None}
         if isinstance(event, Closed):
-            facts["left_running_count"] = len(event.left_running)  # the ids themselves are cut
+            facts["left_running_count"] = len(event.left_running)  # the list itself is cut
         shown = " ".join(f"{key}={_short(value)}" for key, value in facts.items() if key != "at")
         extra = {f"klein_{key}": value for key, value in facts.items()}
         self._logger.log(level, "%s %s", name, clipped(shown), extra={"klein_event": name, **extra})
@@ -129,7 +103,7 @@ def _short(value: object) -> str:
 
 
 def _leaves_running(event: Event) -> bool:
-    """Whether it says that something runs on, and is charged, that nobody waits for."""
+    """Whether a generation that nobody waits for keeps running, and is charged."""
     if isinstance(event, Cancelled):
         return event.abandoned and not event.cancelled
     return isinstance(event, Closed) and bool(event.left_running)

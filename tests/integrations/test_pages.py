@@ -1,4 +1,4 @@
-"""The apps of the page on web backends serve, and its table of answers is true."""
+"""The apps on the page about web backends serve, and its table of errors is true."""
 
 import json
 import re
@@ -7,19 +7,15 @@ import httpx
 import pytest
 
 from flux_klein_async.emulator import Emulator
-from flux_klein_async.integrations.fastapi import Klein
+from flux_klein_async.integrations.fastapi import ClientDep
 from flux_klein_async.journal.reader import JournalReader
 from tests.pages import ROOT, shown
 
-from .serving import AiohttpWeb, Asgi
-from .test_aiohttp_web import post as post_text
-from .test_fastapi import post
+from .serving import AiohttpWeb, Asgi, post
 from .test_web import CASES
 
 PAGE = (ROOT / "docs" / "web.md").read_text(encoding="utf-8")
-ON_FASTAPI, WITH_A_LIFESPAN, ON_AIOHTTP, WITH_A_JOURNAL, _ = shown(
-    "docs/web.md"
-)  # the last is a test, and run as such with all pages
+ON_FASTAPI, WITH_A_LIFESPAN, ON_AIOHTTP, WITH_A_JOURNAL, _ = shown("docs/web.md")  # the last is run as a test
 
 
 def app_of(block):
@@ -42,11 +38,17 @@ async def test_the_fastapi_app_serves(service):
         assert ".png" in (await post(server, "/pictures"))[2]
         watched = (await post(server, "/pictures/events"))[2]
         request_id = json.loads(watched.split("data: ")[1].partition("\n")[0])["request_id"]
-        async with httpx.AsyncClient(base_url=server.url, trust_env=False) as visitor:
-            again = (await visitor.get(f"/requests/{request_id}/events")).text
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False) as session:
+            again = (await session.get(f"/requests/{request_id}/events")).text
         assert "event: result" in watched
         assert "event: result" in again
     assert service.accepted == 2
+
+
+async def test_the_aiohttp_app_serves(service):
+    async with AiohttpWeb(app_of(ON_AIOHTTP)["app"]) as server:
+        assert ".png" in (await post(server, "/pictures"))[2]
+        assert "event: result" in (await post(server, "/pictures/events"))[2]
 
 
 async def test_the_app_with_a_lifespan_of_its_own_has_both_states(service):
@@ -54,47 +56,31 @@ async def test_the_app_with_a_lifespan_of_its_own_has_both_states(service):
         assert len(state) == 2
 
 
-async def test_an_app_with_a_journal_writes_each_order_down_and_makes_each_anew(service, tmp_path, monkeypatch):
+async def test_an_app_with_a_journal_records_every_request_and_reuses_only_items(service, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     app = app_of(WITH_A_JOURNAL)["app"]
 
     @app.post("/pictures")
-    async def picture(klein: Klein) -> list[str]:
-        return [(await klein.generate("a cat")).request_id for _ in range(2)]
+    async def create_twice(client: ClientDep) -> list[str]:
+        return [(await client.generate("a cat")).request_id for _ in range(2)]
 
-    @app.post("/recalled")
-    async def recalled(klein: Klein) -> list[bool]:
-        return [(await klein.generate_all(["a dog"]))[0].from_journal for _ in range(2)]
+    @app.post("/items")
+    async def create_items(client: ClientDep) -> list[bool]:
+        return [(await client.generate_all(["a dog"]))[0].from_journal for _ in range(2)]
 
     async with Asgi(app) as server:
         twice = json.loads((await post(server, "/pictures"))[2])
-        assert json.loads((await post(server, "/recalled"))[2]) == [False, True]
+        assert json.loads((await post(server, "/items"))[2]) == [False, True]
     assert service.accepted == 3
-    with JournalReader(tmp_path / "orders.sqlite") as reader:
-        orders = {order.request_id: order for order in reader.requests()}
-    assert set(twice) < set(orders)
-    assert {order.state for order in orders.values()} == {"completed"}
+    with JournalReader(tmp_path / "requests.sqlite") as reader:
+        requests = {request.request_id: request for request in reader.requests()}
+    assert set(twice) < set(requests)
+    assert {request.state for request in requests.values()} == {"completed"}
+    assert not list(tmp_path.glob("*.lock"))  # the journal was closed with the app
 
 
-async def test_a_journal_is_closed_with_its_app(service, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    async with app_of(WITH_A_JOURNAL)["lifespan"](None) as state:
-        client = state["flux_klein_client"]
-        await client.generate("a cat")
-    assert not list(tmp_path.glob("*.lock"))
-
-
-async def test_the_aiohttp_app_serves(service):
-    async with AiohttpWeb(app_of(ON_AIOHTTP)["app"]) as server:
-        assert ".png" in (await post_text(server, "/pictures"))[2]
-        assert "event: result" in (await post_text(server, "/pictures/events"))[2]
-
-
-def test_the_table_of_answers_is_what_is_answered():
+def test_the_table_of_errors_is_what_is_sent():
     rows = re.findall(r"^\| (`\w+Error`.*?) \| (\d+).*? \| `(\w+)` \|$", PAGE, re.MULTILINE)
-    told = {name: (int(status), word) for names, status, word in rows for name in re.findall(r"`(\w+)`", names)}
-    answered = {}
-    for error, status, word, *_ in CASES:
-        if word != "upstream_error":
-            answered[type(error).__name__] = (status, word)
-    assert told == answered
+    listed = {name: (int(status), code) for names, status, code in rows for name in re.findall(r"`(\w+)`", names)}
+    sent = {type(error).__name__: (status, code) for error, status, code, *_ in CASES if code != "upstream_error"}
+    assert listed == sent

@@ -1,53 +1,20 @@
-"""What both web integrations share: from an error to an HTTP answer, event streams, clients that leave."""
+"""What both web frameworks share: error responses, event streams, work that ends on a disconnect."""
 
 import asyncio
 import json
 
 import pytest
 
-import flux_klein_async
-from flux_klein_async import (
-    APIConnectionError,
-    APIStatusError,
-    APITimeoutError,
-    AuthenticationError,
-    BudgetExceededError,
-    ClientClosedError,
-    ConfigurationError,
-    DownloadError,
-    FluxKleinError,
-    GenerationCancelledError,
-    GenerationFailedError,
-    GenerationOutput,
-    GenerationResult,
-    InputRejectedError,
-    InsufficientBalanceError,
-    InvalidInputError,
-    InvalidResponseError,
-    ItemClaimedError,
-    JournalError,
-    NotFoundError,
-    PermissionDeniedError,
-    RateLimitError,
-    RequestState,
-    RequestStatus,
-    ResultNotReadyError,
-    ServerError,
-    SubmissionUncertainError,
-    WaitTimeoutError,
-)
+import flux_klein_async as fk
 from flux_klein_async.emulator import Generation
 from flux_klein_async.integrations.web import (
-    HEADERS,
     KEEP_ALIVE,
-    VisitorGoneError,
-    answer_to,
-    error_frame,
-    frame,
-    result_facts,
-    status_facts,
-    tell,
-    until_gone,
+    DisconnectedError,
+    error_response,
+    result_to_json,
+    run_until,
+    status_to_json,
+    write_progress,
 )
 
 from .serving import nothing_left_behind
@@ -61,169 +28,127 @@ def paid(error):
     return error
 
 
-# error, status, word, charged, retryable
+# error, status, code, charged, retryable
 CASES = [
-    (InvalidInputError("prompt: blank", fields={"prompt": "blank"}), 422, "invalid_input", "no", False),
-    (InputRejectedError(status_code=422, detail=SECRET), 422, "invalid_input", "no", False),
-    (InsufficientBalanceError(status_code=402, detail=SECRET), 402, "payment_required", "no", False),
-    (BudgetExceededError(SECRET), 402, "payment_required", "no", False),
-    (RateLimitError(status_code=429, retry_after=2.1), 429, "rate_limited", "no", True),
-    (RateLimitError(status_code=429), 429, "rate_limited", "no", True),
-    (ResultNotReadyError(request_id=ID), 409, "not_ready", "unknown", True),
-    (GenerationFailedError(request_id=ID, detail=SECRET), 502, "generation_failed", "unknown", False),
-    (GenerationCancelledError(request_id=ID), 409, "generation_cancelled", "no", False),
-    (WaitTimeoutError(request_id=ID), 504, "wait_timeout", "unknown", True),
-    (paid(WaitTimeoutError(request_id=ID)), 504, "wait_timeout", "unknown", False),
-    (SubmissionUncertainError(cause=SECRET, raw=SECRET), 502, "submission_uncertain", "unknown", False),
-    (ConfigurationError(SECRET), 500, "internal_error", "no", False),
-    (ItemClaimedError(SECRET, request_id=ID), 409, "under_way", "no", True),
-    (JournalError(SECRET, request_id=ID), 500, "internal_error", "unknown", False),
-    (ClientClosedError(SECRET), 503, "closing", "no", True),
-    (paid(ClientClosedError(SECRET, request_id=ID)), 503, "closing", "unknown", False),
-    (NotFoundError(status_code=404, request_id=ID), 404, "not_found", "unknown", False),
-    (NotFoundError(status_code=404, detail="Unknown model"), 502, "upstream_error", "no", False),
-    (APIConnectionError(SECRET), 502, "upstream_error", "no", True),
-    (APITimeoutError(SECRET), 504, "upstream_timeout", "no", True),
-    (InvalidResponseError(SECRET), 502, "upstream_error", "no", True),
-    (ServerError(status_code=500, detail=SECRET), 502, "upstream_error", "no", True),
-    (ServerError(status_code=503, retry_after=0.0), 502, "upstream_error", "no", True),
-    (APIStatusError(status_code=418, detail=SECRET), 502, "upstream_error", "no", False),
-    (AuthenticationError(status_code=401, detail=SECRET), 502, "upstream_error", "no", False),
-    (PermissionDeniedError(status_code=403, detail=SECRET), 502, "upstream_error", "no", False),
-    (DownloadError(SECRET, url=SECRET), 502, "upstream_error", "yes", False),
-    (FluxKleinError(SECRET), 502, "upstream_error", "no", False),
+    (fk.InvalidInputError("prompt: blank", fields={"prompt": "blank"}), 422, "invalid_input", "no", False),
+    (fk.InputRejectedError(status_code=422, detail=SECRET), 422, "invalid_input", "no", False),
+    (fk.InsufficientBalanceError(status_code=402, detail=SECRET), 402, "payment_required", "no", False),
+    (fk.BudgetExceededError(SECRET), 402, "payment_required", "no", False),
+    (fk.RateLimitError(status_code=429, retry_after=2.1), 429, "rate_limited", "no", True),
+    (fk.RateLimitError(status_code=429), 429, "rate_limited", "no", True),
+    (fk.ResultNotReadyError(request_id=ID), 409, "not_ready", "unknown", True),
+    (fk.GenerationFailedError(request_id=ID, detail=SECRET), 502, "generation_failed", "unknown", False),
+    (fk.GenerationCancelledError(request_id=ID), 409, "generation_cancelled", "no", False),
+    (fk.WaitTimeoutError(request_id=ID), 504, "wait_timeout", "unknown", True),
+    (paid(fk.WaitTimeoutError(request_id=ID)), 504, "wait_timeout", "unknown", False),
+    (fk.SubmissionUncertainError(cause=SECRET, raw=SECRET), 502, "submission_uncertain", "unknown", False),
+    (fk.ConfigurationError(SECRET), 500, "internal_error", "no", False),
+    (fk.ItemClaimedError(SECRET, request_id=ID), 409, "in_progress", "no", True),
+    (fk.JournalError(SECRET, request_id=ID), 500, "internal_error", "unknown", False),
+    (fk.ClientClosedError(SECRET), 503, "closing", "no", True),
+    (paid(fk.ClientClosedError(SECRET, request_id=ID)), 503, "closing", "unknown", False),
+    (fk.NotFoundError(status_code=404, request_id=ID), 404, "not_found", "unknown", False),
+    (fk.NotFoundError(status_code=404, detail="Unknown model"), 502, "upstream_error", "no", False),
+    (fk.APIConnectionError(SECRET), 502, "upstream_error", "no", True),
+    (fk.APITimeoutError(SECRET), 504, "upstream_timeout", "no", True),
+    (fk.InvalidResponseError(SECRET), 502, "upstream_error", "no", True),
+    (fk.ServerError(status_code=500, detail=SECRET), 502, "upstream_error", "no", True),
+    (fk.ServerError(status_code=503, retry_after=0.0), 502, "upstream_error", "no", True),
+    (fk.APIStatusError(status_code=418, detail=SECRET), 502, "upstream_error", "no", False),
+    (fk.AuthenticationError(status_code=401, detail=SECRET), 502, "upstream_error", "no", False),
+    (fk.PermissionDeniedError(status_code=403, detail=SECRET), 502, "upstream_error", "no", False),
+    (fk.DownloadError(SECRET, url=SECRET), 502, "upstream_error", "yes", False),
+    (fk.FluxKleinError(SECRET), 502, "upstream_error", "no", False),
 ]
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "word", "charged", "retryable"), CASES, ids=lambda value: type(value).__name__
+    ("error", "status", "code", "charged", "retryable"), CASES, ids=lambda value: type(value).__name__
 )
-def test_every_error_has_its_honest_answer(error, status, word, charged, retryable):
-    answer = answer_to(error)
-    said = dict(answer.body)
-    assert (answer.status, said["error"], said["charged"], said["retryable"]) == (status, word, charged, retryable)
-    assert said["request_id"] == error.request_id
-    assert set(said) - {"fields"} == {"error", "message", "request_id", "charged", "retryable"}
-    assert "secret" not in json.dumps(said)
-    assert ("fields" in said) == (status == 422)
+def test_an_error_response_says_what_concerns_the_http_client_and_no_more(error, status, code, charged, retryable):
+    response = error_response(error)
+    body = dict(response.body)
+    assert (response.status, body["error"], body["charged"], body["retryable"]) == (status, code, charged, retryable)
+    assert body["request_id"] == error.request_id
+    assert set(body) - {"fields"} == {"error", "message", "request_id", "charged", "retryable"}
+    assert "secret" not in json.dumps(body)
+    assert ("fields" in body) == (status == 422)
+    if code == "upstream_error":  # a refused token looks like any other refusal
+        assert body["message"] == error_response(fk.APIStatusError(status_code=418)).body["message"]
 
 
-def test_no_class_of_error_was_forgotten():
-    classes = {value for value in vars(flux_klein_async).values() if isinstance(value, type)}
-    errors = {value for value in classes if issubclass(value, FluxKleinError)}
-    assert {type(error) for error, *_ in CASES} == errors
+def test_every_class_of_error_has_a_case():
+    classes = {value for value in vars(fk).values() if isinstance(value, type)}
+    assert {type(error) for error, *_ in CASES} == {kind for kind in classes if issubclass(kind, fk.FluxKleinError)}
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(2.1, "3"), (0.0, "1"), (30.0, "30"), (None, None)])
-def test_retry_after_is_whole_seconds_and_never_invented(seconds, said):
-    assert answer_to(RateLimitError(status_code=429, retry_after=seconds)).headers.get("Retry-After") == said
-    assert answer_to(ServerError(status_code=503, retry_after=seconds)).headers.get("Retry-After") == said
+@pytest.mark.parametrize(("seconds", "header"), [(2.1, "3"), (0.0, "1"), (30.0, "30"), (None, None)])
+def test_retry_after_is_in_whole_seconds_and_only_where_the_service_sent_it(seconds, header):
+    for error in (
+        fk.RateLimitError(status_code=429, retry_after=seconds),
+        fk.ServerError(status_code=503, retry_after=seconds),
+    ):
+        assert error_response(error).headers.get("Retry-After") == header
+    assert error_response(paid(fk.RateLimitError(status_code=429, retry_after=seconds, request_id=ID))).headers == {}
 
 
-def test_nobody_is_invited_back_to_pay_twice():
-    assert answer_to(paid(RateLimitError(status_code=429, retry_after=2.0, request_id=ID))).headers == {}
-
-
-def test_a_refused_token_polls_like_any_other_refusal():
-    assert answer_to(AuthenticationError(status_code=401)) == answer_to(APIStatusError(status_code=418))
+def rejected(detail):
+    return fk.InputRejectedError(status_code=422, detail=detail)
 
 
 @pytest.mark.parametrize(
     ("error", "fields"),
     [
-        (InvalidInputError("no request id"), []),
-        (InvalidInputError("width: too small", fields={"width": "too small"}), [("width", "too small")]),
-        (
-            InputRejectedError(status_code=422, detail=[{"loc": ["body", "width"], "msg": "too big", "url": SECRET}]),
-            [("width", "too big")],
-        ),
-        (InputRejectedError(status_code=422, detail=[{"loc": ["a", 0, "b"]}, "odd", 3]), [("a.0.b", "refused")]),
-        (InputRejectedError(status_code=422, detail=[{"loc": "width", "msg": None}]), [("", "refused")]),
-        (InputRejectedError(status_code=422, detail=[{"loc": ["x"], "msg": "m" * 9999}]), [("x", "m" * 500)]),
-        (
-            InputRejectedError(status_code=422, detail=[{"loc": ["body", "input", "width"], "msg": "no"}]),
-            [("width", "no")],
-        ),
-        (InputRejectedError(status_code=422, detail=[{"loc": ["x" * 9999], "msg": "no"}]), [("x" * 500, "no")]),
-        (InputRejectedError(status_code=422, detail={"secret": 1}), []),
+        (fk.InvalidInputError("no request id"), []),
+        (fk.InvalidInputError("width: too small", fields={"width": "too small"}), [("width", "too small")]),
+        (rejected([{"loc": ["body", "width"], "msg": "too big", "url": SECRET}]), [("width", "too big")]),
+        (rejected([{"loc": ["a", 0, "b"]}, "odd", 3]), [("a.0.b", "refused")]),
+        (rejected([{"loc": "width", "msg": None}]), [("", "refused")]),
+        (rejected([{"loc": ["x" * 9999], "msg": "m" * 9999}]), [("x" * 500, "m" * 500)]),
+        (rejected([{"loc": ["body", "input", "width"], "msg": "no"}]), [("width", "no")]),
+        (rejected({"secret": 1}), []),
+        (rejected([{"loc": [str(n)], "msg": "m"} for n in range(1000)]), [(str(n), "m") for n in range(20)]),
     ],
 )
-def test_the_fields_at_fault_are_named(error, fields):
-    assert answer_to(error).body["fields"] == [{"field": name, "message": message} for name, message in fields]
+def test_invalid_fields_are_named_and_bounded(error, fields):
+    assert error_response(error).body["fields"] == [{"field": name, "message": message} for name, message in fields]
 
 
-def test_a_flood_of_findings_is_cut():
-    error = InputRejectedError(status_code=422, detail=[{"loc": [str(n)], "msg": "m"} for n in range(1000)])
-    assert len(answer_to(error).body["fields"]) == 20
-
-
-def test_our_own_sentence_is_told_and_its_cause_is_not():
-    assert answer_to(InvalidInputError("to_input failed", cause=SECRET)).body["message"] == "to_input failed"
-    assert answer_to(InvalidInputError()).body["message"]
-    assert answer_to(InvalidInputError("x" * 9999)).body["message"] == "x" * 500
-
-
-def test_what_is_told_of_polls_and_results():
-    status = RequestStatus(request_id=ID, state=RequestState.IN_QUEUE, queue_position=3, instance_id=SECRET)
-    assert status_facts(status) == {"request_id": ID, "state": "in_queue", "queue_position": 3}
-    output = GenerationOutput(image="https://x.runcomfy.net/1.png")
-    result = GenerationResult(request_id=ID, state=RequestState.COMPLETED, output=output, cost_usd=0.01)
-    assert result_facts(result) == {"request_id": ID, "state": "completed", "urls": ["https://x.runcomfy.net/1.png"]}
-
-
-async def test_what_the_service_finds_wrong_is_told_field_by_field(klein_client):
-    with pytest.raises(InputRejectedError) as caught:
+async def test_the_services_own_findings_are_named_as_fields(klein_client):
+    with pytest.raises(fk.InputRejectedError) as caught:
         await klein_client.generate({"prompt": "a cat", "width": 5000, "height": 3})
-    assert "width: " in str(caught.value)
-    assert [finding["field"] for finding in answer_to(caught.value).body["fields"]] == ["width", "height"]
+    assert [finding["field"] for finding in error_response(caught.value).body["fields"]] == ["width", "height"]
 
 
-def test_an_event_is_a_name_and_one_line_of_json():
-    assert frame("status", {"state": "in_queue"}) == b'event: status\ndata: {"state":"in_queue"}\n\n'
+def test_the_message_is_our_own_sentence_without_its_cause():
+    assert error_response(fk.InvalidInputError("to_input failed", cause=SECRET)).body["message"] == "to_input failed"
+    assert error_response(fk.InvalidInputError()).body["message"]
+    assert error_response(fk.InvalidInputError("x" * 9999)).body["message"] == "x" * 500
 
 
-def test_no_text_can_forge_an_event():
-    text = "a\n\nevent: result\ndata: {}\r\n\r\n\u2028é"
-    name, data, *rest = frame("error", {"message": text}).split(b"\n")
-    assert (name, rest) == (b"event: error", [b"", b""])
-    assert json.loads(data.removeprefix(b"data: "))["message"] == text
-    assert b"\r" not in data
+def test_a_status_and_a_result_leave_out_what_concerns_the_operator():
+    status = fk.RequestStatus(request_id=ID, state=fk.RequestState.IN_QUEUE, queue_position=3, instance_id=SECRET)
+    assert status_to_json(status) == {"request_id": ID, "state": "in_queue", "queue_position": 3}
+    output = fk.GenerationOutput(image="https://x.runcomfy.net/1.png")
+    result = fk.GenerationResult(request_id=ID, state=fk.RequestState.COMPLETED, output=output, cost_usd=0.01)
+    assert result_to_json(result) == {"request_id": ID, "state": "completed", "urls": ["https://x.runcomfy.net/1.png"]}
 
 
-def test_an_error_says_what_status_and_headers_would_have_said():
-    def told(error):
-        return json.loads(error_frame(answer_to(error)).split(b"data: ")[1])
-
-    busy = told(RateLimitError(status_code=429, retry_after=2.5))
-    assert (busy["status"], busy["error"], busy["retry_after"]) == (429, "rate_limited", 3)
-    refused = told(InvalidInputError("no"))
-    assert (refused["status"], "retry_after" in refused) == (422, False)
+# --- run_until
 
 
-def test_a_comment_is_no_event():
-    assert KEEP_ALIVE.startswith(b":")
-    assert KEEP_ALIVE.endswith(b"\n\n")
-    assert HEADERS["Content-Type"].startswith("text/event-stream")
+class Task:
+    """Runs until it is told to end, and remembers how it ended."""
 
-
-def test_nobody_on_the_way_keeps_or_collects_the_events():
-    assert HEADERS == {
-        "Content-Type": "text/event-stream; charset=utf-8",
-        "Cache-Control": "no-store",
-        "X-Accel-Buffering": "no",
-    }
-
-
-class Work:
-    """Runs until it is told to end, and says how it ended."""
-
-    def __init__(self):
-        self.begun = asyncio.Event()
+    def __init__(self, *, done=False):
+        self.started = asyncio.Event()
         self.told = asyncio.Event()
         self.end = None
+        if done:
+            self.told.set()
 
     async def run(self):
-        self.begun.set()
+        self.started.set()
         try:
             await self.told.wait()
         except asyncio.CancelledError:
@@ -233,78 +158,58 @@ class Work:
         return 7
 
 
-async def test_work_that_ends_is_returned_and_the_watch_is_over():
-    async with nothing_left_behind():
-        work, watch = Work(), Work()
-        work.told.set()
-        assert await until_gone(work.run(), watch.run()) == 7
-        assert watch.end == "cancelled"
+async def fails():
+    raise KeyError(1)
 
 
-async def test_a_visitor_who_goes_ends_the_work():
-    async with nothing_left_behind():
-        work, watch = Work(), Work()
-        watch.told.set()
-        with pytest.raises(VisitorGoneError):
-            await until_gone(work.run(), watch.run())
-        assert work.end == "cancelled"
-
-
-async def test_what_the_work_raises_is_raised_as_it_is():
-    async def fails():
+async def fails_when_cancelled():
+    try:
+        await asyncio.Event().wait()
+    finally:
         raise KeyError(1)
 
+
+@pytest.mark.parametrize("disconnects", [False, True], ids=["", "and the client disconnects"])
+async def test_work_that_ends_is_returned_and_the_watch_ends(disconnects):
     async with nothing_left_behind():
-        with pytest.raises(KeyError):
-            await until_gone(fails(), Work().run())
+        watch = Task(done=disconnects)
+        assert await run_until(watch.run(), Task(done=True).run()) == 7
+        assert watch.end == ("done" if disconnects else "cancelled")
 
 
-async def test_work_that_fails_when_given_up_leaves_no_complaint(caplog):
-    async def stubborn():
-        try:
-            await asyncio.Event().wait()
-        finally:
-            raise KeyError(1)
-
-    async def gone():
-        await asyncio.sleep(0)
-
+async def test_a_disconnect_cancels_the_work(caplog):
     async with nothing_left_behind():
-        with pytest.raises(VisitorGoneError):
-            await until_gone(stubborn(), gone())
+        work = Task()
+        for awaitable in (work.run(), fails_when_cancelled()):
+            with pytest.raises(DisconnectedError):
+                await run_until(Task(done=True).run(), awaitable)
+        assert work.end == "cancelled"
     assert caplog.records == []
 
 
-async def test_a_watch_that_breaks_is_no_visitor_who_left():
-    async def breaks():
-        raise KeyError(2)
-
-    work = Work()
+async def test_an_exception_of_the_work_or_of_the_watch_is_raised_as_it_is():
     async with nothing_left_behind():
-        with pytest.raises(KeyError):
-            await until_gone(work.run(), breaks())
+        for watch, work in ((Task().run(), fails()), (fails(), Task().run())):
+            with pytest.raises(KeyError):
+                await run_until(watch, work)
 
 
-async def test_a_cancelled_caller_takes_both_along():
+async def test_a_cancelled_caller_cancels_both():
     async with nothing_left_behind():
-        work, watch = Work(), Work()
-        caller = asyncio.create_task(until_gone(work.run(), watch.run()))
-        await work.begun.wait()
+        work, watch = Task(), Task()
+        caller = asyncio.create_task(run_until(watch.run(), work.run()))
+        await work.started.wait()
         caller.cancel()
         with pytest.raises(asyncio.CancelledError):
             await caller
         assert (work.end, watch.end) == ("cancelled", "cancelled")
 
 
-async def test_a_result_that_is_there_goes_before_a_visitor_who_leaves():
-    work, watch = Work(), Work()
-    work.told.set()
-    watch.told.set()
-    assert await until_gone(work.run(), watch.run()) == 7
+# --- write_progress
 
 
 class Reader:
-    """Takes what is written, and reads it back as events."""
+    """Keeps what is written, and reads it back as events."""
 
     def __init__(self):
         self.written = []
@@ -313,110 +218,125 @@ class Reader:
         self.written.append(data)
 
     def events(self):
-        frames = [data.decode().split("\n")[:2] for data in self.written if data != KEEP_ALIVE]
-        return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in frames]
+        frames = [data.decode().split("\n") for data in self.written if data != KEEP_ALIVE]
+        assert [(len(frame), frame[2:]) for frame in frames] == [(4, ["", ""])] * len(frames)
+        return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data, *_ in frames]
 
     def names(self):
         return [name for name, _ in self.events()]
 
 
-async def test_every_change_then_the_result(klein_client, klein_emulator):
+async def progress(run, write, *, keep_alive=15.0, to_json=result_to_json):
+    """Written from `run`, or from a generation of this client."""
+    if isinstance(run, fk.FluxKleinClient):
+        client = run
+        run = lambda on_status: client.generate("x", on_status=on_status)  # noqa: E731
+    await write_progress(run, write, keep_alive=keep_alive, to_json=to_json)
+
+
+async def test_every_change_is_written_and_then_the_result(klein_client, klein_emulator):
     reader = Reader()
-    await tell(lambda changed: klein_client.generate("x", on_status=changed), reader.write)
+    await progress(klein_client, reader.write)
     assert reader.names() == [*["status"] * (len(reader.written) - 1), "result"]
     assert [data["state"] for _, data in reader.events()][-2:] == ["completed", "completed"]
-    assert reader.events()[-1][1]["urls"] == [
-        f"{klein_emulator.base_url}/files/{reader.events()[0][1]['request_id']}.png"
-    ]
+    [url] = reader.events()[-1][1]["urls"]
+    assert url == f"{klein_emulator.base_url}/files/{reader.events()[0][1]['request_id']}.png"
 
 
-async def test_an_error_after_an_event_is_an_event(klein_client, klein_emulator):
+async def test_an_error_after_an_event_is_an_event_with_the_status_in_it(klein_client, klein_emulator):
     klein_emulator.script("submit", Generation(ends="failed", after=30.0))
     reader = Reader()
-    await tell(lambda changed: klein_client.generate("x", on_status=changed), reader.write)
+    await progress(klein_client, reader.write)
     name, data = reader.events()[-1]
     assert (name, data["status"], data["error"], data["charged"]) == ("error", 502, "generation_failed", "unknown")
+    assert "retry_after" not in data
 
 
-async def test_an_error_before_any_event_is_raised(klein_client):
+async def test_a_comment_counts_as_written_and_no_text_can_forge_an_event():
+    text = "a\n\nevent: result\ndata: {}\r\n\r\n\u2028é"
+
+    async def late(_):
+        await asyncio.sleep(0.01)
+        raise fk.InvalidInputError(text)
+
     reader = Reader()
-    with pytest.raises(InvalidInputError):
-        await tell(lambda changed: klein_client.generate(" ", on_status=changed), reader.write)
+    await progress(late, reader.write, keep_alive=0.001)
+    assert (reader.written[0], reader.names()) == (KEEP_ALIVE, ["error"])
+    assert reader.events()[0][1]["message"] == text
+    assert b"\r" not in b"".join(reader.written)
+
+
+async def test_an_error_of_to_json_is_an_event(klein_client):
+    """Such as `result.image_url` of a result without an image."""
+
+    def to_json(result):
+        raise fk.InvalidResponseError("The result holds no image", request_id=result.request_id)
+
+    reader = Reader()
+    await progress(klein_client, reader.write, to_json=to_json)
+    assert (reader.names()[-1], reader.events()[-1][1]["error"]) == ("error", "upstream_error")
+
+
+async def test_retry_after_stands_in_the_error_event():
+    async def busy(on_status):
+        on_status(fk.RequestStatus(request_id=ID, state=fk.RequestState.IN_QUEUE))
+        await asyncio.sleep(0)
+        raise fk.RateLimitError(status_code=429, retry_after=2.5)
+
+    reader = Reader()
+    await progress(busy, reader.write)
+    assert (reader.events()[-1][1]["status"], reader.events()[-1][1]["retry_after"]) == (429, 3)
+
+
+async def test_an_error_before_any_event_is_raised():
+    async def invalid(_):
+        raise fk.InvalidInputError
+
+    reader = Reader()
+    with pytest.raises(fk.InvalidInputError):
+        await progress(invalid, reader.write)
     assert reader.written == []
 
 
-async def test_a_change_is_told_when_it_happens(klein_client, klein_emulator):
+async def test_silence_is_filled_with_comments_and_changes_are_written_at_once(klein_client, klein_emulator):
     klein_emulator.script("submit", Generation(after=100.0))
     reader = Reader()
-    telling = asyncio.ensure_future(
-        tell(lambda changed: klein_client.generate("x", on_status=changed), reader.write, keep_alive=1000.0)
-    )
+    writing = asyncio.ensure_future(progress(klein_client, reader.write))
     await asyncio.sleep(50.0)
     assert set(reader.names()) == {"status"}
-    await telling
-    assert reader.names()[-1] == "result"
-
-
-async def test_silence_is_bridged(klein_client, klein_emulator):
-    klein_emulator.script("submit", Generation(after=100.0))
-    reader = Reader()
-    await tell(lambda changed: klein_client.generate("x", on_status=changed), reader.write)
+    await writing
     assert reader.written.count(KEEP_ALIVE) == 6
     assert reader.names()[-1] == "result"
 
 
-async def test_a_comment_is_a_beginning_too(klein_client, klein_emulator):
-    async def late(_):
-        await asyncio.sleep(20.0)
-        raise WaitTimeoutError(request_id="an-id")
-
-    reader = Reader()
-    await tell(late, reader.write)
-    assert (reader.written[0], reader.names()) == (KEEP_ALIVE, ["error"])
-
-
-async def test_a_slow_reader_gets_the_latest_and_the_last(klein_client):
+async def test_a_slow_reader_gets_the_latest_change_and_the_last(klein_emulator):
     reader = Reader()
 
     async def slow(data):
         await asyncio.sleep(1.0)
         await reader.write(data)
 
-    async def quick(changed):
+    async def quick(on_status):
         for position in range(1000, 0, -1):
-            changed(RequestStatus(request_id="an-id", state=RequestState.IN_QUEUE, queue_position=position))
+            on_status(fk.RequestStatus(request_id="an-id", state=fk.RequestState.IN_QUEUE, queue_position=position))
             await asyncio.sleep(0.01)
-        changed(RequestStatus(request_id="an-id", state=RequestState.FAILED))
-        raise GenerationFailedError(request_id="an-id")
+        on_status(fk.RequestStatus(request_id="an-id", state=fk.RequestState.FAILED))
+        raise fk.GenerationFailedError(request_id="an-id")
 
-    await tell(quick, slow)
+    await progress(quick, slow)
     assert len(reader.written) < 15
     assert [data.get("state") for _, data in reader.events()][-2:] == ["failed", None]
     positions = [data["queue_position"] for name, data in reader.events()[:-2]]
     assert positions == sorted(positions, reverse=True)
 
 
-async def test_the_result_can_be_told_in_the_apps_own_words(klein_client):
-    reader = Reader()
-    run = lambda changed: klein_client.generate("x", on_status=changed)  # noqa: E731
-    await tell(run, reader.write, facts=lambda result: {"picture": result.image_url})
-    assert set(reader.events()[-1][1]) == {"picture"}
-
-
-async def test_a_line_that_is_dead_ends_the_work(klein_client, klein_emulator):
-    async def dead(_):
-        raise ConnectionResetError
+@pytest.mark.parametrize(("broken", "raised"), [(ConnectionResetError, DisconnectedError), (KeyError, KeyError)])
+async def test_a_write_that_fails_ends_the_work(broken, raised, klein_client, klein_emulator):
+    async def write(_):
+        raise broken
 
     klein_emulator.script("submit", Generation(after=100.0))
-    with pytest.raises(VisitorGoneError):
-        await tell(lambda changed: klein_client.generate("x", on_status=changed), dead)
+    with pytest.raises(raised):
+        await progress(klein_client, write)
     await klein_client.aclose()
     assert klein_emulator.calls["cancel"] == 1
-
-
-async def test_a_mistake_of_the_app_is_raised_as_it_is(klein_client):
-    async def mistaken(_):
-        raise KeyError(1)
-
-    with pytest.raises(KeyError):
-        await tell(mistaken, Reader().write)

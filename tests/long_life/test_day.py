@@ -1,4 +1,4 @@
-"""Twenty-four hours of one client, in virtual time: quiet stretches, bursts, faults, holds; nothing piles up."""
+"""Twenty-four hours of one client in virtual time, with bursts, faults and holds: nothing piles up."""
 
 import asyncio
 import gc
@@ -8,7 +8,6 @@ from collections import Counter
 from itertools import count
 from typing import Any
 
-import aiohttp
 import pytest
 
 from flux_klein_async import FluxKleinClient, GenerationResult, SubmissionUncertainError, WaitTimeoutError
@@ -24,7 +23,7 @@ SMALL = {"width": 64, "height": 64}
 
 
 def misbehave(emulator: InProcessEmulator) -> None:
-    """Each fault now and then, on every endpoint that a day's work asks."""
+    """Each fault now and then, on every endpoint."""
     busy = error_reply(503, None, "busy")
     for endpoint, answer in [
         ("connect", Refuse()),
@@ -41,7 +40,7 @@ def misbehave(emulator: InProcessEmulator) -> None:
 
 
 class Day:
-    """One client's work, and what it must have come to."""
+    """One client's work and its results."""
 
     def __init__(self, emulator: InProcessEmulator, client: FluxKleinClient) -> None:
         self.emulator = emulator
@@ -51,7 +50,7 @@ class Day:
         self._numbers = count()
 
     async def one(self) -> None:
-        """A generation with its file; the service calls its states by words of its own invention."""
+        """A generation with its file, and a state that the client does not know."""
         number = next(self._numbers)
         self.emulator.script("submit", Generation(after=2.0, words={"in_progress": f"pondering {number}"}))
         found = await outcome(self.client.generate(f"cat {number}", **SMALL))
@@ -67,7 +66,7 @@ class Day:
             self.take(found.result or found.error)
 
     async def abandoned(self) -> None:
-        """A visitor who leaves, and one who has no time."""
+        """A call that is cancelled, and one that times out."""
         task = asyncio.ensure_future(self.client.generate("nobody waits", **SMALL))
         await asyncio.sleep(0.2)
         task.cancel()
@@ -76,14 +75,13 @@ class Day:
         assert isinstance(found, Exception)
 
     def take(self, found: Any) -> None:
-        """Keep what is needed of it: results and tracebacks would pile up here."""
+        """Keep the id or the class of the error: results and tracebacks would pile up here."""
         if isinstance(found, GenerationResult):
             self.ids.append(found.request_id)
         else:
             self.errors[type(found)] += 1
 
     async def hour(self) -> None:
-        """Six times ten minutes."""
         for part in range(6):
             begun = now()
             await self.one()
@@ -95,36 +93,27 @@ class Day:
 
 
 def held() -> Counter[str]:
-    """The package's living objects, by class; the emulator's own memory is not the client's."""
+    """How many objects of the package are alive, by class, without the emulator's."""
     gc.collect()
     names = (f"{type(thing).__module__}.{type(thing).__qualname__}" for thing in gc.get_objects())
     return Counter(name for name in names if name.startswith("flux_klein_async.") and ".emulator." not in name)
 
 
 def timers() -> int:
-    """Timers that are still to go off."""
+    """How many timers are pending."""
     return sum(not timer.cancelled() for timer in asyncio.get_running_loop()._scheduled)
-
-
-def idle(connector: aiohttp.BaseConnector) -> int:
-    """Connections in the pool; the emulator's end of each has a timer for how long it may idle."""
-    return sum(map(len, connector._conns.values()))
 
 
 @pytest.mark.usefixtures("klein_emulator")
 async def test_a_day_leaves_nothing_behind(monkeypatch):
     random.seed(24)  # the pauses between repeats; the emulator's faults have a seed of their own
-    # A handler that keeps what was logged, as pytest's does, keeps the errors and all that they lead to.
+    # pytest's log handler would keep the errors and everything that they refer to.
     monkeypatch.setattr(logging.getLogger("flux_klein_async"), "disabled", True)
     seen: Counter[type[Event]] = Counter()
     async with InProcessEmulator(round_trip=0.04, max_records=10) as emulator:
         misbehave(emulator)
-        client = FluxKleinClient(
-            emulator.api_key,
-            base_url=emulator.base_url,
-            session=emulator.session(),
-            on_event=lambda event: seen.update([type(event)]),
-        )
+        options = {"base_url": emulator.base_url, "session": emulator.session()}
+        client = FluxKleinClient(emulator.api_key, **options, on_event=lambda event: seen.update([type(event)]))
         core, day = client._context, Day(emulator, client)
         for _ in range(2):
             await day.hour()
@@ -139,9 +128,9 @@ async def test_a_day_leaves_nothing_behind(monkeypatch):
             assert grown.pop(f"flux_klein_async.{name}", 0) <= most
         assert grown.pop("flux_klein_async.polling.durations.Distribution", 0) <= 1
         assert grown == Counter()
-        assert timers() == idle(connector)
+        assert timers() == sum(map(len, connector._conns.values()))  # the emulator times each idle connection
 
-        # The last hour is a good one: what the bad ones took is given back.
+        # An hour without faults fills the retry quota again.
         emulator.calm()
         await day.hour()
         assert now() == pytest.approx(24 * HOUR)
@@ -158,12 +147,8 @@ async def test_a_day_leaves_nothing_behind(monkeypatch):
         await settle()
 
         assert strays() == []
-        assert (core.operations._operations, core.background._tasks, list(core.background._waiting)) == (
-            set(),
-            set(),
-            [],
-        )
-        assert core.left_running == set()
+        assert core.operations._operations == core.background._tasks == core.left_running == set()
+        assert list(core.background._waiting) == []
         assert len(core._unknown_words) <= 100
         assert len(core.limiter._holds) <= 3
         assert (connector._acquired, connector._waiters) == (set(), {})
@@ -171,5 +156,5 @@ async def test_a_day_leaves_nothing_behind(monkeypatch):
     assert len(set(day.ids)) == len(day.ids) > 700
     assert set(day.errors) <= {SubmissionUncertainError, WaitTimeoutError}
     assert {Retrying, Held, Cancelled} <= set(seen)
-    await asyncio.sleep(1)  # until the last goodbye has crossed the wire
+    await asyncio.sleep(1)  # until the last close has arrived
     assert timers() == 0
