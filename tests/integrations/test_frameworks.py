@@ -133,7 +133,7 @@ async def test_a_timeout_names_the_request(framework):
         status, _, text = await post(server, "/read")
         body = json.loads(text)
         assert (status, body["error"], body["retryable"]) == (504, "wait_timeout", False)
-        assert body["request_id"] in emulator.engine.service.queue.jobs
+        assert body["request_id"] in emulator.service.queue.jobs
 
 
 async def test_the_client_lives_as_long_as_the_app_and_its_calls_may_end(framework):
