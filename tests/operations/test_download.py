@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from flux_klein_async.events import Downloaded, Failed, Retrying
 from flux_klein_async.journal.base import Entry, EntryState
 from flux_klein_async.operations import download, files
 from flux_klein_async.operations.files import PartFile
-from flux_klein_async.operations.html import SavedPaths
 from tests.fakes import Events, now, outcome, png, settle, strays, without_remarks
 
 PNG = png(60)
@@ -137,19 +137,19 @@ async def test_each_attempt_begins_from_the_first_byte(klein_emulator, connect, 
     written: list[int] = []
 
     class Watched(files.InMemory):
-        def restart(self) -> None:
+        def _clear(self) -> None:
             written.append(0)
-            super().restart()
+            super()._clear()
 
-        def write(self, data: bytes) -> None:
+        def _write(self, data: bytes) -> None:
             written.append(len(data))
-            super().write(data)
+            super()._write(data)
 
     monkeypatch.setattr(download, "InMemory", Watched)
     monkeypatch.setattr(download, "_FLUSH", 10)
     klein_emulator.script("file", Reply(200, ONE, cut=Cut(60)), Reply(200, TWO))
     assert await connect().download_bytes(result_of(OWN)) == [TWO]
-    assert written == [0, 60, 0, len(TWO), 0]
+    assert written == [0, 60, 0, len(TWO), 0]  # the last: what came after the last flush, nothing
 
 
 async def test_the_files_hosts_cookies_are_not_kept(klein_emulator, connect):
@@ -318,48 +318,63 @@ async def test_what_is_not_the_picture_is_asked_for_again_from_its_beginning(
 # --- where the work is done
 
 
-async def test_neither_hashing_nor_polling_nor_writing_is_done_on_the_loops_thread(
+async def test_nothing_that_blocks_is_done_on_the_loops_thread_or_in_its_executor(
     klein_emulator, connect, tmp_path, monkeypatch
 ):
+    done: set[tuple[str, str]] = set()
+
+    class Watched(PartFile):
+        def __getattribute__(self, name: str) -> Any:
+            if name in ("_write", "_keep", "_clear"):
+                done.add((name, threading.current_thread().name.rpartition("_")[0]))
+            return super().__getattribute__(name)
+
     monkeypatch.setattr(download, "_FLUSH", 50_000)
-    done: dict[str, set[int]] = {}
-
-    def watched(owner: Any, name: str) -> None:
-        original = getattr(owner, name)
-
-        def noting(*arguments: Any, **options: Any) -> Any:
-            done.setdefault(name, set()).add(threading.get_ident())
-            return original(*arguments, **options)
-
-        monkeypatch.setattr(owner, name, noting)
-
-    class Hash:
-        def __init__(self) -> None:
-            self._hash = original_hash()
-
-        def update(self, data: bytes) -> None:
-            done.setdefault("update", set()).add(threading.get_ident())
-            self._hash.update(data)
-
-        def hexdigest(self) -> str:
-            return self._hash.hexdigest()
-
-    original_hash = hashlib.sha256
-    monkeypatch.setattr(files.hashlib, "sha256", Hash)
-    for owner, name in (
-        (files.PartFile, "write"),
-        (files.PartFile, "discard"),
-        (files.Content, "feed"),
-        (files.os, "fsync"),
-        (files.os, "replace"),
-    ):
-        watched(owner, name)
+    monkeypatch.setattr(download, "PartFile", Watched)
     client = connect()
     klein_emulator.script("file", Reply(200, LARGE, cut=Cut(120_000)), None, Reply(200, LARGE))
     assert type(await outcome(client.download(result_of(OWN), tmp_path))) is DownloadError  # no such file any more
     await client.download(result_of(OWN), tmp_path)
-    assert set(done) == {"write", "discard", "feed", "fsync", "replace", "update"}
-    assert threading.get_ident() not in set().union(*done.values())
+    assert done == {(name, "flux-klein-files") for name in ("_write", "_keep", "_clear")}
+
+
+async def test_an_application_that_fills_the_loops_executor_holds_no_download(klein_emulator, connect, tmp_path):
+    free, loop = threading.Event(), asyncio.get_running_loop()
+    executor = ThreadPoolExecutor(1)
+    loop.set_default_executor(executor)
+    busy = executor.submit(free.wait, 30)
+    klein_emulator.script("file", Reply(200, PNG))
+    assert len(await connect().download(result_of(OWN), tmp_path)) == 1
+    assert not busy.done()
+    free.set()
+
+
+@pytest.mark.parametrize("trouble", [ValueError("a"), RuntimeError("a"), MemoryError("a"), KeyError("a")], ids=repr)
+@pytest.mark.parametrize("name", ["add", "finish"])
+async def test_a_failure_in_a_thread_is_a_download_error_and_not_asked_for_again(
+    klein_emulator, connect, tmp_path, monkeypatch, trouble, name
+):
+    def fail(*_: Any) -> None:
+        raise trouble
+
+    monkeypatch.setattr(PartFile, name, fail)
+    monkeypatch.setattr(download, "_FLUSH", 10)
+    klein_emulator.script("file", *[Reply(200, PNG)] * 5)
+    error = await outcome(connect().download(result_of(OWN), tmp_path))
+    assert (type(error), error.retryable, error.request_id, error.url) == (DownloadError, False, "some-id", OWN)
+    assert (repr(trouble)[:-2] in repr(error).replace(": '", "('").replace(": ", "('"), error.__cause__) == (
+        True,
+        trouble,
+    )
+    assert (klein_emulator.calls["file"], listing(tmp_path)) == (1, [])
+
+
+async def test_where_no_thread_can_start_a_download_is_an_error(klein_emulator, connect, tmp_path):
+    client = connect()
+    client._context.threads.shutdown()
+    klein_emulator.script("file", Reply(200, PNG))
+    error = await outcome(client.download(result_of(OWN), tmp_path))
+    assert (type(error), "thread that saves files" in str(error), listing(tmp_path)) == (DownloadError, True, [])
 
 
 def result_of(*urls: str) -> GenerationResult:
@@ -537,9 +552,9 @@ async def test_closing_waits_for_what_is_being_removed(klein_emulator, connect, 
     may_go = threading.Event()
 
     class Slow(PartFile):
-        def discard(self) -> None:
+        def drop(self) -> None:
             assert may_go.wait(30)
-            super().discard()
+            super().drop()
 
     monkeypatch.setattr(download, "PartFile", Slow)
     monkeypatch.setattr(download, "_FLUSH", 10)
@@ -568,7 +583,7 @@ async def test_closing_ends_a_download(klein_emulator, connect, tmp_path):
 
 
 async def test_a_download_whose_loop_ends_leaves_nothing(klein_emulator, connect, tmp_path, monkeypatch):
-    """The removal is a job of the executor, which ends after the tasks: no task need live to see it."""
+    """A thread removes it, and no task needs to live for that."""
     monkeypatch.setattr(download, "_FLUSH", 10)
     client = connect()
     klein_emulator.script("file", Reply(200, PNG, cut=Cut(100, silent=True)))
@@ -577,12 +592,7 @@ async def test_a_download_whose_loop_ends_leaves_nothing(klein_emulator, connect
     assert [name.endswith(".part") for name in listing(tmp_path)] == [True]
     task.cancel()
     await asyncio.wait({task})
-    for other in asyncio.all_tasks() - {asyncio.current_task()}:
-        if "seen_through" in repr(other.get_coro()):
-            other.cancel()  # as asyncio.run does at the end
-    await asyncio.get_running_loop().shutdown_default_executor()
-    await settle()
-    await client.aclose()
+    client._context.threads.shutdown()  # as at the interpreter's end
     assert listing(tmp_path) == []
 
 
@@ -610,20 +620,18 @@ async def test_a_directory_with_the_name_of_the_file_is_left_alone(klein_emulato
     assert (type(error), error.retryable, listing(tmp_path)) == (DownloadError, False, ["some-id.png"])
 
 
-@pytest.mark.parametrize(("flush", "expected"), [(10, DownloadError), (download._FLUSH, SavedPaths)])
-async def test_a_directory_that_vanishes_while_a_transfer_is_broken(
-    klein_emulator, connect, tmp_path, monkeypatch, flush, expected
+@pytest.mark.parametrize("flush", [10, download._FLUSH])
+async def test_a_directory_that_vanishes_while_a_transfer_is_broken_is_made_again(
+    klein_emulator, connect, tmp_path, monkeypatch, flush
 ):
-    """What was written went with it, which is an error; where nothing was, it is simply made again."""
     monkeypatch.setattr(download, "_FLUSH", flush)
     out = tmp_path / "out"
     out.mkdir()
     vanish = Events()
     client = connect(on_event=lambda event: (vanish(event), shutil.rmtree(out)) if not vanish else None)
     klein_emulator.script("file", Reply(200, PNG, cut=Cut(100)), Reply(200, PNG))
-    found = await outcome(client.download(result_of(OWN), out))
-    assert (type(found), len(vanish.of(Retrying))) == (expected, 1)
-    assert listing(tmp_path) == ([] if expected is DownloadError else ["out", "out/some-id.png"])
+    await client.download(result_of(OWN), out)
+    assert (len(vanish.of(Retrying)), listing(tmp_path)) == (1, ["out", "out/some-id.png"])
 
 
 class Illegible:

@@ -21,7 +21,7 @@ from flux_klein_async.api.messages import Kind, Request
 from flux_klein_async.emulator import Endless, Pass, Refuse, Reply
 from flux_klein_async.emulator.inprocess import join
 from flux_klein_async.options import Environment
-from flux_klein_async.transport.aiohttp import AiohttpTransport, _GuardedBody, _kept_from_environment, _read_bounded
+from flux_klein_async.transport.aiohttp import AiohttpTransport, _GuardedBody, _authorized_last, _read_bounded
 from flux_klein_async.transport.base import BodyGuard
 from tests.fakes import now, outcome, settle, strays
 
@@ -412,9 +412,9 @@ async def test_no_proxy_is_told_the_token_in_clear(klein_emulator, monkeypatch, 
     session = klein_emulator.session(trust_env=True)
     if refused:
         with pytest.raises(ConfigurationError, match=r"NO_PROXY name api\.example"):
-            _kept_from_environment(asked, session)
+            _authorized_last(asked, session)
     else:
-        assert "Authorization" not in _kept_from_environment(asked, session)["headers"]
+        assert "Authorization" not in _authorized_last(asked, session)["headers"]
 
 
 async def test_a_finalizer_after_the_end_finds_nothing_to_let_go():
