@@ -189,9 +189,9 @@ class _Transfer(Generic[T]):
         """Hand the body to a thread piece by piece, except for its last bytes, which are returned."""
         self._file.restart()
         size, gathered = 0, bytearray()
-        limit, announced = self._context.max_file_bytes, _announced(headers)
+        limit, length = self._context.max_file_bytes, headers.get("content-length", "")
         too_large = DownloadError(f"The file is larger than {limit} bytes (Limits.max_file_bytes)")
-        if announced is not None and announced > limit:
+        if _LENGTH.fullmatch(length) and int(length) > limit:
             raise too_large
         async for piece in pieces:
             size += len(piece)
@@ -201,8 +201,6 @@ class _Transfer(Generic[T]):
             if len(gathered) >= _FLUSH:
                 await self._in_thread(partial(self._file.add, bytes(gathered)))
                 gathered.clear()
-        if announced is not None and size != announced:
-            raise DownloadError(f"{size} bytes came instead of {announced}", transient=True)
         return bytes(gathered)
 
     async def _in_thread(self, job: Callable[[], R]) -> R:
@@ -214,11 +212,3 @@ class _Transfer(Generic[T]):
     def _shown(self, url: str) -> str:
         """A URL without its query, which may hold a signature, and without the token, which a redirect may echo."""
         return self._context.redact(url.partition("?")[0])[:300]
-
-
-def _announced(headers: Mapping[str, str]) -> int | None:
-    """The length of the body, or None: an encoded body is longer here than what the server counts."""
-    if headers.get("content-encoding", "identity").strip().lower() not in {"identity", ""}:
-        return None
-    length = headers.get("content-length", "").strip()
-    return int(length) if _LENGTH.fullmatch(length) else None

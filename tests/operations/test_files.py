@@ -249,14 +249,10 @@ def test_a_restarted_file_has_nothing_of_what_was_there(tmp_path: Path, make: An
     if isinstance(file, PartFile):
         assert (kept.sha256, kept.size) == (hashlib.sha256(b"GIF89aer").hexdigest(), 8)
         kept = kept.path.read_bytes()
+    else:
+        file.drop()
+        assert file._data == b""  # the memory is given back
     assert kept == b"GIF89aer"
-
-
-def test_memory_is_given_back() -> None:
-    file = InMemory()
-    file.add(bytes(100))
-    file.drop()
-    assert file._data == b""
 
 
 whole = st.sampled_from(sorted(PICTURES.values()))
@@ -329,14 +325,6 @@ def test_an_old_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> None
 def test_nothing_is_made_before_the_first_bytes(tmp_path: Path) -> None:
     PartFile(tmp_path / "out", "a").drop()
     assert listing(tmp_path) == []
-
-
-def test_files_of_one_directory_do_not_meet_while_they_are_written(tmp_path: Path) -> None:
-    parts = [PartFile(tmp_path, str(number)) for number in range(10)]
-    for number, part in enumerate(parts):
-        part.add(b"%d" % number)
-    kept = [part.finish(b"!", {}, URL).path for part in parts]
-    assert [path.read_bytes() for path in kept] == [b"%d!" % number for number in range(10)]
 
 
 def test_a_file_has_its_name_only_when_all_of_it_is_on_the_disk(
