@@ -204,7 +204,7 @@ class _Transfer(Generic[T]):
         return bytes(gathered)
 
     async def _in_thread(self, job: Callable[[], R]) -> R:
-        """Run a blocking job in a thread, where it continues if its caller is cancelled; every failure is ours."""
+        """Run a job in a thread, where it continues if its caller is cancelled; any failure is a `DownloadError`."""
         self._begun = True
         with asked("thread that saves files", DownloadError):
             return await self._context.loop.run_in_executor(self._context.threads, job)

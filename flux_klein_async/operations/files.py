@@ -69,7 +69,7 @@ def problem_with(start: bytes, headers: Mapping[str, str], url: str) -> str | No
     return "A picture or video was promised, but the file has no known format" if promised else None
 
 
-# Some file system cannot hold these, or reads them as more than a name.
+# Some file systems cannot store these, or read them as more than a name.
 _BAD_CHARACTERS = re.compile(r'[\x00-\x1f\x7f/\\:<>"|?*]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[\d\u00b9\u00b2\u00b3])(\..*)?", re.IGNORECASE)
 _LONGEST = 255  # bytes, on every common file system
@@ -206,7 +206,7 @@ class PartFile(IncomingFile[SavedFile]):
         self._directory = directory
         self._name = name
         self._exact = exact
-        self._hidden = directory / f".{secrets.token_hex(8)}.part"  # nobody can foresee it and put a link there
+        self._hidden = directory / f".{secrets.token_hex(8)}.part"  # nobody can guess it and put a link there
         self._file: BinaryIO | None = None
         self._hash = hashlib.sha256()
 
@@ -221,7 +221,7 @@ class PartFile(IncomingFile[SavedFile]):
             with self._opened() as file:
                 file.flush()
                 # Without this, a loss of power can leave the name and no content, which a journal takes for saved.
-                # The directory is not synced: a name that is lost is seen to be missing.
+                # The directory is not synced: a lost name is noticed, and the file is downloaded again.
                 os.fsync(file.fileno())
                 size = file.tell()
             os.replace(self._hidden, final)  # noqa: PTH105  # atomic; replaces a link and does not follow it
