@@ -329,8 +329,12 @@ async def test_a_body_is_guarded_whichever_way_it_is_asked_to_write_itself():
         async def drain(self) -> None:
             """At once."""
 
+    class Closed(Stream):
+        transport = None
+
     guard = BodyGuard()
     body = _GuardedBody(b"paid", guard)
+    assert isinstance(await outcome(body.write(Closed())), ConnectionResetError)
     await body.write(Stream())
     for way in (body.write, lambda stream: body.write_with_length(stream, 4)):
         assert isinstance(await outcome(way(Stream())), ConnectionAbortedError)
