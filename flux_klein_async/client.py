@@ -29,7 +29,7 @@ from flux_klein_async.models import (
 from flux_klein_async.operations import calls, download
 from flux_klein_async.operations.context import ClientContext, close, guarded
 from flux_klein_async.operations.fanout import FanOut
-from flux_klein_async.operations.html import SavedPaths
+from flux_klein_async.operations.files import SavedPaths
 from flux_klein_async.operations.items import ItemRunner
 from flux_klein_async.operations.operation import Operation
 from flux_klein_async.operations.submit import PreparedRequest, made_input, prepare, submit

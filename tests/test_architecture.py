@@ -150,7 +150,7 @@ def test_the_emulator_shares_no_knowledge_with_the_client() -> None:
 
 
 def test_an_integration_uses_one_third_party_and_the_public_api() -> None:
-    public = {"_version", "errors", "events", "models", "operations.html"}
+    public = {"_version", "errors", "events", "models", "operations.files"}
     for name in MODULES:
         if name.startswith("integrations."):
             assert {other for other in ours(name) if not other.startswith("integrations.")} <= public, name

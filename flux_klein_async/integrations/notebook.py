@@ -11,7 +11,7 @@ from typing import Any
 
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.models import GenerationResult, Outcome
-from flux_klein_async.operations.html import WIDTH, figure
+from flux_klein_async.operations.files import WIDTH, figure
 
 __all__ = ["Pictures", "show"]
 

@@ -19,6 +19,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -60,11 +61,11 @@ class Background:
     AT_ONCE = 8
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
         self._waiting: deque[_Job] = deque()
         self._workers = 0
 
-    def keep(self, task: "asyncio.Task[Any]") -> None:
+    def keep(self, task: "asyncio.Future[Any]") -> None:
         """Hold a task until it ends, so that it is neither collected nor forgotten."""
         self._tasks.add(task)
         task.add_done_callback(self._forget)
@@ -90,7 +91,7 @@ class Background:
         finally:
             self._workers -= 1
 
-    def _forget(self, task: "asyncio.Task[Any]") -> None:
+    def _forget(self, task: "asyncio.Future[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._tell(error)
@@ -203,6 +204,7 @@ class ClientContext:
         operations: The verbs under way, for `aclose`.
         learning: The poll policy, if it is one that keeps what it learned.
         left_running: Ids that nobody waits for and that may still run, found while closing.
+        threads: For work on files; an application may fill asyncio's own.
         no_early_results: How many waits in a row found none.
         polls_result: Whether polls ask for the result itself; no longer where the service was seen not to like it.
     """
@@ -223,6 +225,7 @@ class ClientContext:
     background: Background = field(default_factory=Background)
     operations: OperationRegistry = field(default_factory=OperationRegistry)
     left_running: set[str] = field(default_factory=set)
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "flux-klein-files"))
     learning: SavedPolicy | None = None
     closing: bool = False
     polls_result: bool = False
@@ -282,7 +285,7 @@ class ClientContext:
             self.background.start(partial(self._in_thread, write))
 
     async def _in_thread(self, job: Callable[[], None]) -> None:
-        await self.loop.run_in_executor(None, job)
+        await self.loop.run_in_executor(self.threads, job)
 
     # --- telling
 
@@ -462,6 +465,7 @@ async def close(context: ClientContext, drain: float | None) -> tuple[str, ...]:
         await context.operations.drained(_CLOSE_WITHIN)
         context.save_learned()
         await context.background.finish(end - loop.time())
+        context.threads.shutdown(wait=False)
     finally:  # also where the loop itself ends, and cancels this
         await context.transport.aclose()
     left = tuple(sorted(context.left_running))

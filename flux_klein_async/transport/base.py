@@ -1,65 +1,54 @@
-"""The seam between what is said and how bytes travel: the `Transport` protocol and the guard of a paid body."""
+"""The seam between messages and bytes: the `Transport` protocol, and the guard of a body that costs money."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from enum import Enum
-from typing import Protocol
+from typing import Literal, Protocol
 
 from flux_klein_async.api.messages import Request, Response
 
 __all__ = ["BodyGuard", "Transport"]
 
 
-class _Body(Enum):
-    WAITING = "waiting"
-    BEGUN = "begun"
-    WRITTEN = "written"
-    DROPPED = "dropped"
-
-
 @dataclass(slots=True)
 class BodyGuard:
-    """Decides once whether a body leaves: it is begun, or it is dropped, never both.
+    """Decides once whether a body is sent: it is begun or dropped, never both.
 
-    Cancelling a task does not stop a write that another task is about to make. The writer asks `begin` at the very
-    moment of writing, the side that gives up asks `drop`; whoever comes first decides.
+    Cancelling a task does not stop a write that another task is about to make. The writer calls `begin` just before it
+    writes, the caller that gives up calls `drop`, and the first of the two decides.
     """
 
-    _state: _Body = _Body.WAITING
+    _state: Literal["waiting", "begun", "written", "dropped"] = "waiting"
 
     @property
     def written(self) -> bool:
-        """Whether a byte of the body was written; asked when the call has failed, and nothing more can be."""
-        return self._state is _Body.WRITTEN
+        """Whether any byte was written. Read it when the call has failed and nothing more can be written."""
+        return self._state == "written"
 
     def begin(self) -> bool:
-        """Called before the first byte is written; False forbids writing.
-
-        True once: a middleware of a borrowed session that sends again what was sent would pay twice.
-        """
-        if self._state is not _Body.WAITING:
+        """Whether the body may be written: once, since a borrowed session's middleware may send a request again."""
+        if self._state != "waiting":
             return False
-        self._state = _Body.BEGUN
+        self._state = "begun"
         return True
 
     def wrote(self) -> None:
-        """Called when the first byte has been written."""
-        self._state = _Body.WRITTEN
+        """The first byte was written."""
+        self._state = "written"
 
     def drop(self) -> bool:
-        """Called by who gives up; True promises that nothing was written and nothing will be."""
-        if self._state is _Body.WAITING:
-            self._state = _Body.DROPPED
-        return self._state is _Body.DROPPED
+        """Give the body up; True promises that nothing was written and nothing will be."""
+        if self._state == "waiting":
+            self._state = "dropped"
+        return self._state == "dropped"
 
 
 class Transport(Protocol):
-    """Sends requests. Implementations map every failure of theirs to the package's errors.
+    """Sends requests, and maps each of its failures to one of the package's errors.
 
-    Raises of both calls: `APIConnectionError`, `APITimeoutError` (with `sent` telling whether the body may have
-    left), `InvalidResponseError` for what is no HTTP or, in `send`, exceeds the bound, `ConfigurationError` for a
-    session that cannot be used.
+    Both calls raise `APIConnectionError` or `APITimeoutError` (`sent` tells whether the body may have been written),
+    `InvalidResponseError` for an answer that is not HTTP or is too large, and `ConfigurationError` for a session that
+    cannot be used. What the reader of a stream raises passes unchanged.
     """
 
     async def send(self, request: Request, guard: BodyGuard | None = None) -> Response:
@@ -67,10 +56,7 @@ class Transport(Protocol):
         ...
 
     def stream(self, request: Request) -> AbstractAsyncContextManager[tuple[Response, AsyncIterator[bytes]]]:
-        """Send one request; its head (with an empty body), and the body in pieces.
-
-        Whoever reads them bounds them: a file that comes in several transfers has one bound.
-        """
+        """Send one request; its head with an empty body, and the body in pieces, which the reader bounds."""
         ...
 
     async def aclose(self) -> None:
@@ -78,5 +64,5 @@ class Transport(Protocol):
         ...
 
     def abandon(self) -> None:
-        """Drop what this transport opened, from a finalizer, without a loop and without a warning."""
+        """Drop what this transport opened, from a finalizer: without a loop and without a warning."""
         ...

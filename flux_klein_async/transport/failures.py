@@ -1,4 +1,4 @@
-"""What each exception of aiohttp means to us, by class. Pure."""
+"""What each exception of aiohttp means here, by class. Pure."""
 
 import aiohttp
 
@@ -14,29 +14,27 @@ from flux_klein_async.transport.base import BodyGuard
 
 __all__ = ["MEANINGS", "map_error"]
 
-# Our class for each of theirs, and whether a byte of the request may have left (None: the guard of the body knows).
-# The nearest class among an exception's bases counts; a test walks aiohttp's tree and fails on a new branch.
+# Our class for each of aiohttp's, and whether a byte of the body may have been written (None: the body's guard knows).
+# The nearest class among an exception's bases counts. A test walks aiohttp's classes and fails on a new branch.
 MEANINGS: dict[type[BaseException], tuple[type[FluxKleinError], bool | None]] = {
-    # no connection was obtained
+    # No connection was obtained.
     aiohttp.ClientConnectorError: (APIConnectionError, False),
-    aiohttp.ClientSSLError: (APIConnectionError, False),
     aiohttp.ClientHttpProxyError: (APIConnectionError, False),
     aiohttp.ServerFingerprintMismatch: (APIConnectionError, False),
     aiohttp.ConnectionTimeoutError: (APITimeoutError, False),
-    # the connection broke or stayed silent
+    # The connection broke or stayed silent.
     aiohttp.ServerTimeoutError: (APITimeoutError, None),
     aiohttp.ClientConnectionError: (APIConnectionError, None),
     aiohttp.ClientPayloadError: (APIConnectionError, None),
-    # added after our lowest version of aiohttp
+    # Our lowest version of aiohttp does not have this one.
     getattr(aiohttp.client_exceptions, "UploadAbortedError", aiohttp.ClientPayloadError): (APIConnectionError, None),
-    # the answer is no HTTP
+    # The answer is not HTTP.
     aiohttp.ClientResponseError: (InvalidResponseError, None),
-    aiohttp.TooManyRedirects: (InvalidResponseError, None),
     aiohttp.RedirectClientError: (InvalidResponseError, None),
-    # the request cannot be sent
+    # The request cannot be sent.
     aiohttp.InvalidURL: (ConfigurationError, False),
     aiohttp.NonHttpUrlClientError: (ConfigurationError, False),
-    # outside of aiohttp's tree
+    # Not aiohttp's own.
     TimeoutError: (APITimeoutError, None),
     OSError: (APIConnectionError, None),
     RuntimeError: (ConfigurationError, None),  # "Session is closed"
@@ -59,16 +57,15 @@ _ADVICE: dict[type[BaseException], str] = {
 
 
 def map_error(error: BaseException, redactor: Redactor, guard: BodyGuard | None) -> FluxKleinError:
-    """The package's error for a failure of aiohttp. It keeps the type and text, not the exception.
+    """The package's error for a failure of aiohttp: its type and text, and no reference to it.
 
     aiohttp's errors hold the request with its headers, so none of them is chained.
     """
     meaning, sent = next(MEANINGS[cls] for cls in type(error).__mro__ if cls in MEANINGS)
     if meaning is InvalidResponseError and guard is not None and not guard.written:
-        meaning = APIConnectionError  # nothing was sent: this answers a CONNECT, and comes from a proxy
+        meaning = APIConnectionError  # nothing was sent, so a proxy answered CONNECT
     cause = redactor.text(f"{type(error).__name__}: {error}")[:500]
     if issubclass(meaning, APIConnectionError):
-        advice = _ADVICE.get(type(error), "")
-        return meaning(advice, cause=cause, sent=(guard is None or guard.written) if sent is None else sent)
-    message = "The session cannot be used" if meaning is ConfigurationError else ""
-    return meaning(message, cause=cause)
+        sent = (guard is None or guard.written) if sent is None else sent
+        return meaning(_ADVICE.get(type(error), ""), cause=cause, sent=sent)
+    return meaning("The session cannot be used" if meaning is ConfigurationError else "", cause=cause)

@@ -92,6 +92,7 @@ class Process:
             journal=self._journal,
             budget=None if budget is None else Budget(budget),
         )
+        self.client._context.threads = _AtOnce()
 
     # --- what it does
 

@@ -1,11 +1,13 @@
-"""The shell around aiohttp: every body bounded, every phase cancellable, the environment heeded where it is trusted."""
+"""Every body is bounded, every phase can be cancelled, every failure is ours, and the environment counts if trusted."""
 
 import asyncio
 import gzip
 import socket
+import traceback
 from base64 import b64encode
 from typing import Any
 
+import aiohttp
 import pytest
 
 from flux_klein_async import (
@@ -18,10 +20,10 @@ from flux_klein_async import (
 )
 from flux_klein_async.api.credentials import Redactor
 from flux_klein_async.api.messages import Kind, Request
-from flux_klein_async.emulator import Endless, Pass, Refuse, Reply
+from flux_klein_async.emulator import Cut, Endless, Garbage, Pass, Reply
 from flux_klein_async.emulator.inprocess import join
 from flux_klein_async.options import Environment
-from flux_klein_async.transport.aiohttp import AiohttpTransport, _GuardedBody, _kept_from_environment, _read_bounded
+from flux_klein_async.transport.aiohttp import AiohttpTransport, _authorized_last, _GuardedBody, _read_bounded
 from flux_klein_async.transport.base import BodyGuard
 from tests.fakes import now, outcome, settle, strays
 
@@ -55,33 +57,27 @@ PHASES = {
 }
 
 
+def stand_in(monkeypatch: pytest.MonkeyPatch, methods: dict[str, Any]) -> None:
+    for name, method in methods.items():
+        monkeypatch.setattr(asyncio.get_running_loop(), name, method)
+
+
 @pytest.mark.usefixtures("klein_emulator")  # for its virtual time
 @pytest.mark.parametrize("phase", PHASES)
-async def test_a_call_cancelled_while_connecting_sends_nothing_and_leaves_no_task(phase, monkeypatch):
-    loop = asyncio.get_running_loop()
-    for name, stand_in in PHASES[phase].items():
-        monkeypatch.setattr(loop, name, stand_in)
-    client = FluxKleinClient(TOKEN, base_url="https://api.invalid")
+async def test_a_call_given_up_while_connecting_sends_nothing_and_leaves_no_task(phase, monkeypatch):
+    stand_in(monkeypatch, PHASES[phase])
+    client = FluxKleinClient(TOKEN, base_url="https://api.invalid", timeout=7.5)
     task = asyncio.ensure_future(client.generate("a cat"))
     await asyncio.sleep(1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert now() == 1.0
+    error = await outcome(client.generate("a cat"))
+    assert (isinstance(error, APITimeoutError), error.charged, now()) == (True, "no", 8.5)
     assert await client.aclose() == ()
     await settle()
     assert strays() == []
-
-
-@pytest.mark.usefixtures("klein_emulator")
-@pytest.mark.parametrize("phase", PHASES)
-async def test_a_deadline_while_connecting_is_exact_and_costs_nothing(phase, monkeypatch):
-    loop = asyncio.get_running_loop()
-    for name, stand_in in PHASES[phase].items():
-        monkeypatch.setattr(loop, name, stand_in)
-    async with FluxKleinClient(TOKEN, base_url="https://api.invalid", timeout=7.5) as client:
-        error = await outcome(client.generate("a cat"))
-    assert (isinstance(error, APITimeoutError), error.charged, now()) == (True, "no", 7.5)
 
 
 @pytest.mark.usefixtures("klein_emulator")
@@ -92,9 +88,7 @@ async def test_a_connection_that_takes_too_long_was_never_sent_anything(monkeypa
         asked.append(host)
         return await _local()
 
-    loop = asyncio.get_running_loop()
-    for name, stand_in in (PHASES["connect"] | {"getaddrinfo": look_up}).items():
-        monkeypatch.setattr(loop, name, stand_in)
+    stand_in(monkeypatch, PHASES["connect"] | {"getaddrinfo": look_up})
     async with FluxKleinClient(TOKEN, base_url="https://api.invalid", timeout=None) as client:
         error = await outcome(client.submit("a cat"))
     assert (type(error), error.sent, error.charged) == (APITimeoutError, False, "no")
@@ -120,9 +114,7 @@ TUNNEL = {"getaddrinfo": _local, "sock_connect": lambda *_: _nothing(), "create_
 @pytest.mark.usefixtures("klein_emulator")
 @pytest.mark.parametrize("phase", ["DNS", "CONNECT"])
 async def test_what_aiohttp_waits_for_without_limit_is_given_up_and_was_never_sent_anything(phase, monkeypatch):
-    loop = asyncio.get_running_loop()
-    for name, stand_in in (TUNNEL if phase == "CONNECT" else PHASES[phase]).items():
-        monkeypatch.setattr(loop, name, stand_in)
+    stand_in(monkeypatch, TUNNEL if phase == "CONNECT" else PHASES[phase])
     if phase == "CONNECT":
         monkeypatch.setenv("HTTPS_PROXY", "http://proxy.invalid:3128")
     async with FluxKleinClient(TOKEN, base_url="https://api.invalid", timeout=None) as client:
@@ -144,24 +136,19 @@ async def test_waiting_for_a_free_connection_is_not_silence(klein_emulator, conn
 # --- bounds
 
 
-def request() -> Request:
-    return Request(
-        kind=Kind.READ, method="GET", url="https://emulator.invalid/v1/models/x", headers={}, replayable=True, silence=5
-    )
+def request(kind: Kind = Kind.READ, url: str = "https://emulator.invalid/v1/models/x", **headers: str) -> Request:
+    return Request(kind=kind, method="GET", url=url, headers=headers, replayable=True, silence=5)
 
 
-async def send(emulator: Any, answer: Any, limit: int) -> Any:
-    emulator.script("model", answer)
-    transport = AiohttpTransport(
-        limits=Limits(max_json_bytes=limit), redactor=Redactor(TOKEN), session=emulator.session()
-    )
-    found = await outcome(transport.send(request()))
-    await transport.aclose()
-    return found
+FILE = request(Kind.FILE, "https://emulator.invalid/files/x")
+
+
+def made(session: Any = None, **options: Any) -> AiohttpTransport:
+    return AiohttpTransport(**{"limits": Limits(), "redactor": Redactor(TOKEN), "session": session, **options})
 
 
 class Answer:
-    """An answer whose body comes in these pieces, and whose end only the next reading tells."""
+    """An answer whose body comes in these pieces; only the next read tells its end."""
 
     status = 200
 
@@ -180,19 +167,14 @@ class Answer:
         self.closed = True
 
 
-@pytest.mark.parametrize("pieces", [(4, 1), (5,), (3, 1, 1), (1, 4), (1, 1, 1, 1, 1)])
-async def test_what_exceeds_the_bound_by_its_last_piece_is_refused_and_not_cut(pieces):
-    answer = Answer(*(b"x" * size for size in pieces))
-    with pytest.raises(InvalidResponseError) as caught:
-        await _read_bounded(answer, 4, 1.0)
-    assert (caught.value.status_code, answer.closed) == (200, True)
-
-
-@pytest.mark.parametrize("pieces", [(), (4,), (3, 1), (1, 1, 1, 1)])
-async def test_what_just_fits_is_read_whole_in_whatever_pieces(pieces):
-    answer = Answer(*(b"x" * size for size in pieces))
-    assert await _read_bounded(answer, 4, 1.0) == b"x" * sum(pieces)
-    assert not answer.closed
+@pytest.mark.parametrize("sizes", [(), (4,), (3, 1), (1, 1, 1, 1), (4, 1), (5,), (3, 1, 1), (1, 4), (1, 1, 1, 1, 1)])
+async def test_a_body_is_read_whole_up_to_the_bound_and_refused_beyond_it(sizes):
+    answer = Answer(*(b"x" * size for size in sizes))
+    found = await outcome(_read_bounded(answer, 4, 1.0))
+    if sum(sizes) <= 4:
+        assert (found, answer.closed) == (b"x" * sum(sizes), False)
+    else:
+        assert (type(found), found.status_code, answer.closed) == (InvalidResponseError, 200, True)
 
 
 async def test_the_loop_is_not_held_by_an_answer_that_is_all_there():
@@ -211,48 +193,19 @@ async def test_the_loop_is_not_held_by_an_answer_that_is_all_there():
     assert turns >= 19
 
 
-async def test_a_session_that_trusts_the_environment_sends_what_any_other_sends(klein_emulator, connect):
-    for trust_env in (False, True):
-        await connect(session=klein_emulator.session(trust_env=trust_env)).get_model()
-    first, second = (record.headers for record in klein_emulator.records if record.endpoint == "model")
-    assert {**first} == {**second}
-
-
 BOMB = Reply(200, gzip.compress(b"[" * 50_000_000), {"Content-Encoding": "gzip"})
+
+
+SMALL = Reply(200, gzip.compress(b"hello"), {"Content-Encoding": "gzip"})
 
 
 @pytest.mark.parametrize("answer", [Endless(), Reply(200, b"x" * 100_001), BOMB], ids=["endless", "large", "gzip bomb"])
 async def test_an_answer_beyond_the_bound_is_refused(klein_emulator, answer):
-    found = await send(klein_emulator, answer, 100_000)
-    assert type(found) is InvalidResponseError
-    assert "100000 bytes" in str(found)
-
-
-@pytest.mark.parametrize("size", [0, 1, 99_999, 100_000])
-async def test_an_answer_within_the_bound_is_read_whole(klein_emulator, size):
-    found = await send(klein_emulator, Reply(200, b"x" * size), 100_000)
-    assert len(found.body) == size
-
-
-async def test_a_compressed_answer_is_read(klein_emulator):
-    found = await send(klein_emulator, Reply(200, gzip.compress(b"hello"), {"Content-Encoding": "gzip"}), 1000)
-    assert found.body == b"hello"
-
-
-async def test_a_refused_connection_is_mapped(klein_emulator):
-    klein_emulator.script("connect", Refuse())
-    found = await send(klein_emulator, None, 1000)
-    assert (type(found), found.sent) == (APIConnectionError, False)
-
-
-async def test_files_need_an_open_session(klein_emulator):
-    session = klein_emulator.session()
-    transport = AiohttpTransport(limits=Limits(), redactor=Redactor(TOKEN), session=session)
-    await session.close()
-    file = Request(kind=Kind.FILE, method="GET", url="https://x.invalid", headers={}, replayable=True, silence=5)
-    with pytest.raises(ConfigurationError):
-        async with transport.stream(file):
-            pass
+    klein_emulator.script("model", answer, *(Reply(200, b"x" * size) for size in (0, 1, 99_999, 100_000)), SMALL)
+    transport = made(klein_emulator.session(), limits=Limits(max_json_bytes=100_000))
+    found = await outcome(transport.send(request()))
+    assert (type(found), "100000 bytes" in str(found)) == (InvalidResponseError, True)
+    assert [len((await transport.send(request())).body) for _ in range(5)] == [0, 1, 99_999, 100_000, 5]
 
 
 @pytest.mark.parametrize(
@@ -262,40 +215,27 @@ async def test_as_many_calls_go_at_once_as_the_smallest_limit_allows(
     klein_emulator, most, limit, limit_per_host, connections
 ):
     session = klein_emulator.session(connector=klein_emulator.connector(limit=limit, limit_per_host=limit_per_host))
-    borrowed = AiohttpTransport(limits=Limits(max_connections=most), redactor=Redactor(TOKEN), session=session)
-    own = AiohttpTransport(limits=Limits(max_connections=most), redactor=Redactor(TOKEN))
-    assert (borrowed.connections, own.connections) == (connections, most)
+    limits = Limits(max_connections=most)
+    assert (made(session, limits=limits).connections, made(limits=limits).connections) == (connections, most)
 
 
-async def test_a_session_that_does_not_trust_the_environment_decides_for_the_files_too(klein_emulator):
-    environment = Environment(proxy="gopher://user:secret@proxy.invalid")
-    transport = AiohttpTransport(
-        limits=Limits(), redactor=Redactor(TOKEN), session=klein_emulator.session(), environment=environment
-    )
-    klein_emulator.script("file", Reply(200, b"all"))
-    file = Request(
-        kind=Kind.FILE, method="GET", url="https://emulator.invalid/files/x", headers={}, replayable=True, silence=5
-    )
-    async with transport.stream(file) as (head, _):
-        assert head.status == 200
-    await transport.aclose()
+# --- failures
 
 
-async def test_what_was_borrowed_stays_open_at_the_end_and_in_a_finalizer(klein_emulator):
+async def streamed(transport: AiohttpTransport, asked: Request = FILE, read: Any = len) -> None:
+    try:
+        async with transport.stream(asked) as (_, pieces):
+            async for piece in pieces:
+                read(piece)
+    finally:
+        await transport.aclose()
+
+
+async def test_files_need_an_open_session(klein_emulator):
     session = klein_emulator.session()
-    file = Request(
-        kind=Kind.FILE, method="GET", url="https://emulator.invalid/files/x", headers={}, replayable=True, silence=5
-    )
-    for end in ("aclose", "abandon"):
-        transport = AiohttpTransport(limits=Limits(), redactor=Redactor(TOKEN), session=session)
-        klein_emulator.script("file", Reply(200, b"all"))
-        async with transport.stream(file):
-            pass
-        ended = getattr(transport, end)()
-        if ended is not None:
-            await ended
-        assert (session.closed, session.connector.closed) == (False, False)
-        assert transport._files.closed
+    transport = made(session)
+    await session.close()
+    assert type(await outcome(streamed(transport))) is ConfigurationError
 
 
 @pytest.mark.parametrize(
@@ -314,18 +254,63 @@ async def test_whatever_the_library_raises_is_an_error_of_ours(klein_emulator, t
     async def stumble(*_: Any) -> Any:
         raise trouble
 
-    session = klein_emulator.session(middlewares=(stumble,))
-    transport = AiohttpTransport(limits=Limits(), redactor=Redactor(TOKEN), session=session)
-
-    async def call() -> None:
-        if way == "send":
-            await transport.send(request())
-        else:
-            async with transport.stream(request()):
-                pass
-
-    error = await outcome(call())
+    transport = made(klein_emulator.session(middlewares=(stumble,)))
+    error = await outcome(transport.send(request()) if way == "send" else streamed(transport, request()))
     assert (type(error), str(trouble) in str(error), error.__context__) == (kind, True, None)
+
+
+async def test_a_stream_that_breaks_is_an_error_of_ours(klein_emulator):
+    klein_emulator.script("file", Reply(200, b"x" * 100, cut=Cut(50)))
+    error = await outcome(streamed(made(klein_emulator.session())))
+    assert (type(error), error.__context__) == (APIConnectionError, None)
+
+
+@pytest.mark.parametrize("trouble", [ValueError(), OSError(), RuntimeError(), TypeError(), TimeoutError()], ids=repr)
+async def test_what_the_reader_of_a_stream_raises_passes_unchanged(klein_emulator, trouble):
+    def fail(_: bytes) -> None:
+        raise trouble
+
+    klein_emulator.script("file", Reply(200, b"all"))
+    assert await outcome(streamed(made(klein_emulator.session()), read=fail)) is trouble
+
+
+@pytest.mark.parametrize("answer", [Garbage(), Reply(200, b"x" * 1001)], ids=["no HTTP", "too large"])
+async def test_no_frame_of_an_error_holds_the_token(klein_emulator, answer):
+    klein_emulator.script("model", answer)
+    transport = made(klein_emulator.session(), limits=Limits(max_json_bytes=1000))
+    error = await outcome(transport.send(request(Authorization=TOKEN)))
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    held = [value for frame in frames for value in frame.f_locals.values()]
+    assert not any(isinstance(value, aiohttp.ClientResponse | aiohttp.ClientError) for value in held)
+    assert (TOKEN in repr(held), type(error)) == (False, InvalidResponseError)
+
+
+# --- sessions, own and borrowed
+
+
+async def test_a_session_that_trusts_the_environment_sends_what_any_other_sends(klein_emulator, connect):
+    for trust_env in (False, True):
+        await connect(session=klein_emulator.session(trust_env=trust_env)).get_model()
+    first, second = (record.headers for record in klein_emulator.records if record.endpoint == "model")
+    assert {**first} == {**second}
+
+
+async def test_a_session_that_does_not_trust_the_environment_decides_for_the_files_too(klein_emulator):
+    transport = made(klein_emulator.session(), environment=Environment(proxy="gopher://user:secret@proxy.invalid"))
+    klein_emulator.script("file", Reply(200, b"all"))
+    await streamed(transport)
+
+
+@pytest.mark.parametrize("end", ["aclose", "abandon"])
+async def test_a_borrowed_session_stays_open_at_the_end_and_in_a_finalizer(klein_emulator, end):
+    session = klein_emulator.session()
+    transport = made(session)
+    klein_emulator.script("file", Reply(200, b"all"))
+    async with transport.stream(FILE):
+        pass
+    if (ended := getattr(transport, end)()) is not None:
+        await ended
+    assert (session.closed, session.connector.closed, transport._files.closed) == (False, False, True)
 
 
 async def test_a_body_is_guarded_whichever_way_it_is_asked_to_write_itself():
@@ -344,26 +329,24 @@ async def test_a_body_is_guarded_whichever_way_it_is_asked_to_write_itself():
         async def drain(self) -> None:
             """At once."""
 
+    class Closed(Stream):
+        transport = None
+
     guard = BodyGuard()
     body = _GuardedBody(b"paid", guard)
+    assert isinstance(await outcome(body.write(Closed())), ConnectionResetError)
     await body.write(Stream())
     for way in (body.write, lambda stream: body.write_with_length(stream, 4)):
         assert isinstance(await outcome(way(Stream())), ConnectionAbortedError)
     assert (written, guard.written) == ([b"paid"], True)
 
 
-async def test_what_the_environment_names_wrongly_is_no_affair_of_a_session_that_reads_it_itself(klein_emulator):
+async def test_a_borrowed_session_reads_the_environment_itself(klein_emulator):
     environment = Environment(proxy="gopher://p.example", ca_file="/nowhere", ca_dir="/nowhere")
-    session = klein_emulator.session(trust_env=True)
-    wanted = {
-        "limits": Limits(),
-        "redactor": Redactor(TOKEN),
-        "environment": environment,
-        "origin": "https://a.example",
-    }
-    assert AiohttpTransport(session=session, **wanted).connections
+    options = {"environment": environment, "origin": "https://a.example"}
+    assert made(klein_emulator.session(trust_env=True), **options).connections
     with pytest.raises(ConfigurationError):
-        AiohttpTransport(**wanted)
+        made(**options)
 
 
 def basic(user_and_password: str) -> str:
@@ -388,8 +371,7 @@ def basic(user_and_password: str) -> str:
     ],
 )
 def test_what_a_proxy_echoes_is_kept_without_its_secrets(credentials, echo, shown):
-    environment = Environment(proxy=f"http://{credentials}@p.example")
-    transport = AiohttpTransport(limits=Limits(), redactor=Redactor(TOKEN), environment=environment)
+    transport = made(environment=Environment(proxy=f"http://{credentials}@p.example"))
     error = transport._mapped(OSError(f"said {echo} and {TOKEN} aloud"), None)
     assert error.cause == f"OSError: said {shown} and [token] aloud"
 
@@ -407,30 +389,26 @@ def test_what_a_proxy_echoes_is_kept_without_its_secrets(credentials, echo, show
 async def test_no_proxy_is_told_the_token_in_clear(klein_emulator, monkeypatch, url, environment, refused):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    asked = Request(kind=Kind.READ, method="GET", url=url, headers=headers, replayable=True, silence=5)
+    asked = request(url=url, Authorization=f"Bearer {TOKEN}")
     session = klein_emulator.session(trust_env=True)
     if refused:
         with pytest.raises(ConfigurationError, match=r"NO_PROXY name api\.example"):
-            _kept_from_environment(asked, session)
+            _authorized_last(asked, session)
     else:
-        assert "Authorization" not in _kept_from_environment(asked, session)["headers"]
+        assert "Authorization" not in _authorized_last(asked, session)["headers"]
 
 
-async def test_a_finalizer_after_the_end_finds_nothing_to_let_go():
-    transport = AiohttpTransport(limits=Limits(), redactor=Redactor(TOKEN))
+async def test_a_finalizer_finds_nothing_to_drop_before_the_first_call_and_after_the_end():
+    transport = made()
+    transport.abandon()
     sessions = [transport._session(kind) for kind in (Kind.READ, Kind.FILE)]
     await transport.aclose()
     transport.abandon()
     assert all(session.closed for session in sessions)
 
 
-def test_abandoning_what_was_never_opened_does_nothing():
-    AiohttpTransport(limits=Limits(), redactor=Redactor(TOKEN)).abandon()
-
-
-async def test_our_own_connections_are_made_for_a_process_that_lives_for_months():
-    transport = AiohttpTransport(limits=Limits(max_connections=7), redactor=Redactor(TOKEN))
+async def test_our_own_connections_are_made_for_a_long_lived_process():
+    transport = made(limits=Limits(max_connections=7))
     connector = transport._session(Kind.READ).connector
     assert connector.limit == 7
     assert connector._keepalive_timeout < 5  # before uvicorn and Node close theirs

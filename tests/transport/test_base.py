@@ -1,4 +1,4 @@
-"""A body is begun or dropped, never both: whoever comes first decides. It is begun once."""
+"""A body is begun or dropped, never both: the first call decides. It is begun once."""
 
 import itertools
 
@@ -25,7 +25,7 @@ from flux_klein_async.transport.base import BodyGuard
         (["drop", "begin", "drop", "begin"], [True, False, True, False], False),
     ],
 )
-def test_who_comes_first_decides(steps: list[str], answers: list[bool | None], written: bool) -> None:
+def test_the_first_call_decides(steps: list[str], answers: list[bool | None], written: bool) -> None:
     guard = BodyGuard()
     assert ([getattr(guard, step)() for step in steps], guard.written) == (answers, written)
 
@@ -36,9 +36,3 @@ def test_no_body_is_both_begun_and_dropped(steps: tuple[str, ...]) -> None:
     allowed = [step for step in steps if getattr(guard, step)()]
     assert set(allowed) == {steps[0]}
     assert allowed.count("begin") <= 1
-
-
-def test_guards_do_not_share_their_state() -> None:
-    first, second = BodyGuard(), BodyGuard()
-    first.wrote()
-    assert (first.written, second.written) == (True, False)
