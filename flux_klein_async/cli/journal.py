@@ -1,4 +1,4 @@
-"""`flux-klein journal`: what a journal knows of what was paid for. Asks no service, needs no token."""
+"""`flux-klein journal`: reads or prunes a journal. Calls no service, needs no token."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from flux_klein_async.batch.manifest import Record, json_line
+from flux_klein_async.batch.manifest import Record, file_facts, json_line
 from flux_klein_async.cli.exits import ExitCode
 from flux_klein_async.cli.output import Screen, shortened, shown
 from flux_klein_async.errors import InvalidInputError
@@ -35,10 +35,7 @@ JournalPath = Annotated[
 States = Annotated[
     list[EntryState] | None,
     typer.Option(
-        "--state",
-        help=f"Only those in this state; may be given several times. One of {', '.join(EntryState)}.",
-        metavar="STATE",
-        show_default=False,
+        "--state", help=f"Only those in this state; repeatable. One of {', '.join(EntryState)}.", metavar="STATE"
     ),
 ]
 Since = Annotated[
@@ -70,7 +67,7 @@ def _root(context: typer.Context) -> None:
 
 
 @app.command("list")
-def list_orders(
+def list_requests(
     journal: JournalPath,
     *,
     state: States = None,
@@ -185,7 +182,7 @@ def _record(request: JournaledRequest) -> Record:
         "model": request.model,
         "request_id": request.request_id,
         "state": request.state.value,
-        "files": [{"path": str(file.path), "sha256": file.sha256, "size": file.size} for file in request.files],
+        "files": [file_facts(file) for file in request.files],
         "cost_usd": request.cost_usd,
         "reserved_usd": request.reserved_usd,
         "error": request.error,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flux_klein_async.__main__ import main
+from flux_klein_async.cli.batch import _line_ends
 from flux_klein_async.emulator import Emulator, Reply, error_reply
 
 from .helpers import Command
@@ -185,7 +186,7 @@ def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(served: Emulator, f
     ran = flux_klein(*ARGUMENTS, "--dry-run")
     assert ran.code == 0
     assert ran.out.splitlines()[:2] == ["8 to submit", "Cost: $0.08 (8 x $0.01)"]
-    assert ran.out.splitlines()[2].startswith("Time: about 0.1 s with 64 at once")
+    assert ran.out.splitlines()[2].startswith("Time: about 0.1 s with 64 at a time")
     assert (served.accepted, Path("out").exists()) == (0, False)
 
 
@@ -247,17 +248,21 @@ def test_lines_come_from_standard_input(served: Emulator, flux_klein: Command) -
     assert (ran.code, served.accepted) == (0, 3)
 
 
+def test_the_lines_of_a_pipe_are_not_counted_ahead(tmp_path: Path) -> None:
+    (tmp_path / "three.txt").write_text("a\nb\nc\n")
+    assert (_line_ends(str(tmp_path / "three.txt")), _line_ends("-")) == (3, None)
+
+
 def test_an_empty_file_is_done_at_once(served: Emulator, flux_klein: Command) -> None:
     ran = flux_klein("batch", "-", stdin=b"")
     assert (ran.code, ran.out) == (0, "")
     assert "0 of 0 done" in ran.err
 
 
-def test_one_run_without_a_token_on_the_emulator(flux_klein: Command) -> None:
+def test_a_run_on_the_emulator_is_resumed_too(flux_klein: Command) -> None:
     prompts(3)
     ran = flux_klein("batch", "prompts.jsonl", "--emulator")
     assert (ran.code, len(pictures())) == (0, 3)
-    assert "nothing is charged" in ran.err
     assert "spent" not in ran.err
     again = flux_klein("batch", "prompts.jsonl", "--emulator")
     assert "3 of 3 done in out, 3 done before" in again.err

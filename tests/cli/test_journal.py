@@ -146,6 +146,11 @@ def test_an_export_ends_with_its_reader(flux_klein: Command, journal: str, monke
     assert (flux_klein("journal", "export", "--journal", journal).code, len(lines)) == (141, 1)
 
 
+def test_a_sound_file_is_found_sound(flux_klein: Command, journal: str) -> None:
+    ran = flux_klein("journal", "check", "--journal", journal)
+    assert (ran.code, ran.out, ran.err) == (0, "", f"{journal} is sound.\n")
+
+
 def test_what_ended_long_ago_is_forgotten(flux_klein: Command, journal: str) -> None:
     assert flux_klein("journal", "prune", "--journal", journal, "--older-than", "100000").out == "Forgot 0 requests\n"
     assert flux_klein("journal", "prune", "--journal", journal, "--dry-run").out == "Would forget 2 requests\n"

@@ -4,20 +4,21 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from flux_klein_async import FluxKleinClient
 from flux_klein_async.batch.manifest import Manifest, read_manifest
-from flux_klein_async.batch.rows import BadRow, Row
-from flux_klein_async.cli.exits import ExitCode
+from flux_klein_async.batch.rows import Row
+from flux_klein_async.cli.exits import ExitCode, Stop
 from flux_klein_async.cli.output import Screen
-from flux_klein_async.cli.run import RunOptions, Totals, run_rows
-from flux_klein_async.cli.stopping import Stop
+from flux_klein_async.cli.run import Run, Totals, _positive, writable
 from flux_klein_async.emulator import Emulator, Generation, Pass, Reply, error_reply
 from flux_klein_async.emulator.scripts import Answer
 from flux_klein_async.errors import (
@@ -116,11 +117,15 @@ def test_a_defect_is_not_swallowed(served: Emulator, flux_klein: Command, monkey
 # --- a whole run, in virtual time
 
 
-def rows(count: int) -> list[Row | BadRow]:
-    return [Row(n + 1, None, {"prompt": f"picture {n}", "width": 64, "height": 64}, n) for n in range(count)]
+def rows(count: int) -> list[Row]:
+    return [Row(n + 1, {"prompt": f"picture {n}", "width": 64, "height": 64}, number=n) for n in range(count)]
 
 
-async def given(found: Iterable[Row | BadRow]) -> AsyncIterator[Row | BadRow]:
+def bad(line: int) -> Row:
+    return Row(line, {}, problem="blank")
+
+
+async def given(found: Iterable[Row]) -> AsyncIterator[Row]:
     for row in found:
         yield row
 
@@ -133,15 +138,22 @@ class Bench:
         self.manifest = Manifest(folder / "manifest.jsonl")
         self.stop = Stop(asyncio.current_task())  # type: ignore[arg-type]
         self.totals = totals
-        self.job = RunOptions(
-            model="a/b", concurrency=4, timeout=None, directory=None, as_json=as_json,
-            quiet=False, emulator=False, base_url=None,
-        )  # type: ignore[arg-type]  # fmt: skip
+        self.as_json = as_json
 
-    async def run(self, found: Iterable[Row | BadRow], **options: Any) -> ExitCode:
-        options.setdefault("manifest", self.manifest)
+    async def run(self, found: list[Row] | AsyncIterator[Row], **options: Any) -> ExitCode:
+        run = Run(
+            client=self.client,
+            totals=self.totals,
+            screen=options.pop("screen", Screen()),
+            stop=self.stop,
+            concurrency=4,
+            directory=None,
+            as_json=self.as_json,
+            charged=True,
+            **{"manifest": self.manifest, **options},
+        )
         with self.manifest:
-            return await run_rows(given(found), self.client, self.job, self.totals, Screen(), self.stop, **options)
+            return await run.generate(given(found) if isinstance(found, list) else found)
 
 
 @pytest.fixture
@@ -166,11 +178,11 @@ async def test_every_row_ends_in_a_line_and_in_the_manifest(bench, capsys, tmp_p
 
 async def test_json_lines_and_the_manifest_have_one_schema(bench, capsys, tmp_path):
     it = bench(as_json=True)
-    await it.run([*rows(1), BadRow(2, "blank"), rows(3)[2]])
+    await it.run([*rows(1), bad(2), rows(3)[2]])
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert printed == list(read_manifest(tmp_path / "manifest.jsonl"))
     assert [record["index"] for record in printed] == [0, 2]
-    assert it.totals.bad == 1
+    assert it.totals.ends["bad"] == 1
 
 
 class Slow(Manifest):
@@ -246,7 +258,7 @@ class OthersJournal:
 async def test_rows_that_another_run_has_claimed_are_counted_and_not_reported_one_by_one(bench, klein_emulator, capsys):
     it = bench(journal=OthersJournal())
     assert await it.run(rows(3)) == ExitCode.TRY_LATER
-    assert (it.totals.claimed, klein_emulator.accepted) == (3, 0)
+    assert (it.totals.ends["claimed by another run"], klein_emulator.accepted) == (3, 0)
     err = capsys.readouterr().err
     assert "Line" not in err
     assert "3 claimed by another run" in err
@@ -255,7 +267,7 @@ async def test_rows_that_another_run_has_claimed_are_counted_and_not_reported_on
 
 async def test_the_worst_row_decides(bench, klein_emulator):
     klein_emulator.script("submit", error_reply(422, 422001, "no cats"), error_reply(503, retry_after=1), None)
-    assert await bench().run([*rows(3), BadRow(9, "blank")]) == ExitCode.BAD_INPUT
+    assert await bench().run([*rows(3), bad(9)]) == ExitCode.BAD_INPUT
 
 
 async def test_told_to_stop_it_waits_for_running_generations_for_thirty_seconds(bench, klein_emulator, capsys):
@@ -320,6 +332,29 @@ async def test_a_stop_before_the_first_submit_submits_nothing(bench, klein_emula
     assert klein_emulator.accepted == 0
 
 
+async def test_results_that_cannot_be_printed_are_named_with_the_command_that_fetches_them(bench, capsys, monkeypatch):
+    def full(_: str) -> int:
+        raise OSError(28, "No space left on device")
+
+    it = bench()
+    monkeypatch.setattr(sys.stdout, "write", full)
+    screen = Screen(on_reader_gone=lambda: it.stop.because(ExitCode.READER_GONE))
+    assert await it.run(rows(1), manifest=None, screen=screen, resume="flux-klein result {}".format) == 141
+    monkeypatch.undo()
+    err = capsys.readouterr().err
+    assert "Not printed: flux-klein result " in err
+    assert "Waiting" not in err
+
+
+async def test_an_error_of_the_rows_themselves_passes(bench):
+    async def broken() -> AsyncIterator[Row]:
+        yield rows(1)[0]
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        await bench().run(broken())
+
+
 # --- the totals
 
 
@@ -347,18 +382,35 @@ def test_the_totals_follow_the_events() -> None:
 def test_every_end_is_counted_once() -> None:
     completed = {"request_id": "r", "state": RequestState.COMPLETED, "output": GenerationOutput(), "cost_usd": 0.5}
     result = GenerationResult(**completed)
-    names = ("done", "from_journal", "failed", "uncertain", "claimed", "cancelled", "bad", "cost_usd")
-    for facts, counted in (
-        ({"result": result}, {"done": 1, "cost_usd": 0.5}),
-        ({"result": result, "from_journal": True}, {"done": 1, "from_journal": 1}),  # an earlier run paid for it
-        ({"result": result.model_copy(update={"cost_usd": None})}, {"done": 1}),
-        ({"error": SubmissionUncertainError()}, {"uncertain": 1}),
-        ({"error": ItemClaimedError()}, {"claimed": 1}),
-        ({"error": GenerationCancelledError()}, {"cancelled": 1}),
-        ({"error": GenerationFailedError()}, {"failed": 1}),
-        ({"error": NotFoundError()}, {"failed": 1}),
+    for facts, end, cost in (
+        ({"result": result}, "done", 0.5),
+        ({"result": result, "from_journal": True}, "done before", 0.0),  # an earlier run paid for it
+        ({"result": result.model_copy(update={"cost_usd": None})}, "done", 0.0),
+        ({"error": SubmissionUncertainError()}, "uncertain", 0.0),
+        ({"error": ItemClaimedError()}, "claimed by another run", 0.0),
+        ({"error": GenerationCancelledError()}, "cancelled", 0.0),
+        ({"error": GenerationFailedError()}, "failed", 0.0),
+        ({"error": NotFoundError()}, "failed", 0.0),
     ):
         totals = Totals()
         totals.end(Outcome(index=0, item="x", **facts))
-        assert {name: getattr(totals, name) for name in names if getattr(totals, name)} == counted
-        assert totals.ended == 1
+        assert (totals.ends, totals.cost_usd, totals.done) == ({end: 1}, cost, "result" in facts)
+
+
+# --- options are checked before anything is paid for
+
+
+def test_seconds_are_positive() -> None:
+    assert [_positive(seconds) for seconds in (0.001, 1.0, float("inf"))] == [0.001, 1.0, float("inf")]
+    for seconds in (0.0, -1.0, float("nan")):
+        with pytest.raises(typer.BadParameter):
+            _positive(seconds)
+
+
+def test_a_directory_that_can_be_made_is_writable_and_not_made_yet(tmp_path: Path) -> None:
+    assert writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "x", tmp_path / ("x" * 300), Path(*["x" * 200] * 100)):
+        with pytest.raises(typer.BadParameter, match="nothing can be written"):
+            writable(path)
