@@ -66,7 +66,7 @@ BaseUrl = Annotated[
 
 
 class Address(NamedTuple):
-    """Where a service is, and the file that stores its durations; without base URL or token the environment names it."""
+    """Where a service is, and the file that stores its durations; None for URL or token: from the environment."""
 
     base_url: str | None
     token: str | None

@@ -80,7 +80,7 @@ class Finding:
     code: ExitCode = ExitCode.OK
 
 
-class _Unusual(Exception):  # noqa: N818  # no error: it is a finding
+class _Unusual(Exception):  # noqa: N818  # not an error but a finding
     """The finding of a check that is not "ok"."""
 
     def __init__(self, level: Level, line: str) -> None:

@@ -7,8 +7,8 @@ own way. The second signal ends the process at once.
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from enum import IntEnum
 from typing import Any
 
@@ -110,20 +110,6 @@ class Stop:
         if already is None:
             self._end()
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle signals inside the block, where the platform's loop can."""
-        loop = asyncio.get_running_loop()
-        with suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
-            for number in _SIGNALS:
-                loop.add_signal_handler(number, self.signalled, number)
-        try:
-            yield
-        finally:
-            with suppress(NotImplementedError, RuntimeError, ValueError):
-                for number in _SIGNALS:
-                    loop.remove_signal_handler(number)
-
 
 def run(body: Callable[[Screen, Stop], Awaitable[ExitCode]], *, quiet: bool = False) -> ExitCode:
     """Run a command; its exit code, or that of what stopped it."""
@@ -134,12 +120,14 @@ def run(body: Callable[[Screen, Stop], Awaitable[ExitCode]], *, quiet: bool = Fa
         stop = Stop(task)
         screen = Screen(quiet=quiet, on_reader_gone=lambda: stop.because(ExitCode.READER_GONE))
         stop.before_leaving = screen.restore
-        with stop.listening():
-            try:
-                return await body(screen, stop)
-            except asyncio.CancelledError:
-                if stop.code is None:
-                    raise
-                return stop.code
+        with suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
+            for number in _SIGNALS:  # until the loop is closed
+                asyncio.get_running_loop().add_signal_handler(number, stop.signalled, number)
+        try:
+            return await body(screen, stop)
+        except asyncio.CancelledError:
+            if stop.code is None:
+                raise
+            return stop.code
 
     return asyncio.run(supervised())

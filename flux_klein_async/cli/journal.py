@@ -18,13 +18,13 @@ from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.journal.budget import dollars
 from flux_klein_async.journal.reader import JournaledRequest, JournalReader
-from flux_klein_async.journal.reader import prune as forget
+from flux_klein_async.journal.reader import prune as delete
 
 __all__ = ["app"]
 
 _DAY = 24 * 60 * 60.0
 _LISTED = 20
-_WIDTH = 120  # columns, where stdout is no terminal
+_WIDTH = 120  # columns, where stdout is not a terminal
 _PROMPT, _LEAST = 200, 10  # characters of a prompt in a table, at most and at least
 
 app = typer.Typer(rich_markup_mode=None)
@@ -52,9 +52,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for 
 
 @app.callback(invoke_without_command=True)
 def _root(context: typer.Context) -> None:
-    """Read or prune a journal.
+    """Read or prune the journal of a batch.
 
-    `batch` writes one: DIR/journal.sqlite, or where its --journal says.
+    `batch` writes it to DIR/journal.sqlite unless you pass --journal.
 
     \b
     Examples:
@@ -72,17 +72,15 @@ def list_requests(
     *,
     state: States = None,
     since: Since = None,
-    limit: Annotated[int, typer.Option(min=1, help="So many at most.", metavar="N")] = _LISTED,
+    limit: Annotated[int, typer.Option(min=1, help="The most to list.", metavar="N")] = _LISTED,
     as_json: AsJson = False,
 ) -> None:
-    """List what was submitted, the newest first.
-
-    A last line on standard error sums up.
+    """List requests, the newest first.
 
     \b
     Examples:
       flux-klein journal list --journal run.sqlite
-      flux-klein journal list --journal run.sqlite --state uncertain --state failed --json
+      flux-klein journal list --journal run.sqlite --state uncertain --state failed
       flux-klein journal list --journal run.sqlite --since 2026-03-01 --limit 100
     """  # noqa: D301  # \b: what follows is not to be wrapped
     screen = Screen()
@@ -99,7 +97,7 @@ def show(
     journal: JournalPath,
     as_json: AsJson = False,
 ) -> None:
-    """Show all that is known of one request.
+    """Show one request in full.
 
     \b
     Example:
@@ -119,8 +117,6 @@ def show(
 def check(journal: JournalPath) -> None:
     """Check the whole file for damage.
 
-    It takes seconds for each million requests.
-
     \b
     Example:
       flux-klein journal check --journal run.sqlite
@@ -132,9 +128,7 @@ def check(journal: JournalPath) -> None:
 
 @app.command()
 def export(journal: JournalPath, *, state: States = None, since: Since = None) -> None:
-    """Print all that is known of every request, the oldest first.
-
-    Each is a JSON object on a line of its own.
+    """Print every request as a JSON object a line, the oldest first.
 
     \b
     Example:
@@ -155,19 +149,20 @@ def prune(
     older_than: Annotated[
         float, typer.Option(min=0, help="Days since the end; after 7 the service deletes results.", metavar="DAYS")
     ] = 7.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many there are.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how many there are; delete nothing.")] = False,
 ) -> None:
-    """Forget what ended long ago. What is under way or uncertain stays, and what was spent stays counted.
+    """Delete requests that ended long ago.
 
-    A batch that is run again afterwards submits, and pays, what was forgotten anew.
+    Requests under way and uncertain ones stay, and the sum of what was spent stays. The next run of a batch submits
+    and pays for deleted items again.
 
     \b
     Examples:
       flux-klein journal prune --journal run.sqlite --dry-run
       flux-klein journal prune --journal run.sqlite --older-than 30
     """  # noqa: D301  # \b: what follows is not to be wrapped
-    count = forget(journal, time.time() - older_than * _DAY, clock=time.time, dry_run=dry_run)
-    Screen().out(f"{'Would forget' if dry_run else 'Forgot'} {count} request{'' if count == 1 else 's'}")
+    count = delete(journal, time.time() - older_than * _DAY, clock=time.time, dry_run=dry_run)
+    Screen().out(f"{'Would delete' if dry_run else 'Deleted'} {count} request{'' if count == 1 else 's'}")
 
 
 def _instant(when: datetime | None) -> float | None:
@@ -193,7 +188,7 @@ def _record(request: JournaledRequest) -> Record:
 
 
 def _lines(request: JournaledRequest) -> Iterator[str]:
-    """Each fact that is known on a line of its own; text of others is made harmless wherever it goes."""
+    """A line for each known fact, escaped even for a file."""
     facts = {
         "request": request.request_id,
         "state": request.state.value,
@@ -214,7 +209,7 @@ def _lines(request: JournaledRequest) -> Iterator[str]:
 
 
 def _table(requests: list[JournaledRequest]) -> Iterator[str]:
-    """Columns as wide as they need to be; the prompt takes what room is left of the line."""
+    """Columns as wide as their content; the prompt takes the rest of the line."""
     from rich.cells import cell_len, set_cell_size  # noqa: PLC0415  # takes its time
 
     rows = [("submitted", "state", "cost", "request", "prompt")] if requests else []

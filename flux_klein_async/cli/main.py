@@ -83,10 +83,8 @@ def run(argv: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001  # users get a sentence, not a traceback
         if hasattr(error, "format_message"):  # click's, which typer bundles or imports, by release
             context = getattr(error, "ctx", None)
-            usage = (
-                [] if context is None else [*context.get_usage().splitlines(), f"Try: {context.command_path} --help"]
-            )
-            for line in [*usage, f"Error: {error.format_message()}"]:
+            usage = "" if context is None else f"{context.get_usage()}\nTry: {context.command_path} --help\n"
+            for line in f"{usage}Error: {error.format_message()}".splitlines():
                 screen.note(line)
             return ExitCode.USAGE
         if debug:

@@ -152,9 +152,9 @@ def test_a_sound_file_is_found_sound(flux_klein: Command, journal: str) -> None:
 
 
 def test_what_ended_long_ago_is_forgotten(flux_klein: Command, journal: str) -> None:
-    assert flux_klein("journal", "prune", "--journal", journal, "--older-than", "100000").out == "Forgot 0 requests\n"
-    assert flux_klein("journal", "prune", "--journal", journal, "--dry-run").out == "Would forget 2 requests\n"
-    assert flux_klein("journal", "prune", "--journal", journal, "--older-than", "0").out == "Forgot 2 requests\n"
+    assert flux_klein("journal", "prune", "--journal", journal, "--older-than", "100000").out == "Deleted 0 requests\n"
+    assert flux_klein("journal", "prune", "--journal", journal, "--dry-run").out == "Would delete 2 requests\n"
+    assert flux_klein("journal", "prune", "--journal", journal, "--older-than", "0").out == "Deleted 2 requests\n"
     ran = flux_klein("journal", "list", "--journal", journal, "--json")
     assert [record["state"] for record in ran.records] == ["uncertain", "submitted"]
     assert "$0.03 spent, $0.04 set aside" in ran.err
