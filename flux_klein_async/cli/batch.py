@@ -2,9 +2,7 @@
 
 import asyncio
 import io
-import os
 import sys
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, aclosing
@@ -14,7 +12,6 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from flux_klein_async.api.credentials import find_token
 from flux_klein_async.batch.estimate import Estimate
 from flux_klein_async.batch.manifest import Manifest, json_line
 from flux_klein_async.batch.rows import FileFormat, Row, read_ahead, read_rows
@@ -28,7 +25,7 @@ from flux_klein_async.journal.budget import Budget, dollars, generation_price
 from flux_klein_async.journal.sqlite import Account, SqliteJournal
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from flux_klein_async.operations.submit import prepare
-from flux_klein_async.options import Limits, from_environ
+from flux_klein_async.options import Limits
 from flux_klein_async.polling.adaptive import AdaptivePolling
 
 __all__ = ["batch"]
@@ -115,14 +112,12 @@ def batch(
             if bad := [row for row in first if row.problem]:
                 return _refused(bad, screen)
             service = await stack.enter_async_context(connect.connected(screen, base_url, emulator=emulator))
-            # First: without a token no journal is made.
-            token = find_token(service.token, from_environ(os.environ), wall_clock=time.time)
             account = None
             store = SqliteJournal(path, retry_failed=retry_failed, resubmit_uncertain=resubmit_uncertain)
             if path.exists() or not dry_run:  # a dry run makes none
                 if not dry_run:
                     folder.mkdir(parents=True, exist_ok=True)
-                account = (await stack.enter_async_context(store)).for_account(token)
+                account = (await stack.enter_async_context(store)).for_account(service.token)
                 if not emulator:
                     await _check_token(account, path, new_token=new_token)
             totals, polling = run.Totals(), AdaptivePolling(store=service.store)

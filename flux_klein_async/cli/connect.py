@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,17 +11,18 @@ from typing import Annotated, Any, Final, NamedTuple
 import typer
 from yarl import URL
 
+from flux_klein_async.api.credentials import find_token
 from flux_klein_async.api.urls import ApiUrls, host_of, is_loopback
 from flux_klein_async.batch.manifest import Record, error_facts, json_line
 from flux_klein_async.cli.exits import ExitCode, Stop, exit_code, run
 from flux_klein_async.cli.output import Screen
 from flux_klein_async.client import FluxKleinClient
-from flux_klein_async.errors import FluxKleinError
+from flux_klein_async.errors import ConfigurationError, FluxKleinError
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
-from flux_klein_async.options import from_environ
+from flux_klein_async.options import TOKEN_VARIABLES, Environment, from_environ
 from flux_klein_async.polling.adaptive import AdaptivePolling
 
-__all__ = ["EMULATED_TOKEN", "STORE_VARIABLE", "MissingExtraError", "answer", "connected", "emulated", "store_path"]
+__all__ = ["EMULATED_TOKEN", "MissingExtraError", "answer", "connected", "emulated", "store_path", "token_of"]
 
 STORE_VARIABLE = "FLUX_KLEIN_STORE"
 EMULATED_TOKEN: Final = "emulator-token"  # noqa: S105  # not a secret
@@ -66,10 +68,10 @@ BaseUrl = Annotated[
 
 
 class Address(NamedTuple):
-    """Where a service is, and the file that stores its durations; None for URL or token: from the environment."""
+    """Where a service is, by default where the environment says, and the file that stores its durations."""
 
     base_url: str | None
-    token: str | None
+    token: str
     store: Path | None
 
 
@@ -78,11 +80,11 @@ async def connected(screen: Screen, base_url: str | None, *, emulator: bool) -> 
     """The service that the options name; an emulated one runs as long as the block.
 
     Raises:
-        ConfigurationError: A bad base URL.
+        ConfigurationError: No token, or a bad base URL.
         MissingExtraError: Pillow is not installed.
     """
     if not emulator:
-        yield Address(base_url, None, store_path(os.environ, base_url))
+        yield Address(base_url, token_of(from_environ(os.environ)), store_path(os.environ, base_url))
         return
     async with emulated() as service:
         screen.note("Emulator: the pictures are placeholders, and nothing is charged.")
@@ -116,6 +118,18 @@ def require_pillow() -> None:
         raise MissingExtraError(
             "The emulator draws its placeholder pictures with Pillow: pip install 'flux_klein_async[emulator]'"
         ) from None
+
+
+def token_of(environment: Environment, wall_clock: Callable[[], float] = time.time) -> str:
+    """The token of the environment or of the vendor's file.
+
+    Raises:
+        ConfigurationError: There is none, or it cannot be one.
+    """
+    if environment.token is None and not Path(environment.token_file or "").is_file():
+        ways = f"Set {TOKEN_VARIABLES[0]} or log in with the vendor's CLI; to try without a token, pass --emulator"
+        raise ConfigurationError(f"No token. {ways}")
+    return find_token(None, environment, wall_clock=wall_clock)
 
 
 def store_path(environ: Mapping[str, str], base_url: str | None) -> Path | None:

@@ -23,7 +23,7 @@ from yarl import URL
 
 from flux_klein_async import errors
 from flux_klein_async._version import USER_AGENT, __version__
-from flux_klein_async.api.credentials import Redactor, find_token
+from flux_klein_async.api.credentials import Redactor
 from flux_klein_async.api.messages import Response
 from flux_klein_async.api.requests import Api
 from flux_klein_async.api.responses import read_model
@@ -168,7 +168,7 @@ class Machine:
 
     @_check("token")
     async def _token(self) -> str:
-        self.token = find_token(None, self.environment, wall_clock=self.wall_clock)
+        self.token = connect.token_of(self.environment, self.wall_clock)
         return f"from {self.environment.token_variable or self.environment.token_file}"
 
     @_check("token file")
