@@ -58,9 +58,9 @@ def _root(
 
 app.command("generate", cls=generate.PromptCommand, epilog=HELP)(generate.generate)
 for command in (batch.batch, requests.status, requests.result, requests.cancel, price.price, doctor.doctor):
-    app.command(epilog=HELP)(command)
+    app.command(command.__name__, epilog=HELP)(command)
 app.add_typer(journal.app, name="journal")
-app.command()(emulator.emulator)
+app.command("emulator")(emulator.emulator)
 
 
 def run(argv: Sequence[str]) -> int:
