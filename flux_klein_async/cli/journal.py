@@ -188,24 +188,10 @@ def _record(request: JournaledRequest) -> Record:
 
 
 def _lines(request: JournaledRequest) -> Iterator[str]:
-    """A line for each known fact, escaped even for a file."""
-    facts = {
-        "request": request.request_id,
-        "state": request.state.value,
-        "error": request.error,
-        "model": request.model,
-        "item": request.item_id,
-        "submitted": _time(request.created, seconds_too=True),
-        "last change": _time(request.updated, seconds_too=True),
-        "cost": None if request.cost_usd is None else dollars(request.cost_usd),
-        "set aside": None if request.reserved_usd is None else f"${request.reserved_usd:.6g}",
-        "input": None if request.input is None else json_line({"": request.input})[5:-1],
-    }
-    for name, fact in facts.items():
-        if fact is not None:
-            yield f"{name:12} {shown(fact)}"
-    for file in request.files:
-        yield f"{'file':12} {shown(str(file.path))} ({file.size} bytes, SHA-256 {file.sha256})"
+    """The record, a line for each known fact, escaped even for a file."""
+    for name, fact in _record(request).items():
+        if fact not in (None, []):
+            yield f"{name:12}  {shown(fact) if isinstance(fact, str) else json_line({'': fact})[5:-1]}"
 
 
 def _table(requests: list[JournaledRequest]) -> Iterator[str]:
@@ -232,9 +218,8 @@ def _table(requests: list[JournaledRequest]) -> Iterator[str]:
         yield "  ".join((*facts, cut)).rstrip()
 
 
-def _time(seconds: float, *, seconds_too: bool = False) -> str:
-    pattern = "%Y-%m-%d %H:%M:%S" if seconds_too else "%m-%d %H:%M"
-    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime(pattern)
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%m-%d %H:%M")
 
 
 def _summary(reader: JournalReader) -> str:

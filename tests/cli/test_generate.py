@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flux_klein_async.cli.generate import _decoded, _resume
-from flux_klein_async.emulator import Emulator, Generation
+from flux_klein_async.emulator import Emulator
 from flux_klein_async.errors import InvalidInputError
 
 from .helpers import Command
@@ -76,17 +76,10 @@ def test_the_9b_model_takes_steps(served: Emulator, flux_klein: Command) -> None
     assert served.records[0].path == f"/v1/models/{NINE}"
 
 
-def test_the_command_that_resumes_a_request_can_be_copied(served: Emulator, flux_klein: Command) -> None:
-    served.script("submit", Generation(after=60))
-    ran = flux_klein("generate", "x", "--timeout", "0.3", "--output-dir", "my pictures", "--base-url", served.base_url)
-    assert ran.code == 75
-    [line] = [line for line in ran.err.splitlines() if "flux-klein result" in line]
-    request_id = line.split()[-1]
-    assert line == f"  flux-klein result --output-dir 'my pictures' --base-url {served.base_url} {request_id}"
-
-
-def test_the_command_that_resumes_takes_an_id_that_starts_with_a_dash() -> None:
-    assert _resume(Path("out"), None)("-x") == "flux-klein result --output-dir out -- -x"
+def test_the_command_that_resumes_a_request_can_be_copied() -> None:
+    resume = _resume(Path("my pictures"), "http://127.0.0.1:1")
+    assert resume("abc") == "flux-klein result --output-dir 'my pictures' --base-url http://127.0.0.1:1 abc"
+    assert _resume(None, None)("-x") == "flux-klein result -- -x"
 
 
 @pytest.mark.parametrize(

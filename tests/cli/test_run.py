@@ -88,30 +88,14 @@ def test_a_file_that_cannot_be_saved_says_how_to_resume_its_request(served: Emul
     assert Path(again.out.strip()).is_file()
 
 
-def test_an_error_that_dooms_every_submit_is_printed_once(served: Emulator, flux_klein: Command) -> None:
-    served.script("submit", *[error_reply(400, 400002)] * 50)
-    ran = flux_klein("generate", "x", "--count", "50", "--concurrency", "4", "--json")
+def test_an_error_of_every_submit_is_printed_once(served: Emulator, flux_klein: Command) -> None:
+    served.script("submit", None, Pass(delay=0.01), *[error_reply(400, 400002)] * 50)
+    ran = flux_klein("generate", "x", "--count", "50", "--concurrency", "4", "--json", *SMALL)
     assert ran.code == 77
-    assert {record["error"]["charged"] for record in ran.records} == {"no"}
-    assert served.calls["submit"] <= 4
+    assert {record["error"]["charged"] for record in ran.records if record["error"]} == {"no"}
+    assert served.calls["submit"] <= 6
+    assert "2 of 50 done in out" in ran.err, "pictures under way are kept"
     assert "The rest was not submitted: No balance is left on the account" in ran.err
-
-
-def test_pictures_under_way_are_kept_when_submits_are_doomed(served: Emulator, flux_klein: Command) -> None:
-    served.script("submit", None, Pass(delay=0.01), *[error_reply(401, 401001)] * 50)
-    ran = flux_klein("generate", "x", "--count", "20", "--concurrency", "3", *SMALL)
-    assert (ran.code, len(ran.out.splitlines())) == (77, 2)
-    assert "2 of 20 done in out" in ran.err
-
-
-def test_a_defect_is_not_swallowed(served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise LookupError
-
-    monkeypatch.setattr("flux_klein_async.cli.run.record", broken)
-    ran = flux_klein("generate", "x", "--json", *SMALL)
-    assert ran.code == 1
-    assert "Unexpected LookupError" in ran.err
 
 
 # --- a whole run, in virtual time
@@ -263,11 +247,6 @@ async def test_rows_that_another_run_has_claimed_are_counted_and_not_reported_on
     assert "Line" not in err
     assert "3 claimed by another run" in err
     assert err.endswith("Run the same command again to resume it.\n")
-
-
-async def test_the_worst_row_decides(bench, klein_emulator):
-    klein_emulator.script("submit", error_reply(422, 422001, "no cats"), error_reply(503, retry_after=1), None)
-    assert await bench().run([*rows(3), bad(9)]) == ExitCode.BAD_INPUT
 
 
 async def test_told_to_stop_it_waits_for_running_generations_for_thirty_seconds(bench, klein_emulator, capsys):
