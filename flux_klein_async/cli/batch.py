@@ -46,22 +46,13 @@ Preview = Callable[[str, bytes, str | None], Awaitable[Action]]
 
 
 def batch(
-    file: Annotated[
-        str,
-        typer.Argument(metavar="FILE", help="Prompts: .txt, .jsonl, .csv; - reads standard input.", show_default=False),
-    ],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Prompts: .txt, .jsonl or .csv; - reads standard input.")],
     *,
-    journal: Annotated[
-        Path | None, typer.Option(help="The journal; DIR/journal.sqlite if not given.", metavar="PATH")
-    ] = None,
+    journal: Annotated[Path | None, typer.Option(help="The journal; else DIR/journal.sqlite.", metavar="PATH")] = None,
     output_dir: Annotated[Path, typer.Option(help="Where files and manifest.jsonl go.", metavar="DIR")] = Path("out"),
-    file_format: Annotated[
-        FileFormat | None, typer.Option("--format", help="The format of FILE; by its name, txt for -, if not given.")
-    ] = None,
+    file_format: Annotated[FileFormat | None, typer.Option("--format", help="Else by the name of FILE.")] = None,
     concurrency: run.Concurrency = 64,
-    max_spend: Annotated[
-        float | None, typer.Option(min=0, help="USD that all runs on this journal may spend together.", metavar="USD")
-    ] = None,
+    max_spend: Annotated[float | None, typer.Option(min=0, help="For all runs on the journal.", metavar="USD")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file and print what it would cost.")] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Submit failed lines again; they may have been charged.")
@@ -69,9 +60,7 @@ def batch(
     resubmit_uncertain: Annotated[
         bool, typer.Option("--resubmit-uncertain", help="Submit uncertain lines again; they may be charged twice.")
     ] = False,
-    new_token: Annotated[
-        bool, typer.Option("--new-token", help="You renewed the token: resume what the old one submitted.")
-    ] = False,
+    new_token: Annotated[bool, typer.Option("--new-token", help="Resume what your previous token submitted.")] = False,
     model: connect.ModelId = KLEIN_4B_TEXT_TO_IMAGE,
     timeout: run.Timeout = 120.0,
     no_download: run.NoDownload = False,

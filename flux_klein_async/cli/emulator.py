@@ -19,15 +19,9 @@ __all__ = ["emulator"]
 
 def emulator(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.", metavar="PORT")] = 0,
-    profile: Annotated[
-        str, typer.Option(help="How long generations take: klein, queue, queue:WORKERS or fixed:SECONDS.")
-    ] = "klein",
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Generations at a time; 0: none ever starts.", metavar="N")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Decides ids, durations, faults and pictures; random if not given.", metavar="N")
-    ] = None,
+    profile: Annotated[str, typer.Option(help="Times: klein, queue, queue:WORKERS or fixed:SECONDS.")] = "klein",
+    workers: Annotated[int | None, typer.Option(min=0, help="Generations at a time, even 0.", metavar="N")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides ids, times, faults and pictures.", metavar="N")] = None,
     fault: Annotated[
         list[str] | None,
         typer.Option(help="A fault and its probability, such as status:503=0.05; repeatable.", metavar="FAULT"),
@@ -42,7 +36,7 @@ def emulator(
     \b
     Examples:
       flux-klein emulator --port 8188 --profile queue:2
-      flux-klein emulator --seed 7 --fault submit:reset+accepted=0.01 --fault any:503+after=0.05
+      flux-klein emulator --seed 7 --fault submit:reset+accepted=0.01
     """  # noqa: D301  # \b: what follows is not to be wrapped
     if faults:
         _list_faults()

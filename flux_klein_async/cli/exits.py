@@ -21,7 +21,7 @@ __all__ = ["HELP", "ExitCode", "Stop", "exit_code", "run", "worst"]
 
 HELP = """\b
 Exit codes (the worst item decides, in this order):
-  77 no access (token, balance, address)    69 service unreachable or in trouble
+  77 no access (token, balance)    69 service unreachable or in trouble
   75 too late or too many, try again    65 bad input or not found    1 other
   0 all done    64 usage    130 Ctrl-C
 """

@@ -40,20 +40,14 @@ class PromptCommand(TyperCommand):
 
 
 def generate(
-    prompt: Annotated[
-        str, typer.Argument(metavar="PROMPT", help="What to paint; - reads it from standard input.", show_default=False)
-    ],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to paint; - reads it from standard input.")],
     *,
     count: Annotated[int, typer.Option(min=1, max=_MOST, help="How many pictures.", metavar="N")] = 1,
     width: Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Steps of the 9B model, 1 to 100; 25 if not given.", metavar="N")
-    ] = None,
+    steps: Annotated[int | None, typer.Option(help="1 to 100, for the 9B model; 25 if not given.", metavar="N")] = None,
     model: connect.ModelId = KLEIN_4B_TEXT_TO_IMAGE,
-    output_dir: Annotated[
-        Path, typer.Option(help="Where the files go, named after their requests.", metavar="DIR")
-    ] = Path("out"),
+    output_dir: Annotated[Path, typer.Option(help="Where the files go.", metavar="DIR")] = Path("out"),
     concurrency: run.Concurrency = 64,
     timeout: run.Timeout = 120.0,
     no_download: run.NoDownload = False,

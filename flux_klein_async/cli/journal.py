@@ -29,23 +29,12 @@ _PROMPT, _LEAST = 200, 10  # characters of a prompt in a table, at most and at l
 
 app = typer.Typer(rich_markup_mode=None)
 
-JournalPath = Annotated[
-    Path, typer.Option("--journal", help="The journal's file.", metavar="FILE", show_default=False, dir_okay=False)
-]
-States = Annotated[
-    list[EntryState] | None,
-    typer.Option(
-        "--state", help=f"Only those in this state; repeatable. One of {', '.join(EntryState)}.", metavar="STATE"
-    ),
-]
+JournalPath = Annotated[Path, typer.Option("--journal", help="The journal's file.", metavar="FILE", dir_okay=False)]
+_STATES = f"Only those in this state; repeatable. One of {', '.join(EntryState)}."
+States = Annotated[list[EntryState] | None, typer.Option("--state", help=_STATES, metavar="STATE")]
+_FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
 Since = Annotated[
-    datetime | None,
-    typer.Option(
-        formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"],
-        help="Only those submitted since then, in local time.",
-        metavar="DATE",
-        show_default=False,
-    ),
+    datetime | None, typer.Option(formats=_FORMATS, help="Only those submitted since then, local time.", metavar="DATE")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for each.")]
 
@@ -93,7 +82,7 @@ def list_requests(
 
 @app.command()
 def show(
-    request_id: Annotated[str, typer.Argument(metavar="ID", help="The request's id.", show_default=False)],
+    request_id: Annotated[str, typer.Argument(metavar="ID", help="The request's id.")],
     journal: JournalPath,
     as_json: AsJson = False,
 ) -> None:
@@ -146,12 +135,10 @@ def export(journal: JournalPath, *, state: States = None, since: Since = None) -
 def prune(
     journal: JournalPath,
     *,
-    older_than: Annotated[
-        float, typer.Option(min=0, help="Days since the end; after 7 the service deletes results.", metavar="DAYS")
-    ] = 7.0,
+    older_than: Annotated[float, typer.Option(min=0, help="Days since the end.", metavar="DAYS")] = 7.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how many there are; delete nothing.")] = False,
 ) -> None:
-    """Delete requests that ended long ago.
+    """Delete requests that ended long ago: after 7 days the service deletes their results.
 
     Requests under way and uncertain ones stay, and the sum of what was spent stays. The next run of a batch submits
     and pays for deleted items again.

@@ -15,7 +15,7 @@ from flux_klein_async.models import SavedFile
 
 __all__ = ["cancel", "result", "status"]
 
-RequestId = Annotated[str, typer.Argument(metavar="ID", help="The request's id.", show_default=False)]
+RequestId = Annotated[str, typer.Argument(metavar="ID", help="The request's id.")]
 
 
 def status(
@@ -45,7 +45,7 @@ def status(
 def result(
     request_id: RequestId,
     output_dir: Annotated[
-        Path | None, typer.Option(help="Save the files here and print their paths.", metavar="DIR")
+        Path | None, typer.Option(help="Save the files here; print their paths.", metavar="DIR")
     ] = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until the request ends.", metavar="S")] = 0.0,
     as_json: connect.AsJson = False,
