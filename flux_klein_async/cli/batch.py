@@ -54,9 +54,7 @@ def batch(
     concurrency: run.Concurrency = 64,
     max_spend: Annotated[float | None, typer.Option(min=0, help="For all runs on the journal.", metavar="USD")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file and print what it would cost.")] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Submit failed lines again; they may have been charged.")
-    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Submit failed lines again.")] = False,
     resubmit_uncertain: Annotated[
         bool, typer.Option("--resubmit-uncertain", help="Submit uncertain lines again; they may be charged twice.")
     ] = False,
@@ -222,7 +220,7 @@ def _refused(bad: list[Row], screen: Screen) -> ExitCode:
 
 
 class _Forecast:
-    """What a run would do: counts rows by what their journal says, and the bad ones."""
+    """What a run would do."""
 
     def __init__(self, estimate: Estimate, screen: Screen) -> None:
         self._estimate = estimate

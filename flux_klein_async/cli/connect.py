@@ -93,11 +93,7 @@ async def connected(screen: Screen, base_url: str | None, *, emulator: bool) -> 
 
 @asynccontextmanager
 async def emulated() -> AsyncIterator[Address]:
-    """An emulated service on a loopback port, inside the block; its durations are not stored.
-
-    Raises:
-        MissingExtraError: Pillow is not installed.
-    """
+    """An emulated service on a loopback port, inside the block; its durations are not stored."""
     require_pillow()
     from flux_klein_async.emulator import Emulator  # noqa: PLC0415  # only this run needs the server
 

@@ -138,10 +138,10 @@ def prune(
     older_than: Annotated[float, typer.Option(min=0, help="Days since the end.", metavar="DAYS")] = 7.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how many there are; delete nothing.")] = False,
 ) -> None:
-    """Delete requests that ended long ago: after 7 days the service deletes their results.
+    """Delete requests that ended long ago.
 
-    Requests under way and uncertain ones stay, and the sum of what was spent stays. The next run of a batch submits
-    and pays for deleted items again.
+    The service deletes their results after 7 days. Requests under way and uncertain ones stay, and so does the sum of
+    what was spent. The next run of a batch submits and pays for deleted items again.
 
     \b
     Examples:

@@ -44,9 +44,7 @@ def status(
 
 def result(
     request_id: RequestId,
-    output_dir: Annotated[
-        Path | None, typer.Option(help="Save the files here; print their paths.", metavar="DIR")
-    ] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Save the files here.", metavar="DIR")] = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until the request ends.", metavar="S")] = 0.0,
     as_json: connect.AsJson = False,
     emulator: connect.Emulated = False,
@@ -95,9 +93,8 @@ def cancel(
     async def ask(client: FluxKleinClient) -> connect.Answer:
         found = await client.cancel(request_id)
         record = {"request_id": found.request_id, "cancelled": found.cancelled, "state": found.state.value}
-        code, words = (ExitCode.OK, "cancelled, it will not run") if found.cancelled else (
-            ExitCode.OTHER, "not cancelled, it has started or ended"
-        )  # fmt: skip
+        words = "cancelled, it will not run" if found.cancelled else "not cancelled, it has started or ended"
+        code = ExitCode.OK if found.cancelled else ExitCode.OTHER
         return code, {**record, "error": None}, [f"{found.request_id}: {words}"]
 
     raise connect.answer(ask, base_url, emulator=emulator, as_json=as_json, subject={"request_id": request_id})

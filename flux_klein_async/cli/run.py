@@ -89,26 +89,20 @@ class Totals:
     polls: int = 0
     generations: int = 0
     requests: dict[int, tuple[str, RequestState]] = field(default_factory=dict)
-    _states: Counter[RequestState] = field(default_factory=Counter)
 
     def note(self, event: Event) -> None:
         """Take in an event; the client's `tag` is the index of the item."""
-        if isinstance(event, Polled):
-            self.polls += 1
+        self.polls += isinstance(event, Polled)
         self.generations += isinstance(event, Submitted)
-        state = _state_after(event)
-        if state is not None and isinstance(event.tag, int) and event.request_id is not None:
-            if event.tag in self.requests:
-                self._states[self.requests[event.tag][1]] -= 1
-            elif not isinstance(event, Submitted | StateChanged):
-                return  # the item has ended already
-            self.requests[event.tag] = event.request_id, state
-            self._states[state] += 1
+        state, tag = _state_after(event), event.tag
+        if state is None or not isinstance(tag, int) or event.request_id is None:
+            return
+        if tag in self.requests or isinstance(event, Submitted | StateChanged):  # else the item has ended
+            self.requests[tag] = event.request_id, state
 
     def end(self, outcome: Outcome[Any]) -> None:
         """An item has ended."""
-        if (known := self.requests.pop(outcome.index, None)) is not None:
-            self._states[known[1]] -= 1
+        self.requests.pop(outcome.index, None)
         if outcome.result is None:
             self.ends[next((words for kind, words in _ENDS.items() if isinstance(outcome.error, kind)), "failed")] += 1
         elif outcome.from_journal:
@@ -125,7 +119,7 @@ class Totals:
     @property
     def queued(self) -> int:
         """How many requests wait in the service's queue."""
-        return self._states[RequestState.IN_QUEUE]
+        return sum(state is RequestState.IN_QUEUE for _, state in self.requests.values())
 
     @property
     def running(self) -> int:
@@ -153,7 +147,6 @@ class Run:
     left and ends the process.
 
     Attributes:
-        client: Generates; its journal says what was done before.
         directory: Where files go; None prints URLs instead.
         as_json: Print a record for each item instead of its paths.
         charged: The service charges; an emulator does not.
