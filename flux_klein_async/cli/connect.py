@@ -27,9 +27,7 @@ __all__ = ["EMULATED_TOKEN", "MissingExtraError", "answer", "connected", "emulat
 STORE_VARIABLE = "FLUX_KLEIN_STORE"
 EMULATED_TOKEN: Final = "emulator-token"  # noqa: S105  # not a secret
 """The emulator's token, unless it is given another."""
-
-Answer = tuple[ExitCode, Record, list[str]]
-"""An exit code, what `--json` prints, and the lines without it."""
+Answer = tuple[ExitCode, Record, list[str]]  # the lines are for output without --json
 
 
 class MissingExtraError(FluxKleinError):
@@ -103,11 +101,7 @@ async def emulated() -> AsyncIterator[Address]:
 
 
 def require_pillow() -> None:
-    """Check that the emulator can draw, before the first picture is needed.
-
-    Raises:
-        MissingExtraError: Pillow is not installed.
-    """
+    """Raise `MissingExtraError` if the emulator cannot draw, before the first picture is needed."""
     try:
         import PIL  # noqa: PLC0415, F401
     except ImportError:

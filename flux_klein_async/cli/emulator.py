@@ -39,7 +39,11 @@ def emulator(
       flux-klein emulator --seed 7 --fault submit:reset+accepted=0.01
     """  # noqa: D301  # \b: what follows is not to be wrapped
     if faults:
-        _list_faults()
+        from flux_klein_async.emulator import FAULTS  # noqa: PLC0415  # for this command
+
+        width = max(map(len, FAULTS))
+        for name, entry in FAULTS.items():
+            typer.echo(f"{name:{width}}  {entry.meaning} ({', '.join(entry.endpoints)})")
         return
     connect.require_pillow()
     # Ids name the files that clients save: the next emulator needs other ids.
@@ -47,14 +51,6 @@ def emulator(
     server = _build(fault or (), port=port, profile=profile, workers=workers, seed=seed)
     code = exits.run(lambda screen, _: _serve(server, port, screen))
     raise typer.Exit(ExitCode.OK if code in {ExitCode.INTERRUPTED, ExitCode.TERMINATED} else code)
-
-
-def _list_faults() -> None:
-    from flux_klein_async.emulator import FAULTS  # noqa: PLC0415
-
-    width = max(map(len, FAULTS))
-    for name, entry in FAULTS.items():
-        typer.echo(f"{name:{width}}  {entry.meaning} ({', '.join(entry.endpoints)})")
 
 
 def _build(faults: Iterable[str], *, profile: str, **options: Any) -> "Emulator":

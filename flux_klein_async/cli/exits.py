@@ -25,7 +25,6 @@ Exit codes (the worst item decides, in this order):
   75 too late or too many, try again    65 bad input or not found    1 other
   0 all done    64 usage    130 Ctrl-C
 """
-"""The end of a command's help."""
 
 
 class ExitCode(IntEnum):

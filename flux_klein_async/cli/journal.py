@@ -23,7 +23,6 @@ from flux_klein_async.journal.reader import prune as delete
 __all__ = ["app"]
 
 _DAY = 24 * 60 * 60.0
-_LISTED = 20
 _WIDTH = 120  # columns, where stdout is not a terminal
 _PROMPT, _LEAST = 200, 10  # characters of a prompt in a table, at most and at least
 
@@ -61,7 +60,7 @@ def list_requests(
     *,
     state: States = None,
     since: Since = None,
-    limit: Annotated[int, typer.Option(min=1, help="The most to list.", metavar="N")] = _LISTED,
+    limit: Annotated[int, typer.Option(min=1, help="The most to list.", metavar="N")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List requests, the newest first.

@@ -9,8 +9,8 @@ import os
 import stat
 import sys
 import unicodedata
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console, RenderableType
@@ -83,16 +83,10 @@ class Screen:
             is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
             reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
 
-    @contextmanager
-    def metered(self, meter: "PlainLines | None") -> Iterator[None]:
-        """Show this meter inside the block."""
+    def attach(self, meter: "PlainLines") -> None:
+        """Show this meter until `restore`."""
         self._meter = meter
-        if meter is not None:
-            meter.show()
-        try:
-            yield
-        finally:
-            self.restore()
+        meter.show()
 
     def restore(self) -> None:
         """Remove the meter and leave the terminal as it was."""
@@ -253,18 +247,22 @@ class LiveLine(PlainLines):
 async def progress_shown(screen: Screen, totals: "Totals") -> AsyncIterator[None]:
     """Progress for the length of the block: a live line on a terminal, else plain lines."""
     display = LiveLine if is_terminal(sys.stderr) else PlainLines
-    meter = None if screen.quiet else display(totals, asyncio.get_running_loop().time)
+    if screen.quiet:
+        yield
+        return
+    meter = display(totals, asyncio.get_running_loop().time)
 
     async def redraw() -> None:
-        while meter is not None:
+        while True:
             meter.tick()
             await asyncio.sleep(_REDRAW)
 
-    with screen.metered(meter):
-        ticking = asyncio.create_task(redraw())
-        try:
-            yield
-        finally:
-            ticking.cancel()
-            with suppress(asyncio.CancelledError):
-                await ticking
+    screen.attach(meter)
+    ticking = asyncio.create_task(redraw())
+    try:
+        yield
+    finally:
+        screen.restore()
+        ticking.cancel()
+        with suppress(asyncio.CancelledError):
+            await ticking

@@ -71,9 +71,10 @@ def test_the_meter_makes_room_for_lines_on_a_terminal(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setattr(sys, "stderr", terminal)
     screen = Screen()
-    with screen.metered(Meter(terminal)):
-        screen.out("out/a.png")
-        screen.note("\x1b[2Jfailed")
+    screen.attach(Meter(terminal))
+    screen.out("out/a.png")
+    screen.note("\x1b[2Jfailed")
+    screen.restore()
     screen.out("end")
     assert terminal.getvalue() == "<>out/a.png\n<>\\x1b[2Jfailed\n<>end\n"
 
@@ -83,8 +84,9 @@ def test_the_meter_stays_where_results_go_elsewhere(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "stdout", pipe)
     monkeypatch.setattr(sys, "stderr", terminal)
     screen = Screen()
-    with screen.metered(Meter(terminal)):
-        screen.out("name\x07.png")
+    screen.attach(Meter(terminal))
+    screen.out("name\x07.png")
+    screen.restore()
     assert terminal.getvalue() == "<>"
     assert pipe.getvalue() == "name\x07.png\n", "a path for a program is not touched"
 
@@ -103,9 +105,9 @@ def test_the_meter_waits_for_the_reader_of_a_pipe(monkeypatch: pytest.MonkeyPatc
     with os.fdopen(writer, "w") as stream, os.fdopen(reader):
         monkeypatch.setattr(sys, "stdout", stream)
         screen = Screen()
-        with screen.metered(Meter(terminal)):
-            screen.out("out/a.png")
-            assert terminal.getvalue() == "<>", "the next tick shows it again"
+        screen.attach(Meter(terminal))
+        screen.out("out/a.png")
+        assert terminal.getvalue() == "<>", "the next tick shows it again"
         monkeypatch.undo()
 
 
