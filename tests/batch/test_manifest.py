@@ -340,10 +340,10 @@ def test_an_error_of_the_system_is_reported_with_what_to_do(
     assert caught.value.charged == "no"
 
 
-@pytest.mark.parametrize("name", ["a\x00b", "x" * 300])
-def test_an_impossible_name_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(JournalError, match="choose another directory"):
-        Manifest(tmp_path / name)
+def test_an_impossible_name_is_refused(tmp_path: Path) -> None:
+    for name in ("a\x00b", "x" * 300):
+        with pytest.raises(JournalError, match="choose another directory"):
+            Manifest(tmp_path / name)
 
 
 def test_reading_follows_no_link_and_makes_no_file(tmp_path: Path) -> None:

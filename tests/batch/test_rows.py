@@ -81,17 +81,6 @@ def test_a_good_file_gives_its_rows(file_format: FileFormat, data: bytes, expect
     assert read(mark + data, file_format) == rows
 
 
-@pytest.mark.parametrize(("quoting", "end"), [(csv.QUOTE_MINIMAL, "\n"), (csv.QUOTE_ALL, "\r\n")])
-def test_what_the_csv_and_json_modules_write_comes_back(quoting: int, end: str) -> None:
-    texts = ["plain", "with, comma", 'with "quotes"', "with\nbreak", " blanks ", "é🐆", "tab\t"]
-    out = io.StringIO()
-    csv.writer(out, quoting=quoting, lineterminator=end).writerows([["prompt"], *([text] for text in texts)])
-    assert [row.fields["prompt"] for row in read(out.getvalue().encode(), CSV)] == texts
-    for ascii_only in (True, False):
-        data = end.join(json.dumps({"prompt": text}, ensure_ascii=ascii_only) for text in texts).encode()
-        assert [row.fields["prompt"] for row in read(data, JSONL)] == texts
-
-
 def test_the_order_of_the_fields_makes_no_difference() -> None:
     one, other = read(b'{"width": 64, "prompt": "a"}\n{"prompt": "a", "width": 64}', JSONL)
     assert list(one.fields) == list(other.fields) == ["prompt", "width"]

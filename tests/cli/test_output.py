@@ -148,8 +148,9 @@ def test_results_that_cannot_be_written_are_reported_on_stderr_and_stop_the_comm
     stopped: list[bool] = []
     screen = Screen(on_reader_gone=lambda: stopped.append(True))
     screen.out("out/a.png")
+    screen.out("out/b.png")
     assert (screen.results_lost, screen.reader_gone, stopped) == (True, True, [True])
-    assert capsys.readouterr().err == "Results cannot be written: No space left on device\n"
+    assert capsys.readouterr().err == "Results cannot be written: No space left on device\n" * 2
     monkeypatch.setattr(sys, "stderr", Full())
     screen.note("nobody reads this")
 
