@@ -95,6 +95,7 @@ def test_quiet_keeps_errors(capsys: pytest.CaptureFixture[str]) -> None:
     screen = Screen(quiet=True)
     screen.say("progress")
     screen.note("error")
+    screen.restore()  # without a meter there is nothing to restore
     assert capsys.readouterr().err == "error\n"
 
 

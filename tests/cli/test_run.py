@@ -31,6 +31,7 @@ from flux_klein_async.errors import (
 from flux_klein_async.events import Cancelled, Finished, Polled, StateChanged, Submitted
 from flux_klein_async.journal.base import Action, Claim
 from flux_klein_async.models import GenerationOutput, GenerationResult, Outcome, RequestState
+from flux_klein_async.options import Limits
 from tests.fakes import now
 
 from .helpers import Command
@@ -144,7 +145,7 @@ class Bench:
 def bench(klein_emulator, connect, tmp_path) -> Callable[..., Bench]:
     def make(**options: Any) -> Bench:
         totals = Totals()
-        ours = {"timeout": options.pop("timeout", None), "journal": options.pop("journal", None)}
+        ours = {name: options.pop(name, None) for name in ("timeout", "journal", "limits")}
         return Bench(connect(on_event=totals.note, **ours), tmp_path, totals, **options)
 
     return make
@@ -284,6 +285,16 @@ async def test_a_request_that_was_cancelled_is_not_left_to_resume(bench, klein_e
     asyncio.get_running_loop().call_later(1, it.stop.because, ExitCode.INTERRUPTED)
     await it.run(rows(1), resume="flux-klein result {}".format)
     assert "flux-klein result cancelled" not in capsys.readouterr().err
+
+
+async def test_items_without_a_turn_are_cancelled_and_neither_reported_nor_written(bench, klein_emulator, capsys):
+    klein_emulator.script("submit", Generation(after=3.0))
+    it = bench(limits=Limits(max_in_flight=1))
+    asyncio.get_running_loop().call_later(1, it.stop.because, ExitCode.INTERRUPTED)
+    assert await it.run(rows(4)) == ExitCode.INTERRUPTED
+    assert it.totals.ends == {"done": 1, "cancelled": 3}
+    assert "Line" not in capsys.readouterr().err
+    assert len(list(read_manifest(it.manifest.path))) == 1
 
 
 async def test_told_to_stop_it_ends_as_soon_as_all_have_ended(bench, klein_emulator):
