@@ -43,5 +43,5 @@ class Estimate:
         self.count += 1
 
     def seconds(self, concurrency: int) -> float:
-        """How long all of them take, with so many at a time."""
+        """How long all of them take, `concurrency` at a time."""
         return max(self._total / concurrency, self._longest)

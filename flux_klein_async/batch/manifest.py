@@ -75,7 +75,7 @@ _STATES: Final = {
 
 
 def _state_after(error: FluxKleinError) -> RequestState | None:
-    """The state of the request as far as its error tells; None where there is no request."""
+    """The state of the request, as far as the error shows it; None where there is no request."""
     if isinstance(error, errors.WaitTimeoutError):
         return RequestState.read(error.state)
     unknown = None if error.request_id is None else RequestState.UNKNOWN

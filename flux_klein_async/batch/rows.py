@@ -106,7 +106,7 @@ def _records(stream: BinaryIO, *, multiline: bool) -> Iterator[tuple[int, bytes]
 
     A record is a line, or with `multiline` (CSV, RFC 4180) all lines until the quotes are balanced.
     """
-    number = begun = 0
+    number = begun = quotes = 0
     record = bytearray()
     try:
         for number, line in lines(stream):
@@ -116,8 +116,10 @@ def _records(stream: BinaryIO, *, multiline: bool) -> Iterator[tuple[int, bytes]
             record += line.removeprefix(_UTF8_MARK) if number == 1 else line
             if multiline and len(record) > LONGEST:
                 raise _UnreadableError(begun, f"a record longer than {LONGEST} bytes: is a quote not closed?")
-            if not (multiline and record.count(b'"') % 2):
+            quotes += line.count(b'"')
+            if not (multiline and quotes % 2):
                 yield begun, bytes(record)
+                quotes = 0
                 record.clear()
     except OSError as error:
         raise _UnreadableError(number + 1, f"the rest cannot be read: {error.strerror or error}") from error

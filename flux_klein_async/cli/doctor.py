@@ -302,7 +302,7 @@ async def examine(machine: Machine, on_finding: Callable[[Finding], None] = lamb
 
 
 async def _checked(name: str, check: Check, machine: Machine, reported: set[str]) -> Finding:
-    """The finding of a check, whatever it raises; an error that stops several checks is reported once."""
+    """Run one check; any exception becomes its finding. An error that stops several checks is reported once."""
     advice = _ADVICE.get(name, "try again")
     level, code = Level.BAD, ExitCode.UNAVAILABLE
     try:
