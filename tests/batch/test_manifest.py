@@ -147,15 +147,6 @@ def test_an_item_that_another_run_has_claimed_is_left_to_it(tmp_path: Path) -> N
 # --- a run again
 
 
-def test_an_end_that_is_there_is_not_written_again(tmp_path: Path) -> None:
-    path = tmp_path / "manifest.jsonl"
-    outcomes = [done(0), done(1, item_id="one"), failed(2), done(3, saved(tmp_path / "a.png"))]
-    for expected in (True, False):
-        with Manifest(path) as manifest:
-            assert [manifest.append(outcome) for outcome in outcomes] == [expected] * 4
-    assert len(written(path)) == 4
-
-
 def test_each_end_that_differs_is_written_and_the_last_line_counts(tmp_path: Path) -> None:
     ends = [
         done(0),
@@ -173,6 +164,8 @@ def test_each_end_that_differs_is_written_and_the_last_line_counts(tmp_path: Pat
         with Manifest(path) as manifest:
             assert manifest.append(outcome)
             assert not manifest.append(outcome)
+        with Manifest(path) as manifest:
+            assert not manifest.append(outcome), "a later run"
     with Manifest(path) as manifest:
         assert not manifest.append(failed(0, JournalError("still full")))
     assert len(written(path)) == len(ends)

@@ -163,9 +163,3 @@ def test_a_file_that_is_no_journal_is_an_error_and_stays(
     assert (ran.code, path.read_text()) == (1, "notes")
     assert "is no journal of this package; it was left alone" in ran.err
     assert flux_klein("journal", *arguments).code == 64
-
-
-def test_without_a_command_it_lists_the_commands(flux_klein: Command) -> None:
-    ran = flux_klein("journal")
-    assert (ran.code, ran.out) == (64, "")
-    assert all(command in ran.err for command in ("list", "show", "export", "prune"))

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import typer
 
-from flux_klein_async import __version__
 from flux_klein_async.cli import generate
 from flux_klein_async.cli.main import app
 from flux_klein_async.emulator import Emulator
@@ -108,17 +107,6 @@ def test_without_pillow_the_emulator_says_what_to_install(
     assert "pip install 'flux_klein_async[emulator]'" in ran.err
 
 
-def test_prints_its_version(flux_klein: Command) -> None:
-    assert flux_klein("--version").out == f"flux-klein {__version__}\n"
-
-
-def test_without_a_command_it_shows_its_help_and_64(flux_klein: Command) -> None:
-    ran = flux_klein()
-    assert (ran.code, ran.out) == (64, "")
-    for command in EVERY[()].commands:
-        assert f"\n  {command} " in ran.err
-
-
 def commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
     """A command and all below it, with the words that call them."""
     yield path, command
@@ -127,6 +115,7 @@ def commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 EVERY = dict(commands(typer.main.get_command(app)))
+GROUPS = [path for path, command in EVERY.items() if hasattr(command, "commands")]
 
 
 def options(command: Any) -> set[str]:
@@ -146,7 +135,14 @@ def test_help_has_examples_of_what_there_is(flux_klein: Command, path: tuple[str
         assert {word for word in given if word.startswith("--")} <= options(EVERY[called])
 
 
-@pytest.mark.parametrize("path", [path for path, command in EVERY.items() if hasattr(command, "commands")])
+@pytest.mark.parametrize("path", GROUPS)
+def test_without_a_command_a_group_shows_its_help_and_64(flux_klein: Command, path: tuple[str, ...]) -> None:
+    ran = flux_klein(*path)
+    assert (ran.code, ran.out) == (64, "")
+    assert all(f"\n  {command} " in ran.err for command in EVERY[path].commands)
+
+
+@pytest.mark.parametrize("path", GROUPS)
 def test_a_list_of_commands_says_whole_sentences_on_80_columns(
     flux_klein: Command, path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from flux_klein_async import ModelInfo
 from flux_klein_async.cli.price import per_unit
-from flux_klein_async.emulator import Emulator, Reply, error_reply
+from flux_klein_async.emulator import Emulator, Reply
 
 from .helpers import Command
 
@@ -73,9 +73,3 @@ def test_another_model_is_asked_for_by_its_id(served: Emulator, flux_klein: Comm
     assert (ran.code, ran.records[0]["model"]) == (65, "no/such")
     assert ran.records[0]["error"]["type"] == "NotFoundError"
     assert "Unknown model 'no/such'" in ran.err
-
-
-def test_refusals_have_their_codes(served: Emulator, flux_klein: Command) -> None:
-    served.fault("model", error_reply(401, 401001), probability=1)
-    assert flux_klein("price").code == 77
-    assert flux_klein("price", "--count", "0").code == 64
