@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import typer
 
+from flux_klein_async import __version__
 from flux_klein_async.cli import generate
 from flux_klein_async.cli.main import app
 from flux_klein_async.emulator import Emulator
@@ -105,6 +106,10 @@ def test_without_pillow_the_emulator_says_what_to_install(
     ran = flux_klein(*line.split())
     assert (ran.code, ran.out) == (1, "")
     assert "pip install 'flux_klein_async[emulator]'" in ran.err
+
+
+def test_prints_its_version(flux_klein: Command) -> None:
+    assert flux_klein("--version").out == f"flux-klein {__version__}\n"
 
 
 def commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
