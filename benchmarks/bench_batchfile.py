@@ -1,7 +1,7 @@
 """A batch file of a million lines, checked and streamed: memory at 10,000, 100,000 and 1,000,000 lines, rows a second.
 
-Each figure comes from a process of its own, which reads a real file as `flux-klein batch --dry-run` does: the first
-rows ahead, every row checked, every id compared, the time estimated. What Python allocates is traced in a second
+Each figure comes from a process of its own, which reads a real file as `flux-klein batch --dry-run` does:
+every row checked, every id compared, the time estimated. What Python allocates is traced in a second
 process, since tracing makes it several times slower.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from measure import resident
 
 from flux_klein_async.batch.estimate import Estimate
-from flux_klein_async.batch.rows import Ahead, FileFormat, Row, read_rows
+from flux_klein_async.batch.rows import FileFormat, read_rows
 
 SIZES = (512, 768, 1024, 1536)
 RESIDENT_BAR = 8.0  # MiB that the longest file may take more than the shortest
@@ -50,8 +50,8 @@ def one(path: Path, kind: FileFormat, *, traced: bool) -> dict[str, float]:
     most, estimate = before, Estimate()
     start = time.process_time()
     with path.open("rb") as file:
-        for row in Ahead(read_rows(file, kind)):
-            if not isinstance(row, Row):
+        for row in read_rows(file, kind):
+            if row.problem:
                 raise SystemExit(str(row))
             estimate.add(row.fields)
             if estimate.count % 100_000 == 0:

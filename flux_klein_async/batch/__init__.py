@@ -1,1 +1,1 @@
-"""Files of many rows: reading them, estimating them, and the manifest of what became of each."""
+"""Files of prompts: reads them, estimates them, and writes how each row ended."""

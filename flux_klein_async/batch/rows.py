@@ -1,91 +1,62 @@
-"""A file of prompts, row by row: whatever its length and content, in constant memory.
+"""Reads a file of prompts row by row: text, JSON lines or CSV, of any length and content, in constant memory.
 
-Blocking: on a loop, take rows in a thread. Reads any binary stream, and gives each row as soon as it is there. A bad
-row is given too, with what is wrong with it.
+A row that cannot be submitted is given too, with what is wrong with it. `read_rows` blocks: `read_ahead` reads in a
+thread, so that neither a slow pipe nor a slow disk blocks the event loop.
 """
 
+import asyncio
 import csv
 import json
 import re
 import sqlite3
+import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
+from contextlib import closing, suppress
 from enum import StrEnum
-from itertools import chain, islice
-from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
+from functools import partial
+from typing import Any, BinaryIO, Final, NamedTuple, NoReturn
 
 from pydantic import ValidationError
 
-from flux_klein_async.errors import InvalidInputError, JournalError
+from flux_klein_async.errors import JournalError
 from flux_klein_async.models import TextToImageInput
 
-if TYPE_CHECKING:
-    import os
-
-__all__ = [
-    "CHECKED_FIRST",
-    "FIELDS",
-    "LONGEST",
-    "Ahead",
-    "BadRow",
-    "FileFormat",
-    "Line",
-    "Readable",
-    "Row",
-    "Seen",
-    "kind_of",
-    "lines",
-    "read_rows",
-]
+__all__ = ["LONGEST", "DiskMap", "FileFormat", "Row", "lines", "read_ahead", "read_rows"]
 
 LONGEST: Final = 128 * 1024
 """Bytes of a line or a CSV record. A prompt that the model follows in full is some fifty times shorter."""
-CHECKED_FIRST: Final = 1000
-"""Rows that are checked before the first of them is submitted."""
-FIELDS: Final = ("prompt", "width", "height", "id")
-"""What a row may hold."""
 
-_PIECE: Final = 64 * 1024  # bytes of a line that is skipped, at a time
+_AHEAD: Final = 256  # rows that a thread reads before they are wanted
+_FIELDS: Final = ("prompt", "width", "height", "id")
+_PIECE: Final = 64 * 1024  # bytes read at a time of a line that is skipped
 _LONGEST_ID: Final = 200  # characters
-_SHOWN: Final = 60  # characters of a foreign text in a message
+_SHOWN: Final = 60  # characters of a user's text in a message
 _UTF8_MARK: Final = b"\xef\xbb\xbf"
 _OTHER_MARKS: Final = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")  # UTF-16 and UTF-32
 # A prompt may hold tabs and line breaks. Terminals obey the other control characters (ECMA-48), and half a surrogate
-# pair is no text.
+# pair is not text.
 _NOT_IN_PROMPTS: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _NOT_IN_IDS: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _WHOLE: Final = re.compile(r"\s*([+-]?[0-9]{1,9})\s*")
 
 
 class Row(NamedTuple):
-    """A row that can be submitted.
+    """A row of a file.
 
     Attributes:
-        line: Where it begins in its file, from 1.
-        id: The user's own id for it, or None.
+        line: Where it begins in the file, from 1.
         fields: What is posted: `prompt`, and `width` and `height` where they are given.
-        number: Among all rows of the file, from 0.
+        id: The user's own id for it, or None.
+        number: Its place among all rows of the file, from 0.
+        problem: Why it cannot be submitted, in a printable sentence; None for a good row.
     """
 
     line: int
-    id: str | None
     fields: dict[str, Any]
+    id: str | None = None
     number: int = 0
-
-
-class BadRow(NamedTuple):
-    """A row that cannot be submitted.
-
-    Attributes:
-        problem: What is wrong with it, in a sentence; it shows the user's text as `repr` does.
-        fatal: What follows could not be read; this is the last row.
-    """
-
-    line: int
-    problem: str
-    fatal: bool = False
+    problem: str | None = None
 
 
 class FileFormat(StrEnum):
@@ -96,144 +67,89 @@ class FileFormat(StrEnum):
     CSV = "csv"
 
 
-def kind_of(path: "str | os.PathLike[str]") -> FileFormat:
-    """The format of a file, by the end of its name.
+def read_rows(stream: BinaryIO, file_format: FileFormat) -> Generator[Row, None, None]:
+    """Read the rows of a file, bad ones included, each as soon as it is there.
 
-    Raises:
-        InvalidInputError: The name has no known ending.
-    """
-    suffix = PurePath(path).suffix.lower().removeprefix(".")
-    if suffix not in set(FileFormat):
-        known = ", ".join(f".{kind}" for kind in FileFormat)
-        raise InvalidInputError(f"{_quoted(PurePath(path).name)} does not end in {known}: name its format (--format)")
-    return FileFormat(suffix)
-
-
-# --- lines
-
-
-class Readable(Protocol):
-    """What lines are read from: any binary file, pipe or `io.BytesIO`."""
-
-    def readline(self, size: int, /) -> bytes:
-        """At most so many bytes, to the end of the line; none at the end of the file."""
-        ...
-
-
-class Line(NamedTuple):
-    """One line of a file, with its line end; `cut`: it is longer than the bound, and the rest was skipped."""
-
-    number: int
-    data: bytes
-    cut: bool = False
-
-
-def lines(stream: Readable, longest: int = LONGEST) -> Iterator[Line]:
-    """The lines of a stream, numbered from 1; they end at line feeds."""
-    number = 0
-    while data := stream.readline(longest + 1):
-        number += 1
-        cut = len(data) > longest
-        piece = data
-        while cut and piece and not piece.endswith(b"\n"):
-            piece = stream.readline(_PIECE)
-        yield Line(number, data, cut)
-
-
-class _UnreadableError(Exception):
-    """Nothing can be read from here on."""
-
-
-def _utf8_lines(stream: Readable) -> Iterator[Line]:
-    """The lines, without a byte order mark; refuses the other encodings of Unicode."""
-    number = 0
-    try:
-        for number, data, cut in lines(stream):
-            if number == 1:
-                if data.startswith(_OTHER_MARKS) or 4 * data.count(0) >= len(data):
-                    raise _UnreadableError("the file is not UTF-8; convert it first: iconv -f UTF-16 -t UTF-8")
-                data = data.removeprefix(_UTF8_MARK)  # noqa: PLW2901
-            yield Line(number, data, cut)
-    except OSError as error:
-        raise _UnreadableError(f"the rest cannot be read: {error.strerror or error}", number + 1) from error
-
-
-# --- rows
-
-
-def read_rows(stream: Readable, kind: FileFormat) -> Iterator[Row | BadRow]:
-    """The rows of a file, bad ones included. A row whose id came before is bad too; a fatal one is the last.
+    A row with the id of an earlier row is bad. Where a file cannot be read any further, its last row says why.
 
     Raises:
         JournalError: There is no room for the temporary file that remembers the ids.
     """
-    with closing(Seen()) as seen:
-        try:
-            for number, row in enumerate(_READERS[kind](_utf8_lines(stream))):
-                if isinstance(row, BadRow):
-                    yield row
-                    continue
-                before = None if row.id is None else seen.add(row.id.encode(), row.line)
-                twice = BadRow(row.line, f"its id is that of line {before!r} too")
-                yield row._replace(number=number) if before is None else twice
-        except _UnreadableError as error:
-            problem, line = (*error.args, 1)[:2]
-            yield BadRow(line, problem, fatal=True)
+    with closing(DiskMap()) as lines_of_ids:
+        for number, row in enumerate(_rows(stream, file_format, lines_of_ids)):
+            yield row._replace(number=number)
 
 
-def _checked(line: int, given: Mapping[str, Any]) -> Row | BadRow:
-    """A row of these fields, if they can be submitted; None counts as not given."""
-    if problem := _unknown("field", given):
-        return BadRow(line, problem)
-    # Always in the same order: a row without an id is recognised by what is posted.
-    fields = {name: given[name] for name in FIELDS if given.get(name) is not None}
-    row_id = fields.pop("id", None)
-    row_id = str(row_id) if type(row_id) is int else row_id
-    problem = _id_problem(row_id) or _input_problem(fields)
-    return BadRow(line, problem) if problem else Row(line, row_id, fields)
+# --- lines and records
 
 
-def _unknown(word: str, names: Iterable[str]) -> str | None:
-    unknown = [_quoted(name) for name in names if name not in FIELDS][:5]
-    plural = "" if len(unknown) == 1 else "s"
-    return f"unknown {word}{plural} {', '.join(unknown)}; known are {', '.join(FIELDS)}" if unknown else None
+def lines(stream: BinaryIO, longest: int = LONGEST) -> Iterator[tuple[int, bytes]]:
+    """The lines of a stream with their numbers, from 1; they end at line feeds.
 
-
-def _id_problem(row_id: object) -> str | None:
-    if row_id is None:
-        return None
-    if not isinstance(row_id, str):
-        return "id: neither text nor a whole number"
-    if not row_id.strip():
-        return "id: blank; leave it out if the row has none"
-    if len(row_id) > _LONGEST_ID:
-        return f"id: longer than {_LONGEST_ID} characters"
-    found = _NOT_IN_IDS.search(row_id)
-    return f"id: the control character U+{ord(found[0]):04X} is not allowed" if found else None
-
-
-def _input_problem(fields: dict[str, Any]) -> str | None:
-    prompt = fields.get("prompt")
-    if isinstance(prompt, str) and (found := _NOT_IN_PROMPTS.search(prompt)):
-        return f"prompt: the control character U+{ord(found[0]):04X} is not allowed"
-    try:
-        TextToImageInput(**fields)
-    except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False)
-        return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in problems)
-    return None
-
-
-def _quoted(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "...")
-
-
-def _text_of(data: bytes) -> str:
-    """Decoded.
-
-    Raises:
-        ValueError: It is not UTF-8.
+    A line of more than `longest` bytes is cut after one byte more, and its rest is skipped.
     """
+    number = 0
+    while data := stream.readline(longest + 1):
+        number += 1
+        piece = data
+        while len(data) > longest and piece and not piece.endswith(b"\n"):
+            piece = stream.readline(_PIECE)
+        yield number, data
+
+
+class _UnreadableError(Exception):
+    """The file cannot be read any further; its arguments are a line and the problem."""
+
+
+def _records(stream: BinaryIO, *, multiline: bool) -> Iterator[tuple[int, bytes]]:
+    """The records of a file with the lines where they begin, without a byte order mark.
+
+    A record is a line, or with `multiline` (CSV, RFC 4180) all lines until the quotes are balanced.
+    """
+    number = begun = quotes = 0
+    record = bytearray()
+    try:
+        for number, line in lines(stream):
+            if number == 1 and (line.startswith(_OTHER_MARKS) or 4 * line.count(0) >= len(line)):
+                raise _UnreadableError(1, "the file is not UTF-8; convert it first: iconv -f UTF-16 -t UTF-8")
+            begun = begun if record else number
+            record += line.removeprefix(_UTF8_MARK) if number == 1 else line
+            if multiline and len(record) > LONGEST:
+                raise _UnreadableError(begun, f"a record longer than {LONGEST} bytes: is a quote not closed?")
+            quotes += line.count(b'"')
+            if not (multiline and quotes % 2):
+                yield begun, bytes(record)
+                quotes = 0
+                record.clear()
+    except OSError as error:
+        raise _UnreadableError(number + 1, f"the rest cannot be read: {error.strerror or error}") from error
+    if record:
+        raise _UnreadableError(begun, "a quote that opens in this record is never closed")
+
+
+def _rows(stream: BinaryIO, file_format: FileFormat, lines_of_ids: "DiskMap") -> Iterator[Row]:
+    is_csv = file_format is FileFormat.CSV
+    records = _records(stream, multiline=is_csv)
+    try:
+        parse = _csv_parser(records) if is_csv else _json_fields if file_format is FileFormat.JSONL else _text_fields
+        for line, data in records:
+            try:
+                text = _decoded(data)
+                if text.strip() and (fields := parse(text)) is not None:
+                    yield _checked(line, fields, lines_of_ids)
+            except ValueError as error:
+                yield Row(line, {}, problem=_sentence(error))
+    except _UnreadableError as error:
+        line, problem = error.args
+        yield Row(line, {}, problem=problem)
+
+
+# --- one record: each function raises ValueError with the problem
+
+
+def _decoded(data: bytes) -> str:
+    if len(data) > LONGEST:
+        raise ValueError(f"longer than {LONGEST} bytes")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -243,166 +159,153 @@ def _text_of(data: bytes) -> str:
         ) from None
 
 
-def _each_line(found: Iterable[Line]) -> Iterator[tuple[int, str] | BadRow]:
-    """The lines of a file in which each is a row, without their ends; blank ones are passed over."""
-    for line in found:
-        if line.cut:
-            yield BadRow(line.number, f"longer than {LONGEST} bytes")
-            continue
-        try:
-            text = _text_of(line.data).removesuffix("\n").removesuffix("\r")
-        except ValueError as error:
-            yield BadRow(line.number, str(error))
-            continue
-        if text.strip():
-            yield line.number, text
-
-
-def _txt_rows(found: Iterable[Line]) -> Iterator[Row | BadRow]:
-    for entry in _each_line(found):
-        if isinstance(entry, BadRow):
-            yield entry
-        elif "\r" in entry[1]:
-            yield BadRow(entry[0], "a carriage return within the line: save the file with line ends of LF or CRLF")
-        else:
-            yield _checked(entry[0], {"prompt": entry[1]})
-
-
-# --- JSON lines
+def _text_fields(text: str) -> dict[str, Any]:
+    prompt = text.removesuffix("\n").removesuffix("\r")
+    if "\r" in prompt:
+        raise ValueError("a carriage return within the line: save the file with line ends of LF or CRLF")
+    return {"prompt": prompt}
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; json alone would let the last of two equal names win."""
-    if twice := next((name for name, count in Counter(name for name, _ in pairs).items() if count > 1), None):
-        raise ValueError(f"the field {_quoted(twice)} is there twice")
-    return dict(pairs)
+    """An object of which no field is there twice; json alone would let the last one win."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError(f"the field {_twice(name for name, _ in pairs)} is there twice")
+    return fields
 
 
 def _no_number(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no number in JSON")
+    raise ValueError(f"{word} is not a number in JSON")
 
 
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number)
 
 
-def _jsonl_rows(found: Iterable[Line]) -> Iterator[Row | BadRow]:
-    for entry in _each_line(found):
-        if isinstance(entry, BadRow):
-            yield entry
-            continue
-        number, text = entry
+def _json_fields(text: str) -> dict[str, Any]:
+    try:
+        fields = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} (character {error.colno})") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except ValueError as error:
+        raise ValueError("a number has too many digits" if "digits" in str(error) else str(error)) from None
+    if not isinstance(fields, dict):
+        raise ValueError('not a JSON object: write a row as {"prompt": "a snow leopard"}')  # noqa: TRY004
+    return fields
+
+
+def _cells(text: str) -> list[str]:
+    try:
+        return next(csv.reader([text], strict=True), [])
+    except csv.Error as error:
+        hint = ": save the file with line ends of LF or CRLF" if "\r" in text.rstrip("\r\n") else ""
+        raise ValueError(f"not CSV: {error}{hint}") from None
+
+
+def _csv_parser(records: Iterator[tuple[int, bytes]]) -> Callable[[str], dict[str, Any] | None]:
+    """Read the header; without a good one nothing else can be read."""
+    for line, data in records:
         try:
-            given = _DECODER.decode(text)
-        except json.JSONDecodeError as error:
-            yield BadRow(number, f"no JSON: {error.msg} (character {error.colno})")
-        except RecursionError:
-            yield BadRow(number, "nested too deeply")
-        except ValueError as error:
-            yield BadRow(number, str(error) if "digits" not in str(error) else "a number has too many digits")
-        else:
-            problem = 'no JSON object: write a row as {"prompt": "a snow leopard"}'
-            yield _checked(number, given) if isinstance(given, dict) else BadRow(number, problem)
-
-
-# --- CSV (RFC 4180)
-
-
-def _records(found: Iterable[Line]) -> Iterator[tuple[int, list[str]] | BadRow]:
-    """The records: a header, then a row each. A record ends with the line at which its quotes are balanced."""
-    number, data, quotes = 0, bytearray(), 0
-    for line in found:
-        number = number if data else line.number
-        data += line.data
-        quotes += line.data.count(b'"')
-        if line.cut or len(data) > LONGEST:
-            raise _UnreadableError(f"a record longer than {LONGEST} bytes: is a quote not closed?", number)
-        if quotes % 2:
-            continue
-        whole, quotes = bytes(data), 0
-        data.clear()
-        try:
-            cells = next(csv.reader([_text_of(whole)], strict=True), [])
-        except csv.Error as error:
-            hint = ": save the file with line ends of LF or CRLF" if b"\r" in whole.rstrip(b"\r\n") else ""
-            yield BadRow(number, f"no CSV: {error}{hint}")
-        except ValueError as error:
-            yield BadRow(number, str(error))
-        else:
+            cells = _cells(_decoded(data))
             if any(map(str.strip, cells)):
-                yield number, cells
-    if data:
-        raise _UnreadableError("a quote that opens in this record is never closed", number)
+                return partial(_csv_fields, _header(cells))
+        except ValueError as error:
+            raise _UnreadableError(line, str(error)) from None
+    raise _UnreadableError(1, "there is no header with the columns prompt, and optionally width, height, id")
 
 
-def _csv_rows(found: Iterable[Line]) -> Iterator[Row | BadRow]:
-    records = _records(found)
-    first = next(records, BadRow(1, "there is no header with the columns prompt, and optionally width, height, id"))
-    if isinstance(first, BadRow):
-        yield first._replace(fatal=True)
-        return
-    header = [name.strip() for name in first[1]]
-    if problem := _header_problem(header):
-        yield BadRow(first[0], problem, fatal=True)
-        return
-    for entry in records:
-        yield entry if isinstance(entry, BadRow) else _csv_row(entry[0], header, entry[1])
-
-
-def _header_problem(header: list[str]) -> str | None:
+def _header(cells: list[str]) -> list[str]:
+    header = [name.strip() for name in cells]
     if len(header) == 1 and any(separator in header[0] for separator in ";\t"):
-        return f"columns are separated by commas; this is one column, {_quoted(header[0])}"
-    if problem := _unknown("column", header):
-        return f"{problem} (the first line is the header)"
-    if twice := next((name for name, count in Counter(header).items() if count > 1), None):
-        return f"the column {_quoted(twice)} is there twice"
-    return None if "prompt" in header else "there is no column 'prompt'"
+        raise ValueError(f"columns are separated by commas; this is one column, {_quoted(header[0])}")
+    _refuse_unknown("column", header, " (the first line is the header)")
+    if len(set(header)) < len(header):
+        raise ValueError(f"the column {_twice(header)} is there twice")
+    if "prompt" not in header:
+        raise ValueError("there is no column 'prompt'")
+    return header
 
 
-def _csv_row(line: int, header: list[str], cells: list[str]) -> Row | BadRow:
+def _csv_fields(header: list[str], text: str) -> dict[str, Any] | None:
+    cells = _cells(text)
+    if not any(map(str.strip, cells)):
+        return None
     if len(cells) != len(header):
         hint = "; put quotes around a prompt with commas" if len(cells) > len(header) else ""
-        return BadRow(line, f"{len(cells)} cells, but the header has {len(header)}{hint}")
-    given: dict[str, Any] = dict(zip(header, cells, strict=True))
-    given["id"] = given.get("id") or None
+        raise ValueError(f"{len(cells)} cells, but the header has {len(header)}{hint}")
+    fields: dict[str, Any] = dict(zip(header, cells, strict=True))
+    fields["id"] = fields.get("id") or None
     for name in ("width", "height"):
-        cell = given.get(name, "")
+        cell = fields.get(name, "")
         whole = _WHOLE.fullmatch(cell)
         if cell.strip() and whole is None:
-            return BadRow(line, f"{name}: not a whole number of pixels: {_quoted(cell)}")
-        given[name] = int(whole[1]) if whole else None
-    return _checked(line, given)
+            raise ValueError(f"{name}: not a whole number of pixels: {_quoted(cell)}")
+        fields[name] = int(whole[1]) if whole else None
+    return fields
 
 
-_READERS: Final = {FileFormat.TXT: _txt_rows, FileFormat.JSONL: _jsonl_rows, FileFormat.CSV: _csv_rows}
+def _checked(line: int, given: dict[str, Any], lines_of_ids: "DiskMap") -> Row:
+    """The row of these fields, of which None counts as not given."""
+    _refuse_unknown("field", given)
+    # Always in the same order: the journal recognises a row without an id by what is posted.
+    fields = {name: given[name] for name in _FIELDS if given.get(name) is not None}
+    row_id = fields.pop("id", None)
+    row_id = str(row_id) if type(row_id) is int else row_id
+    _check_id(row_id)
+    if isinstance(prompt := fields.get("prompt"), str):
+        _refuse_control("prompt", prompt, _NOT_IN_PROMPTS)
+    TextToImageInput(**fields)
+    if row_id is not None:
+        if (before := lines_of_ids.get(row_id.encode())) is not None:
+            raise ValueError(f"line {before!r} has the same id")
+        lines_of_ids.put(row_id.encode(), line)
+    return Row(line, fields, row_id)
 
 
-# --- what reads ahead and remembers
+def _check_id(row_id: object) -> None:
+    if row_id is None:
+        return
+    if not isinstance(row_id, str):
+        raise ValueError("id: neither text nor a whole number")  # noqa: TRY004
+    if not row_id.strip():
+        raise ValueError("id: blank; leave it out if the row has none")
+    if len(row_id) > _LONGEST_ID:
+        raise ValueError(f"id: longer than {_LONGEST_ID} characters")
+    _refuse_control("id", row_id, _NOT_IN_IDS)
 
 
-class Ahead:
-    """The rows of a file, of which the first are read at once, to be checked before anything is submitted.
-
-    Attributes:
-        bad: The bad ones of the first rows.
-        total: How many rows there are, if the first are all.
-    """
-
-    def __init__(self, rows: Iterable[Row | BadRow], count: int = CHECKED_FIRST) -> None:
-        rest = iter(rows)
-        first = list(islice(rest, count))
-        self.bad = [row for row in first if isinstance(row, BadRow)]
-        self.total = len(first) if len(first) < count else None
-        self._all = chain(first, rest)
-
-    def __iter__(self) -> Iterator[Row | BadRow]:
-        return self
-
-    def __next__(self) -> Row | BadRow:
-        return next(self._all)
+def _refuse_control(name: str, text: str, refused: re.Pattern[str]) -> None:
+    if found := refused.search(text):
+        raise ValueError(f"{name}: the control character U+{ord(found[0]):04X} is not allowed")
 
 
-class Seen:
-    """A map in constant memory: a temporary SQLite database that nobody else sees. For one thread at a time.
+def _refuse_unknown(word: str, names: Iterable[str], hint: str = "") -> None:
+    if unknown := [_quoted(name) for name in names if name not in _FIELDS][:5]:
+        plural = "" if len(unknown) == 1 else "s"
+        raise ValueError(f"unknown {word}{plural} {', '.join(unknown)}; known are {', '.join(_FIELDS)}{hint}")
+
+
+def _sentence(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    problems = error.errors(include_url=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, it['loc']))}: {it['msg']}" for it in problems)
+
+
+def _twice(names: Iterable[str]) -> str:
+    return _quoted(Counter(names).most_common(1)[0][0])
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "...")
+
+
+# --- what remembers, and what reads ahead
+
+
+class DiskMap:
+    """A map in constant memory: a temporary SQLite database of its own. For one thread at a time.
 
     Raises of all its calls: `JournalError` if the directory for temporary files is full.
     """
@@ -412,25 +315,23 @@ class Seen:
         for statement in (
             "PRAGMA journal_mode = OFF",
             "PRAGMA synchronous = OFF",
-            "CREATE TABLE seen (key BLOB PRIMARY KEY, value) WITHOUT ROWID",
+            "CREATE TABLE map (key BLOB PRIMARY KEY, value) WITHOUT ROWID",
             "BEGIN",  # never committed: only this connection reads it
         ):
             self._do(statement)
 
-    def add(self, key: bytes, value: int | bytes) -> int | bytes | None:
-        """Set a value; return the one before, or None."""
-        before = self.get(key)
-        self._do("INSERT OR REPLACE INTO seen VALUES (?, ?)", key, value)
-        return before
+    def put(self, key: bytes, value: int | bytes) -> None:
+        """Set the value of a key."""
+        self._do("INSERT OR REPLACE INTO map VALUES (?, ?)", key, value)
 
     def get(self, key: bytes) -> int | bytes | None:
         """The value of a key, or None."""
-        row = self._do("SELECT value FROM seen WHERE key = ?", key)
+        row = self._do("SELECT value FROM map WHERE key = ?", key)
         found: int | bytes | None = row[0] if row else None
         return found
 
     def close(self) -> None:
-        """Forget everything."""
+        """Delete everything."""
         self._database.close()
 
     def _do(self, statement: str, *values: int | bytes) -> Any:
@@ -441,3 +342,40 @@ class Seen:
                 "There is no room for temporary files; make some, or set SQLITE_TMPDIR to another directory",
                 cause=f"{type(error).__name__}: {error}",
             ) from error
+
+
+async def read_ahead(rows: Generator[Row, None, None]) -> AsyncGenerator[Row, None]:
+    """Iterate over rows in a thread, a few ahead; closed, it closes them too.
+
+    The thread is a daemon: a process that is told to end does not wait for the next line of a terminal.
+    """
+    loop, queue = asyncio.get_running_loop(), asyncio.Queue[Row | Exception | None]()
+    room, closed = threading.Semaphore(_AHEAD), False
+
+    def put(found: Row | Exception | None) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(queue.put_nowait, found)
+
+    def work() -> None:
+        end: Exception | None = None
+        try:
+            with closing(rows):
+                for row in rows:
+                    room.acquire()
+                    if closed:
+                        break
+                    put(row)
+        except Exception as error:  # noqa: BLE001  # raised on the loop
+            end = error
+        put(end)
+
+    threading.Thread(target=work, name="batch file", daemon=True).start()
+    try:
+        while isinstance(found := await queue.get(), Row):
+            room.release()
+            yield found
+        if found is not None:
+            raise found
+    finally:
+        closed = True
+        room.release()

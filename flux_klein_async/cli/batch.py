@@ -1,13 +1,11 @@
-"""`flux-klein batch`: a file of prompts, resumed however a run ends. `run` does the work."""
+"""`flux-klein batch`: a file of prompts, resumed however a run ends."""
 
 import asyncio
 import io
-import os
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import AsyncExitStack, aclosing
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -16,24 +14,10 @@ import typer
 
 from flux_klein_async.batch.estimate import Estimate
 from flux_klein_async.batch.manifest import Manifest, json_line
-from flux_klein_async.batch.rows import BadRow, FileFormat, Row, kind_of, read_rows
-from flux_klein_async.batch.stream import RowStream
-from flux_klein_async.cli import connect, stopping
+from flux_klein_async.batch.rows import FileFormat, Row, read_ahead, read_rows
+from flux_klein_async.cli import connect, exits, run
 from flux_klein_async.cli.exits import ExitCode
 from flux_klein_async.cli.output import Screen, duration
-from flux_klein_async.cli.parameters import (
-    AsJson,
-    BaseUrl,
-    Concurrency,
-    Emulated,
-    ModelId,
-    NoDownload,
-    Quiet,
-    Timeout,
-    writable,
-)
-from flux_klein_async.cli.run import RunOptions, Totals, connected, run_rows
-from flux_klein_async.cli.stopping import Stop
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import InvalidInputError, JournalError
 from flux_klein_async.journal.base import Action
@@ -41,82 +25,57 @@ from flux_klein_async.journal.budget import Budget, dollars, generation_price
 from flux_klein_async.journal.sqlite import Account, SqliteJournal
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from flux_klein_async.operations.submit import prepare
+from flux_klein_async.options import Limits
 from flux_klein_async.polling.adaptive import AdaptivePolling
 
 __all__ = ["batch"]
 
-
+_CHECKED_FIRST = 1000  # rows that are checked before the first of them is submitted
 _BAD_SHOWN = 20  # bad lines that are printed one by one
-_AT_ONCE = 256  # rows that the journal is asked for together
+_AT_ONCE = 256  # rows about which the journal is asked together
+
+_WORDS = {
+    Action.RECALL: "done before",
+    Action.RESUME: "to be resumed",
+    Action.FAILED: "failed before",
+    Action.UNCERTAIN: "uncertain",
+    Action.CLAIMED: "claimed by another run",
+}
 
 Preview = Callable[[str, bytes, str | None], Awaitable[Action]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Batch:
-    """The options of a batch alone, checked."""
-
-    file: str
-    kind: FileFormat
-    journal: Path
-    output_dir: Path
-    max_spend: float | None
-    retry_failed: bool
-    resubmit_uncertain: bool
-    new_token: bool
-    dry_run: bool
-
-
 def batch(
-    file: Annotated[
-        str,
-        typer.Argument(metavar="FILE", help="Prompts: .txt, .jsonl, .csv; - reads standard input.", show_default=False),
-    ],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Prompts: .txt, .jsonl or .csv; - reads standard input.")],
     *,
-    journal: Annotated[
-        Path | None,
-        typer.Option(help="The journal; DIR/journal.sqlite if not given.", metavar="PATH"),
-    ] = None,
+    journal: Annotated[Path | None, typer.Option(help="The journal; else DIR/journal.sqlite.", metavar="PATH")] = None,
     output_dir: Annotated[Path, typer.Option(help="Where files and manifest.jsonl go.", metavar="DIR")] = Path("out"),
-    kind: Annotated[
-        FileFormat | None, typer.Option("--format", help="The format of FILE; by its name, txt for -, if not given.")
-    ] = None,
-    concurrency: Concurrency = 64,
-    max_spend: Annotated[
-        float | None,
-        typer.Option(min=0, help="USD that all runs on this journal together may spend.", metavar="USD"),
-    ] = None,
+    file_format: Annotated[FileFormat | None, typer.Option("--format", help="Else by the name of FILE.")] = None,
+    concurrency: run.Concurrency = 64,
+    max_spend: Annotated[float | None, typer.Option(min=0, help="For all runs on the journal.", metavar="USD")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file and print what it would cost.")] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Submit failed lines again; they may have been charged.")
-    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Submit failed lines again.")] = False,
     resubmit_uncertain: Annotated[
-        bool,
-        typer.Option("--resubmit-uncertain", help="Submit uncertain lines again; they may have been paid."),
+        bool, typer.Option("--resubmit-uncertain", help="Submit uncertain lines again; they may be charged twice.")
     ] = False,
-    new_token: Annotated[
-        bool,
-        typer.Option("--new-token", help="The token was renewed: resume what the old one submitted."),
-    ] = False,
-    model: ModelId = KLEIN_4B_TEXT_TO_IMAGE,
-    timeout: Timeout = 120.0,
-    no_download: NoDownload = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    emulator: Emulated = False,
-    base_url: BaseUrl = None,
+    new_token: Annotated[bool, typer.Option("--new-token", help="Resume what your previous token submitted.")] = False,
+    model: connect.ModelId = KLEIN_4B_TEXT_TO_IMAGE,
+    timeout: run.Timeout = 120.0,
+    no_download: run.NoDownload = False,
+    as_json: run.JsonLines = False,
+    quiet: run.Quiet = False,
+    emulator: connect.Emulated = False,
+    base_url: connect.BaseUrl = None,
 ) -> None:
     """Generate a picture for each line of a file.
 
-    Run the same command again to resume it.
+    A .txt file has a prompt a line, a .jsonl file an object a line, a .csv file a header. Fields: prompt, and
+    optionally width and height (pixels) and id. The id recognises a line in the next run; a line without one is
+    recognised by its content. The first 1,000 lines are checked before anything is submitted.
 
-    A .txt file has a prompt a line. A .jsonl file has an object a line and a .csv file named columns: prompt, and
-    optionally width, height (pixels) and id, which recognises a line whatever else changes; a line without an id is
-    recognised by its content. Nothing is submitted before the first 1,000 lines are checked.
-
-    The journal records every submit before it is sent. However a run ends, the same command again submits nothing
-    twice, waits for what was submitted and downloads missing files. A submit with an unknown outcome is reported and
-    never resubmitted. DIR/manifest.jsonl says what happened to each line.
+    However a run ends, run the same command again to resume it. The journal records every submit before it is sent, so
+    nothing is submitted twice; a submit with an unknown outcome is reported and never resubmitted.
+    DIR/manifest.jsonl says what happened to each line.
 
     Ctrl-C submits nothing more, cancels what is queued and waits up to 30 s for running generations; press it again
     to quit at once.
@@ -125,45 +84,75 @@ def batch(
     Examples:
       flux-klein batch prompts.txt --emulator
       flux-klein batch prompts.csv --dry-run
-      flux-klein batch prompts.jsonl --journal run.sqlite --output-dir out --max-spend 25
+      flux-klein batch prompts.jsonl --journal run.sqlite --max-spend 25
       generate-prompts | flux-klein batch - --no-download --json > done.jsonl
-
-    \b
-    Exit codes (the worst line decides, in this order after 0):
-      0 all done    77 no access (token, balance)    69 service unreachable or in trouble
-      75 too late or too many, try again    65 bad input    1 other    64 usage    130 Ctrl-C
     """  # noqa: D301  # \b: what follows is not to be wrapped
-    if emulator and base_url is not None:
-        raise typer.BadParameter("--emulator has its own address; leave out --base-url")
-    folder = output_dir if dry_run else writable(output_dir)
-    job = RunOptions(
-        model=model,
-        concurrency=concurrency,
-        timeout=timeout,
-        directory=None if no_download else folder,
-        as_json=as_json,
-        quiet=quiet,
-        emulator=emulator,
-        base_url=base_url,
-    )
-    options = _Batch(
-        file=file,
-        kind=kind or (FileFormat.TXT if file == "-" else kind_of(file)),
-        journal=journal or folder / "journal.sqlite",
-        output_dir=folder,
-        max_spend=max_spend,
-        retry_failed=retry_failed,
-        resubmit_uncertain=resubmit_uncertain,
-        new_token=new_token,
-        dry_run=dry_run,
-    )
-    stream = _opened(file)
+    folder = output_dir if dry_run else run.writable(output_dir)
+    file_format = file_format or _format_of(file)
+    found = _rows(_opened(file), file_format)
+    path = journal or folder / "journal.sqlite"
 
-    async def body(stop: Stop) -> ExitCode:
-        with RowStream(read_rows(stream, options.kind), stream.close) as rows:
-            return await _run(job, options, rows, stop)
+    async def body(screen: Screen, stop: exits.Stop) -> ExitCode:
+        async with AsyncExitStack() as stack:
+            rest = await stack.enter_async_context(aclosing(read_ahead(found)))
+            first = [row async for row in _some(rest, _CHECKED_FIRST)]
+            if bad := [row for row in first if row.problem]:
+                return _refused(bad, screen)
+            service = await stack.enter_async_context(connect.connected(screen, base_url, emulator=emulator))
+            account = None
+            store = SqliteJournal(path, retry_failed=retry_failed, resubmit_uncertain=resubmit_uncertain)
+            if path.exists() or not dry_run:  # a dry run makes none
+                if not dry_run:
+                    folder.mkdir(parents=True, exist_ok=True)
+                account = (await stack.enter_async_context(store)).for_account(service.token)
+                if not emulator:
+                    await _check_token(account, path, new_token=new_token)
+            totals, polling = run.Totals(), AdaptivePolling(store=service.store)
+            client = await stack.enter_async_context(
+                FluxKleinClient(
+                    service.token,
+                    base_url=service.base_url,
+                    model=model,
+                    timeout=timeout,
+                    limits=Limits(max_in_flight=concurrency),
+                    on_event=totals.note,
+                    polling=polling,
+                    journal=store if account is not None else None,
+                    budget=None if max_spend is None else Budget(max_spend),
+                )
+            )
+            rows = _chained(first, rest)
+            if dry_run:
+                price = generation_price(await client.get_model())
+                preview = account.items().preview if account is not None else None
+                forecast = _Forecast(Estimate(lambda pixels: polling.median(model, pixels)), screen)
+                await forecast.add(rows, model, preview)
+                return forecast.show(price, concurrency, as_json=as_json)
+            in_thread = asyncio.get_running_loop().run_in_executor  # it may take long
+            manifest = stack.enter_context(await in_thread(None, Manifest, folder / "manifest.jsonl"))
+            totals.total = len(first) if len(first) < _CHECKED_FIRST else await in_thread(None, _line_ends, file)
+            return await run.Run(
+                client=client,
+                totals=totals,
+                screen=screen,
+                stop=stop,
+                concurrency=concurrency,
+                directory=None if no_download else folder,
+                as_json=as_json,
+                charged=not emulator,
+                manifest=manifest,
+            ).generate(rows)
 
-    raise typer.Exit(stopping.run(body))
+    raise typer.Exit(exits.run(body, quiet=quiet))
+
+
+def _format_of(file: str) -> FileFormat:
+    """The format of a file, by the suffix of its name."""
+    suffix = "txt" if file == "-" else Path(file).suffix.lower().removeprefix(".")
+    if suffix not in set(FileFormat):
+        known = ", ".join(f".{name}" for name in FileFormat)
+        raise InvalidInputError(f"{Path(file).name!r:.80} does not end in {known}; pass --format")
+    return FileFormat(suffix)
 
 
 def _opened(file: str) -> BinaryIO:
@@ -171,83 +160,57 @@ def _opened(file: str) -> BinaryIO:
         raise typer.BadParameter("standard input is closed")
     try:
         if file == "-":
-            # Not `sys.stdin` itself: the interpreter would wait for a thread that reads it when it ends.
+            # Not `sys.stdin` itself: at its end the interpreter would wait for a thread that reads it.
             return open(sys.stdin.fileno(), "rb", closefd=False)
         return open(file, "rb")  # noqa: PTH123  # its reader closes it
     except io.UnsupportedOperation:
-        return sys.stdin.buffer  # one that is no file
+        return sys.stdin.buffer  # not a file
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"{file!r} cannot be read: {getattr(error, 'strerror', error)}") from None
 
 
-async def _run(job: RunOptions, options: _Batch, rows: RowStream, stop: Stop) -> ExitCode:
-    screen = Screen(quiet=job.quiet)
-    screen.when_reader_gone(lambda: stop.because(ExitCode.READER_GONE))
-    stop.before_leaving = screen.restore
-    if bad := await rows.first_bad():
-        return _refuse(bad, screen)
-    totals = Totals()
-    polling = AdaptivePolling(store=None if job.emulator else connect.store_path(os.environ, job.base_url))
-    async with AsyncExitStack() as stack:
-        address: connect.Address = (job.base_url, None)
-        if job.emulator:
-            address = await stack.enter_async_context(connect.emulated())
-        token = connect.token_of(address)  # first: without a token no journal is made
-        journal = await _journal(options, stack)
-        account = journal.for_account(token) if journal is not None else None
-        if account is not None and not job.emulator:
-            await _check_token(options, account)
-        budget = None if options.max_spend is None else Budget(options.max_spend)
-        client = await stack.enter_async_context(
-            connected(job, screen, totals, address, polling=polling, journal=journal, budget=budget)
-        )
-        if options.dry_run:
-            preview = account.items().preview if account is not None else None
-            estimate = Estimate(lambda pixels: polling.median(job.model, pixels))
-            return await _dry_run(job, rows, client, estimate, preview, screen)
-        # In a thread: it may be long. Lines that are there already are not written again.
-        opened = asyncio.get_running_loop().run_in_executor(None, Manifest, options.output_dir / "manifest.jsonl")
-        manifest = stack.enter_context(await opened)
-        totals.total = rows.total if rows.total is not None else await _rough_total(options.file)
-        return await run_rows(rows, client, job, totals, screen, stop, manifest=manifest)
+def _rows(stream: BinaryIO, file_format: FileFormat) -> Generator[Row, None, None]:
+    with stream:
+        yield from read_rows(stream, file_format)
 
 
-async def _journal(options: _Batch, stack: AsyncExitStack) -> SqliteJournal | None:
-    """The journal, open; None for a dry run that would have to make it."""
-    if options.dry_run and not options.journal.exists():
-        return None
-    if not options.dry_run:
-        options.output_dir.mkdir(parents=True, exist_ok=True)
-    return await stack.enter_async_context(
-        SqliteJournal(options.journal, retry_failed=options.retry_failed, resubmit_uncertain=options.resubmit_uncertain)
-    )
+async def _some(rows: AsyncIterator[Row], count: int) -> AsyncIterator[Row]:
+    """The first rows."""
+    async for row in rows:
+        yield row
+        count -= 1
+        if count == 0:
+            return
 
 
-async def _check_token(options: _Batch, account: Account) -> None:
+async def _chained(first: list[Row], rest: AsyncIterator[Row]) -> AsyncIterator[Row]:
+    for row in first:
+        yield row
+    async for row in rest:
+        yield row
+
+
+async def _check_token(account: Account, path: Path, *, new_token: bool) -> None:
     """Refuse a token that the journal does not know: it would pay for everything again. The emulator's cost nothing."""
     ignored = (connect.EMULATED_TOKEN,)
-    if options.new_token:
+    if new_token:
         await account.take_over(ignored=ignored)
     elif await account.is_stranger(ignored=ignored):
         raise JournalError(
-            f"The journal {options.journal} was written with another token, and this run would pay for everything "
-            "again: after renewing your token, pass --new-token; for another account, name another --journal"
+            f"The journal {path} was written with another token, and this run would pay for everything again: "
+            "if you renewed your token, pass --new-token; for another account, name another --journal"
         )
 
 
-async def _rough_total(file: str) -> int | None:
-    """The lines of a file, for the progress display; None for anything but a plain file."""
-    return await asyncio.get_running_loop().run_in_executor(None, _line_ends, Path(file))
-
-
-def _line_ends(path: Path) -> int | None:
-    if not path.is_file():
+def _line_ends(file: str) -> int | None:
+    """The line ends of a file, for the progress display; None for anything but a plain file."""
+    if not Path(file).is_file():
         return None
-    with path.open("rb") as stream:
+    with open(file, "rb") as stream:  # noqa: PTH123
         return sum(piece.count(b"\n") for piece in iter(lambda: stream.read(1 << 20), b""))
 
 
-def _refuse(bad: list[BadRow], screen: Screen) -> ExitCode:
+def _refused(bad: list[Row], screen: Screen) -> ExitCode:
     for row in bad[:_BAD_SHOWN]:
         screen.note(f"Line {row.line}: {row.problem}")
     if len(bad) > _BAD_SHOWN:
@@ -256,93 +219,52 @@ def _refuse(bad: list[BadRow], screen: Screen) -> ExitCode:
     return ExitCode.BAD_INPUT
 
 
-# --- the dry run
+class _Forecast:
+    """What a run would do."""
 
+    def __init__(self, estimate: Estimate, screen: Screen) -> None:
+        self._estimate = estimate
+        self._screen = screen
+        self._actions: Counter[Action] = Counter()
+        self._bad = 0
 
-async def _dry_run(
-    job: RunOptions,
-    rows: RowStream,
-    client: FluxKleinClient,
-    estimate: Estimate,
-    preview: Preview | None,
-    screen: Screen,
-) -> ExitCode:
-    """Print what a run would do; nothing is made."""
-    price = generation_price(await client.get_model())
-    actions, bad = await _previewed(rows, job.model, estimate, preview, screen)
-    seconds = estimate.seconds(job.concurrency) if estimate.count else 0.0
-    cost = None if price is None else price * actions[Action.SUBMIT]
-    if job.as_json:
-        counts = {action.name.lower(): actions[action] for action in Action}
-        usd = None if cost is None else float(cost)
-        screen.out(json_line({**counts, "bad": bad, "cost_usd": usd, "seconds": round(seconds, 3)}))
-    else:
-        for line in _forecast(actions, bad, price, job.concurrency, seconds):
-            screen.out(line)
-    return ExitCode.BAD_INPUT if bad else ExitCode.OK if price is not None else ExitCode.OTHER
+    async def add(self, rows: AsyncIterator[Row], model: str, preview: Preview | None) -> None:
+        """Count the rows; print the first bad ones."""
 
+        async def judged(row: Row) -> tuple[Row, Action]:
+            if row.problem or preview is None:
+                return row, Action.SUBMIT
+            prepared = prepare(row.fields, model=None, width=None, height=None, default_model=model)
+            try:
+                return row, await preview(prepared.model, prepared.body, row.id)
+            except InvalidInputError as error:  # the journal knows another input with this id
+                return row._replace(problem=str(error)), Action.SUBMIT
 
-async def _previewed(
-    rows: RowStream, model: str, estimate: Estimate, preview: Preview | None, screen: Screen
-) -> tuple[Counter[Action], int]:
-    """What the journal would have done with each row, and how many rows are bad; prints the first of those."""
-    actions: Counter[Action] = Counter()
-    bad = 0
+        while some := [row async for row in _some(rows, _AT_ONCE)]:
+            for row, action in await asyncio.gather(*map(judged, some)):
+                if row.problem:
+                    self._bad += 1
+                    if self._bad <= _BAD_SHOWN:
+                        self._screen.note(f"Line {row.line}: {row.problem}")
+                    continue
+                self._actions[action] += 1
+                if action is Action.SUBMIT:
+                    self._estimate.add(row.fields)
 
-    def refuse(row: BadRow) -> None:
-        nonlocal bad
-        bad += 1
-        if bad <= _BAD_SHOWN:
-            screen.note(f"Line {row.line}: {row.problem}")
-
-    async def settle(some: list[Row]) -> None:
-        asked = await asyncio.gather(*(_action(row, model, preview) for row in some))
-        for row, action in zip(some, asked, strict=True):
-            if isinstance(action, BadRow):
-                refuse(action)
-                continue
-            actions[action] += 1
-            if action is Action.SUBMIT:
-                estimate.add(row.fields)
-
-    waiting: list[Row] = []
-    async for row in rows:
-        if isinstance(row, BadRow):
-            refuse(row)
+    def show(self, price: Decimal | None, concurrency: int, *, as_json: bool) -> ExitCode:
+        """Print the counts, the cost and the time."""
+        new = self._actions[Action.SUBMIT]
+        seconds = self._estimate.seconds(concurrency)
+        if as_json:
+            counts = {action.name.lower(): self._actions[action] for action in Action}
+            usd = None if price is None else float(price * new)
+            self._screen.out(json_line({**counts, "bad": self._bad, "cost_usd": usd, "seconds": round(seconds, 3)}))
         else:
-            waiting.append(row)
-        if len(waiting) >= _AT_ONCE:
-            await settle(waiting)
-            waiting = []
-    await settle(waiting)
-    return actions, bad
-
-
-async def _action(row: Row, model: str, preview: Preview | None) -> Action | BadRow:
-    if preview is None:
-        return Action.SUBMIT
-    prepared = prepare(row.fields, model=None, width=None, height=None, default_model=model)
-    try:
-        return await preview(prepared.model, prepared.body, row.id)
-    except InvalidInputError as error:  # the journal knows another input by this id
-        return BadRow(row.line, str(error))
-
-
-def _forecast(
-    actions: Counter[Action], bad: int, price: Decimal | None, concurrency: int, seconds: float
-) -> Iterator[str]:
-    new = actions[Action.SUBMIT]
-    others = {
-        "done before": actions[Action.RECALL],
-        "to be resumed": actions[Action.RESUME],
-        "failed before": actions[Action.FAILED],
-        "uncertain": actions[Action.UNCERTAIN],
-        "claimed by another run": actions[Action.CLAIMED],
-        "bad": bad,
-    }
-    yield f"{new:,} to submit" + "".join(f", {count:,} {what}" for what, count in others.items() if count)
-    if price is None:
-        yield "Cost: unknown, the catalogue does not say it"
-    else:
-        yield f"Cost: {dollars(price * new)}" + (f" ({new:,} x {dollars(price)})" if new > 1 else "")
-    yield f"Time: about {duration(seconds)} with {concurrency} at once, without a queue"
+            others = {_WORDS[action]: self._actions[action] for action in _WORDS} | {"bad": self._bad}
+            listed = "".join(f", {count:,} {what}" for what, count in others.items() if count)
+            cost = "unknown, the catalogue does not say it" if price is None else dollars(price * new)
+            product = f" ({new:,} x {dollars(price)})" if price is not None and new > 1 else ""
+            self._screen.out(f"{new:,} to submit{listed}")
+            self._screen.out(f"Cost: {cost}{product}")
+            self._screen.out(f"Time: about {duration(seconds)} with {concurrency} at a time, without a queue")
+        return ExitCode.BAD_INPUT if self._bad else ExitCode.OK if price is not None else ExitCode.OTHER

@@ -1,89 +1,125 @@
-"""Which service a command talks to: the one helper that makes clients, and the emulator for a single run."""
+"""What commands share: options, the service that the options name, and the printing of one answer."""
 
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Any, Final, NamedTuple
 
+import typer
 from yarl import URL
 
 from flux_klein_async.api.credentials import find_token
 from flux_klein_async.api.urls import ApiUrls, host_of, is_loopback
+from flux_klein_async.batch.manifest import Record, error_facts, json_line
+from flux_klein_async.cli.exits import ExitCode, Stop, exit_code, run
+from flux_klein_async.cli.output import Screen
 from flux_klein_async.client import FluxKleinClient
-from flux_klein_async.errors import FluxKleinError
-from flux_klein_async.events import Event
-from flux_klein_async.journal.base import Journal, SpendingLimit
-from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
-from flux_klein_async.options import Limits, from_environ
+from flux_klein_async.errors import ConfigurationError, FluxKleinError
+from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
+from flux_klein_async.options import TOKEN_VARIABLES, Environment, from_environ
 from flux_klein_async.polling.adaptive import AdaptivePolling
-from flux_klein_async.polling.policies import PollPolicy
 
-__all__ = [
-    "EMULATED_TOKEN",
-    "STORE_VARIABLE",
-    "Address",
-    "MissingExtraError",
-    "build_client",
-    "emulated",
-    "require_pillow",
-    "store_path",
-    "token_of",
-]
-
+__all__ = ["EMULATED_TOKEN", "MissingExtraError", "answer", "connected", "emulated", "store_path", "token_of"]
 
 STORE_VARIABLE = "FLUX_KLEIN_STORE"
-EMULATED_TOKEN: Final = "emulator-token"  # noqa: S105  # nobody's secret
-"""The emulator's, unless it is told another."""
-
-Address = tuple[str | None, str | None]  # base URL and token; None: from the environment
+EMULATED_TOKEN: Final = "emulator-token"  # noqa: S105  # not a secret
+"""The emulator's token, unless it is given another."""
+Answer = tuple[ExitCode, Record, list[str]]  # the lines are for output without --json
 
 
 class MissingExtraError(FluxKleinError):
-    """Something that is not installed is needed."""
+    """The command needs something that is not installed."""
 
 
-def build_client(
-    address: Address,
-    *,
-    model: str = KLEIN_4B_TEXT_TO_IMAGE,
-    timeout: float | None = 120.0,
-    concurrency: int | None = None,
-    on_event: Callable[[Event], None] | None = None,
-    store: Path | None = None,
-    polling: PollPolicy | None = None,
-    journal: Journal | None = None,
-    budget: SpendingLimit | None = None,
-) -> FluxKleinClient:
-    """The client of every command; `store` keeps what it learns of how long generations take.
+# --- options
+
+
+def _one_service(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+    """Refuse --emulator together with --base-url, in either order."""
+    if value and context.params.get("base_url" if parameter.name == "emulator" else "emulator"):
+        raise typer.BadParameter("--emulator has its own address; leave out --base-url")
+    return value
+
+
+def _known_models(typed: str) -> list[str]:
+    """Shell completion of a model id."""
+    return [model for model in (KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE) if model.startswith(typed)]
+
+
+ModelId = Annotated[str, typer.Option(help="Model id.", metavar="ID", autocompletion=_known_models)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Emulated = Annotated[
+    bool,
+    typer.Option(
+        "--emulator", help="Use a new local emulator: placeholder pictures, no token, no charge.", callback=_one_service
+    ),
+]
+BaseUrl = Annotated[
+    str | None, typer.Option(help="Address of the API, instead of the default.", metavar="URL", callback=_one_service)
+]
+
+
+# --- the service
+
+
+class Address(NamedTuple):
+    """Where a service is, by default where the environment says, and the file that stores its durations."""
+
+    base_url: str | None
+    token: str
+    store: Path | None
+
+
+@asynccontextmanager
+async def connected(screen: Screen, base_url: str | None, *, emulator: bool) -> AsyncIterator[Address]:
+    """The service that the options name; an emulated one runs as long as the block.
 
     Raises:
         ConfigurationError: No token, or a bad base URL.
+        MissingExtraError: Pillow is not installed.
     """
-    base_url, token = address
-    limits = Limits() if concurrency is None else Limits(max_in_flight=concurrency)
-    return FluxKleinClient(
-        token,
-        base_url=base_url,
-        model=model,
-        timeout=timeout,
-        limits=limits,
-        on_event=on_event,
-        polling=polling or AdaptivePolling(store=store),
-        journal=journal,
-        budget=budget,
-    )
+    if not emulator:
+        yield Address(base_url, token_of(from_environ(os.environ)), store_path(os.environ, base_url))
+        return
+    async with emulated() as service:
+        screen.note("Emulator: the pictures are placeholders, and nothing is charged.")
+        yield service
 
 
-def token_of(address: Address) -> str:
-    """The token of the client for this address.
+@asynccontextmanager
+async def emulated() -> AsyncIterator[Address]:
+    """An emulated service on a loopback port, inside the block; its durations are not stored."""
+    require_pillow()
+    from flux_klein_async.emulator import Emulator  # noqa: PLC0415  # only this run needs the server
+
+    # Its own seed: ids name the files, and the next run must not replace the files of this one.
+    async with Emulator(seed=secrets.randbits(32), api_key=EMULATED_TOKEN) as emulator:
+        yield Address(emulator.base_url, emulator.api_key, None)
+
+
+def require_pillow() -> None:
+    """Raise `MissingExtraError` if the emulator cannot draw, before the first picture is needed."""
+    try:
+        import PIL  # noqa: PLC0415, F401
+    except ImportError:
+        raise MissingExtraError(
+            "The emulator draws its placeholder pictures with Pillow: pip install 'flux_klein_async[emulator]'"
+        ) from None
+
+
+def token_of(environment: Environment, wall_clock: Callable[[], float] = time.time) -> str:
+    """The token of the environment or of the vendor's file.
 
     Raises:
-        ConfigurationError: There is no token.
+        ConfigurationError: There is none, or it cannot be one.
     """
-    return find_token(address[1], from_environ(os.environ), wall_clock=time.time)
+    if environment.token is None and not Path(environment.token_file or "").is_file():
+        ways = f"Set {TOKEN_VARIABLES[0]} or log in with the vendor's CLI; to try without a token, pass --emulator"
+        raise ConfigurationError(f"No token. {ways}")
+    return find_token(None, environment, wall_clock=wall_clock)
 
 
 def store_path(environ: Mapping[str, str], base_url: str | None) -> Path | None:
@@ -100,47 +136,44 @@ def store_path(environ: Mapping[str, str], base_url: str | None) -> Path | None:
         return Path(named) if named else None
     url = URL(ApiUrls(from_environ(environ).base_url if base_url is None else base_url).origin)
     host = host_of(url)
-    if host is None or is_loopback(host):
+    # By the XDG base directory specification, which ignores relative paths.
+    cache, home = environ.get("XDG_CACHE_HOME") or "", environ.get("HOME") or environ.get("USERPROFILE") or ""
+    folder = next((path for path in (cache, home and f"{home}/.cache") if os.path.isabs(path)), None)  # noqa: PTH117  # of text
+    if host is None or is_loopback(host) or folder is None:
         return None
     service = host if url.is_default_port() else f"{host}-{url.port}"
-    folder = _cache_folder(environ)
     # The colons of an IPv6 address would name a drive or a stream on Windows.
-    return folder / f"polling-{service.replace(':', '_')}.json" if folder is not None else None
+    return Path(folder) / "flux-klein" / f"polling-{service.replace(':', '_')}.json"
 
 
-def _cache_folder(environ: Mapping[str, str]) -> Path | None:
-    """By the XDG base directory specification, which ignores relative paths."""
-    cache = environ.get("XDG_CACHE_HOME") or ""
-    if not os.path.isabs(cache):  # noqa: PTH117  # of a string
-        home = environ.get("HOME") or environ.get("USERPROFILE") or ""
-        cache = f"{home}/.cache" if os.path.isabs(home) else ""  # noqa: PTH117
-    return Path(cache) / "flux-klein" if cache else None
+# --- one answer
 
 
-@asynccontextmanager
-async def emulated() -> AsyncIterator[Address]:
-    """An emulated service on a loopback port, inside the block.
+def answer(
+    ask: Callable[[FluxKleinClient], Awaitable[Answer]],
+    base_url: str | None,
+    *,
+    emulator: bool,
+    as_json: bool,
+    subject: Record,
+    waits: bool = False,
+) -> typer.Exit:
+    """Ask the service, print the answer or the error, and return the exit.
 
-    Raises:
-        MissingExtraError: Pillow is not installed.
+    The JSON of an error begins with `subject`. A call that `waits` for a generation stores what that teaches.
     """
-    require_pillow()
-    from flux_klein_async.emulator import Emulator  # noqa: PLC0415  # only this run needs the server
 
-    # Its own seed: ids name the files, and the next run must not replace the files of this one.
-    async with Emulator(seed=secrets.randbits(32), api_key=EMULATED_TOKEN) as emulator:
-        yield emulator.base_url, emulator.api_key
+    async def body(screen: Screen, _stop: Stop) -> ExitCode:
+        try:
+            async with connected(screen, base_url, emulator=emulator) as service:
+                polling = AdaptivePolling(store=service.store) if waits else None
+                async with FluxKleinClient(service.token, base_url=service.base_url, polling=polling) as client:
+                    code, record, lines = await ask(client)
+        except FluxKleinError as error:
+            code, record, lines = exit_code(error), {**subject, "error": error_facts(error)}, []
+            screen.note(str(error))
+        for line in [json_line(record)] if as_json else lines:
+            screen.out(line)
+        return code
 
-
-def require_pillow() -> None:
-    """Check that the emulator can draw, before the first picture is needed.
-
-    Raises:
-        MissingExtraError: Pillow is not installed.
-    """
-    try:
-        import PIL  # noqa: PLC0415, F401
-    except ImportError:
-        raise MissingExtraError(
-            "The emulator draws its placeholder pictures with Pillow: pip install 'flux_klein_async[emulator]'"
-        ) from None
+    return typer.Exit(run(body))

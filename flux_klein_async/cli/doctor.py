@@ -23,18 +23,17 @@ from yarl import URL
 
 from flux_klein_async import errors
 from flux_klein_async._version import USER_AGENT, __version__
-from flux_klein_async.api.credentials import Redactor, find_token
+from flux_klein_async.api.credentials import Redactor
 from flux_klein_async.api.messages import Response
 from flux_klein_async.api.requests import Api
 from flux_klein_async.api.responses import read_model
 from flux_klein_async.api.urls import ApiUrls
-from flux_klein_async.cli import stopping
+from flux_klein_async.cli import connect, exits
 from flux_klein_async.cli.exits import ExitCode, exit_code, worst
 from flux_klein_async.cli.output import Screen, is_terminal
-from flux_klein_async.cli.parameters import BaseUrl
 from flux_klein_async.cli.price import per_unit
 from flux_klein_async.errors import ConfigurationError, FluxKleinError
-from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
+from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, ModelInfo
 from flux_klein_async.options import BASE_URL_VARIABLE, Environment, Limits, from_environ
 from flux_klein_async.transport.aiohttp import AiohttpTransport
 from flux_klein_async.transport.environment import Proxies, named_authorities
@@ -47,7 +46,7 @@ _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)[^;]*?>=([0-9.]+)")  # as the packa
 _EXTRA = re.compile(r"""^([A-Za-z0-9._-]+).*extra == ['"](\w+)['"]""")
 _EXTRAS = ("cli", "emulator", "testing")
 
-# What to do about errors that are not the package's own, and about those of the API.
+# What to do about errors of the network, and about those of the API.
 _ADVICE = {
     "DNS": "is the name right, and is there a network?",
     "TLS": "is there a network, and does SSL_CERT_FILE have to name your company's authority?",
@@ -81,8 +80,8 @@ class Finding:
     code: ExitCode = ExitCode.OK
 
 
-class _Unusual(Exception):  # noqa: N818  # no error: it is a finding
-    """Raised by a check whose finding is not "ok"."""
+class _Unusual(Exception):  # noqa: N818  # not an error but a finding
+    """The finding of a check that is not "ok"."""
 
     def __init__(self, level: Level, line: str) -> None:
         super().__init__(line)
@@ -93,12 +92,13 @@ def _skipped(reason: str) -> _Unusual:
     return _Unusual(Level.SKIPPED, f"not checked: {reason}")
 
 
-CHECKS: "list[tuple[str, Check]]" = []
+Check = Callable[["Machine"], Awaitable[str]]
+CHECKS: list[tuple[str, Check]] = []
 """Name and function of each check, in order."""
 
 
-def _check(name: str) -> "Callable[[Check], Check]":
-    def add(check: "Check") -> "Check":
+def _check(name: str) -> Callable[[Check], Check]:
+    def add(check: Check) -> Check:
         CHECKS.append((name, check))
         return check
 
@@ -107,14 +107,20 @@ def _check(name: str) -> "Callable[[Check], Check]":
 
 @dataclass(kw_only=True)
 class Machine:
-    """What is checked; a check leaves here what later checks need."""
+    """What is checked; a check leaves here what later checks need.
+
+    Attributes:
+        base_url: The address, from the option `base_url_option`; None: from the environment.
+    """
 
     environment: Environment
     base_url: str | None
+    base_url_option: str = "--base-url"
     wall_clock: Callable[[], float] = time.time
     token: str | None = None
     urls: ApiUrls | None = None
     answer: Response | None = None
+    model: ModelInfo | None = None
     answered_at: float = 0.0
 
     @property
@@ -162,7 +168,7 @@ class Machine:
 
     @_check("token")
     async def _token(self) -> str:
-        self.token = find_token(None, self.environment, wall_clock=self.wall_clock)
+        self.token = connect.token_of(self.environment, self.wall_clock)
         return f"from {self.environment.token_variable or self.environment.token_file}"
 
     @_check("token file")
@@ -179,7 +185,8 @@ class Machine:
     @_check("base URL")
     async def _base_url(self) -> str:
         given, from_variable = self.base_url, self.environment.base_url
-        source = "--base-url" if given is not None else BASE_URL_VARIABLE if from_variable is not None else "default"
+        source = "default" if from_variable is None else BASE_URL_VARIABLE
+        source = source if given is None else self.base_url_option
         try:
             self.urls = ApiUrls(from_variable if given is None else given)
         except ConfigurationError as error:
@@ -235,7 +242,7 @@ class Machine:
             self.answered_at = self.wall_clock() - seconds / 2
         finally:
             await transport.aclose()
-        read_model(self.answer)  # raises if the service refused
+        self.model = read_model(self.answer)  # raises if the service refused
         return f"answers in {seconds * 1000:.0f} ms"
 
     @_check("clock")
@@ -249,21 +256,16 @@ class Machine:
             raise _skipped("the service's answer has no date") from None
         if abs(ahead) > _SKEW:
             side = "ahead of" if ahead > 0 else "behind"
-            raise _Unusual(
-                Level.WARNING, f"{abs(ahead):.0f} s {side} the service's: synchronise this machine's clock (NTP)"
-            )
+            line = f"{abs(ahead):.0f} s {side} the service's: synchronise this machine's clock (NTP)"
+            raise _Unusual(Level.WARNING, line)
         return "agrees with the service's to a few seconds"
 
     @_check("price")
     async def _price(self) -> str:
-        if self.answer is None:
-            raise _skipped("there is no answer to read it from")
-        try:
-            info = read_model(self.answer)
-        except FluxKleinError:
-            raise _skipped("there is no catalogue entry to read it from") from None
-        line = f"{info.model_id}: {per_unit(info)}"
-        if info.base_price_usd is None or info.price_unit is None:
+        if self.model is None:
+            raise _skipped("there is no catalogue entry to read it from")
+        line = f"{self.model.model_id}: {per_unit(self.model)}"
+        if self.model.base_price_usd is None or self.model.price_unit is None:
             raise _Unusual(Level.WARNING, f"{line}; ask the service before you generate many")
         return line
 
@@ -277,20 +279,13 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+    return next(iter(importlib.metadata.distributions(name=name)), None) is not None
 
 
 def _issuer(tls: ssl.SSLObject) -> str:
     certificate: Any = tls.getpeercert()  # its issuer: a tuple of names, each a tuple of (key, value)
     names = {key: value for name in certificate.get("issuer", ()) for key, value in name}
     return str(names.get("organizationName") or names.get("commonName") or "an unnamed issuer")
-
-
-Check = Callable[[Machine], Awaitable[str]]
 
 
 async def examine(machine: Machine, on_finding: Callable[[Finding], None] = lambda _: None) -> list[Finding]:
@@ -307,7 +302,7 @@ async def examine(machine: Machine, on_finding: Callable[[Finding], None] = lamb
 
 
 async def _checked(name: str, check: Check, machine: Machine, reported: set[str]) -> Finding:
-    """The finding of a check, whatever it raises; an error that stops several checks is reported once."""
+    """Run one check; any exception becomes its finding. An error that stops several checks is reported once."""
     advice = _ADVICE.get(name, "try again")
     level, code = Level.BAD, ExitCode.UNAVAILABLE
     try:
@@ -342,31 +337,31 @@ def _lines(finding: Finding, width: int | None) -> list[str]:
     )
 
 
-def doctor(base_url: BaseUrl = None) -> None:
+def doctor(emulator: connect.Emulated = False, base_url: connect.BaseUrl = None) -> None:
     """Check what a generation needs: versions, token, network, price.
 
-    Nothing is submitted. A line that is not "ok" says what to do. The token is never shown.
+    Nothing is submitted. A line that is not "ok" says what to do; a warning leaves the exit code 0. The token is never
+    shown.
 
     \b
     Examples:
       flux-klein doctor
       flux-klein doctor --base-url http://127.0.0.1:8000
       flux-klein doctor > report.txt
-
-    \b
-    Exit codes (the worst line decides; a warning does not count):
-      0 all well    77 token, address or proxy not usable    69 service unreachable    75 try later    1 other
     """  # noqa: D301  # \b: what follows is not to be wrapped
-    screen = Screen()
     width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
 
-    def show(finding: Finding) -> None:
-        for line in _lines(finding, width):
-            screen.out(line)
+    async def body(screen: Screen, _stop: exits.Stop) -> ExitCode:
+        def show(finding: Finding) -> None:
+            for line in _lines(finding, width):
+                screen.out(line)
 
-    async def body(stop: stopping.Stop) -> ExitCode:
-        screen.when_reader_gone(lambda: stop.because(ExitCode.READER_GONE))
         machine = Machine(environment=from_environ(os.environ), base_url=base_url)
-        return worst(finding.code for finding in await examine(machine, show))
+        if not emulator:
+            return worst(finding.code for finding in await examine(machine, show))
+        async with connect.emulated() as service:
+            machine.environment = replace(machine.environment, token=service.token, token_variable="--emulator")  # noqa: S106  # a name
+            machine.base_url, machine.base_url_option = service.base_url, "--emulator"
+            return worst(finding.code for finding in await examine(machine, show))
 
-    raise typer.Exit(stopping.run(body))
+    raise typer.Exit(exits.run(body))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flux_klein_async.cli import connect, stopping
+from flux_klein_async.cli import connect, exits
 from flux_klein_async.cli.exits import ExitCode
 from flux_klein_async.cli.output import Screen
 
@@ -19,20 +19,14 @@ __all__ = ["emulator"]
 
 def emulator(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.", metavar="PORT")] = 0,
-    profile: Annotated[
-        str, typer.Option(help="How long generations take: klein, queue, queue:WORKERS or fixed:SECONDS.")
-    ] = "klein",
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Generations side by side; 0: none ever starts.", metavar="N")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Decides ids, durations, faults and pictures; else random.", metavar="N")
-    ] = None,
+    profile: Annotated[str, typer.Option(help="Times: klein, queue, queue:WORKERS or fixed:SECONDS.")] = "klein",
+    workers: Annotated[int | None, typer.Option(min=0, help="Generations at a time, even 0.", metavar="N")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides ids, times, faults and pictures.", metavar="N")] = None,
     fault: Annotated[
         list[str] | None,
-        typer.Option(help="Go wrong with this probability, such as status:503=0.05; again for more.", metavar="FAULT"),
+        typer.Option(help="A fault and its probability, such as status:503=0.05; repeatable.", metavar="FAULT"),
     ] = None,
-    faults: Annotated[bool, typer.Option("--faults", help="List every fault by name, and leave.")] = False,
+    faults: Annotated[bool, typer.Option("--faults", help="List every fault by name, and exit.")] = False,
 ) -> None:
     """Emulate the service on this machine: no account, no charge.
 
@@ -42,25 +36,21 @@ def emulator(
     \b
     Examples:
       flux-klein emulator --port 8188 --profile queue:2
-      flux-klein emulator --seed 7 --fault submit:reset+accepted=0.01 --fault any:503+after=0.05
+      flux-klein emulator --seed 7 --fault submit:reset+accepted=0.01
     """  # noqa: D301  # \b: what follows is not to be wrapped
     if faults:
-        _list_faults()
+        from flux_klein_async.emulator import FAULTS  # noqa: PLC0415  # for this command
+
+        width = max(map(len, FAULTS))
+        for name, entry in FAULTS.items():
+            typer.echo(f"{name:{width}}  {entry.meaning} ({', '.join(entry.endpoints)})")
         return
     connect.require_pillow()
-    # Ids name the files that clients save: those of the next emulator must not replace them.
+    # Ids name the files that clients save: the next emulator needs other ids.
     seed = secrets.randbits(32) if seed is None else seed
     server = _build(fault or (), port=port, profile=profile, workers=workers, seed=seed)
-    code = stopping.run(lambda stop: _serve(server, port, Screen(), stop))
+    code = exits.run(lambda screen, _: _serve(server, port, screen))
     raise typer.Exit(ExitCode.OK if code in {ExitCode.INTERRUPTED, ExitCode.TERMINATED} else code)
-
-
-def _list_faults() -> None:
-    from flux_klein_async.emulator import FAULTS  # noqa: PLC0415
-
-    width = max(map(len, FAULTS))
-    for name, entry in FAULTS.items():
-        typer.echo(f"{name:{width}}  {entry.meaning} ({', '.join(entry.endpoints)})")
 
 
 def _build(faults: Iterable[str], *, profile: str, **options: Any) -> "Emulator":
@@ -78,8 +68,7 @@ def _build(faults: Iterable[str], *, profile: str, **options: Any) -> "Emulator"
     return server
 
 
-async def _serve(server: "Emulator", port: int, screen: Screen, stop: stopping.Stop) -> ExitCode:
-    screen.when_reader_gone(lambda: stop.because(ExitCode.READER_GONE))
+async def _serve(server: "Emulator", port: int, screen: Screen) -> ExitCode:
     try:
         await server.__aenter__()
     except OSError as error:
@@ -92,7 +81,7 @@ async def _serve(server: "Emulator", port: int, screen: Screen, stop: stopping.S
         screen.note("To use it from another shell:")
         screen.out(f"export RUNCOMFY_MODEL_API_BASE={server.base_url}")
         screen.out(f"export RUNCOMFY_API_TOKEN={server.api_key}")
-        await asyncio.get_running_loop().create_future()
+        stopped: asyncio.Future[ExitCode] = asyncio.get_running_loop().create_future()
+        return await stopped  # until it is cancelled
     finally:
         await server.__aexit__(None, None, None)
-    return ExitCode.OK

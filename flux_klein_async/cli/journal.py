@@ -1,4 +1,4 @@
-"""`flux-klein journal`: what a journal knows of what was paid for. Asks no service, needs no token."""
+"""`flux-klein journal`: reads or prunes a journal. Calls no service, needs no token."""
 
 import os
 import shutil
@@ -11,53 +11,38 @@ from typing import Annotated
 
 import typer
 
-from flux_klein_async.batch.manifest import Record, json_line
+from flux_klein_async.batch.manifest import Record, file_facts, json_line
 from flux_klein_async.cli.exits import ExitCode
 from flux_klein_async.cli.output import Screen, shortened, shown
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.journal.budget import dollars
 from flux_klein_async.journal.reader import JournaledRequest, JournalReader
-from flux_klein_async.journal.reader import prune as forget
+from flux_klein_async.journal.reader import prune as delete
 
 __all__ = ["app"]
 
 _DAY = 24 * 60 * 60.0
-_LISTED = 20
-_WIDTH = 120  # columns, where stdout is no terminal
+_WIDTH = 120  # columns, where stdout is not a terminal
 _PROMPT, _LEAST = 200, 10  # characters of a prompt in a table, at most and at least
 
 app = typer.Typer(rich_markup_mode=None)
 
-JournalPath = Annotated[
-    Path, typer.Option("--journal", help="The journal's file.", metavar="FILE", show_default=False, dir_okay=False)
-]
-States = Annotated[
-    list[EntryState] | None,
-    typer.Option(
-        "--state",
-        help=f"Only those in this state; may be given several times. One of {', '.join(EntryState)}.",
-        metavar="STATE",
-        show_default=False,
-    ),
-]
+JournalPath = Annotated[Path, typer.Option("--journal", help="The journal's file.", metavar="FILE", dir_okay=False)]
+_STATES = f"Only those in this state; repeatable. One of {', '.join(EntryState)}."
+States = Annotated[list[EntryState] | None, typer.Option("--state", help=_STATES, metavar="STATE")]
+_FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
 Since = Annotated[
-    datetime | None,
-    typer.Option(
-        formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"],
-        help="Only those submitted since then, in local time.",
-        metavar="DATE",
-        show_default=False,
-    ),
+    datetime | None, typer.Option(formats=_FORMATS, help="Only those submitted since then, local time.", metavar="DATE")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for each.")]
 
 
 @app.callback(invoke_without_command=True)
 def _root(context: typer.Context) -> None:
-    """Read or prune a journal.
+    """Read or prune the journal of a batch.
 
-    `batch` writes one: DIR/journal.sqlite, or where its --journal says.
+    `batch` writes it to DIR/journal.sqlite unless you pass --journal.
 
     \b
     Examples:
@@ -70,22 +55,20 @@ def _root(context: typer.Context) -> None:
 
 
 @app.command("list")
-def list_orders(
+def list_requests(
     journal: JournalPath,
     *,
     state: States = None,
     since: Since = None,
-    limit: Annotated[int, typer.Option(min=1, help="So many at most.", metavar="N")] = _LISTED,
+    limit: Annotated[int, typer.Option(min=1, help="The most to list.", metavar="N")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List what was submitted, the newest first.
-
-    A last line on standard error sums up.
+    """List requests, the newest first.
 
     \b
     Examples:
       flux-klein journal list --journal run.sqlite
-      flux-klein journal list --journal run.sqlite --state uncertain --state failed --json
+      flux-klein journal list --journal run.sqlite --state uncertain --state failed
       flux-klein journal list --journal run.sqlite --since 2026-03-01 --limit 100
     """  # noqa: D301  # \b: what follows is not to be wrapped
     screen = Screen()
@@ -98,11 +81,11 @@ def list_orders(
 
 @app.command()
 def show(
-    request_id: Annotated[str, typer.Argument(metavar="ID", help="The request's id.", show_default=False)],
+    request_id: Annotated[str, typer.Argument(metavar="ID", help="The request's id.")],
     journal: JournalPath,
     as_json: AsJson = False,
 ) -> None:
-    """Show all that is known of one request.
+    """Show one request in full.
 
     \b
     Example:
@@ -122,8 +105,6 @@ def show(
 def check(journal: JournalPath) -> None:
     """Check the whole file for damage.
 
-    It takes seconds for each million requests.
-
     \b
     Example:
       flux-klein journal check --journal run.sqlite
@@ -135,9 +116,7 @@ def check(journal: JournalPath) -> None:
 
 @app.command()
 def export(journal: JournalPath, *, state: States = None, since: Since = None) -> None:
-    """Print all that is known of every request, the oldest first.
-
-    Each is a JSON object on a line of its own.
+    """Print every request as a JSON object a line, the oldest first.
 
     \b
     Example:
@@ -155,22 +134,21 @@ def export(journal: JournalPath, *, state: States = None, since: Since = None) -
 def prune(
     journal: JournalPath,
     *,
-    older_than: Annotated[
-        float, typer.Option(min=0, help="Days since the end; after 7 the service deletes results.", metavar="DAYS")
-    ] = 7.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many there are.")] = False,
+    older_than: Annotated[float, typer.Option(min=0, help="Days since the end.", metavar="DAYS")] = 7.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how many there are; delete nothing.")] = False,
 ) -> None:
-    """Forget what ended long ago. What is under way or uncertain stays, and what was spent stays counted.
+    """Delete requests that ended long ago.
 
-    A batch that is run again afterwards submits, and pays, what was forgotten anew.
+    The service deletes their results after 7 days. Requests under way and uncertain ones stay, and so does the sum of
+    what was spent. The next run of a batch submits and pays for deleted items again.
 
     \b
     Examples:
       flux-klein journal prune --journal run.sqlite --dry-run
       flux-klein journal prune --journal run.sqlite --older-than 30
     """  # noqa: D301  # \b: what follows is not to be wrapped
-    count = forget(journal, time.time() - older_than * _DAY, clock=time.time, dry_run=dry_run)
-    Screen().out(f"{'Would forget' if dry_run else 'Forgot'} {count} request{'' if count == 1 else 's'}")
+    count = delete(journal, time.time() - older_than * _DAY, clock=time.time, dry_run=dry_run)
+    Screen().out(f"{'Would delete' if dry_run else 'Deleted'} {count} request{'' if count == 1 else 's'}")
 
 
 def _instant(when: datetime | None) -> float | None:
@@ -185,7 +163,7 @@ def _record(request: JournaledRequest) -> Record:
         "model": request.model,
         "request_id": request.request_id,
         "state": request.state.value,
-        "files": [{"path": str(file.path), "sha256": file.sha256, "size": file.size} for file in request.files],
+        "files": [file_facts(file) for file in request.files],
         "cost_usd": request.cost_usd,
         "reserved_usd": request.reserved_usd,
         "error": request.error,
@@ -196,28 +174,14 @@ def _record(request: JournaledRequest) -> Record:
 
 
 def _lines(request: JournaledRequest) -> Iterator[str]:
-    """Each fact that is known on a line of its own; text of others is made harmless wherever it goes."""
-    facts = {
-        "request": request.request_id,
-        "state": request.state.value,
-        "error": request.error,
-        "model": request.model,
-        "item": request.item_id,
-        "submitted": _time(request.created, seconds_too=True),
-        "last change": _time(request.updated, seconds_too=True),
-        "cost": None if request.cost_usd is None else dollars(request.cost_usd),
-        "set aside": None if request.reserved_usd is None else f"${request.reserved_usd:.6g}",
-        "input": None if request.input is None else json_line({"": request.input})[5:-1],
-    }
-    for name, fact in facts.items():
-        if fact is not None:
-            yield f"{name:12} {shown(fact)}"
-    for file in request.files:
-        yield f"{'file':12} {shown(str(file.path))} ({file.size} bytes, SHA-256 {file.sha256})"
+    """The record, a line for each known fact, escaped even for a file."""
+    for name, fact in _record(request).items():
+        if fact not in (None, []):
+            yield f"{name:12}  {shown(fact) if isinstance(fact, str) else json_line({'': fact})[5:-1]}"
 
 
 def _table(requests: list[JournaledRequest]) -> Iterator[str]:
-    """Columns as wide as they need to be; the prompt takes what room is left of the line."""
+    """Columns as wide as their content; the prompt takes the rest of the line."""
     from rich.cells import cell_len, set_cell_size  # noqa: PLC0415  # takes its time
 
     rows = [("submitted", "state", "cost", "request", "prompt")] if requests else []
@@ -240,9 +204,8 @@ def _table(requests: list[JournaledRequest]) -> Iterator[str]:
         yield "  ".join((*facts, cut)).rstrip()
 
 
-def _time(seconds: float, *, seconds_too: bool = False) -> str:
-    pattern = "%Y-%m-%d %H:%M:%S" if seconds_too else "%m-%d %H:%M"
-    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime(pattern)
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%m-%d %H:%M")
 
 
 def _summary(reader: JournalReader) -> str:

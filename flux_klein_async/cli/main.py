@@ -1,4 +1,4 @@
-"""The `flux-klein` application: its commands, and the exit code of whatever ends one of them."""
+"""The `flux-klein` application: its commands, and the exit code of an error that ends one of them."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ import typer
 
 from flux_klein_async._version import __version__
 from flux_klein_async.cli import batch, doctor, emulator, generate, journal, price, requests
-from flux_klein_async.cli.exits import ExitCode, exit_code
+from flux_klein_async.cli.exits import HELP, ExitCode, exit_code
 from flux_klein_async.cli.output import Screen
 from flux_klein_async.errors import FluxKleinError
 
@@ -56,13 +56,9 @@ def _root(
         raise typer.Exit(ExitCode.USAGE)
 
 
-app.command("generate", cls=generate.PromptCommand)(generate.generate)
-app.command("batch")(batch.batch)
-app.command("status")(requests.status)
-app.command("result")(requests.result)
-app.command("cancel")(requests.cancel)
-app.command("price")(price.price)
-app.command("doctor")(doctor.doctor)
+app.command("generate", cls=generate.PromptCommand, epilog=HELP)(generate.generate)
+for command in (batch.batch, requests.status, requests.result, requests.cancel, price.price, doctor.doctor):
+    app.command(command.__name__, epilog=HELP)(command)
 app.add_typer(journal.app, name="journal")
 app.command("emulator")(emulator.emulator)
 
@@ -86,19 +82,12 @@ def run(argv: Sequence[str]) -> int:
         return done.code if isinstance(done.code, int) else ExitCode.OK
     except Exception as error:  # noqa: BLE001  # users get a sentence, not a traceback
         if hasattr(error, "format_message"):  # click's, which typer bundles or imports, by release
-            return _usage(error, screen)
+            context = getattr(error, "ctx", None)
+            usage = "" if context is None else f"{context.get_usage()}\nTry: {context.command_path} --help\n"
+            for line in f"{usage}Error: {error.format_message()}".splitlines():
+                screen.note(line)
+            return ExitCode.USAGE
         if debug:
             traceback.print_exc()  # without the values of variables
         screen.note(f"Unexpected {type(error).__name__}; {DEBUG_VARIABLE}=1 shows where.")
         return ExitCode.OTHER
-
-
-def _usage(error: Exception, screen: Screen) -> int:
-    context = getattr(error, "ctx", None)
-    if context is not None:
-        for line in context.get_usage().splitlines():
-            screen.note(line)
-        screen.note(f"Try: {context.command_path} --help")
-    message = getattr(error, "format_message", error.__str__)()
-    screen.note(f"Error: {message}")
-    return ExitCode.USAGE

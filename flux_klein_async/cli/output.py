@@ -9,9 +9,9 @@ import os
 import stat
 import sys
 import unicodedata
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Protocol, TextIO
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -19,26 +19,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flux_klein_async.errors import InvalidInputError
+if TYPE_CHECKING:
+    from flux_klein_async.cli.run import Totals
 
-__all__ = [
-    "Counts",
-    "LiveLine",
-    "Meter",
-    "PlainLines",
-    "Screen",
-    "decoded_prompt",
-    "duration",
-    "is_terminal",
-    "is_utf8",
-    "make_meter",
-    "progress_shown",
-    "shortened",
-    "shown",
-]
+__all__ = ["LiveLine", "PlainLines", "Screen", "duration", "is_terminal", "progress_shown", "shortened", "shown"]
 
 
-# Categories that move the cursor, break the line, or are not characters at all.
+# Categories that move the cursor, break the line, or are not characters.
 _RAW = {"Cc", "Cs", "Zl", "Zp"}
 # Directional embeddings, overrides and isolates would also reorder the words printed next to them.
 _REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -62,19 +49,6 @@ def shortened(text: str, length: int) -> str:
     return safe if len(safe) <= length else safe[: length - 3] + "..."
 
 
-def decoded_prompt(data: bytes) -> str:
-    """A prompt read from a file or pipe: UTF-8, without the one line end that editors and `echo` add.
-
-    Raises:
-        InvalidInputError: It is not UTF-8.
-    """
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(f"The prompt on standard input is not UTF-8 (byte {error.start})") from None
-    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
-
-
 def duration(seconds: float) -> str:
     """Seconds in words: 4.1 s, 2:05, 1:00:03."""
     if seconds < 60:
@@ -84,31 +58,13 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-class Meter(Protocol):
-    """A progress display; a live one is hidden while a line is printed."""
-
-    def tick(self) -> None:
-        """Update the display, if it is time to."""
-
-    def show(self) -> None:
-        """Show the display, or show it again."""
-
-    def hide(self) -> None:
-        """Erase the display until the next tick."""
-
-
-def is_utf8() -> bool:
-    """Whether stdout can print every character."""
-    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-
-
 def is_terminal(stream: TextIO) -> bool:
     """Whether a stream is a terminal that can move its cursor."""
     return stream.isatty() and os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
 
 
 class Screen:
-    """Prints whole lines, flushed one by one.
+    """Prints whole lines, flushed one by one; calls `on_reader_gone` once when stdout turns out to be closed.
 
     Attributes:
         quiet: Print no progress, only errors.
@@ -116,30 +72,21 @@ class Screen:
         results_lost: A result could not be written, to a full disk for example.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, on_reader_gone: Callable[[], object] = lambda: None) -> None:
         self.quiet = quiet
         self.reader_gone = False
         self.results_lost = False
-        self._on_reader_gone: Callable[[], None] | None = None
-        self._meter: Meter | None = None
+        self._on_reader_gone = on_reader_gone
+        self._meter: PlainLines | None = None
         # Paths may hold bytes that are not text, and a narrow locale must not turn a result into a crash.
         if (reconfigure := getattr(sys.stdout, "reconfigure", None)) is not None:
-            reconfigure(errors="surrogateescape" if is_utf8() else "backslashreplace")
+            is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+            reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
 
-    def when_reader_gone(self, call: Callable[[], None]) -> None:
-        """Call `call`, once, when stdout turns out to be closed."""
-        self._on_reader_gone = call
-
-    @contextmanager
-    def metered(self, meter: Meter | None) -> Iterator[None]:
-        """Show this meter inside the block."""
+    def attach(self, meter: "PlainLines") -> None:
+        """Show this meter until `restore`."""
         self._meter = meter
-        if meter is not None:
-            meter.show()
-        try:
-            yield
-        finally:
-            self.restore()
+        meter.show()
 
     def restore(self) -> None:
         """Remove the meter and leave the terminal as it was."""
@@ -152,8 +99,7 @@ class Screen:
         if not self._write(sys.stdout, shown(text) if sys.stdout.isatty() else text) and not self.reader_gone:
             self.reader_gone = True
             _to_nowhere(sys.stdout)
-            if self._on_reader_gone is not None:
-                self._on_reader_gone()
+            self._on_reader_gone()
 
     def say(self, text: str) -> None:
         """Print progress: one line on stderr, unless quiet."""
@@ -197,16 +143,13 @@ def _is_pipe(stream: TextIO) -> bool:
 
 
 def _to_nowhere(stream: TextIO) -> None:
-    """Point a stream at nothing, or the interpreter would complain when it flushes the stream at exit."""
+    """Point a stream at nothing: otherwise the interpreter complains when it flushes the stream at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
-        with suppress(io.UnsupportedOperation):  # a stream without a file needs no such care
+        with suppress(io.UnsupportedOperation):  # a stream without a file
             os.dup2(nowhere, stream.fileno())
     finally:
         os.close(nowhere)
-
-
-Clock = Callable[[], float]
 
 
 _WIDEST_BAR = 24
@@ -216,68 +159,51 @@ _PARTS = 4  # plain lines in a run: one at each quarter
 _SILENCE = 30.0  # seconds after which a plain line is due although no quarter was finished
 
 
-class Counts(Protocol):
-    """What the display shows."""
+class PlainLines:
+    """Progress for logs and pipes: a line at each quarter of the items, or after 30 s without one."""
 
-    @property
-    def total(self) -> int | None:
-        """How many items there are, or None if that is not known yet."""
+    def __init__(self, totals: "Totals", clock: Callable[[], float]) -> None:
+        self._totals = totals
+        self._clock = clock
+        self._begun = self._last = clock()
+        self._quarter = 0
 
-    @property
-    def done(self) -> int:
-        """How many have a result."""
+    def tick(self) -> None:
+        """Print a line if one is due; the summary reports the end."""
+        totals, now = self._totals, self._clock()
+        quarter = _PARTS * totals.ends.total() // totals.total if totals.total else 0
+        if (quarter == self._quarter and now - self._last < _SILENCE) or totals.ends.total() == totals.total:
+            return
+        self._quarter, self._last = quarter, now
+        sys.stderr.write(f"{', '.join(words for words, _ in self._words())}\n")
+        sys.stderr.flush()
 
-    @property
-    def failed(self) -> int:
-        """How many ended without a result."""
+    def show(self) -> None:
+        """Show the display, or show it again."""
 
-    @property
-    def running(self) -> int:
-        """How many are being generated."""
+    def hide(self) -> None:
+        """Erase the display until the next tick."""
 
-    @property
-    def queued(self) -> int:
-        """How many wait in the service's queue."""
-
-    @property
-    def ended(self) -> int:
-        """How many have ended, in any way."""
-
-
-def make_meter(board: Counts, clock: Clock) -> Meter:
-    """A live line on a terminal, else plain lines."""
-    return LiveLine(board, clock) if is_terminal(sys.stderr) else PlainLines(board, clock)
-
-
-@asynccontextmanager
-async def progress_shown(screen: Screen, board: Counts) -> AsyncIterator[None]:
-    """Progress for the length of the block."""
-    meter = None if screen.quiet else make_meter(board, asyncio.get_running_loop().time)
-
-    async def redraw() -> None:
-        while meter is not None:
-            meter.tick()
-            await asyncio.sleep(_REDRAW)
-
-    with screen.metered(meter):
-        ticking = asyncio.create_task(redraw())
-        try:
-            yield
-        finally:
-            ticking.cancel()
-            with suppress(asyncio.CancelledError):
-                await ticking
+    def _words(self) -> list[tuple[str, str]]:
+        """The counts and the time, each with its style."""
+        totals = self._totals
+        done = f"{totals.done}" if totals.total is None else f"{totals.done}/{totals.total}"
+        return [
+            (f"{done} done", "bold green" if totals.done else "bold"),
+            (f"{totals.running} running", "cyan" if totals.running else "dim"),
+            (f"{totals.queued} queued", "yellow" if totals.queued else "dim"),
+            (f"{totals.ends['failed']} failed", "bold red" if totals.ends["failed"] else "dim"),
+            (duration(self._clock() - self._begun), ""),
+        ]
 
 
-class LiveLine:
+class LiveLine(PlainLines):
     """Bar, counts and time on the last line of the terminal. It has no thread: `tick` redraws it."""
 
-    def __init__(self, board: Counts, clock: Clock) -> None:
-        self._board = board
-        self._clock = clock
-        self._begun = clock()
+    def __init__(self, totals: "Totals", clock: Callable[[], float]) -> None:
+        super().__init__(totals, clock)
         self._shown = False
-        # is_terminal has polled; rich would also believe FORCE_COLOR and its like. NO_COLOR it heeds by itself.
+        # `is_terminal` decides; rich would also believe FORCE_COLOR and its like. It honours NO_COLOR itself.
         self._console = Console(file=sys.stderr, force_terminal=True, highlight=False, markup=False, emoji=False)
         self._live = Live(
             get_renderable=self.line,
@@ -306,51 +232,37 @@ class LiveLine:
 
     def line(self) -> RenderableType:
         """The line, fitted to the terminal: a narrow one loses the bar."""
-        board = self._board
         words = Text(no_wrap=True, overflow="ellipsis")
-        words.append(f"{_done(board)} done", "bold green" if board.done else "bold")
-        words.append(f"  {board.running} running", "cyan" if board.running else "dim")
-        words.append(f"  {board.queued} queued", "yellow" if board.queued else "dim")
-        words.append(f"  {board.failed} failed", "bold red" if board.failed else "dim")
-        words.append(f"  {duration(self._clock() - self._begun)}")
-        if board.total is None:
-            return words
+        for number, (text, style) in enumerate(self._words()):
+            words.append(f"{'  ' if number else ''}{text}", style)
         bar = min(_WIDEST_BAR, self._console.width - words.cell_len - 3)
-        if bar < _NARROWEST_BAR:
+        if self._totals.total is None or bar < _NARROWEST_BAR:
             return words
         line = Table.grid(padding=(0, 2, 0, 0))
-        line.add_row(ProgressBar(total=board.total, completed=board.ended, width=bar), words)
+        line.add_row(ProgressBar(total=self._totals.total, completed=self._totals.ends.total(), width=bar), words)
         return line
 
 
-class PlainLines:
-    """For logs and pipes: a line at each quarter of the items, or after 30 s without one."""
+@asynccontextmanager
+async def progress_shown(screen: Screen, totals: "Totals") -> AsyncIterator[None]:
+    """Progress for the length of the block: a live line on a terminal, else plain lines."""
+    display = LiveLine if is_terminal(sys.stderr) else PlainLines
+    if screen.quiet:
+        yield
+        return
+    meter = display(totals, asyncio.get_running_loop().time)
 
-    def __init__(self, board: Counts, clock: Clock) -> None:
-        self._board = board
-        self._clock = clock
-        self._begun = self._last = clock()
-        self._quarter = 0
+    async def redraw() -> None:
+        while True:
+            meter.tick()
+            await asyncio.sleep(_REDRAW)
 
-    def tick(self) -> None:
-        """Print a line if one is due; the summary reports the end."""
-        board, now = self._board, self._clock()
-        quarter = _PARTS * board.ended // board.total if board.total else 0
-        if (quarter == self._quarter and now - self._last < _SILENCE) or board.ended == board.total:
-            return
-        self._quarter, self._last = quarter, now
-        sys.stderr.write(
-            f"{_done(board)} done, {board.running} running, {board.queued} queued, "
-            f"{board.failed} failed, {duration(now - self._begun)}\n"
-        )
-        sys.stderr.flush()
-
-    def show(self) -> None:
-        """Nothing is shown between lines."""
-
-    def hide(self) -> None:
-        """Nothing is there to hide."""
-
-
-def _done(board: Counts) -> str:
-    return f"{board.done}" if board.total is None else f"{board.done}/{board.total}"
+    screen.attach(meter)
+    ticking = asyncio.create_task(redraw())
+    try:
+        yield
+    finally:
+        screen.restore()
+        ticking.cancel()
+        with suppress(asyncio.CancelledError):
+            await ticking

@@ -1,23 +1,23 @@
-"""The one driver of `generate` and `batch`: generates rows, saves, prints each end, stops in good order, sums up.
+"""The one driver of `generate` and `batch`: generates rows, saves files, prints each end, stops in order, sums up.
 
 It decides nothing about the service: the client and the journal know what to submit, resume or leave alone.
 """
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from flux_klein_async.batch.manifest import Manifest, json_line, record
-from flux_klein_async.batch.rows import BadRow, Row
-from flux_klein_async.cli import connect
-from flux_klein_async.cli.exits import ExitCode, exit_code, worst
+from flux_klein_async.batch.rows import Row
+from flux_klein_async.cli.exits import ExitCode, Stop, exit_code, worst
 from flux_klein_async.cli.output import Screen, duration, progress_shown
-from flux_klein_async.cli.stopping import Stop
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import (
     FluxKleinError,
@@ -28,36 +28,47 @@ from flux_klein_async.errors import (
     SubmissionUncertainError,
 )
 from flux_klein_async.events import Cancelled, Event, Finished, Polled, StateChanged, Submitted
-from flux_klein_async.journal.base import Journal, SpendingLimit
 from flux_klein_async.journal.budget import dollars
 from flux_klein_async.models import Outcome, RequestState
-from flux_klein_async.polling.policies import PollPolicy
 
-__all__ = ["RunOptions", "Totals", "connected", "run_rows"]
+__all__ = ["Concurrency", "JsonLines", "NoDownload", "Quiet", "Run", "Timeout", "Totals", "writable"]
 
 _GRACE = 30.0  # seconds for running generations once the command is told to stop
-_MOST_REPORTED = 20  # different failures that are printed; a manifest has all of them
+_MOST_REPORTED = 20  # failures that are printed; a manifest has all of them
+_CLAIMED = "claimed by another run"
+_ENDS = {SubmissionUncertainError: "uncertain", ItemClaimedError: _CLAIMED, GenerationCancelledError: "cancelled"}
 _OVER = (GenerationFailedError, GenerationCancelledError, NotFoundError)  # nothing is left to resume
 _AGAIN = {SubmissionUncertainError: "--resubmit-uncertain", GenerationFailedError: "--retry-failed"}
+_LONGEST_NAME = 255  # bytes, on every common file system
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """What `generate` and `batch` share of their options.
+# --- options
 
-    Attributes:
-        directory: Where files go; None prints URLs instead.
-        as_json: Print a record for each item instead of its paths.
-    """
 
-    model: str
-    concurrency: int
-    timeout: float
-    directory: Path | None
-    as_json: bool
-    quiet: bool
-    emulator: bool
-    base_url: str | None
+def _positive(seconds: float) -> float:
+    if not seconds > 0:
+        raise typer.BadParameter("must be more than 0 seconds")
+    return seconds
+
+
+Concurrency = Annotated[int, typer.Option(min=1, help="Generations at a time.", metavar="N")]
+Timeout = Annotated[float, typer.Option(help="Seconds for each picture.", metavar="S", callback=_positive)]
+NoDownload = Annotated[bool, typer.Option("--no-download", help="Print URLs instead of saving files.")]
+JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per picture, one a line.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress, only errors.")]
+
+
+def writable(directory: Path) -> Path:
+    """The directory, if files can be written there."""
+    try:
+        fits = all(len(os.fsencode(part)) <= _LONGEST_NAME for part in directory.parts)
+        existing = next((path for path in (directory, *directory.absolute().parents) if path.exists()), directory)
+        usable = fits and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    except OSError:  # the path as a whole is too long
+        usable = False
+    if not usable:
+        raise typer.BadParameter(f"nothing can be written to {str(directory)!r}", param_hint="--output-dir")
+    return directory
 
 
 @dataclass(slots=True)
@@ -66,94 +77,54 @@ class Totals:
 
     Attributes:
         total: How many items there are; None before the file was read to its end.
-        done: Items with a result, `from_journal` of them from an earlier run.
-        failed, uncertain, cancelled: Items without one.
-        claimed: Items that another run works on.
-        bad: Rows that could not be read.
+        ends: How many items ended in each way.
         cost_usd: The cost of this run's generations, as far as the service reports it.
         polls, generations: Polls, and submits that were accepted.
         requests: The request ids and states of the items under way, by index of the fan-out.
     """
 
     total: int | None = None
-    done: int = 0
-    from_journal: int = 0
-    failed: int = 0
-    uncertain: int = 0
-    cancelled: int = 0
-    claimed: int = 0
-    bad: int = 0
+    ends: Counter[str] = field(default_factory=Counter)
     cost_usd: float = 0.0
     polls: int = 0
     generations: int = 0
     requests: dict[int, tuple[str, RequestState]] = field(default_factory=dict)
-    _states: Counter[RequestState] = field(default_factory=Counter)
 
     def note(self, event: Event) -> None:
         """Take in an event; the client's `tag` is the index of the item."""
-        if isinstance(event, Polled):
-            self.polls += 1
+        self.polls += isinstance(event, Polled)
         self.generations += isinstance(event, Submitted)
-        state = _state_after(event)
-        if state is not None and isinstance(event.tag, int) and event.request_id is not None:
-            if event.tag in self.requests:
-                self._states[self.requests[event.tag][1]] -= 1
-            elif not isinstance(event, Submitted | StateChanged):
-                return  # the item has ended already
-            self.requests[event.tag] = event.request_id, state
-            self._states[state] += 1
+        state, tag = _state_after(event), event.tag
+        if state is None or not isinstance(tag, int) or event.request_id is None:
+            return
+        if tag in self.requests or isinstance(event, Submitted | StateChanged):  # else the item has ended
+            self.requests[tag] = event.request_id, state
 
     def end(self, outcome: Outcome[Any]) -> None:
         """An item has ended."""
-        if (known := self.requests.pop(outcome.index, None)) is not None:
-            self._states[known[1]] -= 1
-        if outcome.result is not None:
-            self.done += 1
-            self.from_journal += outcome.from_journal
-            self.cost_usd += 0.0 if outcome.from_journal else outcome.result.cost_usd or 0.0
-        elif isinstance(outcome.error, SubmissionUncertainError):
-            self.uncertain += 1
-        elif isinstance(outcome.error, ItemClaimedError):
-            self.claimed += 1
-        elif isinstance(outcome.error, GenerationCancelledError):
-            self.cancelled += 1
+        self.requests.pop(outcome.index, None)
+        if outcome.result is None:
+            self.ends[next((words for kind, words in _ENDS.items() if isinstance(outcome.error, kind)), "failed")] += 1
+        elif outcome.from_journal:
+            self.ends["done before"] += 1
         else:
-            self.failed += 1
+            self.ends["done"] += 1
+            self.cost_usd += outcome.result.cost_usd or 0.0
 
     @property
-    def ended(self) -> int:
-        """How many items have ended, in any way."""
-        return self.done + self.failed + self.uncertain + self.claimed + self.cancelled + self.bad
+    def done(self) -> int:
+        """How many items have a result."""
+        return self.ends["done"] + self.ends["done before"]
 
     @property
     def queued(self) -> int:
         """How many requests wait in the service's queue."""
-        return self._states[RequestState.IN_QUEUE]
+        return sum(state is RequestState.IN_QUEUE for _, state in self.requests.values())
 
     @property
     def running(self) -> int:
         """How many are generated or, finished, saved."""
         return len(self.requests) - self.queued
-
-    def summary(self, job: RunOptions, seconds: float) -> str:
-        """One line for the end of a run."""
-        total = "" if self.total is None else f" of {self.total:,}"
-        counts = {
-            "done before": self.from_journal,
-            "failed": self.failed,
-            "cancelled": self.cancelled,
-            "uncertain": self.uncertain,
-            "claimed by another run": self.claimed,
-            "left running": len(self.requests),
-            "bad": self.bad,
-        }
-        others = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
-        where = f" in {job.directory}" if job.directory is not None and self.done else ""
-        spent = "" if job.emulator else f"; {dollars(self.cost_usd)} spent"
-        made = self.done - self.from_journal
-        rate = f", {made / seconds:.1f} a second" if made > 1 and seconds > 0 else ""
-        polls = f", {self.polls / self.generations:.1f} polls each" if self.generations else ""
-        return f"{self.done:,}{total} done{where}{others}{spent}{rate}{polls}, {duration(seconds)}"
 
 
 def _state_after(event: Event) -> RequestState | None:
@@ -168,174 +139,119 @@ def _state_after(event: Event) -> RequestState | None:
     return None
 
 
-@asynccontextmanager
-async def connected(
-    job: RunOptions,
-    screen: Screen,
-    totals: Totals,
-    address: connect.Address,
-    *,
-    polling: PollPolicy,
-    journal: Journal | None = None,
-    budget: SpendingLimit | None = None,
-) -> AsyncIterator[FluxKleinClient]:
-    """A client for the length of the block; notes how far it is in `totals`."""
-    if job.emulator:
-        screen.note("Emulator: the pictures are placeholders, and nothing is charged.")
-    async with connect.build_client(
-        address,
-        model=job.model,
-        timeout=job.timeout,
-        concurrency=job.concurrency,
-        on_event=totals.note,
-        polling=polling,
-        journal=journal,
-        budget=budget,
-    ) as client:
-        yield client
+@dataclass(kw_only=True)
+class Run:
+    """One run over rows.
 
+    Told to stop, it submits no more and waits for running generations, for 30 s at most. Told twice, it prints what is
+    left and ends the process.
 
-async def run_rows(
-    rows: AsyncIterator[Row | BadRow],
-    client: FluxKleinClient,
-    job: RunOptions,
-    totals: Totals,
-    screen: Screen,
-    stop: Stop,
-    *,
-    manifest: Manifest | None = None,
-    label: Callable[[int], str] = "Line {}".format,
-    resume: Callable[[str], str] | None = None,
-) -> ExitCode:
-    """Generate every row; returns the code of the worst item, or of what stopped the run.
-
-    Args:
-        rows: Bad ones are printed and skipped.
-        client: Generates; its journal says what was done before.
-        job: The options.
-        totals: Counts.
-        screen: Where results, failures and the summary go.
-        stop: Told to stop, the run submits no more and waits for running generations, for 30 s at most. Told twice,
-            it prints what is left and ends the process.
+    Attributes:
+        directory: Where files go; None prints URLs instead.
+        as_json: Print a record for each item instead of its paths.
+        charged: The service charges; an emulator does not.
         manifest: Where each end is written too.
-        label: How to call the row of a line in a message.
+        label: Names the row of a line in a message.
         resume: The command that resumes a request, for runs without a journal.
     """
-    driver = _Driver(client, job, totals, screen, manifest, label, resume)
-    restore_terminal = stop.before_leaving
 
-    def print_left() -> None:
-        left = [request_id for request_id, state in totals.requests.values() if state is not RequestState.CANCELLED]
-        if resume is None:
-            if manifest is not None and (left or totals.claimed or stop.code is not None):
-                screen.say("Run the same command again to resume it.")
-        elif left:
-            screen.note("Still queued or running, and may be charged; resume with:")
-            for request_id in left:
-                screen.note(f"  {resume(request_id)}")
+    client: FluxKleinClient
+    totals: Totals
+    screen: Screen
+    stop: Stop
+    concurrency: int
+    directory: Path | None
+    as_json: bool
+    charged: bool
+    manifest: Manifest | None = None
+    label: Callable[[int], str] = "Line {}".format
+    resume: Callable[[str], str] | None = None
+    _codes: set[ExitCode] = field(default_factory=set, init=False)
+    _stopping: bool = field(default=False, init=False)
+    _failures: Counter[str] = field(default_factory=Counter, init=False)
+    _reported: int = field(default=0, init=False)
+    _hidden: int = field(default=0, init=False)
 
-    def leave_now() -> None:
-        restore_terminal()
-        print_left()
+    async def generate(self, rows: AsyncIterator[Row]) -> ExitCode:
+        """Generate every good row and report the bad ones; the code of the worst item, or of what stopped the run."""
+        restore_terminal = self.stop.before_leaving
 
-    stop.before_leaving = leave_now
-    begun = asyncio.get_running_loop().time()
-    async with progress_shown(screen, totals):
-        code = await driver.run(rows, stop)
-    screen.say(totals.summary(job, asyncio.get_running_loop().time() - begun))
-    print_left()
-    return code
+        def leave() -> None:
+            restore_terminal()
+            self._print_left()
 
+        self.stop.before_leaving = leave
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        async with progress_shown(self.screen, self.totals):
+            await self._generate(rows)
+            self._report_repeated()
+        self.screen.say(self._summary(clock() - begun))
+        self._print_left()
+        return worst(self._codes) if self.stop.code is None else self.stop.code
 
-class _Driver:
-    """One run over the rows."""
-
-    def __init__(
-        self,
-        client: FluxKleinClient,
-        job: RunOptions,
-        totals: Totals,
-        screen: Screen,
-        manifest: Manifest | None,
-        label: Callable[[int], str],
-        resume: Callable[[str], str] | None,
-    ) -> None:
-        self._client = client
-        self._job = job
-        self._totals = totals
-        self._screen = screen
-        self._manifest = manifest
-        self._label = label
-        self._resume = resume
-        self._codes: set[ExitCode] = set()
-        self._stopping = False
-        self._failures: Counter[str] = Counter()
-        self._reported = self._hidden = 0
-
-    async def run(self, rows: AsyncIterator[Row | BadRow], stop: Stop) -> ExitCode:
+    async def _generate(self, rows: AsyncIterator[Row]) -> None:
         grace = asyncio.timeout(None)
         try:
             async with (
                 grace,
-                self._client.generate_many(
+                self.client.generate_many(
                     self._good(rows),
-                    concurrency=self._job.concurrency,
+                    concurrency=self.concurrency,
                     to_input=lambda row: row.fields,
                     to_id=lambda row: row.id,
-                    directory=self._job.directory,
+                    directory=self.directory,
                 ) as outcomes,
             ):
-                stop.gently(partial(self._wind_up, outcomes.stop, grace))
+                self.stop.gently(partial(self._wind_up, outcomes.stop, grace))
                 async for outcome in outcomes:
-                    await self._take(outcome)
+                    await self._end(outcome)
         except FluxKleinError as error:  # every further submit would fail the same way
             self._codes.add(exit_code(error))
-            self._screen.note(f"The rest was not submitted: {error}")
+            self.screen.note(f"The rest was not submitted: {error}")
         except TimeoutError:
             if not grace.expired():
                 raise
         finally:
-            stop.gently(_nothing)
-        self._report_repeated()
-        return worst(self._codes) if stop.code is None else stop.code
+            self.stop.gently(lambda: None)  # nothing is left to stop
 
     def _wind_up(self, end: Callable[[], None], grace: asyncio.Timeout) -> None:
         """Submit no more; after the grace, stop waiting."""
-        if not self._screen.reader_gone:
-            self._screen.say(f"Waiting for running generations ({_GRACE:.0f} s). Press Ctrl-C again to quit now.")
+        if not self.screen.reader_gone:
+            self.screen.say(f"Waiting for running generations ({_GRACE:.0f} s). Press Ctrl-C again to quit now.")
         self._stopping = True
         end()
         grace.reschedule(asyncio.get_running_loop().time() + _GRACE)
 
-    async def _good(self, rows: AsyncIterator[Row | BadRow]) -> AsyncIterator[Row]:
+    async def _good(self, rows: AsyncIterator[Row]) -> AsyncIterator[Row]:
         """The rows that can be submitted; the others are printed and skipped."""
         count = 0
         async for row in rows:
             count += 1
-            if isinstance(row, Row):
+            if row.problem is None:
                 yield row
                 continue
-            self._totals.bad += 1
+            self.totals.ends["bad"] += 1
             self._codes.add(ExitCode.BAD_INPUT)
             self._report(row.line, row.problem)
-        self._totals.total = count
+        self.totals.total = count
 
-    async def _take(self, outcome: Outcome[Row]) -> None:
-        self._totals.end(outcome)
+    async def _end(self, outcome: Outcome[Row]) -> None:
+        self.totals.end(outcome)
         error = outcome.error
         # An item without a turn before the run was stopped: what the manifest says of it stays true.
         had_no_turn = self._stopping and isinstance(error, GenerationCancelledError) and error.request_id is None
-        if self._manifest is not None and not had_no_turn:
-            await _in_thread(partial(self._manifest.append, outcome))
+        if self.manifest is not None and not had_no_turn:
+            await _in_thread(partial(self.manifest.append, outcome))
         if error is not None:
             self._fail(outcome.item, error)
-        if self._job.as_json:
-            self._screen.out(json_line(record(outcome)))
+        if self.as_json:
+            self.screen.out(json_line(record(outcome)))
         elif outcome.result is not None:
             for line in [str(path) for path in outcome.paths] or outcome.result.urls:
-                self._screen.out(line)
-        if self._screen.results_lost and outcome.result is not None and self._resume is not None:
-            self._screen.note(f"Not printed: {self._resume(outcome.result.request_id)}")
+                self.screen.out(line)
+        if self.screen.results_lost and outcome.result is not None and self.resume is not None:
+            self.screen.note(f"Not printed: {self.resume(outcome.result.request_id)}")
 
     def _fail(self, row: Row, error: FluxKleinError) -> None:
         if isinstance(error, GenerationCancelledError) and error.charged == "no" and self._stopping:
@@ -343,18 +259,18 @@ class _Driver:
         self._codes.add(exit_code(error))
         if isinstance(error, ItemClaimedError):
             return  # the summary counts them
-        if self._resume is not None and error.request_id is not None and not isinstance(error, _OVER):
-            self._report(row.line, f"{error}; resume with:", f"  {self._resume(error.request_id)}")
+        if self.resume is not None and error.request_id is not None and not isinstance(error, _OVER):
+            self._report(row.line, f"{error}; resume with:", f"  {self.resume(error.request_id)}")
             return
         again = next((option for kind, option in _AGAIN.items() if isinstance(error, kind)), None)
-        if again is None or self._manifest is None:
+        if again is None or self.manifest is None:
             self._report(row.line, str(error))
         else:
             self._report(row.line, f"{error}; {again} submits it again")
 
     def _report(self, line: int, sentence: str, *resume: str) -> None:
         """Print a failure, unless there are too many; without a manifest, equal ones once."""
-        if self._manifest is None:
+        if self.manifest is None:
             self._failures[sentence] += 1
             if self._failures[sentence] > 1:
                 return
@@ -362,20 +278,42 @@ class _Driver:
             self._hidden += 1
             return
         self._reported += 1
-        for part in (f"{self._label(line)}: {sentence}", *resume):
-            self._screen.note(part)
+        for part in (f"{self.label(line)}: {sentence}", *resume):
+            self.screen.note(part)
 
     def _report_repeated(self) -> None:
         for sentence, count in self._failures.items():
             if count > 1:
-                self._screen.note(f"{count - 1:,} more: {sentence}")
+                self.screen.note(f"{count - 1:,} more: {sentence}")
         if self._hidden:
-            where = "" if self._manifest is None else f": see {self._manifest.path}"
-            self._screen.note(f"{self._hidden:,} more{where}")
+            where = "" if self.manifest is None else f": see {self.manifest.path}"
+            self.screen.note(f"{self._hidden:,} more{where}")
 
+    def _summary(self, seconds: float) -> str:
+        totals = self.totals
+        total = "" if totals.total is None else f" of {totals.total:,}"
+        names = ("done before", "failed", *_ENDS.values(), "bad")
+        counts = {**{name: totals.ends[name] for name in names}, "left running": len(totals.requests)}
+        others = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
+        where = f" in {self.directory}" if self.directory is not None and totals.done else ""
+        spent = f"; {dollars(totals.cost_usd)} spent" if self.charged else ""
+        made = totals.ends["done"]
+        rate = f", {made / seconds:.1f} a second" if made > 1 and seconds > 0 else ""
+        polls = f", {totals.polls / totals.generations:.1f} polls each" if totals.generations else ""
+        return f"{totals.done:,}{total} done{where}{others}{spent}{rate}{polls}, {duration(seconds)}"
 
-def _nothing() -> None:
-    """How to stop a run that has ended."""
+    def _print_left(self) -> None:
+        """Print how to resume what is left."""
+        left = [id_ for id_, state in self.totals.requests.values() if state is not RequestState.CANCELLED]
+        if self.resume is None:
+            if self.manifest is not None and (
+                left or self.totals.ends[_ENDS[ItemClaimedError]] or self.stop.code is not None
+            ):
+                self.screen.say("Run the same command again to resume it.")
+        elif left:
+            self.screen.note("Still queued or running, and may be charged; resume with:")
+            for request_id in left:
+                self.screen.note(f"  {self.resume(request_id)}")
 
 
 async def _in_thread(job: Callable[[], object]) -> None:

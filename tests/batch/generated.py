@@ -24,15 +24,3 @@ class Generated:
             if end:
                 break
         return bytes(found)
-
-
-class Slow:
-    """A pipe into which line after line is written; whoever asks for more than there is would wait for ever."""
-
-    def __init__(self, *found: bytes) -> None:
-        self.found = list(found)
-
-    def readline(self, size: int = -1, /) -> bytes:
-        assert self.found, "waits for a line that is not needed yet"
-        assert len(self.found[0]) <= size
-        return self.found.pop(0)

@@ -1,5 +1,6 @@
 """A file of prompts becomes rows, good and bad, whatever is in it, in constant memory."""
 
+import asyncio
 import csv
 import io
 import itertools
@@ -7,39 +8,32 @@ import json
 import os
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
-from flux_klein_async.batch.rows import (
-    CHECKED_FIRST,
-    LONGEST,
-    Ahead,
-    BadRow,
-    FileFormat,
-    Line,
-    Row,
-    Seen,
-    kind_of,
-    lines,
-    read_rows,
-)
-from flux_klein_async.errors import InvalidInputError, JournalError
+from flux_klein_async.batch.rows import LONGEST, DiskMap, FileFormat, Row, lines, read_ahead, read_rows
+from flux_klein_async.errors import JournalError
 
 from .generated import Generated
 
 TXT, JSONL, CSV = FileFormat
 
 
-def read(data: bytes, kind: FileFormat) -> list[Row | BadRow]:
-    rows = list(read_rows(io.BytesIO(data), kind))
-    assert all(row.number == number for number, row in enumerate(rows) if isinstance(row, Row))
-    return [row._replace(number=0) if isinstance(row, Row) else row for row in rows]
+def read(data: bytes, file_format: FileFormat) -> list[Row]:
+    rows = list(read_rows(io.BytesIO(data), file_format))
+    assert [row.number for row in rows] == list(range(len(rows)))
+    return [row._replace(number=0) for row in rows]
 
 
 def prompt(line: int, text: str, row_id: str | None = None, **size: int) -> Row:
-    return Row(line, row_id, {"prompt": text, **size})
+    return Row(line, {"prompt": text, **size}, row_id)
+
+
+def bad(line: int, problem: str) -> Row:
+    return Row(line, {}, problem=problem)
 
 
 # --- lines
@@ -55,17 +49,12 @@ def prompt(line: int, text: str, row_id: str | None = None, **size: int) -> Row:
     ],
 )
 def test_lines_end_at_line_feeds_and_are_counted(data: bytes, expected: list[tuple[int, bytes]]) -> None:
-    assert list(lines(io.BytesIO(data))) == [Line(*line) for line in expected]
+    assert list(lines(io.BytesIO(data))) == expected
 
 
 def test_a_line_beyond_the_bound_is_cut_and_the_next_is_read() -> None:
     data = b"12345\n" + b"x" * 200_000 + b"\nz\n" + b"y" * 9
-    assert list(lines(io.BytesIO(data), 6)) == [
-        Line(1, b"12345\n"),
-        Line(2, b"xxxxxxx", cut=True),
-        Line(3, b"z\n"),
-        Line(4, b"yyyyyyy", cut=True),
-    ]
+    assert list(lines(io.BytesIO(data), 6)) == [(1, b"12345\n"), (2, b"xxxxxxx"), (3, b"z\n"), (4, b"yyyyyyy")]
 
 
 # --- good files
@@ -85,28 +74,15 @@ GOOD: list[tuple[FileFormat, bytes, list[Row]]] = [
 ]  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize(("kind", "data", "expected"), GOOD)
+@pytest.mark.parametrize(("file_format", "data", "expected"), GOOD)
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-def test_a_good_file_gives_its_rows(kind: FileFormat, data: bytes, expected: list[Any], mark: bytes) -> None:
+def test_a_good_file_gives_its_rows(file_format: FileFormat, data: bytes, expected: list[Any], mark: bytes) -> None:
     rows = [prompt(*row[:3], **({"height": row[3]} if len(row) > 3 else {})) for row in expected]
-    assert read(mark + data, kind) == rows
-
-
-@pytest.mark.parametrize(("quoting", "end"), [(csv.QUOTE_MINIMAL, "\n"), (csv.QUOTE_ALL, "\r\n")])
-def test_what_the_csv_and_json_modules_write_comes_back(quoting: int, end: str) -> None:
-    texts = ["plain", "with, comma", 'with "quotes"', "with\nbreak", " blanks ", "é🐆", "tab\t"]
-    out = io.StringIO()
-    csv.writer(out, quoting=quoting, lineterminator=end).writerows([["prompt"], *([text] for text in texts)])
-    assert [row.fields["prompt"] for row in read(out.getvalue().encode(), CSV)] == texts  # type: ignore[union-attr]
-    for ascii_only in (True, False):
-        data = end.join(json.dumps({"prompt": text}, ensure_ascii=ascii_only) for text in texts).encode()
-        assert [row.fields["prompt"] for row in read(data, JSONL)] == texts  # type: ignore[union-attr]
+    assert read(mark + data, file_format) == rows
 
 
 def test_the_order_of_the_fields_makes_no_difference() -> None:
     one, other = read(b'{"width": 64, "prompt": "a"}\n{"prompt": "a", "width": 64}', JSONL)
-    assert isinstance(one, Row)
-    assert isinstance(other, Row)
     assert list(one.fields) == list(other.fields) == ["prompt", "width"]
 
 
@@ -117,15 +93,16 @@ BAD: list[tuple[FileFormat, bytes, str]] = [
     (TXT, b"caf\xe9", "not UTF-8 (byte 0xE9); if the file is Latin-1"),
     (TXT, b"x" * (LONGEST + 1), f"longer than {LONGEST} bytes"),
     (TXT, b"a\x1b[2J", "prompt: the control character U+001B is not allowed"),
-    (JSONL, b"{", "no JSON: Expecting property name"),
-    (JSONL, b'["a"]', 'no JSON object: write a row as {"prompt": "a snow leopard"}'),
+    (JSONL, b"{", "not JSON: Expecting property name"),
+    (JSONL, b'["a"]', 'not a JSON object: write a row as {"prompt": "a snow leopard"}'),
     (JSONL, b'{"prompt": "a", "prompt": "b"}', "the field 'prompt' is there twice"),
-    (JSONL, b'{"prompt": "a", "width": NaN}', "NaN is no number in JSON"),
+    (JSONL, b'{"prompt": "a", "width": NaN}', "NaN is not a number in JSON"),
     (JSONL, b'{"prompt": "a", "width": 1' + b"0" * 5000 + b"}", "a number has too many digits"),
     (JSONL, b"[" * 100_000, "nested too deeply"),
     (JSONL, b'{"prompt": "a", "seed": 3}', "unknown field 'seed'; known are prompt, width, height, id"),
     (JSONL, b'{"prompt": "a", "b": 1, "c\\n": 2}', "unknown fields 'b', 'c\\n'"),
     (JSONL, b'{"width": 64}', "prompt: Field required"),
+    (JSONL, b"{}", "prompt: Field required"),
     (JSONL, b'{"prompt": " "}', "prompt: Value error, the prompt is blank"),
     (JSONL, b'{"prompt": "a", "width": 63}', "width: Input should be greater than or equal to 64"),
     (JSONL, b'{"prompt": "a", "height": "64"}', "height: Input should be a valid integer"),
@@ -137,28 +114,27 @@ BAD: list[tuple[FileFormat, bytes, str]] = [
     (JSONL, b'{"prompt": "a", "id": "\\n"}', "id: blank"),
     (JSONL, b'{"prompt": "a", "id": "a\\u2028"}', "id: the control character U+2028 is not allowed"),
     (CSV, b"a,b", "2 cells, but the header has 1; put quotes around a prompt with commas"),
-    (CSV, b'"a"b"c"', "no CSV"),
-    (CSV, b"a\rb", "no CSV: new-line character seen in unquoted field"),
+    (CSV, b'"a"b"c"', "not CSV"),
+    (CSV, b"a\rb", "not CSV: new-line character seen in unquoted field"),
     (CSV, b"caf\xe9", "not UTF-8 (byte 0xE9)"),
 ]
 
 
-@pytest.mark.parametrize(("kind", "line", "problem"), BAD, ids=range(len(BAD)))
-def test_a_bad_row_is_named_and_the_next_is_read(kind: FileFormat, line: bytes, problem: str) -> None:
-    good = b'{"prompt": "z"}' if kind is JSONL else b"z"
-    head = b"prompt\n" if kind is CSV else b""
-    bad, last = read(head + line + b"\n" + good, kind)
+@pytest.mark.parametrize(("file_format", "line", "problem"), BAD, ids=range(len(BAD)))
+def test_a_bad_row_is_named_and_the_next_is_read(file_format: FileFormat, line: bytes, problem: str) -> None:
+    good = b'{"prompt": "z"}' if file_format is JSONL else b"z"
+    head = b"prompt\n" if file_format is CSV else b""
+    found, last = read(head + line + b"\n" + good, file_format)
     number = 1 + bool(head)
-    assert isinstance(bad, BadRow)
-    assert (bad.line, bad.fatal, last) == (number, False, prompt(number + 1, "z"))
-    assert bad.problem.startswith(problem)
-    assert bad.problem.isprintable()
+    assert (found.line, last) == (number, prompt(number + 1, "z"))
+    assert (found.problem or "").startswith(problem)
+    assert (found.problem or "").isprintable()
 
 
-def test_a_csv_size_that_is_no_number_is_named() -> None:
+def test_a_csv_size_that_is_not_a_number_is_named() -> None:
     assert read(b"prompt,width\na,wide\nb,1024.5\n", CSV) == [
-        BadRow(2, "width: not a whole number of pixels: 'wide'"),
-        BadRow(3, "width: not a whole number of pixels: '1024.5'"),
+        bad(2, "width: not a whole number of pixels: 'wide'"),
+        bad(3, "width: not a whole number of pixels: '1024.5'"),
     ]
 
 
@@ -175,6 +151,7 @@ FATAL: list[tuple[FileFormat, bytes, int, str]] = [
     (CSV, b"prompt;width\na;64", 1, "columns are separated by commas; this is one column, 'prompt;width'"),
     (CSV, b"id,id,prompt\n", 1, "the column 'id' is there twice"),
     (CSV, b"id\n", 1, "there is no column 'prompt'"),
+    (CSV, b"\n,\ncaf\xe9\nprompt\na", 3, "not UTF-8 (byte 0xE9)"),
     (CSV, b'prompt\na\n"b\nc\n', 3, "a quote that opens in this record is never closed"),
     (CSV, b"prompt\n" + b"x" * (LONGEST + 1), 2, f"a record longer than {LONGEST} bytes"),
     (CSV, b'prompt\n"' + b"x\n" * LONGEST, 2, f"a record longer than {LONGEST} bytes"),
@@ -184,14 +161,13 @@ FATAL: list[tuple[FileFormat, bytes, int, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "data", "line", "problem"), FATAL, ids=range(len(FATAL)))
-def test_what_cannot_be_read_any_further_is_the_last_row(
-    kind: FileFormat, data: bytes, line: int, problem: str
+@pytest.mark.parametrize(("file_format", "data", "line", "problem"), FATAL, ids=range(len(FATAL)))
+def test_a_file_that_cannot_be_read_any_further_says_why_in_its_last_row(
+    file_format: FileFormat, data: bytes, line: int, problem: str
 ) -> None:
-    last = read(data, kind)[-1]
-    assert isinstance(last, BadRow)
-    assert (last.line, last.fatal) == (line, True)
-    assert last.problem.startswith(problem)
+    last = read(data, file_format)[-1]
+    assert last.line == line
+    assert (last.problem or "").startswith(problem)
 
 
 class Breaks(io.RawIOBase):
@@ -210,94 +186,149 @@ class Breaks(io.RawIOBase):
 def test_a_file_that_breaks_is_told_with_the_line() -> None:
     assert list(read_rows(Breaks(), TXT)) == [
         prompt(1, "a"),
-        BadRow(2, "the rest cannot be read: Input/output error", fatal=True),
+        bad(2, "the rest cannot be read: Input/output error")._replace(number=1),
     ]
 
 
-@pytest.mark.parametrize("kind", [JSONL, CSV])
-def test_an_id_that_came_before_is_bad_and_the_id_of_a_bad_row_is_free(kind: FileFormat) -> None:
+@pytest.mark.parametrize("file_format", [JSONL, CSV])
+def test_an_id_that_came_before_is_bad_and_the_id_of_a_bad_row_is_free(file_format: FileFormat) -> None:
     rows = [("a", "x"), ("\x1b", "y"), ("b", "x"), ("c", "y")]
     out = io.StringIO()
     csv.writer(out).writerows([["prompt", "id"], *rows])
-    data = out.getvalue() if kind is CSV else "\n".join(json.dumps({"prompt": text, "id": i}) for text, i in rows)
-    first, _, twice, last = read(data.encode(), kind)
-    assert twice == BadRow(first.line + 2, f"its id is that of line {first.line} too")
-    assert isinstance(last, Row)
+    data = "\n".join(json.dumps({"prompt": text, "id": i}) for text, i in rows)
+    first, _, twice, last = read((out.getvalue() if file_format is CSV else data).encode(), file_format)
+    assert twice == bad(first.line + 2, f"line {first.line} has the same id")
+    assert last.problem is None
 
 
 # --- constant memory, and each row as soon as it is there
 
 
-@pytest.mark.parametrize("kind", FileFormat)
-def test_a_row_is_given_before_the_next_is_there(kind: FileFormat) -> None:
+@pytest.mark.parametrize("file_format", FileFormat)
+def test_a_row_is_given_before_the_next_is_there(file_format: FileFormat) -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as stream, os.fdopen(writing, "wb", buffering=0) as pipe:
-        head = {TXT: b"", JSONL: b"", CSV: b"prompt\n"}[kind]
-        line = {TXT: b"a\n", JSONL: b'{"prompt": "a"}\n', CSV: b"a\n"}[kind]
+        head = {TXT: b"", JSONL: b"", CSV: b"prompt\n"}[file_format]
+        line = {TXT: b"a\n", JSONL: b'{"prompt": "a"}\n', CSV: b"a\n"}[file_format]
         pipe.write(head + line)
-        rows = read_rows(stream, kind)
-        assert isinstance(next(rows), Row)
+        rows = read_rows(stream, file_format)
+        assert next(rows).problem is None
         pipe.write(line)
-        assert isinstance(next(rows), Row)
+        assert next(rows).problem is None
 
 
-@pytest.mark.parametrize(("kind", "head"), [(TXT, b""), (JSONL, b""), (CSV, b"prompt\n"), (CSV, b'prompt\n"')])
-def test_a_line_of_any_length_costs_no_memory(kind: FileFormat, head: bytes) -> None:
+@pytest.mark.parametrize(("file_format", "head"), [(TXT, b""), (JSONL, b""), (CSV, b"prompt\n"), (CSV, b'prompt\n"')])
+def test_a_line_of_any_length_costs_no_memory(file_format: FileFormat, head: bytes) -> None:
     stream = Generated(itertools.chain([head] if head else [], itertools.repeat(b"x" * 65_536, 3000), [b"\n"]))
     tracemalloc.start()
     try:
-        [row] = read_rows(stream, kind)
-        assert isinstance(row, BadRow)
+        [row] = read_rows(stream, file_format)
+        assert row.problem
         assert tracemalloc.get_traced_memory()[1] < 4_000_000
     finally:
         tracemalloc.stop()
 
 
-# --- names of files, reading ahead, remembering
+# --- reading ahead in a thread
 
 
-@pytest.mark.parametrize(("path", "kind"), [("a.txt", TXT), ("b/c.JSONL", JSONL), ("d.e.csv", CSV)])
-def test_the_end_of_a_files_name_tells_its_format(path: str, kind: FileFormat) -> None:
-    assert kind_of(path) is kind
+def counted(count: int, *, then: Exception | None = None) -> Generator[Row, None, None]:
+    for number in range(count):
+        yield prompt(number, f"prompt {number}")
+    if then is not None:
+        raise then
 
 
-@pytest.mark.parametrize("path", ["a", "a.json", "a.xlsx", ".txt/a"])
-def test_a_file_of_another_name_is_refused_with_what_to_do(path: str) -> None:
-    with pytest.raises(InvalidInputError, match=r"does not end in .txt, .jsonl, .csv: name its format \(--format\)"):
-        kind_of(path)
+@pytest.mark.parametrize("count", [0, 1, 3000])
+async def test_every_row_comes_once_and_in_order(count: int) -> None:
+    assert [row async for row in read_ahead(counted(count))] == list(counted(count))
 
 
-def test_the_first_rows_are_read_at_once_and_the_others_when_they_are_wanted() -> None:
-    wanted: list[int] = []
+async def test_a_slow_pipe_is_read_line_by_line_and_does_not_hold_up_the_loop() -> None:
+    gates = [threading.Event() for _ in range(3)]
 
-    def rows() -> Iterator[Row | BadRow]:
-        for number in range(CHECKED_FIRST + 9):
-            wanted.append(number)
-            yield BadRow(number, "bad") if number in {3, CHECKED_FIRST + 1} else prompt(number, "a")
+    def slowly() -> Generator[Row, None, None]:
+        for number, gate in enumerate(gates):
+            gate.wait()
+            yield prompt(number, "a")
 
-    ahead = Ahead(rows())
-    assert (len(wanted), ahead.total, [row.line for row in ahead.bad]) == (CHECKED_FIRST, None, [3])
-    assert len(list(ahead)) == len(wanted) == CHECKED_FIRST + 9
-    assert Ahead(iter([prompt(1, "a")])).total == 1
+    async with aclosing(read_ahead(slowly())) as rows:
+        for number, gate in enumerate(gates):
+            coming = asyncio.ensure_future(anext(rows))
+            await asyncio.sleep(0)
+            assert not coming.done()
+            gate.set()
+            assert await coming == prompt(number, "a")
 
 
-def test_seen_gives_the_value_before_from_any_thread_and_shares_nothing() -> None:
-    seen, other = Seen(), Seen()
-    assert [seen.add(b"k", 1), seen.add(b"k", b"two"), seen.get(b"k"), seen.get(b"K"), other.get(b"k")] == [
-        None, 1, b"two", None, None
-    ]  # fmt: skip
-    thread = threading.Thread(target=seen.add, args=(b"l", 3))
+async def test_no_more_is_read_than_is_wanted_soon_and_a_closed_iterator_closes_its_rows() -> None:
+    read, over = [], threading.Event()
+
+    def rows() -> Generator[Row, None, None]:
+        try:
+            for row in counted(10_000):
+                read.append(row)
+                yield row
+        finally:
+            over.set()
+
+    async with aclosing(read_ahead(rows())) as ahead:
+        for _ in range(2000):
+            await anext(ahead)
+        assert len(read) <= 2000 + 300
+    assert await asyncio.get_running_loop().run_in_executor(None, over.wait, 10)
+    assert len(read) <= 2000 + 300
+
+
+@pytest.mark.parametrize("before", [0, 1500])
+async def test_an_error_of_reading_is_raised_on_the_loop_after_the_rows_before_it(before: int) -> None:
+    rows = read_ahead(counted(before, then=JournalError("no room")))
+    for _ in range(before):
+        await anext(rows)
+    with pytest.raises(JournalError):
+        await anext(rows)
+
+
+def test_a_thread_whose_loop_is_closed_ends() -> None:
+    gate, over = threading.Event(), threading.Event()
+
+    def rows() -> Generator[Row, None, None]:
+        gate.wait()
+        try:
+            yield prompt(0, "a")
+        finally:
+            over.set()
+
+    async def body() -> None:
+        reading = asyncio.ensure_future(anext(read_ahead(rows())))
+        await asyncio.sleep(0)
+        reading.cancel()
+
+    asyncio.run(body())
+    gate.set()
+    assert over.wait(10)
+
+
+# --- remembering
+
+
+def test_a_disk_map_can_be_used_from_any_thread_and_shares_nothing() -> None:
+    known, other = DiskMap(), DiskMap()
+    known.put(b"k", 1)
+    known.put(b"k", b"two")
+    assert [known.get(b"k"), known.get(b"K"), other.get(b"k")] == [b"two", None, None]
+    thread = threading.Thread(target=known.put, args=(b"l", 3))
     thread.start()
     thread.join()
-    assert seen.get(b"l") == 3
-    seen.close()
+    assert known.get(b"l") == 3
+    known.close()
     other.close()
 
 
-def test_a_full_disk_is_told_with_what_to_do() -> None:
-    seen = Seen()
-    seen._do("PRAGMA max_page_count = 3")
+def test_a_full_disk_is_reported_with_what_to_do() -> None:
+    known = DiskMap()
+    known._do("PRAGMA max_page_count = 3")
     with pytest.raises(JournalError, match="SQLITE_TMPDIR"):
         for number in range(10_000):
-            seen.add(b"%d" % number * 100, number)
-    seen.close()
+            known.put(b"%d" % number * 100, number)
+    known.close()

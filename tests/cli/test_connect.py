@@ -1,12 +1,15 @@
-"""Which service a command talks to: the token, the store of learned times, the emulator of a run."""
+"""What commands share: the service that the options name, the store of learned times, the printing of an answer."""
 
 from pathlib import Path
 
 import pytest
 
-from flux_klein_async.cli.connect import build_client, emulated, store_path
+from flux_klein_async import FluxKleinClient
+from flux_klein_async.cli import connect
+from flux_klein_async.cli.connect import emulated, store_path
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.errors import ConfigurationError
+from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
 from flux_klein_async.polling.adaptive import AdaptivePolling
 
 from .helpers import Command
@@ -16,23 +19,46 @@ THERE = HOME | {"RUNCOMFY_MODEL_API_BASE": "https://a.example"}
 CACHE = "/home/me/.cache/flux-klein"
 
 
-async def test_builds_a_client_of_the_address_given() -> None:
-    client = build_client(("http://127.0.0.1:1", "a-token-for-this"), timeout=None, concurrency=1000)
-    assert "127.0.0.1:1" in repr(client)
-    await client.aclose()
-
-
-def test_without_a_token_there_is_no_client() -> None:
-    with pytest.raises(ConfigurationError, match="RUNCOMFY_API_TOKEN"):
-        build_client((None, None))
-
-
-async def test_the_emulator_of_a_run_gives_ids_of_its_own() -> None:
+async def test_each_emulator_of_a_run_gives_ids_of_its_own() -> None:
     ids = set()
     for _ in range(2):
-        async with emulated() as address, build_client(address) as client:
+        async with emulated() as service, FluxKleinClient(service.token, base_url=service.base_url) as client:
             ids.add((await client.submit("a leopard")).request_id)
     assert len(ids) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "out"),
+    [
+        ("generate x --width 64 --height 64 --no-download", 0, "http://127.0.0.1:"),
+        ("batch prompts.txt --no-download", 0, "http://127.0.0.1:"),
+        ("status abc", 65, ""),
+        ("result abc", 65, ""),
+        ("cancel abc", 65, ""),
+        ("price", 0, f"{KLEIN_4B_TEXT_TO_IMAGE}: $0.01 per output"),
+        ("doctor", 0, "(--emulator)"),
+    ],
+)
+def test_every_command_that_calls_the_service_takes_the_emulator_without_a_token(
+    flux_klein: Command, line: str, code: int, out: str
+) -> None:
+    Path("prompts.txt").write_text("a cat\n")
+    ran = flux_klein(*line.split(), "--emulator")
+    assert ran.code == code, ran.err
+    assert out in ran.out
+    assert ("nothing is charged" in ran.err) is (line != "doctor")
+    for options in (
+        ["--emulator", "--base-url", "https://a.example"],
+        ["--base-url", "https://a.example", "--emulator"],
+    ):
+        refused = flux_klein(*line.split(), *options)
+        assert (refused.code, refused.out) == (64, "")
+        assert "leave out --base-url" in refused.err
+
+
+def test_a_model_id_is_completed() -> None:
+    assert connect._known_models("") == [KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE]
+    assert connect._known_models(KLEIN_9B_TEXT_TO_IMAGE[:-8]) == [KLEIN_9B_TEXT_TO_IMAGE]
 
 
 @pytest.mark.parametrize(
@@ -43,11 +69,7 @@ async def test_the_emulator_of_a_run_gives_ids_of_its_own() -> None:
         (HOME, "https://api.example.com:8443", f"{CACHE}/polling-api.example.com-8443.json"),
         (HOME, "https://[2001:db8::1]", f"{CACHE}/polling-2001_db8__1.json"),
         (THERE, None, f"{CACHE}/polling-a.example.json"),
-        (
-            HOME | {"RUNCOMFY_MODEL_API_BASE": "https://a.example"},
-            "https://b.example",
-            f"{CACHE}/polling-b.example.json",
-        ),
+        (THERE, "https://b.example", f"{CACHE}/polling-b.example.json"),
         (HOME | {"XDG_CACHE_HOME": "/cache"}, "https://a.example", "/cache/flux-klein/polling-a.example.json"),
         (HOME | {"XDG_CACHE_HOME": ""}, "https://a.example", f"{CACHE}/polling-a.example.json"),
         (HOME | {"XDG_CACHE_HOME": "cache"}, "https://a.example", f"{CACHE}/polling-a.example.json"),
@@ -94,22 +116,13 @@ def test_a_second_run_begins_with_what_the_first_has_learned(
     assert samples(path) == pytest.approx(5)
 
 
-@pytest.mark.parametrize(
-    ("variable", "file", "options"),
-    [("FLUX_KLEIN_STORE", "times.json", ["--emulator", "--width", "64", "--height", "64"]), ("XDG_CACHE_HOME", "", [])],
-    ids=["emulator", "loopback"],
-)
 def test_an_emulator_on_this_machine_teaches_nothing(
-    served: Emulator,
-    flux_klein: Command,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    variable: str,
-    file: str,
-    options: list[str],
+    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(variable, str(tmp_path / file))
-    assert flux_klein("generate", "x", "--no-download", *options).code == 0
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert flux_klein("generate", "x", "--no-download").code == 0
+    monkeypatch.setenv("FLUX_KLEIN_STORE", str(tmp_path / "times.json"))
+    assert flux_klein("generate", "x", "--no-download", "--emulator", "--width", "64", "--height", "64").code == 0
     assert list(tmp_path.iterdir()) == []
 
 

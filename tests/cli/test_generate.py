@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flux_klein_async.emulator import Emulator, Generation
+from flux_klein_async.cli.generate import _decoded, _resume
+from flux_klein_async.emulator import Emulator
+from flux_klein_async.errors import InvalidInputError
 
 from .helpers import Command
 
@@ -64,13 +66,6 @@ def test_prompts_with_dashes_and_from_standard_input(
     assert ran.records[0]["input"]["prompt"] == prompt
 
 
-def test_another_model_takes_the_prompt_as_it_is(served: Emulator, flux_klein: Command) -> None:
-    model = "blackforestlabs/flux-2-klein/9b/text-to-image"
-    ran = flux_klein("generate", "x", "--model", model, "--json", "--no-download", "--width", "256")
-    assert ran.code == 0
-    assert ran.records[0]["input"]["width"] == 256
-
-
 NINE = "blackforestlabs/flux-2-klein/9b/text-to-image"
 
 
@@ -81,18 +76,21 @@ def test_the_9b_model_takes_steps(served: Emulator, flux_klein: Command) -> None
     assert served.records[0].path == f"/v1/models/{NINE}"
 
 
-def test_the_emulator_needs_no_token(flux_klein: Command) -> None:
-    ran = flux_klein("generate", "x", "--emulator", "--width", "64", "--height", "64")
-    assert ran.code == 0
-    assert "placeholders, and nothing is charged" in ran.err
-    assert "$" not in ran.err
-    assert Path(ran.out.strip()).is_file()
+def test_the_command_that_resumes_a_request_can_be_copied() -> None:
+    resume = _resume(Path("my pictures"), "http://127.0.0.1:1")
+    assert resume("abc") == "flux-klein result --output-dir 'my pictures' --base-url http://127.0.0.1:1 abc"
+    assert _resume(None, None)("-x") == "flux-klein result -- -x"
 
 
-def test_the_command_that_resumes_a_request_can_be_copied(served: Emulator, flux_klein: Command) -> None:
-    served.script("submit", Generation(after=60))
-    ran = flux_klein("generate", "x", "--timeout", "0.3", "--output-dir", "my pictures", "--base-url", served.base_url)
-    assert ran.code == 75
-    [line] = [line for line in ran.err.splitlines() if "flux-klein result" in line]
-    request_id = line.split()[2]
-    assert line == f"  flux-klein result {request_id} --output-dir 'my pictures' --base-url {served.base_url}"
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [(b"a\n", "a"), (b"a\r\n", "a"), (b"a\n\n", "a\n"), (b"a\r", "a\r"), (b"-", "-"), ("é\n".encode(), "é")],
+)
+def test_a_prompt_from_a_pipe_loses_one_line_end(data: bytes, expected: str) -> None:
+    assert _decoded(data) == expected
+
+
+@pytest.mark.parametrize("data", [b"caf\xe9", "\udc80".encode("utf-8", "surrogatepass")])
+def test_a_prompt_that_is_not_utf8_is_refused(data: bytes) -> None:
+    with pytest.raises(InvalidInputError, match="not UTF-8"):
+        _decoded(data)

@@ -34,18 +34,11 @@ REFUSED: list[tuple[str | list[str], int, str]] = [
     ("generate --widht=512", 64, "No such option"),
     ("generate x --widht 512", 64, "--widht"),
     ("generate x y", 64, "unexpected extra argument"),
-    (["generate", "\x1b[31m", "\x1b[32m"], 64, "unexpected extra argument"),
     ("generate x --count 0", 64, "--count"),
-    ("generate x --count many", 64, "--count"),
     (f"generate x --count {'9' * 20}", 64, "--count"),
     ("generate x --timeout 0", 64, "more than 0 seconds"),
-    ("generate x --timeout nan", 64, "more than 0 seconds"),
     ("generate x --concurrency 0", 64, "--concurrency"),
-    ("generate x --emulator --base-url http://127.0.0.1:1", 64, "--base-url"),
     (["generate", "x", "--output-dir", __file__], 64, "nothing can be written"),
-    (f"generate x --output-dir {'a' * 300}", 64, "nothing can be written"),
-    (f"generate x --output-dir a/{'b' * 300}", 64, "nothing can be written"),
-    (f"generate x --output-dir {'a/' * 3000}", 64, "nothing can be written"),
     ("generate x --width 63", 65, "width"),
     ("generate x --height 2049", 65, "height"),
     ("generate ' '", 65, "prompt"),
@@ -64,9 +57,7 @@ REFUSED: list[tuple[str | list[str], int, str]] = [
     ("batch prompts.txt --format xml", 64, "xml"),
     (["batch", "prompts.txt", "--output-dir", __file__], 64, "nothing can be written"),
     ("batch prompts.txt --max-spend -1", 64, "--max-spend"),
-    ("batch prompts.txt --timeout 0", 64, "more than 0"),
     ("batch prompts.txt --concurrency 0", 64, "--concurrency"),
-    ("batch prompts.txt --emulator --base-url http://127.0.0.1:1", 64, "--base-url"),
     ("batch prompts.txt --journal prompts.txt", 1, "prompts.txt"),
     ("price --count 0", 64, "--count"),
     ("emulator --profile slow", 64, "--profile"),
@@ -121,13 +112,6 @@ def test_prints_its_version(flux_klein: Command) -> None:
     assert flux_klein("--version").out == f"flux-klein {__version__}\n"
 
 
-def test_without_a_command_it_shows_its_help_and_64(flux_klein: Command) -> None:
-    ran = flux_klein()
-    assert (ran.code, ran.out) == (64, "")
-    for command in EVERY[()].commands:
-        assert f"\n  {command} " in ran.err
-
-
 def commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
     """A command and all below it, with the words that call them."""
     yield path, command
@@ -136,6 +120,7 @@ def commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 EVERY = dict(commands(typer.main.get_command(app)))
+GROUPS = [path for path, command in EVERY.items() if hasattr(command, "commands")]
 
 
 def options(command: Any) -> set[str]:
@@ -155,7 +140,14 @@ def test_help_has_examples_of_what_there_is(flux_klein: Command, path: tuple[str
         assert {word for word in given if word.startswith("--")} <= options(EVERY[called])
 
 
-@pytest.mark.parametrize("path", [path for path, command in EVERY.items() if hasattr(command, "commands")])
+@pytest.mark.parametrize("path", GROUPS)
+def test_without_a_command_a_group_shows_its_help_and_64(flux_klein: Command, path: tuple[str, ...]) -> None:
+    ran = flux_klein(*path)
+    assert (ran.code, ran.out) == (64, "")
+    assert all(f"\n  {command} " in ran.err for command in EVERY[path].commands)
+
+
+@pytest.mark.parametrize("path", GROUPS)
 def test_a_list_of_commands_says_whole_sentences_on_80_columns(
     flux_klein: Command, path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,18 +7,9 @@ import sys
 import pytest
 from rich.console import Console
 
-from flux_klein_async.cli.output import (
-    LiveLine,
-    PlainLines,
-    Screen,
-    decoded_prompt,
-    duration,
-    make_meter,
-    shortened,
-    shown,
-)
+from flux_klein_async.cli.output import LiveLine, PlainLines, Screen, duration, progress_shown, shortened, shown
 from flux_klein_async.cli.run import Totals
-from flux_klein_async.errors import DownloadError, FluxKleinError, InvalidInputError
+from flux_klein_async.errors import DownloadError, FluxKleinError
 from flux_klein_async.events import Submitted
 from flux_klein_async.models import GenerationOutput, GenerationResult, Outcome, RequestState
 
@@ -45,20 +36,6 @@ def test_shortens_to_a_length_after_escaping() -> None:
     assert shortened("abcdef", 6) == "abcdef"
     assert shortened("abcdefg", 6) == "abc..."
     assert shortened("\x1b" * 9, 6) == "\\x1..."
-
-
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [(b"a\n", "a"), (b"a\r\n", "a"), (b"a\n\n", "a\n"), (b"a\r", "a\r"), (b"-", "-"), ("é\n".encode(), "é")],
-)
-def test_a_prompt_from_a_pipe_loses_one_line_end(data: bytes, expected: str) -> None:
-    assert decoded_prompt(data) == expected
-
-
-@pytest.mark.parametrize("data", [b"caf\xe9", "\udc80".encode("utf-8", "surrogatepass")])
-def test_a_prompt_that_is_no_utf8_is_refused(data: bytes) -> None:
-    with pytest.raises(InvalidInputError, match="not UTF-8"):
-        decoded_prompt(data)
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0.04, "0.0 s"), (59.9, "59.9 s"), (125, "2:05"), (3603, "1:00:03")])
@@ -94,9 +71,10 @@ def test_the_meter_makes_room_for_lines_on_a_terminal(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setattr(sys, "stderr", terminal)
     screen = Screen()
-    with screen.metered(Meter(terminal)):
-        screen.out("out/a.png")
-        screen.note("\x1b[2Jfailed")
+    screen.attach(Meter(terminal))
+    screen.out("out/a.png")
+    screen.note("\x1b[2Jfailed")
+    screen.restore()
     screen.out("end")
     assert terminal.getvalue() == "<>out/a.png\n<>\\x1b[2Jfailed\n<>end\n"
 
@@ -106,8 +84,9 @@ def test_the_meter_stays_where_results_go_elsewhere(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "stdout", pipe)
     monkeypatch.setattr(sys, "stderr", terminal)
     screen = Screen()
-    with screen.metered(Meter(terminal)):
-        screen.out("name\x07.png")
+    screen.attach(Meter(terminal))
+    screen.out("name\x07.png")
+    screen.restore()
     assert terminal.getvalue() == "<>"
     assert pipe.getvalue() == "name\x07.png\n", "a path for a program is not touched"
 
@@ -116,6 +95,7 @@ def test_quiet_keeps_errors(capsys: pytest.CaptureFixture[str]) -> None:
     screen = Screen(quiet=True)
     screen.say("progress")
     screen.note("error")
+    screen.restore()  # without a meter there is nothing to restore
     assert capsys.readouterr().err == "error\n"
 
 
@@ -126,9 +106,9 @@ def test_the_meter_waits_for_the_reader_of_a_pipe(monkeypatch: pytest.MonkeyPatc
     with os.fdopen(writer, "w") as stream, os.fdopen(reader):
         monkeypatch.setattr(sys, "stdout", stream)
         screen = Screen()
-        with screen.metered(Meter(terminal)):
-            screen.out("out/a.png")
-            assert terminal.getvalue() == "<>", "the next tick shows it again"
+        screen.attach(Meter(terminal))
+        screen.out("out/a.png")
+        assert terminal.getvalue() == "<>", "the next tick shows it again"
         monkeypatch.undo()
 
 
@@ -147,13 +127,33 @@ def test_a_reader_who_has_gone_is_told_of_once(monkeypatch: pytest.MonkeyPatch) 
     told = []
     with os.fdopen(writer, "w") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
-        screen = Screen()
-        screen.when_reader_gone(lambda: told.append(True))
+        screen = Screen(on_reader_gone=lambda: told.append(True))
         screen.out("one")
         screen.out("two")
         assert told == [True]
         assert screen.reader_gone
         monkeypatch.undo()
+
+
+class Full(io.StringIO):
+    """A stream on a full disk."""
+
+    def write(self, _: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def test_results_that_cannot_be_written_are_reported_on_stderr_and_stop_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Full())
+    stopped: list[bool] = []
+    screen = Screen(on_reader_gone=lambda: stopped.append(True))
+    screen.out("out/a.png")
+    screen.out("out/b.png")
+    assert (screen.results_lost, screen.reader_gone, stopped) == (True, True, [True])
+    assert capsys.readouterr().err == "Results cannot be written: No space left on device\n" * 2
+    monkeypatch.setattr(sys, "stderr", Full())
+    screen.note("nobody reads this")
 
 
 class Clock:
@@ -236,15 +236,21 @@ def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b[1;3" not in terminal.getvalue()
 
 
-def test_a_dumb_terminal_and_a_pipe_get_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("term", "terminal", "kind"),
+    [("xterm", True, LiveLine), ("dumb", True, PlainLines), ("xterm", False, PlainLines)],
+)
+async def test_a_dumb_terminal_and_a_pipe_get_plain_lines(
+    monkeypatch: pytest.MonkeyPatch, term: str, terminal: bool, kind: type
+) -> None:
     on_terminal(monkeypatch)
-    assert isinstance(make_meter(Totals(total=1), Clock()), LiveLine)
-    monkeypatch.setenv("TERM", "dumb")
-    assert isinstance(make_meter(Totals(total=1), Clock()), PlainLines)
-    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("TERM", term)
     monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    assert isinstance(make_meter(Totals(total=1), Clock()), PlainLines)
+    if not terminal:
+        monkeypatch.setattr(sys, "stderr", io.StringIO())
+    screen = Screen()
+    async with progress_shown(screen, Totals(total=1)):
+        assert type(screen._meter) is kind
 
 
 def test_plain_lines_are_a_handful(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,10 @@
+import asyncio
+import hashlib
 from pathlib import Path
 
 import pytest
 
 from flux_klein_async import FluxKleinClient
-from flux_klein_async.cli import stopping
-from flux_klein_async.cli.exits import ExitCode
-from flux_klein_async.cli.stopping import Stop
 from flux_klein_async.emulator import Emulator, Generation, Reply, error_reply
 
 from .helpers import Command
@@ -13,18 +12,15 @@ from .helpers import Command
 
 def submitted(*, until_done: bool = False) -> str:
     """The id of a request that was submitted with the environment's address and token."""
-    ids = []
 
-    async def body(_stop: Stop) -> ExitCode:
+    async def submit() -> str:
         async with FluxKleinClient() as client:
             handle = await client.submit("x", width=64, height=64)
-            ids.append(handle.request_id)
             if until_done:
                 await handle.wait_for_result()
-        return ExitCode.OK
+        return handle.request_id
 
-    stopping.run(body)
-    return ids[0]
+    return asyncio.run(submit())
 
 
 def test_status_says_where_a_request_stands(served: Emulator, flux_klein: Command) -> None:
@@ -45,7 +41,9 @@ def test_result_prints_urls_or_saves_files(served: Emulator, flux_klein: Command
     saved = flux_klein("result", request_id, "--output-dir", "here")
     assert Path(saved.out.strip()) == Path(f"here/{request_id}.png")
     [record] = flux_klein("result", "--json", request_id, "--output-dir", "here").records
-    assert record["files"] == [f"here/{request_id}.png"]
+    data = Path(saved.out.strip()).read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    assert record["files"] == [{"path": f"here/{request_id}.png", "sha256": digest, "size": len(data)}]
     assert record["error"] is None
 
 

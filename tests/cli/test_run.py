@@ -4,20 +4,21 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from flux_klein_async import FluxKleinClient
 from flux_klein_async.batch.manifest import Manifest, read_manifest
-from flux_klein_async.batch.rows import BadRow, Row
-from flux_klein_async.cli.exits import ExitCode
+from flux_klein_async.batch.rows import Row
+from flux_klein_async.cli.exits import ExitCode, Stop
 from flux_klein_async.cli.output import Screen
-from flux_klein_async.cli.run import RunOptions, Totals, run_rows
-from flux_klein_async.cli.stopping import Stop
+from flux_klein_async.cli.run import Run, Totals, _positive, writable
 from flux_klein_async.emulator import Emulator, Generation, Pass, Reply, error_reply
 from flux_klein_async.emulator.scripts import Answer
 from flux_klein_async.errors import (
@@ -30,6 +31,7 @@ from flux_klein_async.errors import (
 from flux_klein_async.events import Cancelled, Finished, Polled, StateChanged, Submitted
 from flux_klein_async.journal.base import Action, Claim
 from flux_klein_async.models import GenerationOutput, GenerationResult, Outcome, RequestState
+from flux_klein_async.options import Limits
 from tests.fakes import now
 
 from .helpers import Command
@@ -87,40 +89,28 @@ def test_a_file_that_cannot_be_saved_says_how_to_resume_its_request(served: Emul
     assert Path(again.out.strip()).is_file()
 
 
-def test_an_error_that_dooms_every_submit_is_printed_once(served: Emulator, flux_klein: Command) -> None:
-    served.script("submit", *[error_reply(400, 400002)] * 50)
-    ran = flux_klein("generate", "x", "--count", "50", "--concurrency", "4", "--json")
+def test_an_error_of_every_submit_is_printed_once(served: Emulator, flux_klein: Command) -> None:
+    served.script("submit", None, Pass(delay=0.01), *[error_reply(400, 400002)] * 50)
+    ran = flux_klein("generate", "x", "--count", "50", "--concurrency", "4", "--json", *SMALL)
     assert ran.code == 77
-    assert {record["error"]["charged"] for record in ran.records} == {"no"}
-    assert served.calls["submit"] <= 4
+    assert {record["error"]["charged"] for record in ran.records if record["error"]} == {"no"}
+    assert served.calls["submit"] <= 6
+    assert "2 of 50 done in out" in ran.err, "pictures under way are kept"
     assert "The rest was not submitted: No balance is left on the account" in ran.err
-
-
-def test_pictures_under_way_are_kept_when_submits_are_doomed(served: Emulator, flux_klein: Command) -> None:
-    served.script("submit", None, Pass(delay=0.01), *[error_reply(401, 401001)] * 50)
-    ran = flux_klein("generate", "x", "--count", "20", "--concurrency", "3", *SMALL)
-    assert (ran.code, len(ran.out.splitlines())) == (77, 2)
-    assert "2 of 20 done in out" in ran.err
-
-
-def test_a_defect_is_not_swallowed(served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise LookupError
-
-    monkeypatch.setattr("flux_klein_async.cli.run.record", broken)
-    ran = flux_klein("generate", "x", "--json", *SMALL)
-    assert ran.code == 1
-    assert "Unexpected LookupError" in ran.err
 
 
 # --- a whole run, in virtual time
 
 
-def rows(count: int) -> list[Row | BadRow]:
-    return [Row(n + 1, None, {"prompt": f"picture {n}", "width": 64, "height": 64}, n) for n in range(count)]
+def rows(count: int) -> list[Row]:
+    return [Row(n + 1, {"prompt": f"picture {n}", "width": 64, "height": 64}, number=n) for n in range(count)]
 
 
-async def given(found: Iterable[Row | BadRow]) -> AsyncIterator[Row | BadRow]:
+def bad(line: int) -> Row:
+    return Row(line, {}, problem="blank")
+
+
+async def given(found: Iterable[Row]) -> AsyncIterator[Row]:
     for row in found:
         yield row
 
@@ -133,44 +123,43 @@ class Bench:
         self.manifest = Manifest(folder / "manifest.jsonl")
         self.stop = Stop(asyncio.current_task())  # type: ignore[arg-type]
         self.totals = totals
-        self.job = RunOptions(
-            model="a/b", concurrency=4, timeout=None, directory=None, as_json=as_json,
-            quiet=False, emulator=False, base_url=None,
-        )  # type: ignore[arg-type]  # fmt: skip
+        self.as_json = as_json
 
-    async def run(self, found: Iterable[Row | BadRow], **options: Any) -> ExitCode:
-        options.setdefault("manifest", self.manifest)
+    async def run(self, found: list[Row] | AsyncIterator[Row], **options: Any) -> ExitCode:
+        run = Run(
+            client=self.client,
+            totals=self.totals,
+            screen=options.pop("screen", Screen()),
+            stop=self.stop,
+            concurrency=4,
+            directory=None,
+            as_json=self.as_json,
+            charged=True,
+            **{"manifest": self.manifest, **options},
+        )
         with self.manifest:
-            return await run_rows(given(found), self.client, self.job, self.totals, Screen(), self.stop, **options)
+            return await run.generate(given(found) if isinstance(found, list) else found)
 
 
 @pytest.fixture
 def bench(klein_emulator, connect, tmp_path) -> Callable[..., Bench]:
     def make(**options: Any) -> Bench:
         totals = Totals()
-        ours = {"timeout": options.pop("timeout", None), "journal": options.pop("journal", None)}
+        ours = {name: options.pop(name, None) for name in ("timeout", "journal", "limits")}
         return Bench(connect(on_event=totals.note, **ours), tmp_path, totals, **options)
 
     return make
 
 
-async def test_every_row_ends_in_a_line_and_in_the_manifest(bench, capsys, tmp_path):
-    it = bench()
-    code = await it.run(rows(5))
-    assert (code, it.totals.done, it.totals.total) == (ExitCode.OK, 5, 5)
-    out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 5
-    assert "5 of 5 done; $0.05 spent" in err.splitlines()[-1]
-    assert {record["index"] for record in read_manifest(tmp_path / "manifest.jsonl")} == set(range(5))
-
-
-async def test_json_lines_and_the_manifest_have_one_schema(bench, capsys, tmp_path):
+async def test_every_row_is_printed_and_json_lines_and_the_manifest_have_one_schema(bench, capsys, tmp_path):
     it = bench(as_json=True)
-    await it.run([*rows(1), BadRow(2, "blank"), rows(3)[2]])
-    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert await it.run([*rows(1), bad(2), rows(3)[2]]) == ExitCode.BAD_INPUT
+    out, err = capsys.readouterr()
+    printed = [json.loads(line) for line in out.splitlines()]
     assert printed == list(read_manifest(tmp_path / "manifest.jsonl"))
     assert [record["index"] for record in printed] == [0, 2]
-    assert it.totals.bad == 1
+    assert err.splitlines()[0] == "Line 2: blank"
+    assert "2 of 3 done, 1 bad; $0.02 spent" in err.splitlines()[-1]
 
 
 class Slow(Manifest):
@@ -246,16 +235,11 @@ class OthersJournal:
 async def test_rows_that_another_run_has_claimed_are_counted_and_not_reported_one_by_one(bench, klein_emulator, capsys):
     it = bench(journal=OthersJournal())
     assert await it.run(rows(3)) == ExitCode.TRY_LATER
-    assert (it.totals.claimed, klein_emulator.accepted) == (3, 0)
+    assert (it.totals.ends["claimed by another run"], klein_emulator.accepted) == (3, 0)
     err = capsys.readouterr().err
     assert "Line" not in err
     assert "3 claimed by another run" in err
     assert err.endswith("Run the same command again to resume it.\n")
-
-
-async def test_the_worst_row_decides(bench, klein_emulator):
-    klein_emulator.script("submit", error_reply(422, 422001, "no cats"), error_reply(503, retry_after=1), None)
-    assert await bench().run([*rows(3), BadRow(9, "blank")]) == ExitCode.BAD_INPUT
 
 
 async def test_told_to_stop_it_waits_for_running_generations_for_thirty_seconds(bench, klein_emulator, capsys):
@@ -303,6 +287,16 @@ async def test_a_request_that_was_cancelled_is_not_left_to_resume(bench, klein_e
     assert "flux-klein result cancelled" not in capsys.readouterr().err
 
 
+async def test_items_without_a_turn_are_cancelled_and_neither_reported_nor_written(bench, klein_emulator, capsys):
+    klein_emulator.script("submit", Generation(after=3.0))
+    it = bench(limits=Limits(max_in_flight=1))
+    asyncio.get_running_loop().call_later(1, it.stop.because, ExitCode.INTERRUPTED)
+    assert await it.run(rows(4)) == ExitCode.INTERRUPTED
+    assert it.totals.ends == {"done": 1, "cancelled": 3}
+    assert "Line" not in capsys.readouterr().err
+    assert len(list(read_manifest(it.manifest.path))) == 1
+
+
 async def test_told_to_stop_it_ends_as_soon_as_all_have_ended(bench, klein_emulator):
     klein_emulator.script("submit", *[Generation(after=3.0)] * 4)
     it = bench()
@@ -318,6 +312,29 @@ async def test_a_stop_before_the_first_submit_submits_nothing(bench, klein_emula
     it.stop.because(ExitCode.INTERRUPTED)
     assert await it.run(rows(10)) == ExitCode.INTERRUPTED
     assert klein_emulator.accepted == 0
+
+
+async def test_results_that_cannot_be_printed_are_named_with_the_command_that_fetches_them(bench, capsys, monkeypatch):
+    def full(_: str) -> int:
+        raise OSError(28, "No space left on device")
+
+    it = bench()
+    monkeypatch.setattr(sys.stdout, "write", full)
+    screen = Screen(on_reader_gone=lambda: it.stop.because(ExitCode.READER_GONE))
+    assert await it.run(rows(1), manifest=None, screen=screen, resume="flux-klein result {}".format) == 141
+    monkeypatch.undo()
+    err = capsys.readouterr().err
+    assert "Not printed: flux-klein result " in err
+    assert "Waiting" not in err
+
+
+async def test_an_error_of_the_rows_themselves_passes(bench):
+    async def broken() -> AsyncIterator[Row]:
+        yield rows(1)[0]
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        await bench().run(broken())
 
 
 # --- the totals
@@ -347,18 +364,35 @@ def test_the_totals_follow_the_events() -> None:
 def test_every_end_is_counted_once() -> None:
     completed = {"request_id": "r", "state": RequestState.COMPLETED, "output": GenerationOutput(), "cost_usd": 0.5}
     result = GenerationResult(**completed)
-    names = ("done", "from_journal", "failed", "uncertain", "claimed", "cancelled", "bad", "cost_usd")
-    for facts, counted in (
-        ({"result": result}, {"done": 1, "cost_usd": 0.5}),
-        ({"result": result, "from_journal": True}, {"done": 1, "from_journal": 1}),  # an earlier run paid for it
-        ({"result": result.model_copy(update={"cost_usd": None})}, {"done": 1}),
-        ({"error": SubmissionUncertainError()}, {"uncertain": 1}),
-        ({"error": ItemClaimedError()}, {"claimed": 1}),
-        ({"error": GenerationCancelledError()}, {"cancelled": 1}),
-        ({"error": GenerationFailedError()}, {"failed": 1}),
-        ({"error": NotFoundError()}, {"failed": 1}),
+    for facts, end, cost in (
+        ({"result": result}, "done", 0.5),
+        ({"result": result, "from_journal": True}, "done before", 0.0),  # an earlier run paid for it
+        ({"result": result.model_copy(update={"cost_usd": None})}, "done", 0.0),
+        ({"error": SubmissionUncertainError()}, "uncertain", 0.0),
+        ({"error": ItemClaimedError()}, "claimed by another run", 0.0),
+        ({"error": GenerationCancelledError()}, "cancelled", 0.0),
+        ({"error": GenerationFailedError()}, "failed", 0.0),
+        ({"error": NotFoundError()}, "failed", 0.0),
     ):
         totals = Totals()
         totals.end(Outcome(index=0, item="x", **facts))
-        assert {name: getattr(totals, name) for name in names if getattr(totals, name)} == counted
-        assert totals.ended == 1
+        assert (totals.ends, totals.cost_usd, totals.done) == ({end: 1}, cost, "result" in facts)
+
+
+# --- options are checked before anything is paid for
+
+
+def test_seconds_are_positive() -> None:
+    assert [_positive(seconds) for seconds in (0.001, 1.0, float("inf"))] == [0.001, 1.0, float("inf")]
+    for seconds in (0.0, -1.0, float("nan")):
+        with pytest.raises(typer.BadParameter):
+            _positive(seconds)
+
+
+def test_a_directory_that_can_be_made_is_writable_and_not_made_yet(tmp_path: Path) -> None:
+    assert writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "x", tmp_path / ("x" * 300), Path(*["x" * 200] * 100)):
+        with pytest.raises(typer.BadParameter, match="nothing can be written"):
+            writable(path)

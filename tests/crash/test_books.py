@@ -48,7 +48,7 @@ class Scene:
             result = GenerationResult(
                 request_id=request_id, state=RequestState.COMPLETED, output=GenerationOutput(), raw={}
             )
-            item = Row(1, None, {"prompt": CAT})
+            item = Row(1, {"prompt": CAT})
             self.manifest.append(Outcome(index=0, item=item, result=result, files=(file,)))
 
     def found(self, submits: list[Submit], again: set[str]) -> set[str]:
