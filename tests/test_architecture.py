@@ -72,7 +72,7 @@ IMPURE = {
 IMPORTERS = {
     "aiohttp": {"transport.aiohttp", "transport.failures"},
     "tenacity": {"transport.retry"},
-    "sqlite3": {"batch.rows", "journal.database", "journal.reader", "journal.writer"},
+    "sqlite3": {"batch.rows", "journal.reader", "journal.sqlite"},
 }
 THIRD_PARTIES = {"integrations.fastapi": {"fastapi", "starlette"}, "integrations.aiohttp_web": {"aiohttp"}}
 THIRD_PARTIES["integrations.opentelemetry"] = {"opentelemetry"}

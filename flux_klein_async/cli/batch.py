@@ -38,7 +38,8 @@ from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import InvalidInputError, JournalError
 from flux_klein_async.journal.base import Action
 from flux_klein_async.journal.budget import Budget, dollars, generation_price
-from flux_klein_async.journal.sqlite import Account, SqliteJournal
+from flux_klein_async.journal.sqlite import SqliteJournal
+from flux_klein_async.journal.writer import JournalAccount
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from flux_klein_async.operations.submit import prepare
 from flux_klein_async.polling.adaptive import AdaptivePolling
@@ -223,7 +224,7 @@ async def _journal(options: _Batch, stack: AsyncExitStack) -> SqliteJournal | No
     )
 
 
-async def _check_token(options: _Batch, account: Account) -> None:
+async def _check_token(options: _Batch, account: JournalAccount) -> None:
     """Refuse a token that the journal does not know: it would pay for everything again. The emulator's cost nothing."""
     ignored = (connect.EMULATED_TOKEN,)
     if options.new_token:

@@ -35,9 +35,9 @@ class Scene:
         self.keys += 1
         body = b'{"prompt": "%s"}' % CAT.encode()
         reservation = Reservation(usd=price, max_usd=1)
-        write(self.run.database, entry("submitting", key=str(self.keys), body=body, reservation=reservation))
+        write(self.run.store, entry("submitting", key=str(self.keys), body=body, reservation=reservation))
         if state != "submitting":
-            write(self.run.database, entry(state, key=str(self.keys), request_id=request_id, **facts))
+            write(self.run.store, entry(state, key=str(self.keys), request_id=request_id, **facts))
 
     def picture(self, request_id: str, data: bytes | None = None, *, listed: bool = True) -> None:
         path = self.folder / f"{request_id}.png"
@@ -54,7 +54,7 @@ class Scene:
     def found(self, submits: list[Submit], again: set[str]) -> set[str]:
         """What the books say is wrong."""
         self.manifest.close()
-        self.run.database.close()
+        self.run.store.close()
         books = Books(self.folder / "journal.sqlite", self.folder, submits, [CAT], seed=0)
         return {
             what for what, count in audit(books, Rules(frozenset({"refused", "cancelled"} | again))).items() if count
@@ -88,7 +88,7 @@ def gone(scene: Scene) -> None:
 
 def unbalanced(scene: Scene) -> None:
     scene.picture("id-1")
-    scene.run.database.db.execute("UPDATE accounts SET held = held + 1")
+    scene.run.store.db.execute("UPDATE accounts SET held = held + 1")
 
 
 LOST = "accepted, and the journal knows nothing of it"

@@ -1,4 +1,4 @@
-"""A budget: what is set aside, what is given back, what is never taken for free."""
+"""A budget: what it reserves, what it frees, and that an unknown price is never free."""
 
 import asyncio
 from decimal import Decimal
@@ -30,7 +30,7 @@ class Catalogue:
         return self.info
 
 
-async def test_what_is_set_aside_counts_until_it_is_given_back_or_settled():
+async def test_a_reservation_counts_until_it_is_freed_or_settled():
     budget, price = Budget(0.3), Catalogue(entry())
     assert [await budget.reserve(key, "a/b", price) for key in "abc"] == [Reservation(usd=0.1, max_usd=0.3)] * 3
     with pytest.raises(BudgetExceededError, match=r"may cost \$0\.10, and \$0\.30 of \$0\.30") as caught:
@@ -83,7 +83,7 @@ async def test_many_at_once_never_set_aside_more_than_there_is_and_ask_the_price
 @pytest.mark.parametrize(("usd", "unit"), [(None, "output"), (0.1, None), (0.1, "second"), (0.1, ""), (None, None)])
 async def test_a_price_that_is_not_known_is_not_taken_for_free(usd, unit):
     budget = Budget(1000)
-    with pytest.raises(BudgetExceededError, match="not taken for free"):
+    with pytest.raises(BudgetExceededError, match="at an unknown price"):
         await budget.reserve("k", "a/b", Catalogue(entry(usd, unit)))
     assert budget.committed_usd == 0
 
@@ -140,6 +140,10 @@ def test_a_budget_of_nothing_allows_what_is_free():
 )
 def test_money_has_two_decimals_and_more_where_they_say_something(amount: str, expected: str) -> None:
     assert dollars(Decimal(amount)) == expected
+
+
+def test_the_error_of_summed_floats_is_not_shown():
+    assert dollars(0.1 + 0.2) == "$0.30"
 
 
 def test_a_price_for_an_output_is_that_of_a_generation():
