@@ -9,7 +9,6 @@ import gc
 import logging
 import os
 import re
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -27,57 +26,53 @@ from flux_klein_async.journal.base import AccountJournal, Action, ItemJournal, R
 from flux_klein_async.journal.sqlite import APPLICATION_ID, VERSION, SqliteJournal, SqliteStore, connect, to_error
 from flux_klein_async.journal.writer import Spending
 
-from .helpers import Run, check, child, content, entry, files, states
+from .helpers import Run, check, content, entry, files, states
 
 # --- errors
 
 
-def sqlite_error(code: int) -> sqlite3.Error:
-    error = sqlite3.OperationalError("as SQLite says it")
-    error.sqlite_errorcode = code
-    return error
-
-
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("says", "codes", "numbers"),
     [
-        (sqlite_error(sqlite3.SQLITE_BUSY), "close it, or give each a journal of its own"),
-        (sqlite_error(sqlite3.SQLITE_LOCKED), "close it, or give each a journal of its own"),
-        (sqlite_error(sqlite3.SQLITE_BUSY_SNAPSHOT), "close it, or give each a journal of its own"),
-        (sqlite_error(sqlite3.SQLITE_FULL), "make room, then go on with the same journal"),
-        (sqlite_error(sqlite3.SQLITE_READONLY), "make the file and its directory writable"),
-        (sqlite_error(sqlite3.SQLITE_READONLY_DBMOVED), "make the file and its directory writable"),
-        (sqlite_error(sqlite3.SQLITE_CANTOPEN), "make the file and its directory writable"),
-        (sqlite_error(sqlite3.SQLITE_CORRUPT), "is damaged: keep the file"),
-        (sqlite_error(sqlite3.SQLITE_NOTADB), "is damaged: keep the file"),
-        (sqlite_error(sqlite3.SQLITE_IOERR_FSYNC), "check the disk"),
-        (sqlite_error(sqlite3.SQLITE_ERROR), "cannot be used: OperationalError: as SQLite says it"),
-        (sqlite3.InterfaceError("odd"), "cannot be used: InterfaceError: odd"),
-        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "odd"), "is damaged"),
-        (OSError(errno.EACCES, "as the system says it"), "make the file and its directory writable"),
-        (OSError(errno.EROFS, "as the system says it"), "make the file and its directory writable"),
-        (OSError(errno.ENOSPC, "as the system says it"), "make room"),
-        (OSError(errno.EIO, "as the system says it"), "check the disk"),
-        (OSError(errno.ENOENT, "as the system says it"), "its directory does not exist"),
-        (OSError(errno.ENOTDIR, "as the system says it"), "its directory does not exist"),
-        (OSError(errno.EMFILE, "as the system says it"), "ulimit"),
-        (OSError(errno.ELOOP, "as the system says it"), "cannot be used: as the system says it"),
-        (OSError("odd"), "cannot be used: OSError"),
+        (
+            "close it, or give each a journal of its own",
+            [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_BUSY_SNAPSHOT],
+            [],
+        ),
+        ("make room, then go on with the same journal", [sqlite3.SQLITE_FULL], [errno.ENOSPC, errno.EDQUOT]),
+        (
+            "make the file and its directory writable",
+            [sqlite3.SQLITE_READONLY, sqlite3.SQLITE_READONLY_DBMOVED, sqlite3.SQLITE_CANTOPEN],
+            [errno.EACCES, errno.EPERM, errno.EROFS],
+        ),
+        ("is damaged: keep the file", [sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB], []),
+        ("check the disk", [sqlite3.SQLITE_IOERR_FSYNC], [errno.EIO]),
+        ("its directory does not exist", [], [errno.ENOENT, errno.ENOTDIR]),
+        ("ulimit", [], [errno.EMFILE, errno.ENFILE]),
+        ("cannot be used", [sqlite3.SQLITE_ERROR], [errno.ELOOP]),
     ],
-    ids=str,
 )
-def test_an_error_of_sqlite_or_the_system_becomes_advice(error: Exception, says: str) -> None:
-    text = str(to_error(Path("run.sqlite"), error))
-    assert text.startswith("The journal run.sqlite ")
-    assert says in text
+def test_an_error_of_sqlite_or_the_system_becomes_advice(says: str, codes: list[int], numbers: list[int]) -> None:
+    for code in codes:
+        error = sqlite3.OperationalError("as SQLite says it")
+        error.sqlite_errorcode = code
+        assert re.search(
+            f"^The journal x .*{says}.*: OperationalError: as SQLite says it$", str(to_error(Path("x"), error))
+        )
+    for number in numbers:
+        text = str(to_error(Path("x"), OSError(number, "as the system says it")))
+        assert re.search(f"^The journal x .*{says}.*: as the system says it$", text)
+
+
+def test_an_error_without_a_code_is_named() -> None:
+    assert str(to_error(Path("x"), OSError("odd"))) == "The journal x cannot be used: OSError"
+    assert (
+        str(to_error(Path("x"), sqlite3.InterfaceError("odd"))) == "The journal x cannot be used: InterfaceError: odd"
+    )
+    assert "x is damaged" in str(to_error(Path("x"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "odd")))
 
 
 # --- the file
-
-
-async def open_and_close(path: Path) -> None:
-    async with SqliteJournal(path):
-        pass
 
 
 def test_a_commit_is_on_the_disk_when_it_returns(run: Run) -> None:
@@ -162,9 +157,9 @@ async def test_what_is_not_a_journal_of_this_version_is_left_as_it_is(
     path: Path, make: Callable[[Path], object], says: str
 ) -> None:
     make(path)
-    before = content(path / "x" if path.is_dir() else path)
+    before = content(path)
     assert re.search(says, await refused(path))
-    assert (content(path / "x" if path.is_dir() else path), files(path)) == (before, ["run.sqlite"])
+    assert (content(path), files(path)) == (before, ["run.sqlite"])
 
 
 def test_damage_is_an_error_of_its_own(path: Path) -> None:
@@ -200,17 +195,6 @@ def test_a_transaction_that_fails_leaves_nothing(run: Run) -> None:
 
 
 # --- runs
-
-
-def test_the_next_run_finds_what_a_dead_one_had_under_way(start: Callable[[], Run]) -> None:
-    one = start()
-    one.write(entry("submitting", key="k"), entry("submitting", key="l"), entry("submitted", key="l", request_id="r"))
-    living = start()
-    assert living.states() == ["submitting", "submitted"]
-    one.close()
-    start()
-    assert living.states() == ["uncertain", "submitted"]
-    assert living.store.execute("SELECT count(*) FROM runs").fetchone() == (2,)
 
 
 def test_the_number_of_a_run_is_never_given_twice(start: Callable[[], Run]) -> None:
@@ -341,33 +325,6 @@ async def test_several_processes_never_spend_more_than_the_budget_together(path:
     assert len(states(path)) == 50
 
 
-HOLD = """
-import asyncio
-from flux_klein_async.journal.sqlite import SqliteJournal
-from tests.journal.helpers import entry
-
-async def hold():
-    journal = SqliteJournal(sys.argv[1])
-    claimed = await journal.items().claim("a/b", b"{}", None)
-    await journal.record(entry("submitting", key="k", item=claimed.item))
-    print("ready", flush=True)
-    sys.stdin.read()
-
-asyncio.run(hold())
-"""
-
-
-async def test_a_killed_process_leaves_what_it_recorded_and_holds_nothing(path: Path) -> None:
-    async with SqliteJournal(path) as journal:
-        with child(HOLD, path):
-            assert (await journal.items().claim("a/b", b"{}", None)).action is Action.CLAIMED
-        claimed = await journal.items().claim("a/b", b"{}", None)
-        assert (claimed.action, states(path)) == (Action.UNCERTAIN, ["uncertain"])
-        assert len(files(path)) == 4
-    async with SqliteJournal(path, resubmit_uncertain=True) as journal:
-        assert (await journal.items().claim("a/b", b"{}", None)).action is Action.SUBMIT
-
-
 async def test_a_journal_that_is_used_through_a_link_is_the_same(journal: SqliteJournal, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     link = tmp_path / "folder" / "link.sqlite"
@@ -377,14 +334,26 @@ async def test_a_journal_that_is_used_through_a_link_is_the_same(journal: Sqlite
         assert (await journal.items().claim("a/b", b"{}", None)).action is Action.CLAIMED
 
 
-async def test_failures_are_run_again_where_that_is_wanted(path: Path) -> None:
+@pytest.mark.parametrize(
+    ("end", "option"),
+    [
+        ("refused", {}),
+        ("cancelled", {}),
+        ("failed", {"retry_failed": True}),
+        ("uncertain", {"resubmit_uncertain": True}),
+    ],
+)
+async def test_an_item_without_a_result_is_submitted_again_as_the_options_say(
+    path: Path, end: str, option: dict[str, Any]
+) -> None:
     async with SqliteJournal(path) as journal:
         claimed = await journal.items().claim("a/b", b"{}", None)
         await journal.record(entry("submitting", key="k", item=claimed.item))
-        await journal.record(entry("failed", key="k"))
+        await journal.record(entry(end, key="k"))
     async with SqliteJournal(path) as journal:
-        assert (await journal.items().claim("a/b", b"{}", None)).action is Action.FAILED
-    async with SqliteJournal(path, retry_failed=True) as journal:
+        action = await journal.items().preview("a/b", b"{}", None)
+        assert action is (Action(end) if option else Action.SUBMIT)
+    async with SqliteJournal(path, **option) as journal:
         assert (await journal.items().claim("a/b", b"{}", None)).action is Action.SUBMIT
 
 
@@ -410,7 +379,7 @@ def shared() -> Iterator[Path]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o777)
-        asyncio.run(open_and_close(folder / "run.sqlite"))
+        Run(folder / "run.sqlite").close()
         (folder / "run.sqlite").chmod(0o666)
         yield folder
         folder.chmod(0o777)
@@ -496,74 +465,6 @@ async def test_a_journal_that_cannot_be_opened_leaves_nothing_open(path: Path) -
     gc.collect()  # would warn
 
 
-DIE_INSIDE = """
-import os, signal, sys
-from pathlib import Path
-from flux_klein_async.journal.base import Reservation
-from tests.journal.helpers import Run, entry
-
-path, statement = sys.argv[1:]
-run = Run(Path(path))
-run.submit()
-
-def die(text):
-    if text.startswith(statement):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-run.store.db.set_trace_callback(die)
-run.write(entry("completed", request_id="r-k", cost_usd=0.01, answer=b"{}"))
-"""
-
-
-@pytest.mark.parametrize(
-    ("statement", "expected"),
-    [
-        ("BEGIN", "submitted"),
-        ("UPDATE requests", "submitted"),
-        ("UPDATE accounts", "submitted"),
-        ("COMMIT", "submitted"),
-        ("never", "completed"),
-    ],
-)
-def test_a_process_that_dies_inside_a_transaction_leaves_none_of_it(path: Path, statement: str, expected: str) -> None:
-    process = subprocess.run([sys.executable, "-c", DIE_INSIDE, str(path), statement], check=False)
-    assert process.returncode == (0 if expected == "completed" else -signal.SIGKILL)
-    run = Run(path)
-    assert run.states() == [expected]
-    check(path)
-    assert run.claim().action is (Action.RECALL if expected == "completed" else Action.RESUME)
-    run.close()
-
-
-DIE_WHILE_MAKING = """
-import os, signal, sys
-from pathlib import Path
-from tests.journal.helpers import Run
-
-path, where = sys.argv[1:]
-link = os.link
-
-def die(*paths):
-    if where == "after":
-        link(*paths)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-os.link = die
-Run(Path(path))
-"""
-
-
-@pytest.mark.parametrize("where", ["before", "after"])
-def test_a_process_that_dies_while_it_makes_the_file_leaves_a_whole_one_or_none(path: Path, where: str) -> None:
-    process = subprocess.run([sys.executable, "-c", DIE_WHILE_MAKING, str(path), where], check=False)
-    assert process.returncode == -signal.SIGKILL
-    assert path.exists() == (where == "after")
-    run = Run(path)
-    assert run.requests() == []
-    run.close()
-    assert files(path) == ["run.sqlite"]
-
-
 WRITE_ON = """
 import asyncio, itertools, sys
 from flux_klein_async.journal.sqlite import SqliteJournal
@@ -586,7 +487,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("lines", [1, 20, 57, 130, 333])
+@pytest.mark.parametrize("lines", [1, 57, 333])
 def test_what_was_recorded_is_there_whenever_the_process_is_killed(path: Path, lines: int) -> None:
     process = subprocess.Popen([sys.executable, "-c", WRITE_ON, str(path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -125,26 +125,12 @@ def test_closing_does_not_wait_for_the_next_turn(path: Path) -> None:
     assert len(states(path)) == 10
 
 
-async def test_what_comes_while_it_writes_shares_one_transaction(journal: SqliteJournal, path: Path) -> None:
-    await journal.record(entry("submitting", key="first"))
-    commits = []
-    await journal._writer.run(lambda store: store.db.set_trace_callback(commits.append))
-    commits.clear()
-    await asyncio.gather(*(journal.record(entry("submitting", key=str(number))) for number in range(64)))
-    await journal._writer.run(lambda store: store.db.set_trace_callback(None))
-    assert 1 <= commits.count("COMMIT") <= 3
-    assert len(states(path)) == 65
-
-
 async def test_the_loop_goes_on_while_another_program_holds_the_file(journal: SqliteJournal, path: Path) -> None:
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    writing = asyncio.ensure_future(journal.record(entry("submitting", key="k")))
-    for _ in range(50):
-        await asyncio.sleep(0)
-    assert not writing.done()
-    other.execute("COMMIT")
-    other.close()
+    async with sharing(journal, path):
+        writing = asyncio.ensure_future(journal.record(entry("submitting", key="k")))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert not writing.done()
     await writing
 
 
