@@ -1,7 +1,7 @@
 """The SQL of a journal: entries, claims and accounts, written once for every store.
 
-A store derives from `Store` and brings its connection, its placeholders and column types, its transactions, and its way
-to tell which runs are alive. Everything here runs in the store's thread and within a transaction.
+A store derives from `JournalStore` and brings its connection, its placeholders and column types, its transactions, and
+its way to tell which runs are alive. Everything here runs in the store's thread and within a transaction.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from flux_klein_async.journal.base import (
 )
 from flux_klein_async.models import SavedFile
 
-__all__ = ["BALANCE", "ITEM_ID", "Store", "files_from"]
+__all__ = ["BALANCE", "ITEM_ID", "JournalStore", "files_from"]
 
 ITEM_ID: Final = b"id:"  # begins the name of an item that has an id
 _LONGEST: Final = 2100  # characters of an error: no sentence of this package is longer
@@ -103,7 +103,7 @@ def files_from(text: str | None) -> tuple[SavedFile, ...]:
     )
 
 
-class Store(ABC):
+class JournalStore(ABC):
     """One run's use of a journal's tables.
 
     Attributes:

@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 from flux_klein_async.errors import JournalError
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.journal.lease import Lease, is_alive, sweep
-from flux_klein_async.journal.records import Store
+from flux_klein_async.journal.records import JournalStore
 from flux_klein_async.journal.writer import JournalAccount, Writer
 
 __all__ = ["APPLICATION_ID", "BUSY", "DAMAGED", "VERSION", "SqliteJournal", "SqliteStore", "connect", "to_error"]
@@ -136,7 +136,7 @@ def _make(path: Path, run: str) -> None:
                 new.with_name(new.name + ending).unlink()
 
 
-class SqliteStore(Store):
+class SqliteStore(JournalStore):
     """One run's use of the file."""
 
     row_id = "INTEGER PRIMARY KEY AUTOINCREMENT"

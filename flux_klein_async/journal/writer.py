@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from flux_klein_async.errors import FluxKleinError, JournalError
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState, from_nano
-from flux_klein_async.journal.records import Store
+from flux_klein_async.journal.records import JournalStore
 
 __all__ = ["ItemPass", "JournalAccount", "Spending", "Writer"]
 
@@ -21,7 +21,7 @@ _MOST: Final = 500  # operations in one transaction: other processes wait for it
 # Seconds between the beginnings of two transactions that several callers share: a commit takes as much CPU as ten
 # entries, and other callers arrive while one lasts.
 _INTERVAL: Final = 0.01
-_Operation = tuple[Callable[[Store], Any], "asyncio.Future[Any]"]
+_Operation = tuple[Callable[[JournalStore], Any], "asyncio.Future[Any]"]
 _Done = tuple["asyncio.Future[Any]", Any, BaseException | None]
 
 
@@ -37,7 +37,7 @@ class Writer:
     """
 
     def __init__(
-        self, name: str, open_store: Callable[[], Store], to_error: Callable[[Exception], JournalError]
+        self, name: str, open_store: Callable[[], JournalStore], to_error: Callable[[Exception], JournalError]
     ) -> None:
         self._name = name
         self._open_store = open_store
@@ -47,7 +47,7 @@ class Writer:
         self.ended_passes: list[int] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: ThreadPoolExecutor | None = None
-        self._store: Store | None = None
+        self._store: JournalStore | None = None
         self._job: asyncio.Future[list[_Done]] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._next = 0.0  # the loop time before which no transaction begins
@@ -60,7 +60,7 @@ class Writer:
         if self._thread is not None and self._closing is None:
             warnings.warn(f"unclosed {self._name}", ResourceWarning, source=self, stacklevel=2)
 
-    async def run(self, operation: Callable[[Store], T]) -> T:
+    async def run(self, operation: Callable[[JournalStore], T]) -> T:
         """Run an operation in a transaction, to its end even if its caller is cancelled.
 
         An error of this package must be raised before anything is written: it fails this operation alone.
@@ -185,7 +185,7 @@ class Writer:
         return failure
 
 
-def _attempt(store: Store, operation: Callable[[Store], Any], future: "asyncio.Future[Any]") -> _Done:
+def _attempt(store: JournalStore, operation: Callable[[JournalStore], Any], future: "asyncio.Future[Any]") -> _Done:
     try:
         return future, operation(store), None
     except FluxKleinError as error:

@@ -436,6 +436,10 @@ async def test_a_file_that_another_program_holds_for_too_long_is_an_error(
     assert "is locked" in await refused(path)
     other.execute("COMMIT")
     other.close()
+    _foreign(path.with_name("theirs"))
+    with closing(sqlite3.connect(path.with_name("theirs"), isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert "is locked" in await refused(path.with_name("theirs"))
     await journal.record(entry("submitting", key="k"))
     assert states(path) == ["submitting"]
 
