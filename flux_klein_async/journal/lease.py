@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["Lease", "is_alive", "sweep"]
+__all__ = ["Lease", "is_alive", "is_same_file", "sweep"]
 
 _RUN = re.compile(r"[0-9a-f]{16}")
 
@@ -66,7 +66,7 @@ class Lease:
             path = _lock_path(journal, run)
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
             # A process that sweeps may lock or remove the file before it is locked here.
-            if _try_lock(handle, shared=False) and _is_same_file(path, handle):
+            if _try_lock(handle, shared=False) and is_same_file(path, os.fstat(handle)):
                 return cls(journal, run, handle)
             os.close(handle)
 
@@ -119,8 +119,9 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _is_same_file(path: Path, handle: int) -> bool:
+def is_same_file(path: Path, file: os.stat_result) -> bool:
+    """Whether a path still names this file."""
     try:
-        return os.path.samestat(path.stat(), os.fstat(handle))
+        return os.path.samestat(path.stat(), file)
     except FileNotFoundError:
         return False

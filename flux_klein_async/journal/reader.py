@@ -21,6 +21,7 @@ from flux_klein_async.models import SavedFile
 __all__ = ["JournalReader", "JournaledRequest", "prune"]
 
 _AT_ONCE: Final = 500  # requests pruned in one transaction: other processes wait for its end
+# The columns are in the order of JournaledRequest's fields.
 _SELECT: Final = """
     SELECT requests.id, key, request_id, {state}, model, name, error, created, updated, cost, reserved, files, answer,
         body
@@ -181,24 +182,19 @@ class JournalReader:
 
 
 def _request(row: tuple[Any, ...]) -> JournaledRequest:
-    number, key, request_id, state, model, name, error, created, updated, cost, reserved, files, answer, body = row
+    fields = dict(zip(JournaledRequest.__slots__, row, strict=True))
+    name, cost, reserved = fields["item_id"], fields["cost_usd"], fields["reserved_usd"]
     has_id = name is not None and name.startswith(ITEM_ID)
-    return JournaledRequest(
-        number=number,
-        key=key,
-        request_id=request_id,
-        state=EntryState(state),
-        model=model,
-        item_id=name.removeprefix(ITEM_ID).decode(errors="surrogatepass") if has_id else None,
-        error=error,
-        created=created,
-        updated=updated,
-        cost_usd=None if cost is None else from_nano(cost),
-        reserved_usd=None if reserved is None else from_nano(reserved),
-        files=files_from(files),
-        answer=_parsed(answer),
-        input=_parsed(body),
-    )
+    fields |= {
+        "state": EntryState(fields["state"]),
+        "item_id": name.removeprefix(ITEM_ID).decode(errors="surrogatepass") if has_id else None,
+        "cost_usd": None if cost is None else from_nano(cost),
+        "reserved_usd": None if reserved is None else from_nano(reserved),
+        "files": files_from(fields["files"]),
+        "answer": _parsed(fields["answer"]),
+        "input": _parsed(fields["input"]),
+    }
+    return JournaledRequest(**fields)
 
 
 def _parsed(text: bytes | None) -> Any:

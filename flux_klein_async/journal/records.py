@@ -9,6 +9,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -378,20 +379,13 @@ class JournalStore(ABC):
         elif action is Action.SUBMIT or action is Action.RESUME:
             before = 0 if newest is None else newest.id - (action is Action.RESUME)
             self.execute("UPDATE items SET run = ?, before_claim = ? WHERE id = ?", (self.run, before, item))
-        if newest is None or action is Action.SUBMIT:
-            claim = Claim(item=str(item), action=action)
-        else:
-            claim = Claim(
-                item=str(item),
-                action=action,
-                request_id=newest.request_id,
-                answer=newest.answer,
-                files=files_from(newest.files),
-                error=newest.error,
-            )
+        claim = Claim(item=str(item), action=action)
         if claim.is_ours:
             self._claimed.add(item)
-        return claim
+        if newest is None or action is Action.SUBMIT:
+            return claim
+        answer, files = newest.answer, files_from(newest.files)
+        return replace(claim, request_id=newest.request_id, answer=answer, files=files, error=newest.error)
 
     def preview(
         self, token: str, pass_: int, model: str, body: bytes, item_id: str | None, again: frozenset[EntryState]

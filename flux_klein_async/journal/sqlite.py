@@ -6,13 +6,13 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
 from flux_klein_async.errors import JournalError
 from flux_klein_async.journal.base import EntryState
-from flux_klein_async.journal.lease import Lease, is_alive, sweep
+from flux_klein_async.journal.lease import Lease, is_alive, is_same_file, sweep
 from flux_klein_async.journal.records import JournalStore
 from flux_klein_async.journal.writer import JournalAccount, Writer
 
@@ -22,55 +22,43 @@ BUSY: Final = 5.0  # seconds that another process may hold the file
 APPLICATION_ID: Final = 0x464B4A31  # "FKJ1"
 VERSION: Final = 1  # of the schema, in user_version
 
-DAMAGED: Final = "is damaged: keep the file, and go on with a backup or with what `sqlite3 FILE .recover` saves"
-# What to do, by SQLite's primary result code (https://www.sqlite.org/rescode.html) or the system's error number.
-_ADVICE: Final[tuple[tuple[str, set[int], set[int]], ...]] = (
-    (
-        "is locked: another program has been writing to it for too long; close it, or give each a journal of its own",
-        {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED},
-        set(),
-    ),
-    (
-        "cannot grow: the disk is full; make room, then go on with the same journal",
-        {sqlite3.SQLITE_FULL},
-        {errno.ENOSPC, errno.EDQUOT},
-    ),
-    (
-        "cannot be written: make the file and its directory writable, or name another journal",
-        {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN},
-        {errno.EACCES, errno.EPERM, errno.EROFS},
-    ),
-    (DAMAGED, {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT}, set()),
-    (
-        "cannot be read or written: the device reports an error; check the disk before going on",
-        {sqlite3.SQLITE_IOERR},
-        {errno.EIO},
-    ),
-    (
-        "cannot be made: its directory does not exist; make it, or name another journal",
-        set(),
-        {errno.ENOENT, errno.ENOTDIR},
-    ),
-    (
-        "cannot be opened: this process has too many files open; raise its limit (ulimit -n)",
-        set(),
-        {errno.EMFILE, errno.ENFILE},
-    ),
+_LOCKED: Final = (
+    "is locked: another program has been writing to it for too long; close it, or give each a journal of its own"
 )
+_FULL: Final = "cannot grow: the disk is full; make room, then go on with the same journal"
+_FORBIDDEN: Final = "cannot be written: make the file and its directory writable, or name another journal"
+DAMAGED: Final = "is damaged: keep the file, and go on with a backup or with what `sqlite3 FILE .recover` saves"
+_DEVICE: Final = "cannot be read or written: the device reports an error; check the disk before going on"
+_NO_DIRECTORY: Final = "cannot be made: its directory does not exist; make it, or name another journal"
+_TOO_MANY: Final = "cannot be opened: this process has too many files open; raise its limit (ulimit -n)"
+# By SQLite's primary result code (https://www.sqlite.org/rescode.html), and by the system's error number.
+_CODES: Final[Mapping[int, str]] = {
+    **dict.fromkeys((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED), _LOCKED),
+    **dict.fromkeys((sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN), _FORBIDDEN),
+    **dict.fromkeys((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT), DAMAGED),
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_IOERR: _DEVICE,
+}
+_NUMBERS: Final[Mapping[int | None, str]] = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _FORBIDDEN),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _FULL),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), _NO_DIRECTORY),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), _TOO_MANY),
+    errno.EIO: _DEVICE,
+}
 
 
 def to_error(path: Path, error: Exception) -> JournalError:
     """The error to raise for an exception while using the file."""
-    code = getattr(error, "sqlite_errorcode", None)
-    number = error.errno if isinstance(error, OSError) else None
-    advice = DAMAGED if isinstance(error, ValueError) else "cannot be used"  # text that cannot be decoded, an odd state
-    for text, codes, numbers in _ADVICE:
-        if number in numbers or (code is not None and code & 0xFF in codes):
-            advice = text
-    said = (
-        (error.strerror or type(error).__name__) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-    )
-    return JournalError(f"The journal {path} {advice}", cause=said[:300])
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError):
+        advice = _NUMBERS.get(error.errno)
+        said = error.strerror or type(error).__name__
+    elif isinstance(error, ValueError):  # text that cannot be decoded, a state that does not exist
+        advice = DAMAGED
+    else:
+        advice = _CODES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+    return JournalError(f"The journal {path} {advice or 'cannot be used'}", cause=said[:300])
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -201,11 +189,7 @@ class SqliteStore(JournalStore):
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """A transaction: durable at its end, undone by an exception."""
-        try:
-            same = os.path.samestat(self.path.stat(), self._file)
-        except FileNotFoundError:
-            same = False
-        if not same:  # what is written to a deleted file is lost
+        if not is_same_file(self.path, self._file):  # what is written to a deleted file is lost
             raise JournalError(f"The journal {self.path} was deleted or replaced while it was in use")
         self.db.execute("BEGIN IMMEDIATE")
         try:
@@ -250,17 +234,13 @@ class SqliteJournal(JournalAccount):
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.path = Path(path).absolute()
-        again = {EntryState.REFUSED}
-        if retry_failed:
-            again.add(EntryState.FAILED)
-        if resubmit_uncertain:
-            again.add(EntryState.UNCERTAIN)
+        again = {EntryState.FAILED: retry_failed, EntryState.UNCERTAIN: resubmit_uncertain}
         writer = Writer(
             f"SqliteJournal({str(self.path)!r})",
             lambda: SqliteStore.open(self.path.resolve(), clock),
             lambda error: to_error(self.path, error),
         )
-        super().__init__(writer, "", frozenset(again))
+        super().__init__(writer, "", frozenset(state for state, wanted in again.items() if wanted))
 
     def __repr__(self) -> str:
         return f"SqliteJournal({str(self.path)!r})"

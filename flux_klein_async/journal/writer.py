@@ -39,7 +39,7 @@ class Writer:
     def __init__(
         self, name: str, open_store: Callable[[], JournalStore], to_error: Callable[[Exception], JournalError]
     ) -> None:
-        self._name = name
+        self.name = name
         self._open_store = open_store
         self._to_error = to_error
         self._waiting: list[_Operation] = []
@@ -53,12 +53,9 @@ class Writer:
         self._next = 0.0  # the loop time before which no transaction begins
         self._closing: asyncio.Task[None] | None = None
 
-    def __repr__(self) -> str:
-        return self._name
-
     def __del__(self) -> None:
         if self._thread is not None and self._closing is None:
-            warnings.warn(f"unclosed {self._name}", ResourceWarning, source=self, stacklevel=2)
+            warnings.warn(f"unclosed {self.name}", ResourceWarning, source=self, stacklevel=2)
 
     async def run(self, operation: Callable[[JournalStore], T]) -> T:
         """Run an operation in a transaction, to its end even if its caller is cancelled.
@@ -69,7 +66,7 @@ class Writer:
             JournalError: The store cannot be read or written; nothing of the operation was written.
         """
         if self._closing is not None:
-            raise JournalError(f"{self._name} is closed")
+            raise JournalError(f"{self.name} is closed")
         future: asyncio.Future[T] = self._bind().create_future()
         self._waiting.append((operation, future))
         if self._job is None and self._timer is None:
@@ -104,7 +101,7 @@ class Writer:
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
-            raise JournalError(f"{self._name} was first used in another event loop; make one object for each loop")
+            raise JournalError(f"{self.name} was first used in another event loop; make one object for each loop")
         return loop
 
     def _schedule(self) -> None:
@@ -222,7 +219,7 @@ class JournalAccount:
         self._again = again
 
     def __repr__(self) -> str:
-        return f"JournalAccount({self._writer!r})"
+        return f"JournalAccount({self._writer.name})"
 
     async def record(self, entry: Entry) -> None:
         """Return once the entry is durable.
