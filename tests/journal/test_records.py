@@ -75,7 +75,7 @@ def test_a_weaker_entry_adds_what_it_knows_and_changes_nothing_else(run: Run) ->
     run.now = 2000.0
     run.write(entry("failed", request_id="r", error="late"), entry("uncertain", key="k"))
     assert run.request() == facts
-    run.write(entry("downloaded", request_id="r", files=(FILE,)), entry("completed", request_id="r", cost_usd=0.02))
+    run.write(entry("downloaded", request_id="r"), entry("completed", request_id="r", cost_usd=0.02, files=(FILE,)))
     facts = run.request()
     assert (facts["state"], files_from(facts["files"]), run.money()) == ("downloaded", (FILE,), (20, 0))
 
@@ -107,14 +107,6 @@ def test_a_request_or_submit_without_an_intent_is_recorded_unless_it_was_refused
     assert run.money() == (10, 0)
 
 
-def test_an_id_that_the_service_gave_twice_stands_for_both_requests(run: Run) -> None:
-    run.write(intent("k"), intent("l"))
-    run.write(entry("submitted", key="k", request_id="r"), entry("submitted", key="l", request_id="r"))
-    run.write(entry("completed", request_id="r", cost_usd=0.01))
-    assert [facts["state"] for facts in run.requests()] == ["completed", "completed"]
-    assert run.money() == (20, 0), "rather too much than too little"
-
-
 def test_a_request_keeps_the_id_that_it_has(run: Run) -> None:
     run.write(intent(), entry("submitted", key="k", request_id="r"), entry("completed", key="k", request_id="s"))
     assert (run.request()["request_id"], run.request()["state"]) == ("r", "completed")
@@ -122,23 +114,12 @@ def test_a_request_keeps_the_id_that_it_has(run: Run) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [
-        entry("submitting", request_id="r"),
-        entry("submitted"),
-        entry("submitting", key="k", item="one"),
-    ],
+    [entry("submitting", request_id="r"), entry("submitted"), entry("submitting", key="k", item="one")],
 )
 def test_an_entry_that_names_no_request_is_refused(run: Run, wrong: Entry) -> None:
     with pytest.raises(JournalError):
         run.write(wrong)
     assert run.requests() == []
-
-
-def test_a_submit_is_intended_once(run: Run) -> None:
-    run.write(intent())
-    with pytest.raises(JournalError, match="before"):
-        run.write(intent())
-    assert run.money() == (0, 10)
 
 
 # --- budget
@@ -237,11 +218,6 @@ def test_what_was_heard_of_a_request_before_its_submit_is_kept_with_it(
     assert only["error"] == facts.get("error")
 
 
-def test_files_are_written_down_after_a_stronger_end(run: Run) -> None:
-    run.write(entry("downloaded", request_id="r"), entry("completed", request_id="r", files=(FILE,)))
-    assert files_from(run.request()["files"]) == (FILE,)
-
-
 # --- what to do with an item
 
 
@@ -287,20 +263,6 @@ def test_a_preview_claims_nothing(start: Start) -> None:
     assert one.preview() is Action.SUBMIT
     assert two.claim().action is Action.SUBMIT
     assert one.preview() is Action.CLAIMED
-
-
-@pytest.mark.parametrize(
-    ("end", "again"),
-    [(entry("failed", key="k"), EntryState.FAILED), (entry("uncertain", key="k"), EntryState.UNCERTAIN)],
-)
-def test_a_failed_or_uncertain_item_is_submitted_again_only_on_request(
-    start: Start, end: object, again: EntryState
-) -> None:
-    run = start()
-    run.write(entry("submitting", key="k", item=run.claim().item), end)  # type: ignore[arg-type]
-    run = reopened(start, run)
-    assert run.claim().action is not Action.SUBMIT
-    assert run.claim(again=AGAIN | {again}).action is Action.SUBMIT
 
 
 def test_an_intent_whose_process_died_is_written_down_as_uncertain(start: Start) -> None:

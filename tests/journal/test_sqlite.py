@@ -65,11 +65,12 @@ def test_an_error_of_sqlite_or_the_system_becomes_advice(says: str, codes: list[
 
 
 def test_an_error_without_a_code_is_named() -> None:
-    assert str(to_error(Path("x"), OSError("odd"))) == "The journal x cannot be used: OSError"
-    assert (
-        str(to_error(Path("x"), sqlite3.InterfaceError("odd"))) == "The journal x cannot be used: InterfaceError: odd"
-    )
-    assert "x is damaged" in str(to_error(Path("x"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "odd")))
+    for error, says in (
+        (OSError("odd"), "cannot be used: OSError"),
+        (sqlite3.InterfaceError("odd"), "cannot be used: InterfaceError: odd"),
+        (ValueError("odd"), "is damaged: .*: ValueError: odd"),
+    ):
+        assert re.fullmatch(f"The journal x {says}", str(to_error(Path("x"), error)))
 
 
 # --- the file
@@ -276,13 +277,6 @@ async def test_a_renewed_token_takes_over_an_account(journal: SqliteJournal) -> 
     assert (await new.spent()).usd == 0.0
     await new.take_over()
     assert ((await new.spent()).usd, await new.is_stranger()) == (0.01, False)
-
-
-async def test_a_preview_claims_nothing(journal: SqliteJournal) -> None:
-    item = ("a/b", b"{}", None)
-    assert await journal.items().preview(*item) is Action.SUBMIT
-    assert (await journal.items().claim(*item)).action is Action.SUBMIT
-    assert await journal.items().preview(*item) is Action.CLAIMED
 
 
 # --- several processes
