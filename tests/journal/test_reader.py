@@ -49,20 +49,14 @@ def four(run: Run) -> Run:
         run.now = 1000.0 + number
         run.write(entry("submitting", key=f"k{number}", model="a/b"))
         if state != "submitting":
-            run.write(
-                entry("submitted", key=f"k{number}", request_id=f"r{number}"), entry(state, request_id=f"r{number}")
-            )
+            run.write(entry("submitted", key=f"k{number}", request_id=f"r{number}"), entry(state, key=f"k{number}"))
     return run
 
 
 def test_all_that_is_known_of_a_request(run: Run, read: Read) -> None:
-    claimed = run.claim(b'{"prompt": "a", "x": NaN}', "i\ud800")
-    price = Reservation(usd=0.02, max_usd=1.0)
-    run.write(
-        entry(
-            "submitting", key="k", item=claimed.item, model="a/b", body=b'{"prompt": "a", "x": NaN}', reservation=price
-        )
-    )
+    body, price = b'{"prompt": "a", "x": NaN}', Reservation(usd=0.02, max_usd=1.0)
+    item = run.claim(body, "i\ud800").item
+    run.write(entry("submitting", key="k", item=item, model="a/b", body=body, reservation=price))
     run.now = 1001.0
     run.write(
         entry("submitted", key="k", request_id="r"),

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_klein_async.errors import BudgetExceededError, InvalidInputError, JournalError
-from flux_klein_async.journal.base import Action, Claim, Entry, EntryState, Reservation
+from flux_klein_async.journal.base import Action, Claim, Entry, EntryState, Reservation, charge
 from flux_klein_async.journal.records import files_from
 from flux_klein_async.models import SavedFile
 
@@ -23,6 +23,7 @@ from .helpers import AGAIN, Run, check, child, entry, write
 from .test_base import AFTER
 
 Start = Callable[[], Run]
+LOST = "The process ended before the service's answer was written down"
 PRICE = Reservation(usd=0.01, max_usd=0.03)
 FILE = SavedFile(path=Path("/out/r.png"), sha256="ab", size=3)
 
@@ -225,7 +226,7 @@ def test_what_was_heard_of_a_request_before_its_submit_is_kept_with_it(
     ("states", "action", "facts"),
     [
         ([], Action.SUBMIT, {}),
-        (["submitting"], Action.UNCERTAIN, {"error": "The process ended before the service's answer was written down"}),
+        (["submitting"], Action.UNCERTAIN, {"error": LOST}),
         (["submitting", "refused"], Action.SUBMIT, {}),
         (["submitting", "uncertain"], Action.UNCERTAIN, {"error": "why"}),
         (["submitting", "submitted"], Action.RESUME, {"request_id": "r"}),
@@ -266,11 +267,15 @@ def test_a_preview_claims_nothing(start: Start) -> None:
 
 
 def test_an_intent_whose_process_died_is_written_down_as_uncertain(start: Start) -> None:
-    run = start()
-    run.write(entry("submitting", key="k", item=run.claim().item))
-    run = reopened(start, run)
-    run.claim()
-    assert run.request()["state"] == "uncertain"
+    one, living = start(), start()
+    for body in (b"1", b"2"):
+        one.write(entry("submitting", key=body.decode(), item=one.claim(body).item))
+    one.write(entry("submitted", key="2", request_id="r"))
+    assert living.states() == ["submitting", "submitted"]
+    one.close()
+    claimed = living.claim(b"1")
+    assert (claimed.action, claimed.error) == (Action.UNCERTAIN, LOST), "found without being opened again"
+    assert living.states() == ["uncertain", "submitted"]
 
 
 # --- which run works on it
@@ -330,6 +335,8 @@ def test_an_earlier_request_is_not_the_end_of_what_is_under_way_now(start: Start
     assert other.claim(again=again).action is Action.CLAIMED
     one.write(entry("submitting", key="l", item=claimed.item))
     assert other.claim(again=again).action is Action.CLAIMED
+    one.write(entry("submitted", key="l", request_id="r"))
+    assert reopened(start, one).claim().action is Action.RESUME, "the newest request counts"
 
 
 def test_a_resumed_request_is_free_again_once_it_ended_or_was_released(start: Start) -> None:
@@ -520,23 +527,17 @@ by_request = st.builds(Entry, state=st.sampled_from(LATER), request_id=REQUESTS,
 
 @dataclass
 class Known:
-    """What the model knows of a request."""
+    """A request in the model; money in billionths of a USD."""
 
     key: str | None
     request_id: str | None
     state: str
-    reserved: float | None = None
-    cost: float | None = None
+    reserved: int | None = None
+    cost: int | None = None
 
-    def hear(self, state: str, cost: float | None) -> None:
+    def hear(self, state: str, cost: int | None) -> None:
         self.state = AFTER[self.state, state]
         self.cost = self.cost if cost is None else cost
-
-    @property
-    def charge(self) -> float:
-        if self.state in {"refused", "cancelled"}:
-            return 0.0
-        return (self.reserved or 0.0) if self.cost is None else self.cost
 
 
 class Model:
@@ -546,39 +547,32 @@ class Model:
         self.requests: list[Known] = []
 
     def record(self, entry: Entry) -> bool:
-        """Whether it is accepted."""
-        found = [request for request in self.requests if entry.key is not None and request.key == entry.key]
+        """Whether the entry is accepted."""
+        cost = None if entry.cost_usd is None else round(entry.cost_usd * 10**9)
+        found = [known for known in self.requests if entry.key is not None and known.key == entry.key]
         if entry.state is EntryState.SUBMITTING:
-            if found:
-                return False
-            if entry.reservation is not None:
-                self._price(entry.reservation.usd)
-            reserved = entry.reservation.usd if entry.reservation else None
-            self.requests.append(Known(entry.key, None, "submitting", reserved))
-            return True
+            if not found:
+                self._intend(entry)
+            return not found
         if not found and entry.request_id is not None:
-            found = [request for request in self.requests if request.request_id == entry.request_id]
+            found = [known for known in self.requests if known.request_id == entry.request_id]
         if not found and entry.state is not EntryState.REFUSED:
-            self.requests.append(Known(entry.key, entry.request_id, entry.state.value, None, entry.cost_usd))
+            self.requests.append(Known(entry.key, entry.request_id, entry.state.value, None, cost))
         for known in found:
-            self._change(known, entry)
+            if entry.request_id is not None and known.request_id is None:
+                known.request_id = entry.request_id
+                for other in [one for one in self.requests if (one.key, one.request_id) == (None, entry.request_id)]:
+                    self.requests.remove(other)
+                    known.hear(other.state, other.cost)
+            known.hear(entry.state.value, cost)
         return True
 
-    def _price(self, usd: float) -> None:
-        """What was submitted without a budget is not free in one."""
-        for known in self.requests:
+    def _intend(self, entry: Entry) -> None:
+        reserved = None if entry.reservation is None else round(entry.reservation.usd * 10**9)
+        for known in self.requests:  # what was submitted without a budget is not free in one
             if known.key is not None and known.reserved is None and known.cost is None:
-                known.reserved = usd
-
-    def _change(self, request: Known, entry: Entry) -> None:
-        if entry.request_id is not None and request.request_id is None:
-            request.request_id = entry.request_id
-            for other in [
-                other for other in self.requests if other.key is None and other.request_id == entry.request_id
-            ]:
-                self.requests.remove(other)
-                request.hear(other.state, other.cost)
-        request.hear(entry.state.value, entry.cost_usd)
+                known.reserved = reserved
+        self.requests.append(Known(entry.key, None, "submitting", reserved))
 
 
 @given(st.lists(intents | by_key | by_request, max_size=12))
@@ -595,14 +589,12 @@ def test_any_sequence_of_entries_ends_as_the_table_says(entries: list[Entry]) ->
                     assert not model.record(one)
                 else:
                     assert model.record(one)
-            found = [(o["key"], o["request_id"], o["state"], (o["cost"])) for o in run.requests()]
-            wanted = [
-                (o.key, o.request_id, o.state, None if o.cost is None else round(o.cost * 10**9))
-                for o in model.requests
-            ]
+            found = [(one["key"], one["request_id"], one["state"], one["cost"]) for one in run.requests()]
+            wanted = [(one.key, one.request_id, one.state, one.cost) for one in model.requests]
             assert sorted(found, key=repr) == sorted(wanted, key=repr)
-            totals = run.store.db.execute("SELECT coalesce(sum(settled + held), 0) FROM accounts").fetchone()
-            assert totals == (round(sum(request.charge for request in model.requests) * 10**9),)
+            charges = [sum(charge(EntryState(one.state), one.reserved, one.cost)) for one in model.requests]
+            totals = run.store.execute("SELECT coalesce(sum(settled + held), 0) FROM accounts").fetchone()
+            assert totals == (sum(charges),)
             check(run.store.path)
         finally:
             run.close()
