@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite
-from typing import Final, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from flux_klein_async.models import ModelInfo, SavedFile, brief_repr
 
@@ -128,6 +128,10 @@ def from_nano(amount: int) -> float:
     return amount / NANO
 
 
+def _repr_without_prompt(value: Any) -> str:
+    return brief_repr(value, {name: getattr(value, name) for name in value.__slots__ if name not in {"body", "answer"}})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
     """Money reserved for one submit.
@@ -171,8 +175,7 @@ class Entry:
     files: tuple[SavedFile, ...] = ()
     error: str | None = None
 
-    def __repr__(self) -> str:
-        return _repr_without_prompt(self)
+    __repr__ = _repr_without_prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,12 +203,7 @@ class Claim:
         """Whether this run is to work on the item: no other run can claim it until the work ends."""
         return self.action in {Action.SUBMIT, Action.RESUME}
 
-    def __repr__(self) -> str:
-        return _repr_without_prompt(self)
-
-
-def _repr_without_prompt(value: Entry | Claim) -> str:
-    return brief_repr(value, {name: getattr(value, name) for name in value.__slots__ if name not in {"body", "answer"}})
+    __repr__ = _repr_without_prompt
 
 
 class Journal(Protocol):

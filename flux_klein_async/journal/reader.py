@@ -41,8 +41,7 @@ class JournaledRequest:
         model: The model's id, if known.
         item_id: The id of the item that it was submitted for, if that had one.
         error: What went wrong, as a sentence.
-        created: When it was first recorded, in seconds since 1970.
-        updated: When it was last changed, in seconds since 1970.
+        created: When it was first recorded, and `updated` when it was last changed: seconds since 1970.
         cost_usd: The cost that the service reports in USD; None if it reports none.
         reserved_usd: USD that a budget reserved for it.
         files: The files that were saved.

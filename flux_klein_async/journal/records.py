@@ -99,9 +99,7 @@ class _Request(NamedTuple):
 
 def files_from(text: str | None) -> tuple[SavedFile, ...]:
     """Read files as they were stored."""
-    return tuple(
-        SavedFile(path=Path(path), sha256=sha256, size=size) for path, sha256, size in json.loads(text or "[]")
-    )
+    return tuple(SavedFile(path=Path(path), sha256=sha, size=size) for path, sha, size in json.loads(text or "[]"))
 
 
 class JournalStore(ABC):
@@ -173,9 +171,8 @@ class JournalStore(ABC):
     def begin(self, name: str) -> None:
         """Begin a run, and end those that died."""
         # What came in each pass over items: on the disk, because it may be a million items.
-        self.execute(
-            f"CREATE TEMP TABLE passed (pass BIGINT, name {self.blob}, count BIGINT, PRIMARY KEY (pass, name))"
-        )
+        key = "PRIMARY KEY (pass, name)"
+        self.execute(f"CREATE TEMP TABLE passed (pass BIGINT, name {self.blob}, count BIGINT, {key})")
         for [run] in self.execute("SELECT id FROM runs").fetchall():
             self.is_alive(run)
         self.run = self.insert("INSERT INTO runs (name, began) VALUES (?, ?)", (name, self.clock())) or 0
