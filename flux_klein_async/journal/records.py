@@ -275,19 +275,8 @@ class JournalStore(ABC):
         if entry.item is not None and not entry.item.isdecimal():
             raise JournalError(f"This journal gave no such item: {entry.item[:40]!r}")
         item = None if entry.item is None else int(entry.item)
-        now = self.clock()
-        row = (
-            account,
-            item,
-            entry.key,
-            entry.request_id,
-            entry.state.value,
-            self.run,
-            new.reserved,
-            new.cost,
-            now,
-            now,
-        )
+        now, key, request_id = self.clock(), entry.key, entry.request_id
+        row = (account, item, key, request_id, entry.state.value, self.run, new.reserved, new.cost, now, now)
         if self.insert(_INSERT, (*row, entry.model, new.error, new.files, new.answer, entry.body)) is None:
             raise JournalError(f"The submit {entry.key} was recorded before")
         self._charge(account, new.charge)

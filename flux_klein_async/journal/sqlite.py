@@ -5,6 +5,7 @@ import errno
 import os
 import secrets
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -69,8 +70,7 @@ def connect(path: Path) -> sqlite3.Connection:
         FileNotFoundError: There is no file.
         OSError, sqlite3.Error: It cannot be opened.
     """
-    path.stat()
-    if path.is_dir():
+    if stat.S_ISDIR(path.stat().st_mode):
         raise JournalError(f"{path} is a directory: a journal is a file")
     if not os.access(path, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # SQLite would open it for reading alone
