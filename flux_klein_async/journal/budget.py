@@ -55,7 +55,7 @@ class Budget:
             limit = Decimal(str(max_usd))
         except ArithmeticError:
             limit = Decimal(-1)
-        if isinstance(max_usd, bool) or not limit.is_finite() or limit < 0:
+        if not limit.is_finite() or limit < 0:
             raise ConfigurationError(f"A budget is a number of USD, 0 or more, not {max_usd!r:.40}")
         self._limit = limit
         self._committed = Decimal(0)
