@@ -17,7 +17,6 @@ from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 from flux_klein_async.models import ModelInfo, SavedFile, brief_repr
 
 __all__ = [
-    "NANO",
     "STATES",
     "AccountJournal",
     "Action",
@@ -64,19 +63,12 @@ class Action(StrEnum):
 
 
 class StateRule(NamedTuple):
-    """What a state of a request means.
+    """What a state of a request means."""
 
-    Attributes:
-        rank: An entry changes a request's state only to one of higher rank.
-        ended: Whether no run has anything under way for the request.
-        charged: Whether the request counts against the budget.
-        action: What a later run does with the item.
-    """
-
-    rank: int
-    ended: bool
-    charged: bool
-    action: Action
+    rank: int  # an entry changes a request's state only to one of higher rank
+    ended: bool  # whether no run has anything under way for the request
+    charged: bool  # whether the request counts against the budget
+    action: Action  # what a later run does with the item
 
 
 # A result outranks every other end; between the other two ends, the first one recorded stands. A failed generation may
@@ -98,7 +90,7 @@ def supersedes(new: EntryState, old: EntryState) -> bool:
     return STATES[new].rank > STATES[old].rank
 
 
-NANO: Final = 1_000_000_000  # money is counted in whole billionths of a USD, because sums of floats drift
+_NANO: Final = 1_000_000_000  # money is counted in whole billionths of a USD, because sums of floats drift
 _LARGEST: Final = 2**62  # a 64-bit integer column holds it, with room to add
 
 
@@ -118,14 +110,14 @@ def charge(state: EntryState, reserved: int | None, cost: int | None) -> Charge:
 
 def to_nano(usd: float) -> int | None:
     """Convert USD to billionths; None if the number is not an amount of money."""
-    if not isfinite(usd) or not 0 <= usd * NANO < _LARGEST:
+    if not isfinite(usd) or not 0 <= usd * _NANO < _LARGEST:
         return None
-    return round(usd * NANO)
+    return round(usd * _NANO)
 
 
 def from_nano(amount: int) -> float:
     """Convert billionths to USD."""
-    return amount / NANO
+    return amount / _NANO
 
 
 def _repr_without_prompt(value: Any) -> str:

@@ -15,7 +15,6 @@ from flux_klein_async.journal.records import JournalStore
 
 __all__ = ["ItemPass", "JournalAccount", "Spending", "Writer"]
 
-
 T = TypeVar("T")
 _MOST: Final = 500  # operations in one transaction: other processes wait for its end
 # Seconds between the beginnings of two transactions that several callers share: a commit takes as much CPU as ten
@@ -30,10 +29,6 @@ class Writer:
 
     It belongs to one event loop, which it never blocks. The jobs go through `run_in_executor`, which a loop in virtual
     time waits for.
-
-    Attributes:
-        passes: Numbers the passes over items.
-        ended_passes: The passes to forget with the next transaction; any thread can append to it.
     """
 
     def __init__(
@@ -43,8 +38,8 @@ class Writer:
         self._open_store = open_store
         self._to_error = to_error
         self._waiting: list[_Operation] = []
-        self.passes = itertools.count(1)
-        self.ended_passes: list[int] = []
+        self.passes = itertools.count(1)  # numbers the passes over items
+        self.ended_passes: list[int] = []  # to be forgotten with the next transaction; any thread can append
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._store: JournalStore | None = None
