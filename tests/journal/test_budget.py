@@ -131,25 +131,11 @@ def test_a_budget_of_nothing_allows_what_is_free():
     assert repr(budget) == "Budget(max_usd=0, committed_usd=0.0)"
 
 
-@pytest.mark.parametrize(
-    ("amount", "expected"),
-    [
-        ("0", "$0.00"),
-        ("0.5", "$0.50"),
-        ("0.0005", "$0.0005"),
-        ("0.1250", "$0.125"),
-        ("100", "$100.00"),
-        ("1E+2", "$100.00"),
-        ("1e-9", "$0.000000001"),
-        ("NaN", "$NaN"),
-    ],
-)
-def test_money_has_two_decimals_and_more_where_they_say_something(amount: str, expected: str) -> None:
-    assert dollars(Decimal(amount)) == expected
-
-
-def test_the_error_of_summed_floats_is_not_shown():
-    assert dollars(0.1 + 0.2) == "$0.30"
+def test_money_has_two_decimals_and_more_where_they_say_something() -> None:
+    table = {"0": "$0.00", "0.5": "$0.50", "0.0005": "$0.0005", "0.1250": "$0.125", "100": "$100.00"}
+    table |= {"1E+2": "$100.00", "1e-9": "$0.000000001", "NaN": "$NaN"}
+    assert {amount: dollars(Decimal(amount)) for amount in table} == table
+    assert dollars(0.1 + 0.2) == "$0.30", "without the error of summed floats"
 
 
 def test_a_price_for_an_output_is_that_of_a_generation():

@@ -19,7 +19,7 @@ from flux_klein_async.journal.base import Action, Claim, Entry, EntryState, Rese
 from flux_klein_async.journal.records import files_from
 from flux_klein_async.models import SavedFile
 
-from .helpers import AGAIN, Run, check, child, entry, write
+from .helpers import AGAIN, Run, check, entry, write
 from .test_base import AFTER
 
 Start = Callable[[], Run]
@@ -268,14 +268,15 @@ def test_a_preview_claims_nothing(start: Start) -> None:
 
 def test_an_intent_whose_process_died_is_written_down_as_uncertain(start: Start) -> None:
     one, living = start(), start()
-    for body in (b"1", b"2"):
-        one.write(entry("submitting", key=body.decode(), item=one.claim(body).item))
-    one.write(entry("submitted", key="2", request_id="r"))
+    one.write(entry("submitting", key="k", item=one.claim(b"1").item))
+    one.submit("l", body=b"2")
+    one.claim(b"3")
+    assert [living.claim(body).action for body in (b"1", b"2", b"3")] == [Action.CLAIMED] * 3
     assert living.states() == ["submitting", "submitted"]
     one.close()
-    claimed = living.claim(b"1")
-    assert (claimed.action, claimed.error) == (Action.UNCERTAIN, LOST), "found without being opened again"
-    assert living.states() == ["uncertain", "submitted"]
+    claims = [living.claim(body) for body in (b"1", b"2", b"3")]
+    assert [claim.action for claim in claims] == [Action.UNCERTAIN, Action.RESUME, Action.SUBMIT]
+    assert (claims[0].error, living.states()) == (LOST, ["uncertain", "submitted"])
 
 
 # --- which run works on it
@@ -351,26 +352,6 @@ def test_a_resumed_request_is_free_again_once_it_ended_or_was_released(start: St
     assert (resumed.action, other.claim().action) == (Action.RESUME, Action.CLAIMED)
     one.write(entry("completed", request_id="r-k"))
     assert other.claim().action is Action.RECALL
-
-
-CLAIM = """
-from tests.journal.helpers import Run, entry
-run = Run(Path(sys.argv[1]))
-item = run.claim(b"1").item
-run.write(entry("submitting", key="k", item=item))
-run.submit("l", body=b"2")
-run.claim(b"3")
-"""
-
-
-def test_an_item_of_a_killed_process_is_free_at_once(path: Path, run: Run) -> None:
-    actions = []
-    with child(CLAIM, path) as process:
-        for _ in (1, 2):
-            actions.append([run.claim(body).action for body in (b"1", b"2", b"3")])
-            process.kill()
-            process.wait()
-    assert actions == [[Action.CLAIMED] * 3, [Action.UNCERTAIN, Action.RESUME, Action.SUBMIT]]
 
 
 # --- how an item is recognised

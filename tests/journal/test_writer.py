@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,11 @@ from flux_klein_async.journal.sqlite import SqliteJournal, SqliteStore
 from .helpers import entry, states
 
 ITEM = ("a/b", b"{}", None)
+
+
+def in_virtual_time(body: Coroutine[Any, Any, float]) -> float:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(body)
 
 
 @asynccontextmanager
@@ -81,8 +86,7 @@ def test_virtual_time_stands_still_while_it_writes(path: Path) -> None:
         timer.cancel()
         return at
 
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        assert runner.run(body()) == 0.0
+    assert in_virtual_time(body()) == 0.0
     assert len(states(path)) == 20
 
 
@@ -101,8 +105,7 @@ def test_many_who_write_one_after_the_other_share_transactions_ten_milliseconds_
             await asyncio.gather(*(caller(journal, name) for name in "abcdefgh"))
             return asyncio.get_running_loop().time()
 
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        elapsed = runner.run(body())
+    elapsed = in_virtual_time(body())
     assert len(states(path)) == 40
     # The first goes at once and alone, and so do the seven that come meanwhile; then they go together.
     assert commits.count("COMMIT") == 6
@@ -120,8 +123,7 @@ def test_closing_does_not_wait_for_the_next_turn(path: Path) -> None:
         await late
         return asyncio.get_running_loop().time()
 
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        assert runner.run(body()) == 0.0
+    assert in_virtual_time(body()) == 0.0
     assert len(states(path)) == 10
 
 
