@@ -54,7 +54,8 @@ from flux_klein_async.journal.base import (
     SpendingLimit,
 )
 from flux_klein_async.journal.budget import Budget
-from flux_klein_async.journal.sqlite import Spending, SqliteJournal
+from flux_klein_async.journal.sqlite import SqliteJournal
+from flux_klein_async.journal.writer import Spending
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
     KLEIN_9B_TEXT_TO_IMAGE,

@@ -41,7 +41,7 @@ PURE = """errors models events options api.messages api.urls api.requests pollin
 IMPORTERS = {
     "aiohttp": {"transport.aiohttp", "transport.failures"},
     "tenacity": {"transport.retry"},
-    "sqlite3": {"batch.rows", "journal.database", "journal.reader", "journal.writer"},
+    "sqlite3": {"batch.rows", "journal.reader", "journal.sqlite"},
 }
 IMPURE = {"asyncio", "time", "secrets", "socket", "ssl", "os", "threading", "tempfile", *IMPORTERS}
 THIRD_PARTIES = {

@@ -22,7 +22,8 @@ from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import InvalidInputError, JournalError
 from flux_klein_async.journal.base import Action
 from flux_klein_async.journal.budget import Budget, dollars, generation_price
-from flux_klein_async.journal.sqlite import Account, SqliteJournal
+from flux_klein_async.journal.sqlite import SqliteJournal
+from flux_klein_async.journal.writer import JournalAccount
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from flux_klein_async.operations.submit import prepare
 from flux_klein_async.options import Limits
@@ -190,7 +191,7 @@ async def _chained(first: list[Row], rest: AsyncIterator[Row]) -> AsyncIterator[
         yield row
 
 
-async def _check_token(account: Account, path: Path, *, new_token: bool) -> None:
+async def _check_token(account: JournalAccount, path: Path, *, new_token: bool) -> None:
     """Refuse a token that the journal does not know: it would pay for everything again. The emulator's cost nothing."""
     ignored = (connect.EMULATED_TOKEN,)
     if new_token:

@@ -1,26 +1,23 @@
-"""What was paid for: the protocols of journals and budgets; by default nothing is written and nothing bounded.
+"""The protocols of journals and budgets, their values, and what each state of a request means.
 
-Both are called where money moves: the budget reserves and the journal writes the intent before a submit leaves, the
-id is written before anyone waits on it. What a journal raises ends the call before anything is paid.
+Both are called where money moves. The budget reserves, and the journal records the intent, before a submit is sent; the
+journal records the request id before anyone waits for the request. If the journal raises, the call ends and nothing is
+paid.
 
-What an entry makes of a request: which states give way to which, and what a request is charged with. Pure.
-
-Entries may come late, twice and in any order, from several processes. What is known for certain never gives way to what
-is known less well, so that the order in which they are written down does not matter to the money.
+Entries may arrive late, twice, in any order and from several processes. `STATES` therefore ranks the states by how much
+is known: an entry changes a request only to a state of higher rank, so the order of arrival does not affect the money.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite
-from typing import Final, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from flux_klein_async.models import ModelInfo, SavedFile, brief_repr
 
 __all__ = [
-    "ENDED",
-    "GIVES_WAY_TO",
-    "NANO",
+    "STATES",
     "AccountJournal",
     "Action",
     "Charge",
@@ -33,32 +30,106 @@ __all__ = [
     "NoBudget",
     "Reservation",
     "SpendingLimit",
+    "StateRule",
     "charge",
     "from_nano",
-    "heeds",
+    "supersedes",
     "to_nano",
 ]
 
 
 class EntryState(StrEnum):
-    """Where a request stands, as far as it was written down."""
+    """The state of a request as the journal knows it."""
 
-    SUBMITTING = "submitting"
-    REFUSED = "refused"
-    UNCERTAIN = "uncertain"
-    SUBMITTED = "submitted"
-    COMPLETED = "completed"
-    DOWNLOADED = "downloaded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
+    SUBMITTING = "submitting"  #: The submit may have been sent; its answer is not recorded.
+    REFUSED = "refused"  #: The service did not accept the submit.
+    UNCERTAIN = "uncertain"  #: The submit may or may not have been accepted.
+    SUBMITTED = "submitted"  #: The submit was accepted and the request id is known.
+    COMPLETED = "completed"  #: The result is known.
+    DOWNLOADED = "downloaded"  #: The files were saved.
+    FAILED = "failed"  #: The generation ended without a result.
+    CANCELLED = "cancelled"  #: The request was cancelled.
+
+
+class Action(StrEnum):
+    """What to do with an item that was claimed from a journal."""
+
+    SUBMIT = "submit"  #: Submit it: no request of it was accepted, or the last one may be repeated.
+    RESUME = "resume"  #: Wait for the request that was submitted earlier.
+    RECALL = "recall"  #: Use the result that the journal knows.
+    FAILED = "failed"  #: Leave it: its generation failed.
+    UNCERTAIN = "uncertain"  #: Leave it: its submit may or may not have been accepted.
+    CLAIMED = "claimed"  #: Leave it: another run works on it.
+
+
+class StateRule(NamedTuple):
+    """What a state of a request means."""
+
+    rank: int  # an entry changes a request's state only to one of higher rank
+    ended: bool  # whether no run has anything under way for the request
+    charged: bool  # whether the request counts against the budget
+    action: Action  # what a later run does with the item
+
+
+# A result outranks every other end; between the other two ends, the first one recorded stands. A failed generation may
+# be charged, so its reservation is kept.
+STATES: Final[Mapping[EntryState, StateRule]] = {
+    EntryState.SUBMITTING: StateRule(0, ended=False, charged=True, action=Action.UNCERTAIN),
+    EntryState.UNCERTAIN: StateRule(1, ended=True, charged=True, action=Action.UNCERTAIN),
+    EntryState.REFUSED: StateRule(2, ended=True, charged=False, action=Action.SUBMIT),
+    EntryState.SUBMITTED: StateRule(3, ended=False, charged=True, action=Action.RESUME),
+    EntryState.FAILED: StateRule(4, ended=True, charged=True, action=Action.FAILED),
+    EntryState.CANCELLED: StateRule(4, ended=True, charged=False, action=Action.SUBMIT),
+    EntryState.COMPLETED: StateRule(5, ended=True, charged=True, action=Action.RECALL),
+    EntryState.DOWNLOADED: StateRule(6, ended=True, charged=True, action=Action.RECALL),
+}
+
+
+def supersedes(new: EntryState, old: EntryState) -> bool:
+    """Whether an entry of the state `new` changes a request of the state `old`."""
+    return STATES[new].rank > STATES[old].rank
+
+
+_NANO: Final = 1_000_000_000  # money is counted in whole billionths of a USD, because sums of floats drift
+_LARGEST: Final = 2**62  # a 64-bit integer column holds it, with room to add
+
+
+class Charge(NamedTuple):
+    """What a request counts with, in billionths of a USD: its cost once that is known, until then its reservation."""
+
+    settled: int
+    held: int
+
+
+def charge(state: EntryState, reserved: int | None, cost: int | None) -> Charge:
+    """What a request in this state counts with."""
+    if not STATES[state].charged:
+        return Charge(0, 0)
+    return Charge(0, reserved or 0) if cost is None else Charge(cost, 0)
+
+
+def to_nano(usd: float) -> int | None:
+    """Convert USD to billionths; None if the number is not an amount of money."""
+    if not isfinite(usd) or not 0 <= usd * _NANO < _LARGEST:
+        return None
+    return round(usd * _NANO)
+
+
+def from_nano(amount: int) -> float:
+    """Convert billionths to USD."""
+    return amount / _NANO
+
+
+def _repr_without_prompt(value: Any) -> str:
+    return brief_repr(value, {name: getattr(value, name) for name in value.__slots__ if name not in {"body", "answer"}})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """Money set aside for one submit.
+    """Money reserved for one submit.
 
     Attributes:
-        usd: What it is expected to cost, in USD.
+        usd: The expected cost of the submit, in USD.
         max_usd: What all submits together may cost, in USD.
     """
 
@@ -68,19 +139,19 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One line of a journal.
+    """What a journal records about a request at one moment.
 
     Attributes:
-        state: Where the request stands.
-        key: Identifies one submit before it has a request id; None for requests that another process made.
-        item: With the intent only: which claimed item it is submitted for, where it is one's.
+        state: The state of the request.
+        key: Identifies one submit before it has a request id; None for a request that another process submitted.
+        item: With the intent only: `Claim.item`, if the submit is for a claimed item.
         request_id: The service's id, once known.
-        model: The model's id, where known.
-        body: With the intent only: the submit's JSON.
-        reservation: With the intent only: the money set aside for it, where a budget bounds the spending.
-        cost_usd: USD, as the result reports them.
-        answer: With a result only: the service's answer as JSON, by which the result can be read again.
-        files: When downloaded; their paths are absolute.
+        model: The model's id, if known.
+        body: With the intent only: the JSON to be posted.
+        reservation: With the intent only: the money reserved for it, if there is a budget.
+        cost_usd: The cost in USD, if the result reports it.
+        answer: With a result only: the service's answer as JSON, from which the result can be read again.
+        files: The downloaded files, with absolute paths.
         error: What went wrong, as a sentence.
     """
 
@@ -96,46 +167,20 @@ class Entry:
     files: tuple[SavedFile, ...] = ()
     error: str | None = None
 
-    def __repr__(self) -> str:
-        shown = (name for name in self.__slots__ if name not in {"body", "answer"})  # they hold the prompt
-        return brief_repr(self, {name: getattr(self, name) for name in shown})
-
-
-class Journal(Protocol):
-    """Writes entries down durably. What it raises besides errors of this package becomes a `JournalError`."""
-
-    async def record(self, entry: Entry) -> None:
-        """Return once the entry is durable.
-
-        Raises:
-            JournalError: It could not be written.
-            BudgetExceededError: The money to be reserved with an intent is more than is left.
-        """
-        ...
-
-
-class Action(StrEnum):
-    """What is to be done with an item of which a journal knows."""
-
-    SUBMIT = "submit"  # nothing was accepted for it yet
-    RESUME = "resume"  # it was submitted: wait for that request
-    RECALL = "recall"  # its result is known
-    FAILED = "failed"  # it ended without a result, and is left at that
-    UNCERTAIN = "uncertain"  # its submit may or may not have been accepted
-    CLAIMED = "claimed"  # another run works on it
+    __repr__ = _repr_without_prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """An item, and what its journal knows of it.
+    """An item, what to do with it, and what its journal knows about it.
 
     Attributes:
-        item: How the journal calls it: goes into the `Entry` of its intent.
+        item: The journal's name for the item; goes into the `Entry` of the intent.
         action: What to do with the item.
-        request_id: With all actions but SUBMIT, where known.
-        answer: With KEEP: the service's answer as JSON, if it was written down.
-        files: With KEEP: what was saved, whether or not it is still there.
-        error: With FAILED and UNCERTAIN: what was written down of it.
+        request_id: The newest request of the item, if its id is known; None with SUBMIT.
+        answer: The service's answer with the result as JSON, if recorded.
+        files: The files that were saved; they may have been moved or deleted since.
+        error: The recorded error, with FAILED and UNCERTAIN.
     """
 
     item: str
@@ -145,31 +190,50 @@ class Claim:
     files: tuple[SavedFile, ...] = ()
     error: str | None = None
 
-    def __repr__(self) -> str:
-        shown = (name for name in self.__slots__ if name != "answer")
-        return brief_repr(self, {name: getattr(self, name) for name in shown})
+    @property
+    def is_ours(self) -> bool:
+        """Whether this run is to work on the item: no other run can claim it until the work ends."""
+        return self.action in {Action.SUBMIT, Action.RESUME}
+
+    __repr__ = _repr_without_prompt
+
+
+class Journal(Protocol):
+    """Records entries durably. An exception that is not an error of this package becomes a `JournalError`."""
+
+    async def record(self, entry: Entry) -> None:
+        """Return once the entry is durable.
+
+        Raises:
+            JournalError: The entry could not be written.
+            BudgetExceededError: The intent reserves more money than is left.
+        """
+        ...
 
 
 class ItemClaims(Protocol):
-    """One pass over many items, each known by its id or else by its content and how often that came before."""
+    """One pass over many items.
+
+    A journal recognises an item by its id, or else by its content and how many equal items came before it in the pass.
+    """
 
     async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
-        """Take an item for this process, if nobody else has it under way, and say what is known of it.
+        """Claim an item for this run, unless another run has it, and return what is known about it.
 
         Raises:
-            JournalError: The journal cannot be read or written, or knows another input by this id.
-            InvalidInputError: The id came before in this pass, or is none.
+            JournalError: The journal cannot be read or written.
+            InvalidInputError: The id is invalid, came before in this pass, or belongs to another input.
         """
         ...
 
     def release(self, claim: Claim) -> None:
-        """This process has nothing under way for the item any more. Never raises, returns at once."""
+        """End this run's work on the item. Returns at once and never raises."""
         ...
 
 
 @runtime_checkable
 class ItemJournal(Journal, Protocol):
-    """A journal that knows items again: what `generate_many` needs to go on where an earlier run ended."""
+    """A journal that recognises items, so that `generate_many` can resume an earlier run."""
 
     def items(self) -> ItemClaims:
         """Begin a pass over items."""
@@ -181,25 +245,25 @@ class AccountJournal(Protocol):
     """A journal that keeps the requests of different tokens apart."""
 
     def for_account(self, token: str) -> Journal:
-        """The journal as the client with this token uses it. The token is never written down."""
+        """Return the journal of this token's account. The token itself is never stored."""
         ...
 
 
 class SpendingLimit(Protocol):
-    """Bounds what may be spent; `Budget` is one.
+    """Limits what a client may spend; `Budget` is one.
 
-    What `reserve` raises besides errors of this package ends the call in a `ConfigurationError`; what the others raise
-    is logged and ignored.
+    If `reserve` raises something other than an error of this package, the call ends in a `ConfigurationError`. What the
+    other methods raise is logged and ignored.
     """
 
     async def reserve(self, key: str, model: str, price: Callable[[str], Awaitable[ModelInfo]]) -> Reservation | None:
-        """Set aside the price of one submit before it leaves; `price` reads the catalogue.
+        """Reserve the price of one submit before it is sent; `price` reads the catalogue.
 
         Returns:
-            What the journal, if there is one, is to hold against what all its processes spent; None: nothing.
+            What the journal checks against the spending of all its processes; None to check nothing.
 
         Raises:
-            BudgetExceededError: The next submit could spend too much, or its price is not known.
+            BudgetExceededError: The submit could exceed the limit, or its price is not known.
         """
         ...
 
@@ -212,12 +276,12 @@ class SpendingLimit(Protocol):
         ...
 
     def settle(self, request_id: str, cost_usd: float | None) -> None:
-        """The request ended; what it cost, or None where the service does not say."""
+        """The request ended at this cost, or None if the service does not report one."""
         ...
 
 
 class NoBudget:
-    """Bounds nothing."""
+    """Limits nothing."""
 
     def __repr__(self) -> str:
         return "NoBudget()"
@@ -233,58 +297,3 @@ class NoBudget:
 
     def settle(self, request_id: str, cost_usd: float | None) -> None:
         """Do nothing."""
-
-
-NANO: Final = 1_000_000_000  # money is counted in whole billionths of a USD: sums of floats would drift
-_LARGEST: Final = 2**62  # what SQLite's integers hold with room to add
-
-_SUBMITTING, _REFUSED, _UNCERTAIN = EntryState.SUBMITTING, EntryState.REFUSED, EntryState.UNCERTAIN
-_SUBMITTED, _COMPLETED, _DOWNLOADED = EntryState.SUBMITTED, EntryState.COMPLETED, EntryState.DOWNLOADED
-_FAILED, _CANCELLED = EntryState.FAILED, EntryState.CANCELLED
-
-_ENDS: Final = frozenset({_COMPLETED, _DOWNLOADED, _FAILED, _CANCELLED})
-# A picture that is there wins over every other end; otherwise the first end that was heard of stands.
-GIVES_WAY_TO: Final[Mapping[EntryState, frozenset[EntryState]]] = {
-    _SUBMITTING: frozenset({_REFUSED, _UNCERTAIN, _SUBMITTED}) | _ENDS,
-    _UNCERTAIN: frozenset({_REFUSED, _SUBMITTED}) | _ENDS,
-    _REFUSED: frozenset({_SUBMITTED}) | _ENDS,
-    _SUBMITTED: _ENDS,
-    _FAILED: frozenset({_COMPLETED, _DOWNLOADED}),
-    _CANCELLED: frozenset({_COMPLETED, _DOWNLOADED}),
-    _COMPLETED: frozenset({_DOWNLOADED}),
-    _DOWNLOADED: frozenset(),
-}
-
-# Nobody has anything under way for a request in one of these.
-ENDED: Final = _ENDS | {_REFUSED, _UNCERTAIN}
-
-
-def heeds(now: EntryState, entry: EntryState) -> bool:
-    """Whether a request in one state takes on the state of an entry."""
-    return entry in GIVES_WAY_TO[now]
-
-
-class Charge(NamedTuple):
-    """What a request counts with, in billionths of a USD: its cost once that is known, till then what was set aside."""
-
-    settled: int
-    held: int
-
-
-def charge(state: EntryState, reserved: int | None, cost: int | None) -> Charge:
-    """What a request in this state counts with; one that failed keeps what was set aside, for it may be charged."""
-    if state is _REFUSED or state is _CANCELLED:
-        return Charge(0, 0)
-    return Charge(0, reserved or 0) if cost is None else Charge(cost, 0)
-
-
-def to_nano(usd: float) -> int | None:
-    """Billionths of a USD; None for what is no amount of money."""
-    if not isfinite(usd) or not 0 <= usd * NANO < _LARGEST:
-        return None
-    return round(usd * NANO)
-
-
-def from_nano(amount: int) -> float:
-    """USD."""
-    return amount / NANO

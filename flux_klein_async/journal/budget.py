@@ -1,7 +1,7 @@
-"""`Budget`: money is set aside before a submit leaves, so that no number of tasks together can spend too much.
+"""`Budget` reserves money before a submit is sent, so that concurrent tasks cannot spend too much together.
 
-A generation is expected to cost what the catalogue says; what it did cost is known only from its result. What may have
-been spent stays set aside until then: an uncertain submit for good.
+The catalogue gives the expected cost of a generation; its result gives the actual cost. The money stays reserved until
+then, and for an uncertain submit for ever.
 """
 
 import asyncio
@@ -14,42 +14,40 @@ from flux_klein_async.models import ModelInfo
 
 __all__ = ["Budget", "dollars", "generation_price"]
 
-
-# docs/wire.md, "Endpoints": priced by the output, a generation's price is known before it is made. A price for a
-# second is not: nobody knows how many there will be.
-_COUNTABLE = "output"
-_FRESH = 600.0  # seconds for which a price that was read is believed: prices change by the month, runs last for hours
+# docs/wire.md, "Endpoints": a price by the output is known before the submit, a price by the second is not.
+_PER_GENERATION = "output"
+_FRESH = 600.0  # seconds until a price is read again: prices change by the month, runs last for hours
 
 
 def generation_price(info: ModelInfo) -> Decimal | None:
-    """USD for one generation of one output; None where price or unit do not say it. It is never taken for free."""
-    if info.base_price_usd is None or (info.price_unit or "").strip().lower() != _COUNTABLE:
+    """The price of one generation in USD; None if the catalogue does not give it. An unknown price is never free."""
+    if info.base_price_usd is None or (info.price_unit or "").strip().lower() != _PER_GENERATION:
         return None
-    return Decimal(str(info.base_price_usd))  # 0.1 * 3 is 0.3 here
+    return Decimal(str(info.base_price_usd))  # 3 * 0.1 is exactly 0.3
 
 
 def dollars(amount: Decimal | float) -> str:
-    """USD as money is written: two decimals, and more only where there is something in them."""
+    """Format USD with two decimals, or more if they are not zero."""
     if isinstance(amount, float):
-        amount = Decimal(f"{amount:.9f}")  # less what the summing of floats added
+        amount = Decimal(f"{amount:.9f}")  # drops the error of summed floats
     amount = amount.normalize()
     exponent = amount.as_tuple().exponent
-    fine = isinstance(exponent, int) and exponent < -2  # no int: not a number
-    return f"${amount:f}" if fine else f"${amount:.2f}"
+    has_more = isinstance(exponent, int) and exponent < -2  # not an int: NaN
+    return f"${amount:f}" if has_more else f"${amount:.2f}"
 
 
 class Budget:
-    """At most so many USD for everything that a client submits.
+    """Limits what a client may spend.
 
-    With a journal that keeps accounts (`SqliteJournal`) the bound holds for all that was ever spent in it, by all
-    processes that share it, with a budget or not; without one, for what this object sees. What a generation costs is
-    read from the catalogue; an unknown price or unit lets nothing start.
+    With a `SqliteJournal`, the limit covers everything that any process ever spent in that journal, with or without a
+    budget. Without one, it covers what is submitted with this object. The price of a generation comes from the
+    catalogue; if it is not known, nothing is submitted.
 
     Args:
-        max_usd: USD, 0 or more.
+        max_usd: The limit in USD, 0 or more.
 
     Raises:
-        ConfigurationError: `max_usd` is no such number.
+        ConfigurationError: `max_usd` is not such a number.
     """
 
     def __init__(self, max_usd: float | Decimal) -> None:
@@ -57,24 +55,24 @@ class Budget:
             limit = Decimal(str(max_usd))
         except ArithmeticError:
             limit = Decimal(-1)
-        if isinstance(max_usd, bool) or not limit.is_finite() or limit < 0:
+        if not limit.is_finite() or limit < 0:
             raise ConfigurationError(f"A budget is a number of USD, 0 or more, not {max_usd!r:.40}")
         self._limit = limit
         self._committed = Decimal(0)
-        self._reserved: dict[str, Decimal] = {}  # by key, then by request id
-        self._prices: dict[str, tuple[float, Decimal]] = {}  # when it was read, on the loop's clock
-        self._asking = asyncio.Lock()
+        self._reserved: dict[str, Decimal] = {}  # by key, and by request id once accepted
+        self._prices: dict[str, tuple[float, Decimal]] = {}  # by model: when it was read, in loop time, and the price
+        self._reading_price = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"Budget(max_usd={self._limit}, committed_usd={self._committed})"
 
     @property
     def committed_usd(self) -> Decimal:
-        """USD spent and set aside, by the submits of this object."""
+        """USD spent and reserved by the submits of this object."""
         return self._committed
 
     async def reserve(self, key: str, model: str, price: Callable[[str], Awaitable[ModelInfo]]) -> Reservation:
-        """Set aside the price of one submit.
+        """Reserve the price of one submit.
 
         Raises:
             BudgetExceededError: Too little is left, or the model's price is not known.
@@ -84,43 +82,39 @@ class Budget:
         if self._committed + usd > self._limit:
             raise BudgetExceededError(
                 f"The next generation may cost {dollars(usd)}, and {dollars(self._committed)} of "
-                f"{dollars(self._limit)} are spent or set aside"
+                f"{dollars(self._limit)} are spent or reserved"
             )
         self._committed += usd
         self._reserved[key] = usd
         return Reservation(usd=float(usd), max_usd=float(self._limit))
 
     def release(self, key: str) -> None:
-        """The submit was not accepted: its money is free again."""
+        """Free the money of a submit that was not accepted."""
         self._committed -= self._reserved.pop(key, Decimal(0))
 
     def accepted(self, key: str, request_id: str) -> None:
-        """The submit was accepted: its money is kept for this request."""
+        """Keep the money of a submit for the request that it was accepted as."""
         if key in self._reserved:
             self._reserved[request_id] = self._reserved.pop(key)
 
     def settle(self, request_id: str, cost_usd: float | None) -> None:
-        """The request cost so much. None: nobody knows, so that what was set aside counts as spent."""
+        """Replace the reservation by the actual cost; if that is None, count the reservation as spent."""
         reserved = self._reserved.pop(request_id, None)
-        if reserved is not None and cost_usd is not None:  # not somebody else's, nor one settled before
+        if reserved is not None and cost_usd is not None:  # ours, and not settled before
             self._committed += Decimal(str(cost_usd)) - reserved
 
     async def _price(self, model: str, price: Callable[[str], Awaitable[ModelInfo]]) -> Decimal:
-        """The price of one generation: asked for by the first of many, and again when it is old."""
+        """The price of one generation; one task reads it for all that wait."""
         loop = asyncio.get_running_loop()
-        async with self._asking:
-            asked, usd = self._prices.get(model, (0.0, None))
-            if usd is None or loop.time() - asked > _FRESH:
-                usd = _known_price(await price(model), model)
+        async with self._reading_price:
+            read_at, usd = self._prices.get(model, (0.0, None))
+            if usd is None or loop.time() - read_at > _FRESH:
+                info = await price(model)
+                usd = generation_price(info)
+                if usd is None:
+                    raise BudgetExceededError(
+                        f"The price of a generation of {model} is not known (price {info.base_price_usd}, unit "
+                        f"{info.price_unit}); a budget allows no submit at an unknown price"
+                    )
                 self._prices[model] = (loop.time(), usd)
             return usd
-
-
-def _known_price(info: ModelInfo, model: str) -> Decimal:
-    usd = generation_price(info)
-    if usd is None:
-        raise BudgetExceededError(
-            f"What a generation of {model} costs is not known (price {info.base_price_usd}, unit "
-            f"{info.price_unit}), and what is not known is not taken for free"
-        )
-    return usd

@@ -1,7 +1,7 @@
-"""Who is alive: each run holds a lock on a small file beside its journal, which the system drops when the process ends.
+"""Tells which runs are alive: each holds a lock on a small file beside its journal until its process ends.
 
-A process that was killed is known to be gone at once, across containers on one kernel too, where process ids tell
-nothing. A fork of the process shares the lock: the run counts as alive until both have ended.
+The system drops the lock of a killed process at once. Locks work across containers on one kernel too, where process ids
+say nothing. A forked process shares the lock: the run counts as alive until both have ended.
 """
 
 import contextlib
@@ -12,15 +12,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["Lease", "is_alive"]
-
+__all__ = ["Lease", "is_alive", "is_same_file", "sweep"]
 
 _RUN = re.compile(r"[0-9a-f]{16}")
 
-if sys.platform == "win32":  # pragma: no cover  # held by the same tests there
+if sys.platform == "win32":  # pragma: no cover  # the same tests run there
     import msvcrt
 
-    def _try_lock(handle: int, *, shared: bool) -> bool:  # noqa: ARG001  # this system's locks exclude each other always
+    def _try_lock(handle: int, *, shared: bool) -> bool:  # noqa: ARG001  # Windows has no shared lock
         os.lseek(handle, 0, os.SEEK_SET)
         try:
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
@@ -28,9 +27,9 @@ if sys.platform == "win32":  # pragma: no cover  # held by the same tests there
             return False
         return True
 
-    def _end(handle: int, remove: Callable[[], None]) -> None:
-        os.close(handle)
-        remove()  # fails, and nothing is lost, while anybody has the file open
+    def _close(handle: int, remove: Callable[[], None]) -> None:
+        os.close(handle)  # an open file cannot be removed
+        remove()
 
 else:
     import fcntl
@@ -42,17 +41,17 @@ else:
             return False
         return True
 
-    def _end(handle: int, remove: Callable[[], None]) -> None:
-        remove()  # under the lock: a run that begins in this very instant must notice
+    def _close(handle: int, remove: Callable[[], None]) -> None:
+        remove()  # still locked, so that a run that begins with the same file notices
         os.close(handle)
 
 
 class Lease:
-    """A run's sign of life."""
+    """The lock that shows that this run is alive."""
 
     def __init__(self, journal: Path, run: str, handle: int) -> None:
-        self.journal = journal
         self.run = run
+        self._journal = journal
         self._handle: int | None = handle
 
     @classmethod
@@ -60,77 +59,69 @@ class Lease:
         """Begin a run.
 
         Raises:
-            OSError: The directory is not there or not writable.
+            OSError: The directory does not exist or cannot be written.
         """
         while True:
             run = secrets.token_hex(8)
             path = _lock_path(journal, run)
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-            # Another process that removes leftovers may have removed this one just now.
-            if _try_lock(handle, shared=False) and _is_still(path, handle):
+            # A process that sweeps may lock or remove the file before it is locked here.
+            if _try_lock(handle, shared=False) and is_same_file(path, os.fstat(handle)):
                 return cls(journal, run, handle)
             os.close(handle)
 
     def release(self) -> None:
-        """End the run; once is enough."""
+        """End the run. Later calls do nothing."""
         if self._handle is not None:
             handle, self._handle = self._handle, None
-            _end(handle, lambda: _remove(_lock_path(self.journal, self.run)))
+            _close(handle, lambda: _remove(_lock_path(self._journal, self.run)))
 
-    def is_alive(self, run: str) -> bool:
-        """Whether a run has not ended; what a dead one left behind is removed."""
-        if run == self.run:
-            return self._handle is not None
-        return is_alive(self.journal, run)
 
-    def sweep(self) -> None:
-        """Remove what dead runs left behind."""
-        name = self.journal.name
-        for path in list(self.journal.parent.iterdir()):
-            run = path.name[len(name) + 1 : -len(".lock")]
-            if path.name == f"{name}-{run}.lock" and _RUN.fullmatch(run):
-                is_alive(self.journal, run)
+def is_alive(journal: Path, run: str) -> bool:
+    """Whether a run has not ended; removes what a dead run left behind.
+
+    Raises:
+        OSError: The lock cannot be read.
+    """
+    try:
+        handle = os.open(_lock_path(journal, run), os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    except PermissionError:  # another user's file: treat the run as alive
+        return True
+    if not _try_lock(handle, shared=True):  # shared: two processes that check at once both succeed
+        os.close(handle)
+        return True
+    _close(handle, lambda: _clear(journal, run))
+    return False
+
+
+def sweep(journal: Path) -> None:
+    """Remove what dead runs left behind."""
+    for path in list(journal.parent.iterdir()):
+        run = path.name[len(journal.name) + 1 : -len(".lock")]
+        if _RUN.fullmatch(run) and path == _lock_path(journal, run):
+            is_alive(journal, run)
 
 
 def _lock_path(journal: Path, run: str) -> Path:
     return journal.with_name(f"{journal.name}-{run}.lock")
 
 
-def is_alive(journal: Path, run: str) -> bool:
-    """Whether a run has not ended; what a dead one left behind is removed.
-
-    Raises:
-        OSError: That cannot be found out.
-    """
-    path = _lock_path(journal, run)
-    try:
-        handle = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    except PermissionError:  # another user's, or going away just now: whoever cannot know must not call it dead
-        return True
-    if not _try_lock(
-        handle, shared=True
-    ):  # shared, so that two processes that check at once do not take each other for the run
-        os.close(handle)
-        return True
-    _end(handle, lambda: _clear(journal, run))
-    return False
-
-
 def _clear(journal: Path, run: str) -> None:
-    """Remove all files of a dead run: a journal that it had begun to make, and last its lock."""
+    """Remove the files of a dead run: a journal that it was making, and last its lock."""
     for ending in (".new", ".new-journal", ".new-wal", ".new-shm", ".lock"):
         _remove(journal.with_name(f"{journal.name}-{run}{ending}"))
 
 
 def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # it is gone already, or stays behind as a file that says nothing
+    with contextlib.suppress(OSError):  # already gone, or left behind as a file without meaning
         path.unlink()
 
 
-def _is_still(path: Path, handle: int) -> bool:
+def is_same_file(path: Path, file: os.stat_result) -> bool:
+    """Whether a path still names this file."""
     try:
-        return os.path.samestat(path.stat(), os.fstat(handle))
+        return os.path.samestat(path.stat(), file)
     except FileNotFoundError:
         return False

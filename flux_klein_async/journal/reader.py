@@ -1,6 +1,6 @@
-"""Reads a journal, for people and reports: beside the runs that write it, and without a trace.
+"""Reads an SQLite journal beside the runs that write it, without changing it; and prunes one.
 
-Forgetting what ended long ago, a part in each transaction, so that the runs that write meanwhile need not wait.
+Pruning takes many short transactions, so that the runs that write meanwhile do not wait.
 """
 
 import contextlib
@@ -12,33 +12,41 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from flux_klein_async.errors import JournalError
-from flux_klein_async.journal.base import ENDED, EntryState, charge, from_nano
-from flux_klein_async.journal.database import Database, check, connect, trouble
+from flux_klein_async.journal.base import EntryState, from_nano
 from flux_klein_async.journal.lease import is_alive
-from flux_klein_async.journal.records import files_from
+from flux_klein_async.journal.records import BALANCE, ITEM_ID, files_from
+from flux_klein_async.journal.sqlite import DAMAGED, SqliteStore, connect, to_error
 from flux_klein_async.models import SavedFile
 
 __all__ = ["JournalReader", "JournaledRequest", "prune"]
 
-
-_ID: Final = b"id:"
-_COLUMNS: Final = (
-    "requests.id, key, request_id, {state}, model, name, error, created, updated, cost, reserved, files, answer, body"
-)
-_FROM: Final = "FROM requests LEFT JOIN items ON items.id = requests.item"
+_AT_ONCE: Final = 500  # requests pruned in one transaction: other processes wait for its end
+# The columns are in the order of JournaledRequest's fields.
+_SELECT: Final = """
+    SELECT requests.id, key, request_id, {state}, model, name, error, created, updated, cost, reserved, files, answer,
+        body
+    FROM requests LEFT JOIN items ON items.id = requests.item
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournaledRequest:
-    """One submit, as far as the journal knows it.
+    """One submit, as the journal knows it.
 
     Attributes:
         number: Counts the requests of a journal.
-        item_id: The id of the item that it was for, where that had one.
-        created: When it was written down first, and `updated` last: seconds since 1970.
-        cost_usd: What the service says that it cost; None where it does not say.
-        reserved_usd: What a budget set aside for it.
-        answer: The service's answer with the result, and `input` what was posted: JSON, or None where not known.
+        key: Identifies the submit; None if another process made it.
+        request_id: The service's id, once known.
+        state: The state of the request.
+        model: The model's id, if known.
+        item_id: The id of the item that it was submitted for, if that had one.
+        error: What went wrong, as a sentence.
+        created: When it was first recorded, and `updated` when it was last changed: seconds since 1970.
+        cost_usd: The cost that the service reports in USD; None if it reports none.
+        reserved_usd: USD that a budget reserved for it.
+        files: The files that were saved.
+        answer: The service's answer with the result, if known.
+        input: The JSON that was posted, if known.
     """
 
     number: int
@@ -58,39 +66,32 @@ class JournaledRequest:
 
     @property
     def prompt(self) -> str | None:
-        """What was asked for, where the input has a prompt."""
+        """The prompt, if the input has one."""
         prompt = self.input.get("prompt") if isinstance(self.input, dict) else None
         return prompt if isinstance(prompt, str) else None
 
 
 class JournalReader:
-    """A journal's requests; nothing is written.
-
-    What a process had on its way when it ended is told as uncertain, as the next run will find it.
-    """
+    """Reads a journal's requests. A submit that a dead process had under way is shown as uncertain."""
 
     def __init__(self, path: Path) -> None:
-        """Open it.
+        """Open the journal.
 
         Raises:
-            JournalError: It is not there, is none, or cannot be read.
+            JournalError: It does not exist, is not a journal, or cannot be read.
         """
         self.path = path.resolve()
-        with self._troubles():
-            db = connect(self.path)
-        if db is None:
-            raise JournalError(f"There is no journal {path}")
-        self._db = db
-        try:
-            with self._troubles():
-                self._db.execute("PRAGMA query_only = ON")
-                alive = [
-                    str(run) for run, name in self._db.execute("SELECT id, name FROM runs") if self._is_alive(name)
-                ]
-        except BaseException:
-            self._db.close()
-            raise
-        lost = f"state = '{EntryState.SUBMITTING}' AND requests.run NOT IN ({', '.join(alive)})"
+        with contextlib.ExitStack() as stack, self._errors():
+            try:
+                self._db = connect(self.path)
+            except FileNotFoundError:
+                raise JournalError(f"There is no journal {path}") from None
+            stack.callback(self._db.close)
+            self._db.execute("PRAGMA query_only = ON")
+            runs = self._db.execute("SELECT id, name FROM runs").fetchall()
+            alive = ", ".join(str(run) for run, name in runs if is_alive(self.path, name))
+            stack.pop_all()
+        lost = f"state = '{EntryState.SUBMITTING}' AND requests.run NOT IN ({alive})"
         self._state = f"CASE WHEN {lost} THEN '{EntryState.UNCERTAIN}' ELSE state END"
 
     def __enter__(self) -> Self:
@@ -108,37 +109,33 @@ class JournalReader:
         limit: int | None = None,
         oldest_first: bool = False,
     ) -> Iterator[JournaledRequest]:
-        """Orders, the newest first if not said otherwise; all states where none are named.
+        """Iterate over requests, the newest first.
 
         Args:
-            states: Those of one of these.
-            since: Those written down first at this instant or later, in seconds since 1970.
-            request_id: Those of one request.
-            limit: So many at most.
-            oldest_first: The other way round.
+            states: Only those in one of these states.
+            since: Only those first recorded at this time or later, in seconds since 1970.
+            request_id: Only those with this id.
+            limit: At most this many.
+            oldest_first: Begin with the oldest.
 
         Raises:
             JournalError: The file cannot be read.
         """
-        parts, values = ["1"], list[Any]()
+        conditions, values = ["1"], list[Any]()
         if states:
-            parts.append(f"{self._state} IN ({', '.join('?' * len(states))})")
+            conditions.append(f"{self._state} IN ({', '.join('?' * len(states))})")
             values += [state.value for state in states]
         if since is not None:
-            parts.append("created >= ?")
+            conditions.append("created >= ?")
             values.append(since)
-        if request_id is not None:
-            parts.append(
-                "requests.account IN (SELECT id FROM accounts) AND request_id = ?"
-            )  # for which there is an index
+        if request_id is not None:  # the index begins with the account
+            conditions.append("requests.account IN (SELECT id FROM accounts) AND request_id = ?")
             values.append(request_id)
-        query = (
-            f"SELECT {_COLUMNS.format(state=self._state)} {_FROM} WHERE {' AND '.join(parts)} "
-            f"ORDER BY requests.id {'ASC' if oldest_first else 'DESC'} LIMIT ?"
-        )
-        with self._troubles():
+        query = f"{_SELECT.format(state=self._state)} WHERE {' AND '.join(conditions)} ORDER BY requests.id "
+        query += f"{'ASC' if oldest_first else 'DESC'} LIMIT ?"
+        with self._errors():
             for row in self._db.execute(query, (*values, -1 if limit is None else limit)):
-                yield _order(row)
+                yield _request(row)
 
     def check(self) -> None:
         """Check the whole file; takes seconds for each million requests.
@@ -146,125 +143,85 @@ class JournalReader:
         Raises:
             JournalError: The file is damaged.
         """
-        with self._troubles():
-            check(self.path, self._db)
+        with self._errors():
+            findings = [text for [text] in self._db.execute("PRAGMA integrity_check(3)") if text != "ok"]
+            for name, settled, held, settled_sum, held_sum in self._db.execute(BALANCE):
+                findings.append(f"account {name or 'without a name'}: {settled}+{held}, not {settled_sum}+{held_sum}")
+        if findings:
+            raise JournalError(f"The journal {self.path} {DAMAGED}", cause="; ".join(findings)[:300])
 
     def counts(self) -> dict[EntryState, int]:
-        """How many requests are in each state; those of no request are left out.
+        """How many requests are in each state; states without requests are left out.
 
         Raises:
             JournalError: The file cannot be read.
         """
-        query = f"SELECT {self._state}, count(*) FROM requests GROUP BY 1"  # noqa: S608
-        with self._troubles():
+        with self._errors():
+            query = f"SELECT {self._state}, count(*) FROM requests GROUP BY 1"  # noqa: S608
             found = dict(self._db.execute(query).fetchall())
         return {state: found[state.value] for state in EntryState if state.value in found}
 
     def spent_usd(self) -> tuple[float, float]:
-        """What all accounts together have spent, and what is set aside, in USD.
+        """What all accounts together have spent and reserved, in USD.
 
         Raises:
             JournalError: The file cannot be read.
         """
-        query = "SELECT coalesce(sum(settled), 0), coalesce(sum(held), 0) FROM accounts"
-        with self._troubles():
+        with self._errors():
+            query = "SELECT coalesce(sum(settled), 0), coalesce(sum(held), 0) FROM accounts"
             settled, held = self._db.execute(query).fetchone()
         return from_nano(settled), from_nano(held)
 
-    def _is_alive(self, run: str) -> bool:
-        return is_alive(self.path, run)
-
     @contextlib.contextmanager
-    def _troubles(self) -> Iterator[None]:
+    def _errors(self) -> Iterator[None]:
         try:
             yield
         except (OSError, sqlite3.Error, ValueError) as error:
-            raise trouble(self.path, error) from error
+            raise to_error(self.path, error) from error
 
 
-def _order(row: tuple[Any, ...]) -> JournaledRequest:
-    number, key, request_id, state, model, name, error, created, updated, cost, reserved, files, answer, body = row
-    return JournaledRequest(
-        number=number,
-        key=key,
-        request_id=request_id,
-        state=EntryState(state),
-        model=model,
-        item_id=name[len(_ID) :].decode(errors="surrogatepass") if name is not None and name.startswith(_ID) else None,
-        error=error,
-        created=created,
-        updated=updated,
-        cost_usd=None if cost is None else from_nano(cost),
-        reserved_usd=None if reserved is None else from_nano(reserved),
-        files=files_from(files),
-        answer=_parsed(answer),
-        input=_parsed(body),
-    )
+def _request(row: tuple[Any, ...]) -> JournaledRequest:
+    fields = dict(zip(JournaledRequest.__slots__, row, strict=True))
+    name, cost, reserved = fields["item_id"], fields["cost_usd"], fields["reserved_usd"]
+    has_id = name is not None and name.startswith(ITEM_ID)
+    fields |= {
+        "state": EntryState(fields["state"]),
+        "item_id": name.removeprefix(ITEM_ID).decode(errors="surrogatepass") if has_id else None,
+        "cost_usd": None if cost is None else from_nano(cost),
+        "reserved_usd": None if reserved is None else from_nano(reserved),
+        "files": files_from(fields["files"]),
+        "answer": _parsed(fields["answer"]),
+        "input": _parsed(fields["input"]),
+    }
+    return JournaledRequest(**fields)
 
 
 def _parsed(text: bytes | None) -> Any:
-    """JSON as it was stored; the numbers that are none, which Python writes and others cannot read, as text."""
+    """Parse stored JSON; NaN and the infinities, which Python writes and JSON forbids, become text."""
     return None if text is None else json.loads(text, parse_constant=str)
 
 
-_AT_ONCE: Final = 500  # requests forgotten in one transaction: other processes wait for its end
-# What may have been accepted stays until somebody knows.
-_FORGOTTEN: Final = tuple(sorted(state.value for state in ENDED - {EntryState.UNCERTAIN}))
-_OLD: Final = f"FROM requests WHERE state IN ({', '.join('?' * len(_FORGOTTEN))}) AND updated < ?"
-
-
 def prune(path: Path, before: float, *, clock: Callable[[], float], dry_run: bool = False) -> int:
-    """Forget the requests that ended before an instant; what they cost stays counted. How many they are, or would be.
+    """Delete the requests that ended before a time, and return how many; their cost stays counted.
 
-    An item whose requests are all forgotten is one that was never submitted. The file does not shrink; new requests
-    fill it up. Blocks: in an application on a loop, call it in a thread.
+    An item whose requests are all deleted counts as never submitted. The file does not shrink; new requests reuse the
+    space. This blocks: in an application with a loop, call it in a thread.
 
     Raises:
-        JournalError: There is none, or it cannot be written.
+        JournalError: There is no journal, or it cannot be written.
     """
     path = path.resolve()
     try:
         if not path.exists():
             raise JournalError(f"There is no journal {path}")
-        with contextlib.closing(Database.open(path, clock)) as db:
-            return _prune(db, before, dry_run=dry_run)
+        with contextlib.closing(SqliteStore.open(path, clock)) as store:
+            if dry_run:
+                return store.prunable(before)
+            total, count = 0, _AT_ONCE
+            while count == _AT_ONCE:
+                with store.writing():
+                    count = store.prune(before, _AT_ONCE)
+                total += count
+            return total
     except (OSError, sqlite3.Error, ValueError) as error:
-        raise trouble(path, error) from error
-
-
-def _prune(db: Database, before: float, *, dry_run: bool) -> int:
-    if dry_run:
-        [count] = db.db.execute(f"SELECT count(*) {_OLD}", (*_FORGOTTEN, before)).fetchone()
-        return int(count)
-    total, count = 0, _AT_ONCE
-    while count == _AT_ONCE:
-        with db.writing():
-            count = _some(db, before)
-        total += count
-    return total
-
-
-def _some(db: Database, before: float) -> int:
-    rows = db.db.execute(
-        f"SELECT id, account, item, state, reserved, cost {_OLD} LIMIT {_AT_ONCE}", (*_FORGOTTEN, before)
-    ).fetchall()
-    for request, account, item, state, reserved, cost in rows:
-        db.db.execute("DELETE FROM requests WHERE id = ?", (request,))
-        settled, held = charge(EntryState(state), reserved, cost)
-        # What was set aside for it and never settled counts as spent from now on.
-        db.db.execute(
-            "UPDATE accounts SET settled = settled + ?, held = held - ?, pruned = pruned + ? WHERE id = ?",
-            (held, held, settled + held, account),
-        )
-        if item is not None:
-            _forget_item(db, item)
-    return len(rows)
-
-
-def _forget_item(db: Database, item: int) -> None:
-    """Unless something else is known of it, or a run that is alive has it under way."""
-    row = db.db.execute(
-        "SELECT run FROM items WHERE id = ? AND NOT EXISTS (SELECT 1 FROM requests WHERE item = items.id)", (item,)
-    ).fetchone()
-    if row is not None and not db.is_alive(row[0]):
-        db.db.execute("DELETE FROM items WHERE id = ?", (item,))
+        raise to_error(path, error) from error

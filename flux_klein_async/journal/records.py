@@ -1,24 +1,21 @@
-"""Accounts are told apart by their tokens; a token that was renewed is a stranger until somebody says whose it is.
+"""The SQL of a journal: entries, claims and accounts, written once for every store.
 
-Within a transaction, in the journal's thread.
-
-Entries, written into the requests of an account: within a transaction, in the journal's thread.
-
-Items, taken to be worked on: within a transaction, in the journal's thread.
-
-An item that this run, or another that is alive, has under way is taken. It is free again once a request of its own has
-ended, its run has, or (for this run alone) it was released.
+A store derives from `JournalStore` and brings its connection, its placeholders and column types, its transactions, and
+its way to tell which runs are alive. Everything here runs in the store's thread and within a transaction.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from flux_klein_async.errors import BudgetExceededError, InvalidInputError, JournalError
 from flux_klein_async.journal.base import (
-    ENDED,
+    STATES,
     Action,
     Charge,
     Claim,
@@ -27,420 +24,435 @@ from flux_klein_async.journal.base import (
     Reservation,
     charge,
     from_nano,
-    heeds,
+    supersedes,
     to_nano,
 )
-from flux_klein_async.journal.database import Database
 from flux_klein_async.models import SavedFile
 
-__all__ = [
-    "WORKING",
-    "claim",
-    "files_from",
-    "files_text",
-    "forget_pass",
-    "preview",
-    "record",
-    "strangers",
-    "take_over",
-]
+__all__ = ["BALANCE", "ITEM_ID", "JournalStore", "files_from"]
+
+ITEM_ID: Final = b"id:"  # begins the name of an item that has an id
+_LONGEST: Final = 2100  # characters of an error: no sentence of this package is longer
+_LOST: Final = "The process ended before the service's answer was written down"
+_UNLIMITED: Final = 2**63
+_NOTHING: Final = Charge(0, 0)
 
 
-_USED = (
-    "(settled <> 0 OR held <> 0 OR EXISTS (SELECT 1 FROM items WHERE account = accounts.id)"
-    " OR EXISTS (SELECT 1 FROM requests WHERE account = accounts.id))"
-)
+def _listed(states: Iterable[EntryState]) -> str:
+    return f"({', '.join(repr(state.value) for state in states)})"
 
 
-def strangers(db: Database, token: str, ignored: Iterable[str] = ()) -> list[str]:
-    """The names of the accounts that the journal knows if it knows nothing of this one, else none.
-
-    `ignored`: tokens whose accounts do not count, such as an emulator's.
-    """
-    used = {name for [name] in db.db.execute(f"SELECT name FROM accounts WHERE {_USED}")}  # noqa: S608  # of a constant
-    if db.account_name(token) in used:
-        return []
-    return sorted(used - {"", *map(db.account_name, ignored)})
-
-
-def take_over(db: Database, token: str, ignored: Iterable[str] = ()) -> None:
-    """Make what was submitted with the only other token this one's, if nothing was submitted with this one.
-
-    Raises:
-        JournalError: There are several others.
-    """
-    names = strangers(db, token, ignored)
-    if len(names) > 1:
-        raise JournalError(f"The journal {db.path} knows {len(names)} other tokens: which of them was renewed?")
-    for name in names:
-        db.rename_account(name, token)
-
-
-_LONGEST: Final = 2100  # characters of an error: those of the package's own sentences at most
-_COLUMNS: Final = "id, state, request_id, reserved, cost, files, answer"
-_BY_KEY: Final = f"SELECT {_COLUMNS} FROM requests WHERE account = ? AND key = ?"  # noqa: S608  # of constants
-_BY_REQUEST: Final = f"SELECT {_COLUMNS} FROM requests WHERE account = ? AND request_id = ?"  # noqa: S608
-_NAMELESS: Final = f"SELECT {_COLUMNS}, error FROM requests WHERE account = ? AND request_id = ? AND key IS NULL"  # noqa: S608
-
-_NO_PRICE: Final = "key IS NOT NULL AND reserved IS NULL AND cost IS NULL"
-_UNPRICED: Final = f"SELECT id, state FROM requests WHERE id > ? AND account = ? AND {_NO_PRICE}"  # noqa: S608
+# Submitted without a budget, cost unknown. Not `key IS NOT NULL`: with that, SQLite reads all keys of the account.
+_UNPRICED: Final = "length(key) >= 0 AND reserved IS NULL AND cost IS NULL"
+_CHARGED: Final = f"state IN {_listed(state for state in STATES if STATES[state].charged)}"
+# An uncertain submit may have been accepted: it stays until somebody knows.
+_ENDED: Final = _listed(state for state in STATES if STATES[state].ended and state is not EntryState.UNCERTAIN)
+_PRUNABLE: Final = f"FROM requests WHERE state IN {_ENDED} AND updated < ?"
 _INSERT: Final = (
     "INSERT INTO requests (account, item, key, request_id, state, run, reserved, cost, created, updated, model, error,"
     " files, answer, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
-_FACTS: Final = "state = ?, cost = ?, files = ?, answer = ?, error = CASE WHEN ? THEN error ELSE ? END, updated = ?"
-_UPDATE: Final = f"UPDATE requests SET {_FACTS} WHERE id = ?"  # noqa: S608
-# Apart: a column that is set is taken out of its index and put in again, even where it stays what it was.
-_UPDATE_WITH_ID: Final = f"UPDATE requests SET {_FACTS}, request_id = ? WHERE id = ?"  # noqa: S608
+# Every request has a key or an id, and an index of each.
+_USED_ACCOUNTS: Final = """
+    SELECT name FROM accounts WHERE settled <> 0 OR held <> 0
+        OR EXISTS (SELECT 1 FROM items WHERE account = accounts.id)
+        OR EXISTS (SELECT 1 FROM requests WHERE account = accounts.id AND key IS NOT NULL)
+        OR EXISTS (SELECT 1 FROM requests WHERE account = accounts.id AND request_id IS NOT NULL)
+"""
+# The accounts whose totals differ from the sums over their requests.
+BALANCE: Final = f"""
+    SELECT name, settled - pruned, held, coalesce(settled_sum, 0), coalesce(held_sum, 0)
+    FROM accounts LEFT JOIN (
+        SELECT account, sum(coalesce(cost, 0)) AS settled_sum,
+            sum(CASE WHEN cost IS NULL THEN coalesce(reserved, 0) ELSE 0 END) AS held_sum
+        FROM requests WHERE {_CHARGED} GROUP BY account
+    ) AS sums ON sums.account = accounts.id
+    WHERE settled - pruned <> coalesce(settled_sum, 0) OR held <> coalesce(held_sum, 0)
+"""  # noqa: S608  # of constants
 
 
-class _Row(NamedTuple):
+class _Request(NamedTuple):
+    """A row of the table of requests, or what an entry adds to one."""
+
     id: int
-    state: str
+    state: EntryState
     request_id: str | None
     reserved: int | None
     cost: int | None
     files: str | None
     answer: bytes | None
+    error: str | None
 
+    @classmethod
+    def of(cls, entry: Entry) -> "_Request":
+        reserved = None if entry.reservation is None else to_nano(entry.reservation.usd)
+        cost = None if entry.cost_usd is None else to_nano(entry.cost_usd)
+        # A server may have written the error: it can be long, or not be valid Unicode.
+        error = None if entry.error is None else entry.error[:_LONGEST].encode(errors="backslashreplace").decode()
+        files = json.dumps([[str(file.path), file.sha256, file.size] for file in entry.files]) if entry.files else None
+        return cls(0, entry.state, entry.request_id, reserved, cost, files, entry.answer, error)
 
-def record(db: Database, token: str, entry: Entry) -> None:
-    """Write one entry down.
-
-    Raises:
-        BudgetExceededError: Its reservation is more than is left.
-        JournalError: It says of no request what it is about.
-    """
-    account = db.account(token)
-    if entry.state is EntryState.SUBMITTING:
-        _intend(db, account, entry)
-        return
-    rows = _requests_of(db, account, entry)
-    for row in rows:
-        _change(db, account, row, entry)
-    if not rows and entry.state is not EntryState.REFUSED:  # one that was refused before its intent was written is none
-        _insert(db, account, entry)
-
-
-def _requests_of(db: Database, account: int, entry: Entry) -> list[_Row]:
-    """The requests that an entry is about; of one request there are several only if the service gave its id twice."""
-    if entry.key is None and entry.request_id is None:
-        raise JournalError(f"An entry of state {entry.state.value} names neither its submit nor its request")
-    rows: list[Any] = []
-    if entry.key is not None:
-        rows = db.db.execute(_BY_KEY, (account, entry.key)).fetchall()
-    if not rows and entry.request_id is not None:
-        rows = db.db.execute(_BY_REQUEST, (account, entry.request_id)).fetchall()
-    return [_Row(*row) for row in rows]
-
-
-def _intend(db: Database, account: int, entry: Entry) -> None:
-    if entry.key is None:
-        raise JournalError("An intent needs the key of its submit")
-    if entry.reservation is not None:
-        _afford(db, account, entry.reservation)
-    _insert(db, account, entry)
-
-
-def _afford(db: Database, account: int, reservation: Reservation) -> None:
-    """Refuse what is more than is left; no other process can spend between this and the intent."""
-    price, most = to_nano(reservation.usd), to_nano(reservation.max_usd)
-    if price is None:
-        raise BudgetExceededError(f"The next submit is expected to cost {reservation.usd:g} USD, which is no amount")
-    _price_others(db, account, price)
-    settled, held = db.db.execute("SELECT settled, held FROM accounts WHERE id = ?", (account,)).fetchone()
-    if (most is None and not reservation.max_usd > 0) or (most is not None and settled + held + price > most):
-        raise BudgetExceededError(
-            f"The next submit is expected to cost {reservation.usd:g} USD; of {reservation.max_usd:g} USD, "
-            f"{from_nano(settled):g} are spent and {from_nano(held):g} set aside",
-            charged="no",
-        )
-
-
-def _price_others(db: Database, account: int, price: int) -> None:
-    """Set the same aside for each submit that was made without a budget and whose cost is not known: none is free."""
-    since = db.priced.get(account, 0)
-    [newest] = db.db.execute("SELECT coalesce(max(id), 0) FROM requests").fetchone()
-    if newest == since:
-        return
-    rows = db.db.execute(_UNPRICED, (since, account)).fetchall()
-    db.db.executemany("UPDATE requests SET reserved = ? WHERE id = ?", [(price, request) for request, _ in rows])
-    held = sum(charge(EntryState(state), price, None).held for _, state in rows)
-    _charge(db, account, Charge(0, 0), Charge(0, held))
-    db.priced[account] = newest
-
-
-def _insert(db: Database, account: int, entry: Entry) -> None:
-    now = db.clock()
-    reserved = None if entry.reservation is None else to_nano(entry.reservation.usd)
-    cost = _cost(entry)
-    files = files_text(entry.files)
-    cursor = db.db.execute(
-        _INSERT,
-        (
-            account,
-            _item(entry.item),
-            entry.key,
-            entry.request_id,
-            entry.state.value,
-            db.run,
-            reserved,
-            cost,
-            now,
-            now,
-            entry.model,
-            _short(entry.error),
-            files,
-            entry.answer,
-            entry.body,
-        ),
-    )
-    if not cursor.rowcount:
-        raise JournalError(f"The submit {entry.key} was written down before")
-    _charge(db, account, Charge(0, 0), charge(entry.state, reserved, cost))
-
-
-def _change(db: Database, account: int, row: _Row, entry: Entry) -> None:
-    """Give a request the state of an entry, if that is stronger, and in any case what the entry knows more."""
-    if entry.request_id is not None and row.request_id is None:
-        row = _absorb(db, account, row, entry.request_id)
-    before = state = EntryState(row.state)
-    error = None
-    if heeds(before, entry.state):
-        state, error = entry.state, _short(entry.error)
-    elif not _knows_more(row, entry):
-        return
-    told = _cost(entry)
-    cost = row.cost if told is None else told
-    files = files_text(entry.files) or row.files
-    answer = row.answer if entry.answer is None else entry.answer
-    facts = (state.value, cost, files, answer, state is before, error, db.clock())
-    if row.request_id is None and entry.request_id is not None:
-        db.db.execute(_UPDATE_WITH_ID, (*facts, entry.request_id, row.id))
-    else:
-        db.db.execute(_UPDATE, (*facts, row.id))
-    _charge(db, account, charge(before, row.reserved, row.cost), charge(state, row.reserved, cost))
-
-
-def _knows_more(row: _Row, entry: Entry) -> bool:
-    """Whether an entry has something to add to a request whose state is stronger than its own."""
-    new_id = entry.request_id is not None and row.request_id is None
-    return new_id or _cost(entry) is not None or entry.answer is not None or entry.files != ()
-
-
-def _absorb(db: Database, account: int, row: _Row, request_id: str) -> _Row:
-    """Of a request that was heard of before its submit was known to be its own, make one request."""
-    for *found, error in db.db.execute(_NAMELESS, (account, request_id)).fetchall():
-        other = _Row(*found)
-        db.db.execute("DELETE FROM requests WHERE id = ?", (other.id,))
-        state = EntryState(other.state)
-        _charge(db, account, charge(state, other.reserved, other.cost), Charge(0, 0))
-        cost = None if other.cost is None else from_nano(other.cost)
-        known = Entry(
-            state=state,
-            request_id=request_id,
-            cost_usd=cost,
-            answer=other.answer,
-            files=files_from(other.files),
-            error=error,
-        )
-        db.db.execute("UPDATE requests SET request_id = ? WHERE id = ?", (request_id, row.id))
-        _change(db, account, row._replace(request_id=request_id), known)
-        [row] = [_Row(*again) for again in db.db.execute(_BY_REQUEST, (account, request_id)) if again[0] == row.id]
-    return row
-
-
-def _charge(db: Database, account: int, before: Charge, after: Charge) -> None:
-    settled, held = after.settled - before.settled, after.held - before.held
-    if settled or held:
-        db.db.execute(
-            "UPDATE accounts SET settled = settled + ?, held = held + ? WHERE id = ?", (settled, held, account)
-        )
-
-
-def _cost(entry: Entry) -> int | None:
-    return None if entry.cost_usd is None else to_nano(entry.cost_usd)
-
-
-def _item(item: str | None) -> int | None:
-    if item is None:
-        return None
-    try:
-        return int(item)
-    except ValueError:
-        raise JournalError(f"This journal gave no such item: {item[:40]!r}") from None
-
-
-def _short(error: str | None) -> str | None:
-    """An error's text, fit to be stored: a server may have written it."""
-    return None if error is None else error[:_LONGEST].encode(errors="backslashreplace").decode()
-
-
-def files_text(files: Sequence[SavedFile]) -> str | None:
-    """Files as they are stored."""
-    if not files:
-        return None
-    return json.dumps([[str(file.path), file.sha256, file.size] for file in files])
+    @property
+    def charge(self) -> Charge:
+        return charge(self.state, self.reserved, self.cost)
 
 
 def files_from(text: str | None) -> tuple[SavedFile, ...]:
-    """Files as they were stored."""
-    if text is None:
-        return ()
-    return tuple(SavedFile(path=Path(path), sha256=sha256, size=size) for path, sha256, size in json.loads(text))
+    """Read files as they were stored."""
+    return tuple(SavedFile(path=Path(path), sha256=sha, size=size) for path, sha, size in json.loads(text or "[]"))
 
 
-# Whoever gets one of these works on the item until it releases it.
-WORKING: Final = frozenset({Action.SUBMIT, Action.RESUME})
+class JournalStore(ABC):
+    """One run's use of a journal's tables.
 
-_DIGEST = 16  # bytes
-_ITEM: Final = "SELECT id, content, run, seen FROM items WHERE account = ? AND name = ?"
-_NEWEST: Final = (
-    "SELECT id, state, request_id, error, files, answer FROM requests WHERE item = ? ORDER BY id DESC LIMIT 1"
-)
-
-
-class _Newest(NamedTuple):
-    """The newest request of an item."""
-
-    id: int
-    state: EntryState
-    request_id: str | None
-    error: str | None
-    files: str | None
-    answer: bytes | None
-
-
-def claim(
-    db: Database, token: str, number: int, model: str, body: bytes, item_id: str | None, again: frozenset[EntryState]
-) -> Claim:
-    """Take an item, if nobody has it under way; `again`: the ends after which it is submitted once more.
-
-    Raises:
-        InvalidInputError: Its id came before in this pass, or stood for another input.
+    Attributes:
+        clock: Gives the time that is written down, in seconds since 1970.
+        run: This run's number in the table of runs.
     """
-    account, content, name = _known_as(db, token, number, model, body, item_id)
-    row = db.db.execute(_ITEM, (account, name)).fetchone()
-    if row is None:
-        cursor = db.db.execute(
-            "INSERT INTO items (account, name, content, run, seen) VALUES (?, ?, ?, ?, 0)",
-            (account, name, content, db.run),
+
+    row_id: ClassVar[str]  # the type of a primary key that is never given twice
+    blob: ClassVar[str]  # the type of bytes
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.run = 0
+        self._accounts: dict[str, int] = {}  # by token; a store clears it when it undoes a transaction
+        self._claimed: set[int] = set()  # the items that this run works on
+
+    @abstractmethod
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> Any:
+        """Run one statement, with a value for each `?`, and return its cursor."""
+
+    @abstractmethod
+    def insert(self, sql: str, values: Sequence[Any]) -> int | None:
+        """Insert a row and return its id; None if there was a conflict."""
+
+    @abstractmethod
+    def writing(self) -> AbstractContextManager[None]:
+        """A transaction during which no other run writes: durable at its end, undone by an exception."""
+
+    @abstractmethod
+    def holds_lease(self, name: str) -> bool:
+        """Whether the run of this name is alive."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the run."""
+
+    @classmethod
+    def schema(cls) -> list[str]:
+        """The statements that make the tables."""
+        return [
+            f"CREATE TABLE settings (name TEXT PRIMARY KEY, value {cls.blob} NOT NULL)",
+            # settled, held: the sums of the requests' charges in billionths of a USD; pruned: the part of settled whose
+            # requests were pruned.
+            f"""CREATE TABLE accounts (
+                id {cls.row_id}, name TEXT NOT NULL UNIQUE, settled BIGINT NOT NULL DEFAULT 0,
+                held BIGINT NOT NULL DEFAULT 0, pruned BIGINT NOT NULL DEFAULT 0)""",
+            f"CREATE TABLE runs (id {cls.row_id}, name TEXT NOT NULL UNIQUE, began DOUBLE PRECISION NOT NULL)",
+            f"""CREATE TABLE requests (
+                id {cls.row_id}, account BIGINT NOT NULL, item BIGINT, key TEXT, request_id TEXT,
+                state TEXT NOT NULL CHECK (state IN {_listed(STATES)}), run BIGINT NOT NULL,
+                reserved BIGINT, cost BIGINT, created DOUBLE PRECISION NOT NULL, updated DOUBLE PRECISION NOT NULL,
+                model TEXT, error TEXT, files TEXT, answer {cls.blob}, body {cls.blob})""",
+            "CREATE UNIQUE INDEX requests_by_key ON requests (account, key) WHERE key IS NOT NULL",
+            "CREATE INDEX requests_by_id ON requests (account, request_id) WHERE request_id IS NOT NULL",
+            "CREATE INDEX requests_by_item ON requests (item) WHERE item IS NOT NULL",
+            "CREATE INDEX requests_submitting ON requests (run) WHERE state = 'submitting'",
+            f"CREATE INDEX requests_unpriced ON requests (account, reserved, cost) WHERE {_UNPRICED}",
+            # run: the run that claimed the item last; before_claim: the newest request that is not of that claim.
+            f"""CREATE TABLE items (
+                id {cls.row_id}, account BIGINT NOT NULL, name {cls.blob} NOT NULL, content {cls.blob} NOT NULL,
+                run BIGINT NOT NULL, before_claim BIGINT NOT NULL, UNIQUE (account, name))""",
+        ]
+
+    # --- runs
+
+    def begin(self, name: str) -> None:
+        """Begin a run, and end those that died."""
+        # What came in each pass over items: on the disk, because it may be a million items.
+        key = "PRIMARY KEY (pass, name)"
+        self.execute(f"CREATE TEMP TABLE passed (pass BIGINT, name {self.blob}, count BIGINT, {key})")
+        for [run] in self.execute("SELECT id FROM runs").fetchall():
+            self.is_alive(run)
+        self.run = self.insert("INSERT INTO runs (name, began) VALUES (?, ?)", (name, self.clock())) or 0
+
+    def is_alive(self, run: int) -> bool:
+        """Whether a run has not ended; the submits that a dead run had under way become uncertain."""
+        if run == self.run:
+            return True
+        row = self.execute("SELECT name FROM runs WHERE id = ?", (run,)).fetchone()
+        if row is None:
+            return False
+        if self.holds_lease(row[0]):
+            return True
+        self.execute(
+            "UPDATE requests SET state = ?, error = ?, updated = ? WHERE run = ? AND state = 'submitting'",
+            (EntryState.UNCERTAIN.value, _LOST, self.clock(), run),
         )
-        item = cursor.lastrowid or 0
-        db.taken.add(item)
-        return Claim(item=str(item), action=Action.SUBMIT)
-    item = row[0]
-    action, newest = _found(db, row, content, item_id, again)
-    if action in WORKING:
-        _take(db, item, newest, action)
-    return _told(item, action, newest)
+        self.execute("DELETE FROM runs WHERE id = ?", (run,))
+        return False
 
+    # --- accounts
 
-def preview(
-    db: Database, token: str, number: int, model: str, body: bytes, item_id: str | None, again: frozenset[EntryState]
-) -> Action:
-    """What a claim would lead to; nobody takes the item.
+    def account(self, token: str) -> int:
+        """The number of a token's account."""
+        number = self._accounts.get(token)
+        if number is None:
+            name = self.account_name(token)
+            self.execute("INSERT INTO accounts (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
+            [number] = self.execute("SELECT id FROM accounts WHERE name = ?", (name,)).fetchone()
+            self._accounts[token] = number
+        return number
 
-    Raises:
-        InvalidInputError, JournalError: As `claim`.
-    """
-    account, content, name = _known_as(db, token, number, model, body, item_id)
-    row = db.db.execute(_ITEM, (account, name)).fetchone()
-    return Action.SUBMIT if row is None else _found(db, row, content, item_id, again)[0]
+    def account_name(self, token: str) -> str:
+        """The stored name of a token's account: a salted hash, from which the token cannot be told."""
+        if not token:
+            return ""
+        [salt] = self.execute("SELECT value FROM settings WHERE name = 'salt'").fetchone()
+        return hashlib.blake2b(token.encode(), key=salt, digest_size=16).hexdigest()
 
+    def totals(self, token: str) -> Charge:
+        """What an account has spent and reserved."""
+        account = self.account(token)
+        return Charge(*self.execute("SELECT settled, held FROM accounts WHERE id = ?", (account,)).fetchone())
 
-def forget_pass(db: Database, number: int) -> None:
-    """Nobody goes on with a pass."""
-    db.db.execute("DELETE FROM temp.seen WHERE pass = ?", (number,))
+    def other_accounts(self, token: str, ignored: Iterable[str] = ()) -> list[str]:
+        """The names of all accounts in use, or none if this token's is; accounts of `ignored` tokens do not count."""
+        used = {name for [name] in self.execute(_USED_ACCOUNTS)}
+        if self.account_name(token) in used:
+            return []
+        return sorted(used - {"", *map(self.account_name, ignored)})
 
+    def take_over(self, token: str, ignored: Iterable[str] = ()) -> None:
+        """Give this token the account of the only other one, unless it has an account in use.
 
-def _known_as(
-    db: Database, token: str, number: int, model: str, body: bytes, item_id: str | None
-) -> tuple[int, bytes, bytes]:
-    """Account, content and name of an item."""
-    content = hashlib.blake2b(model.encode() + b"\0" + body, digest_size=_DIGEST).digest()
-    return db.account(token), content, _name_in_pass(db, number, content, item_id)
+        Raises:
+            JournalError: There are several others.
+        """
+        names = self.other_accounts(token, ignored)
+        if len(names) > 1:
+            raise JournalError(f"The journal knows {len(names)} other tokens, so it cannot tell which one was renewed")
+        for name in names:
+            new = self.account_name(token)
+            self.execute("DELETE FROM accounts WHERE name = ?", (new,))
+            self.execute("UPDATE accounts SET name = ? WHERE name = ?", (new, name))
+            self._accounts.clear()
 
+    # --- entries
 
-def _found(
-    db: Database, row: Any, content: bytes, item_id: str | None, again: frozenset[EntryState]
-) -> tuple[Action, _Newest | None]:
-    """What is to be done with an item of which there is a row, and its newest request.
+    def record(self, token: str, entry: Entry) -> None:
+        """Write an entry down.
 
-    Raises:
-        InvalidInputError: Its id stood for another input.
-    """
-    item, known, run, seen = row
-    if known != content:
-        raise InvalidInputError(f"The journal knows another input by the id {(item_id or '')[:60]!r}")
-    alive = db.is_alive(run)  # first: it may change what is known of the request
-    newest = _newest(db, item)
-    taken = _under_way(db, item, run, seen, newest, alive=alive)
-    return Action.CLAIMED if taken else _action(newest, again), newest
+        Raises:
+            BudgetExceededError: The intent reserves more money than is left.
+            JournalError: The entry does not say which request it is about.
+        """
+        account, new = self.account(token), _Request.of(entry)
+        if entry.state is EntryState.SUBMITTING:
+            if entry.key is None:
+                raise JournalError("An intent needs the key of its submit")
+            if entry.reservation is not None:
+                self._check_budget(token, entry.reservation)
+            self._insert(account, entry, new)
+            return
+        if entry.key is None and entry.request_id is None:
+            raise JournalError(f"An entry of state {entry.state.value} names neither its submit nor its request")
+        found = [] if entry.key is None else self._select("account = ? AND key = ?", account, entry.key)
+        if not found and entry.request_id is not None:  # several, if the service gave an id twice
+            found = self._select("account = ? AND request_id = ?", account, entry.request_id)
+        for request in found:
+            self._update(account, request, new)
+        if not found and entry.state is not EntryState.REFUSED:  # refused before its intent was written: no request
+            self._insert(account, entry, new)
 
+    def _select(self, condition: str, *values: Any) -> list[_Request]:
+        fields = ", ".join(_Request._fields)
+        rows = self.execute(f"SELECT {fields} FROM requests WHERE {condition}", values).fetchall()  # noqa: S608
+        return [_Request(number, EntryState(state), *rest) for number, state, *rest in rows]
 
-def _name_in_pass(db: Database, number: int, content: bytes, item_id: str | None) -> bytes:
-    """By what an item is known: its id, or its content and how often that came before in this pass."""
-    name = content if item_id is None else b"id:" + item_id.encode(errors="surrogatepass")
-    db.db.execute(
-        "INSERT INTO temp.seen VALUES (?, ?, 1) ON CONFLICT (pass, name) DO UPDATE SET count = count + 1",
-        (number, name),
-    )
-    [count] = db.db.execute("SELECT count FROM temp.seen WHERE pass = ? AND name = ?", (number, name)).fetchone()
-    if item_id is None:
-        return b"=%s%d" % (content, count)
-    if count > 1:
-        raise InvalidInputError(f"The id {item_id[:60]!r} came before in this pass: ids tell items apart")
-    return name
+    def _insert(self, account: int, entry: Entry, new: _Request) -> None:
+        if entry.item is not None and not entry.item.isdecimal():
+            raise JournalError(f"This journal gave no such item: {entry.item[:40]!r}")
+        item = None if entry.item is None else int(entry.item)
+        now, key, request_id = self.clock(), entry.key, entry.request_id
+        row = (account, item, key, request_id, entry.state.value, self.run, new.reserved, new.cost, now, now)
+        if self.insert(_INSERT, (*row, entry.model, new.error, new.files, new.answer, entry.body)) is None:
+            raise JournalError(f"The submit {entry.key} was recorded before")
+        self._charge(account, new.charge)
 
+    def _update(self, account: int, request: _Request, new: _Request) -> None:
+        """Add to a request what an entry says."""
+        if new.request_id is not None and request.request_id is None:
+            # The request may be known by its id already, to which no submit belonged: both are one.
+            for other in self._select("account = ? AND request_id = ? AND key IS NULL", account, new.request_id):
+                self.execute("DELETE FROM requests WHERE id = ?", (other.id,))
+                self._charge(account, _NOTHING, before=other.charge)
+                request = self._change(account, request, other)
+        self._change(account, request, new)
 
-def _newest(db: Database, item: int) -> _Newest | None:
-    row: Any = db.db.execute(_NEWEST, (item,)).fetchone()
-    return None if row is None else _Newest(row[0], EntryState(row[1]), *row[2:])
+    def _change(self, account: int, request: _Request, new: _Request) -> _Request:
+        """Give a request the state of another row if that ranks higher, and in any case what that row adds."""
+        changed = request._replace(
+            request_id=request.request_id or new.request_id,
+            cost=request.cost if new.cost is None else new.cost,
+            files=new.files or request.files,
+            answer=new.answer or request.answer,
+        )
+        if supersedes(new.state, request.state):
+            changed = changed._replace(state=new.state, error=new.error)
+        # Only the columns that differ, because each indexed column costs time even if its value stays the same.
+        values = {name: value for name, value in changed._asdict().items() if value != getattr(request, name)}
+        if not values:
+            return request
+        if "state" in values:
+            values["state"] = changed.state.value
+        columns = ", ".join(f"{name} = ?" for name in values)
+        self.execute(
+            f"UPDATE requests SET {columns}, updated = ? WHERE id = ?",  # noqa: S608  # names of columns
+            (*values.values(), self.clock(), request.id),
+        )
+        self._charge(account, changed.charge, before=request.charge)
+        return changed
 
+    # --- the budget
 
-def _under_way(db: Database, item: int, run: int, seen: int, newest: _Newest | None, *, alive: bool) -> bool:
-    if run == db.run:
-        # Released, yet its submit is still being seen through by whoever gave it up.
-        return item in db.taken or (newest is not None and newest.state is EntryState.SUBMITTING)
-    ended = newest is not None and newest.id > seen and newest.state in ENDED
-    return alive and not ended
+    def _check_budget(self, token: str, reservation: Reservation) -> None:
+        """Refuse an intent that costs more than is left; nothing else is spent before the transaction ends."""
+        price, most = to_nano(reservation.usd), to_nano(reservation.max_usd)
+        if price is None:
+            raise BudgetExceededError(f"The expected cost of a submit is an amount of USD, not {reservation.usd:g}")
+        if most is None:
+            most = _UNLIMITED if reservation.max_usd > 0 else -1
+        account = self.account(token)
+        # A request that was submitted without a budget, and whose cost is unknown, is not free: it counts as this one.
+        for request in self._select(f"account = ? AND {_UNPRICED}", account):
+            self.execute("UPDATE requests SET reserved = ? WHERE id = ?", (price, request.id))
+            self._charge(account, charge(request.state, price, None))
+        settled, held = self.totals(token)
+        if settled + held + price > most:
+            raise BudgetExceededError(
+                f"The next submit is expected to cost {reservation.usd:g} USD; of {reservation.max_usd:g} USD, "
+                f"{from_nano(settled):g} are spent and {from_nano(held):g} reserved",
+                charged="no",
+            )
 
+    def _charge(self, account: int, after: Charge, *, before: Charge = _NOTHING) -> None:
+        if after != before:
+            self.execute(
+                "UPDATE accounts SET settled = settled + ?, held = held + ? WHERE id = ?",
+                (after.settled - before.settled, after.held - before.held, account),
+            )
 
-def _action(newest: _Newest | None, again: frozenset[EntryState]) -> Action:
-    if newest is None or newest.state in again:
-        return Action.SUBMIT
-    return _ACTIONS[newest.state]
+    # --- claims
 
+    def claim(
+        self, token: str, pass_: int, model: str, body: bytes, item_id: str | None, again: frozenset[EntryState]
+    ) -> Claim:
+        """Claim an item, unless another run has it; `again`: the states after which an item is submitted again.
 
-_ACTIONS: Final = {
-    EntryState.SUBMITTING: Action.UNCERTAIN,
-    EntryState.UNCERTAIN: Action.UNCERTAIN,
-    EntryState.REFUSED: Action.SUBMIT,
-    EntryState.CANCELLED: Action.SUBMIT,
-    EntryState.SUBMITTED: Action.RESUME,
-    EntryState.COMPLETED: Action.RECALL,
-    EntryState.DOWNLOADED: Action.RECALL,
-    EntryState.FAILED: Action.FAILED,
-}
+        A claimed item is free again once a request that this claim submitted or resumed has ended, the run that claimed
+        it has ended, or (for that run alone) the claim was released.
 
+        Raises:
+            InvalidInputError: The id came before in this pass, or belongs to another input.
+        """
+        account, name, content = self._identified(token, pass_, model, body, item_id)
+        item, action, newest = self._known(account, name, content, item_id, again)
+        if item is None:
+            insert = "INSERT INTO items (account, name, content, run, before_claim) VALUES (?, ?, ?, ?, 0)"
+            item = self.insert(insert, (account, name, content, self.run)) or 0
+        elif action is Action.SUBMIT or action is Action.RESUME:
+            before = 0 if newest is None else newest.id - (action is Action.RESUME)
+            self.execute("UPDATE items SET run = ?, before_claim = ? WHERE id = ?", (self.run, before, item))
+        claim = Claim(item=str(item), action=action)
+        if claim.is_ours:
+            self._claimed.add(item)
+        if newest is None or action is Action.SUBMIT:
+            return claim
+        answer, files = newest.answer, files_from(newest.files)
+        return replace(claim, request_id=newest.request_id, answer=answer, files=files, error=newest.error)
 
-def _take(db: Database, item: int, newest: _Newest | None, action: Action) -> None:
-    """Write down who has it, and after which request it will be free again."""
-    seen = 0 if newest is None else newest.id - (action is Action.RESUME)
-    db.db.execute("UPDATE items SET run = ?, seen = ? WHERE id = ?", (db.run, seen, item))
-    db.taken.add(item)
+    def preview(
+        self, token: str, pass_: int, model: str, body: bytes, item_id: str | None, again: frozenset[EntryState]
+    ) -> Action:
+        """Return the action that `claim` would return, without claiming the item.
 
+        Raises:
+            InvalidInputError: As `claim`.
+        """
+        return self._known(*self._identified(token, pass_, model, body, item_id), item_id, again)[1]
 
-def _told(item: int, action: Action, newest: _Newest | None) -> Claim:
-    if newest is None or action is Action.SUBMIT:
-        return Claim(item=str(item), action=action)
-    if action is not Action.RECALL:
-        return Claim(item=str(item), action=action, request_id=newest.request_id, error=newest.error)
-    return Claim(
-        item=str(item),
-        action=action,
-        request_id=newest.request_id,
-        answer=newest.answer,
-        files=files_from(newest.files),
-    )
+    def release(self, claim: Claim) -> None:
+        """End this run's work on an item; can be called from any thread."""
+        if claim.is_ours:
+            self._claimed.discard(int(claim.item))
+
+    def end_pass(self, pass_: int) -> None:
+        """Forget what came in a pass."""
+        self.execute("DELETE FROM passed WHERE pass = ?", (pass_,))
+
+    def _identified(
+        self, token: str, pass_: int, model: str, body: bytes, item_id: str | None
+    ) -> tuple[int, bytes, bytes]:
+        """The account, name and content of an item; its name is its id, or its content and how often that came."""
+        content = hashlib.blake2b(model.encode() + b"\0" + body, digest_size=16).digest()
+        name = content if item_id is None else ITEM_ID + item_id.encode(errors="surrogatepass")
+        upsert = "INSERT INTO passed VALUES (?, ?, 1) ON CONFLICT (pass, name) DO UPDATE SET count = passed.count + 1"
+        self.execute(upsert, (pass_, name))
+        [count] = self.execute("SELECT count FROM passed WHERE pass = ? AND name = ?", (pass_, name)).fetchone()
+        if item_id is None:
+            name = b"=%s%d" % (content, count)
+        elif count > 1:
+            raise InvalidInputError(f"The id {item_id[:60]!r} came before in this pass: each item needs its own")
+        return self.account(token), name, content
+
+    def _known(
+        self, account: int, name: bytes, content: bytes, item_id: str | None, again: frozenset[EntryState]
+    ) -> tuple[int | None, Action, _Request | None]:
+        """The number of an item if it is known, what to do with it, and its newest request."""
+        select = "SELECT id, content, run, before_claim FROM items WHERE account = ? AND name = ?"
+        row = self.execute(select, (account, name)).fetchone()
+        if row is None:
+            return None, Action.SUBMIT, None
+        item, known_content, run, before_claim = row
+        if known_content != content:
+            raise InvalidInputError(f"The journal knows another input by the id {(item_id or '')[:60]!r}")
+        alive = self.is_alive(run)  # first, because it may change the request
+        newest = next(iter(self._select("item = ? ORDER BY id DESC LIMIT 1", item)), None)
+        if run == self.run:
+            # An abandoned submit may still be under way after its claim was released.
+            busy = item in self._claimed or (newest is not None and newest.state is EntryState.SUBMITTING)
+        else:
+            ended = newest is not None and newest.id > before_claim and STATES[newest.state].ended
+            busy = alive and not ended
+        if busy:
+            return item, Action.CLAIMED, newest
+        if newest is None or newest.state in again:
+            return item, Action.SUBMIT, newest
+        return item, STATES[newest.state].action, newest
+
+    # --- pruning
+
+    def prunable(self, before: float) -> int:
+        """How many requests ended before this time."""
+        return int(self.execute(f"SELECT count(*) {_PRUNABLE}", (before,)).fetchone()[0])
+
+    def prune(self, before: float, most: int) -> int:
+        """Delete some requests that ended before this time, and return how many; the totals keep their cost."""
+        select = f"SELECT id, account, item, state, reserved, cost {_PRUNABLE} LIMIT ?"
+        rows = self.execute(select, (before, most)).fetchall()
+        for request, account, item, state, reserved, cost in rows:
+            self.execute("DELETE FROM requests WHERE id = ?", (request,))
+            settled, held = charge(EntryState(state), reserved, cost)
+            # A reservation that was never settled counts as spent from now on.
+            self.execute(
+                "UPDATE accounts SET settled = settled + ?, held = held - ?, pruned = pruned + ? WHERE id = ?",
+                (held, held, settled + held, account),
+            )
+            # An item without requests goes too, unless a living run works on it.
+            unused = "SELECT run FROM items WHERE id = ? AND NOT EXISTS (SELECT 1 FROM requests WHERE item = items.id)"
+            for [run] in self.execute(unused, (item,)).fetchall():
+                if not self.is_alive(run):
+                    self.execute("DELETE FROM items WHERE id = ?", (item,))
+        return len(rows)

@@ -1,55 +1,228 @@
-"""A journal in one SQLite file, which several processes on one machine may share."""
+"""A journal in an SQLite file, which several processes on one machine may share."""
 
+import contextlib
+import errno
 import os
+import secrets
+import sqlite3
+import stat
 import time
-import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Final, Self
 
-from flux_klein_async.journal.base import Action, Claim, Entry, EntryState, from_nano
-from flux_klein_async.journal.database import Database
-from flux_klein_async.journal.records import claim, preview, record, strangers, take_over
-from flux_klein_async.journal.writer import Writer
+from flux_klein_async.errors import JournalError
+from flux_klein_async.journal.base import EntryState
+from flux_klein_async.journal.lease import Lease, is_alive, is_same_file, sweep
+from flux_klein_async.journal.records import JournalStore
+from flux_klein_async.journal.writer import JournalAccount, Writer
 
-__all__ = ["Account", "Spending", "SqliteClaims", "SqliteJournal"]
+__all__ = ["APPLICATION_ID", "BUSY", "DAMAGED", "VERSION", "SqliteJournal", "SqliteStore", "connect", "to_error"]
+
+BUSY: Final = 5.0  # seconds that another process may hold the file
+APPLICATION_ID: Final = 0x464B4A31  # "FKJ1"
+VERSION: Final = 1  # of the schema, in user_version
+
+_LOCKED: Final = (
+    "is locked: another program has been writing to it for too long; close it, or give each a journal of its own"
+)
+_FULL: Final = "cannot grow: the disk is full; make room, then go on with the same journal"
+_FORBIDDEN: Final = "cannot be written: make the file and its directory writable, or name another journal"
+DAMAGED: Final = "is damaged: keep the file, and go on with a backup or with what `sqlite3 FILE .recover` saves"
+_DEVICE: Final = "cannot be read or written: the device reports an error; check the disk before going on"
+_NO_DIRECTORY: Final = "cannot be made: its directory does not exist; make it, or name another journal"
+_TOO_MANY: Final = "cannot be opened: this process has too many files open; raise its limit (ulimit -n)"
+# By SQLite's primary result code (https://www.sqlite.org/rescode.html), and by the system's error number.
+_CODES: Final[Mapping[int, str]] = {
+    **dict.fromkeys((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED), _LOCKED),
+    **dict.fromkeys((sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN), _FORBIDDEN),
+    **dict.fromkeys((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT), DAMAGED),
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_IOERR: _DEVICE,
+}
+_NUMBERS: Final[Mapping[int | None, str]] = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _FORBIDDEN),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _FULL),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), _NO_DIRECTORY),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), _TOO_MANY),
+    errno.EIO: _DEVICE,
+}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spending:
-    """What an account's requests count with.
+def to_error(path: Path, error: Exception) -> JournalError:
+    """The error to raise for an exception while using the file."""
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError):
+        advice = _NUMBERS.get(error.errno)
+        said = error.strerror or type(error).__name__
+    elif isinstance(error, ValueError):  # text that cannot be decoded, a state that does not exist
+        advice = DAMAGED
+    else:
+        advice = _CODES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+    return JournalError(f"The journal {path} {advice or 'cannot be used'}", cause=said[:300])
 
-    Attributes:
-        settled_usd: What the service says that they cost.
-        held_usd: What is set aside for those whose cost is not known.
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the file of a journal; this takes the same time at any size.
+
+    Raises:
+        JournalError: It is not a journal, or one from a newer version; it is left as it is.
+        FileNotFoundError: There is no file.
+        OSError, sqlite3.Error: It cannot be opened.
     """
+    if stat.S_ISDIR(path.stat().st_mode):
+        raise JournalError(f"{path} is a directory: a journal is a file")
+    if not os.access(path, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # SQLite would open it for reading alone
+    with contextlib.ExitStack() as stack:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY, isolation_level=None)
+        stack.callback(db.close)
+        try:
+            db.execute("PRAGMA trusted_schema = OFF")
+            [application] = db.execute("PRAGMA application_id").fetchone()
+            [version] = db.execute("PRAGMA user_version").fetchone()
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
+                raise
+            application = version = 0
+        if application != APPLICATION_ID:
+            raise JournalError(f"{path} is not a journal of this package and was left as it is: name another file")
+        if version > VERSION:
+            raise JournalError(
+                f"The journal {path} is from a newer version of this package (its format is {version}, "
+                f"known here is {VERSION}): update the package, or name another journal"
+            )
+        stack.pop_all()
+    return db
 
-    settled_usd: float
-    held_usd: float
 
-    @property
-    def usd(self) -> float:
-        """Both together, which is what a budget bounds."""
-        return self.settled_usd + self.held_usd
+def _make(path: Path, run: str) -> None:
+    """Make the file, whole or not at all; only its owner can read it, because it contains the prompts."""
+    new = path.with_name(f"{path.name}-{run}.new")
+    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    try:
+        with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("BEGIN IMMEDIATE")
+            for statement in SqliteStore.schema():
+                db.execute(statement)
+            db.execute("INSERT INTO settings VALUES ('salt', ?)", (secrets.token_bytes(24),))
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {VERSION}")
+            db.execute("COMMIT")
+            db.execute("PRAGMA journal_mode = WAL")
+        try:
+            os.link(new, path)  # SQLite makes the name durable with the first transaction
+        except FileExistsError:  # another process was first
+            pass
+        except OSError:  # a file system without links
+            if not path.exists():
+                new.rename(path)
+    finally:
+        for ending in ("", "-journal", "-wal", "-shm"):
+            with contextlib.suppress(OSError):
+                new.with_name(new.name + ending).unlink()
 
 
-class SqliteJournal:
-    """What was paid for, in an SQLite file: durable, shared by processes, and gone on with after any end.
+class SqliteStore(JournalStore):
+    """One run's use of the file."""
+
+    row_id = "INTEGER PRIMARY KEY AUTOINCREMENT"
+    blob = "BLOB"
+
+    def __init__(self, path: Path, db: sqlite3.Connection, lease: Lease, clock: Callable[[], float]) -> None:
+        super().__init__(clock)
+        self.path = path
+        self.db = db
+        self._lease = lease
+        self._file = path.stat()
+
+    @classmethod
+    def open(cls, path: Path, clock: Callable[[], float]) -> "SqliteStore":
+        """Open the file, or make it, and begin a run.
+
+        Raises:
+            JournalError: It is not a journal, or one from a newer version.
+            OSError, sqlite3.Error: It cannot be read or written.
+        """
+        with contextlib.ExitStack() as stack:
+            lease = Lease.take(path)
+            stack.callback(lease.release)
+            try:
+                db = connect(path)
+            except FileNotFoundError:
+                _make(path, lease.run)
+                db = connect(path)
+            stack.callback(db.close)
+            for pragma in (
+                "synchronous = FULL",  # every commit is on the disk when it returns
+                "fullfsync = ON",  # on macOS, where fsync alone does not ensure that
+                "temp_store = FILE",
+                "cache_size = -16000",  # KiB: the newest requests and the upper pages of indexes
+                "temp.journal_mode = MEMORY",
+                "temp.cache_size = -8000",
+            ):
+                db.execute(f"PRAGMA {pragma}")
+            store = cls(path, db, lease, clock)
+            with store.writing():
+                store.begin(lease.run)
+            sweep(path)
+            stack.pop_all()
+        return store
+
+    def close(self) -> None:
+        """End the run; the last run to end leaves a single file."""
+        try:
+            self.db.close()
+        finally:
+            self._lease.release()
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Run one statement."""
+        return self.db.execute(sql, values)
+
+    def insert(self, sql: str, values: Sequence[Any]) -> int | None:
+        """Insert a row and return its id; None if there was a conflict."""
+        cursor = self.db.execute(sql, values)
+        return cursor.lastrowid if cursor.rowcount else None
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """A transaction: durable at its end, undone by an exception."""
+        if not is_same_file(self.path, self._file):  # what is written to a deleted file is lost
+            raise JournalError(f"The journal {self.path} was deleted or replaced while it was in use")
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.db.execute("COMMIT")
+        except BaseException:
+            self._accounts.clear()
+            if self.db.in_transaction:  # a full disk may have ended it already
+                self.db.execute("ROLLBACK")
+            raise
+
+    def holds_lease(self, name: str) -> bool:
+        """Whether the run of this name is alive."""
+        return is_alive(self.path, name)
+
+
+class SqliteJournal(JournalAccount):
+    """A journal in an SQLite file: durable, shared by processes, and resumed after a crash.
 
     Use it as `async with SqliteJournal("run.sqlite") as journal, FluxKleinClient(journal=journal) as client`.
 
-    When `record` returns, the entry is on the disk (WAL with `synchronous=FULL`: it survives a power cut as far as the
-    disk keeps its word). What is recorded at the same time shares one transaction. The file is made at the first use,
-    readable by its owner alone, for the prompts are in it; the token is not. It belongs on a disk of this machine:
-    SQLite's WAL does not work over a network file system. Beside it, each process that uses it holds a lock on a small
-    file of its own, by which the others know that it is alive.
+    An entry is on the disk when `record` returns, and survives a power cut if the disk does what it promises.
+    Concurrent entries share a transaction. The file is made at the first use, and only its owner can read it: it
+    contains the prompts, but never the token. Keep it on a local disk, because SQLite's WAL does not work on a network
+    file system. Each process that uses the file holds a lock on a small file beside it, which shows that it is alive.
+
+    A client uses the account of its token. Used directly, the journal is an account without a token.
 
     Args:
         path: The file.
-        retry_failed: Whether items whose generation failed are submitted again.
-        resubmit_uncertain: Whether items whose submit may have been accepted are submitted again, and maybe paid twice.
-        clock: Gives the instants that are written down, in seconds since 1970.
+        retry_failed: Whether to submit items again whose generation failed.
+        resubmit_uncertain: Whether to submit items again whose submit may have been accepted: you may pay twice.
+        clock: Gives the times that are recorded, in seconds since 1970.
     """
 
     def __init__(
@@ -61,13 +234,13 @@ class SqliteJournal:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.path = Path(path).absolute()
-        again = {EntryState.REFUSED}
-        if retry_failed:
-            again.add(EntryState.FAILED)
-        if resubmit_uncertain:
-            again.add(EntryState.UNCERTAIN)
-        self._writer = Writer(self.path, clock)
-        self._nameless = Account(self._writer, "", frozenset(again))
+        again = {EntryState.FAILED: retry_failed, EntryState.UNCERTAIN: resubmit_uncertain}
+        writer = Writer(
+            f"SqliteJournal({str(self.path)!r})",
+            lambda: SqliteStore.open(self.path.resolve(), clock),
+            lambda error: to_error(self.path, error),
+        )
+        super().__init__(writer, "", frozenset(state for state, wanted in again.items() if wanted))
 
     def __repr__(self) -> str:
         return f"SqliteJournal({str(self.path)!r})"
@@ -84,133 +257,21 @@ class SqliteJournal:
         await self.aclose()
 
     async def open(self) -> None:
-        """Open the file now, not at the first entry; it is made if it is not there.
+        """Open the file now instead of at the first entry; it is made if it does not exist.
 
         Raises:
-            JournalError: It cannot be read or written, or is none.
+            JournalError: It cannot be read or written, or is not a journal.
         """
-        await self._writer.operate(lambda _: None)
+        await self._writer.run(lambda _: None)
 
     async def aclose(self) -> None:
-        """Write what is still to be written, and close the file; once is enough.
+        """Write the pending entries and close the file. Later calls do nothing.
 
         Raises:
-            JournalError: It could not be closed as it should.
+            JournalError: The file could not be closed properly.
         """
         await self._writer.aclose()
 
-    async def record(self, entry: Entry) -> None:
-        """Return once the entry is on the disk, in the account without a name.
-
-        Raises:
-            JournalError: It could not be written.
-            BudgetExceededError: The money to be reserved with an intent is more than is left.
-        """
-        await self._nameless.record(entry)
-
-    def items(self) -> "SqliteClaims":
-        """Begin a pass over items, in the account without a name."""
-        return self._nameless.items()
-
-    async def spent(self) -> Spending:
-        """What the account without a name has spent.
-
-        Raises:
-            JournalError: The file cannot be read.
-        """
-        return await self._nameless.spent()
-
-    def for_account(self, token: str) -> "Account":
-        """The entries and items of one account; its token is not written down, a salted hash of it is."""
-        return self._nameless.beside(token)
-
-
-class Account:
-    """The entries and items of one account in a journal."""
-
-    def __init__(self, writer: Writer, token: str, again: frozenset[EntryState]) -> None:
-        """`again`: the ends after which an item is submitted once more."""
-        self._writer = writer
-        self._token = token
-        self._again = again
-
-    def __repr__(self) -> str:
-        return f"Account({str(self._writer.path)!r})"
-
-    def beside(self, token: str) -> "Account":
-        """Another account in the same journal."""
-        return Account(self._writer, token, self._again)
-
-    async def record(self, entry: Entry) -> None:
-        """Return once the entry is on the disk.
-
-        Raises:
-            JournalError: It could not be written.
-            BudgetExceededError: The money to be reserved with an intent is more than is left.
-        """
-        token = self._token
-        await self._writer.operate(lambda database: record(database, token, entry))
-
-    def items(self) -> "SqliteClaims":
-        """Begin a pass over items."""
-        return SqliteClaims(self._writer, self._token, self._again)
-
-    async def spent(self) -> Spending:
-        """What the account has spent.
-
-        Raises:
-            JournalError: The file cannot be read.
-        """
-        return await self._writer.operate(self._spent)
-
-    async def is_stranger(self, *, ignored: tuple[str, ...] = ()) -> bool:
-        """Whether the journal knows nothing of this token, but of others; `ignored`: tokens that do not count.
-
-        Raises:
-            JournalError: The file cannot be read.
-        """
-        token = self._token
-        return bool(await self._writer.operate(lambda database: strangers(database, token, ignored)))
-
-    async def take_over(self, *, ignored: tuple[str, ...] = ()) -> None:
-        """The token is a new one of the same account: what was submitted with the old one is this one's from now on.
-
-        Nothing changes where something was submitted with the new one already.
-
-        Raises:
-            JournalError: The file cannot be written, or knows several other tokens.
-        """
-        token = self._token
-        await self._writer.operate(lambda database: take_over(database, token, ignored))
-
-    def _spent(self, database: Database) -> Spending:
-        account = database.account(self._token)
-        settled, held = database.db.execute("SELECT settled, held FROM accounts WHERE id = ?", (account,)).fetchone()
-        return Spending(settled_usd=from_nano(settled), held_usd=from_nano(held))
-
-
-class SqliteClaims:
-    """One pass over items."""
-
-    def __init__(self, writer: Writer, token: str, again: frozenset[EntryState]) -> None:
-        self._writer = writer
-        self._token = token
-        self._again = again
-        self._number = writer.begin_pass()
-        weakref.finalize(self, writer.end_pass, self._number).atexit = False
-
-    async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
-        """As `Items` says."""
-        token, number, again = self._token, self._number, self._again
-        return await self._writer.operate(lambda database: claim(database, token, number, model, body, item_id, again))
-
-    async def preview(self, model: str, body: bytes, item_id: str | None) -> Action:
-        """What `claim` would say is to be done with an item; it is not taken."""
-        token, number, again = self._token, self._number, self._again
-        return await self._writer.operate(
-            lambda database: preview(database, token, number, model, body, item_id, again)
-        )
-
-    def release(self, claim: Claim) -> None:
-        """As `Items` says."""
-        self._writer.release(claim)
+    def for_account(self, token: str) -> JournalAccount:
+        """Return the account of this token; the file contains a salted hash of the token, never the token itself."""
+        return JournalAccount(self._writer, token, self._again)

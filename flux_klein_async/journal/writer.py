@@ -1,100 +1,93 @@
-"""The thread that writes a journal: what many callers want at the same time is one transaction."""
+"""The asynchronous side of a journal, whatever its store: the thread that writes, and the accounts that clients use."""
 
 import asyncio
 import itertools
-import sqlite3
 import warnings
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from flux_klein_async.errors import FluxKleinError, JournalError
-from flux_klein_async.journal.base import Claim
-from flux_klein_async.journal.database import Database, trouble
-from flux_klein_async.journal.records import WORKING, forget_pass
+from flux_klein_async.journal.base import Action, Claim, Entry, EntryState, from_nano
+from flux_klein_async.journal.records import JournalStore
 
-__all__ = ["Writer"]
-
+__all__ = ["ItemPass", "JournalAccount", "Spending", "Writer"]
 
 T = TypeVar("T")
 _MOST: Final = 500  # operations in one transaction: other processes wait for its end
-# Seconds between the beginnings of two transactions that several callers share: a commit takes the CPU of some ten
-# entries, and as long as one lasts others gather.
-_PACE: Final = 0.01
-_Operation = tuple[Callable[[Database], Any], "asyncio.Future[Any]"]
+# Seconds between the beginnings of two transactions that several callers share: a commit takes as much CPU as ten
+# entries, and other callers arrive while one lasts.
+_INTERVAL: Final = 0.01
+_Operation = tuple[Callable[[JournalStore], Any], "asyncio.Future[Any]"]
 _Done = tuple["asyncio.Future[Any]", Any, BaseException | None]
 
 
 class Writer:
-    """Runs operations on a journal's file in a thread of its own, all that are waiting in one transaction.
+    """Runs operations on a store in a thread of its own; all that are waiting share a transaction.
 
     It belongs to one event loop, which it never blocks. The jobs go through `run_in_executor`, which a loop in virtual
     time waits for.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        self.path = path
-        self._clock = clock
+    def __init__(
+        self, name: str, open_store: Callable[[], JournalStore], to_error: Callable[[Exception], JournalError]
+    ) -> None:
+        self.name = name
+        self._open_store = open_store
+        self._to_error = to_error
         self._waiting: list[_Operation] = []
-        self._passes = itertools.count(1)
-        self._ended_passes: list[int] = []
+        self.passes = itertools.count(1)  # numbers the passes over items
+        self.ended_passes: list[int] = []  # to be forgotten with the next transaction; any thread can append
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: ThreadPoolExecutor | None = None
-        self._database: Database | None = None
+        self._store: JournalStore | None = None
         self._job: asyncio.Future[list[_Done]] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._next = 0.0  # the loop's instant before which no transaction begins
+        self._next = 0.0  # the loop time before which no transaction begins
         self._closing: asyncio.Task[None] | None = None
 
     def __del__(self) -> None:
         if self._thread is not None and self._closing is None:
-            warnings.warn(f"unclosed SqliteJournal({str(self.path)!r})", ResourceWarning, source=self, stacklevel=2)
+            warnings.warn(f"unclosed {self.name}", ResourceWarning, source=self, stacklevel=2)
 
-    async def operate(self, operation: Callable[[Database], T]) -> T:
-        """Run an operation in a transaction; it is run to its end even if its caller gives up.
+    async def run(self, operation: Callable[[JournalStore], T]) -> T:
+        """Run an operation in a transaction, to its end even if its caller is cancelled.
 
-        What it refuses, by an error of this package that it raises before it writes anything, concerns it alone.
+        An error of this package must be raised before anything is written: it fails this operation alone.
 
         Raises:
-            JournalError: The file cannot be read or written; then nothing of it was written.
+            JournalError: The store cannot be read or written; nothing of the operation was written.
         """
         if self._closing is not None:
-            raise JournalError(f"The journal {self.path} is closed")
+            raise JournalError(f"{self.name} is closed")
         future: asyncio.Future[T] = self._bind().create_future()
         self._waiting.append((operation, future))
         if self._job is None and self._timer is None:
-            self._go_on_in_time()
+            self._schedule()
         try:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and future.exception() is None:
-                self._unclaim(future.result())  # it came in the very instant in which its caller was cancelled
+                self.release(future.result())  # it arrived as its caller was cancelled
             raise
 
     async def aclose(self) -> None:
-        """Write what is still to be written, and close the file; once is enough.
+        """Run the pending operations and close the store. Later calls do nothing.
 
         Raises:
-            JournalError: It could not be closed as it should.
+            JournalError: The store could not be closed properly.
         """
         if self._closing is None:
             self._bind()
             self._closing = asyncio.ensure_future(self._close())
         await asyncio.shield(self._closing)
 
-    def release(self, claim: Claim) -> None:
-        """This run has nothing under way for an item any more."""
-        if self._database is not None and claim.action in WORKING:
-            self._database.taken.discard(int(claim.item))
-
-    def begin_pass(self) -> int:
-        """A number for a pass over items."""
-        return next(self._passes)
-
-    def end_pass(self, number: int) -> None:
-        """What came in a pass can be forgotten. Callable from any thread."""
-        self._ended_passes.append(number)
+    def release(self, value: object) -> None:
+        """End this run's work on an item, if the value is a claim of one."""
+        if self._store is not None and isinstance(value, Claim):
+            self._store.release(value)
 
     # --- in the loop
 
@@ -103,101 +96,196 @@ class Writer:
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
-            raise JournalError(
-                f"The journal {self.path} was first used in another event loop; make one object for each loop"
-            )
+            raise JournalError(f"{self.name} was first used in another event loop; make one object for each loop")
         return loop
 
-    def _go_on(self) -> None:
+    def _schedule(self) -> None:
+        """Begin a transaction now, or a little after the last if several callers shared that one."""
+        loop = self._bind()
+        if self._closing is None and loop.time() < self._next:
+            self._timer = loop.call_at(self._next, self._begin)
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="flux-klein-journal")
         loop, self._timer = self._bind(), None
         batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
-        self._next = loop.time() + _PACE if len(batch) > 1 else 0.0  # a lone caller never waits
+        self._next = loop.time() + _INTERVAL if len(batch) > 1 else 0.0  # a lone caller never waits
         self._job = loop.run_in_executor(self._thread, self._commit, batch)
         self._job.add_done_callback(self._committed)
 
     def _committed(self, job: "asyncio.Future[list[_Done]]") -> None:
         self._job = None
         for future, value, error in job.result():
-            if future.done():  # its caller has given up
-                self._unclaim(value)
+            if future.done():  # its caller was cancelled
+                self.release(value)
             elif error is None:
                 future.set_result(value)
             else:
                 future.set_exception(error)
         if self._waiting:
-            self._go_on_in_time()
-
-    def _go_on_in_time(self) -> None:
-        """At once, unless a transaction for several began just now: then those who come soon share the next."""
-        loop = self._bind()
-        if self._closing is None and loop.time() < self._next:
-            self._timer = loop.call_at(self._next, self._go_on)
-        else:
-            self._go_on()
+            self._schedule()
 
     async def _close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._go_on()
+            self._begin()
         while self._job is not None:
             await asyncio.wait([self._job])
         if self._thread is None:
             return
         try:
-            await self._bind().run_in_executor(self._thread, self._close_database)
+            await self._bind().run_in_executor(self._thread, self._close_store)
         finally:
             self._thread.shutdown(wait=False)
-
-    def _unclaim(self, value: object) -> None:
-        if isinstance(value, Claim):
-            self.release(value)
 
     # --- in the thread
 
     def _commit(self, batch: list[_Operation]) -> list[_Done]:
-        """All operations in one transaction."""
+        """Run all operations in one transaction."""
         done: list[_Done] = []
         try:
-            database = self._opened()
-            with database.writing():
-                while self._ended_passes:
-                    forget_pass(database, self._ended_passes.pop())
+            if self._store is None:
+                self._store = self._open_store()
+            with self._store.writing():
+                while self.ended_passes:
+                    self._store.end_pass(self.ended_passes.pop())
                 for operation, future in batch:
-                    done.append(_attempt(database, operation, future))
-        except Exception as error:  # noqa: BLE001  # whatever it is, each caller gets to know
+                    done.append(_attempt(self._store, operation, future))
+        except Exception as error:  # noqa: BLE001  # whatever it is, each caller must hear of it
             for _, value, _ in done:
-                self._unclaim(value)
+                self.release(value)
             return [(future, None, self._failure(error)) for _, future in batch]
         return done
 
-    def _opened(self) -> Database:
-        if self._database is None:
-            self._database = Database.open(self.path.resolve(), self._clock)
-        return self._database
-
-    def _close_database(self) -> None:
-        if self._database is not None:
-            database, self._database = self._database, None
+    def _close_store(self) -> None:
+        if self._store is not None:
+            store, self._store = self._store, None
             try:
-                database.close()
-            except (OSError, sqlite3.Error) as error:
-                raise trouble(self.path, error) from error
+                store.close()
+            except Exception as error:
+                raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> JournalError:
-        """One for each caller: an error that is raised twice mixes up their tracebacks."""
+        """A new error for each caller: an error that is raised twice mixes up their tracebacks."""
         if isinstance(error, JournalError):
             return JournalError(*error.args, cause=error.cause)
-        failure = trouble(self.path, error)
+        failure = self._to_error(error)
         failure.__cause__ = error
         return failure
 
 
-def _attempt(database: Database, operation: Callable[[Database], Any], future: "asyncio.Future[Any]") -> _Done:
+def _attempt(store: JournalStore, operation: Callable[[JournalStore], Any], future: "asyncio.Future[Any]") -> _Done:
     try:
-        return future, operation(database), None
+        return future, operation(store), None
     except FluxKleinError as error:
         return future, None, error
-    except (UnicodeEncodeError, OverflowError) as error:  # what SQLite cannot hold, found before anything was written
-        return future, None, JournalError("An entry cannot be written down", cause=f"{type(error).__name__}: {error}")
+    except (UnicodeEncodeError, OverflowError) as error:  # a value that the store cannot hold: nothing was written
+        return future, None, JournalError("An entry cannot be written", cause=f"{type(error).__name__}: {error}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spending:
+    """What an account has spent.
+
+    Attributes:
+        settled_usd: The cost of its requests in USD, as the service reports it.
+        held_usd: USD reserved for requests whose cost is not known.
+    """
+
+    settled_usd: float
+    held_usd: float
+
+    @property
+    def usd(self) -> float:
+        """The sum of both, which a budget limits."""
+        return self.settled_usd + self.held_usd
+
+
+class JournalAccount:
+    """The entries and items of one account in a journal."""
+
+    def __init__(self, writer: Writer, token: str, again: frozenset[EntryState]) -> None:
+        """`again`: the states of a request after which its item is submitted again."""
+        self._writer = writer
+        self._token = token
+        self._again = again
+
+    def __repr__(self) -> str:
+        return f"JournalAccount({self._writer.name})"
+
+    async def record(self, entry: Entry) -> None:
+        """Return once the entry is durable.
+
+        Raises:
+            JournalError: The entry could not be written.
+            BudgetExceededError: The intent reserves more money than is left.
+        """
+        await self._writer.run(lambda store: store.record(self._token, entry))
+
+    def items(self) -> "ItemPass":
+        """Begin a pass over items."""
+        return ItemPass(self._writer, self._token, self._again)
+
+    async def spent(self) -> Spending:
+        """What the account has spent.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+        settled, held = await self._writer.run(lambda store: store.totals(self._token))
+        return Spending(settled_usd=from_nano(settled), held_usd=from_nano(held))
+
+    async def is_stranger(self, *, ignored: tuple[str, ...] = ()) -> bool:
+        """Whether the journal knows other tokens but not this one; `ignored` tokens do not count.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+        return bool(await self._writer.run(lambda store: store.other_accounts(self._token, ignored)))
+
+    async def take_over(self, *, ignored: tuple[str, ...] = ()) -> None:
+        """Use the account of the only other token from now on: this token is a renewed one of the same account.
+
+        Does nothing if this token was used before.
+
+        Raises:
+            JournalError: The journal cannot be written, or knows several other tokens.
+        """
+        await self._writer.run(lambda store: store.take_over(self._token, ignored))
+
+
+class ItemPass:
+    """One pass over the items of an account."""
+
+    def __init__(self, writer: Writer, token: str, again: frozenset[EntryState]) -> None:
+        self._writer = writer
+        self._token = token
+        self._again = again
+        self._number = next(writer.passes)
+        weakref.finalize(self, writer.ended_passes.append, self._number).atexit = False
+
+    async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
+        """Claim an item for this run, unless another run has it, and return what is known about it.
+
+        Raises:
+            JournalError: The journal cannot be read or written.
+            InvalidInputError: The id came before in this pass, or belongs to another input.
+        """
+        token, number, again = self._token, self._number, self._again
+        return await self._writer.run(lambda store: store.claim(token, number, model, body, item_id, again))
+
+    async def preview(self, model: str, body: bytes, item_id: str | None) -> Action:
+        """Return the action that `claim` would return, without claiming the item.
+
+        Raises:
+            JournalError, InvalidInputError: As `claim`.
+        """
+        token, number, again = self._token, self._number, self._again
+        return await self._writer.run(lambda store: store.preview(token, number, model, body, item_id, again))
+
+    def release(self, claim: Claim) -> None:
+        """End this run's work on the item. Returns at once and never raises."""
+        self._writer.release(claim)

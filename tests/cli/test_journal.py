@@ -161,5 +161,5 @@ def test_a_file_that_is_no_journal_is_an_error_and_stays(
     path.write_text("notes")
     ran = flux_klein("journal", *arguments, "--journal", str(path))
     assert (ran.code, path.read_text()) == (1, "notes")
-    assert "is no journal of this package; it was left alone" in ran.err
+    assert "is not a journal of this package and was left as it is" in ran.err
     assert flux_klein("journal", *arguments).code == 64

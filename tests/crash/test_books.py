@@ -14,7 +14,7 @@ from flux_klein_async.batch.rows import Row
 from flux_klein_async.emulator import pictures
 from flux_klein_async.journal.base import Reservation
 from flux_klein_async.models import GenerationOutput, GenerationResult, Outcome, RequestState, SavedFile
-from tests.journal.helpers import Run, entry, write
+from tests.journal.helpers import Run, entry
 
 pytestmark = pytest.mark.slow
 
@@ -31,15 +31,16 @@ class Scene:
         self.manifest = Manifest(folder / "manifest.jsonl")
         self.keys = 0
 
-    def request(self, state: str, request_id: str | None = None, *, price: float = 0.01, **facts: Any) -> None:
+    def request(self, state: str, request_id: str | None = None, *, price: float = 0.01, **facts: Any) -> "Scene":
         self.keys += 1
         body = b'{"prompt": "%s"}' % CAT.encode()
         reservation = Reservation(usd=price, max_usd=1)
-        write(self.run.database, entry("submitting", key=str(self.keys), body=body, reservation=reservation))
+        self.run.write(entry("submitting", key=str(self.keys), body=body, reservation=reservation))
         if state != "submitting":
-            write(self.run.database, entry(state, key=str(self.keys), request_id=request_id, **facts))
+            self.run.write(entry(state, key=str(self.keys), request_id=request_id, **facts))
+        return self
 
-    def picture(self, request_id: str, data: bytes | None = None, *, listed: bool = True) -> None:
+    def picture(self, request_id: str, data: bytes | None = None, *, listed: bool = True) -> "Scene":
         path = self.folder / f"{request_id}.png"
         path.write_bytes(data or pictures.draw(CAT, 64, 64, seed=0, request_id=request_id))
         file = SavedFile(path=path, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), size=path.stat().st_size)
@@ -50,45 +51,20 @@ class Scene:
             )
             item = Row(1, {"prompt": CAT})
             self.manifest.append(Outcome(index=0, item=item, result=result, files=(file,)))
+        return self
 
     def found(self, submits: list[Submit], again: set[str]) -> set[str]:
         """What the books say is wrong."""
         self.manifest.close()
-        self.run.database.close()
+        self.run.close()
         books = Books(self.folder / "journal.sqlite", self.folder, submits, [CAT], seed=0)
         return {
             what for what, count in audit(books, Rules(frozenset({"refused", "cancelled"} | again))).items() if count
         }
 
 
-def uncertain_then_home(scene: Scene) -> None:
-    scene.request("uncertain")
-    scene.picture("id-1")
-
-
-def cancelled_then_home(scene: Scene) -> None:
-    scene.request("cancelled", "id-2")
-    scene.picture("id-1")
-
-
-def twice(scene: Scene) -> None:
-    scene.picture("id-2")
-    scene.picture("id-1")
-
-
-def surplus(scene: Scene) -> None:
-    scene.picture("id-1")
-    (scene.folder / "id-9.png").touch()
-
-
-def gone(scene: Scene) -> None:
-    scene.picture("id-1")
-    (scene.folder / "id-1.png").unlink()
-
-
-def unbalanced(scene: Scene) -> None:
-    scene.picture("id-1")
-    scene.run.database.db.execute("UPDATE accounts SET held = held + 1")
+def uncertain_then_home(scene: Scene) -> Scene:
+    return scene.request("uncertain").picture("id-1")
 
 
 LOST = "accepted, and the journal knows nothing of it"
@@ -108,9 +84,9 @@ ENDLESS = ONE._replace(endless=True)
         (lambda scene: scene.request("uncertain"), [], set(), set()),
         (lambda scene: scene.request("submitted", "id-1"), [ENDLESS], set(), set()),
         (uncertain_then_home, [ONE, TWO], {"uncertain"}, set()),
-        (cancelled_then_home, [ONE, TWO], set(), set()),
+        (lambda scene: scene.request("cancelled", "id-2").picture("id-1"), [ONE, TWO], set(), set()),
         (uncertain_then_home, [ONE, TWO], set(), {AGAINST, TWICE}),
-        (twice, [ONE, TWO], set(), {AGAINST, TWICE, UNLISTED}),
+        (lambda scene: scene.picture("id-2").picture("id-1"), [ONE, TWO], set(), {AGAINST, TWICE, UNLISTED}),
         (lambda scene: scene.picture("id-1"), [ONE, TWO], set(), {LOST, TWICE}),
         (lambda scene: None, [ONE], set(), {LOST, UNFINISHED}),
         (lambda scene: scene.request("refused"), [ONE], set(), {LOST, UNFINISHED}),
@@ -127,8 +103,18 @@ ENDLESS = ONE._replace(endless=True)
             {LOST, "prompts of nobody", UNFINISHED},
         ),
         (lambda scene: scene.picture("id-1", b"half"), [ONE], set(), {"pictures that are not the service's own"}),
-        (gone, [ONE], set(), {"pictures that are not the service's own"}),
-        (surplus, [ONE], set(), {"files that no request names"}),
+        (
+            lambda scene: (scene.picture("id-1").folder / "id-1.png").unlink(),
+            [ONE],
+            set(),
+            {"pictures that are not the service's own"},
+        ),
+        (
+            lambda scene: (scene.picture("id-1").folder / "id-9.png").touch(),
+            [ONE],
+            set(),
+            {"files that no request names"},
+        ),
         (lambda scene: scene.picture("id-1", listed=False), [ONE], set(), {UNLISTED}),
         (
             lambda scene: scene.request("failed", "id-1", cost_usd=0.0),
@@ -137,12 +123,17 @@ ENDLESS = ONE._replace(endless=True)
             {"requests charged with another price"},
         ),
         (lambda scene: scene.request("uncertain", price=0.0), [ONE], set(), {"requests charged with another price"}),
-        (unbalanced, [ONE], set(), {"billionths that the totals are off"}),
+        (
+            lambda scene: scene.picture("id-1").run.store.execute("UPDATE accounts SET held = held + 1"),
+            [ONE],
+            set(),
+            {"billionths that the totals are off"},
+        ),
     ],
 )
 def test_the_books_show_what_is_wrong(
     tmp_path: Path,
-    scene_of: Callable[[Scene], None],
+    scene_of: Callable[[Scene], object],
     submits: list[Submit],
     again: set[str],
     wrong: set[str],

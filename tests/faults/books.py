@@ -8,9 +8,7 @@ from typing import NamedTuple, Self
 
 from flux_klein_async.emulator import InProcessEmulator
 from flux_klein_async.journal.base import Claim, Entry, EntryState, Journal, NoBudget, Reservation, from_nano
-from flux_klein_async.journal.database import Database
-from flux_klein_async.journal.records import WORKING, claim, record
-from flux_klein_async.journal.sqlite import SqliteJournal
+from flux_klein_async.journal.sqlite import SqliteJournal, SqliteStore
 from flux_klein_async.models import ModelInfo
 
 __all__ = ["NOTHING", "SUBMITTED_AGAIN", "Books", "Fixed", "OnDisk", "Written", "agree", "written"]
@@ -30,7 +28,7 @@ class Books:
     """
 
     def __init__(self, path: Path) -> None:
-        self._database = Database.open(path, lambda: 0.0)
+        self._database = SqliteStore.open(path, lambda: 0.0)
         self._database.db.execute("PRAGMA synchronous = OFF")
         self._passes = itertools.count()
 
@@ -43,7 +41,7 @@ class Books:
         yield self
 
     @contextmanager
-    def opened(self) -> Iterator[Database]:
+    def opened(self) -> Iterator[SqliteStore]:
         """What the journal holds so far."""
         yield self._database
 
@@ -57,7 +55,7 @@ class Books:
 class _Account:
     """An account, and a pass over its items."""
 
-    def __init__(self, database: Database, token: str, passes: Iterator[int]) -> None:
+    def __init__(self, database: SqliteStore, token: str, passes: Iterator[int]) -> None:
         self._database = database
         self._token = token
         self._passes = passes
@@ -65,7 +63,7 @@ class _Account:
 
     async def record(self, entry: Entry) -> None:
         with self._database.writing():
-            record(self._database, self._token, entry)
+            self._database.record(self._token, entry)
 
     def items(self) -> Self:
         self._pass = next(self._passes)
@@ -74,11 +72,10 @@ class _Account:
     async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
         again = frozenset({EntryState.REFUSED})
         with self._database.writing():
-            return claim(self._database, self._token, self._pass, model, body, item_id, again)
+            return self._database.claim(self._token, self._pass, model, body, item_id, again)
 
     def release(self, claimed: Claim) -> None:
-        if claimed.action in WORKING:
-            self._database.taken.discard(int(claimed.item))
+        self._database.release(claimed)
 
 
 class OnDisk:
@@ -94,9 +91,9 @@ class OnDisk:
             yield journal
 
     @contextmanager
-    def opened(self) -> Iterator[Database]:
+    def opened(self) -> Iterator[SqliteStore]:
         """What the journal holds so far."""
-        with closing(Database.open(self._path, lambda: 0.0)) as database:
+        with closing(SqliteStore.open(self._path, lambda: 0.0)) as database:
             yield database
 
 

@@ -174,12 +174,12 @@ class Process:
         if writer._timer is not None:
             writer._timer.cancel()
         writer._closing = self.world.loop.create_future()  # type: ignore[assignment]
-        if writer._database is not None:
-            lease = writer._database._lease
+        if writer._store is not None:
+            lease = writer._store._lease
             assert lease._handle is not None
             os.close(lease._handle)
             lease._handle = None
-            self.world.open.append(writer._database.db)
+            self.world.open.append(writer._store.db)
         context = contextvars.Context()  # not a task of the process
         self._hanging_up = self.world.loop.create_task(self._hang_up(connections), context=context)
         self.world.loop.call_soon(self._bury, 100)

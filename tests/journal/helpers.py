@@ -2,32 +2,18 @@
 
 import signal
 import sqlite3
-import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState
-from flux_klein_async.journal.database import Database
-from flux_klein_async.journal.records import WORKING, claim, preview, record
+from flux_klein_async.journal.reader import JournalReader
+from flux_klein_async.journal.sqlite import SqliteStore
 
-__all__ = [
-    "AGAIN",
-    "Run",
-    "child",
-    "content",
-    "delete",
-    "entry",
-    "files",
-    "mode",
-    "request",
-    "requests",
-    "states",
-    "write",
-]
+__all__ = ["AGAIN", "Run", "check", "child", "content", "entry", "files", "states", "write"]
 
 AGAIN = frozenset({EntryState.REFUSED})
 
@@ -36,32 +22,19 @@ def entry(state: str, **facts: Any) -> Entry:
     return Entry(state=EntryState(state), **facts)
 
 
-def write(database: Database, *entries: Entry, token: str = "") -> None:
+def write(store: SqliteStore, *entries: Entry, token: str = "") -> None:
     for one in entries:
-        with database.writing():
-            record(database, token, one)
-
-
-def requests(database: Database) -> list[dict[str, Any]]:
-    """All that is known of every request, oldest first."""
-    cursor = database.db.execute("SELECT * FROM requests ORDER BY id")
-    names = [column[0] for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor]
-
-
-def request(database: Database) -> dict[str, Any]:
-    [only] = requests(database)
-    return only
+        with store.writing():
+            store.record(token, one)
 
 
 class Run:
-    """A run in this process, with one pass over items."""
+    """A run in this process; each claim is a pass over items of its own, unless `number` says otherwise."""
 
     def __init__(self, path: Path, *, now: float = 1000.0) -> None:
         self.now = now
-        self.database = Database.open(path, lambda: self.now)
-        self.number = 1
-        self.previews = 0
+        self.store = SqliteStore.open(path, lambda: self.now)
+        self.passes = 1000
 
     def claim(
         self,
@@ -71,32 +44,52 @@ class Run:
         again: frozenset[EntryState] = AGAIN,
         model: str = "a/b",
         token: str = "",
+        number: int | None = None,
     ) -> Claim:
-        with self.database.writing():
-            return claim(self.database, token, self.number, model, body, item_id, again)
+        self.passes += 1
+        with self.store.writing():
+            return self.store.claim(token, number or self.passes, model, body, item_id, again)
 
-    def preview(self, body: bytes = b"{}", *, again: frozenset[EntryState] = AGAIN) -> Action:
-        """In a pass of its own."""
-        self.previews += 1
-        with self.database.writing():
-            return preview(self.database, "", self.number + self.previews, "a/b", body, None, again)
-
-    def release(self, claimed: Claim) -> None:
-        if claimed.action in WORKING:
-            self.database.taken.discard(int(claimed.item))
+    def preview(self, body: bytes = b"{}") -> Action:
+        self.passes += 1
+        with self.store.writing():
+            return self.store.preview("", self.passes, "a/b", body, None, AGAIN)
 
     def write(self, *entries: Entry) -> None:
-        write(self.database, *entries)
+        write(self.store, *entries)
 
-    def submit(self, key: str = "k", *, body: bytes = b"{}", item_id: str | None = None) -> Claim:
-        """Claim an item and write down that it was submitted, as request `r-<key>`."""
-        claimed = self.claim(body, item_id)
+    def submit(self, key: str = "k", *, body: bytes = b"{}") -> Claim:
+        """Claim an item and record that it was submitted, as request `r-<key>`."""
+        claimed = self.claim(body)
         assert claimed.action is Action.SUBMIT
         self.write(entry("submitting", key=key, item=claimed.item), entry("submitted", key=key, request_id=f"r-{key}"))
         return claimed
 
+    def requests(self) -> list[dict[str, Any]]:
+        """All columns of every request, oldest first."""
+        cursor = self.store.execute("SELECT * FROM requests ORDER BY id")
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    def request(self) -> dict[str, Any]:
+        [only] = self.requests()
+        return only
+
+    def states(self) -> list[str]:
+        return [request["state"] for request in self.requests()]
+
+    def money(self) -> tuple[float, float]:
+        """Settled and held, in thousandths of a USD, of the only account."""
+        [(settled, held)] = self.store.execute("SELECT settled, held FROM accounts").fetchall()
+        return settled / 10**6, held / 10**6
+
     def close(self) -> None:
-        self.database.close()
+        self.store.close()
+
+
+def check(path: Path) -> None:
+    with JournalReader(path) as reader:
+        reader.check()
 
 
 @contextmanager
@@ -124,23 +117,15 @@ def child(code: str, *arguments: object) -> Iterator["subprocess.Popen[str]"]:
 
 def states(path: Path) -> list[str]:
     """As another program reads them, which sees what was committed."""
-    db = sqlite3.connect(path)
-    found = [state for [state] in db.execute("SELECT state FROM requests ORDER BY id")]
-    db.close()
-    return found
+    with closing(sqlite3.connect(path)) as db:
+        return [state for [state] in db.execute("SELECT state FROM requests ORDER BY id")]
 
 
 def files(path: Path) -> list[str]:
+    """The names in a path's directory."""
     return sorted(found.name for found in path.parent.iterdir())
 
 
-def mode(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode)
-
-
 def content(path: Path) -> bytes:
+    """The bytes of all files in a path's directory."""
     return b"".join(found.read_bytes() for found in sorted(path.parent.iterdir()) if found.is_file())
-
-
-def delete(path: Path) -> None:
-    path.unlink()

@@ -1,7 +1,4 @@
-"""What is written down, and the budget that bounds nothing.
-
-Which states give way to which, and what a request is charged with.
-"""
+"""What is written down, which state replaces which, what a request counts with, and the budget that limits nothing."""
 
 import asyncio
 import dataclasses
@@ -10,8 +7,7 @@ import math
 import pytest
 
 from flux_klein_async.journal.base import (
-    ENDED,
-    GIVES_WAY_TO,
+    STATES,
     Action,
     Charge,
     Claim,
@@ -21,12 +17,10 @@ from flux_klein_async.journal.base import (
     SpendingLimit,
     charge,
     from_nano,
-    heeds,
+    supersedes,
     to_nano,
 )
 from flux_klein_async.models import ModelInfo
-
-ENTRY = Entry(state=EntryState.SUBMITTING, key="k-1", model="a/b", body=b'{"prompt": "a"}')
 
 
 async def price(model: str) -> ModelInfo:
@@ -35,58 +29,32 @@ async def price(model: str) -> ModelInfo:
 
 def test_the_default_budget_allows_everything_without_asking_the_price() -> None:
     budget: SpendingLimit = NoBudget()
-    asyncio.run(budget.reserve("k-1", "a/b", price))
+    assert asyncio.run(budget.reserve("k-1", "a/b", price)) is None
     budget.accepted("k-1", "r-1")
     budget.settle("r-1", 0.004)
     budget.settle("r-2", None)
     budget.release("k-2")
 
 
-def test_an_entry_is_empty_but_for_its_state() -> None:
-    assert dataclasses.asdict(Entry(state=EntryState.FAILED)) == {
-        "state": "failed",
-        "key": None,
-        "item": None,
-        "request_id": None,
-        "model": None,
-        "body": None,
-        "reservation": None,
-        "cost_usd": None,
-        "answer": None,
-        "files": (),
-        "error": None,
-    }
+def test_an_entry_needs_only_its_state_and_cannot_be_changed() -> None:
+    entry = Entry(state=EntryState.FAILED)
+    values = dataclasses.asdict(entry)
+    assert (values.pop("state"), values.pop("files"), set(values.values())) == ("failed", (), {None})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        entry.state = EntryState.COMPLETED  # type: ignore[misc]
 
 
-def test_what_is_shown_holds_no_prompt() -> None:
-    assert repr(ENTRY) == "Entry(state=submitting, key='k-1', model='a/b')"
+def test_a_repr_shows_no_prompt() -> None:
+    entry = Entry(state=EntryState.SUBMITTING, key="k-1", model="a/b", body=b'{"prompt": "a"}')
+    assert repr(entry) == "Entry(state=submitting, key='k-1', model='a/b')"
     claim = Claim(item="1", action=Action.RECALL, request_id="r", answer=b'{"prompt": "a"}')
     assert repr(claim) == "Claim(item='1', action=recall, request_id='r')"
     assert repr(NoBudget()) == "NoBudget()"
 
 
-def test_an_entry_cannot_be_changed() -> None:
-    for field in dataclasses.fields(ENTRY):
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            setattr(ENTRY, field.name, None)
-
-
-def test_the_words_of_a_journal_stay_what_they_are() -> None:
-    assert [state.value for state in EntryState] == [
-        "submitting",
-        "refused",
-        "uncertain",
-        "submitted",
-        "completed",
-        "downloaded",
-        "failed",
-        "cancelled",
-    ]
-
-
 # A row for the state that a request is in, a column for the entry that comes: what the request is then.
-_HEADINGS = [state.value for state in EntryState]
 _TABLE = """
+            submitting  refused    uncertain   submitted   completed   downloaded  failed     cancelled
 submitting  submitting  refused    uncertain   submitted   completed   downloaded  failed     cancelled
 refused     refused     refused    refused     submitted   completed   downloaded  failed     cancelled
 uncertain   uncertain   refused    uncertain   submitted   completed   downloaded  failed     cancelled
@@ -96,43 +64,28 @@ downloaded  downloaded  downloaded downloaded  downloaded  downloaded  downloade
 failed      failed      failed     failed      failed      completed   downloaded  failed     failed
 cancelled   cancelled   cancelled  cancelled   cancelled   completed   downloaded  cancelled  cancelled
 """
-ROWS = {row.split()[0]: row.split()[1:] for row in _TABLE.strip().splitlines()}
-CELLS = [(now, entry, then) for now, row in ROWS.items() for entry, then in zip(_HEADINGS, row, strict=True)]
+_HEADINGS, *_ROWS = [row.split() for row in _TABLE.strip().splitlines()]
+AFTER = {(row[0], entry): then for row in _ROWS for entry, then in zip(_HEADINGS, row[1:], strict=True)}
 
 
-@pytest.mark.parametrize(("now", "entry", "then"), CELLS)
-def test_what_is_known_for_certain_never_gives_way_to_what_is_known_less_well(now: str, entry: str, then: str) -> None:
-    assert (entry if heeds(EntryState(now), EntryState(entry)) else now) == then
+def test_what_is_known_for_certain_never_gives_way_to_what_is_known_less_well() -> None:
+    assert list(EntryState) == _HEADINGS, "the words in files stay what they are"
+    found = {
+        (now.value, entry.value): (entry if supersedes(entry, now) else now).value
+        for now in EntryState
+        for entry in EntryState
+    }
+    assert found == AFTER
+    assert set(STATES) == set(EntryState)
+    assert {state for state in STATES if not STATES[state].ended} == {EntryState.SUBMITTING, EntryState.SUBMITTED}
 
 
-def test_the_table_is_whole() -> None:
-    assert set(GIVES_WAY_TO) == set(EntryState)
-    assert len(CELLS) == len(EntryState) ** 2
-
-
-def test_nobody_has_anything_under_way_for_an_order_that_ended() -> None:
-    assert set(EntryState) - ENDED == {EntryState.SUBMITTING, EntryState.SUBMITTED}
-
-
-@pytest.mark.parametrize(
-    ("state", "unknown", "known"),
-    [
-        ("submitting", Charge(0, 7), Charge(5, 0)),
-        ("uncertain", Charge(0, 7), Charge(5, 0)),
-        ("submitted", Charge(0, 7), Charge(5, 0)),
-        ("completed", Charge(0, 7), Charge(5, 0)),
-        ("downloaded", Charge(0, 7), Charge(5, 0)),
-        ("failed", Charge(0, 7), Charge(5, 0)),
-        ("refused", Charge(0, 0), Charge(0, 0)),
-        ("cancelled", Charge(0, 0), Charge(0, 0)),
-    ],
-)
-def test_an_order_counts_with_its_cost_or_else_with_what_was_set_aside(
-    state: str, unknown: Charge, known: Charge
-) -> None:
-    assert charge(EntryState(state), 7, None) == unknown
-    assert charge(EntryState(state), 7, 5) == known
-    assert charge(EntryState(state), None, None) == Charge(0, 0)
+def test_a_request_counts_with_its_cost_or_else_with_its_reservation() -> None:
+    for state in EntryState:
+        free = state in {EntryState.REFUSED, EntryState.CANCELLED}
+        assert charge(state, 7, None) == Charge(0, 0 if free else 7)
+        assert charge(state, 7, 5) == Charge(0 if free else 5, 0)
+        assert charge(state, 7, 0) == charge(state, None, None) == Charge(0, 0)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +95,4 @@ def test_an_order_counts_with_its_cost_or_else_with_what_was_set_aside(
 )
 def test_money_is_counted_in_whole_billionths(usd: float, nano: int | None) -> None:
     assert to_nano(usd) == nano
-
-
-def test_billionths_are_dollars_again() -> None:
-    assert from_nano(10_000_000) == 0.01
+    assert nano is None or from_nano(nano) == pytest.approx(usd, abs=1e-15)

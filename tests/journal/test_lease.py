@@ -1,6 +1,5 @@
-"""Who is alive is told by a lock that the system drops."""
+"""A run is alive as long as it holds its lock, which the system drops when the process ends."""
 
-import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flux_klein_async.journal import lease as module
-from flux_klein_async.journal.lease import Lease
+from flux_klein_async.journal.lease import Lease, is_alive, sweep
 
 from .helpers import child
 
@@ -22,16 +21,9 @@ Path(sys.argv[1]).with_name(lease.run + ".is").touch()
 
 @pytest.fixture
 def lease(path: Path) -> Iterator[Lease]:
-    with contextlib.closing(Taken(path)) as taken:
-        yield taken.lease
-
-
-class Taken:
-    def __init__(self, path: Path) -> None:
-        self.lease = Lease.take(path)
-
-    def close(self) -> None:
-        self.lease.release()
+    taken = Lease.take(path)
+    yield taken
+    taken.release()
 
 
 def locks(path: Path) -> set[str]:
@@ -45,15 +37,14 @@ def run_of_child(path: Path) -> str:
 
 def test_a_run_is_alive_until_it_is_released(path: Path, lease: Lease) -> None:
     other = Lease.take(path)
-    assert (lease.is_alive(other.run), other.is_alive(lease.run)) == (True, True)
-    assert (lease.is_alive(lease.run), lease.run != other.run) == (True, True)
+    assert (is_alive(path, lease.run), is_alive(path, other.run), lease.run != other.run) == (True, True, True)
     other.release()
     other.release()
-    assert (lease.is_alive(other.run), other.is_alive(other.run)) == (False, False)
+    assert (is_alive(path, lease.run), is_alive(path, other.run)) == (True, False)
     assert locks(path) == {f"run.sqlite-{lease.run}.lock"}
 
 
-def test_only_the_owner_can_read_the_sign_of_life(path: Path, lease: Lease) -> None:
+def test_only_the_owner_can_read_the_lock(path: Path, lease: Lease) -> None:
     [name] = locks(path)
     assert stat.S_IMODE((path.parent / name).stat().st_mode) == 0o600
 
@@ -61,13 +52,13 @@ def test_only_the_owner_can_read_the_sign_of_life(path: Path, lease: Lease) -> N
 def test_a_killed_process_is_dead_at_once_and_what_it_left_is_removed(path: Path, lease: Lease) -> None:
     with child(HOLD, path) as process:
         run = run_of_child(path)
-        assert lease.is_alive(run)
-        assert lease.is_alive(run), "polling does no harm"
+        assert is_alive(path, run)
+        assert is_alive(path, run), "checking does no harm"
         process.kill()
         process.wait()
         left = path.with_name(f"{path.name}-{run}.new")  # it died while it made the file
         left.touch()
-        assert not lease.is_alive(run)
+        assert not is_alive(path, run)
         assert not left.exists()
     assert locks(path) == {f"run.sqlite-{lease.run}.lock"}
 
@@ -82,13 +73,13 @@ def test_sweeping_removes_what_the_dead_left_and_nothing_else(path: Path, lease:
     living = Lease.take(path)
     for name in ["run.sqlite-0123456789abcdef.lock", *others]:
         (path.parent / name).touch()
-    lease.sweep()
+    sweep(path)
     left = {found.name for found in path.parent.iterdir()}
     assert left == {*others, f"run.sqlite-{lease.run}.lock", f"run.sqlite-{living.run}.lock"}
     living.release()
 
 
-def test_two_who_poll_once_do_not_take_each_other_for_the_run(
+def test_two_processes_that_check_at_once_do_not_take_each_other_for_the_run(
     path: Path, lease: Lease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = "0123456789abcdef"
@@ -97,20 +88,20 @@ def test_two_who_poll_once_do_not_take_each_other_for_the_run(
 
     def clear(journal: Path, run: str) -> None:
         monkeypatch.undo()
-        seen.append(lease.is_alive(run))  # while the first still holds the file
+        seen.append(is_alive(path, run))  # while the first still holds the file
 
     monkeypatch.setattr(module, "_clear", clear)
-    assert (lease.is_alive(run), seen) == (False, [False])
+    assert (is_alive(path, run), seen) == (False, [False])
 
 
-def test_a_file_that_cannot_be_polled_is_not_called_dead(
+def test_a_run_whose_lock_cannot_be_opened_counts_as_alive(
     path: Path, lease: Lease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object) -> int:
         raise PermissionError
 
     monkeypatch.setattr(module.os, "open", refused)
-    assert lease.is_alive("0123456789abcdef")
+    assert is_alive(path, "0123456789abcdef")
 
 
 @pytest.mark.parametrize("taken", ["locked", "removed"])
@@ -132,7 +123,7 @@ def test_a_run_whose_file_was_taken_for_a_leftover_begins_anew(
     monkeypatch.setattr(module, "_try_lock", meddle)
     lease = Lease.take(path)
     assert len(tried) == 2
-    assert lease.is_alive(lease.run)
+    assert is_alive(path, lease.run)
     lease.release()
     with pytest.raises(OSError):
         os.fstat(tried[0])

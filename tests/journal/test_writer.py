@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import sqlite3
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,30 @@ import pytest
 from flux_klein_async.emulator import VirtualTimeLoop
 from flux_klein_async.errors import BudgetExceededError, InvalidInputError, JournalError
 from flux_klein_async.journal.base import Action, Reservation
-from flux_klein_async.journal.database import Database
-from flux_klein_async.journal.sqlite import SqliteJournal
+from flux_klein_async.journal.sqlite import SqliteJournal, SqliteStore
 
 from .helpers import entry, states
+
+ITEM = ("a/b", b"{}", None)
+
+
+def in_virtual_time(body: Coroutine[Any, Any, float]) -> float:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(body)
+
+
+@asynccontextmanager
+async def sharing(journal: SqliteJournal, path: Path) -> AsyncIterator[None]:
+    """What the body starts shares a transaction, which begins at its end."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    first = asyncio.ensure_future(journal.open())
+    await asyncio.sleep(0)
+    yield
+    await asyncio.sleep(0)  # all of them wait for the next transaction
+    other.execute("COMMIT")
+    other.close()
+    await first
 
 
 async def test_closing_waits_for_what_is_being_written(path: Path) -> None:
@@ -26,17 +48,17 @@ async def test_closing_waits_for_what_is_being_written(path: Path) -> None:
     assert len(states(path)) == 1700
 
 
-async def test_one_that_was_dropped_unclosed_says_so(path: Path) -> None:
+async def test_a_journal_that_is_dropped_unclosed_warns(path: Path) -> None:
     journal = SqliteJournal(path)
     await journal.open()
-    database, thread = journal._writer._database, journal._writer._thread
-    assert database is not None
+    store, thread = journal._writer._store, journal._writer._thread
+    assert store is not None
     assert thread is not None
     thread.submit(int).result()  # the thread is done with its last job, and with the journal
     with pytest.warns(ResourceWarning, match="unclosed SqliteJournal"):
         del journal
         gc.collect()
-    thread.submit(database.close).result()
+    thread.submit(store.close).result()
 
 
 def test_one_object_belongs_to_one_loop(path: Path) -> None:
@@ -64,8 +86,7 @@ def test_virtual_time_stands_still_while_it_writes(path: Path) -> None:
         timer.cancel()
         return at
 
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        assert runner.run(body()) == 0.0
+    assert in_virtual_time(body()) == 0.0
     assert len(states(path)) == 20
 
 
@@ -79,13 +100,12 @@ def test_many_who_write_one_after_the_other_share_transactions_ten_milliseconds_
 
     async def body() -> float:
         async with SqliteJournal(path) as journal:
-            await journal._writer.operate(lambda database: database.db.set_trace_callback(commits.append))
+            await journal._writer.run(lambda store: store.db.set_trace_callback(commits.append))
             commits.clear()
             await asyncio.gather(*(caller(journal, name) for name in "abcdefgh"))
             return asyncio.get_running_loop().time()
 
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        elapsed = runner.run(body())
+    elapsed = in_virtual_time(body())
     assert len(states(path)) == 40
     # The first goes at once and alone, and so do the seven that come meanwhile; then they go together.
     assert commits.count("COMMIT") == 6
@@ -103,32 +123,16 @@ def test_closing_does_not_wait_for_the_next_turn(path: Path) -> None:
         await late
         return asyncio.get_running_loop().time()
 
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        assert runner.run(body()) == 0.0
+    assert in_virtual_time(body()) == 0.0
     assert len(states(path)) == 10
 
 
-async def test_what_comes_while_it_writes_shares_one_transaction(journal: SqliteJournal, path: Path) -> None:
-    await journal.record(entry("submitting", key="first"))
-    commits = []
-    assert journal._writer._database is not None
-    await journal._writer.operate(lambda database: database.db.set_trace_callback(commits.append))
-    commits.clear()
-    await asyncio.gather(*(journal.record(entry("submitting", key=str(number))) for number in range(64)))
-    await journal._writer.operate(lambda database: database.db.set_trace_callback(None))
-    assert 1 <= commits.count("COMMIT") <= 3
-    assert len(states(path)) == 65
-
-
 async def test_the_loop_goes_on_while_another_program_holds_the_file(journal: SqliteJournal, path: Path) -> None:
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    writing = asyncio.ensure_future(journal.record(entry("submitting", key="k")))
-    for _ in range(50):
-        await asyncio.sleep(0)
-    assert not writing.done()
-    other.execute("COMMIT")
-    other.close()
+    async with sharing(journal, path):
+        writing = asyncio.ensure_future(journal.record(entry("submitting", key="k")))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert not writing.done()
     await writing
 
 
@@ -148,7 +152,7 @@ async def test_what_one_entry_is_refused_for_concerns_it_alone(journal: SqliteJo
     assert states(path) == ["submitting"] * 3
 
 
-async def test_an_entry_is_written_even_if_its_caller_gives_up(journal: SqliteJournal, path: Path) -> None:
+async def test_an_entry_is_written_even_if_its_caller_is_cancelled(journal: SqliteJournal, path: Path) -> None:
     writing = asyncio.ensure_future(journal.record(entry("submitting", key="k")))
     await asyncio.sleep(0)
     writing.cancel()
@@ -157,74 +161,61 @@ async def test_an_entry_is_written_even_if_its_caller_gives_up(journal: SqliteJo
     assert states(path) == ["submitting"]
 
 
-async def test_an_item_claimed_for_a_caller_who_gave_up_is_free(journal: SqliteJournal) -> None:
-    claiming = asyncio.ensure_future(journal.items().claim("a/b", b"{}", None))
+async def test_an_item_claimed_for_a_caller_who_was_cancelled_is_free(journal: SqliteJournal) -> None:
+    claiming = asyncio.ensure_future(journal.items().claim(*ITEM))
     await asyncio.sleep(0)
     claiming.cancel()
     await journal.open()
-    assert (await journal.items().claim("a/b", b"{}", None)).action is Action.SUBMIT
+    assert (await journal.items().claim(*ITEM)).action is Action.SUBMIT
 
 
-async def test_an_item_claimed_in_the_instant_in_which_its_caller_gives_up_is_free(
+async def test_an_item_claimed_in_the_instant_in_which_its_caller_is_cancelled_is_free(
     journal: SqliteJournal, path: Path
 ) -> None:
-    async def give_up() -> None:
+    async def cancel() -> None:
         await journal.open()
         claiming.cancel()  # between the claim's result and the step of the task that waits for it
 
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    first = asyncio.ensure_future(journal.open())
-    await asyncio.sleep(0)
-    giving_up = asyncio.ensure_future(give_up())
-    claiming = asyncio.ensure_future(journal.items().claim("a/b", b"{}", None))
-    await asyncio.sleep(0)  # both wait for the next transaction
-    other.execute("COMMIT")
-    other.close()
-    await asyncio.gather(first, giving_up)
+    async with sharing(journal, path):
+        cancelling = asyncio.ensure_future(cancel())
+        claiming = asyncio.ensure_future(journal.items().claim(*ITEM))
+    await cancelling
     with pytest.raises(asyncio.CancelledError):
         await claiming
-    assert (await journal.items().claim("a/b", b"{}", None)).action is Action.SUBMIT
+    assert (await journal.items().claim(*ITEM)).action is Action.SUBMIT
 
 
-async def test_a_pass_that_nobody_goes_on_with_is_forgotten(journal: SqliteJournal) -> None:
-    def remembered(database: Any) -> int:
-        return int(database.db.execute("SELECT count(*) FROM temp.seen").fetchone()[0])
+async def test_a_pass_that_was_dropped_is_forgotten(journal: SqliteJournal) -> None:
+    def remembered(store: Any) -> int:
+        return int(store.execute("SELECT count(*) FROM passed").fetchone()[0])
 
     items = journal.items()
-    await items.claim("a/b", b"{}", None)
-    assert await journal._writer.operate(remembered) == 1
+    await items.claim(*ITEM)
+    assert await journal._writer.run(remembered) == 1
     del items
     gc.collect()
-    assert await journal._writer.operate(remembered) == 0
+    assert await journal._writer.run(remembered) == 0
 
 
-async def test_a_database_error_fails_all_that_shared_the_transaction(journal: SqliteJournal, path: Path) -> None:
+async def test_an_error_of_the_store_fails_all_that_shared_the_transaction(journal: SqliteJournal, path: Path) -> None:
     def fail(_: object) -> None:
         raise sqlite3.OperationalError("odd")
 
     earlier = journal.items()
-    earlier.release(await earlier.claim("a/b", b"{}", None))
+    earlier.release(await earlier.claim(*ITEM))
     items = journal.items()
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    first = asyncio.ensure_future(journal.open())
-    await asyncio.sleep(0)
-    ending = asyncio.gather(
-        journal.record(entry("submitting", key="k")),
-        items.claim("a/b", b"{}", None),
-        journal._writer.operate(fail),
-        return_exceptions=True,
-    )
-    await asyncio.sleep(0)  # all three wait for the next transaction
-    other.execute("COMMIT")
-    other.close()
-    await first
+    async with sharing(journal, path):
+        ending = asyncio.gather(
+            journal.record(entry("submitting", key="k")),
+            items.claim(*ITEM),
+            journal._writer.run(fail),
+            return_exceptions=True,
+        )
     ended = await ending
     assert [type(one) for one in ended] == [JournalError] * 3
     assert len({id(one) for one in ended}) == 3, "each caller has an error of its own"
     assert states(path) == []
-    assert (await journal.items().claim("a/b", b"{}", None)).action is Action.SUBMIT, "nobody was told that he has it"
+    assert (await journal.items().claim(*ITEM)).action is Action.SUBMIT, "nobody has it"
     await journal.record(entry("submitting", key="k2"))
 
 
@@ -235,28 +226,24 @@ async def test_a_clock_that_raises_ends_no_wait_without_an_answer(path: Path) ->
             await journal.record(entry("submitting", key="k"))
 
 
-async def test_trouble_while_closing_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_while_closing_is_raised(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = SqliteJournal(path)
     await journal.open()
-    close = Database.close
+    close = SqliteStore.close
 
-    def fail(database: Database) -> None:
-        close(database)
+    def fail(store: SqliteStore) -> None:
+        close(store)
         raise sqlite3.OperationalError("odd")
 
-    monkeypatch.setattr(Database, "close", fail)
+    monkeypatch.setattr(SqliteStore, "close", fail)
     with pytest.raises(JournalError, match="odd"):
         await journal.aclose()
 
 
-async def test_one_that_could_not_be_opened_can_be_tried_again(path: Path) -> None:
+async def test_a_journal_that_could_not_be_opened_can_be_tried_again(path: Path) -> None:
     journal = SqliteJournal(path.parent / "folder" / "run.sqlite")
     with pytest.raises(JournalError):
         await journal.open()
-    make_folder(path.parent / "folder")
+    (path.parent / "folder").mkdir()
     await journal.record(entry("submitting", key="k"))
     await journal.aclose()
-
-
-def make_folder(path: Path) -> None:
-    path.mkdir()
