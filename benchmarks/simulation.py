@@ -100,6 +100,7 @@ def progress(polls: int, age: float, *, round_trip: float = 0.0, **known: object
             "state": RequestState.IN_PROGRESS if polls else None,
             "state_age": age,
             "queue_position": None,
+            "last_interval": None,
             "round_trip": round_trip if polls else None,
             **known,
         }  # type: ignore[arg-type]

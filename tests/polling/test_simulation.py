@@ -5,7 +5,7 @@ from itertools import islice, pairwise
 
 import pytest
 import simulation
-from simulation import PEERS, Cost, GrowingPolling, expected_cost, optimum, poll_times, policy_cost
+from simulation import PEERS, Cost, GrowingPolling, expected_cost, optimum, policy_cost, poll_times
 
 from flux_klein_async.polling.policies import ExponentialPolling, FixedPolling
 
