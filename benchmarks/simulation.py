@@ -1,9 +1,9 @@
 """Waits in pure numbers: how policies do against simulated services, and against the exact optimum.
 
-No sockets, event loop or clock: durations are drawn, a policy says when to poll, and J = mean excess + PRICE * mean polls
-is compared with J*, the optimum for the distribution that the durations were drawn from, given the picture's size (and,
-where there is a queue, the time of the start). Waits overlap: a wait teaches the policy when it has ended. The same seeds
-give the same figures everywhere.
+No sockets, event loop or clock: durations are drawn, a policy says when to poll, and J = mean excess + PRICE * mean
+polls is compared with J*, the optimum for the distribution that the durations were drawn from, given the picture's size
+(and, where there is a queue, the time of the start). Waits overlap: a wait teaches the policy when it has ended. The
+same seeds give the same figures everywhere.
 """
 
 import math

@@ -5,9 +5,9 @@ import random
 from collections import Counter
 
 import pytest
+from faulty_client import PIXELS, Item, Plan, RunRecord, Submit, accepted_submits, audit, run_items
+from harness import problems
 
-from benchmarks.measure import trouble
-from benchmarks.storm import PIXELS, Item, Plan, Ridden, Submit, accepted_submits, audit, ride
 from flux_klein_async import FluxKleinClient, Limits
 from flux_klein_async.emulator import FAULTS, InProcessEmulator, VirtualTimeLoop, fault, pictures
 
@@ -25,11 +25,11 @@ class Weather:
         self.directory = directory
 
     async def rage(self):
-        with trouble() as self.seen:
+        with problems() as self.seen:
             async with InProcessEmulator(round_trip=0.05, workers=12, seed=PLAN.seed) as emulator:
                 emulator.fault("submit", *LOST_REPLIES, probability=0.1)
                 emulator.storm(0.1)
-                self.ridden = await ride(
+                self.ridden = await run_items(
                     PLAN, lambda hear: self.connect(emulator, hear), emulator.base_url, self.directory
                 )
                 self.submits = accepted_submits(emulator.records)
@@ -113,14 +113,14 @@ def item(**told):
     ],
 )
 def test_the_books_show_what_is_wrong(one, submits, wrong, tmp_path):
-    found = audit(Ridden([one], tmp_path), submits, seed=0)
+    found = audit(RunRecord([one], tmp_path), submits, seed=0)
     shown = {what for what, number in found.items() if number}
     assert len(shown) == len(wrong)
     assert all(any(word in what for what in shown) for word in wrong)
 
 
 def test_the_books_know_an_id_that_was_never_given(tmp_path):
-    ridden = Ridden([item(ids={"id-0"})], tmp_path, untagged={"id-0", "id-9"})
+    ridden = RunRecord([item(ids={"id-0"})], tmp_path, untagged={"id-0", "id-9"})
     assert audit(ridden, [ACCEPTED], seed=0)["ids that the service never gave"] == 1
 
 
@@ -131,7 +131,7 @@ def test_the_books_compare_files_with_what_was_served(tmp_path):
         (tmp_path / name).write_bytes(data)
         one.files.append(("id-0", tmp_path / name))
     (tmp_path / ".left.part").touch()
-    found = audit(Ridden([one], tmp_path), [ACCEPTED], seed=0)
+    found = audit(RunRecord([one], tmp_path), [ACCEPTED], seed=0)
     assert {what: number for what, number in found.items() if number} == {
         "files neither whole nor as served": 1,
         "files that nobody was told of": 1,

@@ -161,6 +161,9 @@ def test_a_request_of_another_process_is_polled_at_once() -> None:
 def test_models_teach_each_other_nothing() -> None:
     policy = warm(20.0, model="other")
     assert polls(policy, 5) == polls(AdaptivePolling(), 5)
+    assert policy.median(MODEL, SQUARE) is None
+    assert policy.median("other", SQUARE // 2) == pytest.approx(10.0, rel=0.2), "but sizes of a model do"
+    assert repr(policy) == "AdaptivePolling(poll_cost=0.01, minimum=0.02, maximum=5.0, models=2)"
 
 
 def test_without_the_time_of_the_last_poll_it_is_age_minus_round_trip() -> None:
@@ -189,12 +192,12 @@ def test_a_position_further_back_is_polled_later() -> None:
 
 def test_the_clock_restarts_at_the_step_to_running() -> None:
     policy = warm()
-    seen = Queued(0.4, 0, 0.4, 0, 3.0)
-    interval = policy.next_poll(progress(3.05, queued=seen, state_age=0.0))
+    queued = Queued(0.4, 0, 0.4, 0, 3.0)
+    interval = policy.next_poll(progress(3.05, queued=queued))
     assert interval == pytest.approx(polls(warm(), 1)[0] - 0.05, abs=0.1)
-    later = policy.next_poll(progress(3.45, queued=seen, state_age=0.4))
+    later = policy.next_poll(progress(3.45, queued=queued, state_age=0.4))
     assert later < interval
-    assert policy.next_poll(progress(9.0, queued=seen, state_age=5.95)) > 0.2  # a straggler since it started
+    assert policy.next_poll(progress(9.0, queued=queued, state_age=5.95)) > 0.2  # a straggler since it started
 
 
 def test_a_stuck_queue_is_polled_ever_more_rarely() -> None:
@@ -215,8 +218,8 @@ def test_an_unknown_position_counts_as_the_first() -> None:
 def test_queued_waits_teach_the_queue_s_speed_and_the_time_from_the_start() -> None:
     policy = AdaptivePolling()
     for _ in range(60):  # 0.4 s a place, then 1 s of running
-        seen = Queued(0.4, 3, 1.9, 0, 1.9)
-        policy.observe(observation(2.95, 3.05, queued=seen, running_since=2.1, sent=3.0))
+        queued = Queued(0.4, 3, 1.9, 0, 1.9)
+        policy.observe(observation(2.95, 3.05, queued=queued, running_since=2.1, sent=3.0))
     prediction = policy.prediction(MODEL, SQUARE, queued=True)
     assert prediction.estimate.queue.seconds == pytest.approx(0.4, rel=0.1)
     assert prediction.distribution().quantile(0.5) == pytest.approx(1.0, rel=0.1)

@@ -403,8 +403,8 @@ def test_a_steady_queue_is_known_better_than_a_restless_one() -> None:
 
 def test_a_start_is_before_the_poll_that_reported_it_running() -> None:
     queue = learned(0.2, spread=0.3)
-    free, seen = queue.start(queued(9), None), queue.start(queued(9), 2.0)
-    assert seen == (free[0], 2.0)
+    free, running = queue.start(queued(9), None), queue.start(queued(9), 2.0)
+    assert running == (free[0], 2.0)
     assert queue.start(queued(9), 0.5) == (0.5, 0.5)  # earlier than thought: just before that poll
 
 
