@@ -9,6 +9,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -25,8 +26,7 @@ __all__ = ["AdaptivePolling"]
 
 _log = logging.getLogger("flux_klein_async")
 
-
-_Seconds = Annotated[float, Field(gt=0, le=1e4)]
+_Seconds = Annotated[float, Field(ge=9e-5, le=2e4)]
 _Variance = Annotated[float, Field(ge=0, le=10)]
 _Octave = Annotated[int, Field(ge=0, le=1000)] | None
 _Bin = Annotated[int, Field(ge=-1000, le=2000)]
@@ -75,14 +75,10 @@ class Store:
         """Replaces the file in one step. Blocks: on an event loop, call it in a thread."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    file.write(snapshot.model_dump_json())
-                Path(name).replace(self.path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+            with tempfile.TemporaryDirectory(prefix=f".{self.path.name}.", dir=self.path.parent) as folder:
+                new = Path(folder, self.path.name)
+                new.write_text(snapshot.model_dump_json(), encoding="utf-8")
+                new.replace(self.path)
         except OSError as error:
             self._warn(f"cannot be written ({error.strerror})")
 
@@ -122,9 +118,7 @@ class AdaptivePolling:
         require_at_least(1e-6, poll_cost=poll_cost, minimum=minimum, maximum=maximum)
         if maximum < minimum:
             raise ConfigurationError("maximum must not be below minimum")
-        self.poll_cost = poll_cost
-        self.minimum = minimum
-        self.maximum = maximum
+        self.poll_cost, self.minimum, self.maximum = poll_cost, minimum, maximum
         self._models: dict[str | None, ModelEstimate] = {}
         self._predictions: dict[tuple[str | None, Size], Prediction] = {}
         self._clock = ServiceClock()
@@ -217,9 +211,8 @@ class AdaptivePolling:
     def _snapshot(self) -> Snapshot:
         models = []
         for model, estimate in self._models.items():
-            queue = estimate.queue.seconds, estimate.queue.variance, estimate.queue.count
             sizes = [(*size, histogram.bins) for size, histogram in estimate.histograms.items() if histogram.bins]
-            models.append(ModelSnapshot(model=model, queue=queue, sizes=sizes))
+            models.append(ModelSnapshot(model=model, queue=astuple(estimate.queue), sizes=sizes))
         return Snapshot(models=models)
 
     def _restore(self, snapshot: Snapshot) -> None:

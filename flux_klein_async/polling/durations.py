@@ -19,6 +19,7 @@ import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate, repeat
 from operator import mul
@@ -177,22 +178,17 @@ class LogGrid(NamedTuple):
         return Distribution([0.0, *times], [0.0, *(min(below, 1.0) for below in accumulate(masses, initial=0.0))])
 
 
-_FIRST_SPEED: Final = 0.15  # seconds a place before any sample: four workers at the published 0.57 s
 _SPEED_GAIN: Final = 0.1
 _FASTEST, _SLOWEST = 1e-4, 1e4
 
 
+@dataclass
 class QueueSpeed:
-    """How fast a queue moves: exponentially weighted means over finished waits.
+    """How fast a queue moves: exponentially weighted means over finished waits."""
 
-    Attributes:
-        seconds: From one place to the next.
-        variance: Of the wait for n places, in units of n * seconds ** 2.
-        count: Samples, the initial guess included.
-    """
-
-    def __init__(self, seconds: float = _FIRST_SPEED, variance: float = 1.0, count: int = 1) -> None:
-        self.seconds, self.variance, self.count = min(max(seconds, _FASTEST), _SLOWEST), variance, count
+    seconds: float = 0.15  # from one place to the next; the first guess: four workers at the published 0.57 s
+    variance: float = 1.0  # of the wait for n places, in units of n * seconds ** 2
+    count: int = 1  # samples, the first guess included
 
     def add(self, queued: Queued, started: float) -> None:
         """Adds the wait of a queued request that started then."""
@@ -233,32 +229,25 @@ _TRUST_GAIN: Final = 0.05
 _MIN_TRUST: Final = 0.7
 
 
+@dataclass
 class ServiceClock:
-    """Narrows a censored sample to the duration that the service reports, while its reports agree with the polls.
+    """Narrows a censored sample to the duration that the service reports, while its reports agree with the polls."""
 
-    It learns the offset between the service's clock and ours, which includes the way to the service.
-
-    Attributes:
-        trust: Exponentially weighted part of the reports that agreed, 0 to 1.
-        trusted: Whether that is enough to use the reports.
-    """
-
-    def __init__(self) -> None:
-        self._offset: float | None = None
-        self.trust = 1.0
-        self.trusted = True
+    trust: float = 1.0  # exponentially weighted fraction of reports that agreed
+    trusted: bool = True  # whether that is enough to use the reports
+    offset: float | None = None  # between the service's clock and ours, the way to the service included
 
     def narrow(self, low: float, high: float, reported: float, round_trip: float) -> tuple[float, float]:
         """The part of (low, high] in which the end lies; `round_trip` is that of the poll that reported it."""
         agrees = False
         if 0 <= reported < math.inf:
-            if self._offset is None:
-                self._offset = round_trip
-            end = reported - self._offset
+            if self.offset is None:
+                self.offset = round_trip
+            end = reported - self.offset
             nearest = min(max(end, low), high)
             agrees = abs(end - nearest) <= _TOLERANCE
             step = _MAX_STEP + _SEARCH_STEP * (1.0 - self.trust)
-            self._offset += min(max(_OFFSET_GAIN * (end - nearest), -step), step)
+            self.offset += min(max(_OFFSET_GAIN * (end - nearest), -step), step)
             if agrees and self.trusted:
                 low = high = nearest
         self.trust += _TRUST_GAIN * (agrees - self.trust)
@@ -312,30 +301,25 @@ _PARTS: Final = 4  # quantiles at which a censored sample is entered
 _NEGLIGIBLE: Final = 1e-6  # probability between two polls below which a sample is spread evenly between them
 # If the estimate expects more than this between two polls, the sample says next to nothing, and the estimate would only
 # confirm itself. A part of the sample then goes to the middle.
-_UNINFORMATIVE: Final = 0.4
-_MIDDLE: Final = 0.1
+_UNINFORMATIVE, _MIDDLE = 0.4, 0.1
 _DRIFT_GAIN, _DRIFT_LIMIT = 0.15, 0.35
 _AFTER_RESET: Final = 0.3  # total weight of the samples of each size after a reset
 
 
+@dataclass(eq=False)
 class ModelEstimate:
-    """What was learned about one model.
+    """What was learned about one model: durations by size, and the speed of its queue.
 
-    Attributes:
-        histograms: Durations by size.
-        queue: How fast its queue moves.
-        samples: Durations added so far.
-        resets: How often the service has changed. Samples no longer follow the estimate when the mean of their ranks
-            in it leaves 1/2. The mean is exponentially weighted (a control chart: Roberts 1959, Technometrics 1(3),
-            239-250): the eighth sample of a service that is twice as slow crosses the limit, chance hardly ever does.
+    The service has changed when the mean rank of new samples in the estimate leaves 1/2. The mean is exponentially
+    weighted (a control chart: Roberts 1959, Technometrics 1(3), 239-250). The eighth sample of a service that becomes
+    twice as slow crosses the limit; chance hardly ever does.
     """
 
-    def __init__(self) -> None:
-        self.histograms: defaultdict[Size, Histogram] = defaultdict(Histogram)
-        self.queue = QueueSpeed()
-        self.samples = 0
-        self.resets = 0
-        self._drift = 0.0
+    histograms: defaultdict[Size, Histogram] = field(default_factory=lambda: defaultdict(Histogram))
+    queue: QueueSpeed = field(default_factory=QueueSpeed)
+    samples: int = 0  # added so far
+    resets: int = 0  # how often the service has changed
+    drift: float = 0.0  # the mean of rank - 1/2
 
     def add(self, size: Size, low: float, high: float, estimate: Distribution) -> None:
         """Adds a duration between `low` and `high` seconds; forgets the earlier ones if the service has changed."""
@@ -350,15 +334,13 @@ class ModelEstimate:
                 weight -= _MIDDLE
             for part in range(_PARTS):
                 share = (part + 0.5) / _PARTS
-                if after - before > _NEGLIGIBLE:
-                    seconds = estimate.quantile(before + (after - before) * share)
-                else:
-                    seconds = low + (high - low) * share
+                even, expected = low + (high - low) * share, before + (after - before) * share
+                seconds = estimate.quantile(expected) if after - before > _NEGLIGIBLE else even
                 histogram.add(seconds, weight / _PARTS)
         self.samples += 1
-        self._drift += _DRIFT_GAIN * ((before + after) / 2 - 0.5 - self._drift)
-        if abs(self._drift) >= _DRIFT_LIMIT:
-            self._drift = 0.0
+        self.drift += _DRIFT_GAIN * ((before + after) / 2 - 0.5 - self.drift)
+        if abs(self.drift) >= _DRIFT_LIMIT:
+            self.drift = 0.0
             self.resets += 1
             for histogram in self.histograms.values():
                 histogram.fade(_AFTER_RESET)
@@ -413,8 +395,7 @@ class ModelEstimate:
         Bayesian linear regression of y = median - log_published on x = log megapixels. The prior of both coefficients
         has mean 0, so the posterior precision is [[p00, p01], [p01, p11]], and its inverse is written out.
         """
-        p00, p01, p11 = 1 / _PRIOR_SPREAD**2, 0.0, 1 / _SLOPE_SPREAD**2
-        sum_y, sum_xy = 0.0, 0.0
+        p00, p01, p11, sum_y, sum_xy = 1 / _PRIOR_SPREAD**2, 0.0, 1 / _SLOPE_SPREAD**2, 0.0, 0.0
         for other, median in medians.items():
             weight = 1 / (_SPREAD**2 / self.histograms[other].total + _SIZE_SPREAD**2)
             x, y = math.log(other.megapixels), median - other.log_published

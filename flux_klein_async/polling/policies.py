@@ -110,11 +110,9 @@ class PollPolicy(Protocol):
 
         The round trip is part of the interval: if it took longer, the next poll is sent at once.
         """
-        ...
 
     def observe(self, observation: Observation) -> None:
         """Receives each finished wait, to learn from it or ignore it."""
-        ...
 
 
 @runtime_checkable
@@ -123,7 +121,6 @@ class SavedPolicy(Protocol):
 
     def unsaved(self, at_least: int = 1) -> Callable[[], None] | None:
         """Returns a function that saves, to be called in a thread; None if fewer than `at_least` waits are new."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,11 +199,7 @@ def require_at_least(least: float, **values: float) -> None:
 
 
 def checked_interval(interval: float) -> float:
-    """Returns a policy's answer if it is a valid number of seconds.
-
-    Raises:
-        ConfigurationError: It is negative, infinite or not a number: the wait would poll without pause, or never again.
-    """
+    """Returns a policy's answer; raises `ConfigurationError` if a wait would never poll again, or without pause."""
     if finite(interval):
         return interval
     raise ConfigurationError(f"The poll policy returned {interval!r}, which is not a valid number of seconds")
