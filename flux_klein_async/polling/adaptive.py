@@ -174,7 +174,7 @@ class AdaptivePolling:
 
     def prediction(self, model: str | None, pixels: int | None, *, queued: bool = False) -> Prediction:
         """The current prediction; `queued`: for the time from the step to running of a queued request."""
-        size = size_of(pixels, queued=queued)
+        size = size_of(pixels, queued)
         found = self._predictions.get((model, size))
         if found is None:
             if model not in self._models and len(self._models) >= _MODELS:

@@ -281,7 +281,7 @@ class Size(NamedTuple):
 
 
 @lru_cache(4096)
-def size_of(pixels: int | None, *, queued: bool = False) -> Size:
+def size_of(pixels: int | None, queued: bool = False) -> Size:
     """The size with so many pixels."""
     return Size(min(round(8 * math.log2(pixels)), _LARGEST) if pixels and pixels > 0 else None, queued)
 

@@ -109,16 +109,13 @@ class Prediction:
         """Adds a generation that took between `low` and `high` seconds."""
         self.estimate.add(self.size, low, high, self.distribution())
         self._new_left -= 1
+        if self._new_left <= 0:
+            self._distribution = None
 
     def distribution(self) -> Distribution:
         """The distribution of durations, made again if it is out of date."""
         estimate, known = self.estimate, self._distribution
-        if (
-            known is None
-            or self._new_left <= 0
-            or estimate.samples >= self._expires_at
-            or self._resets != estimate.resets
-        ):
+        if known is None or estimate.samples >= self._expires_at or self._resets != estimate.resets:
             known = self._distribution = estimate.distribution(self.size)
             self._schedules.clear()
             own = estimate.histograms[self.size].total if self.size in estimate.histograms else 0.0
