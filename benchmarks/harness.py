@@ -119,6 +119,10 @@ async def _serve(faults: float, options: Any) -> None:
 # --- turns
 
 
+class StrayError(RuntimeError):
+    """A run made more or fewer calls than it was to make."""
+
+
 @dataclass
 class Comparison:
     """Client CPU of several variants that take turns, so that noise affects all of them alike.
@@ -141,7 +145,7 @@ class Comparison:
         """CPU of one run, in microseconds a generation.
 
         Raises:
-            RuntimeError: The run did not make the calls that all runs are to make.
+            StrayError: The run did not make the calls that all runs are to make.
         """
         before = self.service.calls()
         gc.collect()
@@ -151,21 +155,29 @@ class Comparison:
         made = self.service.calls() - before
         wrong = max(abs(made[endpoint] - calls * self.count) for endpoint, calls in self.calls.items())
         if done != self.count or wrong > self.stray * self.count:
-            raise RuntimeError(f"{done} of {self.count} done with {dict(made)}; is the machine too busy?")
+            raise StrayError(f"{done} of {self.count} done with {dict(made)}; is the machine too busy?")
         return used / self.count * 1e6
 
     def run(self, turns: int) -> None:
-        """Warm up, then run all variants so many times, each time in reverse order."""
+        """Warm up, then take so many turns, each in reverse order. A turn with stray calls is taken again."""
         names = list(self.variants)
-        for name in names:
-            self.once(self.variants[name])
-            self.cpu[name] = []
-        for _ in range(turns):
-            for name in names:
-                self.cpu[name].append(self.once(self.variants[name]))
+        left = 2 * turns + 1  # attempts
+        while len(self.cpu.get(names[0], ())) <= turns:
+            left -= 1
+            try:
+                turn = {name: self.once(self.variants[name]) for name in names}
+            except StrayError as error:
+                if left == 0:
+                    raise
+                print(f"\nA turn is taken again: {error}", file=sys.stderr)
+                continue
+            for name, cpu in turn.items():
+                self.cpu.setdefault(name, []).append(cpu)
             names.reverse()
             print(".", end="", file=sys.stderr, flush=True)
         print(file=sys.stderr)
+        for cpus in self.cpu.values():
+            del cpus[0]  # the warm-up
 
     def ratio(self, name: str) -> float:
         """The median over the turns of this variant's CPU over that of the first."""

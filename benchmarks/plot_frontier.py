@@ -63,7 +63,7 @@ def frame(axes: "Axes") -> None:
     axes.spines[["bottom", "left"]].set_color(FAINT)
     axes.tick_params(colors=INK, labelsize=10)
     axes.set_xlabel("polls a request", fontsize=11, color=INK)
-    axes.set_title("mean seconds from the end to the poll that sees it", fontsize=11, color=INK, loc="left")
+    axes.set_title("mean seconds from the end to the poll that reports it", fontsize=11, color=INK, loc="left")
 
 
 def draw(path: Path) -> None:

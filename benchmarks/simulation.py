@@ -34,7 +34,7 @@ WARM_UP = 200  # requests that are not counted
 
 
 class Cost(NamedTuple):
-    """Mean seconds from the end to the poll that sees it, and mean number of polls."""
+    """Mean seconds from the end to the poll that reports it, and mean number of polls."""
 
     excess: float
     polls: float
@@ -225,7 +225,7 @@ COLD = {
 
 
 class Row(NamedTuple):
-    """One wait: seconds from the end to the poll that sees it, polls, and J* for its size."""
+    """One wait: seconds from the end to the poll that reports it, polls, and J* for its size."""
 
     excess: float
     polls: int
@@ -234,7 +234,7 @@ class Row(NamedTuple):
 
 @dataclass
 class Wait:
-    """One wait, in seconds since acceptance. The first poll sent at `end` or later sees the end."""
+    """One wait, in seconds since acceptance. The first poll sent at `end` or later reports the end."""
 
     pixels: int
     end: float
@@ -250,7 +250,7 @@ class Wait:
     queued: Queued | None = None
 
     def run(self, policy: PollPolicy) -> float:
-        """Poll until the end is seen; the excess."""
+        """Poll until the end is reported; the excess."""
         interval = None
         while True:
             age = self.sent + (self.round_trip if self.polls else 0.0)

@@ -88,7 +88,7 @@ class Store:
             _log.warning("The store of learned poll times %s %s; it is not used", self.path, problem)
 
 
-_MODELS: Final = 64  # kept; the oldest is dropped first
+_MODELS, _LOOKUPS = 64, 4096  # kept; the oldest model is dropped first
 _MAX_SECONDS: Final = 1e9  # of a wait
 _MAX_EXCESS: Final = 10.0  # seconds by which the service's duration may exceed the observed one
 
@@ -121,6 +121,7 @@ class AdaptivePolling:
         self.poll_cost, self.minimum, self.maximum = poll_cost, minimum, maximum
         self._models: dict[str | None, ModelEstimate] = {}
         self._predictions: dict[tuple[str | None, Size], Prediction] = {}
+        self._lookups: dict[tuple[str | None, int | None, bool], Prediction] = {}  # without arithmetic, for speed
         self._clock = ServiceClock()
         self._logged: set[str] = set()
         self._new = 0
@@ -174,15 +175,18 @@ class AdaptivePolling:
 
     def prediction(self, model: str | None, pixels: int | None, *, queued: bool = False) -> Prediction:
         """The current prediction; `queued`: for the time from the step to running of a queued request."""
-        size = size_of(pixels, queued)
-        found = self._predictions.get((model, size))
+        found = self._lookups.get((model, pixels, queued))
         if found is None:
+            if len(self._lookups) >= _LOOKUPS:
+                self._lookups.clear()
             if model not in self._models and len(self._models) >= _MODELS:
                 oldest = next(iter(self._models))
                 del self._models[oldest]
                 self._predictions = {key: kept for key, kept in self._predictions.items() if key[0] != oldest}
-            estimate = self._models.setdefault(model, ModelEstimate())
-            found = self._predictions[model, size] = Prediction(estimate, size)
+                self._lookups.clear()
+            size, estimate = size_of(pixels, queued), self._models.setdefault(model, ModelEstimate())
+            found = self._predictions.setdefault((model, size), Prediction(estimate, size))
+            self._lookups[model, pixels, queued] = found
         return found
 
     def median(self, model: str | None, pixels: int | None) -> float | None:

@@ -20,7 +20,6 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import accumulate, repeat
 from operator import mul
 from typing import Final, NamedTuple
@@ -280,7 +279,6 @@ class Size(NamedTuple):
         return math.log(0.063 + 0.483 * self.megapixels)
 
 
-@lru_cache(4096)
 def size_of(pixels: int | None, queued: bool = False) -> Size:
     """The size with so many pixels."""
     return Size(min(round(8 * math.log2(pixels)), _LARGEST) if pixels and pixels > 0 else None, queued)

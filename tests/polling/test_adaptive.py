@@ -99,7 +99,7 @@ def test_the_estimate_does_not_drift_with_its_own_polling(served: bool, round_tr
 def test_a_service_far_faster_than_expected_is_learned_from_polls_alone() -> None:
     rows = [
         row
-        for seed in range(8)  # the first poll sees every end, and would for ever
+        for seed in range(8)  # the first poll reports every end, and always would
         for row in simulate(AdaptivePolling(), Profile(slow=0.1), 600, seed=seed, served=False)[400:]
     ]
     assert summary(rows)[2] < 2
@@ -342,6 +342,7 @@ def test_memory_is_bounded() -> None:
         policy.next_poll(progress(model=f"model {number}"))
     assert len(policy._models) == 64
     assert len(policy._predictions) < 200
+    assert len(policy._lookups) <= 4096
     assert polls(policy, 3, model="first") == polls(AdaptivePolling(), 3)
 
 
