@@ -1,10 +1,10 @@
-"""Polls a request against needless waiting: other clients, ours at several prices of a poll, and the best there is.
+"""Draws polls a request against delay: other clients, ours at several prices of a poll, and the optimum.
 
     python benchmarks/plot_frontier.py [--output docs/images/frontier.png]
 
-The profile klein of polling_lab.py at 1024 x 1024. The optimum is exact, one point for each price of a poll; the
-policies that learn nothing are weighed on the distribution itself; ours is simulated, warm, with fixed seeds. The same
-figures everywhere, and no clock in it. Needs matplotlib.
+The profile klein of simulation.py at 1024 x 1024. The optimum is exact, one point for each price of a poll. Policies
+that learn nothing are evaluated on the distribution itself; ours is simulated, warm, with fixed seeds. The figures
+repeat exactly. Needs matplotlib.
 """
 
 import argparse
@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from peers import PEERS, Cost, expected, optimum
-from polling_lab import PROFILES, SQUARE, judged, simulate
+from simulation import PEERS, PROFILES, SQUARE, Cost, optimum, policy_cost, simulate
 
 from flux_klein_async.polling.adaptive import AdaptivePolling
 from flux_klein_async.polling.policies import ExponentialPolling, PollPolicy
@@ -38,16 +37,16 @@ def ours(price: float, requests: int = 2000, seeds: int = 8) -> Cost:
     rows = [
         row
         for seed in range(seeds)
-        for row in judged("klein", simulate(AdaptivePolling(poll_cost=price), PROFILE, requests, seed=seed))
+        for row in simulate(AdaptivePolling(poll_cost=price), PROFILE, requests, seed=seed)[PROFILE.warm :]
     ]
     return Cost(fmean(row.excess for row in rows), fmean(row.polls for row in rows))
 
 
 def others() -> dict[str, Cost]:
-    """What the policies cost that learn nothing."""
+    """What policies that learn nothing cost."""
     policies: dict[str, PollPolicy] = {name: make() for name, make in PEERS.items()}
     policies["ExponentialPolling()"] = ExponentialPolling(spread=random.Random(0).random)
-    return {name: expected(policy, PROFILE.distribution(0, SQUARE)) for name, policy in policies.items()}
+    return {name: policy_cost(policy, PROFILE.distribution(0, SQUARE)) for name, policy in policies.items()}
 
 
 def frame(axes: "Axes") -> None:
@@ -64,7 +63,7 @@ def frame(axes: "Axes") -> None:
     axes.spines[["bottom", "left"]].set_color(FAINT)
     axes.tick_params(colors=INK, labelsize=10)
     axes.set_xlabel("polls a request", fontsize=11, color=INK)
-    axes.set_title("mean seconds from the end to the poll that sees it", fontsize=11, color=INK, loc="left")
+    axes.set_title("mean seconds from the end to the poll that reports it", fontsize=11, color=INK, loc="left")
 
 
 def draw(path: Path) -> None:
@@ -75,7 +74,7 @@ def draw(path: Path) -> None:
 
     best = [optimum(PROFILE.distribution(0, SQUARE), price) for price in LEAST]
     polls, excess = [cost.polls for cost in best], [cost.excess for cost in best]
-    # No wait is seen to end with less than one poll.
+    # Noticing an end takes at least one poll.
     axes.fill_between([*polls, 1, WIDEST[0]], [*excess, TALLEST[1], TALLEST[1]], TALLEST[0], color=SHADE, linewidth=0)
     axes.plot(polls, excess, color=FAINT, linewidth=1)
     axes.text(1.6, 0.0125, "no schedule gets here", color=FAINT, fontsize=11, ha="center")

@@ -6,9 +6,9 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+from faulty_client import PIXELS, Item, Plan, RunRecord, Submit, accepted_submits, audit, run_items
+from harness import problems
 
-from benchmarks.measure import trouble
-from benchmarks.storm import PIXELS, Item, Plan, Ridden, Submit, accepted_submits, audit, ride
 from flux_klein_async import FluxKleinClient, Limits
 from flux_klein_async.emulator import FAULTS, InProcessEmulator, VirtualTimeLoop, fault, pictures
 
@@ -33,11 +33,11 @@ async def rage(directory):
             on_event=hear,
         )
 
-    with trouble() as storm.seen:
+    with problems() as storm.seen:
         async with InProcessEmulator(round_trip=0.05, workers=12, seed=PLAN.seed) as emulator:
             emulator.fault("submit", *LOST_REPLIES, probability=0.1)
             emulator.storm(0.1)
-            storm.ridden = await ride(PLAN, connect, emulator.base_url, directory)
+            storm.ridden = await run_items(PLAN, connect, emulator.base_url, directory)
             storm.submits = accepted_submits(emulator.records)
             storm.faults = Counter(record.endpoint for record in emulator.records if record.answer is not None)
             storm.kinds = len({repr(record.answer)[:200] for record in emulator.records})
@@ -107,14 +107,14 @@ def item(**told):
     ],
 )
 def test_the_books_show_what_is_wrong(one, submits, wrong, tmp_path):
-    found = audit(Ridden([one], tmp_path), submits, seed=0)
+    found = audit(RunRecord([one], tmp_path), submits, seed=0)
     shown = {what for what, number in found.items() if number}
     assert len(shown) == len(wrong)
     assert all(any(word in what for what in shown) for word in wrong)
 
 
 def test_the_books_know_an_id_that_was_never_given(tmp_path):
-    ridden = Ridden([item(ids={"id-0"})], tmp_path, untagged={"id-0", "id-9"})
+    ridden = RunRecord([item(ids={"id-0"})], tmp_path, untagged={"id-0", "id-9"})
     assert audit(ridden, [ACCEPTED], seed=0)["ids that the service never gave"] == 1
 
 
@@ -125,7 +125,7 @@ def test_the_books_compare_files_with_what_was_served(tmp_path):
         (tmp_path / name).write_bytes(data)
         one.files.append(("id-0", tmp_path / name))
     (tmp_path / ".left.part").touch()
-    found = audit(Ridden([one], tmp_path), [ACCEPTED], seed=0)
+    found = audit(RunRecord([one], tmp_path), [ACCEPTED], seed=0)
     assert {what: number for what, number in found.items() if number} == {
         "files neither whole nor as served": 1,
         "files that nobody was told of": 1,

@@ -1,207 +1,68 @@
-"""`AdaptivePolling`: learns how long generations take, and polls when a poll is worth its price.
+"""`AdaptivePolling`, the default policy: learns how long generations take, and polls when a poll is worth its price.
 
-For each model it keeps a history (`durations`), and for each picture size a prediction made from it: the distribution
-and the schedules. A prediction is made again only when enough is new: after every sample at first, then after as many
-as it was made from. The ranks of new samples in the predicted distribution show when the service has changed.
-
-The clock of a wait runs from acceptance, or from the start of the generation if it was seen queued. All instants are
-those at which polls are sent, so a round trip moves them all alike.
-
-`Store` keeps what was learned between processes: one small JSON file, replaced whole. It is a convenience: a file that
-is damaged, foreign or cannot be written costs one warning and a cold start, never a call.
+The clock of a wait starts at acceptance, or at the step to running if the request was queued. All times are those at
+which polls are sent, so a round trip shifts them equally and costs no poll. `Store` keeps what was learned between
+processes, in one JSON file. If the file is damaged or cannot be written, the policy logs one warning and starts cold.
 """
 
 import logging
-import math
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.models import RequestState, brief_repr
-from flux_klein_async.options import finite
-from flux_klein_async.polling.durations import Distribution, Durations, QueuePace, ServedTimes, Size
-from flux_klein_async.polling.policies import Observation, Progress
-from flux_klein_async.polling.schedule import Schedule
+from flux_klein_async.polling.durations import Histogram, ModelEstimate, QueueSpeed, ServiceClock, Size, size_of
+from flux_klein_async.polling.policies import Observation, Progress, require_at_least
+from flux_klein_async.polling.schedule import Prediction
 
-__all__ = ["AdaptivePolling", "History", "ModelSnapshot", "Prediction", "SizeSnapshot", "Snapshot", "Store"]
+__all__ = ["AdaptivePolling"]
 
+_log = logging.getLogger("flux_klein_async")
 
-_NEW_AT_MOST: Final = 192.0  # samples after which an prediction is old, however many it was made from
-_BORROWING: Final = 4.0  # samples of its own below which other sizes' samples make an prediction old too
-_FORGOTTEN: Final = 0.3  # samples that a history weighs after the service has changed
-_SCHEDULES: Final = 256
-_DEAREST: Final = 1024.0
-_FINEST: Final = 0.01  # seconds; a delay that is known better counts as known
-
-
-class Drift:
-    """Notices that samples no longer come from the distribution: their ranks in it should average a half.
-
-    The average reaches back some seven samples. A service that is suddenly twice as slow takes it past the limit at the
-    eighth sample; chance, hardly ever.
-    """
-
-    __slots__ = ("_level",)
-
-    def __init__(self) -> None:
-        self._level = 0.0
-
-    def push(self, rank: float) -> bool:
-        """Take in a rank from 0 to 1; whether the service has changed."""
-        self._level += 0.15 * (rank - 0.5 - self._level)
-        if abs(self._level) < 0.35:
-            return False
-        self._level = 0.0
-        return True
-
-
-class History:
-    """What is known of one model.
-
-    Attributes:
-        durations: How long its generations take, by size.
-        pace: How fast its queue moves.
-        count: Samples so far.
-    """
-
-    def __init__(self) -> None:
-        self.durations = Durations()
-        self.pace = QueuePace()
-        self.count = 0
-        self._drift = Drift()
-        self._predictions: dict[Size, Prediction] = {}
-
-    def prediction(self, size: Size) -> "Prediction":
-        """The prediction for one size, always the same object."""
-        found = self._predictions.get(size)
-        if found is None:
-            found = self._predictions[size] = Prediction(self, size)
-        return found
-
-    def notice(self, rank: float) -> None:
-        """A sample has come, at this rank of what was believed of its size."""
-        self.count += 1
-        if self._drift.push(rank):
-            self.durations.fade(_FORGOTTEN)
-            for prediction in self._predictions.values():
-                prediction.expire()
-
-
-class Prediction:
-    """What is believed of one size."""
-
-    __slots__ = ("_distribution", "_left", "_lent_until", "_schedules", "_size", "history")
-
-    def __init__(self, history: History, size: Size) -> None:
-        self.history = history
-        self._size = size
-        self._schedules: dict[tuple[float, int], Schedule] = {}
-        self._distribution: Distribution | None = None
-        self._left = 0.0
-        self._lent_until = 0.0
-
-    def learn(self, low: float, high: float) -> None:
-        """Take in a generation that took between `low` and `high` seconds."""
-        rank = self.history.durations.add(self._size, low, high, self.distribution())
-        self._left -= 1
-        if self._left <= 0:
-            self.expire()
-        self.history.notice(rank)
-
-    def expire(self) -> None:
-        """Work everything out again when it is next asked for."""
-        self._distribution = None
-
-    def distribution(self) -> Distribution:
-        """Of the seconds that a generation takes."""
-        history = self.history
-        if self._distribution is None or history.count >= self._lent_until:
-            self._distribution = history.durations.distribution(self._size)
-            self._schedules.clear()
-            own = history.durations.weight(self._size)
-            self._left = min(max(1.0, own), _NEW_AT_MOST)
-            lent = math.inf if own >= _BORROWING else max(2.0, history.count)
-            self._lent_until = history.count + lent
-        return self._distribution
-
-    def schedule(self, price: float, dearer: float = 1.0, width: float = 0.0) -> Schedule:
-        """The best polls `price` seconds a poll, `dearer` times; after a start anywhere in `width` seconds.
-
-        Both are rounded to half octaves, so that few schedules are made.
-        """
-        distribution = self.distribution()
-        if dearer != 1.0:
-            dearer = 2 ** (round(2 * math.log2(min(dearer, _DEAREST))) / 2) if dearer > 1 else 1.0
-        steps = max(round(2 * math.log2(width / _FINEST)), 0) if width > _FINEST else 0
-        found = self._schedules.get((price * dearer, steps))
-        if found is None:
-            if steps:
-                distribution = distribution.delayed(_FINEST * 2 ** (steps / 2))
-            if len(self._schedules) >= _SCHEDULES:
-                self._schedules.clear()
-            found = self._schedules[price * dearer, steps] = Schedule(distribution, price * dearer)
-        return found
-
-
-_logger = logging.getLogger("flux_klein_async")
-
-_LARGEST: Final = 1024 * 1024
-
+_Seconds = Annotated[float, Field(ge=9e-5, le=2e4)]
+_Variance = Annotated[float, Field(ge=0, le=10)]
+_Octave = Annotated[int, Field(ge=0, le=1000)] | None
+_Bin = Annotated[int, Field(ge=-1000, le=2000)]
 _Weight = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 
-_Place = Annotated[int, Field(ge=-1000, le=2000)]
 
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class SizeSnapshot(_Part):
-    """The histogram of one size: weights by bin of log time."""
-
-    octave: Annotated[int, Field(ge=0, le=1000)] | None
-    queued: bool
-    bins: Annotated[dict[_Place, _Weight], Field(min_length=1)]
-
-
-class ModelSnapshot(_Part):
-    """One model: its sizes, and the pace of its queue (seconds a place, variance, samples)."""
+class ModelSnapshot(BaseModel, extra="forbid", frozen=True):
+    """What was learned about one model: the arguments of its `QueueSpeed`, of each `Size`, and of its `Histogram`."""
 
     model: str | None
-    seconds: Annotated[float, Field(gt=0, le=1e4)]
-    variance: Annotated[float, Field(ge=0, le=10)]
-    count: Annotated[int, Field(ge=1)]
-    sizes: list[SizeSnapshot]
+    queue: tuple[_Seconds, _Variance, Annotated[int, Field(ge=1)]]
+    sizes: list[tuple[_Octave, bool, Annotated[dict[_Bin, _Weight], Field(min_length=1)]]]
 
 
-class Snapshot(_Part):
-    """The whole file."""
+class Snapshot(BaseModel, extra="forbid", frozen=True):
+    """The content of a store."""
 
     version: Literal[1] = 1
     models: list[ModelSnapshot]
 
 
+_MAX_BYTES: Final = 1024 * 1024  # a larger file is cut off there, so that it is no valid JSON
+
+
 class Store:
-    """A file of what was learned."""
+    """A file with a `Snapshot`. A file that cannot be read or written is ignored; the first failure is logged."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._warned = False
 
     def load(self) -> Snapshot | None:
-        """What the file says; None where there is none, or none that can be read."""
+        """The file's content; None if there is no file or it is unusable."""
         try:
             with self.path.open("rb") as file:
-                content = file.read(_LARGEST + 1)
-            if len(content) <= _LARGEST:
-                return Snapshot.model_validate_json(content)
-            self._warn("is too large to be one of ours")
+                return Snapshot.model_validate_json(file.read(_MAX_BYTES))
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -211,40 +72,35 @@ class Store:
         return None
 
     def save(self, snapshot: Snapshot) -> None:
-        """Replace the file. Blocks: in an application on a loop, call it in a thread."""
+        """Replaces the file in one step. Blocks: on an event loop, call it in a thread."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    file.write(snapshot.model_dump_json())
-                Path(name).replace(self.path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+            with tempfile.TemporaryDirectory(prefix=f".{self.path.name}.", dir=self.path.parent) as folder:
+                new = Path(folder, self.path.name)
+                new.write_text(snapshot.model_dump_json(), encoding="utf-8")
+                new.replace(self.path)
         except OSError as error:
             self._warn(f"cannot be written ({error.strerror})")
 
-    def _warn(self, what: str) -> None:
+    def _warn(self, problem: str) -> None:
         if not self._warned:
             self._warned = True
-            _logger.warning("The store of learned poll times %s %s; it is not used", self.path, what)
+            _log.warning("The store of learned poll times %s %s; it is not used", self.path, problem)
 
 
-_MODELS: Final = 64  # histories kept; the oldest goes first
-_KEYS: Final = 4096  # pairs of model and pixels whose prediction is found without arithmetic
-_FOREVER: Final = 1e9  # seconds that no wait takes
-_ODD: Final = 10.0  # seconds by which an account may exceed what was seen
+_MODELS, _LOOKUPS = 64, 4096  # kept; the oldest model is dropped first
+_MAX_SECONDS: Final = 1e9  # of a wait
+_MAX_EXCESS: Final = 10.0  # seconds by which the service's duration may exceed the observed one
 
 
 class AdaptivePolling:
-    """Learns from each wait; polls so that needless waiting plus the price of polling is least.
+    """Learns from each wait, and minimises the delay plus the price of polls.
 
     Args:
-        poll_cost: What a poll is worth, in seconds of needless waiting. At 0.010 the average wait for a picture of
-            1024 x 1024 is seen 28 ms after its end, with three polls; a smaller price buys speed with polls.
-        minimum: Seconds between two polls least.
-        maximum: Seconds between two polls most.
+        poll_cost: What a poll is worth, in seconds of delay. At 0.010 the end of a picture of 1024 x 1024 is noticed
+            after 28 ms on average, with three polls. A lower price means less delay and more polls.
+        minimum: The shortest interval between two polls, in seconds.
+        maximum: The longest interval between two polls, in seconds.
         store: Path of a file that keeps what was learned between processes; None keeps nothing.
 
     Raises:
@@ -259,26 +115,23 @@ class AdaptivePolling:
         maximum: float = 5.0,
         store: str | os.PathLike[str] | None = None,
     ) -> None:
-        for name, value in {"poll_cost": poll_cost, "minimum": minimum, "maximum": maximum}.items():
-            if not finite(value) or value < 1e-6:
-                raise ConfigurationError(f"AdaptivePolling.{name} must be a number of seconds above 0")
+        require_at_least(1e-6, poll_cost=poll_cost, minimum=minimum, maximum=maximum)
         if maximum < minimum:
-            raise ConfigurationError("AdaptivePolling.maximum must not be below its minimum")
-        self.poll_cost = poll_cost
-        self.minimum = minimum
-        self.maximum = maximum
-        self._histories: dict[str | None, History] = {}
-        self._predictions: dict[tuple[str | None, int | None, bool], Prediction] = {}
-        self._served = ServedTimes()
-        self._told: set[str] = set()
+            raise ConfigurationError("maximum must not be below minimum")
+        self.poll_cost, self.minimum, self.maximum = poll_cost, minimum, maximum
+        self._models: dict[str | None, ModelEstimate] = {}
+        self._predictions: dict[tuple[str | None, Size], Prediction] = {}
+        self._lookups: dict[tuple[str | None, int | None, bool], Prediction] = {}  # without arithmetic, for speed
+        self._clock = ServiceClock()
+        self._logged: set[str] = set()
         self._new = 0
         self._store = None if store is None else Store(store)
         if self._store is not None and (snapshot := self._store.load()) is not None:
             self._restore(snapshot)
 
     def __repr__(self) -> str:
-        facts = {"poll_cost": self.poll_cost, "minimum": self.minimum, "maximum": self.maximum}
-        return brief_repr(self, facts | {"models": len(self._histories)})
+        settings = {"poll_cost": self.poll_cost, "minimum": self.minimum, "maximum": self.maximum}
+        return brief_repr(self, settings | {"models": len(self._models)})
 
     def next_poll(self, progress: Progress) -> float:
         """Seconds from the start of the last poll to the next; between `minimum` and `maximum`."""
@@ -287,120 +140,98 @@ class AdaptivePolling:
             sent = max(age - (round_trip or 0.0), 0.0) if polls else 0.0
         if queued is None:
             if model is None and not polls:
-                return self.minimum  # somebody else's request: it may have ended long ago
+                return self.minimum  # submitted by another process: it may have ended long ago
             poll = self.prediction(model, pixels).schedule(self.poll_cost, price).after(sent)
         else:
             prediction = self.prediction(model, pixels, queued=True)
             left = None if state is RequestState.IN_QUEUE else age - state_age - (round_trip or 0.0)
-            low, high = prediction.history.pace.window(queued, left)
+            low, high = prediction.estimate.queue.start(queued, left)
             poll = low + prediction.schedule(self.poll_cost, price, high - low).after(max(sent - low, 0.0))
         return min(self.maximum, max(self.minimum, poll - sent))
 
     def observe(self, observation: Observation) -> None:
-        """Learn from a wait that has ended."""
+        """Learns from a finished wait."""
         low, high = observation.not_before, observation.not_after if observation.sent is None else observation.sent
-        if not _possible(observation, low, high):
-            self._tell("A wait is said to have ended between %r and %r s; nothing is learned from that", low, high)
+        if not _plausible(observation, low, high):
+            self._warn("A wait cannot have ended between %r and %r s; it is ignored", low, high)
             return
-        round_trip = observation.not_after - high
-        low, high = self._narrow(low, high, observation.served, round_trip)
-        queued = observation.queued
+        round_trip, served, queued = observation.not_after - high, observation.served, observation.queued
+        if served is not None:
+            if not 0 <= served <= high + _MAX_EXCESS:
+                self._warn("The service reports an impossible duration of %r s; such reports are ignored", served)
+            low, high = self._clock.narrow(low, high, served, round_trip)
+            if not self._clock.trusted:
+                self._warn("The service's durations (finished_at - created_at) contradict the polls; they are not used")
         prediction = self.prediction(observation.model, observation.pixels, queued=queued is not None)
         if queued is not None:
             running = observation.running_since
             left = high if running is None else min(max(running - round_trip, queued.until), high)
-            # It started a generation before its end, between the poll that saw it queued and the one that did not.
+            # It started one generation before its end, between the last poll that reported it as queued and the next.
             started = (low + high) / 2 - prediction.distribution().quantile(0.5)
-            prediction.history.pace.learn(queued, min(max(started, queued.until), left))
+            prediction.estimate.queue.add(queued, min(max(started, queued.until), left))
             low, high = max(low - left, 0.0), max(high - queued.until, 0.0)
-        prediction.learn(low, high)
+        prediction.add(low, high)
         self._new += 1
 
     def prediction(self, model: str | None, pixels: int | None, *, queued: bool = False) -> Prediction:
-        """What is believed of a model and size now; `queued`: counted from the start of one that was seen queued."""
-        found = self._predictions.get((model, pixels, queued))
+        """The current prediction; `queued`: for the time from the step to running of a queued request."""
+        found = self._lookups.get((model, pixels, queued))
         if found is None:
-            if len(self._predictions) >= _KEYS:
-                self._predictions.clear()
-            found = self._history(model).prediction(Size.of(pixels, queued=queued))
-            self._predictions[model, pixels, queued] = found
+            if len(self._lookups) >= _LOOKUPS:
+                self._lookups.clear()
+            if model not in self._models and len(self._models) >= _MODELS:
+                oldest = next(iter(self._models))
+                del self._models[oldest]
+                self._predictions = {key: kept for key, kept in self._predictions.items() if key[0] != oldest}
+                self._lookups.clear()
+            size, estimate = size_of(pixels, queued), self._models.setdefault(model, ModelEstimate())
+            found = self._predictions.setdefault((model, size), Prediction(estimate, size))
+            self._lookups[model, pixels, queued] = found
         return found
 
     def median(self, model: str | None, pixels: int | None) -> float | None:
-        """Half of the generations of this model and size take at most so many seconds; None before any is known."""
+        """The median duration in seconds for this model and size; None before any sample."""
         prediction = self.prediction(model, pixels)
-        durations, size = prediction.history.durations, Size.of(pixels)
-        known = durations.weight(size) + durations.lent(size) > 0
+        known = any(histogram.total > 0 for histogram in prediction.estimate.histograms.values())
         return prediction.distribution().quantile(0.5) if known else None
 
     def unsaved(self, at_least: int = 1) -> Callable[[], None] | None:
-        """A function that writes the store, for a thread; None without a store, or if fewer waits than that are new."""
+        """Returns a function that writes the store, for a thread; None without a store or enough new waits."""
         if self._store is None or self._new < at_least:
             return None
         self._new = 0
         return partial(self._store.save, self._snapshot())
 
     def save(self) -> None:
-        """Write the store now, if there is one and something is new. Blocks."""
-        write = self.unsaved()
-        if write is not None:
+        """Writes the store now if there is one and something is new. Blocks."""
+        if (write := self.unsaved()) is not None:
             write()
 
-    def _history(self, model: str | None) -> History:
-        found = self._histories.get(model)
-        if found is None:
-            if len(self._histories) >= _MODELS:
-                del self._histories[next(iter(self._histories))]
-                self._predictions.clear()
-            found = self._histories[model] = History()
-        return found
-
-    def _narrow(self, low: float, high: float, served: float | None, round_trip: float) -> tuple[float, float]:
-        if served is None:
-            return low, high
-        if not 0 <= served <= high + _ODD:
-            self._tell("The service says that a generation took %r s, which cannot be; what was seen counts", served)
-        found = self._served.narrow(low, high, served, round_trip)
-        if not self._served.believed:
-            self._tell("The service's times (finished_at - created_at) contradict what was seen; they are not used")
-        return found
-
-    def _tell(self, sentence: str, *values: object) -> None:
-        """Log each kind of oddity once."""
-        if sentence not in self._told:
-            self._told.add(sentence)
-            _logger.warning(sentence, *values)
+    def _warn(self, message: str, *values: object) -> None:
+        if message not in self._logged:
+            self._logged.add(message)
+            _log.warning(message, *values)
 
     def _snapshot(self) -> Snapshot:
-        return Snapshot(
-            models=[
-                ModelSnapshot(
-                    model=model,
-                    seconds=history.pace.seconds,
-                    variance=history.pace.variance,
-                    count=history.pace.count,
-                    sizes=[
-                        SizeSnapshot(octave=size.octave, queued=size.queued, bins=bins)
-                        for size, bins in history.durations.weights()
-                    ],
-                )
-                for model, history in self._histories.items()
-            ]
-        )
+        models = []
+        for model, estimate in self._models.items():
+            sizes = [(*size, histogram.bins) for size, histogram in estimate.histograms.items() if histogram.bins]
+            models.append(ModelSnapshot(model=model, queue=astuple(estimate.queue), sizes=sizes))
+        return Snapshot(models=models)
 
     def _restore(self, snapshot: Snapshot) -> None:
-        for kept in snapshot.models[-_MODELS:]:
-            history = self._history(kept.model)
-            history.pace.restore(kept.seconds, kept.variance, kept.count)
-            for size in kept.sizes:
-                history.durations.restore(Size(size.octave, size.queued), size.bins)
+        for saved in snapshot.models[-_MODELS:]:
+            self._models[saved.model] = estimate = ModelEstimate()
+            estimate.queue = QueueSpeed(*saved.queue)
+            for octave, queued, bins in saved.sizes:
+                estimate.histograms[Size(octave, queued)] = Histogram(bins)
 
 
-def _possible(observation: Observation, low: float, high: float) -> bool:
-    """Whether the instants are such as a loop's clock tells, in their order. For NaN no comparison holds."""
+def _plausible(observation: Observation, low: float, high: float) -> bool:
+    """Whether the times are such as a loop's clock gives, in their order. Comparisons with NaN are false."""
     queued, running = observation.queued, observation.running_since
     return (
-        0 <= low <= high <= _FOREVER
+        0 <= low <= high <= observation.not_after <= _MAX_SECONDS
         and (queued is None or 0 <= queued.entered <= queued.until <= high)
-        and (running is None or 0 <= running <= _FOREVER)
+        and (running is None or 0 <= running <= _MAX_SECONDS)
     )

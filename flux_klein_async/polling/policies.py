@@ -1,7 +1,7 @@
-"""When to poll: the `PollPolicy` protocol and the two explicit policies.
+"""The `PollPolicy` protocol, what a policy is told, and the two explicit policies.
 
-Pure: a policy is told how a wait stands and answers with a plain number. It never sleeps, reads no clock, and takes
-its randomness as an argument.
+Pure: a policy receives the state of one wait and returns a number of seconds. It never sleeps, reads no clock, and
+takes its randomness as an argument.
 """
 
 import random
@@ -26,14 +26,14 @@ __all__ = [
 
 
 class Queued(NamedTuple):
-    """What polls saw of a request in the queue; instants in seconds since acceptance, when the poll was sent.
+    """What polls reported about a request in the queue. Times are those of sent polls, in seconds since acceptance.
 
     Attributes:
-        entered: The first poll that saw it queued.
-        entered_position: The position that this poll saw, or None.
-        since: The first poll that saw it at `position`.
-        position: The last position seen, or None.
-        until: The last poll that saw it queued.
+        entered: The first poll that reported it as queued.
+        entered_position: The position that this poll reported, or None.
+        since: The first poll that reported `position`.
+        position: The last reported position, or None.
+        until: The last poll that reported it as queued.
     """
 
     entered: float
@@ -43,24 +43,21 @@ class Queued(NamedTuple):
     until: float
 
 
-class Progress(NamedTuple):
-    """How one wait stands when the next poll is to be planned.
-
-    A tuple, since it is made for every poll and a frozen dataclass takes three times as long to make.
+class Progress(NamedTuple):  # made for every poll: a frozen dataclass takes three times as long
+    """The state of one wait when its next poll is planned.
 
     Attributes:
         model: The model's id, or None for a request that another process submitted.
         pixels: Width times height, or None where unknown.
         polls: Polls made so far; 0 before the first.
-        age: Seconds since the request was accepted (or taken up).
-        state: What the last answered poll saw, or None before any.
-        state_age: Seconds since the state last changed, as seen from here.
-        queue_position: What the last answered poll saw.
-        last_interval: The interval chosen before, in seconds; None before the first poll.
+        age: Seconds since the request was accepted (or resumed).
+        state: The state in the last answered poll, or None before any.
+        state_age: Seconds since the client first received this state.
+        queue_position: The position in the last answered poll, or None.
+        last_interval: The previous interval in seconds; None before the first poll.
         round_trip: Seconds that the last poll took, or None.
-        sent: When the last poll was sent, in seconds since acceptance (0 before the first); None where untold: then it
-            is taken from `age` and `round_trip`.
-        queued: What the polls saw of the queue, also when it has left it; None if none saw it queued.
+        sent: When the last poll was sent, in seconds since acceptance; 0 before the first. None: `age - round_trip`.
+        queued: What polls reported about the queue, also after the request has left it; None if it was never queued.
         price: How many times its usual price a poll costs now; above 1 while the service or a ceiling asks for fewer.
     """
 
@@ -80,18 +77,18 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What one finished wait taught, all in seconds since the request was accepted.
+    """A finished wait. All times are in seconds since the request was accepted.
 
     Attributes:
         model: The model's id, or None for a request that another process submitted.
         pixels: Width times height, or None where unknown.
-        not_before: When the last poll that said "not yet" was sent (0 where there was none).
-        not_after: When the poll that saw the end was answered.
-        running_since: When it was first seen running, or None.
+        not_before: When the last poll that reported "not yet" was sent (0 where there was none).
+        not_after: When the poll that reported the end was answered.
+        running_since: When the request was first reported as running, or None.
         served: The service's own `finished_at - created_at`, or None.
         polls: Polls in all.
-        sent: When the poll that saw the end was sent, or None.
-        queued: What the polls saw of the queue, or None if none saw it queued.
+        sent: When the poll that reported the end was sent, or None.
+        queued: What polls reported about the queue, or None if it was never queued.
     """
 
     model: str | None
@@ -106,27 +103,24 @@ class Observation:
 
 
 class PollPolicy(Protocol):
-    """Decides when to poll. One policy serves all waits of a client; each wait asks it before each poll."""
+    """Decides when to poll. One policy serves all waits of a client and is asked before each poll."""
 
     def next_poll(self, progress: Progress) -> float:
         """Seconds from the start of the last poll (from acceptance, before the first) to the next one.
 
-        The round trip is part of the interval: where it took longer, the next poll goes out at once.
+        The round trip is part of the interval: if it took longer, the next poll is sent at once.
         """
-        ...
 
     def observe(self, observation: Observation) -> None:
-        """A wait has ended; learn from it, or do nothing."""
-        ...
+        """Receives each finished wait, to learn from it or ignore it."""
 
 
 @runtime_checkable
 class SavedPolicy(Protocol):
-    """What a policy that keeps what it learned offers besides: the client has it saved now and then, and at its end."""
+    """A policy that can save what it learned. The client saves it from time to time and when it closes."""
 
     def unsaved(self, at_least: int = 1) -> Callable[[], None] | None:
-        """A function that saves, to be called in a thread; None if fewer waits than that are new."""
-        ...
+        """Returns a function that saves, to be called in a thread; None if fewer than `at_least` waits are new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +128,8 @@ class FixedPolling:
     """Poll every `interval` seconds.
 
     Attributes:
-        interval: Seconds from poll to poll, above 0.
-        first: Seconds from acceptance to the first poll; None: `interval` too.
+        interval: Seconds from poll to poll, at least 1e-6.
+        first: Seconds from acceptance to the first poll; None means `interval`.
 
     Raises:
         ConfigurationError: A number is out of range.
@@ -145,29 +139,28 @@ class FixedPolling:
     first: float | None = None
 
     def __post_init__(self) -> None:
-        _require_seconds(interval=self.interval, first=0.0 if self.first is None else self.first)
-        if self.interval == 0:
-            raise ConfigurationError("FixedPolling.interval must be above 0")
+        require_at_least(1e-6, interval=self.interval)
+        require_at_least(0, first=0 if self.first is None else self.first)
 
     def next_poll(self, progress: Progress) -> float:
-        """The same interval, always."""
+        """`first` before the first poll, then `interval`."""
         return self.first if progress.polls == 0 and self.first is not None else self.interval
 
     def observe(self, observation: Observation) -> None:
-        """Nothing to learn."""
+        """Learns nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExponentialPolling:
-    """Poll after `initial` seconds, then at ever longer intervals.
+    """Poll after `initial` seconds, then at growing intervals.
 
     Attributes:
-        initial: Seconds from acceptance to the first poll, above 0.
-        multiplier: How many times longer each interval is than the one before; at least 1.
-        maximum: Seconds of the longest interval, above 0.
-        jitter: The fraction by which each interval is spread evenly, up and down, so that waits which began together
-            do not poll together for ever; below 1.
-        spread: Returns numbers from 0 to 1.
+        initial: Seconds from acceptance to the first poll, at least 1e-6.
+        multiplier: Growth of the interval from poll to poll; at least 1.
+        maximum: The longest interval in seconds, at least 1e-6.
+        jitter: Fraction by which each interval varies at random, up and down, so that waits that begin together do not
+            keep polling together; below 1.
+        spread: Returns random numbers from 0 to 1.
 
     Raises:
         ConfigurationError: A number is out of range.
@@ -180,37 +173,33 @@ class ExponentialPolling:
     spread: Callable[[], float] = field(default=random.random, repr=False)
 
     def __post_init__(self) -> None:
-        _require_seconds(initial=self.initial, multiplier=self.multiplier, maximum=self.maximum)
-        _require_seconds(jitter=self.jitter)
-        if not (self.initial > 0 and self.maximum > 0 and self.multiplier >= 1 and self.jitter < 1):
-            raise ConfigurationError(
-                "ExponentialPolling needs initial and maximum above 0, multiplier of at least 1, jitter below 1"
-            )
+        require_at_least(1e-6, initial=self.initial, maximum=self.maximum)
+        require_at_least(1, multiplier=self.multiplier)
+        require_at_least(0, jitter=self.jitter)
+        if self.jitter >= 1:
+            raise ConfigurationError("jitter must be below 1")
 
     def next_poll(self, progress: Progress) -> float:
-        """The interval for this many polls, jittered."""
+        """`initial * multiplier ** polls`, at most `maximum`, with jitter."""
         try:
-            grown = self.initial * self.multiplier**progress.polls
+            interval = self.initial * self.multiplier**progress.polls
         except OverflowError:
-            grown = self.maximum
-        return min(grown, self.maximum) * (1 + self.jitter * (2 * self.spread() - 1))
+            interval = self.maximum
+        return min(interval, self.maximum) * (1 + self.jitter * (2 * self.spread() - 1))
 
     def observe(self, observation: Observation) -> None:
-        """Nothing to learn."""
+        """Learns nothing."""
 
 
-def _require_seconds(**values: float) -> None:
+def require_at_least(least: float, **values: float) -> None:
+    """Checks the settings of a policy; raises `ConfigurationError`."""
     for name, value in values.items():
-        if not finite(value):
-            raise ConfigurationError(f"{name} must be a finite number, 0 or more")
+        if not finite(value) or value < least:
+            raise ConfigurationError(f"{name} must be a finite number, at least {least:g}")
 
 
 def checked_interval(interval: float) -> float:
-    """What a policy answered, if it is a number of seconds.
-
-    Raises:
-        ConfigurationError: It is negative, infinite or no number: the wait would never poll again, or hammer.
-    """
+    """Returns a policy's answer; raises `ConfigurationError` if a wait would never poll again, or without pause."""
     if finite(interval):
         return interval
-    raise ConfigurationError(f"The poll policy answered {interval!r}, which is no number of seconds")
+    raise ConfigurationError(f"The poll policy returned {interval!r}, which is not a valid number of seconds")

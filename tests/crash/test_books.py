@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from books import PRICE, Books, Rules, audit, ends, read_orders, totals
-from storm import Submit
+from faulty_batches import PRICE, Accounts, Rules, audit, ends, read_requests, totals
+from faulty_client import Submit
 
 from flux_klein_async.batch.manifest import Manifest
 from flux_klein_async.batch.rows import Row
@@ -57,7 +57,7 @@ class Scene:
         """What the books say is wrong."""
         self.manifest.close()
         self.run.close()
-        books = Books(self.folder / "journal.sqlite", self.folder, submits, [CAT], seed=0)
+        books = Accounts(self.folder / "journal.sqlite", self.folder, submits, [CAT], seed=0)
         return {
             what for what, count in audit(books, Rules(frozenset({"refused", "cancelled"} | again))).items() if count
         }
@@ -70,7 +70,7 @@ def uncertain_then_home(scene: Scene) -> Scene:
 LOST = "accepted, and the journal knows nothing of it"
 AGAINST = "submitted again against the rules"
 TWICE = "accepted twice, and the first not called uncertain"
-UNFINISHED = "items neither at home nor honestly ended"
+UNFINISHED = "items neither saved nor ended for a known reason"
 UNLISTED = "lines that the manifest lacks"
 ENDLESS = ONE._replace(endless=True)
 
@@ -147,5 +147,5 @@ def test_the_books_say_how_items_ended_and_what_they_cost(tmp_path: Path) -> Non
     scene = Scene(tmp_path)
     uncertain_then_home(scene)
     scene.found([], set())
-    assert ends(read_orders(tmp_path / "journal.sqlite")) == {"downloaded": 1}
+    assert ends(read_requests(tmp_path / "journal.sqlite")) == {"downloaded": 1}
     assert totals(tmp_path / "journal.sqlite") == (0, 2 * PRICE)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from books import PRICE, Books, Rules, audit, ends, totals
-from storm import accepted_submits
+from faulty_batches import PRICE, Accounts, Rules, audit, ends, totals
+from faulty_client import accepted_submits
 
 from flux_klein_async.emulator import Emulator
 from tests.crash import victim
@@ -115,8 +115,8 @@ class Batch:
         ) as process:
             yield process
 
-    def books(self) -> Books:
-        return Books(
+    def books(self) -> Accounts:
+        return Accounts(
             self.folder / "out" / "journal.sqlite",
             self.folder / "out",
             accepted_submits(self.emulated.records),

@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
-from ledger_storm import LEFT_OUT, SLOW, Plan, Raged, rage
+from faulty_batches import LEFT_OUT, SLOW, BatchesRun, BatchPlan, run_batches
 
 pytestmark = pytest.mark.slow
 
-PLAN = Plan(
+PLAN = BatchPlan(
     count=120,
     processes=3,
     concurrency=12,
@@ -22,16 +22,16 @@ PLAN = Plan(
 
 
 @pytest.fixture(scope="module")
-def raged(tmp_path_factory: pytest.TempPathFactory) -> Raged:
-    return asyncio.run(rage(PLAN, tmp_path_factory.mktemp("storm")))
+def raged(tmp_path_factory: pytest.TempPathFactory) -> BatchesRun:
+    return asyncio.run(run_batches(PLAN, tmp_path_factory.mktemp("storm")))
 
 
-def test_nothing_is_lost_nothing_is_paid_twice_and_the_budget_holds(raged: Raged) -> None:
-    assert raged.found == dict.fromkeys(raged.found, 0), raged.told
+def test_nothing_is_lost_nothing_is_paid_twice_and_the_budget_holds(raged: BatchesRun) -> None:
+    assert raged.found == dict.fromkeys(raged.found, 0), raged.stderr
     assert len(raged.found) == 23
 
 
-def test_it_was_a_storm(raged: Raged) -> None:
+def test_it_was_a_storm(raged: BatchesRun) -> None:
     codes, _ = raged.codes
     assert sorted(code == -9 for code in codes) == [False, False, True]
     assert 60 < raged.accepted[0] <= 80, "the budget ended it, with some of it set aside for what is uncertain"

@@ -1,7 +1,7 @@
-"""Many generations at once while one call in ten goes wrong, and the books afterwards.
+"""Many generations through one client while calls go wrong, and an audit of what the callers were told.
 
-`ride` sends them through one client, each in one of four ways; `audit` compares what the callers were told with what
-the emulator knows. Where the emulator is, and in what time, is the caller's affair.
+`run_items` makes the generations, each in one of four ways; `audit` compares what the callers know with what the
+emulator knows. The caller decides where the emulator runs, and in virtual or real time.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ from flux_klein_async import (
 from flux_klein_async.emulator import Generation, Pass, Record, Reply, Rewrite, faults_at, pictures
 from flux_klein_async.events import Uncertain
 
-__all__ = ["LIES", "PIXELS", "Item", "Plan", "Ridden", "Submit", "accepted_submits", "audit", "ride"]
+__all__ = ["FALSE_PICTURES", "PIXELS", "Item", "Plan", "RunRecord", "Submit", "accepted_submits", "audit", "run_items"]
 
-PIXELS = 64  # pictures are not what this is about
-_FOR_EVER = 1e6  # seconds
-_PATIENCE = 5.0  # seconds; an abandoned generation is given up within so many
-LIES = frozenset(  # what a server can call a picture without a sign that it is none
+PIXELS = 64  # width and height of every picture
+_ENDLESS = 1e6  # seconds
+_ABANDONED_WITHIN = 5.0  # seconds
+FALSE_PICTURES = frozenset(  # what a server can send as a picture without a sign that it is none
     answer.body if isinstance(answer.body, bytes) else answer.body.encode()
     for answer in faults_at("file")
     if isinstance(answer, Reply) and answer.status == 200 and isinstance(answer.body, bytes | str)
@@ -41,7 +41,7 @@ class Submit(NamedTuple):
     """One accepted submit, as the emulator knows it.
 
     Attributes:
-        told: Its id left at once, in an answer that can be read.
+        told: Its id was sent at once, in a readable answer.
         endless: It never ends, or its result never comes.
     """
 
@@ -53,7 +53,7 @@ class Submit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much of it, and which."""
+    """How many generations, and which."""
 
     count: int
     concurrency: int
@@ -62,14 +62,14 @@ class Plan:
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """One generation, and what was said of it.
+    """One generation, and what its caller was told.
 
     Attributes:
-        ids: What its caller was told by results, errors and handles.
-        heard: What events told.
-        uncertain: An error or an event said that nobody knows whether it was accepted.
-        abandoned: Its caller gave up, and can be told by events alone.
-        free: An error said that it cost nothing, and not since the service cancelled it.
+        ids: Ids from results, errors and handles.
+        heard: Ids from events.
+        uncertain: An error or event said that it may or may not have been accepted.
+        abandoned: Its caller stopped waiting, and can be told by events alone.
+        free: An error said that it cost nothing, other than that the service cancelled it.
     """
 
     prompt: str
@@ -89,13 +89,13 @@ class Item:
         return TextToImageInput(prompt=self.prompt, width=PIXELS, height=PIXELS)
 
     def hear(self, event: Event) -> None:
-        """Take in an event that carries this item as its tag."""
+        """An event with this item as its tag."""
         if event.request_id is not None:
             self.heard.add(event.request_id)
         self.uncertain = self.uncertain or isinstance(event, Uncertain)
 
     def met(self, error: FluxKleinError) -> None:
-        """Take in an error that its caller got."""
+        """An error that the caller received."""
         self.ends.append(type(error).__name__)
         if error.request_id is not None:
             self.ids.add(error.request_id)
@@ -103,14 +103,14 @@ class Item:
         self.free = self.free or (error.charged == "no" and not isinstance(error, GenerationCancelledError))
 
     def got(self, result: GenerationResult) -> None:
-        """Take in a result."""
+        """A result that the caller received."""
         self.ends.append("result")
         self.ids.add(result.request_id)
 
 
 @dataclass(slots=True)
-class Ridden:
-    """What came of it. `untagged`: ids named in events of no item, such as those of a submit that nobody awaits."""
+class RunRecord:
+    """What came of a run. `untagged`: ids in events of no item, such as those of a submit that nobody awaits."""
 
     items: list[Item]
     directory: Path
@@ -124,11 +124,11 @@ class Ridden:
             self.untagged.add(event.request_id)
 
 
-# --- the ways of an item
+# --- four ways to make a generation
 
 
-class _Rider:
-    """Takes items through a client."""
+class _Caller:
+    """Makes the generations through a client."""
 
     def __init__(self, client: FluxKleinClient, base_url: str, directory: Path) -> None:
         self._client = client
@@ -140,10 +140,10 @@ class _Rider:
         await self._save(item, await self._client.generate(item.input, tag=item))
 
     async def abandoned(self, item: Item) -> None:
-        """Generate, and cancel the awaiting task at any instant."""
+        """Generate, and cancel the awaiting task at any time."""
         on_abandon: Literal["cancel", "leave"] = "cancel" if item.rng.random() < 0.5 else "leave"
         task = asyncio.ensure_future(self._client.generate(item.input, on_abandon=on_abandon, tag=item))
-        await asyncio.wait({task}, timeout=item.rng.uniform(0.0, _PATIENCE))
+        await asyncio.wait({task}, timeout=item.rng.uniform(0.0, _ABANDONED_WITHIN))
         task.cancel()
         try:
             item.got(await task)
@@ -152,7 +152,7 @@ class _Rider:
             item.ends.append("abandoned")
 
     async def cancelled(self, item: Item) -> None:
-        """Submit, cancel, and wait for whichever end it comes to."""
+        """Submit, cancel, and wait for the end."""
         handle = await self._client.submit(item.input)
         item.ids.add(handle.request_id)
         try:
@@ -162,61 +162,61 @@ class _Rider:
             item.met(error)
         item.got(await self._client.wait_for_result(handle))
 
-    async def taken_up(self, item: Item) -> None:
-        """Submit, forget all but the id, wait for it and save."""
+    async def resumed(self, item: Item) -> None:
+        """Submit, forget all but the id, wait and save."""
         request_id = (await self._client.submit(item.input)).request_id
         item.ids.add(request_id)
         await self._save(item, await self._client.wait_for_result(request_id))
 
     async def _save(self, item: Item, result: GenerationResult) -> None:
         item.got(result)
-        # A result can name somebody else's file; on a port that would be somebody else's host, too.
+        # A faulty result can name a file of another item; on a port, of another host, too.
         if all(url.startswith(self._base_url) for url in result.urls):
             for path in await self._client.download(result, self._directory):
                 item.files.append((result.request_id, path))
 
 
-_WAYS: tuple[Callable[[_Rider, Item], Awaitable[None]], ...] = (
-    *[_Rider.to_disk] * 7,
-    _Rider.abandoned,
-    _Rider.cancelled,
-    _Rider.taken_up,
+_WAYS: tuple[Callable[[_Caller, Item], Awaitable[None]], ...] = (
+    *[_Caller.to_disk] * 7,
+    _Caller.abandoned,
+    _Caller.cancelled,
+    _Caller.resumed,
 )
 
 
-async def ride(
+async def run_items(
     plan: Plan, connect: Callable[[Callable[[Event], None]], FluxKleinClient], base_url: str, directory: Path
-) -> Ridden:
-    """Take `plan.count` items through one client, `plan.concurrency` at once, and close it.
+) -> RunRecord:
+    """Make `plan.count` generations through one client, `plan.concurrency` at once, and close it.
 
     `connect` makes the client with the `on_event` that it is given.
     """
     items = [
         Item(f"a snow leopard, number {number}", random.Random(f"{plan.seed}/{number}")) for number in range(plan.count)
     ]
-    ridden = Ridden(items, directory)
-    async with connect(ridden.hear) as client:
-        rider = _Rider(client, base_url, directory)
+    run = RunRecord(items, directory)
+    async with connect(run.hear) as client:
+        caller = _Caller(client, base_url, directory)
         left = iter(items)
-        await asyncio.gather(*(_work(rider, left) for _ in range(plan.concurrency)))
-    return ridden
+        await asyncio.gather(*(_work(caller, left) for _ in range(plan.concurrency)))
+    return run
 
 
-async def _work(rider: _Rider, left: Iterator[Item]) -> None:
+async def _work(caller: _Caller, left: Iterator[Item]) -> None:
     for item in left:
         try:
-            await item.rng.choice(_WAYS)(rider, item)
+            await item.rng.choice(_WAYS)(caller, item)
         except FluxKleinError as error:
             item.met(error)
-        except Exception as error:  # noqa: BLE001  # what must not happen is counted
+        except Exception as error:  # noqa: BLE001  # none is expected: counted
             item.strange.append(error)
 
 
-# --- the books
+# --- the audit
 
 
 def accepted_submits(records: Iterable[Record]) -> list[Submit]:
-    """What an emulator's records say of the submits that it accepted."""
+    """The submits that an emulator accepted, from its records."""
     return [
         Submit(json.loads(record.body)["prompt"], record.request_id, _told(record.answer), _endless(record.answer))
         for record in records
@@ -225,7 +225,7 @@ def accepted_submits(records: Iterable[Record]) -> list[Submit]:
 
 
 def _endless(answer: Any) -> bool:
-    return isinstance(answer, Generation) and max(answer.after or 0.0, answer.result_lag) > _FOR_EVER
+    return isinstance(answer, Generation) and max(answer.after or 0.0, answer.result_lag) > _ENDLESS
 
 
 def _told(answer: Any) -> bool:
@@ -234,27 +234,27 @@ def _told(answer: Any) -> bool:
     return answer is None or (isinstance(answer, Pass | Generation) and not answer.delay)
 
 
-def audit(ridden: Ridden, submits: list[Submit], *, seed: int) -> dict[str, int]:
-    """Compare both sides; every number is one of things that must not be, and so must be 0. `seed`: the emulator's."""
-    accepted: dict[str, list[Submit]] = {item.prompt: [] for item in ridden.items}
+def audit(run: RunRecord, submits: list[Submit], *, seed: int) -> dict[str, int]:
+    """Counts contradictions between callers and emulator; each count must be 0. `seed`: the emulator's."""
+    accepted: dict[str, list[Submit]] = {item.prompt: [] for item in run.items}
     for submit in submits:
         accepted.setdefault(submit.prompt, []).append(submit)
     wrong: Counter[str] = Counter()
-    for item in ridden.items:
-        _audit_item(item, accepted.pop(item.prompt), ridden.untagged, wrong)
+    for item in run.items:
+        _audit_item(item, accepted.pop(item.prompt), run.untagged, wrong)
     known = {submit.request_id for submit in submits}
-    names = sorted(path.name for item in ridden.items for _, path in item.files)
+    names = sorted(path.name for item in run.items for _, path in item.files)
     return {
         "items submitted twice": wrong["twice"],
         "submits of no item": sum(map(len, accepted.values())),
         "accepted, and nobody was told": wrong["untold"],
         "ids told and lost": wrong["lost"],
         "ids of another item": wrong["mixed"],
-        "ids that the service never gave": len(ridden.untagged - known),
+        "ids that the service never gave": len(run.untagged - known),
         "'not charged', yet accepted": wrong["free"],
-        "files neither whole nor as served": sum(_spoilt(item, seed) for item in ridden.items),
-        "files that nobody was told of": _surplus(names, ridden.directory),
-        "exceptions outside the tree": sum(len(item.strange) for item in ridden.items),
+        "files neither whole nor as served": sum(_spoilt(item, seed) for item in run.items),
+        "files that nobody was told of": _surplus(names, run.directory),
+        "exceptions outside the tree": sum(len(item.strange) for item in run.items),
     }
 
 
@@ -264,22 +264,22 @@ def _audit_item(item: Item, accepted: list[Submit], untagged: set[str], wrong: C
     wrong["twice"] += len(accepted) > 1
     wrong["untold"] += 0 if item.uncertain else len(ids - known)
     wrong["lost"] += sum(submit.told and submit.request_id not in known for submit in accepted)
-    # Events are for whoever listens: a caller who still waits is told by the result or by the error itself.
+    # A caller that still waits must be told by the result or the error itself, not by events alone.
     wrong["lost"] += 0 if item.abandoned or item.uncertain else len(item.heard - item.ids)
     wrong["mixed"] += len((item.ids | item.heard) - ids)
     wrong["free"] += item.free and bool(accepted)
 
 
 def _spoilt(item: Item, seed: int) -> int:
-    """Files that are neither this item's own picture nor, byte for byte, what the server called so."""
+    """Files that are neither this item's own picture nor, byte for byte, what the server sent as one."""
     whole = [
         (pictures.draw(item.prompt, PIXELS, PIXELS, seed=seed, request_id=request_id), path.read_bytes())
         for request_id, path in item.files
     ]
-    return sum(served != drawn and served not in LIES for drawn, served in whole)
+    return sum(served != drawn and served not in FALSE_PICTURES for drawn, served in whole)
 
 
 def _surplus(names: list[str], directory: Path) -> int:
-    """Files on disk that no download returned, halves among them, and files returned that are not there."""
+    """Files on disk that no download returned, partial ones included, and returned files that are not there."""
     found = Counter(path.name for path in directory.iterdir())
     return sum(((found - Counter(names)) + (Counter(names) - found)).values())
