@@ -1,4 +1,4 @@
-"""Polls into built distributions: all of the package, nothing else, and the same wheel by either way.
+"""Checks built distributions: all of the package, nothing else, and the same wheel by either way.
 
     python .ci/distribution.py CHECKOUT WHEEL_FOLDER SDIST_FOLDER
 

@@ -125,7 +125,7 @@ async def entries(path: Path, count: int, callers: int = 64) -> None:
         await measured("claim, done before", count, in_parallel(claim, range(count), callers))
     start = time.perf_counter()
     async with SqliteJournal(path):
-        print(f"opened and checked in {time.perf_counter() - start:.2f} s")
+        print(f"opened in {time.perf_counter() - start:.2f} s")
 
 
 def main() -> int:

@@ -213,5 +213,5 @@ def _summary(reader: JournalReader) -> str:
     total = sum(counts.values())
     settled, held = reader.spent_usd()
     states = ", ".join(f"{count} {state}" for state, count in counts.items()) or "none"
-    aside = f", {dollars(held)} set aside" if held else ""
-    return f"{total} request{'' if total == 1 else 's'}: {states}; {dollars(settled)} spent{aside}"
+    reserved = f", {dollars(held)} reserved" if held else ""
+    return f"{total} request{'' if total == 1 else 's'}: {states}; {dollars(settled)} spent{reserved}"

@@ -69,7 +69,7 @@ _MAX_FIELDS = 20
 _UPSTREAM = (502, "upstream_error", "The image service could not serve this request")
 _NOT_FOUND = (404, "not_found", "The request does not exist or has expired")
 _CASES: dict[type[FluxKleinError], tuple[int, str, str]] = {
-    # Every class that is not listed: a refused token or a suspended account looks like any other failure.
+    # Every class that is not listed: a refused token or a suspended account looks the same as any other failure.
     FluxKleinError: _UPSTREAM,
     APITimeoutError: (504, "upstream_timeout", "The image service did not answer in time"),
     InvalidInputError: (422, "invalid_input", "The input is invalid"),

@@ -49,7 +49,7 @@ def test_the_list_is_a_table_with_the_newest_first_and_a_sum_on_stderr(flux_klei
     states = [row[heading.index("state") :].split()[0] for row in rows]
     assert states == ["uncertain", "submitted", "failed", "downloaded"]
     assert rows[3].endswith(r"downloaded  $0.01  r0       a \x1b[31mleopard [bold]\nat dawn")
-    assert ran.err == "4 requests: 1 uncertain, 1 submitted, 1 downloaded, 1 failed; $0.01 spent, $0.06 set aside\n"
+    assert ran.err == "4 requests: 1 uncertain, 1 submitted, 1 downloaded, 1 failed; $0.01 spent, $0.06 reserved\n"
 
 
 def test_requests_are_chosen(flux_klein: Command, journal: str) -> None:
@@ -146,7 +146,7 @@ def test_requests_that_ended_long_ago_are_deleted(flux_klein: Command, journal: 
     assert flux_klein("journal", "prune", "--journal", journal, "--older-than", "0").out == "Deleted 2 requests\n"
     ran = flux_klein("journal", "list", "--journal", journal, "--json")
     assert [record["state"] for record in ran.records] == ["uncertain", "submitted"]
-    assert "$0.03 spent, $0.04 set aside" in ran.err
+    assert "$0.03 spent, $0.04 reserved" in ran.err
     assert flux_klein("journal", "prune", "--journal", journal, "--older-than", "-1").code == 64
 
 

@@ -682,7 +682,7 @@ async def test_what_is_written_down_is_enough_to_know_an_order_again(klein_emula
         == {
             EntryState.SUBMITTED: [(intent.key, request_id)],
             EntryState.REFUSED: [(intent.key,)],
-            EntryState.UNCERTAIN: [],  # the money stays set aside
+            EntryState.UNCERTAIN: [],  # the money stays reserved
         }[state]
     )
 

@@ -34,7 +34,7 @@ def test_nothing_is_lost_nothing_is_paid_twice_and_the_budget_holds(raged: Batch
 def test_it_was_a_storm(raged: BatchesRun) -> None:
     codes, _ = raged.codes
     assert sorted(code == -9 for code in codes) == [False, False, True]
-    assert 60 < raged.accepted[0] <= 80, "the budget ended it, with some of it set aside for what is uncertain"
+    assert 60 < raged.accepted[0] <= 80, "the budget ended it, with some of it reserved for what is uncertain"
     assert {"submit", "status", "result", "file"} <= set(raged.faults)
     assert raged.ends[1]["downloaded"] > 80
     assert raged.ends[1]["uncertain"] > 0
