@@ -1,4 +1,4 @@
-"""`FluxKleinClient`: wires the parts together; each verb is a few lines over `flow`."""
+"""`FluxKleinClient`: checks what it is given, wires the parts together, and leaves each verb to `operations`."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from flux_klein_async._version import USER_AGENT
 from flux_klein_async.api.credentials import Redactor, find_token
 from flux_klein_async.api.requests import Api
 from flux_klein_async.api.urls import ApiUrls, checked_model_id, checked_request_id
-from flux_klein_async.errors import ConfigurationError, FluxKleinError, InvalidInputError
+from flux_klein_async.errors import ConfigurationError, InvalidInputError
 from flux_klein_async.events import Event
 from flux_klein_async.journal.base import AccountJournal, Journal, NoBudget, SpendingLimit
 from flux_klein_async.misuse import NotWith, is_plain, slip
@@ -27,13 +27,13 @@ from flux_klein_async.models import (
     RequestStatus,
 )
 from flux_klein_async.operations import calls, download
-from flux_klein_async.operations.context import ClientContext, close, guarded
+from flux_klein_async.operations.context import ClientContext, guarded
 from flux_klein_async.operations.fanout import FanOut
 from flux_klein_async.operations.html import SavedPaths
 from flux_klein_async.operations.items import ItemRunner
 from flux_klein_async.operations.operation import Operation
-from flux_klein_async.operations.submit import PreparedRequest, made_input, prepare, submit
-from flux_klein_async.operations.wait import AcceptedRequest, Updates, accepted_request, generate, wait
+from flux_klein_async.operations.submit import AcceptedRequest, PreparedRequest, made_input, prepare, submit
+from flux_klein_async.operations.wait import Updates, generate, wait
 from flux_klein_async.options import (
     DEFAULT,
     Limits,
@@ -206,7 +206,7 @@ class FluxKleinClient(NotWith):
             learning=policy if isinstance(policy, SavedPolicy) else None,
             retry=retry,
             journal=journal.for_account(token) if isinstance(journal, AccountJournal) else journal,
-            budget=NoBudget() if budget is None else guarded(budget, "budget"),
+            budget=NoBudget() if budget is None else guarded(budget, "The budget"),
             on_event=on_event,
             backoff=Backoff(retry),
             max_file_bytes=settings.max_file_bytes,
@@ -251,13 +251,8 @@ class FluxKleinClient(NotWith):
         """
         prepared = self._prepared(input, model, width, height)
         operation = self._operation(timeout, tag=tag)
-        try:
-            with operation:
-                await submit(operation, prepared, on_abandon="cancel")
-                return RequestHandle(self, accepted_request(operation, prepared, operation.started))
-        except FluxKleinError as error:
-            calls.tell_failed(operation, error, "submit", prepared.model)
-            raise
+        with operation.telling("submit", prepared.model), operation:
+            return RequestHandle(self, await submit(operation, prepared, on_abandon="cancel"))
 
     async def status(self, request: str | RequestHandle, *, timeout: Timeout = DEFAULT) -> RequestStatus:
         """Ask once where a request stands.
@@ -319,12 +314,8 @@ class FluxKleinClient(NotWith):
         _check_on_abandon(on_abandon)
         _check_on_status(on_status)
         operation = self._operation(timeout, request_id=accepted.request_id, waits=True)
-        try:
-            with operation:
-                return await wait(operation, accepted, on_abandon=on_abandon, on_status=on_status)
-        except FluxKleinError as error:
-            calls.tell_failed(operation, error, "wait_for_result", accepted.model)
-            raise
+        with operation.telling("wait_for_result", accepted.model), operation:
+            return await wait(operation, accepted, on_abandon=on_abandon, on_status=on_status)
 
     async def generate(
         self,
@@ -360,17 +351,9 @@ class FluxKleinClient(NotWith):
         _check_on_abandon(on_abandon)
         _check_on_status(on_status)
         operation = self._operation(timeout, tag=tag, waits=True)
-        try:
-            with operation:
-                slot = Slot(self._context.limiter)
-                await slot.take()
-                try:
-                    return await generate(operation, prepared, slot, on_abandon=on_abandon, on_status=on_status)
-                finally:
-                    slot.give()
-        except FluxKleinError as error:
-            calls.tell_failed(operation, error, "generate", prepared.model)
-            raise
+        with operation.telling("generate", prepared.model), operation:
+            async with Slot(self._context.limiter) as operation.slot:
+                return await generate(operation, prepared, on_abandon=on_abandon, on_status=on_status)
 
     def handle(self, request_id: str) -> RequestHandle:
         """Resume a request that was submitted earlier, by any process.
@@ -549,7 +532,7 @@ class FluxKleinClient(NotWith):
             seconds = checked_timeout(drain, None)
             self._context.bind()
             self._context.closing = True
-            self._closing = asyncio.ensure_future(close(self._context, seconds))
+            self._closing = asyncio.ensure_future(self._context.aclose(seconds))
         return await asyncio.shield(self._closing)
 
     async def __aenter__(self) -> Self:
@@ -581,7 +564,7 @@ class FluxKleinClient(NotWith):
         self, timeout: Timeout, *, request_id: str | None = None, tag: object = None, waits: bool = False
     ) -> Operation:
         seconds = checked_timeout(timeout, self._timeout)
-        return self._context.operation(seconds, request_id=request_id, tag=tag, waits=waits)
+        return Operation(self._context, seconds, request_id=request_id, tag=tag, waits=waits)
 
     def _accepted(self, request: str | RequestHandle) -> AcceptedRequest:
         if isinstance(request, RequestHandle):
@@ -590,7 +573,9 @@ class FluxKleinClient(NotWith):
 
 
 def _limiter(limits: Limits | Limiter | None, settings: Limits) -> Limiter:
-    return InProcessLimiter(settings) if limits is None or isinstance(limits, Limits) else guarded(limits, "limiter")
+    if limits is None or isinstance(limits, Limits):
+        return InProcessLimiter(settings)
+    return guarded(limits, "The limiter")
 
 
 def _id_of(request: str | RequestHandle) -> str:

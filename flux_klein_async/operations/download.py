@@ -28,7 +28,6 @@ from flux_klein_async.errors import (
 from flux_klein_async.events import Downloaded
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.models import GenerationResult, SavedFile
-from flux_klein_async.operations.calls import tell_failed
 from flux_klein_async.operations.files import Arrival, InMemory, PartFile, Sink, checked_names
 from flux_klein_async.operations.operation import Operation
 
@@ -60,9 +59,8 @@ class Transfer(Generic[T]):
             DownloadError: It could not be fetched or saved; nothing of it is left behind.
         """
         try:
-            return await self._context.attempt(
+            return await self._operation.repeat(
                 Kind.FILE,
-                self._operation,
                 self._once,
                 allows=lambda error: error.retryable,
                 attempts=self._context.retry.attempts,
@@ -76,11 +74,8 @@ class Transfer(Generic[T]):
 
     async def _once(self) -> T:
         try:
-            await self._context.lane(Kind.FILE, self._operation)
-            try:
+            async with self._operation.admission(Kind.FILE):
                 headers, rest = await self._follow()
-            finally:
-                self._context.lanes.leave(Kind.FILE)
             return await self._work(
                 lambda: self._arrival.finish(rest, lambda content: content.complaint(headers, self._url))
             )
@@ -112,7 +107,7 @@ class Transfer(Generic[T]):
                 return urljoin(url, location)
             except ValueError:
                 raise DownloadError("The file's host redirects to no URL", url=self._shown(url)) from None
-        self._context.heed(Kind.FILE, head)
+        self._context.throttle(Kind.FILE, head)
         raise DownloadError(
             f"The file's host answered HTTP {head.status}",
             url=self._shown(url),
@@ -188,7 +183,7 @@ async def save(
     """
     context = operation.context
     naming = _naming(result, names, stem)
-    with _telling(operation, "download"):
+    with operation.telling("download"):
         with _within(operation, result.request_id):
             saved = [
                 await Transfer(operation, url, PartFile(directory, name)).fetch()
@@ -215,7 +210,7 @@ async def read(operation: Operation, result: GenerationResult) -> list[bytes]:
     Raises:
         DownloadError: A file could not be downloaded.
     """
-    with _telling(operation, "download_bytes"), _within(operation, result.request_id):
+    with operation.telling("download_bytes"), _within(operation, result.request_id):
         return [await Transfer(operation, url, InMemory()).fetch() for url in result.urls]
 
 
@@ -232,15 +227,6 @@ def _naming(result: GenerationResult, names: Sequence[str] | None, stem: str | N
             raise
         stems = checked_names([f"request-{result.request_id}{number}" for number in numbers], count)
     return [stem.__add__ for stem in stems]
-
-
-@contextmanager
-def _telling(operation: Operation, verb: str) -> Iterator[None]:
-    try:
-        yield
-    except FluxKleinError as error:
-        tell_failed(operation, error, verb)
-        raise
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Whether to try again, and the loop that does: `classify` decides, tenacity repeats.
 
-The only import of tenacity. It is entered only after a first failure, so that a call that succeeds does not pay for
-it. It never sees `CancelledError`: what may be repeated is named, nothing else is caught.
+Only named failures are repeated, so that a cancellation always passes. This module neither sends nor sleeps.
 """
 
 import random
@@ -10,8 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
-from tenacity.wait import wait_base
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, stop_never
 
 from flux_klein_async.api.messages import Request
 from flux_klein_async.errors import (
@@ -126,59 +124,42 @@ class Backoff:
         return bound * (0.5 + self.spread() / 2)
 
 
-class _Wait(wait_base):
-    def __init__(self, backoff: Backoff) -> None:
-        self._backoff = backoff
-
-    def __call__(self, retry_state: RetryCallState) -> float:
-        return self._backoff.pause(retry_state.attempt_number)
-
-
 async def repeat(
     call: Callable[[], Awaitable[T]],
-    first: FluxKleinError,
     *,
     may_repeat: Callable[[FluxKleinError], bool],
+    pause: Callable[[FluxKleinError], Awaitable[None]],
     attempts: int | None,
-    backoff: Backoff,
-    sleep: Callable[[float, int, FluxKleinError], Awaitable[None]],
 ) -> T:
-    """Repeat a call whose first attempt ended in `first`, for as long as `may_repeat` and `attempts` allow.
+    """Make a call, and repeat it after a pause while `may_repeat` and the number of attempts allow.
 
-    `sleep` is given the pause in seconds, the number of failures so far, and the last of them.
+    The first attempt is a plain await: tenacity takes over at the first failure, so that a call which succeeds does
+    not pay for it. `may_repeat` is asked once for each failure, `pause` is given the last one.
 
     Raises:
-        FluxKleinError: The last failure.
+        FluxKleinError: The last failure, or what `pause` raised.
     """
-    pending = [first]
-    last = first
+    last: FluxKleinError
 
-    async def again() -> T:
+    def repeats(error: BaseException) -> bool:
         nonlocal last
-        try:
-            if pending:
-                raise pending.pop()
-            return await call()
-        except FluxKleinError as error:
-            last = error
+        if not isinstance(error, FluxKleinError):
+            return False
+        last = error
+        return may_repeat(error)
+
+    async def before(_: RetryCallState) -> None:
+        await pause(last)
+
+    try:
+        return await call()
+    except FluxKleinError as error:
+        if not repeats(error) or attempts == 1:
             raise
-
-    failures = 0
-
-    async def pause(seconds: float) -> None:
-        nonlocal failures
-        failures += 1
-        await sleep(seconds, failures, last)
-
     retrying = AsyncRetrying(
-        retry=retry_if_exception(lambda error: isinstance(error, FluxKleinError) and may_repeat(error)),
-        stop=stop_after_attempt(attempts) if attempts is not None else _never,
-        wait=_Wait(backoff),
-        sleep=pause,
+        before=before,
+        retry=retry_if_exception(repeats),
+        stop=stop_never if attempts is None else stop_after_attempt(attempts - 1),
         reraise=True,
     )
-    return await retrying(again)
-
-
-def _never(_: RetryCallState) -> bool:
-    return False
+    return await retrying(call)

@@ -13,7 +13,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, Self
 
 from flux_klein_async.api.messages import Kind
 from flux_klein_async.options import Limits
@@ -181,6 +181,13 @@ class Slot:
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
         self._held = False
+
+    async def __aenter__(self) -> Self:
+        await self.take()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.give()
 
     async def take(self) -> None:
         """Wait for a slot, unless it is held already."""

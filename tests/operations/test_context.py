@@ -36,7 +36,8 @@ from flux_klein_async.api.messages import Kind
 from flux_klein_async.emulator import Generation, Hang, InProcessEmulator, Pass, Reply, VirtualTimeLoop, error_reply
 from flux_klein_async.events import Closed, Held, Retrying
 from flux_klein_async.journal.base import Entry, EntryState, NoBudget
-from flux_klein_async.operations.context import Background, sleep_until
+from flux_klein_async.operations.context import Background
+from flux_klein_async.operations.operation import sleep_until
 from flux_klein_async.transport.throttle import InProcessLimiter
 from tests.fakes import Events, now, outcome, settle, strays
 

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 
 from flux_klein_async import APITimeoutError, ClientClosedError, ServerError, SubmissionUncertainError, WaitTimeoutError
-from flux_klein_async.operations.operation import Operation, OperationRegistry
+from flux_klein_async.operations.context import OperationRegistry
+from flux_klein_async.operations.operation import Operation
 from tests.fakes import now, outcome
 
 pytestmark = pytest.mark.usefixtures("klein_emulator")  # for its virtual time
 
 
 def make(timeout: float | None = 2.0, **options: Any) -> tuple[Operation, OperationRegistry]:
-    context = SimpleNamespace(loop=asyncio.get_running_loop(), operations=OperationRegistry())
+    context: Any = SimpleNamespace(bind=asyncio.get_running_loop, operations=OperationRegistry())
     return Operation(context, timeout, **options), context.operations
 
 

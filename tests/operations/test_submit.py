@@ -53,6 +53,7 @@ from flux_klein_async.models import (
     TextToImage9BInput,
     TextToImageInput,
 )
+from flux_klein_async.operations.operation import Operation
 from flux_klein_async.operations.submit import PreparedRequest, _Submission, made_input, prepare
 from flux_klein_async.transport.base import BodyGuard
 from tests.fakes import Events, now, outcome, settle, strays
@@ -584,7 +585,7 @@ async def test_an_id_that_arrives_in_the_instant_of_the_cancellation_is_not_lost
 
 async def test_a_post_that_fails_in_the_instant_of_being_dropped_is_told_in_one_line(klein_emulator, connect, caplog):
     core = connect()._context
-    submission = _Submission(core.operation(1.0), PreparedRequest(model=MODEL, body=b"{}", pixels=None), "cancel", None)
+    submission = _Submission(Operation(core, 1.0), PreparedRequest(model=MODEL, body=b"{}", pixels=None), "cancel")
 
     async def fail() -> str:
         raise APIConnectionError(sent=False)

@@ -1,8 +1,7 @@
 """What a failure allows, how long to pause, and the loop that repeats."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -244,11 +243,11 @@ def test_pauses_differ_unless_told_otherwise() -> None:
 
 
 class Script:
-    """A call that fails as scripted, then succeeds, and a sleep that takes no time; both write down what happened."""
+    """A call that fails as scripted, then succeeds, and a pause that takes no time; both write down what happened."""
 
     def __init__(self, *failures: BaseException) -> None:
         self.failures = list(failures)
-        self.log: list[Any] = []
+        self.log: list[str] = []
 
     async def call(self) -> str:
         if self.failures:
@@ -258,134 +257,67 @@ class Script:
         self.log.append("succeed")
         return "result"
 
-    async def sleep(self, seconds: float, failures: int, error: FluxKleinError) -> None:
-        self.log.append((round(seconds, 3), failures, str(error)))
+    async def pause(self, error: FluxKleinError) -> None:
+        self.log.append(f"pause {error}")
 
-    def run(
-        self,
-        first: FluxKleinError,
-        *,
-        attempts: int | None = 5,
-        may_repeat: Callable[[FluxKleinError], bool] = lambda _: True,
-        sleep: Callable[[float, int, FluxKleinError], Awaitable[None]] | None = None,
-    ) -> str:
-        backoff = Backoff(RetryPolicy(), lambda: 1.0)
-        return asyncio.run(
-            repeat(
-                self.call,
-                first,
-                may_repeat=may_repeat,
-                attempts=attempts,
-                backoff=backoff,
-                sleep=sleep or self.sleep,
-            )
-        )
+    def run(self, *, attempts: int | None = 5, allowed: Callable[[FluxKleinError], bool] = lambda _: True) -> str:
+        def may_repeat(error: FluxKleinError) -> bool:
+            self.log.append(f"ask {error}")
+            return allowed(error)
+
+        return asyncio.run(repeat(self.call, may_repeat=may_repeat, pause=self.pause, attempts=attempts))
 
 
 def failures(count: int) -> list[ServerError]:
     return [ServerError(f"E{number}") for number in range(count)]
 
 
-def test_pauses_after_the_first_failure_then_calls_again() -> None:
-    script = Script()
-    assert (script.run(ServerError("E")), script.log) == ("result", [(0.1, 1, "E"), "succeed"])
-
-
-def test_each_pause_is_longer_and_knows_the_last_failure() -> None:
-    first, *others = failures(4)
-    script = Script(*others)
-    assert script.run(first) == "result"
-    assert script.log == [
-        (0.1, 1, "E0"),
-        "fail E1",
-        (0.2, 2, "E1"),
-        "fail E2",
-        (0.4, 3, "E2"),
-        "fail E3",
-        (0.8, 4, "E3"),
-        "succeed",
-    ]
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_each_failure_is_asked_about_once_and_paused_after(count: int) -> None:
+    script = Script(*failures(count))
+    assert script.run() == "result"
+    steps = [f"{step} E{number}" for number in range(count) for step in ("fail", "ask", "pause")]
+    assert script.log == [*steps, "succeed"]
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])
 def test_attempts_count_the_first_and_the_last_failure_is_raised(attempts: int) -> None:
-    first, *others = failures(10)
-    script = Script(*others)
+    script = Script(*failures(10))
     with pytest.raises(ServerError) as caught:
-        script.run(first, attempts=attempts)
-    calls = [line for line in script.log if isinstance(line, str)]
-    assert (str(caught.value), len(calls)) == (f"E{attempts - 1}", attempts - 1)
+        script.run(attempts=attempts)
+    assert (str(caught.value), 10 - len(script.failures)) == (f"E{attempts - 1}", attempts)
 
 
 def test_without_a_number_of_attempts_it_goes_on() -> None:
-    first, *others = failures(50)
-    script = Script(*others)
-    assert script.run(first, attempts=None) == "result"
-    assert len(script.log) == 99 + 1
+    assert Script(*failures(50)).run(attempts=None) == "result"
 
 
-def test_a_first_failure_that_may_not_be_repeated_is_raised_at_once() -> None:
-    first = ServerError("E")
-    script = Script()
-    with pytest.raises(ServerError) as caught:
-        script.run(first, may_repeat=lambda _: False)
-    assert caught.value is first
-    assert script.log == []
-
-
-def test_a_later_failure_that_may_not_be_repeated_is_raised_at_once() -> None:
-    later = InvalidInputError("no")
-    script = Script(later, ServerError("never"))
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_failure_that_may_not_be_repeated_is_raised_at_once(before: int) -> None:
+    last = InvalidInputError("no")
+    script = Script(*failures(before), last, ServerError("never"))
     with pytest.raises(InvalidInputError) as caught:
-        script.run(ServerError("E"), may_repeat=lambda error: error is not later)
-    assert caught.value is later
-    assert script.log == [(0.1, 1, "E"), "fail no"]
-
-
-def test_is_asked_once_for_each_failure_whether_to_repeat() -> None:
-    first, *others = failures(3)
-    asked: list[str] = []
-
-    def may_repeat(error: FluxKleinError) -> bool:
-        asked.append(str(error))
-        return True
-
-    Script(*others).run(first, may_repeat=may_repeat)
-    assert asked == ["E0", "E1", "E2"]
+        script.run(allowed=lambda error: error is not last)
+    assert caught.value is last
+    assert script.log[-2:] == ["fail no", "ask no"]
 
 
 @pytest.mark.parametrize("foreign", [asyncio.CancelledError("stop"), ValueError("bug"), KeyboardInterrupt("stop")])
-def test_what_is_no_error_of_the_package_passes_untouched(foreign: BaseException) -> None:
-    script = Script(foreign)
-    asked: list[FluxKleinError] = []
-
-    def may_repeat(error: FluxKleinError) -> bool:
-        asked.append(error)
-        return True
-
+@pytest.mark.parametrize("before", [0, 1])
+def test_what_is_no_error_of_the_package_passes_untouched(before: int, foreign: BaseException) -> None:
+    script = Script(*failures(before), foreign)
     with pytest.raises(type(foreign)) as caught:
-        script.run(ServerError("E"), may_repeat=may_repeat)
-    assert (str(caught.value), [str(error) for error in asked]) == (str(foreign), ["E"])
-    assert script.log == [(0.1, 1, "E"), f"fail {foreign}"]
+        script.run()
+    assert (str(caught.value), script.log[-1]) == (str(foreign), f"fail {foreign}")
 
 
-def test_a_cancellation_during_the_pause_ends_the_loop() -> None:
-    script = Script()
+@pytest.mark.parametrize("raised", [asyncio.CancelledError(), WaitTimeoutError("too late")])
+def test_what_the_pause_raises_ends_the_loop(raised: BaseException) -> None:
+    class Ending(Script):
+        async def pause(self, error: FluxKleinError) -> None:
+            raise raised
 
-    async def cancelled(seconds: float, failures: int, error: FluxKleinError) -> None:
-        raise asyncio.CancelledError
-
-    with pytest.raises(asyncio.CancelledError):
-        script.run(ServerError("E"), sleep=cancelled)
-    assert script.log == []
-
-
-def test_an_error_of_the_pause_ends_the_loop() -> None:
-    script = Script()
-
-    async def too_late(seconds: float, failures: int, error: FluxKleinError) -> None:
-        raise WaitTimeoutError from error
-
-    with pytest.raises(WaitTimeoutError):
-        script.run(RateLimitError("E"), sleep=too_late)
-    assert script.log == []
+    script = Ending(RateLimitError("E"))
+    with pytest.raises(type(raised)):
+        script.run()
+    assert script.log == ["fail E", "ask E"]
