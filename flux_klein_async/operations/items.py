@@ -29,7 +29,7 @@ from flux_klein_async.models import GenerationResult, SavedFile
 from flux_klein_async.operations import download
 from flux_klein_async.operations.calls import cancel_abandoned, fetch_result, write_result
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, wrapping_errors
-from flux_klein_async.operations.fanout import Product, not_submitted
+from flux_klein_async.operations.fanout import Product, dooms, not_submitted
 from flux_klein_async.operations.files import checked_names
 from flux_klein_async.operations.operation import Operation
 from flux_klein_async.operations.submit import AcceptedRequest, PreparedRequest, from_user
@@ -117,6 +117,10 @@ class ItemRunner(Generic[T]):
                     cancel = partial(cancel_abandoned, self._context, operation.request_id, operation.tag)
                     self._context.background.queue(cancel)
 
+    def _stop_if_doomed(self, error: FluxKleinError) -> None:
+        if dooms(error):
+            self.stop(error)
+
     def _check_wanted(self) -> None:
         if self._stopped_by is not None:
             raise not_submitted(self._stopped_by)
@@ -187,6 +191,7 @@ class ItemRunner(Generic[T]):
             operation = Operation(
                 self._context, self._timeout, request_id=request_id, tag=item.index, waits=True, slot=slot
             )
+            operation.on_submit_failed = self._stop_if_doomed
             self._generating.add(operation)
             try:
                 with operation.telling("generate", item.prepared.model), operation:

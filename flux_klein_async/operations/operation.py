@@ -50,6 +50,7 @@ class Operation:
         number: The number of the call in this process.
         request_id: The request's id, as soon as it is known.
         slot: The slot that the generation runs in, or None.
+        on_submit_failed: Called at once with the error of a submit, even if it will be repeated.
         posting: A submit was admitted and its outcome is not known.
         submitted: A submit of this very call was accepted.
         uncertain: A submit's body has begun to be written, and its answer will not be known here.
@@ -79,6 +80,7 @@ class Operation:
         self.tag = tag
         self.waits = waits
         self.slot = slot
+        self.on_submit_failed: Callable[[FluxKleinError], None] = lambda _: None
         self.posting = self.submitted = self.uncertain = self.gave_up = False
         self.last_error: FluxKleinError | None = None
         self.polls = 0

@@ -241,12 +241,15 @@ class _Submission:
                 raise operation.out_of_time(operation.last_error)  # nobody could wait for what is paid now
             guard = BodyGuard()
             post = asyncio.ensure_future(self._post(guard))
-            admission.outlived_by(post)
             operation.posting = True
             try:
                 return await asyncio.shield(post)
             except asyncio.CancelledError:
+                admission.outlived_by(post)
                 self._give_up(post, guard)
+                raise
+            except FluxKleinError as error:
+                operation.on_submit_failed(error)  # before the connection goes to the next submit
                 raise
             finally:
                 operation.posting = False

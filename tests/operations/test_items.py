@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from flux_klein_async import Limits
-from flux_klein_async.emulator import Generation, InProcessEmulator, Reply, error_reply
+from flux_klein_async.emulator import Generation, InProcessEmulator, Pass, Reply, error_reply
 from flux_klein_async.errors import (
+    AuthenticationError,
     DownloadError,
     GenerationCancelledError,
     GenerationFailedError,
@@ -17,10 +18,11 @@ from flux_klein_async.errors import (
     ItemClaimedError,
     JournalError,
     NotFoundError,
+    RateLimitError,
     SubmissionUncertainError,
 )
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState
-from tests.fakes import Events, now, strays
+from tests.fakes import Events, now, settle, strays
 
 
 class Shelf:
@@ -398,3 +400,89 @@ async def test_a_fan_out_that_has_ended_can_be_stopped(klein_emulator, connect):
         ends = [outcome async for outcome in outcomes]
         outcomes.stop()
     assert [end.error for end in ends] == [None]
+
+
+# --- after an error that dooms every further submit
+
+UNDER_WAY, DOOMED = Pass(2.0), Reply(401, {}, delay=1.0)
+
+
+class Slow(Shelf):
+    """A journal that takes two seconds for one step of every item but the first two."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__()
+        self.step = step
+
+    async def record(self, entry: Entry) -> None:
+        await super().record(entry)
+        if self.step == "record" and entry.item in {"item-3", "item-4"}:
+            await asyncio.sleep(2)
+
+    async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
+        found = await super().claim(model, body, item_id)
+        if self.step == "claim" and found.item in {"item-3", "item-4"}:
+            await asyncio.sleep(2)
+        return found
+
+
+WAITING = [
+    pytest.param({"limits": Limits(max_in_flight=2)}, [], 2, id="for a slot"),
+    pytest.param({"limits": Limits(max_connections=2)}, [], 2, id="for a connection"),
+    pytest.param({}, [Reply(429, {}, {"Retry-After": "30"}, delay=0.5)] * 2, 4, id="for the end of a hold"),
+    pytest.param({}, [Reply(429, {}, delay=0.99)] * 2, 4, id="for the next attempt"),
+    pytest.param({"journal": Slow("claim")}, [], 2, id="for its claim"),
+    pytest.param({"journal": Slow("record")}, [], 2, id="for its intent to be written"),
+]
+
+
+@pytest.mark.parametrize(("options", "answers", "submits"), WAITING)
+async def test_no_item_submits_after_an_error_that_dooms_all_whatever_it_waits_for(
+    klein_emulator, connect, options, answers, submits
+):
+    klein_emulator.script("submit", UNDER_WAY, DOOMED, *answers)
+    ends = {}
+    with pytest.raises(AuthenticationError):
+        async with connect(**options).generate_many(list("abcd"), concurrency=4) as outcomes:
+            async for outcome in outcomes:
+                ends[outcome.item] = outcome.error
+    assert ends.pop("a") is None
+    assert [(type(error), error.charged, error.request_id) for error in ends.values()] == 3 * [
+        (AuthenticationError, "no", None)
+    ]
+    assert (klein_emulator.calls["submit"], klein_emulator.accepted, now() < 5) == (submits, 1, True)
+    await settle()
+    assert strays() == []
+
+
+async def test_a_post_under_way_goes_on_after_such_an_error_and_is_not_repeated(klein_emulator, connect):
+    klein_emulator.script("submit", UNDER_WAY, DOOMED, Reply(429, {}, delay=3.0))
+    found = await connect().generate_all(list("abcd"), concurrency=3)
+    assert [type(one.error) for one in found] == [type(None), AuthenticationError, RateLimitError, AuthenticationError]
+    assert [one.error.charged for one in found if one.error] == ["no"] * 3
+    assert (klein_emulator.calls["submit"], klein_emulator.calls["cancel"]) == (3, 0)
+
+
+async def test_a_generation_that_was_accepted_before_such_an_error_is_fetched_with_repeats(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=3.0), DOOMED)
+    klein_emulator.script("result", error_reply(503), error_reply(503))
+    [first, _] = await connect().generate_all(["a", "b"])
+    assert (first.error, klein_emulator.calls["result"]) == (None, 3)
+
+
+async def test_a_request_of_an_earlier_run_is_waited_for_after_such_an_error(klein_emulator, connect):
+    handle = await connect().submit("a cat")
+    shelf = Shelf(claim(Action.SUBMIT), claim(Action.RESUME, handle.request_id))
+    klein_emulator.script("submit", Reply(401, {}))
+    found = await connect(journal=shelf, limits=Limits(max_in_flight=1)).generate_all(["a", "b"], concurrency=2)
+    assert [type(one.error) for one in found] == [AuthenticationError, type(None)]
+
+
+async def test_a_fan_out_that_ends_by_such_an_error_can_be_stopped(klein_emulator, connect):
+    async with InProcessEmulator(workers=0) as idle:
+        idle.script("submit", None, DOOMED)
+        async with connect(**at(idle)).generate_many(["a", "b"], concurrency=2) as outcomes:
+            assert isinstance((await anext(outcomes)).error, AuthenticationError)
+            outcomes.stop()
+            assert isinstance((await anext(outcomes)).error, GenerationCancelledError)
+        assert idle.calls["cancel"] == 1
