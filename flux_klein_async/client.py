@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
 from flux_klein_async._version import USER_AGENT
@@ -65,16 +64,16 @@ class RequestHandle:
     as the service keeps it (7 days).
     """
 
-    __slots__ = ("_client", "accepted")
+    __slots__ = ("_accepted", "_client")
 
-    def __init__(self, client: "FluxKleinClient", accepted: AcceptedRequest) -> None:
+    def __init__(self, client: "FluxKleinClient", request_id: str) -> None:
         self._client = client
-        self.accepted = accepted
+        self._accepted = AcceptedRequest(request_id=_id_of(request_id))
 
     @property
     def request_id(self) -> str:
         """The service's id of this request."""
-        return self.accepted.request_id
+        return self._accepted.request_id
 
     def __repr__(self) -> str:
         return f"RequestHandle({self.request_id!r})"
@@ -185,7 +184,9 @@ class FluxKleinClient(NotWith):
         self._max_in_flight = settings.max_in_flight
         if poll_endpoint not in ("status", "result"):  # a tuple: unhashable values are refused too
             raise ConfigurationError('poll_endpoint must be "status" or "result"')
-        _check_parts(limits=limits, polling=polling, retry=retry, journal=journal, budget=budget, on_event=on_event)
+        if not isinstance(retry, RetryPolicy):
+            raise ConfigurationError("retry must be a RetryPolicy")
+        _check_parts(limits=limits, polling=polling, journal=journal, budget=budget, on_event=on_event)
         policy = polling or AdaptivePolling()
         redactor = Redactor(token)
         transport = AiohttpTransport(
@@ -252,7 +253,10 @@ class FluxKleinClient(NotWith):
         prepared = self._prepared(input, model, width, height)
         operation = self._operation(timeout, tag=tag)
         with operation.telling("submit", prepared.model), operation:
-            return RequestHandle(self, await submit(operation, prepared, on_abandon="cancel"))
+            accepted = await submit(operation, prepared, on_abandon="cancel")
+        handle = RequestHandle(self, accepted.request_id)
+        handle._accepted = accepted  # noqa: SLF001  # its model, and when it was accepted
+        return handle
 
     async def status(self, request: str | RequestHandle, *, timeout: Timeout = DEFAULT) -> RequestStatus:
         """Ask once where a request stands.
@@ -361,7 +365,7 @@ class FluxKleinClient(NotWith):
         Raises:
             InvalidInputError: It is no request id.
         """
-        return RequestHandle(self, self._accepted(request_id))
+        return RequestHandle(self, request_id)
 
     def updates(self, request: str | RequestHandle, *, timeout: Timeout = DEFAULT) -> AsyncIterator[RequestStatus]:
         """A `RequestStatus` at each change of state or queue position, the final one last.
@@ -539,12 +543,7 @@ class FluxKleinClient(NotWith):
         self._context.bind()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def __del__(self) -> None:
@@ -568,7 +567,7 @@ class FluxKleinClient(NotWith):
 
     def _accepted(self, request: str | RequestHandle) -> AcceptedRequest:
         if isinstance(request, RequestHandle):
-            return request.accepted
+            return request._accepted  # noqa: SLF001
         return AcceptedRequest(request_id=_id_of(request))
 
 
@@ -603,32 +602,24 @@ def _check_on_status(on_status: object) -> None:
         raise InvalidInputError("on_status must be a plain function, not `async def`: it is called, not awaited")
 
 
-# The methods that each part of a client must have; checked before anything is paid for.
-_PARTS = {
-    "limits": ("acquire", "release", "hold", "held_until", "admit", "refused", "served", "poll_price", "poll_turn"),
-    "polling": ("next_poll", "observe"),
-    "journal": ("record",),
-    "budget": ("reserve", "release", "accepted", "settle"),
-    "on_event": ("__call__",),
+# For each part of a client: the methods that it must have, and what to write instead of something else.
+_PARTS: dict[str, tuple[str, str]] = {
+    "limits": (
+        "acquire release hold held_until admit refused served poll_price poll_turn",
+        "write Limits(max_in_flight=...)",
+    ),
+    "polling": ("next_poll observe", "write FixedPolling(seconds)"),
+    "journal": ("record", "write SqliteJournal(path)"),
+    "budget": ("reserve release accepted settle", "write Budget(max_usd)"),
+    "on_event": ("__call__", "write a function of one event"),
 }
 
 
-# What to write instead of something else.
-_MEANT = {
-    "limits": "write Limits(max_in_flight=...)",
-    "polling": "write FixedPolling(seconds)",
-    "journal": "write SqliteJournal(path)",
-    "budget": "write Budget(max_usd)",
-    "on_event": "write a function of one event",
-}
-
-
-def _check_parts(*, retry: object, **parts: object) -> None:
-    if retry is not None and not isinstance(retry, RetryPolicy):
-        raise ConfigurationError("retry must be a RetryPolicy")
+def _check_parts(**parts: object) -> None:
     for name, part in parts.items():
-        missing = [method for method in _PARTS[name] if not callable(getattr(part, method, None))]
+        methods, advice = _PARTS[name]
+        missing = [method for method in methods.split() if not callable(getattr(part, method, None))]
         if part is not None and not isinstance(part, Limits) and missing:
-            raise ConfigurationError(f"{name} cannot be {part!r:.60}, which has no {missing[0]}: {_MEANT[name]}")
+            raise ConfigurationError(f"{name} cannot be {part!r:.60}, which has no {missing[0]}: {advice}")
     if not is_plain(parts["on_event"]):
         raise ConfigurationError("on_event must be a plain function, not `async def`: it is called, not awaited")

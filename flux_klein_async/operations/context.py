@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -27,7 +27,7 @@ from flux_klein_async.transport.throttle import Lanes, Limiter
 if TYPE_CHECKING:
     from flux_klein_async.operations.operation import Operation
 
-__all__ = ["Background", "ClientContext", "OperationRegistry", "guarded", "ignoring_errors", "log", "wrapping_errors"]
+__all__ = ["Background", "ClientContext", "guarded", "ignoring_errors", "log", "wrapping_errors"]
 
 
 log = logging.getLogger("flux_klein_async")
@@ -158,35 +158,6 @@ class Background:
             await asyncio.wait(set(self._tasks))
 
 
-class OperationRegistry:
-    """The calls under way in one client: what `aclose` waits for, and then ends."""
-
-    def __init__(self) -> None:
-        self._operations: set[Operation] = set()
-        self._empty: asyncio.Future[None] | None = None
-
-    def add(self, operation: "Operation") -> None:
-        """A call has begun."""
-        self._operations.add(operation)
-
-    def discard(self, operation: "Operation") -> None:
-        """A call has ended."""
-        self._operations.discard(operation)
-        if not self._operations and self._empty is not None and not self._empty.done():
-            self._empty.set_result(None)
-
-    async def drained(self, seconds: float | None) -> None:
-        """Wait at most so long (None: without limit) until no call is under way."""
-        if self._operations:
-            self._empty = asyncio.get_running_loop().create_future()
-            await asyncio.wait({self._empty}, timeout=seconds)
-
-    def close(self) -> None:
-        """End every call with `ClientClosedError`."""
-        for operation in list(self._operations):
-            operation.close()
-
-
 @dataclass(slots=True, kw_only=True, eq=False)
 class ClientContext:
     """The parts of one client.
@@ -194,6 +165,7 @@ class ClientContext:
     Attributes:
         redact: Takes the token out of a text that a server may have written.
         max_file_bytes: The largest file that is downloaded.
+        operations: The calls under way; `idle` is set when the last one ends.
         learning: The poll policy, if it saves what it learned.
         left_running: Ids that may still run with nobody waiting for them, found while closing.
         polls_result: Whether polls ask for the result itself. Ends where the service gives no early results.
@@ -214,7 +186,8 @@ class ClientContext:
     redact: Callable[[str], str]
     quota: RetryQuota = field(default_factory=RetryQuota)
     background: Background = field(default_factory=Background)
-    operations: OperationRegistry = field(default_factory=OperationRegistry)
+    operations: "set[Operation]" = field(default_factory=set)
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
     left_running: set[str] = field(default_factory=set)
     learning: SavedPolicy | None = None
     closing: bool = False
@@ -306,10 +279,11 @@ class ClientContext:
             The ids left running.
         """
         try:
-            await self.operations.drained(drain)
+            await self._drained(drain)
             end = self.loop.time() + _CLOSE_WITHIN
-            self.operations.close()
-            await self.operations.drained(_CLOSE_WITHIN)
+            for operation in list(self.operations):
+                operation.close()
+            await self._drained(_CLOSE_WITHIN)
             self.save_learned()
             await self.background.finish(end - self.loop.time())
         finally:  # also where the loop ends, and cancels this
@@ -320,3 +294,11 @@ class ClientContext:
             log.warning("Closed; still running: %s%s", ", ".join(left[:_IDS_LOGGED]), more)
         self.emit(lambda at: Closed(at=at, left_running=left))
         return left
+
+    async def _drained(self, seconds: float | None) -> None:
+        """Wait at most so long until no call is under way."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.operations:
+                    self.idle.clear()
+                    await self.idle.wait()

@@ -8,7 +8,6 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -32,13 +31,6 @@ __all__ = ["Admission", "Operation", "sleep_until"]
 
 T = TypeVar("T")
 _NUMBERS = itertools.count(1)
-
-
-class _Reason(Enum):
-    EXPIRED = "expired"
-    CLOSED = "closed"
-    STOPPED = "stopped"
-    HALTED = "halted"
 
 
 class Operation:
@@ -81,12 +73,11 @@ class Operation:
         self.waits = waits
         self.slot = slot
         self.on_submit_failed: Callable[[FluxKleinError], None] = lambda _: None
-        self.posting = self.submitted = self.uncertain = self.gave_up = False
+        self.posting = self.submitted = self.uncertain = self.gave_up = self._halted = False
         self.last_error: FluxKleinError | None = None
         self.polls = 0
         self.state: str | None = None
-        self._reason: _Reason | None = None
-        self._halted: FluxKleinError | None = None
+        self._ending: Callable[[], FluxKleinError] | None = None  # makes the error of an interrupted call
         self._timer: asyncio.TimerHandle | None = None
 
     # --- the scope
@@ -99,7 +90,7 @@ class Operation:
         self._task: asyncio.Task[object] = task
         self._cancelling = task.cancelling()
         if self.deadline is not None:
-            self._timer = self._loop.call_at(self.deadline, self._interrupt, _Reason.EXPIRED)
+            self._timer = self._loop.call_at(self.deadline, self._interrupt, self._expired)
         if self._registered:
             self.context.operations.add(self)
         return self
@@ -111,13 +102,15 @@ class Operation:
             self._timer.cancel()
         if self._registered:
             self.context.operations.discard(self)
+            if not self.context.operations:
+                self.context.idle.set()
         if isinstance(exc, FluxKleinError):
             self._with_id(exc)
-        if self._reason is None:
+        if self._ending is None:
             return
         if self._task.uncancel() <= self._cancelling and isinstance(exc, asyncio.CancelledError):
             exc.__context__ = None  # it may have passed through a request that holds the token
-            raise self._with_id(self._ended()) from None
+            raise self._with_id(self._ending()) from None
 
     def _with_id(self, error: FluxKleinError) -> FluxKleinError:
         """Add the request id, which the wire, a policy and a journal do not know."""
@@ -125,40 +118,40 @@ class Operation:
             error.request_id = self.request_id
         return error
 
+    def _interrupt(self, ending: Callable[[], FluxKleinError]) -> None:
+        if self._ending is None:
+            self._ending = ending
+            self._task.cancel()
+
+    def _expired(self) -> FluxKleinError:
+        return self.out_of_time(self.last_error)
+
     def close(self) -> None:
         """End the call with `ClientClosedError`."""
-        self._interrupt(_Reason.CLOSED)
+        self._interrupt(self._closed)
+
+    def _closed(self) -> FluxKleinError:
+        uncertain = self.uncertain or isinstance(self.last_error, SubmissionUncertainError)
+        return ClientClosedError(
+            "The client was closed while the call was under way", charged="unknown" if uncertain else None
+        )
 
     def stop(self) -> None:
         """End the call with `GenerationCancelledError`, if its request is not known to be accepted."""
         if self.request_id is None:
-            self._interrupt(_Reason.STOPPED)
+            self._interrupt(self._stopped)
+
+    def _stopped(self) -> FluxKleinError:
+        when = "while" if self.uncertain else "before"
+        return GenerationCancelledError(
+            f"Stopped {when} it was submitted", charged="unknown" if self.uncertain else "no"
+        )
 
     def halt(self, error: FluxKleinError) -> None:
         """End the call with this error before it submits; a POST under way goes on, and is not repeated."""
-        self._halted = error
+        self._halted = True
         if self.request_id is None and not self.posting:
-            self._interrupt(_Reason.HALTED)
-
-    def _interrupt(self, reason: _Reason) -> None:
-        if self._reason is None:
-            self._reason = reason
-            self._task.cancel()
-
-    def _ended(self) -> FluxKleinError:
-        if self._reason is _Reason.CLOSED:
-            uncertain = self.uncertain or isinstance(self.last_error, SubmissionUncertainError)
-            return ClientClosedError(
-                "The client was closed while the call was under way", charged="unknown" if uncertain else None
-            )
-        if self._reason is _Reason.STOPPED:
-            return GenerationCancelledError(
-                "Stopped while it was submitted" if self.uncertain else "Stopped before it was submitted",
-                charged="unknown" if self.uncertain else "no",
-            )
-        if self._reason is _Reason.HALTED and self._halted is not None:
-            return self._halted
-        return self.out_of_time(self.last_error)
+            self._interrupt(lambda: error)
 
     def out_of_time(self, last: FluxKleinError | None) -> FluxKleinError:
         """The error for a deadline that has passed, or is too near for anything more; the scope adds the id."""
@@ -252,7 +245,7 @@ class Operation:
             nonlocal failures
             failures += 1
             self.last_error = error
-            halted = self._halted is not None and kind is Kind.SUBMIT
+            halted = self._halted and kind is Kind.SUBMIT
             return not self.gave_up and not halted and allows(error)
 
         async def pause(error: FluxKleinError) -> None:

@@ -158,7 +158,7 @@ async def test_a_day_leaves_nothing_behind(monkeypatch):
         await settle()
 
         assert strays() == []
-        assert (core.operations._operations, core.background._tasks, list(core.background._waiting)) == (
+        assert (core.operations, core.background._tasks, list(core.background._waiting)) == (
             set(),
             set(),
             [],

@@ -408,7 +408,7 @@ UNDER_WAY, DOOMED = Pass(2.0), Reply(401, {}, delay=1.0)
 
 
 class Slow(Shelf):
-    """A journal that takes two seconds for one step of every item but the first two."""
+    """A journal that takes two seconds for one step of every item but the first two, or for one kind of entry."""
 
     def __init__(self, step: str) -> None:
         super().__init__()
@@ -416,7 +416,7 @@ class Slow(Shelf):
 
     async def record(self, entry: Entry) -> None:
         await super().record(entry)
-        if self.step == "record" and entry.item in {"item-3", "item-4"}:
+        if (self.step == "record" and entry.item in {"item-3", "item-4"}) or self.step == entry.state.value:
             await asyncio.sleep(2)
 
     async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
@@ -429,6 +429,7 @@ class Slow(Shelf):
 WAITING = [
     pytest.param({"limits": Limits(max_in_flight=2)}, [], 2, id="for a slot"),
     pytest.param({"limits": Limits(max_connections=2)}, [], 2, id="for a connection"),
+    pytest.param({"limits": Limits(max_connections=2), "journal": Slow("refused")}, [], 2, id="while it is written"),
     pytest.param({}, [Reply(429, {}, {"Retry-After": "30"}, delay=0.5)] * 2, 4, id="for the end of a hold"),
     pytest.param({}, [Reply(429, {}, delay=0.99)] * 2, 4, id="for the next attempt"),
     pytest.param({"journal": Slow("claim")}, [], 2, id="for its claim"),
