@@ -33,15 +33,7 @@ from flux_klein_async.operations.items import ItemRunner
 from flux_klein_async.operations.operation import Operation
 from flux_klein_async.operations.submit import AcceptedRequest, PreparedRequest, made_input, prepare, submit
 from flux_klein_async.operations.wait import Updates, generate, wait
-from flux_klein_async.options import (
-    DEFAULT,
-    Limits,
-    OnAbandon,
-    RetryPolicy,
-    Timeout,
-    checked_timeout,
-    from_environ,
-)
+from flux_klein_async.options import DEFAULT, Limits, OnAbandon, RetryPolicy, Timeout, checked_timeout, from_environ
 from flux_klein_async.polling.adaptive import AdaptivePolling
 from flux_klein_async.polling.policies import PollPolicy, SavedPolicy
 from flux_klein_async.transport.aiohttp import AiohttpTransport
@@ -108,11 +100,7 @@ class RequestHandle:
         return await self._client.cancel(self, timeout=timeout)
 
     async def wait_for_result(
-        self,
-        *,
-        timeout: Timeout = DEFAULT,
-        on_abandon: OnAbandon = "leave",
-        on_status: _OnStatus | None = None,
+        self, *, timeout: Timeout = DEFAULT, on_abandon: OnAbandon = "leave", on_status: _OnStatus | None = None
     ) -> GenerationResult:
         """As `FluxKleinClient.wait_for_result`.
 

@@ -272,12 +272,7 @@ async def test_the_token_is_in_no_error_event_or_log(endpoint, answer, caplog):
     emulator.script(endpoint, *[answer] * 3)
     shown: list[str] = []
     with caplog.at_level(logging.DEBUG):
-        client = FluxKleinClient(
-            TOKEN,
-            base_url=emulator.base_url,
-            session=emulator.session(),
-            on_event=events,
-        )
+        client = FluxKleinClient(TOKEN, base_url=emulator.base_url, session=emulator.session(), on_event=events)
         async with emulator, client:
             for attempt in (
                 client.generate("a cat", timeout=5),
@@ -345,10 +340,7 @@ async def test_a_borrowed_session_is_never_closed(klein_emulator, connect):
     assert not session.closed
 
 
-BAD_SESSIONS = [
-    {"headers": {"Authorization": "Bearer mine"}},
-    {"headers": {"authorization": "Basic eA=="}},
-]
+BAD_SESSIONS = [{"headers": {"Authorization": "Bearer mine"}}, {"headers": {"authorization": "Basic eA=="}}]
 
 
 @pytest.mark.parametrize("options", BAD_SESSIONS)

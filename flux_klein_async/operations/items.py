@@ -178,11 +178,7 @@ class ItemRunner(Generic[T]):
             raise
 
     async def _in_slot(
-        self,
-        item: _Item,
-        run: Callable[[Operation], Awaitable[GenerationResult]],
-        *,
-        request_id: str | None = None,
+        self, item: _Item, run: Callable[[Operation], Awaitable[GenerationResult]], *, request_id: str | None = None
     ) -> GenerationResult:
         """Wait for a slot; the item's timeout starts when it has one."""
         async with Slot(self._context.limiter) as slot:

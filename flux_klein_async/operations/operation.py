@@ -268,12 +268,7 @@ class Operation:
         if not refused_for_now(error) and not context.quota.take():
             raise error
         self.emit(
-            Retrying,
-            attempt=failures + 1,
-            seconds=until - now,
-            error=str(error),
-            kind=kind.value,
-            call=self.number,
+            Retrying, attempt=failures + 1, seconds=until - now, error=str(error), kind=kind.value, call=self.number
         )
         await sleep_until(self._loop, until)
 

@@ -176,11 +176,7 @@ async def submit(operation: Operation, prepared: PreparedRequest, *, on_abandon:
     request_id = await _Submission(operation, prepared, on_abandon).run()
     now = context.loop.time()
     return AcceptedRequest(
-        request_id=request_id,
-        model=prepared.model,
-        pixels=prepared.pixels,
-        accepted_at=now,
-        submit_seconds=now - begun,
+        request_id=request_id, model=prepared.model, pixels=prepared.pixels, accepted_at=now, submit_seconds=now - begun
     )
 
 

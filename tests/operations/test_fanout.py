@@ -170,11 +170,7 @@ async def test_to_input_makes_inputs_and_its_failures_are_outcomes(klein_emulato
     assert "Not a request id" in str(refused[0].error)
 
 
-DOOMS = [
-    (401, AuthenticationError),
-    (402, InsufficientBalanceError),
-    (403, PermissionDeniedError),
-]
+DOOMS = [(401, AuthenticationError), (402, InsufficientBalanceError), (403, PermissionDeniedError)]
 
 
 @pytest.mark.parametrize(

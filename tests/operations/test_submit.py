@@ -202,10 +202,7 @@ def test_an_item_becomes_an_input(to_input: Any, made: Any) -> None:
     [
         (lambda row: row["text"], "to_input failed: KeyError: 'text'"),
         (lambda row: TextToImageInput(prompt=""), "prompt: the prompt is blank"),
-        (
-            lambda row: TextToImageInput(prompt="a", width=1),
-            "width: Input should be greater than or equal to 64",
-        ),
+        (lambda row: TextToImageInput(prompt="a", width=1), "width: Input should be greater than or equal to 64"),
     ],
 )
 def test_what_goes_wrong_in_the_making_is_the_items_own_error(to_input: Any, text: str) -> None:
@@ -553,8 +550,7 @@ async def test_an_abandoned_submit_is_told_as_uncertain_even_when_all_tasks_are_
 
 
 @pytest.mark.parametrize(
-    ("answer", "uncertain"),
-    [(Reply(422, {}, delay=2.0), 0), (Reply(500, {}, delay=2.0), 1), (Reset(delay=2.0), 1)],
+    ("answer", "uncertain"), [(Reply(422, {}, delay=2.0), 0), (Reply(500, {}, delay=2.0), 1), (Reset(delay=2.0), 1)]
 )
 async def test_an_abandoned_submit_that_fails_is_told_as_what_it_is(klein_emulator, connect, answer, uncertain):
     events = Events()

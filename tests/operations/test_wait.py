@@ -772,11 +772,7 @@ async def test_no_limit_waits_for_days(klein_emulator, connect, timeout):
 # --- abandoning
 
 
-PHASES = [
-    ("result", Hang(), 1.5),
-    ("status", Hang(), 1.5),
-    ("status", None, 0.5),
-]
+PHASES = [("result", Hang(), 1.5), ("status", Hang(), 1.5), ("status", None, 0.5)]
 
 
 @pytest.mark.parametrize(("endpoint", "answer", "at"), PHASES)

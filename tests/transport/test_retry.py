@@ -28,14 +28,7 @@ from flux_klein_async.errors import (
     status_error_class,
 )
 from flux_klein_async.options import RetryPolicy
-from flux_klein_async.transport.retry import (
-    Backoff,
-    RetryQuota,
-    Verdict,
-    classify,
-    refused_for_now,
-    repeat,
-)
+from flux_klein_async.transport.retry import Backoff, RetryQuota, Verdict, classify, refused_for_now, repeat
 
 RETRY, FATAL, AMBIGUOUS = Verdict.RETRY, Verdict.FATAL, Verdict.AMBIGUOUS
 

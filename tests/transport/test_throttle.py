@@ -264,8 +264,7 @@ def test_nothing_is_held_at_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "until"),
-    [([5.0], 5.0), ([5.0, 7.0], 7.0), ([7.0, 5.0], 7.0), ([-3.0], -3.0), ([-3.0, -5.0], -3.0)],
+    ("wishes", "until"), [([5.0], 5.0), ([5.0, 7.0], 7.0), ([7.0, 5.0], 7.0), ([-3.0], -3.0), ([-3.0, -5.0], -3.0)]
 )
 @pytest.mark.parametrize("kind", [Kind.SUBMIT, Kind.READ, Kind.FILE])
 def test_the_longest_wish_holds_its_kind_alone(kind: Kind, wishes: list[float], until: float) -> None:
