@@ -165,7 +165,11 @@ class FluxKleinClient(NotWith):
         environment = from_environ(os.environ)
         token = find_token(api_key, environment, wall_clock=time.time)
         addresses = ApiUrls(environment.base_url if base_url is None else base_url, allow_insecure=allow_insecure)
-        settings = limits if isinstance(limits, Limits) else Limits()
+        if limits is None or isinstance(limits, Limits):
+            settings = limits or Limits()
+            limiter: Limiter = InProcessLimiter(settings)
+        else:
+            settings, limiter = Limits(), guarded(limits, "The limiter")
         retry = retry or RetryPolicy()
         self._model = checked_model_id(model)
         self._timeout = checked_timeout(timeout, None)
@@ -190,7 +194,7 @@ class FluxKleinClient(NotWith):
             lanes=Lanes(transport.connections),
             redact=redactor.text,
             polls_result=poll_endpoint == "result",
-            limiter=_limiter(limits, settings),
+            limiter=limiter,
             polling=policy,
             learning=policy if isinstance(policy, SavedPolicy) else None,
             retry=retry,
@@ -557,12 +561,6 @@ class FluxKleinClient(NotWith):
         if isinstance(request, RequestHandle):
             return request._accepted  # noqa: SLF001
         return AcceptedRequest(request_id=_id_of(request))
-
-
-def _limiter(limits: Limits | Limiter | None, settings: Limits) -> Limiter:
-    if limits is None or isinstance(limits, Limits):
-        return InProcessLimiter(settings)
-    return guarded(limits, "The limiter")
 
 
 def _id_of(request: str | RequestHandle) -> str:

@@ -1,1 +1,1 @@
-"""What takes time: submitting, waiting, single calls, downloads, and many inputs at once."""
+"""What takes time: submitting, waiting, single calls, downloads, and many items at once."""

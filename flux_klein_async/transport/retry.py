@@ -52,9 +52,9 @@ def classify(error: FluxKleinError, request: Request) -> Verdict:
 
 
 def refused_for_now(error: FluxKleinError) -> bool:
-    """Whether a submit was refused with the wish to come later: 429, or 503 with a readable `Retry-After`.
+    """Whether a submit was refused for now: 429, or 503 with a readable `Retry-After`.
 
-    A code in the body that says something else makes the answer contradictory, and so no such wish.
+    A code in the body that says something else makes the answer contradictory: then it is no refusal for now.
     """
     if isinstance(error, RateLimitError) and error.status_code == 429:
         return error.error_code is None or _says(error.error_code, "4")
@@ -66,7 +66,7 @@ def refused_for_now(error: FluxKleinError) -> bool:
 def _plain_refusal(error: APIStatusError) -> bool:
     """A 4xx other than 408 whose code, if any, says 4xx too; or a 200 whose code says 4xx.
 
-    A code that says 408 is a time-out in another place: it proves nothing.
+    A code that says 408 is a time-out somewhere behind the service: it proves nothing.
     """
     code = error.error_code
     if str(code).startswith("408"):
@@ -83,10 +83,10 @@ def _says(code: int, leading: str) -> bool:
 
 
 class RetryQuota:
-    """One purse of repeats for a whole client, so that an outage is not multiplied.
+    """The repeats of a whole client, bounded so that an outage is not multiplied.
 
-    A repeat takes 5 tokens of 500, a call that succeeded the first time gives one back: a hundred repeats are free,
-    then about one for every five successes. (The figures are those of the AWS SDKs' standard retry mode.)
+    A repeat takes 5 tokens of 500, a call that succeeds at once gives one back: a hundred repeats are free, then about
+    one for every five successes. (The figures of the AWS SDKs' standard retry mode.)
     """
 
     CAPACITY = 500
@@ -103,7 +103,7 @@ class RetryQuota:
         return True
 
     def refund(self) -> None:
-        """A call succeeded."""
+        """Give one token back: a call succeeded at once."""
         if self._tokens < self.CAPACITY:
             self._tokens += 1
 
