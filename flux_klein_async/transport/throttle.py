@@ -1,7 +1,7 @@
 """How much may be under way at once: slots for generations, lanes for connections, holds, and the price of a poll.
 
 Slots follow what the service can take; lanes let polls and results go before submits, so that a burst of submits does
-not hide the ends of earlier ones. All instants are the running loop's. Nothing here sends, and nothing knows a deadline.
+not hide the ends of earlier ones. All instants are the running loop's. Nothing here sends or knows a deadline.
 """
 
 import asyncio
