@@ -1,4 +1,4 @@
-"""An input becomes one request; an accepted submit is never repeated, and an uncertain one is never called a failure."""
+"""An input becomes one request; an accepted submit is never repeated, an uncertain one is never called a failure."""
 
 import asyncio
 import gc

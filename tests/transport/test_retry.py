@@ -165,37 +165,17 @@ def test_a_refusal_for_now_is_429_or_503_with_a_wish(error: FluxKleinError, expe
     assert refused_for_now(error) is expected
 
 
-def test_the_quota_pays_for_a_hundred_repeats() -> None:
+@pytest.mark.parametrize("successes", [0, 1, 1000])
+def test_the_quota_pays_for_a_hundred_repeats_and_then_for_one_in_five_successes(successes: int) -> None:
     quota = RetryQuota()
+    for _ in range(successes):  # at its capacity it grows no more
+        quota.refund()
     assert [quota.take() for _ in range(101)] == [True] * 100 + [False]
-
-
-def test_five_successes_pay_for_one_more_repeat() -> None:
-    quota = RetryQuota()
-    while quota.take():
-        pass
     taken = []
     for _ in range(10):
         quota.refund()
         taken.append(quota.take())
     assert taken == [False, False, False, False, True] * 2
-
-
-def test_the_quota_never_grows_beyond_its_capacity() -> None:
-    quota = RetryQuota()
-    for _ in range(1000):
-        quota.refund()
-    assert [quota.take() for _ in range(101)] == [True] * 100 + [False]
-
-
-def test_successes_beyond_the_capacity_pay_for_nothing() -> None:
-    quota = RetryQuota()
-    quota.refund()
-    while quota.take():
-        pass
-    for _ in range(4):
-        quota.refund()
-    assert not quota.take()
 
 
 @pytest.mark.parametrize(
