@@ -532,10 +532,11 @@ async def test_a_post_that_fails_in_the_instant_of_being_dropped_is_told_in_one_
     ]
 
 
-async def test_the_deadline_under_a_submit_is_uncertain_exactly_on_time(klein_emulator, connect):
-    klein_emulator.script("submit", Hang(accepted=True))
-    error = await outcome(connect(timeout=7).generate("a cat"))
-    assert (type(error), now()) == (SubmissionUncertainError, 7.0)
+@pytest.mark.parametrize("answer", [Hang(accepted=True), Reply(200, {"request_id": "x"}, dribble=0.5)], ids=repr)
+async def test_the_deadline_under_a_submit_is_uncertain_exactly_on_time(klein_emulator, connect, answer):
+    klein_emulator.script("submit", answer)
+    error = await outcome(connect(timeout=3.25).generate("a cat"))
+    assert (type(error), error.charged, now()) == (SubmissionUncertainError, "unknown", 3.25)
 
 
 # --- the ledger

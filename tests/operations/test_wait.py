@@ -9,11 +9,9 @@ import statistics
 import pytest
 
 from flux_klein_async import (
-    AdaptivePolling,
     APITimeoutError,
     AuthenticationError,
     ConfigurationError,
-    ExponentialPolling,
     FixedPolling,
     GenerationCancelledError,
     GenerationFailedError,
@@ -199,22 +197,6 @@ async def test_under_a_ceiling_a_crowd_waits_alike_and_all_end(klein_emulator, c
     assert min(later - earlier for earlier, later in itertools.pairwise(polled)) >= 0.05 - 1e-9
 
 
-async def test_a_refused_poll_makes_every_wait_poll_more_rarely_for_a_while(klein_emulator, connect):
-    prices = []
-
-    class Priced(Spy):
-        def next_poll(self, progress: Progress) -> float:
-            prices.append(progress.price)
-            return super().next_poll(progress)
-
-    klein_emulator.script("submit", Generation(after=30.0))
-    klein_emulator.script("status", None, error_reply(429))
-    await connect(polling=Priced()).generate("a cat")
-    assert prices[:3] == [1.0, 1.0, 2.0]
-    assert prices[3:] == sorted(prices[3:], reverse=True)
-    assert prices[-1] == 1.0
-
-
 # --- polling the result itself
 
 
@@ -326,17 +308,6 @@ async def test_a_policy_is_told_what_was_seen_of_the_queue(connect):
     assert (taught.queued, taught.running_since, taught.sent) == (told[-1], 3.0, 4.0)
 
 
-async def test_what_a_policy_learned_is_saved_when_the_client_closes(klein_emulator, connect, tmp_path):
-    path = tmp_path / "learned" / "times.json"
-    client = connect(polling=AdaptivePolling(store=path))
-    await client.generate("a cat")
-    assert not path.exists()
-    await client.aclose()
-    model, pixels = "blackforestlabs/flux-2-klein/4b/text-to-image", 1024 * 1024
-    warm, cold = AdaptivePolling(store=path).prediction(model, pixels), AdaptivePolling().prediction(model, pixels)
-    assert warm.distribution().quantile(0.5) != cold.distribution().quantile(0.5)
-
-
 async def test_a_policy_is_told_of_the_queue_in_seconds_since_acceptance(klein_emulator, connect):
     spy, model, pixels = Spy(), "blackforestlabs/flux-2-klein/4b/text-to-image", 1024 * 1024
     klein_emulator.script("submit", Generation(after=4.5))
@@ -444,13 +415,6 @@ async def test_a_policy_that_answers_nonsense_or_raises_is_a_configuration_error
     assert error.request_id in klein_emulator.completions
     await settle()
     assert klein_emulator.calls["cancel"] == 1
-
-
-async def test_the_default_policy_needs_few_polls_for_half_a_second(klein_emulator, connect):
-    klein_emulator.script("submit", Generation(after=0.57))
-    client = connect(polling=ExponentialPolling(spread=lambda: 0.5))
-    result = await client.generate("a cat")
-    assert (result.timings.polls, round(now(), 3)) == (4, 0.577)
 
 
 @pytest.mark.parametrize(
@@ -657,12 +621,6 @@ async def test_a_hanging_or_dribbling_answer_ends_exactly_at_the_deadline(
     assert (type(error), error.charged, error.retryable, now()) == (WaitTimeoutError, "unknown", False, timeout)
     result = await client.wait_for_result(error.request_id, timeout=60)
     assert result.request_id == error.request_id
-
-
-async def test_a_dribbling_submit_ends_exactly_at_the_deadline(klein_emulator, connect):
-    klein_emulator.script("submit", Reply(200, {"request_id": "x"}, dribble=0.5))
-    error = await outcome(connect().generate("a cat", timeout=3.25))
-    assert (error.charged, now()) == ("unknown", 3.25)
 
 
 @pytest.mark.parametrize("endpoint", ["status", "result", "cancel", "model"])

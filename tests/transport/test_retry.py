@@ -77,6 +77,7 @@ def refusal(status: int, code: int | None = None, retry_after: float | None = No
         (refusal(400, 400002), FATAL, FATAL),
         (refusal(400, 422001), FATAL, FATAL),
         (refusal(422, 404), FATAL, FATAL),
+        (refusal(400, 429), FATAL, RETRY),
         (refusal(429, 400002), FATAL, FATAL),
         (refusal(200, 400002), FATAL, FATAL),
         (refusal(200, 422001), FATAL, FATAL),
@@ -105,6 +106,8 @@ def refusal(status: int, code: int | None = None, retry_after: float | None = No
         (refusal(500, 400002), AMBIGUOUS, FATAL),
         (refusal(503, 400002, retry_after=7.0), AMBIGUOUS, FATAL),
         (refusal(503, 429, retry_after=7.0), AMBIGUOUS, RETRY),
+        (refusal(503, 404001, retry_after=7.0), AMBIGUOUS, FATAL),
+        (InvalidResponseError(status_code=429), AMBIGUOUS, RETRY),
         # Redirects and unreadable bodies.
         (refusal(399), AMBIGUOUS, FATAL),
         (InvalidResponseError(status_code=302), AMBIGUOUS, RETRY),
@@ -128,6 +131,7 @@ def test_a_submit_is_repeated_only_where_it_was_not_accepted(
 ) -> None:
     decided = classify(error, request(replayable=False)), classify(error, request(replayable=True))
     assert decided == (of_submit, of_read)
+    assert refused_for_now(error) is (of_submit is RETRY and isinstance(error, APIStatusError))
 
 
 @given(
@@ -140,29 +144,6 @@ def test_a_submit_answered_with_an_unheard_status_is_never_repeated(
 ) -> None:
     repeated = classify(refusal(status, code, retry_after), request(replayable=False)) is RETRY
     assert not repeated or status == 429 or (status == 503 and retry_after is not None)
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (refusal(429), True),
-        (refusal(429, 429001), True),
-        (refusal(429, 500001), False),
-        (refusal(429, 400002), False),
-        (refusal(400, 429), False),
-        (refusal(408), False),
-        (refusal(503), False),
-        (refusal(503, retry_after=0.0), True),
-        (refusal(503, 503, retry_after=1.0), True),
-        (refusal(503, 404001, retry_after=1.0), False),
-        (refusal(500, retry_after=1.0), False),
-        (APIConnectionError(sent=False), False),
-        (InvalidResponseError(status_code=429), False),
-    ],
-    ids=repr,
-)
-def test_a_refusal_for_now_is_429_or_503_with_a_wish(error: FluxKleinError, expected: bool) -> None:
-    assert refused_for_now(error) is expected
 
 
 @pytest.mark.parametrize("successes", [0, 1, 1000])
