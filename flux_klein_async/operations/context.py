@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -165,7 +165,7 @@ class ClientContext:
     Attributes:
         redact: Takes the token out of a text that a server may have written.
         max_file_bytes: The largest file that is downloaded.
-        operations: The calls under way; `idle` is set when the last one ends.
+        operations: The calls under way.
         learning: The poll policy, if it saves what it learned.
         left_running: Ids that may still run with nobody waiting for them, found while closing.
         polls_result: Whether polls ask for the result itself. Ends where the service gives no early results.
@@ -187,13 +187,13 @@ class ClientContext:
     quota: RetryQuota = field(default_factory=RetryQuota)
     background: Background = field(default_factory=Background)
     operations: "set[Operation]" = field(default_factory=set)
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
     left_running: set[str] = field(default_factory=set)
     learning: SavedPolicy | None = None
     closing: bool = False
     polls_result: bool = False
     no_early_results: int = 0
     _loop: asyncio.AbstractEventLoop | None = None
+    _idle: asyncio.Future[None] | None = None
     _unknown_words: set[str] = field(default_factory=set)
 
     @property
@@ -297,8 +297,12 @@ class ClientContext:
 
     async def _drained(self, seconds: float | None) -> None:
         """Wait at most so long until no call is under way."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while self.operations:
-                    self.idle.clear()
-                    await self.idle.wait()
+        if self.operations:
+            self._idle = self.loop.create_future()
+            await asyncio.wait({self._idle}, timeout=seconds)
+
+    def ended(self, operation: "Operation") -> None:
+        """A call is no longer under way."""
+        self.operations.discard(operation)
+        if not self.operations and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)

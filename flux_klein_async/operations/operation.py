@@ -101,9 +101,7 @@ class Operation:
         if self._timer is not None:
             self._timer.cancel()
         if self._registered:
-            self.context.operations.discard(self)
-            if not self.context.operations:
-                self.context.idle.set()
+            self.context.ended(self)
         if isinstance(exc, FluxKleinError):
             self._with_id(exc)
         if self._ending is None:
