@@ -52,8 +52,8 @@ _OnStatus = Callable[[RequestStatus], object]
 class RequestHandle:
     """An accepted request, submitted by this client or by another process.
 
-    Passive: dropping it leaves the request as it is. `request_id` is all you need to resume the request, for as long
-    as the service keeps it (7 days).
+    Passive: dropping it leaves the request as it is. `request_id` is all you need to resume the request, while the
+    service keeps it (7 days).
     """
 
     __slots__ = ("_accepted", "_client")
@@ -123,8 +123,8 @@ class FluxKleinClient(NotWith):
         api_key: The token. None: RUNCOMFY_API_TOKEN, RUNCOMFY_TOKEN, RUNCOMFY_API_KEY, then the vendor CLI's file.
         base_url: None: RUNCOMFY_MODEL_API_BASE, then the service's own.
         model: The model that `submit` and `generate*` run by default.
-        timeout: Seconds for each call as a whole; None is no limit.
-        limits: How much at once, and how large; or your own `Limiter`.
+        timeout: Seconds for each call as a whole (120); None is no limit. `DEFAULT` in a call means this value.
+        limits: How much at once, and how large; or your own `Limiter`. None: `Limits()`.
         polling: When to poll; None: `AdaptivePolling()`, which learns how long generations take.
         retry: How calls are repeated where that is safe; None: `RetryPolicy()`.
         session: A session to borrow. It is never closed, and may have no credentials.
@@ -136,8 +136,8 @@ class FluxKleinClient(NotWith):
             (SSL_CERT_FILE, SSL_CERT_DIR) from the environment, once, now. Plain http and loopback hosts never go
             through a proxy, and netrc is never used. A borrowed session's own `trust_env` counts instead.
         poll_endpoint: What a wait polls. "result" saves a round trip if the service answers it before the end with the
-            state; if it does not, the client falls back to "status". Early results tell no queue position, so a
-            long queue is waited for less well.
+            state; if it does not, the client falls back to "status". Early results tell no queue position, which
+            makes polls in a long queue less exact.
 
     Raises:
         ConfigurationError: No token, a bad base URL, an unusable session, proxy or certificate file.
@@ -227,9 +227,9 @@ class FluxKleinClient(NotWith):
         Args:
             input: A prompt, a typed input, or a Mapping that is sent as it is.
             model: The model's id; None: the client's model (a typed input of another model names its own).
-            width: Pixels, 64 to 2048.
-            height: Pixels, 64 to 2048.
-            timeout: Seconds for the submit with its repeats; None is no limit.
+            width: Pixels, 64 to 2048; None: the model's default (1024).
+            height: Pixels, 64 to 2048; None: likewise.
+            timeout: Seconds for the submit with its repeats; None is no limit, `DEFAULT` the client's.
             tag: Any object; the events of this call carry it.
 
         Returns:
@@ -307,8 +307,7 @@ class FluxKleinClient(NotWith):
             ResultNotReadyError: "completed", yet no result for 10 s.
         """
         accepted = self._accepted(request)
-        _check_on_abandon(on_abandon)
-        _check_on_status(on_status)
+        _check_wait_options(on_abandon, on_status)
         operation = self._operation(timeout, request_id=accepted.request_id, waits=True)
         with operation.telling("wait_for_result", accepted.model), operation:
             return await wait(operation, accepted, on_abandon=on_abandon, on_status=on_status)
@@ -330,8 +329,8 @@ class FluxKleinClient(NotWith):
         Args:
             input: A prompt, a typed input, or a Mapping that is sent as it is.
             model: The model's id; None: the client's model (a typed input of another model names its own).
-            width: Pixels, 64 to 2048.
-            height: Pixels, 64 to 2048.
+            width: Pixels, 64 to 2048; None: the model's default (1024).
+            height: Pixels, 64 to 2048; None: likewise.
             timeout: Seconds for the slot, the submit, the wait, repeats and the fetch together.
             on_abandon: When the deadline passes or the task is cancelled: "cancel" asks the service to cancel,
                 "leave" sends nothing.
@@ -344,8 +343,7 @@ class FluxKleinClient(NotWith):
             FluxKleinError: As `submit` and `wait_for_result`.
         """
         prepared = self._prepared(input, model, width, height)
-        _check_on_abandon(on_abandon)
-        _check_on_status(on_status)
+        _check_wait_options(on_abandon, on_status)
         operation = self._operation(timeout, tag=tag, waits=True)
         with operation.telling("generate", prepared.model), operation:
             async with Slot(self._context.limiter) as operation.slot:
@@ -360,7 +358,7 @@ class FluxKleinClient(NotWith):
         return RequestHandle(self, request_id)
 
     def updates(self, request: str | RequestHandle, *, timeout: Timeout = DEFAULT) -> AsyncIterator[RequestStatus]:
-        """A `RequestStatus` at each change of state or queue position, the final one last.
+        """Iterate over the changes of state or queue position; the final `RequestStatus` comes last.
 
         The iterator raises what `wait_for_result` raises, except for the generation's own end.
         """
@@ -393,15 +391,15 @@ class FluxKleinClient(NotWith):
             height: Pixels, 64 to 2048, likewise.
             concurrency: Items under way at once, downloads included; the client's `max_in_flight` bounds the
                 generations among them. None: `max_in_flight`, with `directory` twice that.
-            ordered: Outcomes in the order of the items instead of as they finish.
-            to_input: From an item to its input.
-            to_id: From an item to the stable id that a journal uses to recognise it. None: by its content, and by how
+            ordered: Give outcomes in the order of the items instead of as they finish.
+            to_input: Maps an item to its input.
+            to_id: Maps an item to the stable id that a journal uses to recognise it. None: by its content, and by how
                 often the same content came before it.
             timeout: Seconds for each item, from when it has its slot; with `directory`, as many again for its files.
             on_abandon: What to do with an item's request when the fan-out is left or its deadline passes.
             directory: Where each item's files are saved, while other items generate. If they cannot be saved, the
                 outcome is a `DownloadError` with the id to fetch the result again.
-            to_name: From an item to the name of its files, without suffix. None: the request id.
+            to_name: Maps an item to the name of its files, without suffix. None: the request id.
 
         Raises:
             InvalidInputError: `items` is one input instead of many, or an option is invalid.
@@ -409,7 +407,7 @@ class FluxKleinClient(NotWith):
                 BudgetExceededError, JournalError: From the iterator, after the outcomes of the items under way: every
                 further submit would fail the same way.
         """
-        _check_on_abandon(on_abandon)
+        _check_wait_options(on_abandon)
         seconds = checked_timeout(timeout, self._timeout)
         if concurrency is None:
             concurrency = self._max_in_flight * (1 if directory is None else 2)
@@ -442,7 +440,7 @@ class FluxKleinClient(NotWith):
         directory: str | os.PathLike[str] | None = None,
         to_name: Callable[[T], str] | None = None,
     ) -> list[Outcome[T]]:
-        """`generate_many` to its end: the outcomes in the order of the items.
+        """Generate for many items, as `generate_many` does, and return the outcomes in the order of the items.
 
         Raises:
             InvalidInputError: As `generate_many`. An item's own error is its outcome; an error that dooms every
@@ -491,7 +489,7 @@ class FluxKleinClient(NotWith):
 
         Args:
             result: What to save.
-            directory: Nothing is written outside of it, whatever the URLs say.
+            directory: Where to save. Nothing is written outside of it, no matter what the URLs say.
             names: A plain file name for each file; None: the request id and a suffix by content.
             timeout: Seconds for all files together; None is no limit.
 
@@ -522,7 +520,7 @@ class FluxKleinClient(NotWith):
                 `ClientClosedError`. Closing takes at most 5 s more.
 
         Returns:
-            The ids of requests that may still run and that nobody waits for.
+            The ids of requests that may still run with nobody waiting for them.
         """
         if self._closing is None:
             seconds = checked_timeout(drain, None)
@@ -578,12 +576,9 @@ def _checked_result(result: object) -> GenerationResult:
     raise InvalidInputError(f"Files belong to a GenerationResult, not to {slip(result)}{advice}")
 
 
-def _check_on_abandon(on_abandon: object) -> None:
+def _check_wait_options(on_abandon: object, on_status: object = None) -> None:
     if on_abandon not in ("cancel", "leave"):
         raise InvalidInputError('on_abandon must be "cancel" or "leave"')
-
-
-def _check_on_status(on_status: object) -> None:
     if on_status is not None and not (callable(on_status) and is_plain(on_status)):
         raise InvalidInputError("on_status must be a plain function, not `async def`: it is called, not awaited")
 

@@ -1,7 +1,7 @@
 """The one paid POST: prepared, sent, never repeated unless it was not accepted, never forgotten once it may have been.
 
-The POST runs in a task of its own, so that a caller who leaves does not tear it apart: before its body began to be
-written it is dropped, later it gets a few seconds to bring its id. This module does not wait for the generation.
+The POST runs in a task of its own, so that a cancelled caller does not tear it apart. Before its body began to be
+written it is dropped; later it gets 5 s to return its id. This module does not wait for the generation.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ __all__ = ["AcceptedRequest", "PreparedRequest", "from_user", "made_input", "pre
 
 
 T = TypeVar("T")
-SEEN_THROUGH = 5.0  # seconds that an abandoned POST gets to bring its id
+SEEN_THROUGH = 5.0  # seconds that an abandoned POST gets to return its id
 
 _TYPED = {KLEIN_4B_TEXT_TO_IMAGE: TextToImageInput, KLEIN_9B_TEXT_TO_IMAGE: TextToImage9BInput}
 
@@ -234,7 +234,7 @@ class _Submission:
         operation = self._operation
         async with operation.admission(Kind.SUBMIT) as admission:
             if operation.deadline is not None and self._context.loop.time() >= operation.deadline:
-                raise operation.out_of_time(operation.last_error)  # nobody could wait for what is paid now
+                raise operation.out_of_time(operation.last_error)  # too late to wait for anything
             guard = BodyGuard()
             post = asyncio.ensure_future(self._post(guard))
             operation.posting = True
