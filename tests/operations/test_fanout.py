@@ -511,12 +511,6 @@ async def test_a_concurrency_that_is_no_count_is_refused(connect, concurrency):
         connect().generate_many(["a"], concurrency=concurrency)
 
 
-async def test_iterating_without_entering_says_how(connect):
-    fan_out = connect().generate_many(["a"])
-    with pytest.raises(ConfigurationError, match="async with"):
-        await anext(fan_out)
-
-
 async def test_a_fan_out_can_be_entered_only_once(connect):
     fan_out = connect().generate_many([])
     async with fan_out:

@@ -59,19 +59,10 @@ async def test_a_result_comes_with_the_first_poll_after_its_completion(klein_emu
 
 
 FAILING_POLLS = [
-    error_reply(500),
-    error_reply(502),
+    *[error_reply(*status) for status in [(500,), (502,), (429,), (401,), (404, 404001)]],
     error_reply(503, retry_after="soon"),
-    error_reply(429),
-    error_reply(404, 404001),
-    error_reply(401),
-    Reply(200, {"error_code": 500001}),
-    Reply(200, "<html>"),
-    Reply(200, {"status": 7}),
-    Reply(200, []),
-    Reply(302, "", {"Location": "/elsewhere"}),
-    Garbage(),
-    Truncate(),
+    *[Reply(200, body) for body in ({"error_code": 500001}, "<html>", {"status": 7}, [])],
+    *[Reply(302, "", {"Location": "/elsewhere"}), Garbage(), Truncate()],
 ]
 
 
