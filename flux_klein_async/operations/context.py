@@ -7,9 +7,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from flux_klein_async.api.messages import Kind, Request, Response
@@ -104,11 +104,11 @@ class Background:
     AT_ONCE = 8
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
         self._waiting: deque[_Job] = deque()
         self._workers = 0
 
-    def keep(self, task: "asyncio.Task[Any]") -> None:
+    def keep(self, task: "asyncio.Future[Any]") -> None:
         """Hold a task until it ends, and log its failure."""
         self._tasks.add(task)
         task.add_done_callback(self._forget)
@@ -134,7 +134,7 @@ class Background:
         finally:
             self._workers -= 1
 
-    def _forget(self, task: "asyncio.Task[Any]") -> None:
+    def _forget(self, task: "asyncio.Future[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log(error)
@@ -168,6 +168,7 @@ class ClientContext:
         operations: The calls under way.
         learning: The poll policy, if it saves what it learned.
         left_running: Ids that may still run with nobody waiting for them, found while closing.
+        threads: For work on files; an application may fill asyncio's own.
         polls_result: Whether polls ask for the result itself. Ends where the service gives no early results.
         no_early_results: How many waits in a row found none.
     """
@@ -188,6 +189,7 @@ class ClientContext:
     background: Background = field(default_factory=Background)
     operations: "set[Operation]" = field(default_factory=set)
     left_running: set[str] = field(default_factory=set)
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "flux-klein-files"))
     learning: SavedPolicy | None = None
     closing: bool = False
     polls_result: bool = False
@@ -252,7 +254,7 @@ class ClientContext:
         """Save in a thread what the policy learned, if so many waits are new."""
         save = self.learning.unsaved(at_least) if self.learning is not None else None
         if save is not None:
-            self.background.start(partial(asyncio.to_thread, save))
+            self.background.keep(self.loop.run_in_executor(self.threads, save))
 
     async def send(self, request: Request, guard: BodyGuard | None = None) -> Response:
         """Send a request that was admitted, and tell the limiter what came of it."""
@@ -287,6 +289,7 @@ class ClientContext:
             self.save_learned()
             await self.background.finish(end - self.loop.time())
         finally:  # also where the loop ends, and cancels this
+            self.threads.shutdown(wait=False)
             await self.transport.aclose()
         left = tuple(sorted(self.left_running))
         if left:

@@ -239,7 +239,7 @@ class ItemRunner(Generic[T]):
             return ()
         if len(known) == len(result.urls) and known:
             there = partial(_all_there, known, self._directory)
-            if await self._context.loop.run_in_executor(None, there):
+            if await self._context.loop.run_in_executor(self._context.threads, there):
                 return tuple(replace(file, path=self._directory / file.path.name) for file in known)
         operation = Operation(self._context, self._timeout, request_id=result.request_id, tag=item.index)
         return tuple(await download.save(operation, result, self._directory, stem=item.stem))
