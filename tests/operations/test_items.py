@@ -229,15 +229,25 @@ async def test_the_others_go_on_beside_an_item_that_is_left_alone(klein_emulator
     assert [outcome.error is None for outcome in outcomes] == [False, False, False, True]
 
 
-class Torn(Shelf):
-    async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
-        raise JournalError("The disk is full")
+@pytest.mark.parametrize("error", [JournalError("The disk is full"), OSError("The disk is full")])
+async def test_a_journal_that_cannot_claim_stops_everything_before_it_is_paid_for(klein_emulator, connect, error):
+    class Torn(Shelf):
+        async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
+            raise error
 
-
-async def test_a_journal_that_cannot_be_written_stops_everything_before_it_is_paid_for(klein_emulator, connect):
     outcomes = await connect(journal=Torn()).generate_all(["a", "b", "c"], concurrency=1)
-    assert [type(outcome.error) for outcome in outcomes] == [JournalError] * 3
+    assert [(type(one.error), "The disk is full" in str(one.error)) for one in outcomes] == [(JournalError, True)] * 3
     assert klein_emulator.accepted == 0
+
+
+async def test_a_journal_that_cannot_release_loses_no_result(klein_emulator, connect, caplog):
+    class Torn(Shelf):
+        def release(self, claim: Claim) -> None:
+            raise OSError("The disk is full")
+
+    [outcome] = await connect(journal=Torn()).generate_all(["a"])
+    assert outcome.error is None
+    assert [record.getMessage() for record in caplog.records] == ["The journal raised; ignored"]
 
 
 @pytest.mark.parametrize("made", ["", 7, b"x"])
