@@ -26,7 +26,7 @@ from flux_klein_async import (
 from flux_klein_async.emulator import Garbage, Generation, InProcessEmulator, Reply, error_reply
 from flux_klein_async.events import Failed
 from flux_klein_async.transport.throttle import InProcessLimiter
-from tests.fakes import Events, now, outcome, png
+from tests.fakes import Events, now, outcome, png, settle
 
 # --- the verbs
 
@@ -125,6 +125,18 @@ async def test_bad_options_and_inputs_are_refused_before_anything_is_sent(klein_
     with pytest.raises(InvalidInputError):
         await klein_client.generate(**{"input": "a cat", **options})
     assert sum(klein_emulator.calls.values()) == 0
+
+
+async def test_a_cancel_goes_through_a_hold_on_reads(klein_emulator, connect):
+    client = connect(timeout=60)
+    handle = await client.submit("a cat")
+    klein_emulator.script("status", error_reply(429, retry_after=30))
+    polling = asyncio.ensure_future(client.status(handle))
+    await settle()
+    await client.cancel(handle)
+    assert now() == 0.0
+    await polling
+    assert now() == 30.0
 
 
 @pytest.mark.parametrize("name", ["limits", "polling", "retry", "journal", "budget", "on_event"])

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 from flux_klein_async.api.messages import Response
 from flux_klein_async.api.responses import read_result
 from flux_klein_async.errors import (
+    BudgetExceededError,
     DownloadError,
     FluxKleinError,
     GenerationCancelledError,
@@ -76,6 +77,7 @@ class ItemRunner(Generic[T]):
         self._directory = directory
         self._names: set[str] = set()
         self._stopped_by: FluxKleinError | None = None
+        self._halted = False
         self._generating: set[Operation] = set()
         self._claims: ItemClaims | None = context.journal.items() if isinstance(context.journal, ItemJournal) else None
 
@@ -105,8 +107,9 @@ class ItemRunner(Generic[T]):
         queued requests are cancelled too, and what runs is waited for.
         """
         if error is not None:
-            if self._stopped_by is None:
-                self._stopped_by = error
+            self._stopped_by = self._stopped_by or error
+            if not self._halted and not isinstance(error, BudgetExceededError):  # what has its money may submit
+                self._halted = True
                 for operation in self._generating:
                     operation.halt(not_submitted(error))
         elif not isinstance(self._stopped_by, GenerationCancelledError):

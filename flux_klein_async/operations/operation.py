@@ -238,21 +238,27 @@ class Operation:
             FluxKleinError: What the last attempt ended in.
         """
         failures = 0
+        last: FluxKleinError
 
         def may_repeat(error: FluxKleinError) -> bool:
-            nonlocal failures
+            nonlocal failures, last
             failures += 1
-            self.last_error = error
+            self.last_error = last = error
             halted = self._halted and kind is Kind.SUBMIT
             return not self.gave_up and not halted and allows(error)
 
-        async def pause(error: FluxKleinError) -> None:
-            await self._pause(kind, failures, error)
+        async def pause() -> None:
+            await self._pause(kind, failures, last)
 
-        value = await repeat(call, may_repeat=may_repeat, pause=pause, attempts=attempts)
-        if not failures:
+        try:
+            value = await call()
+        except FluxKleinError as error:
+            if not may_repeat(error) or attempts == 1:
+                raise
+        else:
             self.context.quota.refund()
-        return value
+            return value
+        return await repeat(call, may_repeat=may_repeat, pause=pause, attempts=attempts)
 
     async def _pause(self, kind: Kind, failures: int, error: FluxKleinError) -> None:
         """Sleep before a repeat, or give up: the deadline is too near, or the client's quota is used up."""
@@ -300,7 +306,7 @@ class Admission:
     """An async context manager that lets one call go, and gives its connection back.
 
     It waits in this order: for a slot, if a submit was refused and gave its slot back; for the end of every hold; for a
-    poll's turn under the ceiling; for a connection. A hold that comes meanwhile starts the wait for holds again.
+    poll's turn under the ceiling; for a connection. A hold that comes meanwhile starts the waiting again.
     """
 
     __slots__ = ("_kind", "_operation", "_outlived", "_price")
@@ -320,8 +326,6 @@ class Admission:
                 await sleep_until(context.loop, operation.after_hold(kind))
             if self._price is not None:
                 await context.limiter.poll_turn(self._price)
-                if operation.held(kind):
-                    continue
             if not context.lanes.take(kind):
                 await context.lanes.wait(kind)
             held = True

@@ -128,37 +128,29 @@ async def repeat(
     call: Callable[[], Awaitable[T]],
     *,
     may_repeat: Callable[[FluxKleinError], bool],
-    pause: Callable[[FluxKleinError], Awaitable[None]],
+    pause: Callable[[], Awaitable[None]],
     attempts: int | None,
 ) -> T:
-    """Make a call, and repeat it after a pause while `may_repeat` and the number of attempts allow.
+    """Repeat a call that failed once and may be repeated; `pause` comes before each repeat.
 
-    The first attempt is a plain await: tenacity takes over at the first failure, so that a call which succeeds does
-    not pay for it. `may_repeat` is asked once for each failure, `pause` is given the last one.
+    The first attempt is the caller's plain await, so that a call which succeeds at once does not pay for tenacity.
+
+    Args:
+        call: A coroutine function.
+        may_repeat: Asked once for each failure.
+        pause: What it raises ends the loop.
+        attempts: In all, the first included; None: no limit.
 
     Raises:
-        FluxKleinError: The last failure, or what `pause` raised.
+        FluxKleinError: The last failure.
     """
-    last: FluxKleinError
-
-    def repeats(error: BaseException) -> bool:
-        nonlocal last
-        if not isinstance(error, FluxKleinError):
-            return False
-        last = error
-        return may_repeat(error)
 
     async def before(_: RetryCallState) -> None:
-        await pause(last)
+        await pause()
 
-    try:
-        return await call()
-    except FluxKleinError as error:
-        if not repeats(error) or attempts == 1:
-            raise
     retrying = AsyncRetrying(
         before=before,
-        retry=retry_if_exception(repeats),
+        retry=retry_if_exception(lambda error: isinstance(error, FluxKleinError) and may_repeat(error)),
         stop=stop_never if attempts is None else stop_after_attempt(attempts - 1),
         reraise=True,
     )

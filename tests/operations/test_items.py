@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from flux_klein_async import Limits
+from flux_klein_async import Budget, Limits
 from flux_klein_async.emulator import Generation, InProcessEmulator, Pass, Reply, error_reply
 from flux_klein_async.errors import (
     AuthenticationError,
+    BudgetExceededError,
     DownloadError,
     GenerationCancelledError,
     GenerationFailedError,
@@ -442,6 +443,32 @@ async def test_no_item_submits_after_an_error_that_dooms_all_whatever_it_waits_f
     assert (klein_emulator.calls["submit"], klein_emulator.accepted, now() < 5) == (submits, 1, True)
     await settle()
     assert strays() == []
+
+
+async def test_such_an_error_after_the_submit_stops_the_items_that_wait_too(klein_emulator, connect):
+    klein_emulator.script("result", error_reply(401))
+    found = await connect(limits=Limits(max_in_flight=1)).generate_all(["a", "b"], concurrency=2)
+    assert [(type(one.error), one.error.charged) for one in found] == [
+        (AuthenticationError, "unknown"),
+        (AuthenticationError, "no"),
+    ]
+    assert klein_emulator.accepted == 1
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(max_in_flight=1), Limits(max_connections=1)], ids=repr)
+async def test_a_budget_that_is_used_up_stops_no_item_that_has_its_money(klein_emulator, connect, limits):
+    found = await connect(budget=Budget(0.035), limits=limits).generate_all(list("abcdefgh"), concurrency=8)
+    errors = [one.error for one in found if one.error]
+    assert [(type(error), error.charged) for error in errors] == [(BudgetExceededError, "no")] * 5
+    assert klein_emulator.accepted == 3
+
+
+async def test_after_a_budget_is_used_up_another_error_still_stops_the_items_that_wait(klein_emulator, connect):
+    klein_emulator.script("submit", DOOMED)
+    client = connect(budget=Budget(0.035), limits=Limits(max_connections=1))
+    found = await client.generate_all(list("abcdefgh"), concurrency=8)
+    assert {type(one.error) for one in found} == {BudgetExceededError, AuthenticationError}
+    assert (klein_emulator.calls["submit"], klein_emulator.accepted) == (1, 0)
 
 
 async def test_a_post_under_way_goes_on_after_such_an_error_and_is_not_repeated(klein_emulator, connect):
