@@ -584,15 +584,15 @@ def _check_wait_options(on_abandon: object, on_status: object = None) -> None:
 
 
 # For each part of a client: the methods that it must have, and what to write instead of something else.
-_PARTS: dict[str, tuple[str, str]] = {
+_PARTS = {
     "limits": (
         "acquire release hold held_until admit refused served poll_price poll_turn",
-        "write Limits(max_in_flight=...)",
+        "Limits(max_in_flight=...)",
     ),
-    "polling": ("next_poll observe", "write FixedPolling(seconds)"),
-    "journal": ("record", "write SqliteJournal(path)"),
-    "budget": ("reserve release accepted settle", "write Budget(max_usd)"),
-    "on_event": ("__call__", "write a function of one event"),
+    "polling": ("next_poll observe", "FixedPolling(seconds)"),
+    "journal": ("record", "SqliteJournal(path)"),
+    "budget": ("reserve release accepted settle", "Budget(max_usd)"),
+    "on_event": ("__call__", "a function of one event"),
 }
 
 
@@ -601,6 +601,6 @@ def _check_parts(**parts: object) -> None:
         methods, advice = _PARTS[name]
         missing = [method for method in methods.split() if not callable(getattr(part, method, None))]
         if part is not None and not isinstance(part, Limits) and missing:
-            raise ConfigurationError(f"{name} cannot be {part!r:.60}, which has no {missing[0]}: {advice}")
+            raise ConfigurationError(f"{name} cannot be {part!r:.60}, which has no {missing[0]}: write {advice}")
     if not is_plain(parts["on_event"]):
         raise ConfigurationError("on_event must be a plain function, not `async def`: it is called, not awaited")
