@@ -1,4 +1,4 @@
-"""`FluxKleinClient`: wires the parts together; each verb is a few lines over `flow`."""
+"""`FluxKleinClient`: checks what it is given, wires the parts together, and leaves each verb to `operations`."""
 
 import asyncio
 import os
@@ -6,14 +6,13 @@ import time
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
 from flux_klein_async._version import USER_AGENT
 from flux_klein_async.api.credentials import Redactor, find_token
 from flux_klein_async.api.requests import Api
 from flux_klein_async.api.urls import ApiUrls, checked_model_id, checked_request_id
-from flux_klein_async.errors import ConfigurationError, FluxKleinError, InvalidInputError
+from flux_klein_async.errors import ConfigurationError, InvalidInputError
 from flux_klein_async.events import Event
 from flux_klein_async.journal.base import AccountJournal, Journal, NoBudget, SpendingLimit
 from flux_klein_async.misuse import NotWith, is_plain, slip
@@ -27,22 +26,14 @@ from flux_klein_async.models import (
     RequestStatus,
 )
 from flux_klein_async.operations import calls, download
-from flux_klein_async.operations.context import ClientContext, close, guarded
+from flux_klein_async.operations.context import ClientContext, guarded
 from flux_klein_async.operations.fanout import FanOut
 from flux_klein_async.operations.files import SavedPaths
 from flux_klein_async.operations.items import ItemRunner
 from flux_klein_async.operations.operation import Operation
-from flux_klein_async.operations.submit import PreparedRequest, made_input, prepare, submit
-from flux_klein_async.operations.wait import AcceptedRequest, Updates, accepted_request, generate, wait
-from flux_klein_async.options import (
-    DEFAULT,
-    Limits,
-    OnAbandon,
-    RetryPolicy,
-    Timeout,
-    checked_timeout,
-    from_environ,
-)
+from flux_klein_async.operations.submit import AcceptedRequest, PreparedRequest, made_input, prepare, submit
+from flux_klein_async.operations.wait import Updates, generate, wait
+from flux_klein_async.options import DEFAULT, Limits, OnAbandon, RetryPolicy, Timeout, checked_timeout, from_environ
 from flux_klein_async.polling.adaptive import AdaptivePolling
 from flux_klein_async.polling.policies import PollPolicy, SavedPolicy
 from flux_klein_async.transport.aiohttp import AiohttpTransport
@@ -61,20 +52,20 @@ _OnStatus = Callable[[RequestStatus], object]
 class RequestHandle:
     """An accepted request, submitted by this client or by another process.
 
-    Passive: dropping it leaves the request as it is. `request_id` is all you need to resume the request, for as long
-    as the service keeps it (7 days).
+    Passive: dropping it leaves the request as it is. `request_id` is all you need to resume the request, while the
+    service keeps it (7 days).
     """
 
-    __slots__ = ("_client", "accepted")
+    __slots__ = ("_accepted", "_client")
 
-    def __init__(self, client: "FluxKleinClient", accepted: AcceptedRequest) -> None:
+    def __init__(self, client: "FluxKleinClient", request_id: str) -> None:
         self._client = client
-        self.accepted = accepted
+        self._accepted = AcceptedRequest(request_id=_id_of(request_id))
 
     @property
     def request_id(self) -> str:
         """The service's id of this request."""
-        return self.accepted.request_id
+        return self._accepted.request_id
 
     def __repr__(self) -> str:
         return f"RequestHandle({self.request_id!r})"
@@ -109,11 +100,7 @@ class RequestHandle:
         return await self._client.cancel(self, timeout=timeout)
 
     async def wait_for_result(
-        self,
-        *,
-        timeout: Timeout = DEFAULT,
-        on_abandon: OnAbandon = "leave",
-        on_status: _OnStatus | None = None,
+        self, *, timeout: Timeout = DEFAULT, on_abandon: OnAbandon = "leave", on_status: _OnStatus | None = None
     ) -> GenerationResult:
         """As `FluxKleinClient.wait_for_result`.
 
@@ -136,8 +123,8 @@ class FluxKleinClient(NotWith):
         api_key: The token. None: RUNCOMFY_API_TOKEN, RUNCOMFY_TOKEN, RUNCOMFY_API_KEY, then the vendor CLI's file.
         base_url: None: RUNCOMFY_MODEL_API_BASE, then the service's own.
         model: The model that `submit` and `generate*` run by default.
-        timeout: Seconds for each call as a whole; None is no limit.
-        limits: How much at once, and how large; or your own `Limiter`.
+        timeout: Seconds for each call as a whole (120); None is no limit. `DEFAULT` in a call means this value.
+        limits: How much at once, and how large; or your own `Limiter`. None: `Limits()`.
         polling: When to poll; None: `AdaptivePolling()`, which learns how long generations take.
         retry: How calls are repeated where that is safe; None: `RetryPolicy()`.
         session: A session to borrow. It is never closed, and may have no credentials.
@@ -149,8 +136,8 @@ class FluxKleinClient(NotWith):
             (SSL_CERT_FILE, SSL_CERT_DIR) from the environment, once, now. Plain http and loopback hosts never go
             through a proxy, and netrc is never used. A borrowed session's own `trust_env` counts instead.
         poll_endpoint: What a wait polls. "result" saves a round trip if the service answers it before the end with the
-            state; if it does not, the client falls back to "status". Early results tell no queue position, so a
-            long queue is waited for less well.
+            state; if it does not, the client falls back to "status". Early results tell no queue position, which
+            makes polls in a long queue less exact.
 
     Raises:
         ConfigurationError: No token, a bad base URL, an unusable session, proxy or certificate file.
@@ -178,14 +165,20 @@ class FluxKleinClient(NotWith):
         environment = from_environ(os.environ)
         token = find_token(api_key, environment, wall_clock=time.time)
         addresses = ApiUrls(environment.base_url if base_url is None else base_url, allow_insecure=allow_insecure)
-        settings = limits if isinstance(limits, Limits) else Limits()
+        if limits is None or isinstance(limits, Limits):
+            settings = limits or Limits()
+            limiter: Limiter = InProcessLimiter(settings)
+        else:
+            settings, limiter = Limits(), guarded(limits, "The limiter")
         retry = retry or RetryPolicy()
         self._model = checked_model_id(model)
         self._timeout = checked_timeout(timeout, None)
         self._max_in_flight = settings.max_in_flight
         if poll_endpoint not in ("status", "result"):  # a tuple: unhashable values are refused too
             raise ConfigurationError('poll_endpoint must be "status" or "result"')
-        _check_parts(limits=limits, polling=polling, retry=retry, journal=journal, budget=budget, on_event=on_event)
+        if not isinstance(retry, RetryPolicy):
+            raise ConfigurationError("retry must be a RetryPolicy")
+        _check_parts(limits=limits, polling=polling, journal=journal, budget=budget, on_event=on_event)
         policy = polling or AdaptivePolling()
         redactor = Redactor(token)
         transport = AiohttpTransport(
@@ -201,12 +194,12 @@ class FluxKleinClient(NotWith):
             lanes=Lanes(transport.connections),
             redact=redactor.text,
             polls_result=poll_endpoint == "result",
-            limiter=_limiter(limits, settings),
+            limiter=limiter,
             polling=policy,
             learning=policy if isinstance(policy, SavedPolicy) else None,
             retry=retry,
             journal=journal.for_account(token) if isinstance(journal, AccountJournal) else journal,
-            budget=NoBudget() if budget is None else guarded(budget, "budget"),
+            budget=NoBudget() if budget is None else guarded(budget, "The budget"),
             on_event=on_event,
             backoff=Backoff(retry),
             max_file_bytes=settings.max_file_bytes,
@@ -234,9 +227,9 @@ class FluxKleinClient(NotWith):
         Args:
             input: A prompt, a typed input, or a Mapping that is sent as it is.
             model: The model's id; None: the client's model (a typed input of another model names its own).
-            width: Pixels, 64 to 2048.
-            height: Pixels, 64 to 2048.
-            timeout: Seconds for the submit with its repeats; None is no limit.
+            width: Pixels, 64 to 2048; None: the model's default (1024).
+            height: Pixels, 64 to 2048; None: likewise.
+            timeout: Seconds for the submit with its repeats; None is no limit, `DEFAULT` the client's.
             tag: Any object; the events of this call carry it.
 
         Returns:
@@ -251,13 +244,11 @@ class FluxKleinClient(NotWith):
         """
         prepared = self._prepared(input, model, width, height)
         operation = self._operation(timeout, tag=tag)
-        try:
-            with operation:
-                await submit(operation, prepared, on_abandon="cancel")
-                return RequestHandle(self, accepted_request(operation, prepared, operation.started))
-        except FluxKleinError as error:
-            calls.tell_failed(operation, error, "submit", prepared.model)
-            raise
+        with operation.telling("submit", prepared.model), operation:
+            accepted = await submit(operation, prepared, on_abandon="cancel")
+        handle = RequestHandle(self, accepted.request_id)
+        handle._accepted = accepted  # noqa: SLF001  # its model, and when it was accepted
+        return handle
 
     async def status(self, request: str | RequestHandle, *, timeout: Timeout = DEFAULT) -> RequestStatus:
         """Ask once where a request stands.
@@ -316,15 +307,10 @@ class FluxKleinClient(NotWith):
             ResultNotReadyError: "completed", yet no result for 10 s.
         """
         accepted = self._accepted(request)
-        _check_on_abandon(on_abandon)
-        _check_on_status(on_status)
+        _check_wait_options(on_abandon, on_status)
         operation = self._operation(timeout, request_id=accepted.request_id, waits=True)
-        try:
-            with operation:
-                return await wait(operation, accepted, on_abandon=on_abandon, on_status=on_status)
-        except FluxKleinError as error:
-            calls.tell_failed(operation, error, "wait_for_result", accepted.model)
-            raise
+        with operation.telling("wait_for_result", accepted.model), operation:
+            return await wait(operation, accepted, on_abandon=on_abandon, on_status=on_status)
 
     async def generate(
         self,
@@ -343,8 +329,8 @@ class FluxKleinClient(NotWith):
         Args:
             input: A prompt, a typed input, or a Mapping that is sent as it is.
             model: The model's id; None: the client's model (a typed input of another model names its own).
-            width: Pixels, 64 to 2048.
-            height: Pixels, 64 to 2048.
+            width: Pixels, 64 to 2048; None: the model's default (1024).
+            height: Pixels, 64 to 2048; None: likewise.
             timeout: Seconds for the slot, the submit, the wait, repeats and the fetch together.
             on_abandon: When the deadline passes or the task is cancelled: "cancel" asks the service to cancel,
                 "leave" sends nothing.
@@ -357,20 +343,11 @@ class FluxKleinClient(NotWith):
             FluxKleinError: As `submit` and `wait_for_result`.
         """
         prepared = self._prepared(input, model, width, height)
-        _check_on_abandon(on_abandon)
-        _check_on_status(on_status)
+        _check_wait_options(on_abandon, on_status)
         operation = self._operation(timeout, tag=tag, waits=True)
-        try:
-            with operation:
-                slot = Slot(self._context.limiter)
-                await slot.take()
-                try:
-                    return await generate(operation, prepared, slot, on_abandon=on_abandon, on_status=on_status)
-                finally:
-                    slot.give()
-        except FluxKleinError as error:
-            calls.tell_failed(operation, error, "generate", prepared.model)
-            raise
+        with operation.telling("generate", prepared.model), operation:
+            async with Slot(self._context.limiter) as operation.slot:
+                return await generate(operation, prepared, on_abandon=on_abandon, on_status=on_status)
 
     def handle(self, request_id: str) -> RequestHandle:
         """Resume a request that was submitted earlier, by any process.
@@ -378,10 +355,10 @@ class FluxKleinClient(NotWith):
         Raises:
             InvalidInputError: It is no request id.
         """
-        return RequestHandle(self, self._accepted(request_id))
+        return RequestHandle(self, request_id)
 
     def updates(self, request: str | RequestHandle, *, timeout: Timeout = DEFAULT) -> AsyncIterator[RequestStatus]:
-        """A `RequestStatus` at each change of state or queue position, the final one last.
+        """Iterate over the changes of state or queue position; the final `RequestStatus` comes last.
 
         The iterator raises what `wait_for_result` raises, except for the generation's own end.
         """
@@ -414,15 +391,15 @@ class FluxKleinClient(NotWith):
             height: Pixels, 64 to 2048, likewise.
             concurrency: Items under way at once, downloads included; the client's `max_in_flight` bounds the
                 generations among them. None: `max_in_flight`, with `directory` twice that.
-            ordered: Outcomes in the order of the items instead of as they finish.
-            to_input: From an item to its input.
-            to_id: From an item to the stable id that a journal uses to recognise it. None: by its content, and by how
+            ordered: Give outcomes in the order of the items instead of as they finish.
+            to_input: Maps an item to its input.
+            to_id: Maps an item to the stable id that a journal uses to recognise it. None: by its content, and by how
                 often the same content came before it.
             timeout: Seconds for each item, from when it has its slot; with `directory`, as many again for its files.
             on_abandon: What to do with an item's request when the fan-out is left or its deadline passes.
             directory: Where each item's files are saved, while other items generate. If they cannot be saved, the
                 outcome is a `DownloadError` with the id to fetch the result again.
-            to_name: From an item to the name of its files, without suffix. None: the request id.
+            to_name: Maps an item to the name of its files, without suffix. None: the request id.
 
         Raises:
             InvalidInputError: `items` is one input instead of many, or an option is invalid.
@@ -430,7 +407,7 @@ class FluxKleinClient(NotWith):
                 BudgetExceededError, JournalError: From the iterator, after the outcomes of the items under way: every
                 further submit would fail the same way.
         """
-        _check_on_abandon(on_abandon)
+        _check_wait_options(on_abandon)
         seconds = checked_timeout(timeout, self._timeout)
         if concurrency is None:
             concurrency = self._max_in_flight * (1 if directory is None else 2)
@@ -463,7 +440,7 @@ class FluxKleinClient(NotWith):
         directory: str | os.PathLike[str] | None = None,
         to_name: Callable[[T], str] | None = None,
     ) -> list[Outcome[T]]:
-        """`generate_many` to its end: the outcomes in the order of the items.
+        """Generate for many items, as `generate_many` does, and return the outcomes in the order of the items.
 
         Raises:
             InvalidInputError: As `generate_many`. An item's own error is its outcome; an error that dooms every
@@ -512,7 +489,7 @@ class FluxKleinClient(NotWith):
 
         Args:
             result: What to save.
-            directory: Nothing is written outside of it, whatever the URLs say.
+            directory: Where to save. Nothing is written outside of it, no matter what the URLs say.
             names: A plain file name for each file; None: the request id and a suffix by content.
             timeout: Seconds for all files together; None is no limit.
 
@@ -543,25 +520,20 @@ class FluxKleinClient(NotWith):
                 `ClientClosedError`. Closing takes at most 5 s more.
 
         Returns:
-            The ids of requests that may still run and that nobody waits for.
+            The ids of requests that may still run with nobody waiting for them.
         """
         if self._closing is None:
             seconds = checked_timeout(drain, None)
             self._context.bind()
             self._context.closing = True
-            self._closing = asyncio.ensure_future(close(self._context, seconds))
+            self._closing = asyncio.ensure_future(self._context.aclose(seconds))
         return await asyncio.shield(self._closing)
 
     async def __aenter__(self) -> Self:
         self._context.bind()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def __del__(self) -> None:
@@ -581,16 +553,12 @@ class FluxKleinClient(NotWith):
         self, timeout: Timeout, *, request_id: str | None = None, tag: object = None, waits: bool = False
     ) -> Operation:
         seconds = checked_timeout(timeout, self._timeout)
-        return self._context.operation(seconds, request_id=request_id, tag=tag, waits=waits)
+        return Operation(self._context, seconds, request_id=request_id, tag=tag, waits=waits)
 
     def _accepted(self, request: str | RequestHandle) -> AcceptedRequest:
         if isinstance(request, RequestHandle):
-            return request.accepted
+            return request._accepted  # noqa: SLF001
         return AcceptedRequest(request_id=_id_of(request))
-
-
-def _limiter(limits: Limits | Limiter | None, settings: Limits) -> Limiter:
-    return InProcessLimiter(settings) if limits is None or isinstance(limits, Limits) else guarded(limits, "limiter")
 
 
 def _id_of(request: str | RequestHandle) -> str:
@@ -608,42 +576,31 @@ def _checked_result(result: object) -> GenerationResult:
     raise InvalidInputError(f"Files belong to a GenerationResult, not to {slip(result)}{advice}")
 
 
-def _check_on_abandon(on_abandon: object) -> None:
+def _check_wait_options(on_abandon: object, on_status: object = None) -> None:
     if on_abandon not in ("cancel", "leave"):
         raise InvalidInputError('on_abandon must be "cancel" or "leave"')
-
-
-def _check_on_status(on_status: object) -> None:
     if on_status is not None and not (callable(on_status) and is_plain(on_status)):
         raise InvalidInputError("on_status must be a plain function, not `async def`: it is called, not awaited")
 
 
-# The methods that each part of a client must have; checked before anything is paid for.
+# For each part of a client: the methods that it must have, and what to write instead of something else.
 _PARTS = {
-    "limits": ("acquire", "release", "hold", "held_until", "admit", "refused", "served", "poll_price", "poll_turn"),
-    "polling": ("next_poll", "observe"),
-    "journal": ("record",),
-    "budget": ("reserve", "release", "accepted", "settle"),
-    "on_event": ("__call__",),
+    "limits": (
+        "acquire release hold held_until admit refused served poll_price poll_turn",
+        "Limits(max_in_flight=...)",
+    ),
+    "polling": ("next_poll observe", "FixedPolling(seconds)"),
+    "journal": ("record", "SqliteJournal(path)"),
+    "budget": ("reserve release accepted settle", "Budget(max_usd)"),
+    "on_event": ("__call__", "a function of one event"),
 }
 
 
-# What to write instead of something else.
-_MEANT = {
-    "limits": "write Limits(max_in_flight=...)",
-    "polling": "write FixedPolling(seconds)",
-    "journal": "write SqliteJournal(path)",
-    "budget": "write Budget(max_usd)",
-    "on_event": "write a function of one event",
-}
-
-
-def _check_parts(*, retry: object, **parts: object) -> None:
-    if retry is not None and not isinstance(retry, RetryPolicy):
-        raise ConfigurationError("retry must be a RetryPolicy")
+def _check_parts(**parts: object) -> None:
     for name, part in parts.items():
-        missing = [method for method in _PARTS[name] if not callable(getattr(part, method, None))]
+        methods, advice = _PARTS[name]
+        missing = [method for method in methods.split() if not callable(getattr(part, method, None))]
         if part is not None and not isinstance(part, Limits) and missing:
-            raise ConfigurationError(f"{name} cannot be {part!r:.60}, which has no {missing[0]}: {_MEANT[name]}")
+            raise ConfigurationError(f"{name} cannot be {part!r:.60}, which has no {missing[0]}: write {advice}")
     if not is_plain(parts["on_event"]):
         raise ConfigurationError("on_event must be a plain function, not `async def`: it is called, not awaited")

@@ -1,6 +1,6 @@
-"""The commonest slips of people new to asyncio, answered with what to write instead of with what Python lacks. Pure.
+"""Common mistakes of people new to asyncio, answered with what to write instead. Pure.
 
-Type checkers do not see these methods: there, the slip must stay an error.
+Type checkers do not see these methods: for them the mistake must stay an error.
 """
 
 from inspect import iscoroutinefunction
@@ -10,7 +10,7 @@ __all__ = ["NotAwaitable", "NotForLoop", "NotWith", "is_plain", "slip"]
 
 
 def slip(value: object) -> str:
-    """What a value is, for an error's sentence; with advice where `await` was forgotten."""
+    """What a value is, for an error message; with advice where `await` was forgotten."""
     name = type(value).__name__
     if name != "coroutine":
         return name
@@ -18,12 +18,12 @@ def slip(value: object) -> str:
 
 
 def is_plain(function: object) -> bool:
-    """Whether a function does its work when it is called: a coroutine that nobody awaits does nothing at all."""
+    """Whether a function does its work when it is called; a coroutine that nobody awaits does nothing."""
     return not (iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None)))  # noqa: B004  # what it is, not whether it is there
 
 
 class NotWith:
-    """For what needs `async with`."""
+    """A base of classes that need `async with`."""
 
     if not TYPE_CHECKING:  # pragma: no branch
 
@@ -35,7 +35,7 @@ class NotWith:
 
 
 class NotForLoop:
-    """For what needs `async for`."""
+    """A base of classes that need `async for`."""
 
     if not TYPE_CHECKING:  # pragma: no branch
 
@@ -44,7 +44,7 @@ class NotForLoop:
 
 
 class NotAwaitable:
-    """For what `generate_many` returns."""
+    """A base of what `generate_many` returns."""
 
     if not TYPE_CHECKING:  # pragma: no branch
 

@@ -1,1 +1,1 @@
-"""Things that take time: submitting, waiting, downloading, fanning out."""
+"""What takes time: submitting, waiting, single calls, downloads, and many items at once."""

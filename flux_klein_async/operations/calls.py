@@ -1,104 +1,69 @@
-"""The plain calls: status, result, cancel, catalogue entry. Each is repeated where repeating is harmless."""
+"""Single calls: status, result, cancel and catalogue entry, each repeated where repeating is harmless.
+
+Also what follows from them: the cancel of a request that nobody waits for, and a result in the journal.
+"""
 
 import json
 from collections.abc import Callable
-from typing import TypeVar
+from functools import partial
 
-from flux_klein_async.api.messages import Request, Response
 from flux_klein_async.api.responses import read_cancel, read_model, read_result, read_status
 from flux_klein_async.errors import FluxKleinError
-from flux_klein_async.events import Cancelled, Failed
+from flux_klein_async.events import Cancelled
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.models import CancelOutcome, GenerationResult, ModelInfo, RequestStatus, Timings
 from flux_klein_async.operations.context import ClientContext, log
 from flux_klein_async.operations.operation import Operation
-from flux_klein_async.transport.retry import Verdict, classify
+from flux_klein_async.options import OnAbandon
 
-__all__ = [
-    "cancel",
-    "cancel_abandoned",
-    "fetch_result",
-    "get_model",
-    "single",
-    "status",
-    "tell_failed",
-    "write_result",
-]
+__all__ = ["abandon", "cancel", "cancel_abandoned", "fetch_result", "get_model", "status", "write_result"]
 
 
-T = TypeVar("T")
 CANCEL_WITHIN = 5.0  # seconds for a cancel that nobody waits for
 
 
-async def single(operation: Operation, request: Request, read: Callable[[Response], T]) -> T:
-    """Make one call, with repeats inside the deadline and the client's quota.
-
-    Raises:
-        FluxKleinError: What the last attempt ended in.
-    """
-    context = operation.context
-
-    async def once() -> T:
-        return read(await context.exchange(request, operation))
-
-    return await context.attempt(
-        request.kind,
-        operation,
-        once,
-        allows=lambda error: classify(error, request) is Verdict.RETRY,
-        attempts=context.retry.attempts,
-    )
-
-
 async def status(operation: Operation, request_id: str) -> RequestStatus:
-    """Where the request stands."""
-    context = operation.context
-    return await single(operation, context.api.status(request_id), lambda answer: read_status(answer, request_id))
+    """Ask where the request stands."""
+    read = partial(read_status, request_id=request_id)
+    return await operation.exchange(operation.context.api.status(request_id), read)
 
 
 async def fetch_result(
     operation: Operation, request_id: str, timings: Callable[[], Timings] = Timings
 ) -> GenerationResult:
-    """The result of a completed request."""
-    context = operation.context
-    request = context.api.result(request_id)
-    return await single(operation, request, lambda answer: read_result(answer, request_id, timings))
-
-
-async def write_result(context: ClientContext, result: GenerationResult) -> None:
-    """Write a result down, by which it can be read again.
-
-    Raises:
-        JournalError: It could not be written.
-    """
-    if context.journal is not None:
-        answer = json.dumps(result.raw).encode()
-        await context.write(EntryState.COMPLETED, request_id=result.request_id, cost_usd=result.cost_usd, answer=answer)
+    """Fetch the result of a completed request."""
+    read = partial(read_result, request_id=request_id, timings=timings)
+    return await operation.exchange(operation.context.api.result(request_id), read)
 
 
 async def get_model(operation: Operation, model: str) -> ModelInfo:
-    """The catalogue entry."""
-    context = operation.context
-    return await single(operation, context.api.model(model), read_model)
+    """Fetch the catalogue entry."""
+    return await operation.exchange(operation.context.api.model(model), read_model)
 
 
 async def cancel(operation: Operation, request_id: str, *, abandoned: bool = False) -> CancelOutcome:
-    """Ask the service to cancel, and say what it answered."""
+    """Ask the service to cancel; report its answer as an event, and to budget and journal."""
     context = operation.context
-    outcome = await single(operation, context.api.cancel(request_id), lambda answer: read_cancel(answer, request_id))
-    context.emit(
-        lambda at: Cancelled(
-            at=at, request_id=request_id, tag=operation.tag, cancelled=outcome.cancelled, abandoned=abandoned
-        )
-    )
+    read = partial(read_cancel, request_id=request_id)
+    outcome = await operation.exchange(context.api.cancel(request_id), read)
+    operation.emit(Cancelled, cancelled=outcome.cancelled, abandoned=abandoned)
     if outcome.cancelled:
         context.budget.settle(request_id, 0.0)
         await context.write(EntryState.CANCELLED, request_id=request_id)
     return outcome
 
 
+def abandon(operation: Operation, request_id: str, on_abandon: OnAbandon) -> None:
+    """Cancel a request that nobody waits for, or leave it running."""
+    context = operation.context
+    if on_abandon == "cancel" or context.closing:
+        context.left_running.add(request_id)
+    if on_abandon == "cancel":
+        context.background.queue(lambda: cancel_abandoned(context, request_id, operation.tag))
+
+
 async def cancel_abandoned(context: ClientContext, request_id: str, tag: object) -> None:
-    """Cancel a request that nobody waits for any more; what cannot be cancelled is remembered as running on."""
+    """Cancel a request that nobody waits for; one that could not be cancelled while closing is left running."""
     operation = Operation(context, CANCEL_WITHIN, request_id=request_id, tag=tag, registered=False)
     answered = False
     try:
@@ -111,29 +76,17 @@ async def cancel_abandoned(context: ClientContext, request_id: str, tag: object)
         log.warning("Request %s was abandoned and could not be cancelled: %s", request_id, error)
     finally:  # also where the client closes and ends this
         if not answered:
-            context.emit(lambda at: Cancelled(at=at, request_id=request_id, tag=tag, cancelled=None, abandoned=True))
-        if not context.closing:  # only what is found running while closing is reported by it
+            operation.emit(Cancelled, cancelled=None, abandoned=True)
+        if not context.closing:
             context.left_running.discard(request_id)
 
 
-def tell_failed(operation: Operation, error: FluxKleinError, verb: str, model: str | None = None) -> None:
-    """Tell the handler of events that a call is about to leave with this error.
+async def write_result(context: ClientContext, result: GenerationResult) -> None:
+    """Write a result into the journal, in the service's own words.
 
-    One whose own submit was accepted must not be made again, and its error says so from now on.
+    Raises:
+        JournalError: It could not be written.
     """
-    context = operation.context
-    if operation.waits and operation.submitted:
-        error.paid_by_this_call = True
-    context.emit(
-        lambda at: Failed(
-            at=at,
-            request_id=error.request_id or operation.request_id,
-            tag=operation.tag,
-            error_type=type(error).__name__,
-            error=str(error),
-            seconds=at - operation.started,
-            model=model,
-            call=operation.number,
-            verb=verb,
-        )
-    )
+    if context.journal is not None:
+        answer = json.dumps(result.raw).encode()
+        await context.write(EntryState.COMPLETED, request_id=result.request_id, cost_usd=result.cost_usd, answer=answer)

@@ -27,8 +27,7 @@ from flux_klein_async.errors import (
 from flux_klein_async.events import Downloaded
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.models import GenerationResult, SavedFile
-from flux_klein_async.operations.calls import tell_failed
-from flux_klein_async.operations.context import asked
+from flux_klein_async.operations.context import wrapping_errors
 from flux_klein_async.operations.files import IncomingFile, InMemory, PartFile, checked_names
 from flux_klein_async.operations.operation import Operation
 
@@ -101,15 +100,12 @@ def _default_names(result: GenerationResult, stem: str | None) -> list[str]:
 @contextmanager
 def _reported(operation: Operation, result: GenerationResult, verb: str) -> Iterator[None]:
     """Report a verb's failure as an event; a deadline that passed is a `DownloadError`."""
-    try:
+    with operation.telling(verb):
         try:
             yield
         except APITimeoutError as error:
             cause = str(error).removesuffix(f" (request {result.request_id})")  # the new error says it
             raise DownloadError(request_id=result.request_id, transient=True, cause=cause) from error
-    except FluxKleinError as error:
-        tell_failed(operation, error, verb)
-        raise
 
 
 class _Transfer(Generic[T]):
@@ -125,9 +121,8 @@ class _Transfer(Generic[T]):
     async def fetch(self) -> T:
         """Fetch the file, with repeats inside the deadline and the client's quota; on failure leave nothing behind."""
         try:
-            return await self._context.attempt(
+            return await self._operation.repeat(
                 Kind.FILE,
-                self._operation,
                 self._once,
                 allows=lambda error: error.retryable,
                 attempts=self._context.retry.attempts,
@@ -143,11 +138,8 @@ class _Transfer(Generic[T]):
 
     async def _once(self) -> T:
         try:
-            await self._context.lane(Kind.FILE, self._operation)
-            try:
+            async with self._operation.admission(Kind.FILE):
                 headers, rest = await self._follow()
-            finally:
-                self._context.lanes.leave(Kind.FILE)
             return await self._in_thread(partial(self._file.finish, rest, headers, self._url))
         except DownloadError as error:
             error.url = error.url or self._shown(self._url)
@@ -177,7 +169,7 @@ class _Transfer(Generic[T]):
                 return urljoin(url, location)
             except ValueError:
                 raise DownloadError("The file's host redirects to no URL", url=self._shown(url)) from None
-        self._context.heed(Kind.FILE, head)
+        self._context.throttle(Kind.FILE, head)
         raise DownloadError(
             f"The file's host answered HTTP {head.status}",
             url=self._shown(url),
@@ -206,7 +198,7 @@ class _Transfer(Generic[T]):
     async def _in_thread(self, job: Callable[[], R]) -> R:
         """Run a job in a thread, where it continues if its caller is cancelled; any failure is a `DownloadError`."""
         self._begun = True
-        with asked("thread that saves files", DownloadError):
+        with wrapping_errors("The thread that saves files", DownloadError):
             return await self._context.loop.run_in_executor(self._context.threads, job)
 
     def _shown(self, url: str) -> str:

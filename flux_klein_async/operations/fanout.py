@@ -1,4 +1,4 @@
-"""Many inputs through one callable: structured, bounded, lazy.
+"""Many items through one callable: structured, bounded, lazy. It knows nothing of requests, journals or files.
 
 Leaving the `async with` ends every task that it started. Not an `asyncio.TaskGroup`: that would wrap the body's own
 exception in a group. Not an async generator: one that holds tasks across `yield` breaks cancellation (PEP 789).
@@ -6,8 +6,8 @@ exception in a group. Not an async generator: one that holds tasks across `yield
 
 import asyncio
 import copy
-from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -28,7 +28,7 @@ from flux_klein_async.errors import (
 from flux_klein_async.misuse import NotAwaitable, NotForLoop, NotWith
 from flux_klein_async.models import GenerationResult, Outcome, SavedFile
 
-__all__ = ["FanOut", "Product", "dooms"]
+__all__ = ["FanOut", "Product", "dooms", "not_submitted"]
 
 
 T = TypeVar("T")
@@ -37,15 +37,23 @@ T = TypeVar("T")
 def dooms(error: FluxKleinError) -> bool:
     """Whether every further submit would end in this error too."""
     if isinstance(error, PermissionDeniedError):
-        return error.request_id is None  # on a submit; a poll of one request says nothing of the others
+        return error.request_id is None  # on a submit; a refusal of one request says nothing about the others
     if isinstance(error, JournalError):  # nothing is submitted that cannot be written down
         return not isinstance(error, ItemClaimedError)
     return isinstance(error, ConfigurationError | AuthenticationError | InsufficientBalanceError | BudgetExceededError)
 
 
+def not_submitted(error: FluxKleinError) -> FluxKleinError:
+    """The same error for an item that was not submitted."""
+    twin = copy.copy(error)
+    twin.request_id, twin.paid_by_this_call = None, False
+    twin._charged = "no"  # noqa: SLF001
+    return twin
+
+
 @dataclass(frozen=True, slots=True)
 class Product:
-    """What was made of an item; `recalled` if nothing was submitted for it this time."""
+    """What was made of an item; `from_journal` if nothing was submitted for it this time."""
 
     result: GenerationResult
     files: tuple[SavedFile, ...] = ()
@@ -53,7 +61,7 @@ class Product:
 
 
 class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
-    """An async context manager and the async iterator of outcomes that it gives.
+    """An async context manager, and the async iterator of outcomes that it gives.
 
     At most `concurrency` items are under way; at most as many more have ended and wait to be taken, so that a slow
     reader slows the reading of items. Items are read only when there is room for them.
@@ -66,18 +74,18 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         *,
         concurrency: int,
         ordered: bool,
-        on_stop: Callable[[], None] | None = None,
+        on_stop: Callable[[FluxKleinError | None], None] = lambda _: None,
     ) -> None:
-        """`make` makes of an item what is wanted of it; `on_stop` hears that no more is wanted."""
-        self._source = _Source(items)
+        """`make` generates an item; `on_stop` is told by which error submitting ends, or None for the user's wish."""
+        self._next_item = _reader(items)
         self._make = make
         self._on_stop = on_stop
         self._concurrency = concurrency
         self._ordered = ordered
         self._workers: set[asyncio.Task[None]] = set()
         self._reading = asyncio.Lock()
-        self._ended: dict[int, Outcome[T]] = {}
-        self._arrived: deque[int] = deque()
+        self._ended: OrderedDict[int, Outcome[T]] = OrderedDict()
+        self._read = 0  # items read
         self._held = 0  # items read whose outcome was not taken yet
         self._next = 0  # in ordered mode, the index to give next
         self._failure: BaseException | None = None
@@ -101,10 +109,7 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         return self
 
     async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._exhausted = self._left = True
         cancelled: asyncio.CancelledError | None = None
@@ -124,42 +129,52 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
     async def __anext__(self) -> Outcome[T]:
         if not self._entered:
             raise ConfigurationError("Use it as: async with client.generate_many(...) as outcomes")
-        while True:
-            index = self._ready()
-            if index is not None:
-                self._held -= 1
-                self._room.set()
-                return self._ended.pop(index)
+        while (outcome := self._take()) is None:
             if not self._workers:
                 if self._failure is not None and not self._left:
                     raise self._failure
                 raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
+        self._held -= 1
+        self._room.set()
+        return outcome
+
+    def _take(self) -> Outcome[T] | None:
+        """The outcome to give next, if it is there."""
+        if not self._ordered:
+            return self._ended.popitem(last=False)[1] if self._ended else None
+        outcome = self._ended.pop(self._next, None)
+        self._next += outcome is not None
+        return outcome
 
     def stop(self) -> None:
-        """Begin to end in good order: go on taking outcomes, and the iterator ends soon.
+        """Begin to end in good order: continue taking outcomes, and the iterator ends soon.
 
-        No more items are read and nothing more is submitted. What was submitted and is still queued is cancelled; what
-        runs, and is paid for in any case, is waited for and saved. May be called from a signal handler of the loop.
+        No more items are read and nothing more is submitted. Queued requests are cancelled; running ones, which are
+        paid for in any case, are waited for and saved. May be called from a signal handler of the loop.
         """
         if not self._exhausted or self._workers:
             self._read_no_more()
-            if self._on_stop is not None:
-                self._on_stop()
+            self._on_stop(None)
 
-    def _ready(self) -> int | None:
-        if not self._ordered:
-            return self._arrived.popleft() if self._arrived else None
-        if self._next not in self._ended:
-            return None
-        self._next += 1
-        return self._next - 1
+    async def all(self) -> list[Outcome[T]]:
+        """Every outcome, in the order of the items; an error that dooms the rest is the outcome of all the rest."""
+        outcomes = []
+        self._wants_rest = True
+        async with self:
+            try:
+                async for outcome in self:
+                    outcomes.append(outcome)  # noqa: PERF401  # those before an error count too
+            except FluxKleinError as error:
+                while (found := await self._numbered()) is not None:
+                    outcomes.append(Outcome(index=found[0], item=found[1], error=not_submitted(error)))
+        return sorted(outcomes, key=lambda outcome: outcome.index)
 
     # --- the workers
 
     def _hire(self) -> None:
-        """One worker more: each hires the next when it has found work, up to the concurrency."""
+        """Start one more worker: each hires the next when it has found work, up to the concurrency."""
         if len(self._workers) < self._concurrency and not self._exhausted:
             worker = asyncio.ensure_future(self._work())
             self._workers.add(worker)
@@ -168,119 +183,92 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
     def _retire(self, worker: "asyncio.Task[None]") -> None:
         self._workers.discard(worker)
         if worker.cancelled():
-            self._stop(asyncio.CancelledError("a worker of the fan-out was cancelled from outside"))
+            self._fail(asyncio.CancelledError("a worker of the fan-out was cancelled from outside"))
         elif (error := worker.exception()) is not None:
-            self._stop(error)
+            self._fail(error)
         self._news.set()
 
     async def _work(self) -> None:
-        while (found := await self._read()) is not None:
+        while (found := await self._read_one()) is not None:
             self._hire()
             index, item = found
-            self._ended[index] = await self._one(index, item)
-            self._arrived.append(index)
+            self._ended[index] = await self._outcome(index, item)
             self._news.set()
 
-    async def _read(self) -> tuple[int, T] | None:
-        """The next item, once there is room for it; None when there is none or no more shall be read."""
+    async def _read_one(self) -> tuple[int, T] | None:
+        """The next item, once there is room for it; None if there is none or no more shall be read."""
         async with self._reading:
             while self._held >= 2 * self._concurrency:
                 self._room.clear()
                 await self._room.wait()
             if self._exhausted:
                 return None
-            found = await self._awaited()  # what the user's own iterable raises ends this worker: see _retire
+            self._reader = asyncio.current_task()
+            try:
+                found = await self._numbered()  # an exception of the user's own iterable ends this worker: see _retire
+            except asyncio.CancelledError:
+                if self._left or not self._exhausted:
+                    raise
+                return None
+            finally:
+                self._reader = None
             if found is None:
                 self._exhausted = True
-                return None
-            self._held += 1
+            else:
+                self._held += 1
             return found
 
-    async def _awaited(self) -> tuple[int, T] | None:
-        """The source's next item, for which a slow one may let wait; None where that is not wanted any more."""
-        self._reader = asyncio.current_task()
+    async def _numbered(self) -> tuple[int, T] | None:
         try:
-            return await self._source.next()
-        except asyncio.CancelledError:
-            if self._left or not self._exhausted:
-                raise
+            item = await self._next_item()
+        except StopAsyncIteration:
             return None
-        finally:
-            self._reader = None
+        self._read += 1
+        return self._read - 1, item
+
+    async def _outcome(self, index: int, item: T) -> Outcome[T]:
+        if isinstance(self._failure, FluxKleinError):  # it came while the item was waited for
+            return Outcome(index=index, item=item, error=not_submitted(self._failure))
+        try:
+            made = await self._make(index, item)
+        except FluxKleinError as error:
+            if dooms(error):
+                self._fail(error)
+                self._on_stop(error)
+            return Outcome(index=index, item=item, error=error)
+        return Outcome(index=index, item=item, result=made.result, files=made.files, from_journal=made.from_journal)
+
+    def _fail(self, failure: BaseException) -> None:
+        """Read no more items; those under way continue."""
+        self._failure = self._failure or failure
+        self._read_no_more()
 
     def _read_no_more(self) -> None:
-        """Nor wait for an item that comes when it will."""
+        """Read no more, and do not wait for an item that comes some time."""
         self._exhausted = True
         self._room.set()
         if self._reader is not None and not self._wants_rest:
             self._reader.cancel()
 
-    async def _one(self, index: int, item: T) -> Outcome[T]:
-        if isinstance(self._failure, FluxKleinError):  # it came while the item was waited for
-            return Outcome(index=index, item=item, error=_not_submitted(self._failure))
+
+def _reader(items: Iterable[T] | AsyncIterable[T]) -> Callable[[], Awaitable[T]]:
+    """A function that reads the next item; it raises `StopAsyncIteration` after the last."""
+    if isinstance(items, str | bytes):
+        raise InvalidInputError("generate_many takes many inputs; one string would be a picture a letter")
+    if isinstance(items, Mapping | BaseModel):
+        raise InvalidInputError("generate_many takes many inputs; this is one: put it into a list")
+    if isinstance(items, AsyncIterable):
+        return items.__aiter__().__anext__
+    if not isinstance(items, Iterable):
+        raise InvalidInputError(
+            f"generate_many takes an iterable or async iterable of inputs, not {type(items).__name__}"
+        )
+    iterator = iter(items)
+
+    async def read() -> T:
         try:
-            made = await self._make(index, item)
-            return Outcome(index=index, item=item, result=made.result, files=made.files, from_journal=made.from_journal)
-        except FluxKleinError as error:
-            if dooms(error):
-                self._stop(error)
-            return Outcome(index=index, item=item, error=error)
+            return next(iterator)
+        except StopIteration:
+            raise StopAsyncIteration from None
 
-    def _stop(self, failure: BaseException) -> None:
-        """Read no more items; those under way go on."""
-        self._failure = self._failure or failure
-        self._read_no_more()
-
-    async def all(self) -> list[Outcome[T]]:
-        """Every outcome, in the order of the items; what dooms the rest becomes the outcome of all the rest."""
-        outcomes = []
-        self._wants_rest = True
-        async with self:
-            try:
-                async for outcome in self:
-                    outcomes.append(outcome)  # noqa: PERF401  # those before an error count too
-            except FluxKleinError as error:
-                while (found := await self._source.next()) is not None:
-                    outcomes.append(Outcome(index=found[0], item=found[1], error=_not_submitted(error)))
-        return sorted(outcomes, key=lambda outcome: outcome.index)
-
-
-def _not_submitted(error: FluxKleinError) -> FluxKleinError:
-    """The same error for an item that never left."""
-    twin = copy.copy(error)
-    twin.request_id, twin.paid_by_this_call = None, False
-    twin._charged = "no"  # noqa: SLF001
-    return twin
-
-
-class _Source(Generic[T]):
-    """Items with their index, from a plain or an async iterable."""
-
-    def __init__(self, items: Iterable[T] | AsyncIterable[T]) -> None:
-        if isinstance(items, str | bytes):
-            raise InvalidInputError("generate_many takes many inputs; one string would be a picture a letter")
-        if isinstance(items, Mapping | BaseModel):
-            raise InvalidInputError("generate_many takes many inputs; this is one: put it into a list")
-        self._async: AsyncIterator[T] | None = None
-        self._plain: Iterator[T] | None = None
-        if isinstance(items, AsyncIterable):
-            self._async = items.__aiter__()
-        elif isinstance(items, Iterable):
-            self._plain = iter(items)
-        else:
-            raise InvalidInputError(
-                f"generate_many takes an iterable or async iterable of inputs, not {type(items).__name__}"
-            )
-        self._count = 0
-
-    async def next(self) -> tuple[int, T] | None:
-        try:
-            item = next(self._plain) if self._plain is not None else await anext(self._required())
-        except (StopIteration, StopAsyncIteration):
-            return None
-        index, self._count = self._count, self._count + 1
-        return index, item
-
-    def _required(self) -> AsyncIterator[T]:
-        assert self._async is not None  # noqa: S101  # one of the two is set
-        return self._async
+    return read

@@ -1,7 +1,7 @@
 """One item of a fan-out, from its input to its files.
 
 A journal that recognises items is asked first: an item is submitted only if no earlier submit of it was accepted or may
-have been.
+have been. How many items run at once is not decided here (`fanout`).
 """
 
 import unicodedata
@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 from flux_klein_async.api.messages import Response
 from flux_klein_async.api.responses import read_result
 from flux_klein_async.errors import (
+    BudgetExceededError,
     DownloadError,
     FluxKleinError,
     GenerationCancelledError,
@@ -27,13 +28,13 @@ from flux_klein_async.errors import (
 from flux_klein_async.journal.base import Action, Claim, EntryState, ItemClaims, ItemJournal
 from flux_klein_async.models import GenerationResult, SavedFile
 from flux_klein_async.operations import download
-from flux_klein_async.operations.calls import cancel_abandoned, fetch_result, tell_failed, write_result
-from flux_klein_async.operations.context import ClientContext, asked, told
-from flux_klein_async.operations.fanout import Product
+from flux_klein_async.operations.calls import cancel_abandoned, fetch_result, write_result
+from flux_klein_async.operations.context import ClientContext, ignoring_errors, wrapping_errors
+from flux_klein_async.operations.fanout import Product, dooms, not_submitted
 from flux_klein_async.operations.files import checked_names
 from flux_klein_async.operations.operation import Operation
-from flux_klein_async.operations.submit import PreparedRequest, made_by_user, made_id
-from flux_klein_async.operations.wait import AcceptedRequest, generate, wait
+from flux_klein_async.operations.submit import AcceptedRequest, PreparedRequest, from_user
+from flux_klein_async.operations.wait import generate, wait
 from flux_klein_async.options import OnAbandon
 from flux_klein_async.transport.throttle import Slot
 
@@ -45,7 +46,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """An item on its way; `stem` names its files."""
+    """An item under way; `stem` names its files."""
 
     index: int
     prepared: PreparedRequest
@@ -53,7 +54,7 @@ class _Item:
 
 
 class ItemRunner(Generic[T]):
-    """Runs the items of one fan-out; holds what all of them share."""
+    """Runs the items of one fan-out."""
 
     def __init__(
         self,
@@ -75,8 +76,9 @@ class ItemRunner(Generic[T]):
         self._on_abandon: OnAbandon = on_abandon
         self._directory = directory
         self._names: set[str] = set()
-        self._stopping = False
-        self._operations: set[Operation] = set()  # generations under way
+        self._stopped_by: FluxKleinError | None = None
+        self._halted = False
+        self._generating: set[Operation] = set()
         self._claims: ItemClaims | None = context.journal.items() if isinstance(context.journal, ItemJournal) else None
 
     async def make(self, index: int, item: T) -> Product:
@@ -86,123 +88,135 @@ class ItemRunner(Generic[T]):
             FluxKleinError: The item's own error.
         """
         self._check_wanted()
-        going = _Item(index, self._to_prepared(item), self._stem(item))
+        made = _Item(index, self._to_prepared(item), self._stem(item))
         if self._claims is None:
-            return await self._submit(going)
-        item_id = made_id(item, self._to_id)
-        with asked("journal", JournalError):
-            claim = await self._claims.claim(going.prepared.model, going.prepared.body, item_id)
+            return await self._submit(made)
+        item_id = self._id(item)
+        with wrapping_errors("The journal", JournalError):
+            claim = await self._claims.claim(made.prepared.model, made.prepared.body, item_id)
         try:
-            return await self._act(going, claim)
+            return await self._act(made, claim)
         finally:
-            with told("journal"):
+            with ignoring_errors("The journal"):
                 self._claims.release(claim)
 
-    def stop(self) -> None:
-        """Submit nothing more, cancel what is queued; what runs is waited for."""
-        if self._stopping:
-            return
-        self._stopping = True
-        for operation in self._operations:
-            if operation.request_id is None:
+    def stop(self, error: FluxKleinError | None = None) -> None:
+        """Submit nothing more.
+
+        With an error, which dooms every further submit, what was submitted goes on. Without one the user wants to end:
+        queued requests are cancelled too, and what runs is waited for.
+        """
+        if error is not None:
+            self._stopped_by = self._stopped_by or error
+            if not self._halted and not isinstance(error, BudgetExceededError):  # what has its money may submit
+                self._halted = True
+                for operation in self._generating:
+                    operation.halt(not_submitted(error))
+        elif not isinstance(self._stopped_by, GenerationCancelledError):
+            self._stopped_by = GenerationCancelledError("Stopped before it was submitted", charged="no")
+            for operation in self._generating:
                 operation.stop()
-            else:
-                self._context.background.queue(
-                    partial(cancel_abandoned, self._context, operation.request_id, operation.tag)
-                )
+                if operation.request_id is not None:
+                    cancel = partial(cancel_abandoned, self._context, operation.request_id, operation.tag)
+                    self._context.background.queue(cancel)
+
+    def _stop_if_doomed(self, error: FluxKleinError) -> None:
+        if dooms(error):
+            self.stop(error)
 
     def _check_wanted(self) -> None:
-        if self._stopping:
-            raise GenerationCancelledError("Stopped before it was submitted", charged="no")
+        if self._stopped_by is not None:
+            raise not_submitted(self._stopped_by)
+
+    def _id(self, item: T) -> str | None:
+        """The item's id; None if it has none, and is known by its content."""
+        item_id = None if self._to_id is None else from_user("to_id", self._to_id, item)
+        if item_id is None or (isinstance(item_id, str) and item_id):
+            return item_id
+        raise InvalidInputError(f"to_id must give a text that is not empty, or None; not {item_id!r:.60}")
 
     def _stem(self, item: T) -> str | None:
-        """The name of an item's files, checked before anything is paid for."""
+        """The name of the item's files, checked before anything is paid for."""
         if self._to_name is None:
             return None
-        [stem] = checked_names([made_by_user("to_name", self._to_name, item)], 1)
+        [stem] = checked_names([from_user("to_name", self._to_name, item)], 1)
         same = unicodedata.normalize("NFC", stem).casefold()
         if same in self._names:
             raise InvalidInputError(f"to_name gave the name {stem[:60]!r} twice: the files would replace each other")
         self._names.add(same)
         return stem
 
-    async def _act(self, going: _Item, claim: Claim) -> Product:
+    async def _act(self, item: _Item, claim: Claim) -> Product:
         """Do what the journal's knowledge of the item calls for."""
         if claim.action is Action.SUBMIT:
-            return await self._submit(replace(going, prepared=replace(going.prepared, item=claim.item)))
+            return await self._submit(replace(item, prepared=replace(item.prepared, item=claim.item)))
         if claim.action is Action.RESUME:
-            result = await self._resume(going, claim)
-            return Product(result, await self._files(going, result), from_journal=True)
+            result = await self._resume(item, claim)
+            return Product(result, await self._files(item, result), from_journal=True)
         if claim.action is Action.RECALL:
-            return await self._recall(going, claim)
+            return await self._recall(item, claim)
         raise _left_alone(claim)
 
     # --- to a result
 
-    async def _submit(self, going: _Item) -> Product:
-        async def through(operation: Operation, slot: Slot) -> GenerationResult:
-            return await generate(operation, going.prepared, slot, on_abandon=self._on_abandon)
+    async def _submit(self, item: _Item) -> Product:
+        result = await self._in_slot(
+            item, lambda operation: generate(operation, item.prepared, on_abandon=self._on_abandon)
+        )
+        return Product(result, await self._files(item, result))
 
-        result = await self._in_slot(going, through)
-        return Product(result, await self._files(going, result))
-
-    async def _resume(self, going: _Item, claim: Claim) -> GenerationResult:
+    async def _resume(self, item: _Item, claim: Claim) -> GenerationResult:
         """Wait for a request that an earlier run submitted."""
-        prepared = going.prepared
-        accepted = AcceptedRequest(request_id=claim.request_id or "", model=prepared.model, pixels=prepared.pixels)
-
-        async def through(operation: Operation, _slot: Slot) -> GenerationResult:
-            return await wait(operation, accepted, on_abandon=self._on_abandon, on_status=None)
-
+        accepted = AcceptedRequest(
+            request_id=claim.request_id or "", model=item.prepared.model, pixels=item.prepared.pixels
+        )
         try:
-            return await self._in_slot(going, through, request_id=accepted.request_id)
+            return await self._in_slot(
+                item,
+                lambda operation: wait(operation, accepted, on_abandon=self._on_abandon),
+                request_id=accepted.request_id,
+            )
         except NotFoundError as error:  # the service has deleted it: later runs must not wait for it again
             await self._context.write(EntryState.FAILED, request_id=accepted.request_id, error=str(error))
             raise
 
     async def _in_slot(
-        self,
-        going: _Item,
-        through: Callable[[Operation, Slot], Awaitable[GenerationResult]],
-        *,
-        request_id: str | None = None,
+        self, item: _Item, run: Callable[[Operation], Awaitable[GenerationResult]], *, request_id: str | None = None
     ) -> GenerationResult:
         """Wait for a slot; the item's timeout starts when it has one."""
-        slot = Slot(self._context.limiter)
-        await slot.take()
-        try:
-            self._check_wanted()
-            operation = self._context.operation(self._timeout, request_id=request_id, tag=going.index, waits=True)
-            self._operations.add(operation)
+        async with Slot(self._context.limiter) as slot:
+            if request_id is None:
+                self._check_wanted()
+            operation = Operation(
+                self._context, self._timeout, request_id=request_id, tag=item.index, waits=True, slot=slot
+            )
+            operation.on_submit_failed = self._stop_if_doomed
+            self._generating.add(operation)
             try:
-                with operation:
-                    return await through(operation, slot)
-            except FluxKleinError as error:
-                tell_failed(operation, error, "generate", going.prepared.model)
-                raise
+                with operation.telling("generate", item.prepared.model), operation:
+                    return await run(operation)
             finally:
-                self._operations.discard(operation)
-        finally:
-            slot.give()
+                self._generating.discard(operation)
 
-    async def _recall(self, going: _Item, claim: Claim) -> Product:
-        """The result of an earlier run: from the journal, else from the service."""
+    async def _recall(self, item: _Item, claim: Claim) -> Product:
+        """The result of an earlier run: from the journal, otherwise from the service."""
         request_id = claim.request_id or ""
         if claim.answer is None:
-            result = await self._fetch(going, request_id)
-            return Product(result, await self._files(going, result, claim.files), from_journal=True)
+            result = await self._fetch(item, request_id)
+            return Product(result, await self._files(item, result, claim.files), from_journal=True)
         result = read_result(Response(status=200, headers={}, body=claim.answer), request_id)
         try:
-            return Product(result, await self._files(going, result, claim.files), from_journal=True)
+            files = await self._files(item, result, claim.files)
         except DownloadError as error:
             # Files may have moved since, and a wrong answer must not stay wrong in every later run.
-            result = await self._moved(going, result, error)
-            return Product(result, await self._files(going, result), from_journal=True)
+            result = await self._moved(item, result, error)
+            files = await self._files(item, result)
+        return Product(result, files, from_journal=True)
 
-    async def _moved(self, going: _Item, known: GenerationResult, error: DownloadError) -> GenerationResult:
-        """The result as the service has it now, if it names other files; else the error."""
+    async def _moved(self, item: _Item, known: GenerationResult, error: DownloadError) -> GenerationResult:
+        """The result as the service has it now, if it names other files; otherwise raise the error."""
         try:
-            result = await self._fetch(going, known.request_id)
+            result = await self._fetch(item, known.request_id)
         except NotFoundError:
             gone = "The files are missing and the service has deleted the result; give the item a new id to pay again"
             raise DownloadError(
@@ -215,14 +229,14 @@ class ItemRunner(Generic[T]):
         await write_result(self._context, result)
         return result
 
-    async def _fetch(self, going: _Item, request_id: str) -> GenerationResult:
-        with self._context.operation(self._timeout, request_id=request_id, tag=going.index) as operation:
+    async def _fetch(self, item: _Item, request_id: str) -> GenerationResult:
+        with Operation(self._context, self._timeout, request_id=request_id, tag=item.index) as operation:
             return await fetch_result(operation, request_id)
 
     # --- to files
 
     async def _files(
-        self, going: _Item, result: GenerationResult, known: tuple[SavedFile, ...] = ()
+        self, item: _Item, result: GenerationResult, known: tuple[SavedFile, ...] = ()
     ) -> tuple[SavedFile, ...]:
         if self._directory is None:
             return ()
@@ -230,16 +244,16 @@ class ItemRunner(Generic[T]):
             there = partial(_all_there, known, self._directory)
             if await self._context.loop.run_in_executor(self._context.threads, there):
                 return tuple(replace(file, path=self._directory / file.path.name) for file in known)
-        operation = self._context.operation(self._timeout, request_id=result.request_id, tag=going.index)
-        return tuple(await download.save(operation, result, self._directory, stem=going.stem))
+        operation = Operation(self._context, self._timeout, request_id=result.request_id, tag=item.index)
+        return tuple(await download.save(operation, result, self._directory, stem=item.stem))
 
 
 def _left_alone(claim: Claim) -> FluxKleinError:
+    """The error of an item that must not be submitted, and has nothing to wait for."""
     if claim.action is Action.CLAIMED:
         return ItemClaimedError(request_id=claim.request_id)
     if claim.action is Action.UNCERTAIN:
-        cause = _recorded(claim, SubmissionUncertainError)
-        return SubmissionUncertainError(request_id=claim.request_id, cause=cause)
+        return SubmissionUncertainError(request_id=claim.request_id, cause=_recorded(claim, SubmissionUncertainError))
     return GenerationFailedError(request_id=claim.request_id, detail=_recorded(claim, GenerationFailedError))
 
 

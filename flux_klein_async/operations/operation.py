@@ -1,133 +1,86 @@
-"""One verb under way: its one deadline, its end by `aclose`, and what it knew when it ended.
+"""One call under way: its deadline and its end, its admission, its repeats, and the facts that its error is made of.
 
-Works as `asyncio.timeout` does (cancel the task, turn the CancelledError that comes out into the right error, leave
-foreign cancellations alone), for three reasons instead of one: the deadline, the client being closed, and a fan-out
-being stopped.
+As a scope (`with operation:`) it works like `asyncio.timeout`: it cancels the task, turns the CancelledError that comes
+out into the right error, and leaves foreign cancellations alone. It knows no endpoint and no model of the API.
 """
 
 import asyncio
 import itertools
-from enum import Enum
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Any, Self, TypeVar
 
+from flux_klein_async.api.messages import Kind, Request, Response
 from flux_klein_async.errors import (
     APITimeoutError,
     ClientClosedError,
     FluxKleinError,
     GenerationCancelledError,
+    RateLimitError,
     SubmissionUncertainError,
     WaitTimeoutError,
 )
+from flux_klein_async.events import Event, Failed, Retrying
+from flux_klein_async.operations.context import ClientContext
+from flux_klein_async.transport.retry import Verdict, classify, refused_for_now, repeat
+from flux_klein_async.transport.throttle import Slot
 
-if TYPE_CHECKING:
-    from flux_klein_async.operations.context import ClientContext
-
-__all__ = ["Operation", "OperationRegistry"]
+__all__ = ["Admission", "Operation", "sleep_until"]
 
 
+T = TypeVar("T")
 _NUMBERS = itertools.count(1)
 
 
-class _Reason(Enum):
-    EXPIRED = "expired"
-    CLOSED = "closed"
-    STOPPED = "stopped"
-
-
-class OperationRegistry:
-    """The verbs under way in one client: what `aclose` waits for, and then ends."""
-
-    def __init__(self) -> None:
-        self._operations: set[Operation] = set()
-        self._empty: asyncio.Future[None] | None = None
-
-    def add(self, operation: "Operation") -> None:
-        """A verb has begun."""
-        self._operations.add(operation)
-
-    def discard(self, operation: "Operation") -> None:
-        """A verb has ended."""
-        self._operations.discard(operation)
-        if not self._operations and self._empty is not None and not self._empty.done():
-            self._empty.set_result(None)
-
-    async def drained(self, seconds: float | None) -> None:
-        """Wait until no verb is under way, for at most so long (None: without limit)."""
-        if self._operations:
-            self._empty = asyncio.get_running_loop().create_future()
-            await asyncio.wait({self._empty}, timeout=seconds)
-
-    def close(self) -> None:
-        """End every verb with `ClientClosedError`."""
-        for operation in list(self._operations):
-            operation.close()
-
-
 class Operation:
-    """A scope (`with call:`) and the facts that its error is made of.
+    """One call: its scope, and how it waits, repeats, and reports.
 
     Attributes:
         context: The client's parts.
-        deadline: The instant on the loop's clock after which nothing is awaited any more, or None.
-        number: Which call of this process it is.
-        request_id: Set as soon as it is known.
+        deadline: The instant on the loop's clock after which nothing is awaited, or None.
+        number: The number of the call in this process.
+        request_id: The request's id, as soon as it is known.
+        slot: The slot that the generation runs in, or None.
+        on_submit_failed: Called at once with the error of a submit, even if it will be repeated.
+        posting: A submit was admitted and its outcome is not known.
         submitted: A submit of this very call was accepted.
-        uncertain: A submit's body has begun to be written and its answer is not known.
+        uncertain: A submit's body has begun to be written, and its answer will not be known here.
         last_error: What the last attempt ended in.
-        waits: The verb waits for a generation's end: out of time is a `WaitTimeoutError` then.
+        waits: The call waits for a generation's end: out of time is a `WaitTimeoutError` once the id is known.
         gave_up: An error was raised because the deadline is too near; nothing may be repeated.
     """
 
-    __slots__ = (
-        "_cancelling",
-        "_loop",
-        "_reason",
-        "_registry",
-        "_task",
-        "_timer",
-        "context",
-        "deadline",
-        "gave_up",
-        "last_error",
-        "number",
-        "polls",
-        "request_id",
-        "started",
-        "state",
-        "submitted",
-        "tag",
-        "uncertain",
-        "waits",
-    )
-
     def __init__(
         self,
-        context: "ClientContext",
+        context: ClientContext,
         timeout: float | None,
         *,
         request_id: str | None = None,
         tag: object = None,
         waits: bool = False,
+        slot: Slot | None = None,
         registered: bool = True,
     ) -> None:
         self.context = context
-        self._loop = loop = context.loop
-        self._registry = context.operations if registered else None
+        self._loop = loop = context.bind() if registered else context.loop
+        self._registered = registered
         self.number = next(_NUMBERS)
         self.started = loop.time()
         self.deadline = None if timeout is None else self.started + timeout
         self.request_id = request_id
         self.tag = tag
         self.waits = waits
-        self.submitted = False
-        self.uncertain = False
-        self.gave_up = False
+        self.slot = slot
+        self.on_submit_failed: Callable[[FluxKleinError], None] = lambda _: None
+        self.posting = self.submitted = self.uncertain = self.gave_up = self._halted = False
         self.last_error: FluxKleinError | None = None
         self.polls = 0
         self.state: str | None = None
-        self._reason: _Reason | None = None
+        self._ending: Callable[[], FluxKleinError] | None = None  # makes the error of an interrupted call
         self._timer: asyncio.TimerHandle | None = None
+
+    # --- the scope
 
     def __enter__(self) -> Self:
         task = asyncio.current_task()
@@ -137,66 +90,69 @@ class Operation:
         self._task: asyncio.Task[object] = task
         self._cancelling = task.cancelling()
         if self.deadline is not None:
-            self._timer = self._loop.call_at(self.deadline, self._interrupt, _Reason.EXPIRED)
-        if self._registry is not None:
-            self._registry.add(self)
+            self._timer = self._loop.call_at(self.deadline, self._interrupt, self._expired)
+        if self._registered:
+            self.context.operations.add(self)
         return self
 
     def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._registry is not None:
-            self._registry.discard(self)
+        if self._registered:
+            self.context.ended(self)
         if isinstance(exc, FluxKleinError):
             self._with_id(exc)
-        if self._reason is None:
+        if self._ending is None:
             return
         if self._task.uncancel() <= self._cancelling and isinstance(exc, asyncio.CancelledError):
             exc.__context__ = None  # it may have passed through a request that holds the token
-            raise self._with_id(self._ended()) from None
+            raise self._with_id(self._ending()) from None
 
     def _with_id(self, error: FluxKleinError) -> FluxKleinError:
-        """The wire, a policy or a journal knows no request id; it must not be lost."""
+        """Add the request id, which the wire, a policy and a journal do not know."""
         if error.request_id is None:
             error.request_id = self.request_id
         return error
 
-    def close(self) -> None:
-        """End the verb with `ClientClosedError`."""
-        self._interrupt(_Reason.CLOSED)
-
-    def stop(self) -> None:
-        """End the verb with `GenerationCancelledError`: its caller wants nothing submitted any more."""
-        self._interrupt(_Reason.STOPPED)
-
-    def _interrupt(self, reason: _Reason) -> None:
-        if self._reason is None:
-            self._reason = reason
+    def _interrupt(self, ending: Callable[[], FluxKleinError]) -> None:
+        if self._ending is None:
+            self._ending = ending
             self._task.cancel()
 
-    def _ended(self) -> FluxKleinError:
-        if self._reason is _Reason.CLOSED:
-            uncertain = self.uncertain or isinstance(self.last_error, SubmissionUncertainError)
-            return ClientClosedError(
-                "The client was closed while the call was under way", charged="unknown" if uncertain else None
-            )
-        if self._reason is _Reason.STOPPED:
-            return GenerationCancelledError(
-                "Stopped before it was submitted" if not self.uncertain else "Stopped while it was submitted",
-                charged="unknown" if self.uncertain else "no",
-            )
+    def _expired(self) -> FluxKleinError:
         return self.out_of_time(self.last_error)
 
-    def out_of_time(self, last: FluxKleinError | None) -> FluxKleinError:
-        """The error for a deadline that has passed, or is too near for anything more to make sense.
+    def close(self) -> None:
+        """End the call with `ClientClosedError`."""
+        self._interrupt(self._closed)
 
-        The id is added where the error leaves the scope.
-        """
+    def _closed(self) -> FluxKleinError:
+        uncertain = self.uncertain or isinstance(self.last_error, SubmissionUncertainError)
+        return ClientClosedError(
+            "The client was closed while the call was under way", charged="unknown" if uncertain else None
+        )
+
+    def stop(self) -> None:
+        """End the call with `GenerationCancelledError`, if its request is not known to be accepted."""
+        if self.request_id is None:
+            self._interrupt(self._stopped)
+
+    def _stopped(self) -> FluxKleinError:
+        when = "while" if self.uncertain else "before"
+        return GenerationCancelledError(
+            f"Stopped {when} it was submitted", charged="unknown" if self.uncertain else "no"
+        )
+
+    def halt(self, error: FluxKleinError) -> None:
+        """End the call with this error before it submits; a POST under way goes on, and is not repeated."""
+        self._halted = True
+        if self.request_id is None and not self.posting:
+            self._interrupt(lambda: error)
+
+    def out_of_time(self, last: FluxKleinError | None) -> FluxKleinError:
+        """The error for a deadline that has passed, or is too near for anything more; the scope adds the id."""
         self.gave_up = True
         if self.waits and self.request_id is not None:
             early = self.deadline is None or self._loop.time() < self.deadline
@@ -210,3 +166,200 @@ class Operation:
         if self.uncertain:
             return SubmissionUncertainError("The deadline passed before the submit was answered")
         return last or APITimeoutError("The deadline passed", sent=False)
+
+    # --- events
+
+    def emit(self, kind: Callable[..., Event], /, **facts: Any) -> None:
+        """Give the handler an event with the time, request id and tag of this call."""
+        facts = {"request_id": self.request_id, "tag": self.tag, **facts}
+        self.context.emit(lambda at: kind(at=at, **facts))
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the call began."""
+        return self._loop.time() - self.started
+
+    @contextmanager
+    def telling(self, verb: str, model: str | None = None) -> Iterator[None]:
+        """Emit `Failed` for an error that the call leaves with."""
+        try:
+            yield
+        except FluxKleinError as error:
+            if self.waits and self.submitted:  # the same call would submit, and pay, again
+                error.paid_by_this_call = True
+            self.emit(
+                Failed,
+                request_id=error.request_id or self.request_id,
+                error_type=type(error).__name__,
+                error=str(error),
+                seconds=self.elapsed,
+                model=model,
+                call=self.number,
+                verb=verb,
+            )
+            raise
+
+    # --- calling
+
+    def admission(self, kind: Kind, *, price: float | None = None) -> "Admission":
+        """Wait until a call of this kind may go; `price` is that of a poll, which waits for its turn too."""
+        return Admission(self, kind, price)
+
+    async def exchange(self, request: Request, read: Callable[[Response], T]) -> T:
+        """Send a request and read its answer, with repeats inside the deadline and the client's quota.
+
+        Raises:
+            FluxKleinError: What the last attempt ended in.
+        """
+
+        async def once() -> T:
+            async with self.admission(request.kind):
+                response = await self.context.send(request)
+            return read(response)
+
+        return await self.repeat(
+            request.kind,
+            once,
+            allows=lambda error: classify(error, request) is Verdict.RETRY,
+            attempts=self.context.retry.attempts,
+        )
+
+    async def repeat(
+        self,
+        kind: Kind,
+        call: Callable[[], Awaitable[T]],
+        *,
+        allows: Callable[[FluxKleinError], bool],
+        attempts: int | None,
+    ) -> T:
+        """Make a call, and repeat it while `allows` says that this is harmless, inside deadline and quota.
+
+        Raises:
+            FluxKleinError: What the last attempt ended in.
+        """
+        failures = 0
+        last: FluxKleinError
+
+        def may_repeat(error: FluxKleinError) -> bool:
+            nonlocal failures, last
+            failures += 1
+            self.last_error = last = error
+            halted = self._halted and kind is Kind.SUBMIT
+            return not self.gave_up and not halted and allows(error)
+
+        async def pause() -> None:
+            await self._pause(kind, failures, last)
+
+        try:
+            value = await call()
+        except FluxKleinError as error:
+            if not may_repeat(error) or attempts == 1:
+                raise
+        else:
+            self.context.quota.refund()
+            return value
+        return await repeat(call, may_repeat=may_repeat, pause=pause, attempts=attempts)
+
+    async def _pause(self, kind: Kind, failures: int, error: FluxKleinError) -> None:
+        """Sleep before a repeat, or give up: the deadline is too near, or the client's quota is used up."""
+        context, now = self.context, self._loop.time()
+        held = context.limiter.held_until(kind)
+        until = max(now + context.backoff.pause(failures), held)
+        if self.deadline is not None and until > self.deadline:
+            raise self.out_of_time(error)
+        if held > now:
+            until = max(until, self.after_hold(kind))
+        if not refused_for_now(error) and not context.quota.take():
+            raise error
+        self.emit(
+            Retrying, attempt=failures + 1, seconds=until - now, error=str(error), kind=kind.value, call=self.number
+        )
+        await sleep_until(self._loop, until)
+
+    def held(self, kind: Kind) -> bool:
+        """Whether calls of this kind are held now."""
+        return self.context.limiter.held_until(kind) > self._loop.time()
+
+    def after_hold(self, kind: Kind) -> float:
+        """When this call may go: at the hold's end, or gradually after it where the deadline allows.
+
+        Raises:
+            FluxKleinError: The hold outlasts the deadline.
+        """
+        self.check_hold(kind)
+        until, ready = self.context.limiter.held_until(kind), self.context.limiter.admit(kind)
+        return until if self.deadline is not None and ready >= self.deadline else ready
+
+    def check_hold(self, kind: Kind) -> None:
+        """Raise at once if a hold outlasts the deadline."""
+        until = self.context.limiter.held_until(kind)
+        if self.deadline is not None and until > self.deadline:
+            seconds = until - self._loop.time()
+            raise self.out_of_time(
+                RateLimitError(
+                    "The service wants no such call before the deadline", status_code=429, retry_after=seconds
+                )
+            )
+
+
+class Admission:
+    """An async context manager that lets one call go, and gives its connection back.
+
+    It waits in this order: for a slot, if a submit was refused and gave its slot back; for the end of every hold; for a
+    poll's turn under the ceiling; for a connection. A hold that comes meanwhile starts the waiting again.
+    """
+
+    __slots__ = ("_kind", "_operation", "_outlived", "_price")
+
+    def __init__(self, operation: Operation, kind: Kind, price: float | None) -> None:
+        self._operation = operation
+        self._kind = kind
+        self._price = price
+        self._outlived = False
+
+    async def __aenter__(self) -> Self:
+        operation, kind, context = self._operation, self._kind, self._operation.context
+        if kind is Kind.SUBMIT and operation.slot is not None:
+            await operation.slot.take()
+        while True:
+            while operation.held(kind):
+                await sleep_until(context.loop, operation.after_hold(kind))
+            if self._price is not None:
+                await context.limiter.poll_turn(self._price)
+            if not context.lanes.take(kind):
+                await context.lanes.wait(kind)
+            held = True
+            try:
+                held = operation.held(kind)
+            finally:
+                if held:
+                    context.lanes.leave(kind)
+            if not held:
+                return self
+
+    def outlived_by(self, task: "asyncio.Task[Any]") -> None:
+        """Give the connection back when this task ends, instead of at the end of the block."""
+        self._outlived = True
+        task.add_done_callback(self._leave)
+
+    async def __aexit__(self, *_: object) -> None:
+        if not self._outlived:
+            self._leave()
+
+    def _leave(self, _: object = None) -> None:
+        self._operation.context.lanes.leave(self._kind)
+
+
+async def sleep_until(loop: asyncio.AbstractEventLoop, when: float) -> None:
+    """Sleep until an instant of the loop's clock, exactly; `asyncio.sleep` takes a duration and rounds."""
+    future: asyncio.Future[None] = loop.create_future()
+    timer = loop.call_at(when, _wake, future)
+    try:
+        await future
+    finally:
+        timer.cancel()
+
+
+def _wake(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)

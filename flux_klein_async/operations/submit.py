@@ -1,9 +1,7 @@
-"""From what a user gives to what is posted: model, body, size. Pure.
+"""The one paid POST: prepared, sent, never repeated unless it was not accepted, never forgotten once it may have been.
 
-The one paid POST: never repeated unless it was not accepted, never forgotten once it may have been.
-
-The POST runs in a task of its own, so that a caller who gives up does not tear it down half way: before its body
-began to be written it is dropped, later it is seen through for a few seconds.
+The POST runs in a task of its own, so that a cancelled caller does not tear it apart. Before its body began to be
+written it is dropped; later it gets 5 s to return its id. This module does not wait for the generation.
 """
 
 import asyncio
@@ -29,35 +27,54 @@ from flux_klein_async.models import (
     TextToImage9BInput,
     TextToImageInput,
 )
-from flux_klein_async.operations.calls import cancel_abandoned, get_model
-from flux_klein_async.operations.context import ClientContext, log
+from flux_klein_async.operations.calls import abandon, get_model
+from flux_klein_async.operations.context import log, wrapping_errors
 from flux_klein_async.operations.operation import Operation
-from flux_klein_async.options import OnAbandon, RetryPolicy
+from flux_klein_async.options import OnAbandon
 from flux_klein_async.transport.base import BodyGuard
 from flux_klein_async.transport.retry import Verdict, classify, refused_for_now
-from flux_klein_async.transport.throttle import Slot
 
-__all__ = ["PreparedRequest", "abandon", "made_by_user", "made_id", "made_input", "prepare", "submit"]
+__all__ = ["AcceptedRequest", "PreparedRequest", "from_user", "made_input", "prepare", "submit"]
 
 
 T = TypeVar("T")
+SEEN_THROUGH = 5.0  # seconds that an abandoned POST gets to return its id
 
 _TYPED = {KLEIN_4B_TEXT_TO_IMAGE: TextToImageInput, KLEIN_9B_TEXT_TO_IMAGE: TextToImage9BInput}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedRequest:
-    """One submit, ready to leave.
+    """One submit, ready to be sent.
 
     Attributes:
         pixels: Width times height, where known.
-        item: How a journal calls the item that it is for, where it is one's.
+        item: The journal's name of the item that it is for, if there is one.
     """
 
     model: str
     body: bytes = field(repr=False)
     pixels: int | None
     item: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedRequest:
+    """A request to wait for, and what is known of it beforehand.
+
+    Attributes:
+        accepted_at: When it was accepted, on the loop's clock; None for a request that is resumed.
+        submit_seconds: How long its submit took, or None.
+    """
+
+    request_id: str
+    model: str | None = None
+    pixels: int | None = None
+    accepted_at: float | None = None
+    submit_seconds: float | None = None
+
+
+# --- from an input to a request
 
 
 def prepare(
@@ -70,8 +87,8 @@ def prepare(
 ) -> PreparedRequest:
     """Check an input and encode it.
 
-    A string becomes the typed input of its model; for a model without one it goes as `{"prompt": ...}` with the
-    size where one was given. A Mapping goes as it is, so that a size beside it is refused.
+    A string becomes the typed input of its model; for a model without one it is sent as `{"prompt": ...}` with the
+    size where one was given. A Mapping is sent as it is, so that a size beside it is refused.
 
     Raises:
         InvalidInputError: It cannot be sent, and nothing was.
@@ -108,174 +125,133 @@ def _typed(kind: type[TextToImageInput] | None, fields: dict[str, Any]) -> TextT
 def _invalid_input(error: ValidationError) -> InvalidInputError:
     """Pydantic's findings as one sentence: field, then what is wrong with it."""
     fields = {
-        ".".join(map(str, item["loc"])): item["msg"].removeprefix("Value error, ")  # ours, which need no such title
+        ".".join(map(str, item["loc"])): item["msg"].removeprefix("Value error, ")  # our own, which need no such title
         for item in error.errors(include_url=False)
     }
     return InvalidInputError("; ".join(f"{name}: {message}" for name, message in fields.items()), fields=fields)
 
 
 def _pixels(fields: TextToImageInput | Mapping[str, Any]) -> int | None:
-    if isinstance(fields, TextToImageInput):
-        return fields.width * fields.height
-    width, height = fields.get("width"), fields.get("height")
-    if type(width) is int and type(height) is int and width > 0 and height > 0:
-        return width * height
-    return None
+    sides = dict(fields)
+    width, height = sides.get("width"), sides.get("height")
+    return width * height if type(width) is type(height) is int and width > 0 and height > 0 else None
 
 
-def made_input(item: T, to_input: Callable[[T], Input] | None) -> Any:
-    """An item's input; whatever goes wrong in the making is the item's own error.
-
-    Raises:
-        InvalidInputError: `to_input` raised something that is no error of this package.
-    """
-    return item if to_input is None else made_by_user("to_input", to_input, item)
-
-
-def made_id(item: T, to_id: Callable[[T], str | None] | None) -> str | None:
-    """An item's id; None where it has none, and is known by its content.
-
-    Raises:
-        InvalidInputError: `to_id` raised something that is no error of this package, or gave no text.
-    """
-    item_id: object = None if to_id is None else made_by_user("to_id", to_id, item)
-    if item_id is None or (isinstance(item_id, str) and item_id):
-        return item_id
-    raise InvalidInputError(f"to_id must give a text that is not empty, or None; not {item_id!r:.60}")
-
-
-def made_by_user(name: str, make: Callable[[T], Any], item: T) -> Any:
-    """What the user's function makes of an item; whatever it raises is the item's own error.
+def from_user(name: str, make: Callable[[T], Any], item: T) -> Any:
+    """Call the user's function on an item; what it raises is the item's own error.
 
     Raises:
         InvalidInputError: It raised something that is no error of this package.
     """
-    try:
-        return make(item)
-    except FluxKleinError:
-        raise
-    except ValidationError as error:
-        raise _invalid_input(error) from error
-    except Exception as error:
-        raise InvalidInputError(f"{name} failed", cause=f"{type(error).__name__}: {error}") from error
+    with wrapping_errors(name, InvalidInputError):
+        try:
+            return make(item)
+        except ValidationError as error:
+            raise _invalid_input(error) from error
 
 
-SEEN_THROUGH = 5.0  # seconds that an abandoned POST is given to bring its id
+def made_input(item: T, to_input: Callable[[T], Input] | None) -> Any:
+    """An item's input.
+
+    Raises:
+        InvalidInputError: `to_input` raised something that is no error of this package.
+    """
+    return item if to_input is None else from_user("to_input", to_input, item)
 
 
-async def submit(
-    operation: Operation,
-    prepared: PreparedRequest,
-    *,
-    on_abandon: OnAbandon,
-    slot: Slot | None = None,
-) -> None:
-    """Submit one order; then the call knows its id. A refusal for now gives the slot back until the next try.
+# --- from a request to its id
+
+
+async def submit(operation: Operation, prepared: PreparedRequest, *, on_abandon: OnAbandon) -> AcceptedRequest:
+    """Submit one request; from then on the operation knows its id.
+
+    While a submit is refused for now, the operation's slot is free for others.
 
     Raises:
         SubmissionUncertainError: It may or may not have been accepted.
         FluxKleinError: It was not accepted.
     """
     context = operation.context
-    submission = _Submission(operation, prepared, on_abandon, slot)
-    reservation = await context.budget.reserve(
-        submission.key, prepared.model, lambda model: get_model(operation, model)
+    begun = context.loop.time()
+    request_id = await _Submission(operation, prepared, on_abandon).run()
+    now = context.loop.time()
+    return AcceptedRequest(
+        request_id=request_id, model=prepared.model, pixels=prepared.pixels, accepted_at=now, submit_seconds=now - begun
     )
-    try:
-        await submission.write(EntryState.SUBMITTING, item=prepared.item, body=prepared.body, reservation=reservation)
-        request_id = await submission.until_accepted()
-    except asyncio.CancelledError:
-        if not submission.handed_over:
-            context.background.queue(submission.refused)
-        raise
-    except SubmissionUncertainError as error:
-        await submission.uncertain(error)
-        raise
-    except FluxKleinError as error:
-        if error.request_id is None:  # else it was accepted, and only writing that down failed
-            await submission.refused(error)
-        raise
-    submission.tell_accepted(request_id)
-
-
-@dataclass(slots=True)
-class _Patience:
-    """How often a submit may still be repeated: connections that failed and polite refusals count apart."""
-
-    policy: RetryPolicy
-    failures: int = 0
-    refusals: int = 0
-
-    def allows(self, error: FluxKleinError) -> bool:
-        if refused_for_now(error):
-            self.refusals += 1
-            limit = self.policy.refused_submits
-            return limit is None or self.refusals < limit
-        self.failures += 1
-        return self.failures < self.policy.attempts
 
 
 class _Submission:
-    """One order on its way, with the key that journal and budget know it by."""
+    """One submit, with the key that identifies it in journal and budget."""
 
-    def __init__(
-        self,
-        operation: Operation,
-        prepared: PreparedRequest,
-        on_abandon: OnAbandon,
-        slot: Slot | None,
-    ) -> None:
-        context = operation.context
-        self._context = context
+    def __init__(self, operation: Operation, prepared: PreparedRequest, on_abandon: OnAbandon) -> None:
+        self._context = operation.context
         self._operation = operation
         self._prepared = prepared
         self._on_abandon = on_abandon
-        self._slot = slot
-        self._request = context.api.submit(prepared.model, prepared.body)
-        self.key = secrets.token_hex(8)
-        self.handed_over = False
+        self._request = operation.context.api.submit(prepared.model, prepared.body)
+        self._key = secrets.token_hex(8)
+        self._failures = self._refusals = 0
         self._accepted_as: str | None = None
+        self._handed_over = False  # the background sees the POST through
 
-    async def write(self, state: EntryState, **facts: Any) -> None:
-        """A line for the journal."""
-        await self._context.write(state, key=self.key, model=self._prepared.model, **facts)
-
-    async def until_accepted(self) -> str:
-        """Attempts, until one is accepted, fails for good, or may have been accepted."""
-        patience = _Patience(self._context.retry)
-        return await self._context.attempt(
-            Kind.SUBMIT,
-            self._operation,
-            self._attempt,
-            allows=lambda error: self._may_repeat(error) and patience.allows(error),
-            attempts=None,
+    async def run(self) -> str:
+        operation, prepared = self._operation, self._prepared
+        reservation = await self._context.budget.reserve(
+            self._key, prepared.model, lambda model: get_model(operation, model)
         )
+        try:
+            await self._write(EntryState.SUBMITTING, item=prepared.item, body=prepared.body, reservation=reservation)
+            request_id = await operation.repeat(Kind.SUBMIT, self._attempt, allows=self._may_repeat, attempts=None)
+        except asyncio.CancelledError:
+            if not self._handed_over:
+                self._context.background.queue(self._refused)
+            raise
+        except SubmissionUncertainError as error:
+            await self._uncertain(error)
+            raise
+        except FluxKleinError as error:
+            if error.request_id is None:  # otherwise it was accepted, and only the journal failed
+                await self._refused(error)
+            raise
+        self._accepted(request_id)
+        return request_id
+
+    async def _write(self, state: EntryState, **facts: Any) -> None:
+        await self._context.write(state, key=self._key, model=self._prepared.model, **facts)
 
     def _may_repeat(self, error: FluxKleinError) -> bool:
-        if self._slot is not None and refused_for_now(error):
-            self._slot.give()  # the service takes fewer at present: who goes next is decided anew
-        return classify(error, self._request) is Verdict.RETRY
+        """Whether it was not accepted; failed connections and refusals for now have limits of their own."""
+        policy = self._context.retry
+        if refused_for_now(error):
+            if self._operation.slot is not None:
+                self._operation.slot.give()  # the service takes fewer now: the next in line may try
+            self._refusals += 1
+            return policy.refused_submits is None or self._refusals < policy.refused_submits
+        self._failures += 1
+        return self._failures < policy.attempts and classify(error, self._request) is Verdict.RETRY
 
     async def _attempt(self) -> str:
-        context = self._context
-        if self._slot is not None:
-            await self._slot.take()
-        await context.lane(Kind.SUBMIT, self._operation)
-        deadline = self._operation.deadline
-        if deadline is not None and context.loop.time() >= deadline:  # nothing is paid for that nobody can wait for
-            context.lanes.leave(Kind.SUBMIT)
-            raise self._operation.out_of_time(self._operation.last_error)
-        guard = BodyGuard()
-        post = asyncio.ensure_future(self._post(guard))
-        post.add_done_callback(lambda _: context.lanes.leave(Kind.SUBMIT))
-        try:
-            return await asyncio.shield(post)
-        except asyncio.CancelledError:
-            self._give_up(post, guard)
-            raise
+        operation = self._operation
+        async with operation.admission(Kind.SUBMIT) as admission:
+            if operation.deadline is not None and self._context.loop.time() >= operation.deadline:
+                raise operation.out_of_time(operation.last_error)  # too late to wait for anything
+            guard = BodyGuard()
+            post = asyncio.ensure_future(self._post(guard))
+            operation.posting = True
+            try:
+                return await asyncio.shield(post)
+            except asyncio.CancelledError:
+                admission.outlived_by(post)
+                self._give_up(post, guard)
+                raise
+            except FluxKleinError as error:
+                operation.on_submit_failed(error)  # before the connection goes to the next submit
+                raise
+            finally:
+                operation.posting = False
 
     async def _post(self, guard: BodyGuard) -> str:
-        """Send once, read the answer, write the id down: all of it, whether or not somebody still waits."""
+        """Send once, read the answer, write the id down: all of it, even if nobody waits any more."""
         response = None
         try:
             response = await self._context.send(self._request, guard)
@@ -286,9 +262,9 @@ class _Submission:
                 raise SubmissionUncertainError(raw=raw, cause=str(error)) from error
             raise
         self._accepted_as = request_id
-        self._context.budget.accepted(self.key, request_id)
+        self._context.budget.accepted(self._key, request_id)
         try:
-            await self.write(EntryState.SUBMITTED, request_id=request_id)
+            await self._write(EntryState.SUBMITTED, request_id=request_id)
         except FluxKleinError as error:
             error.request_id = request_id  # the id must not be lost with the journal
             raise
@@ -296,95 +272,68 @@ class _Submission:
 
     # --- ends
 
-    def tell_accepted(self, request_id: str) -> None:
+    def _tell(self, kind: type[Submitted | Uncertain], **facts: Any) -> None:
         operation = self._operation
-        operation.request_id, operation.submitted = request_id, True
-        self._context.emit(
-            lambda at: Submitted(
-                at=at,
-                request_id=request_id,
-                tag=operation.tag,
-                seconds=at - operation.started,
-                model=self._prepared.model,
-                call=operation.number,
-            )
-        )
+        operation.emit(kind, seconds=operation.elapsed, model=self._prepared.model, call=operation.number, **facts)
 
-    async def refused(self, error: FluxKleinError | None = None) -> None:
-        """Nothing was accepted: give the money back, and write that down."""
-        self._context.budget.release(self.key)
+    def _accepted(self, request_id: str) -> None:
+        self._operation.request_id, self._operation.submitted = request_id, True
+        self._tell(Submitted)
+
+    async def _refused(self, error: FluxKleinError | None = None) -> None:
+        """It was not accepted: give the money back, and write that down."""
+        self._context.budget.release(self._key)
         await self._write_end(EntryState.REFUSED, str(error) if error else None)
 
-    async def uncertain(self, error: BaseException) -> None:
-        """It may have been accepted: say so everywhere. The money stays set aside."""
+    async def _uncertain(self, error: BaseException) -> None:
+        """It may have been accepted: say so everywhere. The money stays reserved."""
         log.warning("A submit may or may not have been accepted; it is not repeated: %s", error)
-        operation = self._operation
-        self._context.emit(
-            lambda at: Uncertain(
-                at=at,
-                tag=operation.tag,
-                error=str(error),
-                seconds=at - operation.started,
-                model=self._prepared.model,
-                call=operation.number,
-            )
-        )
+        self._tell(Uncertain, error=str(error))
         try:
             await self._write_end(EntryState.UNCERTAIN, str(error))
         except FluxKleinError as failure:  # that money may be gone is the graver news
             log.warning("An uncertain submit could not be written down: %s", failure)
 
     async def _write_end(self, state: EntryState, error: str | None) -> None:
-        """How it ended; who is cancelled meanwhile leaves it to the background, or it would stand as under way."""
+        """Write how it ended. If cancelled here, finish in the background; otherwise it would stay "submitting"."""
         try:
-            await self.write(state, error=error)
+            await self._write(state, error=error)
         except asyncio.CancelledError:
-            self._context.background.queue(lambda: self.write(state, error=error))
+            self._context.background.queue(lambda: self._write(state, error=error))
             raise
 
     def _give_up(self, post: "asyncio.Task[str]", guard: BodyGuard) -> None:
-        """The caller is gone: drop the POST if nothing of its body was written, else see it through."""
+        """The caller is gone: drop the POST if none of its body was written, otherwise see it through."""
         if guard.drop():
             post.cancel()
             self._context.background.keep(post)
             return
-        self.handed_over = True
+        self._handed_over = True
         self._operation.uncertain = True
         if self._accepted_as is not None:  # it came in this very instant, or is being written down
             self._operation.request_id, self._operation.submitted = self._accepted_as, True
         self._context.background.start(lambda: self._see_through(post))
 
     async def _see_through(self, post: "asyncio.Task[str]") -> None:
+        """Wait 5 s for an abandoned POST; then abandon its request, or report that it is refused or uncertain."""
         timer = self._context.loop.call_later(SEEN_THROUGH, post.cancel)
         stopped: asyncio.CancelledError | None = None
         while not post.done():
             try:
                 await asyncio.wait({post})
-            except asyncio.CancelledError as error:  # the client closes: first tell what is not known
+            except asyncio.CancelledError as error:  # the client closes: first report what is not known
                 stopped = error
                 post.cancel()
         timer.cancel()
-        await self._after_abandoned(post)
+        failure = None if post.cancelled() else post.exception()
+        if self._accepted_as is not None:  # whether or not it could be written down
+            self._accepted(self._accepted_as)
+            abandon(self._operation, self._accepted_as, self._on_abandon)
+            if failure is not None:
+                raise failure
+        elif isinstance(failure, FluxKleinError) and not isinstance(failure, SubmissionUncertainError):
+            await self._refused(failure)
+        else:
+            await self._uncertain(failure or SubmissionUncertainError(f"No answer within {SEEN_THROUGH:g} s"))
         if stopped is not None:
             raise stopped
-
-    async def _after_abandoned(self, post: "asyncio.Task[str]") -> None:
-        error = None if post.cancelled() else post.exception()
-        if self._accepted_as is not None:  # whether or not that could be written down
-            self.tell_accepted(self._accepted_as)
-            abandon(self._context, self._accepted_as, self._on_abandon, self._operation.tag)
-            if error is not None:
-                raise error
-        elif isinstance(error, FluxKleinError) and not isinstance(error, SubmissionUncertainError):
-            await self.refused(error)
-        else:
-            await self.uncertain(error or SubmissionUncertainError(f"No answer within {SEEN_THROUGH:g} s"))
-
-
-def abandon(context: ClientContext, request_id: str, on_abandon: OnAbandon, tag: object) -> None:
-    """Do with a request that nobody waits for as was said: cancel it, or leave it running."""
-    if on_abandon == "cancel":
-        context.left_running.add(request_id)
-        context.background.queue(lambda: cancel_abandoned(context, request_id, tag))
-    elif context.closing:
-        context.left_running.add(request_id)

@@ -1,7 +1,6 @@
 """Whether to try again, and the loop that does: `classify` decides, tenacity repeats.
 
-The only import of tenacity. It is entered only after a first failure, so that a call that succeeds does not pay for
-it. It never sees `CancelledError`: what may be repeated is named, nothing else is caught.
+Only named failures are repeated, so that a cancellation always passes. This module neither sends nor sleeps.
 """
 
 import random
@@ -10,8 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
-from tenacity.wait import wait_base
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, stop_never
 
 from flux_klein_async.api.messages import Request
 from flux_klein_async.errors import (
@@ -54,9 +52,9 @@ def classify(error: FluxKleinError, request: Request) -> Verdict:
 
 
 def refused_for_now(error: FluxKleinError) -> bool:
-    """Whether a submit was refused with the wish to come later: 429, or 503 with a readable `Retry-After`.
+    """Whether a submit was refused for now: 429, or 503 with a readable `Retry-After`.
 
-    A code in the body that says something else makes the answer contradictory, and so no such wish.
+    A code in the body that says something else makes the answer contradictory: then it is no refusal for now.
     """
     if isinstance(error, RateLimitError) and error.status_code == 429:
         return error.error_code is None or _says(error.error_code, "4")
@@ -68,7 +66,7 @@ def refused_for_now(error: FluxKleinError) -> bool:
 def _plain_refusal(error: APIStatusError) -> bool:
     """A 4xx other than 408 whose code, if any, says 4xx too; or a 200 whose code says 4xx.
 
-    A code that says 408 is a time-out in another place: it proves nothing.
+    A code that says 408 is a time-out somewhere behind the service: it proves nothing.
     """
     code = error.error_code
     if str(code).startswith("408"):
@@ -85,10 +83,10 @@ def _says(code: int, leading: str) -> bool:
 
 
 class RetryQuota:
-    """One purse of repeats for a whole client, so that an outage is not multiplied.
+    """The repeats of a whole client, bounded so that an outage is not multiplied.
 
-    A repeat takes 5 tokens of 500, a call that succeeded the first time gives one back: a hundred repeats are free,
-    then about one for every five successes. (The figures are those of the AWS SDKs' standard retry mode.)
+    A repeat takes 5 tokens of 500, a call that succeeds at once gives one back: a hundred repeats are free, then about
+    one for every five successes. (The figures of the AWS SDKs' standard retry mode.)
     """
 
     CAPACITY = 500
@@ -105,7 +103,7 @@ class RetryQuota:
         return True
 
     def refund(self) -> None:
-        """A call succeeded."""
+        """Give one token back: a call succeeded at once."""
         if self._tokens < self.CAPACITY:
             self._tokens += 1
 
@@ -126,59 +124,34 @@ class Backoff:
         return bound * (0.5 + self.spread() / 2)
 
 
-class _Wait(wait_base):
-    def __init__(self, backoff: Backoff) -> None:
-        self._backoff = backoff
-
-    def __call__(self, retry_state: RetryCallState) -> float:
-        return self._backoff.pause(retry_state.attempt_number)
-
-
 async def repeat(
     call: Callable[[], Awaitable[T]],
-    first: FluxKleinError,
     *,
     may_repeat: Callable[[FluxKleinError], bool],
+    pause: Callable[[], Awaitable[None]],
     attempts: int | None,
-    backoff: Backoff,
-    sleep: Callable[[float, int, FluxKleinError], Awaitable[None]],
 ) -> T:
-    """Repeat a call whose first attempt ended in `first`, for as long as `may_repeat` and `attempts` allow.
+    """Repeat a call that failed once and may be repeated; `pause` comes before each repeat.
 
-    `sleep` is given the pause in seconds, the number of failures so far, and the last of them.
+    The first attempt is the caller's plain await, so that a call which succeeds at once does not pay for tenacity.
+
+    Args:
+        call: A coroutine function.
+        may_repeat: Asked once for each failure.
+        pause: What it raises ends the loop.
+        attempts: In all, the first included; None: no limit.
 
     Raises:
         FluxKleinError: The last failure.
     """
-    pending = [first]
-    last = first
 
-    async def again() -> T:
-        nonlocal last
-        try:
-            if pending:
-                raise pending.pop()
-            return await call()
-        except FluxKleinError as error:
-            last = error
-            raise
-
-    failures = 0
-
-    async def pause(seconds: float) -> None:
-        nonlocal failures
-        failures += 1
-        await sleep(seconds, failures, last)
+    async def before(_: RetryCallState) -> None:
+        await pause()
 
     retrying = AsyncRetrying(
+        before=before,
         retry=retry_if_exception(lambda error: isinstance(error, FluxKleinError) and may_repeat(error)),
-        stop=stop_after_attempt(attempts) if attempts is not None else _never,
-        wait=_Wait(backoff),
-        sleep=pause,
+        stop=stop_never if attempts is None else stop_after_attempt(attempts - 1),
         reraise=True,
     )
-    return await retrying(again)
-
-
-def _never(_: RetryCallState) -> bool:
-    return False
+    return await retrying(call)

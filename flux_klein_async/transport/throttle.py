@@ -1,19 +1,14 @@
-"""How much may be under way at once: slots for generations, lanes for connections.
+"""How much may be under way at once: slots for generations, lanes for connections, holds, and the price of a poll.
 
-Both are fair queues on one event loop. The slots follow what the service can take; the lanes let polls and results go
-before submits, so that a burst of submits does not hide the ends of what was submitted before.
-
-Slowing everybody down: slots for generations, the service's wishes for patience, what a poll costs at present.
-
-Instants are the running loop's. The limiter is a public seam: an application may bring one that is shared between
-processes.
+Slots follow what the service can take; lanes let polls and results go before submits, so that a burst of submits does
+not hide the ends of earlier ones. All instants are the running loop's. Nothing here sends or knows a deadline.
 """
 
 import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, Self
 
 from flux_klein_async.api.messages import Kind
 from flux_klein_async.options import Limits
@@ -22,8 +17,8 @@ __all__ = ["InProcessLimiter", "Lanes", "Limiter", "PollPrice", "Ramp", "Slot", 
 
 
 _SHRINK = 0.5
-_GROWTH = 0.1  # of the limit, for as many successes as the limit counts
-_ONE_WAVE = 1.0  # seconds in which refusals count as one: they answer calls that left before the first of them came
+_GROWTH = 0.1  # of the limit, for as many successes as it has slots
+_ONE_WAVE = 1.0  # seconds in which refusals count as one: they answer calls sent before the first refusal came
 
 
 class Slots:
@@ -33,16 +28,16 @@ class Slots:
         self._most = most
         self._limit = float(most)
         self._taken = 0
-        self._shrunk = float("-inf")
+        self._shrunk = -math.inf
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
     def limit(self) -> int:
-        """How many may be held at once at present; those held beyond it are not taken away."""
+        """How many may be held at once now; a smaller limit takes no slot away."""
         return int(self._limit)
 
     async def acquire(self) -> None:
-        """Wait for a slot, first come first served. One who gives up while waiting has taken nothing."""
+        """Wait for a slot, first come first served. A cancelled waiter holds no slot."""
         if self._taken < self.limit:  # then nobody waits: see _fill
             self._taken += 1
             return
@@ -54,30 +49,30 @@ class Slots:
         self._fill()
 
     def refused(self, now: float) -> None:
-        """The service can take no more: half of those in flight, once for each wave of refusals."""
+        """Halve what is in flight, once for each wave of refusals."""
         if now - self._shrunk >= _ONE_WAVE:
             self._shrunk = now
-            in_flight = min(self._limit, self._taken or self._most)  # 0: a submit outside of the slots was refused
+            in_flight = min(self._limit, self._taken or self._most)  # 0: a bare submit was refused
             self._limit = max(1.0, in_flight * _SHRINK)
 
     def served(self) -> None:
-        """The service took one."""
+        """Grow back a little: the service took one."""
         if self._limit < self._most:
             self._limit += _GROWTH
             self._fill()
 
     def _fill(self) -> None:
-        """Leave nobody waiting for a slot that is free."""
+        """Give free slots to those who wait."""
         while self._taken < self.limit and _wake(self._waiting):
             self._taken += 1
 
 
-# Who goes first where connections are scarce. A result that is there is worth more than a generation that is not begun.
+# What goes first when connections are scarce. A finished result is worth more than a generation that has not begun.
 _RANKS = {Kind.CANCEL: 0, Kind.READ: 0, Kind.FILE: 1, Kind.SUBMIT: 2}
 
 
 class Lanes:
-    """As many as there are connections. Files, which take long, leave a quarter of them to the rest."""
+    """One lane for each connection. Files, which take long, leave a quarter of them to other calls."""
 
     def __init__(self, connections: int) -> None:
         self._free = connections
@@ -111,7 +106,7 @@ class Lanes:
 
 
 async def _wait_in(queue: deque[asyncio.Future[None]], give_back: Callable[[], None]) -> None:
-    """Wait to be woken; one who is cancelled in that very instant gives back what it was given."""
+    """Wait to be woken; if cancelled in that very instant, give back what was given."""
     turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     queue.append(turn)
     try:
@@ -123,7 +118,7 @@ async def _wait_in(queue: deque[asyncio.Future[None]], give_back: Callable[[], N
 
 
 def _wake(queue: deque[asyncio.Future[None]]) -> bool:
-    """Let the first go who still waits."""
+    """Wake the first that still waits, if any."""
     while queue:
         first = queue.popleft()
         if not first.done():
@@ -133,54 +128,53 @@ def _wake(queue: deque[asyncio.Future[None]]) -> bool:
 
 
 class Limiter(Protocol):
-    """What the client asks before it calls, and tells of what came of it.
+    """What the client asks before a call, and tells what came of it. Yours may be shared between processes.
 
-    What it raises when it is asked ends the call in a `ConfigurationError`; when it is told, it is logged and ignored.
+    What `acquire`, `held_until`, `admit`, `poll_price` and `poll_turn` raise ends the call in a `ConfigurationError`;
+    what the others raise is logged and ignored.
     """
 
     async def acquire(self) -> None:
-        """Wait for a slot: one generation more in flight."""
-        ...
+        """Wait for a slot: one more generation in flight."""
 
     def release(self) -> None:
         """Give the slot back."""
-        ...
 
     def hold(self, kind: Kind, until: float) -> None:
         """Let no call of this kind go before this instant. Cancels are never held."""
-        ...
 
     def held_until(self, kind: Kind) -> float:
         """The instant before which no call of this kind may go."""
-        ...
 
     def admit(self, kind: Kind) -> float:
-        """When one more call that is held now should go: at the end of the hold, or gradually after it."""
-        ...
+        """The instant when one more held call may go: at the end of the hold, or gradually after it."""
 
     def refused(self, kind: Kind) -> None:
-        """The service has too much of this kind of call: slow down."""
-        ...
+        """Slow down: the service refused a call of this kind for now."""
 
     def served(self, kind: Kind) -> None:
-        """A call of this kind was answered: speed up again, gradually."""
-        ...
+        """Speed up again, gradually: a call of this kind was answered."""
 
     def poll_price(self) -> float:
-        """What a poll costs at present, as a multiple of the usual; 1 or more."""
-        ...
+        """What a poll costs now, as a multiple of the usual; 1 or more."""
 
     async def poll_turn(self, price: float) -> None:
-        """Wait for the turn of one more poll, planned at this price; one who gives up meanwhile has taken nothing."""
-        ...
+        """Wait for the turn of one more poll, planned at this price. A cancelled waiter takes no turn."""
 
 
 class Slot:
-    """One generation's place among those in flight; it may be given back for a while and taken again."""
+    """One generation's slot (`async with`); it may be given back for a while and taken again."""
 
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
         self._held = False
+
+    async def __aenter__(self) -> Self:
+        await self.take()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.give()
 
     async def take(self) -> None:
         """Wait for a slot, unless it is held already."""
@@ -196,11 +190,11 @@ class Slot:
 
 
 class Ramp:
-    """After a hold, what it held comes back gradually, and all of it within two seconds.
+    """Lets held calls go gradually after the hold, all of them within two seconds.
 
-    All would otherwise go in the same instant, and be refused in the next. The k-th call (from 0) goes
-    SECONDS * k / (k + HALF) after the hold: half of a second for the first sixteen, then ever closer together. No call
-    is put off for longer than that: it would miss its deadline for a wish that the service never had.
+    Otherwise all go in the same instant, and are refused in the next. The k-th call (from 0) goes
+    SECONDS * k / (k + HALF) after the hold: the first sixteen take half a second, then they come ever closer together.
+    A longer delay could cost a call its deadline, for a pause that the service did not ask for.
     """
 
     SECONDS = 2.0
@@ -218,12 +212,11 @@ class Ramp:
 
 
 class PollPrice:
-    """One price for all waiters of a client; a schedule stretches with its square root (Keller's rule).
+    """One price for all polls of a client; a schedule stretches with its square root (Keller's rule).
 
-    Two things raise it. A refusal doubles it, and each poll that is answered lowers it by a twentieth: it stays where
-    one poll in fourteen is refused, and fewer do not raise it for long. A ceiling on polls a second raises it to where
-    the demand meets the ceiling: demand falls with the square root of the price, so that what would be asked for at the
-    price 1 can be told from what is asked for now.
+    A refusal doubles it, and each answered poll lowers it by a twentieth: it is stable where one poll in fourteen is
+    refused. A ceiling on polls a second raises it to where the demand meets the ceiling. Demand falls with the square
+    root of the price, so that the demand at the price 1 follows from the demand now.
     """
 
     MOST = 1e6
@@ -236,7 +229,7 @@ class PollPrice:
         self._demand = 0.0  # polls a second, at the price 1
         self._counted = 0.0
         self._refusals = 1.0
-        self._raised = float("-inf")
+        self._raised = -math.inf
 
     def now(self, now: float) -> float:
         """The price."""
@@ -246,20 +239,20 @@ class PollPrice:
         return min(self.MOST, max(1.0, crowding * crowding) * self._refusals)
 
     def asked(self, now: float, price: float) -> None:
-        """One more poll is wanted, planned when the price was this."""
+        """Count the demand for one more poll, planned at this price."""
         if self._ceiling is not None:
             faded = self._demand * math.exp((self._counted - now) / self._MEMORY)
             self._demand = faded + math.sqrt(price) / self._MEMORY
             self._counted = now
 
     def refused(self, now: float) -> None:
-        """A poll was refused; refusals within a second count as one."""
+        """Double the price; refusals within a second count as one."""
         if now - self._raised >= 1.0:
             self._raised = now
             self._refusals = min(self._MOST_REFUSED, 2 * self._refusals)
 
     def served(self) -> None:
-        """A poll was answered."""
+        """Lower the price: a poll was answered."""
         if self._refusals > 1.0:
             self._refusals = max(1.0, self._refusals * self._SINKING)
 
@@ -272,12 +265,12 @@ class InProcessLimiter:
         self._holds: dict[Kind, Ramp] = {}
         self._price = PollPrice(limits.polls_per_second)
         self._spacing = 1 / limits.polls_per_second if limits.polls_per_second else 0.0
-        self._next_poll = float("-inf")
+        self._next_poll = -math.inf
         self._turn = asyncio.Lock()
 
     @property
     def in_flight_limit(self) -> int:
-        """How many generations may be in flight at present: `Limits.max_in_flight`, or less after refusals."""
+        """How many generations may be in flight now: `Limits.max_in_flight`, or fewer after refusals."""
         return self._slots.limit
 
     async def acquire(self) -> None:
@@ -289,22 +282,22 @@ class InProcessLimiter:
         self._slots.release()
 
     def hold(self, kind: Kind, until: float) -> None:
-        """Remember the latest instant asked for; a shorter wish never shortens a longer one."""
+        """Keep the latest instant asked for; a shorter hold never shortens a longer one."""
         if kind is not Kind.CANCEL and until > self.held_until(kind):
             self._holds[kind] = Ramp(until)
 
     def held_until(self, kind: Kind) -> float:
         """The instant before which no call of this kind may go."""
         ramp = self._holds.get(kind)
-        return float("-inf") if ramp is None else ramp.until
+        return -math.inf if ramp is None else ramp.until
 
     def admit(self, kind: Kind) -> float:
-        """When one more call that is held now should go."""
+        """The instant when one more held call may go."""
         ramp = self._holds.get(kind)
-        return float("-inf") if ramp is None else ramp.admit()
+        return -math.inf if ramp is None else ramp.admit()
 
     def refused(self, kind: Kind) -> None:
-        """Fewer generations in flight, or dearer polls."""
+        """Fewer generations in flight, or a higher price of polls."""
         now = asyncio.get_running_loop().time()
         if kind is Kind.SUBMIT:
             self._slots.refused(now)
@@ -312,14 +305,14 @@ class InProcessLimiter:
             self._price.refused(now)
 
     def served(self, kind: Kind) -> None:
-        """A little more again."""
+        """A little more of both again."""
         if kind is Kind.SUBMIT:
             self._slots.served()
         elif kind is Kind.READ:
             self._price.served()
 
     def poll_price(self) -> float:
-        """What a poll costs at present, as a multiple of the usual."""
+        """What a poll costs now, as a multiple of the usual."""
         return self._price.now(asyncio.get_running_loop().time())
 
     async def poll_turn(self, price: float) -> None:

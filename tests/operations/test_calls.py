@@ -1,7 +1,6 @@
 """The plain calls are repeated where repeating is harmless, and an abandoned request is cancelled for sure or not."""
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -10,6 +9,7 @@ from flux_klein_async import (
     APIStatusError,
     APITimeoutError,
     FixedPolling,
+    FluxKleinClient,
     InvalidResponseError,
     NotFoundError,
     RateLimitError,
@@ -27,8 +27,8 @@ from flux_klein_async.emulator import (
     error_reply,
 )
 from flux_klein_async.events import Cancelled, Retrying
-from flux_klein_async.journal.base import Entry, EntryState, NoBudget
 from tests.fakes import Events, now, outcome, settle, strays
+from tests.operations.helpers import Book, asked
 
 PASSING = [
     (error_reply(500), ServerError),
@@ -47,8 +47,7 @@ PASSING = [
 async def test_a_call_is_made_five_times_at_most(klein_emulator, connect, endpoint, answer, kind):
     client = connect()
     klein_emulator.script(endpoint, *[answer] * 10)
-    argument = [] if endpoint == "model" else ["some-id"]
-    error = await outcome(getattr(client, "get_model" if endpoint == "model" else endpoint)(*argument))
+    error = await outcome(asked(client, endpoint))
     assert (type(error), error.retryable, klein_emulator.calls[endpoint]) == (kind, True, 5)
     assert error.request_id in {None, "some-id"}
 
@@ -57,8 +56,7 @@ async def test_a_call_is_made_five_times_at_most(klein_emulator, connect, endpoi
 async def test_a_refusal_is_not_repeated(klein_emulator, connect, endpoint):
     client = connect()
     klein_emulator.script(endpoint, error_reply(404, 404001))
-    argument = [] if endpoint == "model" else ["some-id"]
-    error = await outcome(getattr(client, "get_model" if endpoint == "model" else endpoint)(*argument))
+    error = await outcome(asked(client, endpoint))
     assert (type(error), klein_emulator.calls[endpoint], now()) == (NotFoundError, 1, 0.0)
 
 
@@ -97,8 +95,6 @@ ABANDONED = [
 @pytest.mark.parametrize(("workers", "answers", "told"), ABANDONED)
 @pytest.mark.usefixtures("klein_emulator")
 async def test_an_abandoned_request_is_cancelled_and_the_answer_is_told(workers, answers, told, caplog):
-    from flux_klein_async import FluxKleinClient
-
     events = Events()
     async with InProcessEmulator(workers=workers, profile="fixed:50") as emulator:
         emulator.script("cancel", *(answers or []))
@@ -145,18 +141,10 @@ async def test_a_refused_connection_is_repeated(klein_emulator, connect):
 async def test_a_cancel_is_told_and_written_down_where_it_came_in_time(
     klein_emulator, connect, outcome_said, cancelled
 ):
-    written: list[Any] = []
-
-    class Book(NoBudget):
-        async def record(self, entry: Entry) -> None:
-            written.append((entry.state, entry.request_id))
-
-        def settle(self, request_id: str, cost_usd: float | None) -> None:
-            written.append(("settled", request_id, cost_usd))
-
     events, book = Events(), Book()
     klein_emulator.script("cancel", Reply(200, {"outcome": outcome_said}))
     answer = await connect(on_event=events, journal=book, budget=book).cancel("x")
     assert answer.cancelled is cancelled
     assert [(event.request_id, event.cancelled) for event in events.of(Cancelled)] == [("x", cancelled)]
-    assert written == ([("settled", "x", 0.0), (EntryState.CANCELLED, "x")] if cancelled else [])
+    assert (book.lines, book.facts) == (([("settle", 0.0), "cancelled"], [("x",)]) if cancelled else ([], []))
+    assert [entry.request_id for entry in book.entries] == (["x"] if cancelled else [])

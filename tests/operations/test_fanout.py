@@ -14,7 +14,6 @@ from flux_klein_async import (
     ClientClosedError,
     ConfigurationError,
     DownloadError,
-    FixedPolling,
     InputRejectedError,
     InsufficientBalanceError,
     InvalidInputError,
@@ -28,14 +27,12 @@ from flux_klein_async.events import Downloaded
 from flux_klein_async.operations import download
 from flux_klein_async.operations.fanout import FanOut, dooms
 from tests.fakes import Events, now, outcome, png, settle, strays
-
-EVERY_SECOND = FixedPolling(1.0)
+from tests.operations.helpers import EVERY_SECOND, sent
 
 
 def in_flight_peak(emulator: Any) -> int:
     """How many generations ran at once, from the emulator's own completion instants and submit times."""
-    begun = [record.at for record in emulator.records if record.endpoint == "submit"]
-    marks = [(at, 1) for at in begun] + [(at, -1) for at in emulator.completions.values()]
+    marks = [(at, 1) for at in sent(emulator, "submit")] + [(at, -1) for at in emulator.completions.values()]
     peak = running = 0
     for _, step in sorted(marks):
         running += step
@@ -43,10 +40,11 @@ def in_flight_peak(emulator: Any) -> int:
     return peak
 
 
-async def test_outcomes_come_as_they_finish(klein_emulator, connect):
+@pytest.mark.parametrize(("ordered", "order"), [(False, [1, 2, 0]), (True, [0, 1, 2])])
+async def test_outcomes_come_as_they_finish_or_in_the_order_of_the_items(klein_emulator, connect, ordered, order):
     klein_emulator.script("submit", *[Generation(after=seconds) for seconds in (4.5, 0.5, 2.5)])
-    async with connect(polling=EVERY_SECOND).generate_many(["a", "b", "c"]) as outcomes:
-        assert [(found.index, found.item) async for found in outcomes] == [(1, "b"), (2, "c"), (0, "a")]
+    async with connect(polling=EVERY_SECOND).generate_many(["a", "b", "c"], ordered=ordered) as outcomes:
+        assert [(found.index, found.item) async for found in outcomes] == [(index, "abc"[index]) for index in order]
 
 
 async def _hanging(*items: str) -> AsyncIterator[str]:
@@ -56,20 +54,16 @@ async def _hanging(*items: str) -> AsyncIterator[str]:
     await asyncio.sleep(3600)
 
 
-async def test_whoever_stops_does_not_wait_for_the_next_item(klein_emulator, connect):
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_stopping_and_leaving_do_not_wait_for_the_next_item(klein_emulator, connect, leaves):
     klein_emulator.script("submit", Generation(after=1.5))
     async with connect(polling=EVERY_SECOND).generate_many(_hanging("a"), concurrency=3) as outcomes:
-        asyncio.get_running_loop().call_later(1, outcomes.stop)
-        assert [(found.item, found.error) async for found in outcomes] == [("a", None)]
-    assert now() == 2.0
-
-
-async def test_whoever_leaves_does_not_wait_for_the_next_item(klein_emulator, connect):
-    klein_emulator.script("submit", Generation(after=1.5))
-    async with connect(polling=EVERY_SECOND).generate_many(_hanging("a"), concurrency=3) as outcomes:
+        if not leaves:
+            asyncio.get_running_loop().call_later(1, outcomes.stop)
         async for found in outcomes:
-            assert found.error is None
-            break
+            assert (found.item, found.error) == ("a", None)
+            if leaves:
+                break
     assert now() == 2.0
 
 
@@ -93,23 +87,16 @@ async def test_all_outcomes_wait_for_the_items_that_come_after_what_dooms_them(k
     assert [(one.item, type(one.error)) for one in found] == [("a", AuthenticationError), ("b", AuthenticationError)]
 
 
-async def test_ordered_outcomes_come_in_the_order_of_the_items(klein_emulator, connect):
-    klein_emulator.script("submit", *[Generation(after=seconds) for seconds in (4.5, 0.5, 2.5)])
-    async with connect(polling=EVERY_SECOND).generate_many(["a", "b", "c"], ordered=True) as outcomes:
-        assert [found.item async for found in outcomes] == ["a", "b", "c"]
-
-
-async def _stream(count: int, read: list[int]) -> AsyncIterator[str]:
-    for number in range(count):
-        read.append(number)
-        await asyncio.sleep(0)
-        yield f"picture {number}"
-
-
 def _rows(count: int, read: list[int]) -> Iterator[str]:
     for number in range(count):
         read.append(number)
         yield f"picture {number}"
+
+
+async def _stream(count: int, read: list[int]) -> AsyncIterator[str]:
+    for row in _rows(count, read):
+        await asyncio.sleep(0)
+        yield row
 
 
 @pytest.mark.parametrize("make", [_rows, _stream])
@@ -170,11 +157,7 @@ async def test_to_input_makes_inputs_and_its_failures_are_outcomes(klein_emulato
     assert "Not a request id" in str(refused[0].error)
 
 
-DOOMS = [
-    (401, AuthenticationError),
-    (402, InsufficientBalanceError),
-    (403, PermissionDeniedError),
-]
+DOOMS = [(401, AuthenticationError), (402, InsufficientBalanceError), (403, PermissionDeniedError)]
 
 
 @pytest.mark.parametrize(
@@ -276,10 +259,6 @@ async def test_items_that_have_ended_are_not_asked_again(klein_emulator, connect
 # --- saving next to generating
 
 
-def of(emulator: Any, endpoint: str) -> list[float]:
-    return [record.at for record in emulator.records if record.endpoint == endpoint]
-
-
 @pytest.mark.parametrize("ordered", [False, True])
 async def test_each_items_files_are_saved_as_soon_as_its_result_is_there(klein_emulator, connect, tmp_path, ordered):
     klein_emulator.script("submit", *[Generation(after=seconds) for seconds in (4.5, 0.5, 2.5)])
@@ -295,11 +274,6 @@ async def test_each_items_files_are_saved_as_soon_as_its_result_is_there(klein_e
     assert [(event.at, event.tag) for event in events.of(Downloaded)] == [(1.0, 1), (3.0, 2), (5.0, 0)]
 
 
-async def test_without_a_directory_nothing_is_fetched_and_there_are_no_paths(klein_emulator, connect):
-    outcomes = await connect().generate_all(["a", "b"])
-    assert ([entry.paths for entry in outcomes], klein_emulator.calls["file"]) == ([(), ()], 0)
-
-
 SLOW = Reply(200, png(100), dribble=1.0)  # a byte a second, for minutes
 
 
@@ -310,7 +284,7 @@ async def test_generations_go_on_while_a_download_dribbles(klein_emulator, conne
     async with client.generate_many(list("abcd"), directory=tmp_path) as outcomes:
         found = [(entry.item, entry.error, now()) async for entry in outcomes]
     # One generation at a time, and the next as soon as one has ended: the slot is not kept for the files.
-    assert of(klein_emulator, "submit") == [0.0, 1.0, 2.0, 3.0]
+    assert sent(klein_emulator, "submit") == [0.0, 1.0, 2.0, 3.0]
     slowest = 1.0 + len(SLOW.body)
     assert found == [("b", None, 2.0), ("c", None, 3.0), ("d", None, 4.0), ("a", None, slowest)]
 
@@ -321,7 +295,7 @@ async def test_an_item_keeps_its_place_until_its_files_are_saved(klein_emulator,
     client = connect(polling=EVERY_SECOND, limits=Limits(max_in_flight=1), timeout=None)
     await client.generate_all(list("abcd"), directory=tmp_path, concurrency=2)
     length = len(SLOW.body)
-    assert of(klein_emulator, "submit") == [0.0, 1.0, 1.0 + length, 2.0 + length]
+    assert sent(klein_emulator, "submit") == [0.0, 1.0, 1.0 + length, 2.0 + length]
 
 
 @pytest.mark.parametrize(
@@ -515,7 +489,9 @@ async def test_a_defect_in_the_callable_reaches_the_reader():
 
 
 async def test_after_leaving_the_iterator_is_at_its_end(connect):
-    async with connect().generate_many(["a"]) as outcomes:
+    client = connect()
+    assert await client.generate_all([]) == []
+    async with client.generate_many(["a"]) as outcomes:
         pass
     assert [found async for found in outcomes] == []
 
@@ -535,27 +511,11 @@ async def test_a_concurrency_that_is_no_count_is_refused(connect, concurrency):
         connect().generate_many(["a"], concurrency=concurrency)
 
 
-async def test_iterating_without_entering_says_how(connect):
-    fan_out = connect().generate_many(["a"])
-    with pytest.raises(ConfigurationError, match="async with"):
-        await anext(fan_out)
-
-
 async def test_a_fan_out_can_be_entered_only_once(connect):
     fan_out = connect().generate_many([])
     async with fan_out:
         pass
     assert isinstance(await outcome(fan_out.__aenter__()), ConfigurationError)
-
-
-async def test_no_items_give_no_outcomes(connect):
-    assert await connect().generate_all([]) == []
-
-
-async def test_the_index_of_an_item_is_the_tag_of_its_events(connect):
-    events = Events()
-    await connect(on_event=events).generate_all(["a", "b"])
-    assert {event.tag for event in events} == {0, 1}
 
 
 async def test_a_fan_out_whose_maker_knows_no_end_can_be_stopped(klein_emulator):
@@ -592,27 +552,29 @@ async def test_the_names_of_an_items_files_are_the_users(klein_emulator, connect
     assert [path.name for entry in outcomes for path in entry.paths] == ["cat.png", "dog.png"]
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "", "nul", "a\0b", 7, None])
-async def test_a_name_that_is_no_plain_file_name_is_refused_before_anything_is_paid(
-    klein_emulator, connect, tmp_path, name
+@pytest.mark.parametrize(
+    ("names", "paid"),
+    [*(([name], 0) for name in ("../x", "a/b", "", "nul", "a\0b", 7, None)), (["Same", "sAME"], 1)],
+)
+async def test_a_name_that_is_no_plain_file_name_or_given_twice_is_refused_before_it_is_paid_for(
+    klein_emulator, connect, tmp_path, names, paid
 ):
-    [entry] = await connect().generate_all(["a cat"], to_name=lambda _: name, directory=tmp_path)
-    assert (type(entry.error), klein_emulator.accepted) == (InvalidInputError, 0)
+    client = connect(polling=EVERY_SECOND)
+    rows = list(enumerate(names))
+    options: dict[str, Any] = {"to_input": lambda row: "a cat", "to_name": lambda row: names[row[0]]}
+    *_, last = await client.generate_all(rows, **options, directory=tmp_path, concurrency=1)
+    assert (type(last.error), klein_emulator.accepted) == (InvalidInputError, paid)
 
 
-async def test_a_name_given_twice_is_refused_before_the_second_is_paid(klein_emulator, connect, tmp_path):
-    outcomes = await connect(polling=EVERY_SECOND).generate_all(
-        ["a", "b"], to_name=lambda _: "Same", directory=tmp_path, concurrency=1
-    )
-    assert [type(entry.error) for entry in outcomes] == [type(None), InvalidInputError]
-    assert klein_emulator.accepted == 1
-
-
-async def test_model_and_size_are_those_of_every_item(klein_emulator, connect):
-    outcomes = await connect(polling=EVERY_SECOND).generate_all(["a", "b"], model="a/b", width=64, height=128)
+async def test_model_and_size_are_those_of_every_item_and_its_index_is_its_tag(klein_emulator, connect):
+    events = Events()
+    client = connect(polling=EVERY_SECOND, on_event=events)
+    outcomes = await client.generate_all(["a", "b"], model="a/b", width=64, height=128)
+    assert {event.tag for event in events} == {0, 1}  # the index
     bodies = [record.body for record in klein_emulator.records if record.endpoint == "submit"]
     assert [json.loads(body) for body in sorted(bodies)] == [
         {"prompt": prompt, "width": 64, "height": 128} for prompt in ("a", "b")
     ]
     assert {record.path for record in klein_emulator.records if record.endpoint == "submit"} == {"/v1/models/a/b"}
-    assert len(outcomes) == 2
+    # Without a directory nothing is fetched.
+    assert ([entry.paths for entry in outcomes], klein_emulator.calls["file"]) == ([(), ()], 0)

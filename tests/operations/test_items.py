@@ -1,4 +1,4 @@
-"""Items of a fan-out: what a journal knows of one decides whether it is submitted, taken up, kept or left alone."""
+"""Items of a fan-out: what a journal knows of one decides whether it is submitted, resumed, recalled or left alone."""
 
 import asyncio
 import json
@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from flux_klein_async import Limits
-from flux_klein_async.emulator import Generation, InProcessEmulator, Reply, error_reply
+from flux_klein_async import Budget, Limits
+from flux_klein_async.emulator import Generation, InProcessEmulator, Pass, Reply, error_reply
 from flux_klein_async.errors import (
+    AuthenticationError,
+    BudgetExceededError,
     DownloadError,
     GenerationCancelledError,
     GenerationFailedError,
@@ -17,10 +19,12 @@ from flux_klein_async.errors import (
     ItemClaimedError,
     JournalError,
     NotFoundError,
+    RateLimitError,
     SubmissionUncertainError,
 )
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState
-from tests.fakes import Events, now, strays
+from tests.fakes import now, settle, strays
+from tests.operations.helpers import Book
 
 
 class Shelf:
@@ -72,13 +76,15 @@ async def test_an_item_that_is_new_is_submitted_under_its_name(klein_emulator, c
     assert klein_emulator.accepted == 2
 
 
-async def test_a_request_of_an_earlier_run_is_waited_for_and_not_submitted_again(klein_emulator, connect):
+async def test_a_request_of_an_earlier_run_is_waited_for_and_not_submitted_again(klein_emulator, connect, tmp_path):
     handle = await connect().submit("a cat")
-    shelf, events = Shelf(claim(Action.RESUME, handle.request_id)), Events()
-    outcome = await only(connect(journal=shelf, on_event=events), shelf)
+    shelf = Shelf(claim(Action.RESUME, handle.request_id))
+    outcome = await only(connect(journal=shelf), shelf, directory=tmp_path)
     assert (outcome.result.request_id, outcome.from_journal) == (handle.request_id, True)
     assert klein_emulator.accepted == 1
-    assert shelf.states() == [EntryState.COMPLETED]
+    assert [path.name for path in outcome.paths] == [f"{handle.request_id}.png"]
+    assert [file.size for file in outcome.files] == [path.stat().st_size for path in outcome.paths]
+    assert shelf.states() == [EntryState.COMPLETED, EntryState.DOWNLOADED]
 
 
 async def test_a_request_that_the_service_has_deleted_is_given_up_and_written_down(klein_emulator, connect):
@@ -124,21 +130,25 @@ async def saved(connect: Any, directory: Any) -> Claim:
 
 
 @pytest.mark.parametrize(
-    ("damage", "calls"),
+    ("first", "damage", "calls"),
     [
-        (lambda path: None, 0),
-        (lambda path: path.unlink(), 1),
-        (lambda path: path.write_bytes(path.read_bytes()[:-1]), 1),
+        ("out", lambda path: None, 0),
+        ("out", lambda path: path.unlink(), 1),
+        ("out", lambda path: path.write_bytes(path.read_bytes()[:-1]), 1),
+        ("elsewhere", lambda path: None, 1),
     ],
-    ids=["there", "missing", "shorter"],
+    ids=["there", "missing", "shorter", "in another directory"],
 )
-async def test_files_that_are_missing_or_not_whole_are_fetched_again(klein_emulator, connect, tmp_path, damage, calls):
-    known = await saved(connect, tmp_path)
+async def test_files_that_are_not_there_or_not_whole_are_fetched_again(
+    klein_emulator, connect, tmp_path, first, damage, calls
+):
+    known = await saved(connect, tmp_path / first)
     [file] = known.files
     whole = file.path.read_bytes()
     damage(file.path)
     asked, shelf = len(klein_emulator.records), Shelf(known)
-    outcome = await only(connect(journal=shelf), shelf, directory=tmp_path)
+    outcome = await only(connect(journal=shelf), shelf, directory=tmp_path / "out")
+    assert [path.parent for path in outcome.paths] == [tmp_path / "out"]
     assert [record.path.startswith("/v1") for record in list(klein_emulator.records)[asked:]] == [False] * calls
     assert [path.read_bytes() for path in outcome.paths] == [whole]
     assert shelf.states() == [EntryState.DOWNLOADED] * calls
@@ -177,31 +187,32 @@ async def test_files_that_are_nowhere_are_told_as_what_they_are(klein_emulator, 
     assert shelf.entries == []
 
 
-async def test_files_are_brought_to_another_directory_if_that_is_asked_for(klein_emulator, connect, tmp_path):
-    known = await saved(connect, tmp_path / "first")
-    shelf = Shelf(known)
-    outcome = await only(connect(journal=shelf), shelf, directory=tmp_path / "second")
-    assert [path.parent for path in outcome.paths] == [tmp_path / "second"]
-
-
 @pytest.mark.parametrize(
-    ("known", "error", "charged", "text"),
+    ("known", "error"),
     [
-        (claim(Action.FAILED, "r-1"), GenerationFailedError, "unknown", "The generation failed (request r-1)"),
-        (claim(Action.UNCERTAIN), SubmissionUncertainError, "unknown", str(SubmissionUncertainError())),
-        (claim(Action.CLAIMED), ItemClaimedError, "no", str(ItemClaimedError())),
-        (claim(Action.CLAIMED, "r-1"), ItemClaimedError, "no", f"{ItemClaimedError()} (request r-1)"),
+        (claim(Action.CLAIMED), ItemClaimedError()),
+        (claim(Action.CLAIMED, "r-1"), ItemClaimedError(request_id="r-1")),
+        (claim(Action.UNCERTAIN), SubmissionUncertainError()),
+        (claim(Action.UNCERTAIN, error=str(SubmissionUncertainError(cause="X"))), SubmissionUncertainError(cause="X")),
+        (claim(Action.FAILED, "r-1"), GenerationFailedError(request_id="r-1")),
+        (
+            claim(Action.FAILED, "r-1", error=str(GenerationFailedError(request_id="r-1", detail="X"))),
+            GenerationFailedError(request_id="r-1", detail="X"),
+        ),
     ],
     ids=lambda value: value.action.value if isinstance(value, Claim) else None,
 )
-async def test_what_may_have_been_paid_for_or_is_somebody_elses_is_left_alone(
-    klein_emulator, connect, known, error, charged, text
+async def test_what_may_have_been_paid_for_or_is_somebody_elses_is_left_alone_and_told_as_it_was(
+    klein_emulator, connect, known, error
 ):
     shelf = Shelf(known)
-    outcome = await only(connect(journal=shelf), shelf)
-    assert type(outcome.error) is error
-    assert (outcome.error.charged, outcome.error.request_id) == (charged, known.request_id)
-    assert str(outcome.error) == text
+    found = (await only(connect(journal=shelf), shelf)).error
+    assert (type(found), str(found), found.charged, found.request_id) == (
+        type(error),
+        str(error),
+        error.charged,
+        error.request_id,
+    )
     assert list(klein_emulator.records) == []
 
 
@@ -213,35 +224,31 @@ async def test_what_failed_in_an_earlier_run_is_told_in_the_same_words(klein_emu
     assert str((await only(connect(journal=shelf), shelf)).error) == str(error)
 
 
-@pytest.mark.parametrize(
-    ("action", "error"),
-    [
-        (Action.FAILED, GenerationFailedError(request_id="r-1", detail="no memory")),
-        (Action.FAILED, GenerationFailedError(request_id="r-1")),
-        (Action.UNCERTAIN, SubmissionUncertainError(cause="reset")),
-    ],
-)
-async def test_what_was_written_down_of_an_end_is_told_as_it_was_then(klein_emulator, connect, action, error):
-    shelf = Shelf(claim(action, error.request_id, error=str(error)))
-    outcome = await only(connect(journal=shelf), shelf)
-    assert (type(outcome.error), str(outcome.error)) == (type(error), str(error))
-
-
 async def test_the_others_go_on_beside_an_item_that_is_left_alone(klein_emulator, connect):
     shelf = Shelf(claim(Action.CLAIMED), claim(Action.UNCERTAIN), claim(Action.FAILED, "r"))
     outcomes = await connect(journal=shelf).generate_all(["a", "b", "c", "d"], concurrency=1)
     assert [outcome.error is None for outcome in outcomes] == [False, False, False, True]
 
 
-class Torn(Shelf):
-    async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
-        raise JournalError("The disk is full")
+@pytest.mark.parametrize("error", [JournalError("The disk is full"), OSError("The disk is full")])
+async def test_a_journal_that_cannot_claim_stops_everything_before_it_is_paid_for(klein_emulator, connect, error):
+    class Torn(Shelf):
+        async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
+            raise error
 
-
-async def test_a_journal_that_cannot_be_written_stops_everything_before_it_is_paid_for(klein_emulator, connect):
     outcomes = await connect(journal=Torn()).generate_all(["a", "b", "c"], concurrency=1)
-    assert [type(outcome.error) for outcome in outcomes] == [JournalError] * 3
+    assert [(type(one.error), "The disk is full" in str(one.error)) for one in outcomes] == [(JournalError, True)] * 3
     assert klein_emulator.accepted == 0
+
+
+async def test_a_journal_that_cannot_release_loses_no_result(klein_emulator, connect, caplog):
+    class Torn(Shelf):
+        def release(self, claim: Claim) -> None:
+            raise OSError("The disk is full")
+
+    [outcome] = await connect(journal=Torn()).generate_all(["a"])
+    assert outcome.error is None
+    assert [record.getMessage() for record in caplog.records] == ["The journal raised; ignored"]
 
 
 @pytest.mark.parametrize("made", ["", 7, b"x"])
@@ -279,15 +286,6 @@ async def test_an_item_that_is_known_needs_no_slot_and_its_time_begins_with_one(
     assert ends[99][0] < 1 < ends[100][0]
 
 
-async def test_the_files_of_a_request_that_was_taken_up_are_saved(klein_emulator, connect, tmp_path):
-    handle = await connect().submit("a cat")
-    shelf = Shelf(claim(Action.RESUME, handle.request_id))
-    outcome = await only(connect(journal=shelf), shelf, directory=tmp_path)
-    assert [path.name for path in outcome.paths] == [f"{handle.request_id}.png"]
-    assert [file.size for file in outcome.files] == [path.stat().st_size for path in outcome.paths]
-    assert shelf.states() == [EntryState.COMPLETED, EntryState.DOWNLOADED]
-
-
 async def test_one_that_failed_when_it_was_taken_up_is_written_down(klein_emulator, connect):
     klein_emulator.script("submit", Generation(ends="failed", error="no memory"))
     handle = await connect().submit("a cat")
@@ -298,13 +296,6 @@ async def test_one_that_failed_when_it_was_taken_up_is_written_down(klein_emulat
 
 
 async def test_a_journal_that_only_writes_knows_no_items(klein_emulator, connect):
-    class Book:
-        def __init__(self) -> None:
-            self.entries: list[Entry] = []
-
-        async def record(self, entry: Entry) -> None:
-            self.entries.append(entry)
-
     book = Book()
     outcomes = await connect(journal=book).generate_all(["a", "a"])
     assert [outcome.from_journal for outcome in outcomes] == [False, False]
@@ -332,7 +323,7 @@ def at(emulator: InProcessEmulator) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("klein_emulator")
-async def test_a_stopped_fan_out_submits_nothing_more_and_brings_home_what_runs(connect, tmp_path):
+async def test_a_stopped_fan_out_submits_nothing_more_and_waits_for_what_runs(connect, tmp_path):
     """Two run, two are queued, two wait for a slot, the rest was not read: each ends in its own way."""
     shelf, read = Shelf(), []
 
@@ -351,7 +342,7 @@ async def test_a_stopped_fan_out_submits_nothing_more_and_brings_home_what_runs(
             async for outcome in outcomes:
                 ends[outcome.index] = outcome
         assert await client.aclose() == ()
-        assert emulator.accepted == 4
+        assert (emulator.accepted, emulator.calls["cancel"]) == (4, 4)  # those that run cannot be cancelled
     assert read == list(range(6))
     assert [ends[index].error for index in (0, 1)] == [None, None]
     assert [len(ends[index].paths) for index in (0, 1)] == [1, 1]
@@ -398,3 +389,116 @@ async def test_a_fan_out_that_has_ended_can_be_stopped(klein_emulator, connect):
         ends = [outcome async for outcome in outcomes]
         outcomes.stop()
     assert [end.error for end in ends] == [None]
+
+
+# --- after an error that dooms every further submit
+
+UNDER_WAY, DOOMED = Pass(2.0), Reply(401, {}, delay=1.0)
+
+
+class Slow(Shelf):
+    """A journal that takes two seconds for one step of every item but the first two, or for one kind of entry."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__()
+        self.step = step
+
+    async def record(self, entry: Entry) -> None:
+        await super().record(entry)
+        if (self.step == "record" and entry.item in {"item-3", "item-4"}) or self.step == entry.state.value:
+            await asyncio.sleep(2)
+
+    async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
+        found = await super().claim(model, body, item_id)
+        if self.step == "claim" and found.item in {"item-3", "item-4"}:
+            await asyncio.sleep(2)
+        return found
+
+
+WAITING = [
+    pytest.param({"limits": Limits(max_in_flight=2)}, [], 2, id="for a slot"),
+    pytest.param({"limits": Limits(max_connections=2)}, [], 2, id="for a connection"),
+    pytest.param({"limits": Limits(max_connections=2), "journal": Slow("refused")}, [], 2, id="while it is written"),
+    pytest.param({}, [Reply(429, {}, {"Retry-After": "30"}, delay=0.5)] * 2, 4, id="for the end of a hold"),
+    pytest.param({}, [Reply(429, {}, delay=0.99)] * 2, 4, id="for the next attempt"),
+    pytest.param({"journal": Slow("claim")}, [], 2, id="for its claim"),
+    pytest.param({"journal": Slow("record")}, [], 2, id="for its intent to be written"),
+]
+
+
+@pytest.mark.parametrize(("options", "answers", "submits"), WAITING)
+async def test_no_item_submits_after_an_error_that_dooms_all_whatever_it_waits_for(
+    klein_emulator, connect, options, answers, submits
+):
+    klein_emulator.script("submit", UNDER_WAY, DOOMED, *answers)
+    ends = {}
+    with pytest.raises(AuthenticationError):
+        async with connect(**options).generate_many(list("abcd"), concurrency=4) as outcomes:
+            async for outcome in outcomes:
+                ends[outcome.item] = outcome.error
+    assert ends.pop("a") is None
+    assert [(type(error), error.charged, error.request_id) for error in ends.values()] == 3 * [
+        (AuthenticationError, "no", None)
+    ]
+    assert (klein_emulator.calls["submit"], klein_emulator.accepted, now() < 5) == (submits, 1, True)
+    await settle()
+    assert strays() == []
+
+
+async def test_such_an_error_after_the_submit_stops_the_items_that_wait_too(klein_emulator, connect):
+    klein_emulator.script("result", error_reply(401))
+    found = await connect(limits=Limits(max_in_flight=1)).generate_all(["a", "b"], concurrency=2)
+    assert [(type(one.error), one.error.charged) for one in found] == [
+        (AuthenticationError, "unknown"),
+        (AuthenticationError, "no"),
+    ]
+    assert klein_emulator.accepted == 1
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(max_in_flight=1), Limits(max_connections=1)], ids=repr)
+async def test_a_budget_that_is_used_up_stops_no_item_that_has_its_money(klein_emulator, connect, limits):
+    found = await connect(budget=Budget(0.035), limits=limits).generate_all(list("abcdefgh"), concurrency=8)
+    errors = [one.error for one in found if one.error]
+    assert [(type(error), error.charged) for error in errors] == [(BudgetExceededError, "no")] * 5
+    assert klein_emulator.accepted == 3
+
+
+async def test_after_a_budget_is_used_up_another_error_still_stops_the_items_that_wait(klein_emulator, connect):
+    klein_emulator.script("submit", DOOMED)
+    client = connect(budget=Budget(0.035), limits=Limits(max_connections=1))
+    found = await client.generate_all(list("abcdefgh"), concurrency=8)
+    assert {type(one.error) for one in found} == {BudgetExceededError, AuthenticationError}
+    assert (klein_emulator.calls["submit"], klein_emulator.accepted) == (1, 0)
+
+
+async def test_a_post_under_way_goes_on_after_such_an_error_and_is_not_repeated(klein_emulator, connect):
+    klein_emulator.script("submit", UNDER_WAY, DOOMED, Reply(429, {}, delay=3.0))
+    found = await connect().generate_all(list("abcd"), concurrency=3)
+    assert [type(one.error) for one in found] == [type(None), AuthenticationError, RateLimitError, AuthenticationError]
+    assert [one.error.charged for one in found if one.error] == ["no"] * 3
+    assert (klein_emulator.calls["submit"], klein_emulator.calls["cancel"]) == (3, 0)
+
+
+async def test_a_generation_that_was_accepted_before_such_an_error_is_fetched_with_repeats(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=3.0), DOOMED)
+    klein_emulator.script("result", error_reply(503), error_reply(503))
+    [first, _] = await connect().generate_all(["a", "b"])
+    assert (first.error, klein_emulator.calls["result"]) == (None, 3)
+
+
+async def test_a_request_of_an_earlier_run_is_waited_for_after_such_an_error(klein_emulator, connect):
+    handle = await connect().submit("a cat")
+    shelf = Shelf(claim(Action.SUBMIT), claim(Action.RESUME, handle.request_id))
+    klein_emulator.script("submit", Reply(401, {}))
+    found = await connect(journal=shelf, limits=Limits(max_in_flight=1)).generate_all(["a", "b"], concurrency=2)
+    assert [type(one.error) for one in found] == [AuthenticationError, type(None)]
+
+
+async def test_a_fan_out_that_ends_by_such_an_error_can_be_stopped(klein_emulator, connect):
+    async with InProcessEmulator(workers=0) as idle:
+        idle.script("submit", None, DOOMED)
+        async with connect(**at(idle)).generate_many(["a", "b"], concurrency=2) as outcomes:
+            assert isinstance((await anext(outcomes)).error, AuthenticationError)
+            outcomes.stop()
+            assert isinstance((await anext(outcomes)).error, GenerationCancelledError)
+        assert idle.calls["cancel"] == 1

@@ -6,16 +6,25 @@ from typing import Any
 
 import pytest
 
-from flux_klein_async import APITimeoutError, ClientClosedError, ServerError, SubmissionUncertainError, WaitTimeoutError
-from flux_klein_async.operations.operation import Operation, OperationRegistry
+from flux_klein_async import (
+    APITimeoutError,
+    BudgetExceededError,
+    ClientClosedError,
+    GenerationCancelledError,
+    ServerError,
+    SubmissionUncertainError,
+    WaitTimeoutError,
+)
+from flux_klein_async.operations.operation import Operation
 from tests.fakes import now, outcome
 
 pytestmark = pytest.mark.usefixtures("klein_emulator")  # for its virtual time
 
 
-def make(timeout: float | None = 2.0, **options: Any) -> tuple[Operation, OperationRegistry]:
-    context = SimpleNamespace(loop=asyncio.get_running_loop(), operations=OperationRegistry())
-    return Operation(context, timeout, **options), context.operations
+def make(timeout: float | None = 2.0, **options: Any) -> Operation:
+    operations: set[Operation] = set()
+    context: Any = SimpleNamespace(bind=asyncio.get_running_loop, operations=operations, ended=operations.discard)
+    return Operation(context, timeout, **options)
 
 
 async def inside(call: Operation) -> None:
@@ -36,7 +45,7 @@ async def inside(call: Operation) -> None:
     ],
 )
 async def test_the_deadline_ends_in_the_error_that_the_facts_call_for(facts, kind, charged):
-    call, _ = make()
+    call = make()
     for name, value in facts.items():
         setattr(call, name, value)
     error = await outcome(inside(call))
@@ -49,7 +58,7 @@ async def test_the_deadline_ends_in_the_error_that_the_facts_call_for(facts, kin
 @pytest.mark.parametrize("last", [None, ServerError(status_code=500)])
 async def test_a_wait_out_of_time_tells_how_far_it_came(last):
     await asyncio.sleep(1.5)
-    call, _ = make(2.0, request_id="x", waits=True)
+    call = make(2.0, request_id="x", waits=True)
     call.polls, call.state, call.last_error = 7, "in_queue", last
     error = await outcome(inside(call))
     assert type(error) is WaitTimeoutError
@@ -60,13 +69,13 @@ async def test_a_wait_out_of_time_tells_how_far_it_came(last):
 
 @pytest.mark.parametrize("timeout", [2.0, None])
 async def test_a_wait_given_up_before_its_deadline_says_so(timeout):
-    call, _ = make(timeout, request_id="x", waits=True)
+    call = make(timeout, request_id="x", waits=True)
     assert str(call.out_of_time(None)).startswith("The service wants no such call before the deadline; ")
 
 
 async def test_every_error_of_a_call_leaves_with_its_request_id():
     for request_id, mine in [(None, "x"), ("theirs", "theirs")]:
-        call, _ = make(request_id="x")
+        call = make(request_id="x")
         error = ServerError(status_code=500, request_id=request_id)
         with pytest.raises(ServerError), call:
             raise error
@@ -75,7 +84,7 @@ async def test_every_error_of_a_call_leaves_with_its_request_id():
 
 async def test_what_was_being_handled_when_the_deadline_passed_is_not_chained():
     """It may be an error of the wire, which holds the request and its token."""
-    call, _ = make()
+    call = make()
 
     async def body() -> None:
         with call:
@@ -89,55 +98,45 @@ async def test_what_was_being_handled_when_the_deadline_passed_is_not_chained():
     assert (error.__cause__, error.__context__.__context__) == (None, None)
 
 
-@pytest.mark.parametrize(("uncertain", "charged"), [(False, "no"), (True, "unknown")])
-async def test_closing_ends_every_call_with_client_closed(uncertain, charged):
-    call, registry = make(None)
-    call.uncertain = uncertain
+@pytest.mark.parametrize(
+    ("facts", "end", "kind", "charged"),
+    [
+        ({}, "close", ClientClosedError, "no"),
+        ({"uncertain": True}, "close", ClientClosedError, "unknown"),
+        ({"last_error": SubmissionUncertainError()}, "close", ClientClosedError, "unknown"),
+        ({}, "stop", GenerationCancelledError, "no"),
+        ({"uncertain": True}, "stop", GenerationCancelledError, "unknown"),
+        ({}, "halt", BudgetExceededError, "no"),
+    ],
+)
+async def test_a_call_that_is_ended_from_outside_ends_once_in_the_right_error(facts, end, kind, charged):
+    call = make(None)
+    for name, value in facts.items():
+        setattr(call, name, value)
     task = asyncio.ensure_future(outcome(inside(call)))
     await asyncio.sleep(1)
-    registry.close()
-    await registry.drained(5)
+    assert call.context.operations == {call}
+    for _ in range(2):
+        getattr(call, end)(*([BudgetExceededError()] if end == "halt" else []))
     error = await task
-    assert (type(error), error.charged, now()) == (ClientClosedError, charged, 1.0)
+    assert (type(error), error.charged, now()) == (kind, charged, 1.0)
+    assert call.context.operations == set()
 
 
-async def test_calls_may_come_and_go_after_all_had_gone_once():
-    call, registry = make(1.0)
-    task = asyncio.ensure_future(outcome(inside(call)))
-    await asyncio.sleep(0)
-    await registry.drained(None)
-    await task
-    later = Operation(call.context, 1.0)
-    assert isinstance(await outcome(inside(later)), APITimeoutError)
-
-
-async def test_closing_twice_interrupts_once():
-    call, registry = make(None)
+@pytest.mark.parametrize("facts", [{"request_id": "x"}, {"posting": True}])
+async def test_halting_leaves_alone_what_is_submitted(facts):
+    call = make(2.0)
+    for name, value in facts.items():
+        setattr(call, name, value)
     task = asyncio.ensure_future(outcome(inside(call)))
     await asyncio.sleep(1)
-    registry.close()
-    registry.close()
-    assert isinstance(await task, ClientClosedError)
-
-
-async def test_waiting_for_no_calls_takes_no_time():
-    await OperationRegistry().drained(5)
-    assert now() == 0.0
-
-
-async def test_waiting_for_calls_ends_with_the_last_one_or_in_time():
-    call, registry = make(3.0)
-    task = asyncio.ensure_future(outcome(inside(call)))
-    await asyncio.sleep(1)
-    await registry.drained(1)
+    call.halt(BudgetExceededError())
+    assert isinstance(await task, APITimeoutError)
     assert now() == 2.0
-    await registry.drained(60)
-    assert now() == 3.0
-    await task
 
 
 async def test_a_cancellation_from_outside_wins_over_the_deadline():
-    call, _ = make(2.0)
+    call = make(2.0)
     task = asyncio.ensure_future(inside(call))
     asyncio.get_running_loop().call_at(2.0, task.cancel)
     with pytest.raises(asyncio.CancelledError):
@@ -145,7 +144,7 @@ async def test_a_cancellation_from_outside_wins_over_the_deadline():
 
 
 async def test_a_value_returned_in_the_instant_of_the_deadline_is_kept():
-    call, _ = make(2.0)
+    call = make(2.0)
 
     async def body() -> str:
         with call:
@@ -160,7 +159,7 @@ async def test_a_value_returned_in_the_instant_of_the_deadline_is_kept():
 
 
 async def test_a_callers_own_timeout_is_left_alone():
-    call, _ = make(5.0)
+    call = make(5.0)
     with pytest.raises(TimeoutError) as caught:
         async with asyncio.timeout(1):
             await inside(call)
@@ -169,7 +168,7 @@ async def test_a_callers_own_timeout_is_left_alone():
 
 
 async def test_a_call_needs_a_task():
-    call, _ = make()
+    call = make()
     found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def outside_of_any_task() -> None:

@@ -1,8 +1,7 @@
 """What a failure allows, how long to pause, and the loop that repeats."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -22,21 +21,13 @@ from flux_klein_async.errors import (
     InvalidInputError,
     InvalidResponseError,
     JournalError,
-    RateLimitError,
     ResultNotReadyError,
     ServerError,
     WaitTimeoutError,
     status_error_class,
 )
 from flux_klein_async.options import RetryPolicy
-from flux_klein_async.transport.retry import (
-    Backoff,
-    RetryQuota,
-    Verdict,
-    classify,
-    refused_for_now,
-    repeat,
-)
+from flux_klein_async.transport.retry import Backoff, RetryQuota, Verdict, classify, refused_for_now, repeat
 
 RETRY, FATAL, AMBIGUOUS = Verdict.RETRY, Verdict.FATAL, Verdict.AMBIGUOUS
 
@@ -57,77 +48,43 @@ def refusal(status: int, code: int | None = None, retry_after: float | None = No
     ("error", "of_submit", "of_read"),
     [
         # No connection was obtained: nothing was sent.
-        (APIConnectionError(sent=False), RETRY, RETRY),
-        (APITimeoutError(sent=False), RETRY, RETRY),
+        *[(kind(sent=False), RETRY, RETRY) for kind in (APIConnectionError, APITimeoutError)],
         # The wire broke later: the submit may have been accepted.
-        (APIConnectionError(sent=True), AMBIGUOUS, RETRY),
-        (APITimeoutError(sent=True), AMBIGUOUS, RETRY),
-        (APIConnectionError(), AMBIGUOUS, RETRY),
-        (APITimeoutError(), AMBIGUOUS, RETRY),
+        *[(kind(sent=True), AMBIGUOUS, RETRY) for kind in (APIConnectionError, APITimeoutError)],
+        *[(kind(), AMBIGUOUS, RETRY) for kind in (APIConnectionError, APITimeoutError)],
         # Refusals for now.
-        (refusal(429), RETRY, RETRY),
-        (refusal(429, retry_after=7.0), RETRY, RETRY),
-        (refusal(429, 429), RETRY, RETRY),
-        (refusal(429, 429001), RETRY, RETRY),
-        (refusal(503, retry_after=7.0), RETRY, RETRY),
-        (refusal(503, retry_after=0.0), RETRY, RETRY),
-        (refusal(503, 503, retry_after=7.0), RETRY, RETRY),
-        (refusal(503, 500001, retry_after=7.0), RETRY, RETRY),
+        *[(refusal(429, *said), RETRY, RETRY) for said in [(), (None, 7.0), (429,), (429001,)]],
+        *[(refusal(503, *said), RETRY, RETRY) for said in [(None, 7.0), (None, 0.0), (503, 7.0), (500001, 7.0)]],
         # Plain refusals: a 4xx, or a 200 whose code says 4xx.
-        (refusal(400), FATAL, FATAL),
-        (refusal(401), FATAL, FATAL),
-        (refusal(402), FATAL, FATAL),
-        (refusal(403), FATAL, FATAL),
-        (refusal(404), FATAL, FATAL),
-        (refusal(418), FATAL, FATAL),
-        (refusal(422), FATAL, FATAL),
-        (refusal(499), FATAL, FATAL),
-        (refusal(400, 400002), FATAL, FATAL),
-        (refusal(400, 422001), FATAL, FATAL),
+        *[(refusal(status), FATAL, FATAL) for status in (400, 401, 402, 403, 404, 418, 422, 499)],
+        *[(refusal(400, code), FATAL, FATAL) for code in (400002, 422001)],
+        *[(refusal(200, code), FATAL, FATAL) for code in (400002, 422001, 402)],
         (refusal(422, 404), FATAL, FATAL),
+        (refusal(400, 429), FATAL, RETRY),
         (refusal(429, 400002), FATAL, FATAL),
-        (refusal(200, 400002), FATAL, FATAL),
-        (refusal(200, 422001), FATAL, FATAL),
-        (refusal(200, 402), FATAL, FATAL),
         # The service's trouble: the submit may have been accepted.
-        (refusal(408), AMBIGUOUS, RETRY),
-        (refusal(408, retry_after=7.0), AMBIGUOUS, RETRY),
-        (refusal(500), AMBIGUOUS, RETRY),
-        (refusal(500, retry_after=7.0), AMBIGUOUS, RETRY),
-        (refusal(502), AMBIGUOUS, RETRY),
-        (refusal(503), AMBIGUOUS, RETRY),
+        *[(refusal(status), AMBIGUOUS, RETRY) for status in (408, 500, 502, 503, 504, 599)],
+        *[(refusal(status, None, 7.0), AMBIGUOUS, RETRY) for status in (408, 500)],
         (refusal(503, 500001), AMBIGUOUS, RETRY),
-        (refusal(504), AMBIGUOUS, RETRY),
-        (refusal(599), AMBIGUOUS, RETRY),
         # Contradictory answers.
-        (refusal(200, 500001), AMBIGUOUS, RETRY),
-        (refusal(200, 4), AMBIGUOUS, FATAL),
-        (refusal(200, 0), AMBIGUOUS, FATAL),
-        (refusal(200, -400002), AMBIGUOUS, FATAL),
-        (refusal(200), AMBIGUOUS, FATAL),
-        (refusal(400, 500001), AMBIGUOUS, RETRY),
+        *[(refusal(status, 500001), AMBIGUOUS, RETRY) for status in (200, 400, 429)],
+        *[(refusal(200, code), AMBIGUOUS, FATAL) for code in (4, 0, -400002, None)],
+        *[(refusal(status, 400002), AMBIGUOUS, FATAL) for status in (408, 500)],
+        *[(refusal(503, code, 7.0), AMBIGUOUS, FATAL) for code in (400002, 404001)],
         (refusal(400, 12345), AMBIGUOUS, FATAL),
-        (refusal(408, 400002), AMBIGUOUS, FATAL),
-        (refusal(429, 500001), AMBIGUOUS, RETRY),
         (refusal(429, 1), AMBIGUOUS, RETRY),
-        (refusal(500, 400002), AMBIGUOUS, FATAL),
-        (refusal(503, 400002, retry_after=7.0), AMBIGUOUS, FATAL),
-        (refusal(503, 429, retry_after=7.0), AMBIGUOUS, RETRY),
+        (refusal(503, 429, 7.0), AMBIGUOUS, RETRY),
         # Redirects and unreadable bodies.
         (refusal(399), AMBIGUOUS, FATAL),
-        (InvalidResponseError(status_code=302), AMBIGUOUS, RETRY),
-        (InvalidResponseError(status_code=200), AMBIGUOUS, RETRY),
-        # Whatever is decided here, before anything was sent, or after all was answered.
-        (ConfigurationError(), FATAL, FATAL),
-        (ClientClosedError(), FATAL, FATAL),
-        (InvalidInputError(), FATAL, FATAL),
-        (BudgetExceededError(), FATAL, FATAL),
-        (JournalError(), FATAL, FATAL),
-        (ResultNotReadyError(), FATAL, FATAL),
-        (GenerationFailedError(), FATAL, FATAL),
-        (WaitTimeoutError(), FATAL, FATAL),
+        *[(InvalidResponseError(status_code=status), AMBIGUOUS, RETRY) for status in (302, 200, 429)],
+        # What is decided here, before anything was sent, or after all was answered.
+        *[
+            (kind(), FATAL, FATAL)
+            for kind in (ConfigurationError, ClientClosedError, InvalidInputError, FluxKleinError)
+        ],
+        *[(kind(), FATAL, FATAL) for kind in (BudgetExceededError, JournalError, ResultNotReadyError)],
+        *[(kind(), FATAL, FATAL) for kind in (GenerationFailedError, WaitTimeoutError)],
         (DownloadError(transient=True), FATAL, FATAL),
-        (FluxKleinError(), FATAL, FATAL),
     ],
     ids=lambda value: repr(value) + repr(vars(value)) if isinstance(value, Exception) else value.value,
 )
@@ -136,6 +93,7 @@ def test_a_submit_is_repeated_only_where_it_was_not_accepted(
 ) -> None:
     decided = classify(error, request(replayable=False)), classify(error, request(replayable=True))
     assert decided == (of_submit, of_read)
+    assert refused_for_now(error) is (of_submit is RETRY and isinstance(error, APIStatusError))
 
 
 @given(
@@ -150,60 +108,17 @@ def test_a_submit_answered_with_an_unheard_status_is_never_repeated(
     assert not repeated or status == 429 or (status == 503 and retry_after is not None)
 
 
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (refusal(429), True),
-        (refusal(429, 429001), True),
-        (refusal(429, 500001), False),
-        (refusal(429, 400002), False),
-        (refusal(400, 429), False),
-        (refusal(408), False),
-        (refusal(503), False),
-        (refusal(503, retry_after=0.0), True),
-        (refusal(503, 503, retry_after=1.0), True),
-        (refusal(503, 404001, retry_after=1.0), False),
-        (refusal(500, retry_after=1.0), False),
-        (APIConnectionError(sent=False), False),
-        (InvalidResponseError(status_code=429), False),
-    ],
-    ids=repr,
-)
-def test_a_refusal_for_now_is_429_or_503_with_a_wish(error: FluxKleinError, expected: bool) -> None:
-    assert refused_for_now(error) is expected
-
-
-def test_the_quota_pays_for_a_hundred_repeats() -> None:
+@pytest.mark.parametrize("successes", [0, 1, 1000])
+def test_the_quota_pays_for_a_hundred_repeats_and_then_for_one_in_five_successes(successes: int) -> None:
     quota = RetryQuota()
+    for _ in range(successes):  # at its capacity it grows no more
+        quota.refund()
     assert [quota.take() for _ in range(101)] == [True] * 100 + [False]
-
-
-def test_five_successes_pay_for_one_more_repeat() -> None:
-    quota = RetryQuota()
-    while quota.take():
-        pass
     taken = []
     for _ in range(10):
         quota.refund()
         taken.append(quota.take())
     assert taken == [False, False, False, False, True] * 2
-
-
-def test_the_quota_never_grows_beyond_its_capacity() -> None:
-    quota = RetryQuota()
-    for _ in range(1000):
-        quota.refund()
-    assert [quota.take() for _ in range(101)] == [True] * 100 + [False]
-
-
-def test_successes_beyond_the_capacity_pay_for_nothing() -> None:
-    quota = RetryQuota()
-    quota.refund()
-    while quota.take():
-        pass
-    for _ in range(4):
-        quota.refund()
-    assert not quota.take()
 
 
 @pytest.mark.parametrize(
@@ -244,11 +159,11 @@ def test_pauses_differ_unless_told_otherwise() -> None:
 
 
 class Script:
-    """A call that fails as scripted, then succeeds, and a sleep that takes no time; both write down what happened."""
+    """A call that fails as scripted, then succeeds, and a pause that takes no time; both write down what happened."""
 
     def __init__(self, *failures: BaseException) -> None:
         self.failures = list(failures)
-        self.log: list[Any] = []
+        self.log: list[str] = []
 
     async def call(self) -> str:
         if self.failures:
@@ -258,134 +173,67 @@ class Script:
         self.log.append("succeed")
         return "result"
 
-    async def sleep(self, seconds: float, failures: int, error: FluxKleinError) -> None:
-        self.log.append((round(seconds, 3), failures, str(error)))
+    async def pause(self) -> None:
+        self.log.append("pause")
 
-    def run(
-        self,
-        first: FluxKleinError,
-        *,
-        attempts: int | None = 5,
-        may_repeat: Callable[[FluxKleinError], bool] = lambda _: True,
-        sleep: Callable[[float, int, FluxKleinError], Awaitable[None]] | None = None,
-    ) -> str:
-        backoff = Backoff(RetryPolicy(), lambda: 1.0)
-        return asyncio.run(
-            repeat(
-                self.call,
-                first,
-                may_repeat=may_repeat,
-                attempts=attempts,
-                backoff=backoff,
-                sleep=sleep or self.sleep,
-            )
-        )
+    def run(self, *, attempts: int | None = 5, allowed: Callable[[FluxKleinError], bool] = lambda _: True) -> str:
+        def may_repeat(error: FluxKleinError) -> bool:
+            self.log.append(f"ask {error}")
+            return allowed(error)
+
+        return asyncio.run(repeat(self.call, may_repeat=may_repeat, pause=self.pause, attempts=attempts))
 
 
 def failures(count: int) -> list[ServerError]:
     return [ServerError(f"E{number}") for number in range(count)]
 
 
-def test_pauses_after_the_first_failure_then_calls_again() -> None:
-    script = Script()
-    assert (script.run(ServerError("E")), script.log) == ("result", [(0.1, 1, "E"), "succeed"])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_pause_comes_before_each_repeat_and_each_failure_is_asked_about_once(count: int) -> None:
+    script = Script(*failures(count))
+    assert script.run() == "result"
+    steps = [step for number in range(count) for step in ("pause", f"fail E{number}", f"ask E{number}")]
+    assert script.log == [*steps, "pause", "succeed"]
 
 
-def test_each_pause_is_longer_and_knows_the_last_failure() -> None:
-    first, *others = failures(4)
-    script = Script(*others)
-    assert script.run(first) == "result"
-    assert script.log == [
-        (0.1, 1, "E0"),
-        "fail E1",
-        (0.2, 2, "E1"),
-        "fail E2",
-        (0.4, 3, "E2"),
-        "fail E3",
-        (0.8, 4, "E3"),
-        "succeed",
-    ]
-
-
-@pytest.mark.parametrize("attempts", [1, 2, 5])
-def test_attempts_count_the_first_and_the_last_failure_is_raised(attempts: int) -> None:
-    first, *others = failures(10)
-    script = Script(*others)
+@pytest.mark.parametrize("attempts", [2, 5])
+def test_attempts_count_the_one_that_failed_before_and_the_last_failure_is_raised(attempts: int) -> None:
+    script = Script(*failures(10))
     with pytest.raises(ServerError) as caught:
-        script.run(first, attempts=attempts)
-    calls = [line for line in script.log if isinstance(line, str)]
-    assert (str(caught.value), len(calls)) == (f"E{attempts - 1}", attempts - 1)
+        script.run(attempts=attempts)
+    assert (str(caught.value), 10 - len(script.failures)) == (f"E{attempts - 2}", attempts - 1)
 
 
 def test_without_a_number_of_attempts_it_goes_on() -> None:
-    first, *others = failures(50)
-    script = Script(*others)
-    assert script.run(first, attempts=None) == "result"
-    assert len(script.log) == 99 + 1
+    assert Script(*failures(50)).run(attempts=None) == "result"
 
 
-def test_a_first_failure_that_may_not_be_repeated_is_raised_at_once() -> None:
-    first = ServerError("E")
-    script = Script()
-    with pytest.raises(ServerError) as caught:
-        script.run(first, may_repeat=lambda _: False)
-    assert caught.value is first
-    assert script.log == []
-
-
-def test_a_later_failure_that_may_not_be_repeated_is_raised_at_once() -> None:
-    later = InvalidInputError("no")
-    script = Script(later, ServerError("never"))
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_failure_that_may_not_be_repeated_is_raised_at_once(before: int) -> None:
+    last = InvalidInputError("no")
+    script = Script(*failures(before), last, ServerError("never"))
     with pytest.raises(InvalidInputError) as caught:
-        script.run(ServerError("E"), may_repeat=lambda error: error is not later)
-    assert caught.value is later
-    assert script.log == [(0.1, 1, "E"), "fail no"]
-
-
-def test_is_asked_once_for_each_failure_whether_to_repeat() -> None:
-    first, *others = failures(3)
-    asked: list[str] = []
-
-    def may_repeat(error: FluxKleinError) -> bool:
-        asked.append(str(error))
-        return True
-
-    Script(*others).run(first, may_repeat=may_repeat)
-    assert asked == ["E0", "E1", "E2"]
+        script.run(allowed=lambda error: error is not last)
+    assert caught.value is last
+    assert script.log[-2:] == ["fail no", "ask no"]
 
 
 @pytest.mark.parametrize("foreign", [asyncio.CancelledError("stop"), ValueError("bug"), KeyboardInterrupt("stop")])
-def test_what_is_no_error_of_the_package_passes_untouched(foreign: BaseException) -> None:
-    script = Script(foreign)
-    asked: list[FluxKleinError] = []
-
-    def may_repeat(error: FluxKleinError) -> bool:
-        asked.append(error)
-        return True
-
+@pytest.mark.parametrize("before", [0, 1])
+def test_what_is_no_error_of_the_package_passes_untouched(before: int, foreign: BaseException) -> None:
+    script = Script(*failures(before), foreign)
     with pytest.raises(type(foreign)) as caught:
-        script.run(ServerError("E"), may_repeat=may_repeat)
-    assert (str(caught.value), [str(error) for error in asked]) == (str(foreign), ["E"])
-    assert script.log == [(0.1, 1, "E"), f"fail {foreign}"]
+        script.run()
+    assert (str(caught.value), script.log[-1]) == (str(foreign), f"fail {foreign}")
 
 
-def test_a_cancellation_during_the_pause_ends_the_loop() -> None:
-    script = Script()
+@pytest.mark.parametrize("raised", [asyncio.CancelledError(), WaitTimeoutError("too late")])
+def test_what_the_pause_raises_ends_the_loop(raised: BaseException) -> None:
+    class Ending(Script):
+        async def pause(self) -> None:
+            raise raised
 
-    async def cancelled(seconds: float, failures: int, error: FluxKleinError) -> None:
-        raise asyncio.CancelledError
-
-    with pytest.raises(asyncio.CancelledError):
-        script.run(ServerError("E"), sleep=cancelled)
-    assert script.log == []
-
-
-def test_an_error_of_the_pause_ends_the_loop() -> None:
-    script = Script()
-
-    async def too_late(seconds: float, failures: int, error: FluxKleinError) -> None:
-        raise WaitTimeoutError from error
-
-    with pytest.raises(WaitTimeoutError):
-        script.run(RateLimitError("E"), sleep=too_late)
+    script = Ending()
+    with pytest.raises(type(raised)):
+        script.run()
     assert script.log == []
