@@ -167,7 +167,7 @@ def test_no_name_has_two_meanings() -> None:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     twice = {name for name, count in (basenames + classes).items() if count > 1}
-    assert twice <= {"base", "requests"}  # `cli.requests` holds the commands about one request
+    assert twice <= {"base"}  # the protocols that a folder begins with
 
 
 def test_every_module_has_a_docstring_sorted_exports_and_a_test_file() -> None:

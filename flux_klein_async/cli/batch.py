@@ -15,8 +15,8 @@ import typer
 from flux_klein_async.batch.estimate import Estimate
 from flux_klein_async.batch.manifest import Manifest, json_line
 from flux_klein_async.batch.rows import FileFormat, Row, read_ahead, read_rows
-from flux_klein_async.cli import connect, exits, run
-from flux_klein_async.cli.exits import ExitCode
+from flux_klein_async.cli import connect, run, signals
+from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen, duration
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import InvalidInputError, JournalError
@@ -93,7 +93,7 @@ def batch(
     found = _rows(_opened(file), file_format)
     path = journal or folder / "journal.sqlite"
 
-    async def body(screen: Screen, stop: exits.Stop) -> ExitCode:
+    async def body(screen: Screen, stop: signals.Stop) -> ExitCode:
         async with AsyncExitStack() as stack:
             rest = await stack.enter_async_context(aclosing(read_ahead(found)))
             first = [row async for row in _some(rest, _CHECKED_FIRST)]
@@ -144,7 +144,7 @@ def batch(
                 manifest=manifest,
             ).generate(rows)
 
-    raise typer.Exit(exits.run(body, quiet=quiet))
+    raise typer.Exit(signals.run(body, quiet=quiet))
 
 
 def _format_of(file: str) -> FileFormat:

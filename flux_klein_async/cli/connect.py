@@ -14,8 +14,9 @@ from yarl import URL
 from flux_klein_async.api.credentials import find_token
 from flux_klein_async.api.urls import ApiUrls, host_of, is_loopback
 from flux_klein_async.batch.manifest import Record, error_facts, json_line
-from flux_klein_async.cli.exits import ExitCode, Stop, exit_code, run
+from flux_klein_async.cli.exit_codes import ExitCode, exit_code
 from flux_klein_async.cli.output import Screen
+from flux_klein_async.cli.signals import Stop, run
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import ConfigurationError, FluxKleinError
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE

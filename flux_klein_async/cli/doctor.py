@@ -28,8 +28,8 @@ from flux_klein_async.api.messages import Response
 from flux_klein_async.api.requests import Api
 from flux_klein_async.api.responses import read_model
 from flux_klein_async.api.urls import ApiUrls
-from flux_klein_async.cli import connect, exits
-from flux_klein_async.cli.exits import ExitCode, exit_code, worst
+from flux_klein_async.cli import connect, signals
+from flux_klein_async.cli.exit_codes import ExitCode, exit_code, worst
 from flux_klein_async.cli.output import Screen, is_terminal
 from flux_klein_async.cli.price import per_unit
 from flux_klein_async.errors import ConfigurationError, FluxKleinError
@@ -351,7 +351,7 @@ def doctor(emulator: connect.Emulated = False, base_url: connect.BaseUrl = None)
     """  # noqa: D301  # \b: what follows is not to be wrapped
     width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
 
-    async def body(screen: Screen, _stop: exits.Stop) -> ExitCode:
+    async def body(screen: Screen, _stop: signals.Stop) -> ExitCode:
         def show(finding: Finding) -> None:
             for line in _lines(finding, width):
                 screen.out(line)
@@ -364,4 +364,4 @@ def doctor(emulator: connect.Emulated = False, base_url: connect.BaseUrl = None)
             machine.base_url, machine.base_url_option = service.base_url, "--emulator"
             return worst(finding.code for finding in await examine(machine, show))
 
-    raise typer.Exit(exits.run(body))
+    raise typer.Exit(signals.run(body))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flux_klein_async.cli import connect, exits
-from flux_klein_async.cli.exits import ExitCode
+from flux_klein_async.cli import connect, signals
+from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def emulator(
     # Ids name the files that clients save: the next emulator needs other ids.
     seed = secrets.randbits(32) if seed is None else seed
     server = _build(fault or (), port=port, profile=profile, workers=workers, seed=seed)
-    code = exits.run(lambda screen, _: _serve(server, port, screen))
+    code = signals.run(lambda screen, _: _serve(server, port, screen))
     raise typer.Exit(ExitCode.OK if code in {ExitCode.INTERRUPTED, ExitCode.TERMINATED} else code)
 
 

@@ -11,7 +11,8 @@ import typer
 from typer.core import TyperCommand
 
 from flux_klein_async.batch.rows import Row
-from flux_klein_async.cli import connect, exits, run
+from flux_klein_async.cli import connect, run, signals
+from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen, shortened
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import InvalidInputError
@@ -75,7 +76,7 @@ def generate(
     fields = json.loads(_prepared(text, model, width, height, steps).body)
     directory = None if no_download else run.writable(output_dir)
 
-    async def body(screen: Screen, stop: exits.Stop) -> exits.ExitCode:
+    async def body(screen: Screen, stop: signals.Stop) -> ExitCode:
         totals = run.Totals(total=count)
         async with (
             connect.connected(screen, base_url, emulator=emulator) as service,
@@ -105,7 +106,7 @@ def generate(
                 resume=None if emulator else _resume(directory, base_url),
             ).generate(_rows(fields, count))
 
-    raise typer.Exit(exits.run(body, quiet=quiet))
+    raise typer.Exit(signals.run(body, quiet=quiet))
 
 
 def _decoded(data: bytes) -> str:

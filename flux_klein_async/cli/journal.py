@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from flux_klein_async.batch.manifest import Record, file_facts, json_line
-from flux_klein_async.cli.exits import ExitCode
+from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen, shortened, shown
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.journal.base import EntryState

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flux_klein_async.cli import connect
-from flux_klein_async.cli.exits import ExitCode
+from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.journal.budget import dollars, generation_price
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, ModelInfo

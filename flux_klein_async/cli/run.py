@@ -16,8 +16,9 @@ import typer
 
 from flux_klein_async.batch.manifest import Manifest, json_line, record
 from flux_klein_async.batch.rows import Row
-from flux_klein_async.cli.exits import ExitCode, Stop, exit_code, worst
+from flux_klein_async.cli.exit_codes import ExitCode, exit_code, worst
 from flux_klein_async.cli.output import Screen, duration, progress_shown
+from flux_klein_async.cli.signals import Stop
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import (
     FluxKleinError,

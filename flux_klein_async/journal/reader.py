@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from flux_klein_async.errors import JournalError
 from flux_klein_async.journal.base import EntryState, from_nano
 from flux_klein_async.journal.lease import is_alive
-from flux_klein_async.journal.records import BALANCE, ITEM_ID, files_from
+from flux_klein_async.journal.sql import BALANCE, ITEM_ID, files_from
 from flux_klein_async.journal.sqlite import DAMAGED, SqliteStore, connect, to_error
 from flux_klein_async.models import SavedFile
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from flux_klein_async.errors import JournalError
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.journal.lease import Lease, is_alive, is_same_file, sweep
-from flux_klein_async.journal.records import JournalStore
+from flux_klein_async.journal.sql import JournalStore
 from flux_klein_async.journal.writer import JournalAccount, Writer
 
 __all__ = ["APPLICATION_ID", "BUSY", "DAMAGED", "VERSION", "SqliteJournal", "SqliteStore", "connect", "to_error"]

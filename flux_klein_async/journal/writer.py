@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from flux_klein_async.errors import FluxKleinError, JournalError
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState, from_nano
-from flux_klein_async.journal.records import JournalStore
+from flux_klein_async.journal.sql import JournalStore
 
 __all__ = ["ItemPass", "JournalAccount", "Spending", "Writer"]
 

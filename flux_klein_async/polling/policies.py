@@ -202,4 +202,4 @@ def checked_interval(interval: float) -> float:
     """Returns a policy's answer; raises `ConfigurationError` if a wait would never poll again, or without pause."""
     if finite(interval):
         return interval
-    raise ConfigurationError(f"The poll policy returned {interval!r}, which is not a valid number of seconds")
+    raise ConfigurationError(f"The poll policy answered {interval!r}, which is not a valid number of seconds")

@@ -9,7 +9,7 @@ import pytest
 
 from flux_klein_async.cli import doctor
 from flux_klein_async.cli.doctor import CHECKS, Finding, Level, Machine, examine
-from flux_klein_async.cli.exits import ExitCode
+from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.emulator import Emulator, Engine, Reply, error_reply
 from flux_klein_async.errors import ConfigurationError, ServerError
 from flux_klein_async.options import Environment

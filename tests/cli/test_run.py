@@ -16,9 +16,10 @@ import typer
 from flux_klein_async import FluxKleinClient
 from flux_klein_async.batch.manifest import Manifest, read_manifest
 from flux_klein_async.batch.rows import Row
-from flux_klein_async.cli.exits import ExitCode, Stop
+from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen
 from flux_klein_async.cli.run import Run, Totals, _positive, writable
+from flux_klein_async.cli.signals import Stop
 from flux_klein_async.emulator import Emulator, Generation, Pass, Reply, error_reply
 from flux_klein_async.emulator.scripts import Answer
 from flux_klein_async.errors import (

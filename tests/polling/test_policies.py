@@ -112,5 +112,5 @@ def test_a_policy_may_return_any_number_of_seconds(interval: float) -> None:
 
 @pytest.mark.parametrize("interval", [-0.001, -INF, b"1", 1j, [1.0], False, *NO_NUMBERS], ids=lambda _: "")
 def test_a_policy_may_return_nothing_else(interval: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"^The poll policy returned .*, which is not a valid number"):
+    with pytest.raises(ConfigurationError, match=r"^The poll policy answered .*, which is not a valid number"):
         checked_interval(interval)

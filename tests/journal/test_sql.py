@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from flux_klein_async.errors import BudgetExceededError, InvalidInputError, JournalError
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState, Reservation, charge
-from flux_klein_async.journal.records import files_from
+from flux_klein_async.journal.sql import files_from
 from flux_klein_async.models import SavedFile
 
 from .helpers import AGAIN, Run, check, entry, write

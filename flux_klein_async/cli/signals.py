@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and what stops it: Ctrl-C, SIGTERM, or a reader of its output that has gone.
+"""What stops a command: Ctrl-C, SIGTERM, or a reader of its output that has gone.
 
 The first signal cancels the command's task, so that `finally` and `async with` clean up, or stops the command in its
 own way. The second signal ends the process at once.
@@ -7,72 +7,16 @@ own way. The second signal ends the process at once.
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from enum import IntEnum
 from typing import Any
 
-from flux_klein_async import errors
+from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen
-from flux_klein_async.errors import FluxKleinError
 
-__all__ = ["HELP", "ExitCode", "Stop", "exit_code", "run", "worst"]
+__all__ = ["Stop", "run"]
 
-
-HELP = """\b
-Exit codes (the worst item decides, in this order):
-  77 no access (token, balance)    69 service unreachable or in trouble
-  75 too late or too many, try again    65 bad input or not found    1 other
-  0 all done    64 usage    130 Ctrl-C
-"""
-
-
-class ExitCode(IntEnum):
-    """The codes of the vendor's command (docs/wire.md), and 128 + signal as shells have it."""
-
-    OK = 0
-    OTHER = 1
-    USAGE = 64
-    BAD_INPUT = 65
-    UNAVAILABLE = 69
-    TRY_LATER = 75
-    NO_ACCESS = 77
-    INTERRUPTED = 130
-    READER_GONE = 141
-    TERMINATED = 143
-
-
-# Worst first. No error belongs to two lines.
-_CODES: dict[ExitCode, tuple[type[FluxKleinError], ...]] = {
-    ExitCode.NO_ACCESS: (
-        errors.AuthenticationError,
-        errors.PermissionDeniedError,
-        errors.InsufficientBalanceError,
-        errors.ConfigurationError,
-    ),
-    ExitCode.UNAVAILABLE: (errors.ServerError, errors.APIConnectionError, errors.InvalidResponseError),
-    ExitCode.TRY_LATER: (
-        errors.WaitTimeoutError,
-        errors.RateLimitError,
-        errors.ResultNotReadyError,
-        errors.ItemClaimedError,
-    ),
-    ExitCode.BAD_INPUT: (errors.InvalidInputError, errors.InputRejectedError, errors.NotFoundError),
-}
 _SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
-
-
-def exit_code(error: FluxKleinError) -> ExitCode:
-    """The exit code of an error."""
-    if isinstance(error, errors.APITimeoutError) or getattr(error, "status_code", None) == 408:
-        return ExitCode.TRY_LATER
-    return next((code for code, kinds in _CODES.items() if isinstance(error, kinds)), ExitCode.OTHER)
-
-
-def worst(codes: Iterable[ExitCode]) -> ExitCode:
-    """The worst of many codes; 0 if there are none."""
-    seen = set(codes)
-    return next((code for code in (*_CODES, ExitCode.OTHER) if code in seen), ExitCode.OK)
 
 
 class Stop:

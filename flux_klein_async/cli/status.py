@@ -9,7 +9,7 @@ import typer
 
 from flux_klein_async.batch.manifest import file_facts, result_facts
 from flux_klein_async.cli import connect
-from flux_klein_async.cli.exits import ExitCode
+from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.models import SavedFile
 

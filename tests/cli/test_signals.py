@@ -1,4 +1,4 @@
-"""How a command ends: exit codes, signals, a reader that has gone."""
+"""What stops a command: signals, or a reader that has gone."""
 
 import asyncio
 import os
@@ -7,57 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from flux_klein_async import errors
-from flux_klein_async.cli.exits import ExitCode, Stop, exit_code, run, worst
+from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen
-from flux_klein_async.errors import APIStatusError, FluxKleinError
-
-EXPECTED = {
-    "APIConnectionError": 69,
-    "APIStatusError": 1,
-    "APITimeoutError": 75,
-    "AuthenticationError": 77,
-    "BudgetExceededError": 1,
-    "ClientClosedError": 77,
-    "ConfigurationError": 77,
-    "DownloadError": 1,
-    "FluxKleinError": 1,
-    "GenerationCancelledError": 1,
-    "GenerationFailedError": 1,
-    "InputRejectedError": 65,
-    "InsufficientBalanceError": 77,
-    "InvalidInputError": 65,
-    "InvalidResponseError": 69,
-    "ItemClaimedError": 75,
-    "JournalError": 1,
-    "NotFoundError": 65,
-    "PermissionDeniedError": 77,
-    "RateLimitError": 75,
-    "ResultNotReadyError": 75,
-    "ServerError": 69,
-    "SubmissionUncertainError": 1,
-    "WaitTimeoutError": 75,
-}
-
-
-def test_each_error_has_its_code() -> None:
-    kinds = [getattr(errors, name) for name in errors.__all__]
-    found = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, FluxKleinError)]
-    assert {kind.__name__: exit_code(kind("broken")) for kind in found} == EXPECTED
-
-
-def test_a_request_timeout_is_to_be_tried_later() -> None:
-    assert exit_code(APIStatusError("slow", status_code=408)) == 75
-
-
-def test_the_worst_item_decides() -> None:
-    order = [ExitCode(code) for code in (77, 69, 75, 65, 1)]
-    for place, code in enumerate(order):
-        assert worst(reversed(order[place:])) == code
-    assert worst([]) == 0
-
-
-# --- what stops a command
+from flux_klein_async.cli.signals import Stop, run
 
 
 def stopped_by(act: Callable[[Stop], object], cleaned: list[str] | None = None) -> ExitCode:
