@@ -1,4 +1,4 @@
-"""Every exception that leaves the package, and what each one knows.
+"""What goes wrong with the service, the network, an input or a journal, and what each error knows.
 
     FluxKleinError
     ├── ConfigurationError             the client is set up wrong

@@ -309,7 +309,7 @@ class CancelOutcome(_AnswerModel):
 
     Attributes:
         request_id: The service's id.
-        cancelled: True: it will not run. False: it could not be cancelled, continues and is charged.
+        cancelled: True: it will not run. False: too late; it is running or has ended, and is charged.
         state: Where the request stands, if the answer says so; else `unknown`.
         raw: The whole answer.
     """

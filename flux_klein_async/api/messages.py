@@ -37,7 +37,7 @@ class Request:
 
 
 class Response(NamedTuple):
-    """One HTTP response, read in full. Header names are in lower case.
+    """One HTTP response. The body of a streamed one is empty.
 
     A tuple: one is made for every call, and making a frozen dataclass takes three times as long.
     """

@@ -70,16 +70,17 @@ def batch(
 ) -> None:
     """Generate a picture for each line of a file.
 
-    A .txt file has a prompt a line, a .jsonl file an object a line, a .csv file a header. Fields: prompt, and
+    A .txt file has one prompt per line, a .jsonl file one object per line, a .csv file a header. Fields: prompt, and
     optionally width and height (pixels) and id. The id recognises a line in the next run; a line without one is
     recognised by its content. The first 1,000 lines are checked before anything is submitted.
 
     However a run ends, run the same command again to resume it. The journal records every submit before it is sent, so
-    nothing is submitted twice; a submit with an unknown outcome is reported and never resubmitted.
+    nothing is submitted twice. A submit with an unknown outcome is reported, and resubmitted only with
+    --resubmit-uncertain.
     DIR/manifest.jsonl says what happened to each line.
 
-    Ctrl-C submits nothing more, cancels what is queued and waits up to 30 s for running generations; press it again
-    to quit at once.
+    Ctrl-C ends submitting, cancels what is queued and waits up to 30 s for running generations; press it again to quit
+    at once.
 
     \b
     Examples:

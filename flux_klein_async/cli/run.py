@@ -55,7 +55,7 @@ def _positive(seconds: float) -> float:
 Concurrency = Annotated[int, typer.Option(min=1, help="Generations at a time.", metavar="N")]
 Timeout = Annotated[float, typer.Option(help="Seconds for each picture.", metavar="S", callback=_positive)]
 NoDownload = Annotated[bool, typer.Option("--no-download", help="Print URLs instead of saving files.")]
-JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per picture, one a line.")]
+JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per picture, one per line.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress, only errors.")]
 
 

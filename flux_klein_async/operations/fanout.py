@@ -254,7 +254,7 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
 def _reader(items: Iterable[T] | AsyncIterable[T]) -> Callable[[], Awaitable[T]]:
     """A function that reads the next item; it raises `StopAsyncIteration` after the last."""
     if isinstance(items, str | bytes):
-        raise InvalidInputError("generate_many takes many inputs; one string would be a picture a letter")
+        raise InvalidInputError("generate_many takes many inputs; one string would make a picture of each letter")
     if isinstance(items, Mapping | BaseModel):
         raise InvalidInputError("generate_many takes many inputs; this is one: put it into a list")
     if isinstance(items, AsyncIterable):

@@ -39,7 +39,7 @@ _OF_A_CALL = (APIConnectionError, APIStatusError, InvalidResponseError)
 
 
 def classify(error: FluxKleinError, request: Request) -> Verdict:
-    """What this failure of this request allows. Pure; the one place that decides."""
+    """What this failure of this request allows. Pure; deadline, quota and number of attempts may forbid more."""
     if request.replayable:
         return Verdict.RETRY if isinstance(error, _OF_A_CALL) and error.transient else Verdict.FATAL
     if isinstance(error, APIConnectionError):
@@ -85,27 +85,27 @@ def _says(code: int, leading: str) -> bool:
 class RetryQuota:
     """The repeats of a whole client, bounded so that an outage is not multiplied.
 
-    A repeat takes 5 tokens of 500, a call that succeeds at once gives one back: a hundred repeats are free, then about
-    one for every five successes. (The figures of the AWS SDKs' standard retry mode.)
+    A repeat takes 5 of 500 credits, and a call that succeeds at once gives one back: a hundred repeats are free, then
+    about one for every five successes. (The figures of the AWS SDKs' standard retry mode.)
     """
 
     CAPACITY = 500
     COST = 5
 
     def __init__(self) -> None:
-        self._tokens = self.CAPACITY
+        self._credits = self.CAPACITY
 
     def take(self) -> bool:
         """Whether one more repeat is allowed."""
-        if self._tokens < self.COST:
+        if self._credits < self.COST:
             return False
-        self._tokens -= self.COST
+        self._credits -= self.COST
         return True
 
     def refund(self) -> None:
-        """Give one token back: a call succeeded at once."""
-        if self._tokens < self.CAPACITY:
-            self._tokens += 1
+        """Give one credit back: a call succeeded at once."""
+        if self._credits < self.CAPACITY:
+            self._credits += 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import types
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -160,7 +160,6 @@ anything = st.recursive(
 )
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.text(), anything))
 def test_any_mapping_is_written_or_refused(value: dict[str, Any]) -> None:
     try:

@@ -18,7 +18,7 @@ TOKENS = ("sk-klein-0123456789abcdef", 'q"u\\o/t%e+<d>.*&$()token')
 
 
 def examples(count: int) -> settings:
-    """This many examples by default; the profile `long` multiplies them."""
+    """This many examples in the profile `full`, and proportionally many in the others."""
     return settings(max_examples=max(1, count * settings.default.max_examples // 100))
 
 
