@@ -12,9 +12,8 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from flux_klein_async.batch.estimate import Estimate
 from flux_klein_async.batch.manifest import Manifest, json_line
-from flux_klein_async.batch.rows import FileFormat, Row, read_ahead, read_rows
+from flux_klein_async.batch.rows import Estimate, FileFormat, Row, read_ahead, read_rows
 from flux_klein_async.cli import connect, run, signals
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen, duration
