@@ -1,7 +1,8 @@
 """Reads a file of prompts row by row: text, JSON lines or CSV, of any length and content, in constant memory.
 
 A row that cannot be submitted is given too, with what is wrong with it. `read_rows` blocks: `read_ahead` reads in a
-thread, so that neither a slow pipe nor a slow disk blocks the event loop. `Estimate` says how long the generations take.
+thread, so that neither a slow pipe nor a slow disk blocks the event loop. `Estimate`
+says how long the generations take.
 """
 
 import asyncio
