@@ -21,6 +21,7 @@ from flux_klein_async.emulator.scripts import (
     Reset,
     Rewrite,
     Truncate,
+    Unasked,
     error_reply,
 )
 
@@ -52,6 +53,8 @@ def test_the_nth_call_from_now_gets_the_answer():
         (Pass(delay=5.0), {"delay": 5.0}),
         (Generation(delay=3.0), {"delay": 3.0}),
         (Cut(5, delay=2.0), {"delay": 2.0, "cut": Cut(5, delay=2.0)}),
+        (Unasked(Reply(429), delay=2.0), {"delay": 2.0, "unasked": Unasked(Reply(429), delay=2.0)}),
+        (Rewrite(head_dribble=0.3, gzip=9), {"head_dribble": 0.3, "gzip": 9, "dribble": None}),
         (Rewrite(headers={"X": "y"}, delay=2.0, dribble=0.5), {"delay": 2.0, "dribble": 0.5, "headers": {"X": "y"}}),
     ],
 )

@@ -1,9 +1,11 @@
 """The engine behind HTTP, on a loopback port, down to the bytes."""
 
 import asyncio
+import gzip
 import io
 import socket
 import threading
+from contextlib import suppress
 
 import aiohttp
 import pytest
@@ -21,8 +23,11 @@ from flux_klein_async.emulator import (
     Reset,
     Rewrite,
     Truncate,
+    Unasked,
+    fault,
     pictures,
 )
+from flux_klein_async.emulator import server as emulator_server
 from flux_klein_async.emulator.server import encode_head, encode_response
 
 from .helpers import SUBMIT
@@ -169,7 +174,8 @@ async def test_a_large_or_slow_answer_arrives_whole(reply):
         assert await fetch(session, "GET", "/v1/models") == (200, reply.body)
 
 
-async def test_a_large_request_is_taken_and_a_huge_one_refused():
+async def test_a_large_request_is_taken_and_a_huge_one_refused(monkeypatch):
+    monkeypatch.setattr(emulator_server, "_MAX_BODY", 16_000_000)
     async with Emulator() as emulator, open_session(emulator) as session:
         large = io.BytesIO(b'{"prompt": "%s"}' % (b"x" * 3_000_000))
         assert (await fetch(session, "POST", SUBMIT, data=large))[0] == 200
@@ -180,6 +186,124 @@ async def test_a_large_request_is_taken_and_a_huge_one_refused():
 async def test_a_client_that_expects_100_continue_gets_it():
     async with Emulator() as emulator, open_session(emulator) as session:
         assert (await fetch(session, "POST", SUBMIT, json={"prompt": "x"}, expect100=True))[0] == 200
+
+
+async def heard(emulator, *writes, wait=0.07):
+    """Write these bytes on one connection, with pauses; return what comes back in each pause."""
+    reader, writer = await asyncio.open_connection(*emulator.base_url.removeprefix("http://").split(":"))
+    pieces = []
+    for data in writes:
+        writer.write(data)
+        piece = b""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                while more := await reader.read(2**20):
+                    piece += more
+        pieces.append(piece)
+    writer.close()
+    await writer.wait_closed()
+    return pieces
+
+
+STRAY = Reply(429, {"error_message": "stale"})
+
+
+@pytest.mark.parametrize(
+    ("unasked", "status", "second"),
+    [(Unasked(STRAY), b"429", b'{"error_message":"stale"}'), (Unasked(), b"401", b"token")],
+)
+async def test_an_answer_that_nobody_asked_for_follows_on_an_idle_connection(unasked, status, second):
+    async with Emulator(script={"models": [unasked, None]}) as emulator:
+        first, after = await heard(emulator, GET, GET)
+    one, two = first.split(b"HTTP/1.1 ")[1:]
+    assert (one[:3], two[:3]) == (b"401", status)
+    assert second in two
+    assert after.count(b"HTTP/1.1 ") == 1
+
+
+async def test_an_answer_that_nobody_asked_for_can_wait():
+    async with Emulator(script={"models": [Unasked(STRAY, after=0.1)]}) as emulator:
+        got = await heard(emulator, GET, b"")
+    assert [piece[9:12] for piece in got[:2]] == [b"401", b"429"]
+
+
+async def test_an_answer_that_nobody_asked_for_can_come_with_the_head_of_the_next_request():
+    body = b'{"prompt": "x"}'
+    lines = (
+        f"POST {SUBMIT} HTTP/1.1",
+        "Host: x",
+        f"Authorization: {AUTH['Authorization']}",
+        f"Content-Length: {len(body)}",
+    )
+    head = "\r\n".join([*lines, "", ""])
+    async with Emulator(script={"models": [Unasked(STRAY, with_head=True)] * 2}) as emulator:
+        first, early, answer = await heard(emulator, GET, head.encode(), body)
+        assert (first.count(b"HTTP/1.1 "), early[9:12], early.count(b"HTTP/1.1 ")) == (1, b"429", 1)
+        assert (answer[9:12], answer.count(b"HTTP/1.1 "), emulator.accepted) == (b"200", 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "more"),
+    [
+        ("only-1xx", b"HTTP/1.1 102 Processing\r\n\r\n", b"HTTP/1.1 102 Processing\r\n\r\n"),
+        ("slow-extension", b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n", b"\r\n\r\n2;x=x"),
+        ("slow-head", b"H", b"T"),
+    ],
+)
+async def test_an_answer_can_go_on_without_getting_anywhere(name, start, more):
+    async with Emulator(script={"models": [fault(name)]}) as emulator:
+        data = b"".join(await heard(emulator, GET, *[b""] * 3, wait=0.3))
+    assert data.startswith(start)
+    assert more in data[1:]
+    assert b"\r\n0\r\n" not in data
+
+
+async def test_a_head_can_come_byte_by_byte_and_its_body_at_once():
+    script = {"models": [Reply(401, b"abc", head_dribble=1e-4), Reply(401, b"abc", head_dribble=0.0, dribble=0.0)]}
+    async with Emulator(script=script) as emulator, open_session(emulator) as session:
+        assert [await fetch(session, "GET", "/v1/models") for _ in range(2)] == [(401, b"abc")] * 2
+
+
+@pytest.mark.parametrize(("accepts", "packed"), [("gzip, deflate", True), ("identity", False)])
+async def test_a_compressed_body_has_zeros_behind_it_for_a_client_that_accepts_it(accepts, packed):
+    async with Emulator(script={"models": [Rewrite(gzip=512)]}) as emulator:
+        get = GET.replace(b"Host: x", f"Host: x\r\nAccept-Encoding: {accepts}\r\nConnection: close".encode())
+        _, headers, body = split(await raw(emulator, get))
+    assert ("Content-Encoding" in headers) is packed
+    assert len(body) == int(headers["Content-Length"])
+    if packed:
+        assert body.endswith(bytes(512))
+    assert b"token" in (gzip.decompress(body) if packed else body)
+
+
+@pytest.mark.parametrize(("name", "size"), [("header-9k", 9_000), ("header-60k", 60_000)])
+async def test_a_header_can_be_large(name, size):
+    async with Emulator(script={"models": [fault(name)]}) as emulator:
+        _, headers, _ = split(await raw(emulator, GET.replace(b"Host: x", b"Host: x\r\nConnection: close")))
+    assert len(headers["X-Noise"]) == size
+
+
+async def test_signed_addresses_reach_the_service_as_they_are():
+    async with Emulator(profile="fixed:0", script={"submit": [fault("signed-redirect")]}) as emulator:
+        async with open_session(emulator) as session:
+            async with session.post(SUBMIT, json={"prompt": "x", "width": 64, "height": 64}) as response:
+                path = f"/v1/requests/{(await response.json())['request_id']}/result"
+            async with session.get(path) as response:
+                url = (await response.json())["output"]["image"]
+        statuses = [
+            (await raw(emulator, f"GET {target} HTTP/1.0\r\n\r\n".encode()))[9:12]
+            for address in (url, url.replace("/moved/", "/signed/"))
+            for target in (address.removeprefix(emulator.base_url), address.replace("%7E", "~"))
+        ]
+    assert statuses == [b"302", b"403", b"200", b"403"]
+
+
+async def test_a_sound_is_hosted_too():
+    async with Emulator(profile="fixed:0") as emulator, open_session(emulator) as session:
+        async with session.post("/v1/models/emulator/voice/text-to-speech", json={"prompt": "x"}) as response:
+            request_id = (await response.json())["request_id"]
+        async with session.get(f"/files/{request_id}.wav") as response:
+            assert (response.content_type, (await response.read())[8:12]) == ("audio/wav", b"WAVE")
 
 
 @pytest.mark.parametrize("line", [b"HTTP/1.0\r\n", b"HTTP/1.1\r\nConnection: close\r\n"])
