@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias, TypedDict
 
-from flux_klein_async.emulator.faults import fault, faults_at
+from flux_klein_async.emulator.faults import UNTOLD, fault, faults_at
 from flux_klein_async.emulator.profiles import Profile, parse_profile
 from flux_klein_async.emulator.scripts import (
     ENDPOINTS,
@@ -240,15 +240,16 @@ class Engine:
     def storm(self, probability: float, *, without: Collection[str] = ()) -> None:
         """Let calls of every endpoint go wrong with this probability, in every way possible there.
 
-        `without`: names of faults to leave out.
+        `without`: names of faults to leave out. Answers that nobody asked for and ids given twice are never in a storm.
 
         Raises:
             ValueError: The probability does not lie between 0 and 1, or there is no such fault.
         """
         for name in without:
             fault(name)
+        left_out = {*without, *UNTOLD}
         for endpoint in ENDPOINTS:
-            if answers := [answer for answer in faults_at(endpoint, without) if self.can_answer(endpoint, answer)]:
+            if answers := [answer for answer in faults_at(endpoint, left_out) if self.can_answer(endpoint, answer)]:
                 self.fault(endpoint, *answers, probability=probability)
 
     def calm(self) -> None:

@@ -30,7 +30,7 @@ from flux_klein_async.emulator.scripts import (
     error_reply,
 )
 
-__all__ = ["FAULTS", "Fault", "fault", "faults_at", "parse_fault"]
+__all__ = ["FAULTS", "UNTOLD", "Fault", "fault", "faults_at", "parse_fault"]
 
 _JSON = ("submit", "status", "result", "cancel", "model", "models", "categories")
 _HTTP = (*_JSON, "file")
@@ -305,6 +305,11 @@ def _contents() -> Iterator[Fault]:
 # --- the catalogue
 
 FAULTS: Mapping[str, Fault] = {entry.name: entry for entry in (*_refusals(), *_wire(), *_contents())}
+
+
+# Not in storms, since no client can always tell: an answer that comes just after its request was written looks like its
+# own, and so does an id whose first owner never heard of it.
+UNTOLD = ("same-id", *(name for name, entry in FAULTS.items() if isinstance(entry.answer, Unasked)))
 
 
 def fault(name: str) -> Answer:

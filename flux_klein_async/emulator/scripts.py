@@ -117,7 +117,7 @@ class Unasked:
     """The normal answer, and behind it on the same connection one that nobody asked for.
 
     That is `reply`, or the normal answer once more. It leaves `after` seconds after the first or, `with_head`, when the
-    head of the connection's next request has arrived.
+    head of the connection's next request has arrived. `delay` as in `Reply`.
     """
 
     reply: Reply | None = None

@@ -6,7 +6,7 @@ import pytest
 
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.emulator.engine import Engine, prompt_of
-from flux_klein_async.emulator.faults import FAULTS, faults_at
+from flux_klein_async.emulator.faults import FAULTS, UNTOLD, faults_at
 from flux_klein_async.emulator.profiles import Profile
 from flux_klein_async.emulator.scripts import (
     ENDPOINTS,
@@ -135,7 +135,7 @@ def test_several_faults_are_equally_likely_and_share_the_probability():
 def test_a_storm_is_every_fault_at_every_endpoint_where_it_is_possible(kind):
     engine = kind()
     engine.storm(0.25)
-    possible = {endpoint: tuple(faults_at(endpoint)) for endpoint in ENDPOINTS if faults_at(endpoint)}
+    possible = {endpoint: tuple(faults_at(endpoint, UNTOLD)) for endpoint in ENDPOINTS if faults_at(endpoint)}
     if kind is Emulator:
         possible["connect"] = (Drop(),)
     assert engine._faults == {endpoint: [(0.25, answers)] for endpoint, answers in possible.items()}
