@@ -23,6 +23,7 @@ from flux_klein_async.emulator.scripts import (
     Rewrite,
     Script,
     Truncate,
+    Unasked,
     error_reply,
 )
 from flux_klein_async.emulator.server import Emulator
@@ -52,6 +53,7 @@ __all__ = [
     "Rewrite",
     "Script",
     "Truncate",
+    "Unasked",
     "VirtualTimeLoop",
     "error_reply",
     "fault",

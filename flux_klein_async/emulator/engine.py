@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias, TypedDict
 
-from flux_klein_async.emulator.faults import fault, faults_at
+from flux_klein_async.emulator.faults import UNTOLD, fault, faults_at
 from flux_klein_async.emulator.profiles import Profile, parse_profile
 from flux_klein_async.emulator.scripts import (
     ENDPOINTS,
@@ -30,6 +30,7 @@ from flux_klein_async.emulator.scripts import (
     Rewrite,
     Script,
     Truncate,
+    Unasked,
     check_answer,
 )
 from flux_klein_async.emulator.service import Route, Service, find_route
@@ -239,15 +240,16 @@ class Engine:
     def storm(self, probability: float, *, without: Collection[str] = ()) -> None:
         """Let calls of every endpoint go wrong with this probability, in every way possible there.
 
-        `without`: names of faults to leave out.
+        `without`: names of faults to leave out. Answers that nobody asked for and ids given twice are never in a storm.
 
         Raises:
             ValueError: The probability does not lie between 0 and 1, or there is no such fault.
         """
         for name in without:
             fault(name)
+        left_out = {*without, *UNTOLD}
         for endpoint in ENDPOINTS:
-            if answers := [answer for answer in faults_at(endpoint, without) if self.can_answer(endpoint, answer)]:
+            if answers := [answer for answer in faults_at(endpoint, left_out) if self.can_answer(endpoint, answer)]:
                 self.fault(endpoint, *answers, probability=probability)
 
     def calm(self) -> None:
@@ -303,25 +305,30 @@ class Engine:
     ) -> tuple[Action, str | None]:
         plan = answer if isinstance(answer, Generation) else _PLAIN
         respond = partial(self.service.respond, route, headers, body, plan, now)
-        if answer is None or isinstance(answer, Pass | Rewrite | Cut | Generation):
+        if isinstance(answer, Pass | Rewrite | Cut | Unasked | Generation | None):
             reply, started = respond()
+            if isinstance(answer, Rewrite):
+                answer = replace(answer, fields=self.service.place(answer.fields, started or route.request_id))
             return _changed(reply, answer), started
         assert not isinstance(answer, Refuse | Drop)  # noqa: S101  # check_answer keeps them to `connect`
         return answer, respond()[1] if answer.accepted else None
 
 
-def _changed(reply: Reply, how: Pass | Rewrite | Cut | Generation | None) -> Reply:
+def _changed(reply: Reply, how: Pass | Rewrite | Cut | Unasked | Generation | None) -> Reply:
     if how is None:
         return reply
     reply = replace(reply, delay=how.delay or reply.delay)
     if isinstance(how, Cut):
         return replace(reply, cut=how)
+    if isinstance(how, Unasked):
+        return replace(reply, unasked=how)
     if not isinstance(how, Rewrite):
         return reply
     body = reply.body
     if isinstance(body, dict):
         body = {name: value for name, value in {**body, **how.fields}.items() if value is not None}
-    return replace(reply, body=body, headers={**reply.headers, **how.headers}, dribble=how.dribble or reply.dribble)
+    reply = replace(reply, body=body, headers={**reply.headers, **how.headers}, gzip=how.gzip)
+    return replace(reply, dribble=how.dribble or reply.dribble, head_dribble=how.head_dribble)
 
 
 def prompt_of(body: bytes) -> str | None:

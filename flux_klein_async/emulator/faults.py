@@ -4,6 +4,7 @@ Pure data over `scripts`. A name is what the command line takes (`--fault status
 with `fault("503")`.
 """
 
+import base64
 import gzip
 import struct
 import zlib
@@ -25,10 +26,11 @@ from flux_klein_async.emulator.scripts import (
     Reset,
     Rewrite,
     Truncate,
+    Unasked,
     error_reply,
 )
 
-__all__ = ["FAULTS", "Fault", "fault", "faults_at", "parse_fault"]
+__all__ = ["FAULTS", "UNTOLD", "Fault", "fault", "faults_at", "parse_fault"]
 
 _JSON = ("submit", "status", "result", "cancel", "model", "models", "categories")
 _HTTP = (*_JSON, "file")
@@ -39,6 +41,9 @@ _YEARS_AWAY = "Tue, 01 Jan 2199 00:00:00 GMT"
 _HTML = "<!doctype html><title>Bad gateway</title><h1>Something went wrong</h1>"
 _BOMB_MIB = 80  # inflated: above every bound of a client
 _BOMB_CRC = 0x2A8B86F7
+_TINY = base64.b64decode(  # a PNG of one pixel
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+)
 _PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x40\x00\x00\x00\x40\x08\x02\x00\x00\x00"
 
 
@@ -66,6 +71,8 @@ _REFUSALS = (
 _WITH_400 = (401001, 403001, 404001, 422001, 500001)
 _WITH_200 = (400002, 400004, *_WITH_400)
 _FROM_GATEWAYS = (502, 504)
+_SISTERS = (10001, 10002, 10003)
+_BLOCKED = "<!doctype html><title>Blocked</title><h1>Request blocked</h1><p>Ray 8f2a</p>"
 
 
 def _refusals() -> Iterator[Fault]:
@@ -82,6 +89,14 @@ def _refusals() -> Iterator[Fault]:
         for code in codes:
             says = f"HTTP {status} with error_code {code}"
             yield Fault(f"{code}@{status}", says, _JSON, error_reply(status, code))
+    for status in (200, 400, 403):
+        for code in _SISTERS:
+            says = f"HTTP {status} with error_code {code}, an account or deployment switched off"
+            yield Fault(f"{code}@{status}", says, ("submit",), error_reply(status, code))
+    yield Fault("firewall", "HTTP 403, a firewall's HTML", _HTTP, Reply(403, _BLOCKED))
+    for name, header, value in (("ms", "retry-after-ms", "3000"), ("reset", "RateLimit-Reset", "3")):
+        reply = Reply(429, error_reply(429).body, {header: value})
+        yield Fault(f"429+{name}", f"HTTP 429, {header}", _HTTP, reply)
 
 
 # --- the wire
@@ -102,6 +117,17 @@ _HEADS = {
 }
 
 
+_CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+_BEFORE_SUBMITS = ("submit", "model")  # calls after which the next one on a connection is a submit
+_STRAYS: Mapping[str, tuple[str, Reply | None]] = {
+    "stray-429": ("a 429 that nobody asked for", error_reply(429)),
+    "stray-422": ("a 422 that nobody asked for", error_reply(422, 422001)),
+    "stray-401": ("a 401 that nobody asked for", error_reply(401, 400004)),
+    "stray-200": ("the id of another submit", Reply(200, {"request_id": "somebody-elses"})),
+    "stray-again": ("the same once more", None),
+}
+
+
 def _wire() -> Iterator[Fault]:
     yield Fault("refuse", "the connection is refused", ("connect",), Refuse())
     yield Fault("no-connection", "the connection is never made", ("connect",), Hang())
@@ -114,6 +140,20 @@ def _wire() -> Iterator[Fault]:
         took_effect = replace(answer, accepted=True)
         yield Fault(f"{name}+accepted", f"the call took effect; {meaning}", _EFFECTS, took_effect)
     yield Fault("drip", "the right answer, a byte every 100 ms", _HTTP, Rewrite(dribble=0.1))
+    slow = Rewrite(dribble=0.3, head_dribble=0.3)
+    yield Fault("slow-head", "the right answer, from its head on a byte every 300 ms", _HTTP, slow)
+    only_1xx = Endless(b"HTTP/1.1 102 Processing\r\n\r\n", every=0.5, raw=b"")
+    yield Fault("only-1xx", "HTTP 102 every 500 ms, and no answer", _HTTP, only_1xx)
+    extension = Endless(b"x", every=0.1, raw=_CHUNKED + b"2;x=")
+    yield Fault("slow-extension", "the extension of a chunk, a byte every 100 ms", _HTTP, extension)
+    for size in (9, 60):
+        noise = Rewrite(headers={"X-Noise": "x" * size * 1_000})
+        yield Fault(f"header-{size}k", f"the right answer with a header of {size},000 bytes", _HTTP, noise)
+    yield Fault("gzip-zeros", "the right answer, compressed, and zero bytes behind it", _JSON, Rewrite(gzip=512))
+    for name, (meaning, stray) in _STRAYS.items():
+        yield Fault(name, f"the right answer, and behind it {meaning}", _BEFORE_SUBMITS, Unasked(stray))
+        says = f"the right answer, and with the head of the next request {meaning}"
+        yield Fault(f"{name}+head", says, _BEFORE_SUBMITS, Unasked(stray, with_head=True))
     own, other = {"Location": "/v1/elsewhere"}, {"Location": "https://elsewhere.example/x"}
     yield Fault("redirect", "a redirect to the same origin", _HTTP, Reply(307, "", own))
     yield Fault("redirect-away", "a redirect to another origin", _HTTP, Reply(307, "", other))
@@ -160,6 +200,22 @@ _BODIES = {
 
 # --- well-formed answers with odd content
 
+_INLINE = f"data:image/png;base64,{base64.b64encode(_TINY).decode()}"
+_OUTPUTS: Mapping[str, tuple[str, Any]] = {
+    "out-empty": ("empty", {}),
+    "out-filtered": ("without a file: all pictures were filtered", {"images": [], "filtered": 2}),
+    "out-missing": ("two pictures of four", {"images": ["{file}?1", None, "", "{file}?4"]}),
+    "out-inline": ("a data URI", {"image": _INLINE}),
+    "out-no-scheme": ("a URL without its scheme", {"image": "{place}"}),
+    "out-capitals": ("a URL whose scheme is in capitals", {"image": "{FILE}"}),
+    "out-audio": ("a file named audio", {"audio": "{file}"}),
+    "out-url": ("a file named url", {"url": "{file}"}),
+    "out-path": ("a file named path", {"path": "{file}"}),
+    "out-text": ("a bare URL", "{file}"),
+    "out-list": ("a list of URLs", ["{file}?1", "{file}?2"]),
+    "out-nested": ("deep inside other objects", {"data": {"files": [{"kind": "picture", "href": "{file}"}]}}),
+    "out-words": ("not a URL", {"image": "not a url"}),
+}
 _FIELDS: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
     ("submit", "no-id", "accepted, without a request id", {"request_id": None}),
     ("submit", "bad-id", "accepted, with a malformed request id", {"request_id": "../../x"}),
@@ -172,6 +228,15 @@ _FIELDS: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
     ("result", "no-output", "completed, without an output", {"output": None}),
     ("result", "bare-output", "the output is a bare list", {"output": ["https://files.runcomfy.net/files/x.png"]}),
     ("result", "odd-cost", "a negative cost", {"cost": -1}),
+    ("result", "cost-huge", "a cost of almost a billion dollars", {"cost": 999_999_999.0}),
+    ("result", "cost-in-nano", "a cost in billionths of a dollar", {"cost": 10_000_000}),
+    (
+        "result",
+        "no-zone",
+        "times without a zone",
+        dict.fromkeys(("created_at", "finished_at"), "2026-01-01T00:00:01"),
+    ),
+    *(("result", name, f"the output is {meaning}", {"output": output}) for name, (meaning, output) in _OUTPUTS.items()),
     ("result", "ended-in-2199", "finished in the year 2199", {"finished_at": "2199-01-01T00:00:00Z"}),
     ("result", "ended-first", "finished before it was created", {"finished_at": "1999-01-01T00:00:00Z"}),
     ("cancel", "no-outcome", "a cancel without its outcome", {"status": "in_queue", "outcome": None}),
@@ -180,6 +245,18 @@ _FIELDS: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
 )
 _CAPITALS = {word: word.upper() for word in ("in_queue", "in_progress", "completed", "failed", "cancelled")}
 _OBSERVED = {"in_queue": "pending", "in_progress": "processing", "completed": "succeeded", "cancelled": "canceled"}
+_FOUR = Generation(cost=0.04, output={"images": [f"{{file}}?{number}" for number in range(1, 5)]})
+_BAD_ENDS, _GOOD_ENDS = ("TIMED_OUT", "expired", "rejected", "error"), ("SUCCESS", "done")
+
+
+def _failing(word: str) -> Generation:
+    return Generation(ends="failed", error="it took too long", words={"failed": word})
+
+
+def _completing(word: str) -> Generation:
+    return Generation(words={"completed": word})
+
+
 _GENERATIONS = (
     ("fails", "the generation fails", Generation(ends="failed", error="the model ran out of memory")),
     ("is-cancelled", "the generation is cancelled by the service", Generation(ends="cancelled")),
@@ -189,6 +266,12 @@ _GENERATIONS = (
     ("odd-word", "an unknown state while it runs", Generation(words={"in_progress": "warming_up"})),
     ("result-late", "the result comes 3 s after the state", Generation(result_lag=3.0)),
     ("result-never", "the result never comes", Generation(result_lag=1e9)),
+    ("costs-more", "4 pictures, and 4 times the price", _FOUR),
+    ("same-id", "accepted, with the id of the submit before it", Generation(same_id=True)),
+    ("signed-file", "its file's address is signed to the byte", Generation(signed="direct")),
+    ("signed-redirect", "a redirect leads to its file's signed address", Generation(signed="redirect")),
+    *((f"says-{word}", f"it fails, and the state is {word!r} beside an error", _failing(word)) for word in _BAD_ENDS),
+    *((f"says-{word}", f"it completes, and the state is {word!r}", _completing(word)) for word in _GOOD_ENDS),
     ("early-404", "a result asked for too early is 404", Generation(early_result=error_reply(404, 404001))),
 )
 _IS_PNG = {"Content-Type": "image/png"}
@@ -223,6 +306,12 @@ def _contents() -> Iterator[Fault]:
 # --- the catalogue
 
 FAULTS: Mapping[str, Fault] = {entry.name: entry for entry in (*_refusals(), *_wire(), *_contents())}
+
+
+_NOT_YET = ("header-9k", "header-60k", "gzip-zeros")  # the client does not read them yet
+# Not in storms, since no client can always tell: an answer that comes just after its request was written looks like its
+# own, and so does an id whose first owner never heard of it.
+UNTOLD = ("same-id", *_NOT_YET, *(name for name, entry in FAULTS.items() if isinstance(entry.answer, Unasked)))
 
 
 def fault(name: str) -> Answer:

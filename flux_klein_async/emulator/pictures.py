@@ -10,13 +10,14 @@ import random
 import struct
 import textwrap
 import unicodedata
+import wave
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFont
 
-__all__ = ["draw", "video"]
+__all__ = ["draw", "silence", "video"]
 
 # The background is painted at this size and enlarged: soft edges, in a tenth of the time. It is painted so many times
 # finer and reduced first, since Pillow's ellipses have jagged rims.
@@ -52,6 +53,17 @@ def video(prompt: str, *, request_id: str) -> bytes:
     text = f"PLACEHOLDER {request_id} {prompt}".encode("utf-8", "replace")
     boxes = ((b"ftyp", b"isom" + struct.pack(">I", 512) + b"isomiso2mp41"), (b"free", text))
     return b"".join(struct.pack(">I", 8 + len(data)) + name + data for name, data in boxes)
+
+
+def silence() -> bytes:
+    """Make a WAV file of a tenth of a second of silence."""
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8_000)
+        file.writeframes(bytes(1_600))
+    return out.getvalue()
 
 
 def _colour(rng: random.Random, hue: float, value: float) -> tuple[int, int, int]:

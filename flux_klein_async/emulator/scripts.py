@@ -24,6 +24,7 @@ __all__ = [
     "Rewrite",
     "Script",
     "Truncate",
+    "Unasked",
     "check_answer",
     "error_reply",
 ]
@@ -46,13 +47,16 @@ class Pass:
 class Rewrite:
     """The normal answer with some `fields` of its JSON object replaced (None removes one) and `headers` added.
 
-    The call takes effect. `delay` and `dribble` as in `Reply`.
+    In text, `{file}` is the URL of the generation's first file, `{FILE}` the same with its scheme in capitals and
+    `{place}` without. The call takes effect. `delay`, `dribble`, `head_dribble` and `gzip` as in `Reply`.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     delay: float = 0.0
     dribble: float | None = None
+    head_dribble: float | None = None
+    gzip: int | None = None
 
     def __post_init__(self) -> None:
         _check_headers(self.headers)
@@ -82,6 +86,9 @@ class Reply:
         accepted: The call takes effect all the same (a submit starts its generation, a cancel cancels).
         dribble: Seconds before each single byte of the body.
         cut: Where it breaks off.
+        head_dribble: Seconds before each single byte of the status line and the headers.
+        gzip: For a client that accepts it, the body is compressed and this many zero bytes follow it.
+        unasked: What follows on the same connection.
     """
 
     status: int = 200
@@ -91,6 +98,9 @@ class Reply:
     accepted: bool = False
     dribble: float | None = None
     cut: Cut | None = None
+    head_dribble: float | None = None
+    gzip: int | None = None
+    unasked: "Unasked | None" = None
 
     def __post_init__(self) -> None:
         _check_headers(self.headers)
@@ -100,6 +110,20 @@ def _check_headers(headers: Mapping[str, str]) -> None:
     for name, value in headers.items():
         if any(mark in name + value for mark in "\r\n"):
             raise ValueError(f"a header cannot hold a line break: {name!r}: {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Unasked:
+    """The normal answer, and behind it on the same connection one that nobody asked for.
+
+    That is `reply`, or the normal answer once more. It leaves `after` seconds after the first or, `with_head`, when the
+    head of the connection's next request has arrived. `delay` as in `Reply`.
+    """
+
+    reply: Reply | None = None
+    after: float = 0.0
+    with_head: bool = False
+    delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +167,10 @@ class Truncate:
 
 @dataclass(frozen=True, slots=True)
 class Endless:
-    """An answer whose body repeats `chunk` for as long as the client reads it.
+    """An answer whose body repeats `chunk` every `every` seconds for as long as the client reads it.
 
-    `status`, `headers`, `accepted` and `delay` as in `Reply`.
+    With `raw`, exactly these bytes are sent instead of a head, and each chunk as it is. `status`, `headers`, `accepted`
+    and `delay` as in `Reply`.
     """
 
     chunk: bytes = b" " * 65_536
@@ -153,6 +178,8 @@ class Endless:
     headers: Mapping[str, str] = field(default_factory=lambda: _JSON)
     accepted: bool = False
     delay: float = 0.0
+    every: float = 0.0
+    raw: bytes | None = None
 
     def __post_init__(self) -> None:
         if not self.chunk:
@@ -176,12 +203,15 @@ class Generation:
     Attributes:
         ends: How it ends.
         after: Seconds of running; None: as the profile says.
-        error: What a failed one says.
-        output: Replaces the model's own.
+        error: What a failed one says, in its result and its status.
+        output: Replaces the model's own; `{file}` as in `Rewrite`.
         early_result: Answers `result` before the end.
         result_lag: Seconds for which `result` still says "not yet" after `status` has said the end.
         words: Replace the names of states, such as `{"completed": "succeeded"}`.
         delay: Seconds before the reply to the submit.
+        cost: US dollars that it costs, instead of the catalogue's price.
+        same_id: It is given the id of the submit before it.
+        signed: Its files have addresses that answer 403 unless asked for byte by byte; `redirect`: after a redirect.
     """
 
     ends: Literal["completed", "failed", "cancelled"] = "completed"
@@ -192,10 +222,13 @@ class Generation:
     result_lag: float = 0.0
     words: Mapping[str, str] = field(default_factory=dict)
     delay: float = 0.0
+    cost: float | None = None
+    same_id: bool = False
+    signed: Literal["", "direct", "redirect"] = ""
 
 
 Answer: TypeAlias = (
-    Pass | Rewrite | Cut | Reply | Hang | Reset | Garbage | Truncate | Endless | Refuse | Drop | Generation
+    Pass | Rewrite | Cut | Unasked | Reply | Hang | Reset | Garbage | Truncate | Endless | Refuse | Drop | Generation
 )
 Script: TypeAlias = Mapping[str, Sequence[Answer | None]]
 

@@ -5,6 +5,7 @@ an answer says is the engine's affair.
 """
 
 import asyncio
+import gzip
 import json
 import socket
 import struct
@@ -19,7 +20,7 @@ from aiohttp import web
 
 from flux_klein_async.emulator import pictures
 from flux_klein_async.emulator.engine import Action, EmulatorOptions, Engine
-from flux_klein_async.emulator.scripts import Answer, Drop, Endless, Garbage, Hang, Reply, Reset, Truncate
+from flux_klein_async.emulator.scripts import Answer, Drop, Endless, Garbage, Hang, Reply, Reset, Truncate, Unasked
 from flux_klein_async.emulator.service import Placeholder
 
 __all__ = ["Closing", "Emulator", "HttpServer", "encode_head", "encode_response"]
@@ -54,8 +55,13 @@ def encode_head(
     return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
 
 
-def encode_response(status: int, headers: Mapping[str, str], body: Any, wall: float, *, keep: bool) -> bytes:
-    """Write a whole answer: bytes and text as they are, any other body as JSON."""
+def encode_response(
+    status: int, headers: Mapping[str, str], body: Any, wall: float, *, keep: bool, zeros: int | None = None
+) -> bytes:
+    """Write a whole answer: bytes and text as they are, any other body as JSON.
+
+    `zeros`: the body is compressed, and so many zero bytes follow it.
+    """
     if status in _BODILESS:
         data, content_type = b"", "text/plain"
     elif isinstance(body, bytes):
@@ -64,6 +70,8 @@ def encode_response(status: int, headers: Mapping[str, str], body: Any, wall: fl
         data, content_type = body.encode(), "text/html; charset=utf-8"
     else:
         data, content_type = _encode(body).encode(), "application/json"
+    if zeros is not None:
+        data, headers = gzip.compress(data, mtime=0) + bytes(zeros), {**headers, "Content-Encoding": "gzip"}
     return encode_head(status, headers, content_type, len(data), wall, keep=keep) + data
 
 
@@ -75,6 +83,8 @@ def _date(wall: int) -> str:
 def _draw(file: Placeholder) -> tuple[bytes, str]:
     if file.suffix == "mp4":
         return pictures.video(file.prompt, request_id=file.request_id), "video/mp4"
+    if file.suffix == "wav":
+        return pictures.silence(), "audio/wav"
     drawn = pictures.draw(file.prompt, file.width, file.height, seed=file.seed, request_id=file.request_id)
     return drawn, "image/png"
 
@@ -83,7 +93,7 @@ def _draw(file: Placeholder) -> tuple[bytes, str]:
 
 # asyncio's default of 100 refuses most of ten thousand clients that arrive together; the kernel caps it.
 _BACKLOG = 16_384
-_MAX_BODY = 16 * 2**20
+_MAX_BODY = 96 * 2**20  # the service refuses less than that
 _DRAIN_ABOVE = 65_536
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _PICTURES_KEPT = 8
@@ -127,6 +137,8 @@ class HttpServer:
             self._handle, handler_cancellation=True, request_factory=self._make_request, access_log=None
         )
         self._draw = lru_cache(_PICTURES_KEPT)(_draw)
+        # By connection, the bytes that leave when the head of its next request arrives.
+        self._with_head: dict[asyncio.Transport, bytes] = {}
 
     def protocol(self) -> asyncio.Protocol:
         """Make the server's end of a new connection."""
@@ -155,6 +167,8 @@ class HttpServer:
         assert task is not None  # noqa: S101  # aiohttp runs each handler in one
         self._handling.add(task)
         try:
+            if early := self._with_head.pop(_transport(request), b""):
+                await _write(request, early)
             headers = {name.lower(): value for name, value in request.headers.items()}
             body = await _read(request, headers) if request.can_read_body else b""
             await self._travel()
@@ -194,21 +208,36 @@ class HttpServer:
         if isinstance(body, Placeholder):
             body, content_type = await self._loop.run_in_executor(None, self._draw, body)
             headers = {"Content-Type": content_type, **headers}
-        keep = request.keep_alive and cut is None and reply.dribble is None
-        whole = encode_response(reply.status, headers, body, self._wall(), keep=keep)
+        paces = (reply.head_dribble, reply.dribble)
+        keep = request.keep_alive and cut is None and paces == (None, None)
+        zeros = reply.gzip if "gzip" in request.headers.get("Accept-Encoding", "") else None
+        whole = encode_response(reply.status, headers, body, self._wall(), keep=keep, zeros=zeros)
         start = whole.index(b"\r\n\r\n") + 4
         if cut is not None:
             await _write(request, whole[: start + cut.after])
             if cut.silent:
                 await self._loop.create_future()
-        elif reply.dribble is not None:
-            await _write(request, whole[:start])
-            for at in range(start, len(whole)):
-                await asyncio.sleep(reply.dribble)
-                await _write(request, whole[at : at + 1])
-        else:
-            await _write(request, whole)
+            return _CLOSE
+        parts = [(whole, None)] if paces == (None, None) else zip((whole[:start], whole[start:]), paces, strict=True)
+        for part, pace in parts:
+            for piece in [part] if pace is None else map(int.to_bytes, part):
+                if pace is not None:
+                    await asyncio.sleep(pace)
+                await _write(request, piece)
+        if keep and reply.unasked is not None:
+            self._follow(request, reply.unasked, whole)
         return _KEEP if keep else _CLOSE
+
+    def _follow(self, request: web.BaseRequest, unasked: Unasked, whole: bytes) -> None:
+        reply = unasked.reply
+        if reply is not None:
+            whole = encode_response(reply.status, reply.headers, reply.body, self._wall(), keep=True)
+        transport = _transport(request)
+        if unasked.with_head:
+            self._with_head = {each: early for each, early in self._with_head.items() if not each.is_closing()}
+            self._with_head[transport] = whole
+        else:
+            self._loop.call_later(unasked.after, transport.write, whole)  # a closed one drops it
 
     def _head(self, action: Truncate | Endless, length: int | None) -> bytes:
         return encode_head(action.status, action.headers, _BYTES, length, self._wall(), keep=False)
@@ -217,13 +246,17 @@ class HttpServer:
         return self._engine.service.epoch + self._loop.time()
 
     async def _flood(self, request: web.BaseRequest, action: Endless) -> None:
-        await _write(request, self._head(action, None))
-        chunk = b"%x\r\n%b\r\n" % (len(action.chunk), action.chunk)
+        chunk = action.chunk
+        if action.raw is None:
+            await _write(request, self._head(action, None))
+            chunk = b"%x\r\n%b\r\n" % (len(chunk), chunk)
+        else:
+            await _write(request, action.raw)
         while True:
             await _write(request, chunk)
             await request.writer.drain()
             # A reader as fast as the writer would otherwise keep every other task off the loop.
-            await asyncio.sleep(0)
+            await asyncio.sleep(action.every)
 
 
 async def _read(request: web.BaseRequest, headers: dict[str, str]) -> bytes:

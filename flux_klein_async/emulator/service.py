@@ -33,12 +33,17 @@ _ROUTES: tuple[tuple[re.Pattern[str], dict[str, Endpoint]], ...] = (
     (re.compile(r"/v1/requests/(?P<request_id>.+)/result"), {"GET": "result"}),
     (re.compile(r"/v1/requests/(?P<request_id>.+)/cancel"), {"POST": "cancel"}),
     (re.compile(r"/files/(?P<request_id>[^.]*)(?P<file>.*)"), {"GET": "file"}),
+    (re.compile(r"/(?P<folder>signed|moved)/(?P<request_id>[^/]*)/[^.]*(?P<file>.*)"), {"GET": "file"}),
 )
 _FORMS = {
     "request_id": re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII),
     "model_id": re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*", re.ASCII),
-    "file": re.compile(r"(\.[0-9])?\.(png|mp4)", re.ASCII),
+    "file": re.compile(r"(\.[0-9])?\.(png|mp4|wav)", re.ASCII),
+    "folder": re.compile("signed|moved"),
 }
+# A client that decodes or encodes one byte of a signed address asks for another one.
+_SIGNED = "/signed/{}/%28a%27b%7E%2Fc%29{}?sig=%28%27%7E%2F%29%2b~'"
+_ADDRESSES = {"": "/files/{}{}", "direct": _SIGNED, "redirect": _SIGNED.replace("signed", "moved")}
 _ORIGIN = re.compile(r"https?://[^/?]*", re.IGNORECASE)
 
 
@@ -57,12 +62,15 @@ class Route:
     file: str | None = None
     malformed: bool = False
     allow: str | None = None
+    folder: str | None = None
+    target: str = field(default="", compare=False)
 
 
 def find_route(method: str, target: str) -> Route:
     """Read a request line; what is no endpoint of the service is `other`."""
     # A client of a proxy sends the whole URL instead of the path.
-    path, _, query_text = (target if target.startswith("/") else _ORIGIN.sub("", target, count=1)).partition("?")
+    target = target if target.startswith("/") else _ORIGIN.sub("", target, count=1)
+    path, _, query_text = target.partition("?")
     query = dict(parse_qsl(query_text, keep_blank_values=True)) if query_text else {}
     for pattern, methods in _ROUTES:
         if found := pattern.fullmatch(path):
@@ -70,7 +78,7 @@ def find_route(method: str, target: str) -> Route:
                 return Route("other", path, query, allow=", ".join(methods))
             named = {name: unquote(text) for name, text in found.groupdict().items()}
             malformed = not all(_FORMS[name].fullmatch(text) for name, text in named.items())
-            return Route(methods[method], path, query, **named, malformed=malformed)
+            return Route(methods[method], path, query, **named, malformed=malformed, target=target)
     return Route("other", path, query)
 
 
@@ -93,6 +101,11 @@ class Job:
     started: float | None = None
     finished: float | None = None
     state: Literal["in_queue", "in_progress", "completed", "failed", "cancelled"] = "in_queue"
+
+    @property
+    def cost(self) -> float:
+        """What it costs, in US dollars."""
+        return self.model.price if self.plan.cost is None else self.plan.cost
 
 
 class Queue:
@@ -172,11 +185,12 @@ class Queue:
 _PIXELS = range(64, 2049)
 _DEFAULT_PIXELS = 1024
 _PAGE = 50
+_MOST_BYTES = 64 * 2**20  # of a request
 
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """The body of a hosted file, which the server makes: a picture (`png`) or a stand-in for a video (`mp4`)."""
+    """The body of a hosted file, which the server makes: a picture (`png`), or a stand-in (`mp4`, `wav`)."""
 
     prompt: str
     width: int
@@ -206,6 +220,7 @@ class Service:
         # Streams of their own: drawing one more duration does not change the ids that follow.
         self._ids = random.Random(f"{self.seed}/ids")
         self._durations = random.Random(f"{self.seed}/durations")
+        self._last_id = ""
 
     def respond(
         self, route: Route, headers: Mapping[str, str], body: bytes, plan: Generation, now: float
@@ -250,6 +265,8 @@ class Service:
 
     def _submit(self, route: Route, body: bytes, plan: Generation, now: float) -> tuple[Reply, str | None]:
         model = MODELS[route.model_id or ""]
+        if len(body) > _MOST_BYTES:
+            return _refused([{"loc": ["body"], "msg": "The request is larger than 64 MiB", "type": "too_large"}]), None
         try:
             given = json.loads(body, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
@@ -258,11 +275,14 @@ class Service:
             return _refused(wrong), None
         request_id = str(uuid.UUID(int=self._ids.getrandbits(128), version=4))
         seconds = self.profile.duration(self._durations, *_size(given)) if plan.after is None else plan.after
-        self.queue.add(Job(request_id, model, given, now, seconds, plan))
+        job = Job(request_id, model, given, now, seconds, plan)
+        self.queue.add(job)
         self.accepted += 1
-        self.spent_usd = round(self.spent_usd + model.price, 6)
-        urls = self._urls(request_id, "status", "result", "cancel")
-        return Reply(200, {"request_id": request_id, **urls}), request_id
+        self.spent_usd = round(self.spent_usd + job.cost, 6)
+        said = self._last_id if plan.same_id and self._last_id else request_id
+        self._last_id = said
+        urls = self._urls(said, "status", "result", "cancel")
+        return Reply(200, {"request_id": said, **urls}), request_id
 
     def _urls(self, request_id: str, *verbs: str) -> dict[str, str]:
         return {f"{verb}_url": f"{self.base_url}/v1/requests/{request_id}/{verb}" for verb in verbs}
@@ -274,6 +294,8 @@ class Service:
             answer["queue_position"] = self.queue.position(job)
         elif job.started is not None:
             answer["instance_id"] = f"emulated-{job.number}"
+        if job.state == "failed" and job.plan.error is not None:
+            answer["error"] = job.plan.error
         return Reply(200, answer)
 
     def _result(self, job: Job, query: Mapping[str, str], now: float) -> Reply:
@@ -291,19 +313,18 @@ class Service:
             return Reply(200, answer)
         answer["finished_at"] = self._wall(job.finished or 0.0)
         if state == "completed":
-            files_url = self.base_url if self.files_url is None else self.files_url
-            default = output_of(job.model, files_url, job.request_id)
-            answer["output"] = default if job.plan.output is None else job.plan.output
+            plan = job.plan
+            answer["output"] = self._output(job) if plan.output is None else self.place(plan.output, job.request_id)
         elif state == "failed":
             answer["error"] = job.plan.error or "The model failed"
         if query.get("include_cost") == "true":
-            answer["cost"] = 0.0 if job.started is None else job.model.price
+            answer["cost"] = 0.0 if job.started is None else job.cost
         return Reply(200, answer)
 
     def _cancel(self, job: Job, now: float) -> Reply:
         cancelled = self.queue.cancel(job, now)
         if cancelled:
-            self.spent_usd = round(self.spent_usd - job.model.price, 6)
+            self.spent_usd = round(self.spent_usd - job.cost, 6)
         outcome = "cancelled" if cancelled else "not_cancellable"
         return Reply(200, {"request_id": job.request_id, "status": _word(job, job.state), "outcome": outcome})
 
@@ -311,14 +332,43 @@ class Service:
         job, name = self.queue.jobs.get(route.request_id or ""), route.file or ""
         if job is None or job.state != "completed" or name not in HOSTED[job.model.gives]:
             return Reply(404, "<h1>Not found</h1>", {"Content-Type": "text/html"})
+        if route.folder is not None:
+            moved, signed = (_ADDRESSES[kind].format(job.request_id, name) for kind in ("redirect", "direct"))
+            if route.target == moved:
+                return Reply(302, "", {"Location": self._files_url() + signed})
+            if route.target != signed:
+                return Reply(403, "<Error><Code>SignatureDoesNotMatch</Code></Error>", {"Content-Type": "text/xml"})
         seed = job.input.get("seed")
         seed = (seed if isinstance(seed, int) else self.seed) + HOSTED[job.model.gives].index(name)
         prompt = str(job.input.get("prompt", ""))
         return Reply(200, Placeholder(prompt, *_size(job.input), seed, job.request_id, name.rpartition(".")[2]))
 
+    def _files_url(self) -> str:
+        return self.base_url if self.files_url is None else self.files_url
+
+    def _output(self, job: Job) -> dict[str, Any]:
+        return output_of(job.model, self._files_url() + _ADDRESSES[job.plan.signed], job.request_id)
+
+    def place(self, value: Any, request_id: str | None) -> Any:
+        """Write the URL of a generation's first file in its marks: `{file}`, `{FILE}` and `{place}`."""
+        job = self.queue.jobs.get(request_id or "")
+        if job is None:
+            return value
+        address = _ADDRESSES[job.plan.signed].format(job.request_id, HOSTED[job.model.gives][0])
+        return _placed(value, self._files_url() + address)
+
     def _wall(self, instant: float) -> str:
         moment = datetime.fromtimestamp(self.epoch + instant, tz=UTC)
         return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _placed(value: Any, url: str) -> Any:
+    if isinstance(value, str):
+        scheme, _, place = url.partition(":")
+        return value.replace("{file}", url).replace("{FILE}", f"{scheme.upper()}:{place}").replace("{place}", place)
+    if isinstance(value, Mapping):
+        return {name: _placed(part, url) for name, part in value.items()}
+    return [_placed(part, url) for part in value] if isinstance(value, list) else value
 
 
 def _word(job: Job, state: str) -> str:

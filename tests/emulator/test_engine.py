@@ -6,7 +6,7 @@ import pytest
 
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.emulator.engine import Engine, prompt_of
-from flux_klein_async.emulator.faults import FAULTS, faults_at
+from flux_klein_async.emulator.faults import FAULTS, UNTOLD, faults_at
 from flux_klein_async.emulator.profiles import Profile
 from flux_klein_async.emulator.scripts import (
     ENDPOINTS,
@@ -21,6 +21,7 @@ from flux_klein_async.emulator.scripts import (
     Reset,
     Rewrite,
     Truncate,
+    Unasked,
     error_reply,
 )
 
@@ -52,6 +53,8 @@ def test_the_nth_call_from_now_gets_the_answer():
         (Pass(delay=5.0), {"delay": 5.0}),
         (Generation(delay=3.0), {"delay": 3.0}),
         (Cut(5, delay=2.0), {"delay": 2.0, "cut": Cut(5, delay=2.0)}),
+        (Unasked(Reply(429), delay=2.0), {"delay": 2.0, "unasked": Unasked(Reply(429), delay=2.0)}),
+        (Rewrite(head_dribble=0.3, gzip=9), {"head_dribble": 0.3, "gzip": 9, "dribble": None}),
         (Rewrite(headers={"X": "y"}, delay=2.0, dribble=0.5), {"delay": 2.0, "dribble": 0.5, "headers": {"X": "y"}}),
     ],
 )
@@ -132,7 +135,7 @@ def test_several_faults_are_equally_likely_and_share_the_probability():
 def test_a_storm_is_every_fault_at_every_endpoint_where_it_is_possible(kind):
     engine = kind()
     engine.storm(0.25)
-    possible = {endpoint: tuple(faults_at(endpoint)) for endpoint in ENDPOINTS if faults_at(endpoint)}
+    possible = {endpoint: tuple(faults_at(endpoint, UNTOLD)) for endpoint in ENDPOINTS if faults_at(endpoint)}
     if kind is Emulator:
         possible["connect"] = (Drop(),)
     assert engine._faults == {endpoint: [(0.25, answers)] for endpoint, answers in possible.items()}

@@ -1,12 +1,15 @@
 """The catalogue of faults: complete, and each fault possible where it says."""
 
+import base64
 import gzip
+import io
 import json
 from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from flux_klein_async.emulator.faults import FAULTS, fault, faults_at, parse_fault
 from flux_klein_async.emulator.scripts import Reply, check_answer, error_reply
@@ -66,6 +69,26 @@ def test_the_noise_in_a_body_is_what_it_says():
         json.loads(fault("cut-json").body)
     bomb = fault("gzip-bomb").body
     assert (len(bomb) < 100_000, len(gzip.decompress(bomb))) == (True, 80 * 2**20)
+
+
+def test_each_fault_of_an_account_or_a_firewall_is_what_it_says():
+    for status in (200, 400, 403):
+        for code in (10001, 10002, 10003):
+            answer = fault(f"{code}@{status}")
+            assert (answer.status, answer.body["error_code"]) == (status, code)
+    assert (fault("firewall").status, fault("firewall").body[:15]) == (403, "<!doctype html>")
+    assert [fault(f"429+{name}").headers for name in ("ms", "reset")] == [
+        {"retry-after-ms": "3000"},
+        {"RateLimit-Reset": "3"},
+    ]
+
+
+def test_an_inline_picture_is_one():
+    declared, _, data = fault("out-inline").fields["output"]["image"].partition(",")
+    assert declared == "data:image/png;base64"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+        picture.load()
+        assert (picture.format, picture.size) == ("PNG", (1, 1))
 
 
 def test_the_error_of_an_unknown_fault_lists_similar_names():

@@ -16,6 +16,7 @@ from flux_klein_async.emulator.scripts import (
     Reset,
     Rewrite,
     Truncate,
+    Unasked,
     check_answer,
     error_reply,
 )
@@ -26,7 +27,7 @@ def test_every_answer_has_its_endpoints():
         for answer in (None, Pass(), Hang()):
             check_answer(endpoint, answer)
         if endpoint != "connect":
-            for answer in (Cut(0), Reply(), Rewrite(), Reset(), Garbage(), Truncate(), Endless()):
+            for answer in (Cut(0), Reply(), Rewrite(), Reset(), Garbage(), Truncate(), Endless(), Unasked()):
                 check_answer(endpoint, answer)
     check_answer("connect", Refuse())
     check_answer("connect", Drop())

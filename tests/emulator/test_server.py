@@ -1,7 +1,9 @@
 """The engine behind HTTP, on a loopback port, down to the bytes."""
 
 import asyncio
+import gzip
 import io
+import re
 import socket
 import threading
 
@@ -21,8 +23,11 @@ from flux_klein_async.emulator import (
     Reset,
     Rewrite,
     Truncate,
+    Unasked,
+    fault,
     pictures,
 )
+from flux_klein_async.emulator import server as emulator_server
 from flux_klein_async.emulator.server import encode_head, encode_response
 
 from .helpers import SUBMIT
@@ -169,7 +174,8 @@ async def test_a_large_or_slow_answer_arrives_whole(reply):
         assert await fetch(session, "GET", "/v1/models") == (200, reply.body)
 
 
-async def test_a_large_request_is_taken_and_a_huge_one_refused():
+async def test_a_large_request_is_taken_and_a_huge_one_refused(monkeypatch):
+    monkeypatch.setattr(emulator_server, "_MAX_BODY", 16_000_000)
     async with Emulator() as emulator, open_session(emulator) as session:
         large = io.BytesIO(b'{"prompt": "%s"}' % (b"x" * 3_000_000))
         assert (await fetch(session, "POST", SUBMIT, data=large))[0] == 200
@@ -180,6 +186,115 @@ async def test_a_large_request_is_taken_and_a_huge_one_refused():
 async def test_a_client_that_expects_100_continue_gets_it():
     async with Emulator() as emulator, open_session(emulator) as session:
         assert (await fetch(session, "POST", SUBMIT, json={"prompt": "x"}, expect100=True))[0] == 200
+
+
+async def heard(emulator, *exchanges):
+    """On one connection, write some bytes and read until a mark has come so many times; return what came, each time."""
+    reader, writer = await asyncio.open_connection(*emulator.base_url.removeprefix("http://").split(":"))
+    pieces = []
+    async with asyncio.timeout(10):
+        for data, mark, count in exchanges:
+            writer.write(data)
+            pieces.append(b"")
+            while pieces[-1].count(mark) < count:
+                pieces[-1] += await reader.read(2**20)
+    writer.close()
+    await writer.wait_closed()
+    return pieces
+
+
+def statuses(pieces):
+    return [re.findall(rb"HTTP/1.1 ([0-9]+)", piece) for piece in pieces]
+
+
+STALE = Reply(429, b"stale")
+
+
+@pytest.mark.parametrize(
+    ("unasked", "mark", "got"),
+    [
+        (Unasked(STALE), (b"stale", 1), [b"401", b"429"]),
+        (Unasked(STALE, after=0.02), (b"stale", 1), [b"401", b"429"]),
+        (Unasked(), (b"token", 2), [b"401", b"401"]),
+    ],
+)
+async def test_an_answer_that_nobody_asked_for_follows_on_an_idle_connection(unasked, mark, got):
+    async with Emulator(script={"models": [unasked, Reply(418, b"teapot")]}) as emulator:
+        pieces = await heard(emulator, (GET, *mark), (GET, b"teapot", 1))
+        assert (statuses(pieces), len(emulator.records)) == ([got, [b"418"]], 2)
+
+
+async def test_an_answer_that_nobody_asked_for_can_come_with_the_head_of_the_next_request():
+    body = b'{"prompt": "x"}'
+    lines = f"POST {SUBMIT} HTTP/1.1", f"Authorization: {AUTH['Authorization']}", f"Content-Length: {len(body)}"
+    head = "\r\n".join([*lines, "Host: x", "", ""]).encode()
+    async with Emulator(script={"models": [Unasked(STALE, with_head=True)] * 2}) as emulator:
+        await heard(emulator, (GET, b"token", 1))
+        pieces = await heard(emulator, (GET, b"token", 1), (head, b"stale", 1), (body, b"request_id", 1))
+        assert (statuses(pieces), emulator.accepted) == ([[b"401"], [b"429"], [b"200"]], 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "mark", "count", "start"),
+    [
+        ("only-1xx", b"HTTP/1.1 102 Processing\r\n\r\n", 2, b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 102"),
+        ("slow-extension", b"\r\n\r\n2;x=xx", 1, b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"),
+        ("slow-head", b"HT", 1, b"HT"),
+    ],
+)
+async def test_an_answer_can_go_on_without_getting_anywhere(name, mark, count, start):
+    async with Emulator(script={"models": [fault(name)]}) as emulator:
+        [data] = await heard(emulator, (GET, mark, count))
+    assert data.startswith(start)
+    assert b"\r\n0\r\n" not in data
+
+
+async def test_a_head_can_come_byte_by_byte_and_its_body_at_once():
+    script = {"models": [Reply(401, b"abc", head_dribble=1e-4), Reply(401, b"abc", head_dribble=0.0, dribble=0.0)]}
+    async with Emulator(script=script) as emulator, open_session(emulator) as session:
+        assert [await fetch(session, "GET", "/v1/models") for _ in range(2)] == [(401, b"abc")] * 2
+
+
+@pytest.mark.parametrize(("accepts", "packed"), [("gzip, deflate", True), ("identity", False)])
+async def test_a_compressed_body_has_zeros_behind_it_for_a_client_that_accepts_it(accepts, packed):
+    async with Emulator(script={"models": [Rewrite(gzip=512)]}) as emulator:
+        get = GET.replace(b"Host: x", f"Host: x\r\nAccept-Encoding: {accepts}\r\nConnection: close".encode())
+        _, headers, body = split(await raw(emulator, get))
+    assert ("Content-Encoding" in headers) is packed
+    assert len(body) == int(headers["Content-Length"])
+    if packed:
+        assert body.endswith(bytes(512))
+    assert b"token" in (gzip.decompress(body) if packed else body)
+
+
+@pytest.mark.parametrize(("name", "size"), [("header-9k", 9_000), ("header-60k", 60_000)])
+async def test_a_header_can_be_large(name, size):
+    async with Emulator(script={"models": [fault(name)]}) as emulator:
+        _, headers, _ = split(await raw(emulator, GET.replace(b"Host: x", b"Host: x\r\nConnection: close")))
+    assert len(headers["X-Noise"]) == size
+
+
+async def test_signed_addresses_reach_the_service_as_they_are():
+    async with Emulator(profile="fixed:0", script={"submit": [fault("signed-redirect")]}) as emulator:
+        async with open_session(emulator) as session:
+            async with session.post(SUBMIT, json={"prompt": "x", "width": 64, "height": 64}) as response:
+                path = f"/v1/requests/{(await response.json())['request_id']}/result"
+            async with session.get(path) as response:
+                url = (await response.json())["output"]["image"]
+        statuses = [
+            (await raw(emulator, f"GET {target} HTTP/1.0\r\n\r\n".encode()))[9:12]
+            for address in (url, url.replace("/moved/", "/signed/"))
+            for target in (address.removeprefix(emulator.base_url), address.replace("%7E", "~"))
+        ]
+    assert statuses == [b"302", b"403", b"200", b"403"]
+
+
+async def test_a_sound_is_hosted_too():
+    async with Emulator(profile="fixed:0") as emulator, open_session(emulator) as session:
+        async with session.post("/v1/models/emulator/voice/text-to-speech", json={"prompt": "x"}) as response:
+            request_id = (await response.json())["request_id"]
+        async with session.get(f"/files/{request_id}.wav") as response:
+            assert (response.content_type, (await response.read())[8:12]) == ("audio/wav", b"WAVE")
 
 
 @pytest.mark.parametrize("line", [b"HTTP/1.0\r\n", b"HTTP/1.1\r\nConnection: close\r\n"])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from flux_klein_async.emulator.catalogue import MODELS
 from flux_klein_async.emulator.engine import Engine
-from flux_klein_async.emulator.scripts import Generation, Reply
+from flux_klein_async.emulator.scripts import Generation, Reply, Rewrite
 from flux_klein_async.emulator.service import KEPT_FOR, Job, Placeholder, Queue, Route, find_route
 
 from .helpers import KLEIN_4B, SUBMIT, ask, submit
@@ -28,6 +28,11 @@ from .helpers import KLEIN_4B, SUBMIT, ask, submit
         ("GET", "http://h:1/v1/requests/r/status", Route("status", "/v1/requests/r/status", request_id="r")),
         ("GET", "/files/r.png", Route("file", "/files/r.png", request_id="r", file=".png")),
         ("GET", "/files/r.2.png", Route("file", "/files/r.2.png", request_id="r", file=".2.png")),
+        (
+            "GET",
+            "/signed/r/%28a%29.png?x",
+            Route("file", "/signed/r/%28a%29.png", {"x": ""}, "r", file=".png", folder="signed"),
+        ),
         ("GET", "/files/r.mp4", Route("file", "/files/r.mp4", request_id="r", file=".mp4")),
     ],
 )
@@ -230,6 +235,7 @@ def test_cancelling_ends_what_waits_and_gives_the_money_back():
         (Generation(ends="cancelled"), "cancelled", {}),
         (Generation(output="https://x/y.png"), "completed", {"output": "https://x/y.png"}),
         (Generation(words={"completed": "SUCCEEDED"}, output=[]), "SUCCEEDED", {"output": []}),
+        (Generation(ends="failed", error="late", words={"failed": "expired"}), "expired", {"error": "late"}),
     ],
 )
 def test_a_scripted_fate_shows_in_status_and_result(fate, status, more):
@@ -239,6 +245,70 @@ def test_a_scripted_fate_shows_in_status_and_result(fate, status, more):
     result = ask(engine, f"/v1/requests/{request_id}/result", 2).body
     assert result["status"] == status
     assert {key: result[key] for key in ("output", "error") if key in result} == more
+
+
+def test_the_error_of_a_failed_generation_is_in_its_status_too():
+    engine = make_engine(script={"submit": [Generation(ends="failed", error="late")]})
+    path = f"/v1/requests/{submit(engine)}/status"
+    assert [ask(engine, path, now).body.get("error") for now in (1, 2)] == [None, "late"]
+
+
+def test_an_output_can_have_the_address_of_its_file_in_it():
+    output = ["{file}?1", {"href": "{place}", "text": "{FILE}", "pages": 2}]
+    engine = make_engine(script={"submit": [Generation(output=output), None]}, base_url="https://b")
+    for request_id in (submit(engine), submit(engine)):
+        engine.script("result", Rewrite({"output": output}))
+        address = f"//b/files/{request_id}.png"
+        result = ask(engine, f"/v1/requests/{request_id}/result", 2).body["output"]
+        assert result == [f"https:{address}?1", {"href": address, "text": f"HTTPS:{address}", "pages": 2}]
+    engine.script("result", Rewrite({"output": output}))
+    assert ask(engine, "/v1/requests/nobody/result").body["output"] == output
+
+
+def test_a_generation_can_cost_something_else():
+    engine = make_engine(workers=1, script={"submit": [Generation(cost=0.04), Generation(cost=0.5)]})
+    first, waiting = submit(engine), submit(engine)
+    assert engine.spent_usd == 0.54
+    ask(engine, f"/v1/requests/{waiting}/cancel", method="POST")
+    assert engine.spent_usd == 0.04
+    assert ask(engine, f"/v1/requests/{first}/result?include_cost=true", 2).body["cost"] == 0.04
+
+
+def test_several_submits_can_be_given_one_id():
+    same = Generation(same_id=True)
+    engine = make_engine(script={"submit": [same, same, None, same]})
+    first, second, third, fourth = (submit(engine) for _ in range(4))
+    assert first == second != third == fourth
+    assert (engine.accepted, len(engine.completions)) == (4, 4)
+    assert len({record.request_id for record in engine.records}) == 4
+
+
+@pytest.mark.parametrize("kind", ["direct", "redirect"])
+def test_a_signed_address_answers_to_its_own_bytes_alone(kind):
+    engine = make_engine(script={"submit": [Generation(signed=kind)]}, base_url="https://b", files_url="https://f")
+    request_id = submit(engine)
+    url = ask(engine, f"/v1/requests/{request_id}/result", 2).body["output"]["image"]
+
+    def status(url):
+        return engine.handle("GET", url.removeprefix("https://f"), {}, b"", 2.0)
+
+    for ours, theirs in (
+        ("%28", "("),
+        ("%7E", "~"),
+        ("%2F", "/"),
+        ("%27", "'"),
+        ("%2b", "%2B"),
+        ("~", "%7E"),
+        ("?", "?x&"),
+    ):
+        assert ours in url
+        assert status(url.replace(ours, theirs)).status == 403
+    reply = status(url)
+    if kind == "redirect":
+        assert reply.status == 302
+        assert status(reply.headers["Location"].replace("%28", "(")).status == 403
+        reply = status(reply.headers["Location"])
+    assert reply.body == Placeholder("a snow leopard", 1024, 1024, 0, request_id, "png")
 
 
 def test_a_scripted_length_replaces_the_profiles():
@@ -326,8 +396,28 @@ def test_the_catalogue_is_paged():
 
 def test_the_categories_are_listed_once_each():
     assert ask(make_engine(), "/v1/models/categories").body == {
-        "categories": ["text-to-image", "image-to-image", "text-to-video"]
+        "categories": [
+            *("text-to-image", "image-to-image", "text-to-video", "image-to-video", "video-to-video"),
+            *("text-to-speech", "audio-to-audio"),
+        ]
     }
+
+
+def test_pages_leave_out_and_repeat_nothing():
+    engine = make_engine()
+    pages = [ask(engine, f"/v1/models?limit=5&offset={start}").body["models"] for start in (0, 5, 10, 15)]
+    assert [len(page) for page in pages] == [5, 5, 2, 0]
+    assert [entry["model_id"] for page in pages for entry in page] == list(MODELS)
+    found = ask(engine, "/v1/models?search=edit&category=image-to-image&limit=3").body
+    assert (len(found["models"]), found["total"]) == (3, 4)
+
+
+def test_a_request_of_more_than_64_mib_is_refused():
+    engine = make_engine()
+    body = b'{"prompt": "x", "noise": "%s"}'
+    room = 64 * 2**20 - len(body) + 2
+    sizes = [ask(engine, SUBMIT, method="POST", body=body % (b"x" * size)).status for size in (room, room + 1)]
+    assert (sizes, engine.accepted) == ([200, 422], 1)
 
 
 @pytest.mark.parametrize("query", ["limit=x", "offset=-1", "limit=%C2%B2", f"limit={'9' * 5000}"])

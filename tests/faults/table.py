@@ -21,9 +21,10 @@ def _forms(*names: str) -> tuple[str, ...]:
 INPUT = (*_forms("400", "400001", "422", "422001"), "422001@400", "422001@200")
 BALANCE = (*_forms("402", "400002"), "400002@200")
 TOKEN = (*_forms("401", "401001", "400004"), "401001@400", "400004@200", "401001@200")
-DENIED = (*_forms("403", "403001", "403003"), "403001@400", "403001@200")
+DENIED = (*_forms("403", "403001", "403003"), "403001@400", "403001@200", "firewall")
+SISTERS = tuple(f"{code}@{status}" for status in (200, 400, 403) for code in (10001, 10002, 10003))
 MISSING = (*_forms("404", "404001"), "404001@400", "404001@200")
-LATER = _forms("429")
+LATER = (*_forms("429"), "429+ms", "429+reset")
 TIMED_OUT = _forms("408")
 ASKED_FOR_PATIENCE = ("503+after", "503+date")
 TROUBLE = (*_forms("500", "500001", "502", "504"), "503", "500001@400", "500001@200")
@@ -36,14 +37,18 @@ REFUSED = {
 }
 # The wire, and what comes over it.
 BROKEN = ("reset", "truncated", "no-gzip")
-SILENT = ("hang",)
+SILENT = ("hang", "only-1xx", "slow-extension")
 HEADS = ("header-no-colon", "header-too-long", "length-no-number", "length-twice")
 BODIES = ("nan", "huge-digits", "surrogate", "deep", "cut-json", "empty", "json-null", "json-list")
 NO_ANSWER = ("no-http", "endless", "html", "redirect", "redirect-away", "overlong", "gzip-bomb", *HEADS, *BODIES)
 BARE = ("json-bare",)
-FINE = ("slow", "date-away")
-SLOW = ("drip",)
-_EFFECTS = (*BROKEN[:2], *SILENT, "no-http", "endless", "html", "500")
+LARGE = ("header-9k", "header-60k")
+FINE = ("slow", "date-away", *LARGE)
+SLOW = ("drip", "slow-head")
+PADDED = ("gzip-zeros",)  # asked for `identity`, the service does not compress
+_STRAY = ("stray-429", "stray-422", "stray-401", "stray-200", "stray-again")
+STRAY = (*_STRAY, *(f"{name}+head" for name in _STRAY))
+_EFFECTS = (*BROKEN[:2], "hang", "no-http", "endless", "html", "500")
 TOOK_EFFECT = tuple(f"{name}+accepted" for name in _EFFECTS)
 
 
@@ -71,17 +76,22 @@ def _submits(fine: Cell) -> list[Row]:
     uncertain = Cell("SubmissionUncertainError", 0, "uncertain", "unknown")
     return [
         *(_same(faults, Cell(error, 0, "refused", "no")) for faults, error in REFUSED.items()),
+        _same(SISTERS, Cell("PermissionDeniedError", 0, "refused", "no")),
         (LATER, fine, Cell("RateLimitError", 0, "refused", "no", retryable=True)),
         (ASKED_FOR_PATIENCE, fine, Cell("ServerError", 0, "refused", "no", retryable=True)),
         _same((*TIMED_OUT, *TROUBLE, *BROKEN, *SILENT, *NO_ANSWER, *BARE), uncertain),
         _same((*TOOK_EFFECT, "no-id", "bad-id"), uncertain._replace(accepted=1)),
         # Its id comes after the deadline: too late for the caller, soon enough for the journal.
-        _same(SLOW, uncertain._replace(accepted=1, journal="submitted")),
+        _same(("drip",), uncertain._replace(accepted=1, journal="submitted")),
+        _same(("slow-head",), uncertain._replace(accepted=1)),
     ]
 
 
-_FATES = ("fails", "is-cancelled", "never-ends", "result-never")
-_GOOD_FATES = ("upper-case", "other-words", "odd-word", "result-late", "early-404")
+_BAD_WORDS = tuple(f"says-{word}" for word in ("TIMED_OUT", "expired", "rejected", "error"))
+_GOOD_WORDS = ("says-SUCCESS", "says-done")
+_FATES = ("fails", "is-cancelled", "never-ends", "result-never", *_BAD_WORDS, *_GOOD_WORDS)
+_FILED = ("costs-more", "same-id", "signed-file", "signed-redirect")
+_GOOD_FATES = ("upper-case", "other-words", "odd-word", "result-late", "early-404", *_FILED)
 _SUBMITTED = Cell(OK, 1, "submitted")
 _NOT_SENT = Cell("", 0, "refused", "no")
 
@@ -90,10 +100,11 @@ def _generations(fine: Cell) -> list[Row]:
     """A submit whose generation is waited for."""
     return [
         *_submits(fine),
-        _same(FINE + _GOOD_FATES, fine),
-        _same(("fails",), Cell("GenerationFailedError", 1, "failed", "unknown")),
+        _same(FINE + PADDED + STRAY + _GOOD_FATES, fine),
+        # An error in status and result stands for 10 s; a word alone is waited out.
+        _same(("fails", *_BAD_WORDS), Cell("GenerationFailedError", 1, "failed", "unknown")),
         _same(("is-cancelled",), Cell("GenerationCancelledError", 1, "cancelled", "no")),
-        _same(("never-ends",), Cell("WaitTimeoutError", 1, "submitted", "unknown")),
+        _same(("never-ends", *_GOOD_WORDS), Cell("WaitTimeoutError", 1, "submitted", "unknown")),
         _same(("result-never",), Cell("ResultNotReadyError", 1, "submitted", "unknown")),
     ]
 
@@ -101,11 +112,16 @@ def _generations(fine: Cell) -> list[Row]:
 # --- single calls: repeated where that is harmless
 
 
-def _single(good: Cell, bad: Cell, *, fine: tuple[str, ...] = (), none: tuple[str, ...] = ()) -> list[Row]:
+def _single(
+    good: Cell, bad: Cell, *, fine: tuple[str, ...] = (), none: tuple[str, ...] = (), lost: tuple[str, ...] = ()
+) -> list[Row]:
     """`bad` is what every error of the call has in common.
 
-    `fine`: answers that are taken as they come (a short one even if it drips); `none`: answers that cannot be read.
+    `fine`: answers that are taken as they come (a short one even if it drips); `none`: answers that cannot be read;
+    `lost`: those that have a row elsewhere.
     """
+    slow = tuple(name for name in SLOW if name not in fine + lost)
+    padded = tuple(name for name in PADDED if name not in lost)
 
     def ends(error: str, *, retryable: bool) -> Cell:
         return bad._replace(error=error, retryable=retryable)
@@ -115,8 +131,8 @@ def _single(good: Cell, bad: Cell, *, fine: tuple[str, ...] = (), none: tuple[st
         (LATER, good, ends("RateLimitError", retryable=True)),
         (TIMED_OUT, good, ends("APIStatusError", retryable=True)),
         (TROUBLE + ASKED_FOR_PATIENCE, good, ends("ServerError", retryable=True)),
-        (BROKEN, good, ends("APIConnectionError", retryable=True)),
-        (SILENT + tuple(set(SLOW) - set(fine)), good, ends("APITimeoutError", retryable=True)),
+        (BROKEN + padded, good, ends("APIConnectionError", retryable=True)),
+        (SILENT + slow, good, ends("APITimeoutError", retryable=True)),
         (NO_ANSWER + none, good, ends("InvalidResponseError", retryable=True)),
         _same(FINE + fine, good),
     ]
@@ -127,12 +143,23 @@ def _single(good: Cell, bad: Cell, *, fine: tuple[str, ...] = (), none: tuple[st
 
 def _polls(good: Cell, *, retryable: bool) -> list[Row]:
     out_of_time = _OUT_OF_TIME._replace(retryable=retryable)
-    saw_nothing = (*TROUBLE, *ASKED_FOR_PATIENCE, *LATER, *TIMED_OUT, *BROKEN, *SILENT, *NO_ANSWER, *BARE, *SLOW)
+    saw_nothing = (
+        *TROUBLE,
+        *ASKED_FOR_PATIENCE,
+        *LATER,
+        *TIMED_OUT,
+        *BROKEN,
+        *SILENT,
+        *NO_ANSWER,
+        *BARE,
+        *SLOW,
+        *PADDED,
+    )
     odd = ("slow", "no-status", "other-id", "unknown-state", "gone-back", "odd-position")
     return [
         *((faults, good, Cell(error, 1, "submitted", "unknown")) for faults, error in REFUSED.items()),
         (saw_nothing + odd, good, out_of_time),
-        _same(("date-away", "done-too-soon", "failed-too-soon"), good),
+        _same(("date-away", *LARGE, "done-too-soon", "failed-too-soon"), good),
     ]
 
 
@@ -150,15 +177,21 @@ def _results(good: Cell, *, retryable: bool) -> list[Row]:
         (LATER, good, ends("RateLimitError")),
         (TIMED_OUT, good, ends("APIStatusError")),
         (TROUBLE + ASKED_FOR_PATIENCE, good, ends("ServerError")),
-        (BROKEN, good, ends("APIConnectionError")),
+        (BROKEN + PADDED, good, ends("APIConnectionError")),
         (SILENT + SLOW, good, ends("WaitTimeoutError")),
         ((*NO_ANSWER, "other-id"), good, ends("InvalidResponseError")),
         ((*BARE, "no-output"), good, ends("ResultNotReadyError")),
         _same((*FINE, *_ODD_RESULTS), good),
+        _same(_NO_OUTPUTS, Cell("GenerationFailedError", 1, "failed", "yes")),
     ]
 
 
-_ODD_RESULTS = ("bare-output", "odd-cost", "ended-in-2199", "ended-first")
+_OUTPUTS = ("missing", "inline", "capitals", "audio", "url", "path", "text", "list", "nested", "no-scheme", "words")
+_ODD_RESULTS = (
+    *("bare-output", "odd-cost", "cost-huge", "cost-in-nano", "ended-in-2199", "ended-first", "no-zone"),
+    *(f"out-{name}" for name in _OUTPUTS),
+)
+_NO_OUTPUTS = ("out-empty", "out-filtered")
 _GENERATED = Cell(OK, 1, "completed")
 _OUT_OF_TIME = Cell("WaitTimeoutError", 1, "submitted", "unknown", retryable=True)
 _KNOWN = Cell("", 1, "submitted", "unknown")  # an error about a request that runs
@@ -168,13 +201,14 @@ _HAD = Cell("", 1, "completed", "unknown")  # an error about a request whose res
 
 _PASSING_FILES = (
     *_forms("500", "500001", "502", "503", "504", "429", "408"),
+    *("429+ms", "429+reset"),
     *("reset", "truncated", "no-gzip", "no-http", "overlong", "html", "cut", *HEADS),
     *("picture-empty", "picture-text"),
 )
 _REFUSED_FILES = (
     *_forms("400", "400001", "402", "400002", "401", "401001", "400004", "403", "403001", "403003"),
     *_forms("404", "404001", "422", "422001"),
-    *("redirect", "redirect-away"),
+    *("redirect", "redirect-away", "firewall"),
 )
 _LARGE_FILES = ("endless", "gzip-bomb", "picture-endless")
 _NO_FILE = Cell("DownloadError", 1, "completed", "yes")
@@ -203,13 +237,13 @@ _UNPRICED = Cell("", 0, NOTHING, "no")
 def _cancels() -> list[Row]:
     lost = {
         ("no-outcome", "other-id"): "InvalidResponseError",
-        ("reset+accepted", "truncated+accepted"): "APIConnectionError",
-        ("hang+accepted",): "APITimeoutError",
+        ("reset+accepted", "truncated+accepted", *PADDED): "APIConnectionError",
+        ("hang+accepted", "slow-head"): "APITimeoutError",
         ("500+accepted",): "ServerError",
         ("no-http+accepted", "endless+accepted", "html+accepted"): "InvalidResponseError",
     }
     return [
-        *_single(Cell(OK, 1, "cancelled"), _KNOWN, fine=(*SLOW, "only-said"), none=BARE),
+        *_single(Cell(OK, 1, "cancelled"), _KNOWN, fine=("drip", "only-said"), none=BARE, lost=("slow-head", *PADDED)),
         _same(("too-late",), Cell(OK, 1, "submitted")),
         *((faults, _SUBMITTED, _KNOWN._replace(error=error, retryable=True)) for faults, error in lost.items()),
     ]
@@ -218,14 +252,14 @@ def _cancels() -> list[Row]:
 # --- the table: verb, endpoint
 TABLE: dict[tuple[str, str], list[Row]] = {
     ("submit", "connect"): _connecting(_SUBMITTED, _NOT_SENT),
-    ("submit", "submit"): [*_submits(_SUBMITTED), _same(FINE + _FATES + _GOOD_FATES, _SUBMITTED)],
+    ("submit", "submit"): [*_submits(_SUBMITTED), _same(FINE + PADDED + STRAY + _FATES + _GOOD_FATES, _SUBMITTED)],
     ("generate", "connect"): _connecting(_GENERATED, _NOT_SENT),
     ("generate", "submit"): _generations(_GENERATED),
     ("generate", "status"): _polls(_GENERATED, retryable=False),
     ("generate", "result"): _results(_GENERATED, retryable=False),
     ("generate_many", "connect"): _connecting(_GENERATED, _UNPRICED),
     ("generate_many", "model"): [
-        *_single(_GENERATED, _UNPRICED, none=BARE),
+        *_single(_GENERATED, _UNPRICED, fine=STRAY, none=BARE),
         _same(("no-price", "odd-price"), _UNPRICED._replace(error="BudgetExceededError")),
     ],
     ("generate_many", "submit"): _generations(_GENERATED),
@@ -247,11 +281,12 @@ TABLE: dict[tuple[str, str], list[Row]] = {
     ("result", "result"): [
         *_single(_GENERATED, _HAD, fine=_ODD_RESULTS, none=("other-id",)),
         _same((*BARE, "no-output"), _HAD._replace(error="ResultNotReadyError", retryable=True)),
+        _same(_NO_OUTPUTS, _HAD._replace(error="GenerationFailedError", charged="yes")),
     ],
     ("cancel", "connect"): _connecting(Cell(OK, 1, "cancelled"), _KNOWN),
     ("cancel", "cancel"): _cancels(),
     ("model", "connect"): _connecting(Cell(OK, 0, NOTHING), _UNPRICED),
-    ("model", "model"): _single(Cell(OK, 0, NOTHING), _UNPRICED, fine=("no-price", "odd-price"), none=BARE),
+    ("model", "model"): _single(Cell(OK, 0, NOTHING), _UNPRICED, fine=("no-price", "odd-price", *STRAY), none=BARE),
     ("download", "connect"): _connecting(_DOWNLOADED, _NO_FILE_YET),
     ("download", "file"): _files(_DOWNLOADED),
     ("read", "connect"): _connecting(_GENERATED, _NO_FILE_YET),

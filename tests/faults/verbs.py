@@ -23,7 +23,7 @@ DEADLINE = 30.0
 _PROMPT: dict[str, Any] = {"width": 64, "height": 64}
 _ITEM: dict[str, Any] = {"prompt": "a snow leopard", **_PROMPT}
 _TOKENS = (f"token-{number}" for number in itertools.count())  # an account of its own for every cell
-_NEVER_THERE = {"never-ends", "result-never"}
+_NEVER_THERE = {"never-ends", "result-never", "says-SUCCESS", "says-done"}
 OK = "ok"
 ABANDONED = "cancel"  # the endpoint that an abandoned generation asks
 
