@@ -24,6 +24,7 @@ from flux_klein_async.errors import (
     ItemClaimedError,
     JournalError,
     PermissionDeniedError,
+    by_known_code,
 )
 from flux_klein_async.misuse import NotAwaitable, NotForLoop, NotWith
 from flux_klein_async.models import GenerationResult, Outcome, SavedFile
@@ -37,7 +38,9 @@ T = TypeVar("T")
 def dooms(error: FluxKleinError) -> bool:
     """Whether every further submit would end in this error too."""
     if isinstance(error, PermissionDeniedError):
-        return error.request_id is None  # on a submit; a refusal of one request says nothing about the others
+        # On a submit, and by the service itself: a refusal of one request says nothing about the others, and a 403 of
+        # a firewall nothing about the account.
+        return error.request_id is None and by_known_code(error)
     if isinstance(error, JournalError):  # nothing is submitted that cannot be written down
         return not isinstance(error, ItemClaimedError)
     return isinstance(error, ConfigurationError | AuthenticationError | InsufficientBalanceError | BudgetExceededError)
