@@ -9,7 +9,7 @@ import errno
 import select
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
@@ -37,7 +37,8 @@ _CONNECTED_WITHIN = 30.0  # seconds in all: aiohttp waits for a resolver and for
 _KEEP_ALIVE = 4.0
 _DRIBBLE = 2.0  # times its silence that a body may take in all: one that dribbles is never silent
 
-_parsed = lru_cache(maxsize=4096)(URL)  # polls repeat their addresses; yarl itself remembers too few
+# Polls repeat their addresses, and yarl itself remembers too few. Encoded: a signed address is sent as it was given.
+_parsed = lru_cache(maxsize=4096)(partial(URL, encoded=True))
 _FAILURES = tuple(MEANINGS)
 
 # Only Linux tells a closed peer from data to read (such as a TLS session ticket); the BSDs say "hung up". Windows has

@@ -13,6 +13,7 @@ from flux_klein_async.api.urls import (
     is_loopback,
     is_public,
     parsed,
+    redirected,
     trusted_file_url,
 )
 from flux_klein_async.errors import ConfigurationError, InvalidInputError
@@ -118,6 +119,16 @@ def test_takes_names_joined_by_slashes_as_a_model_id() -> None:
         ("https://x.runcomfy.net/a.png?signature=b%2Bc%3D&d=e", None),
         ("https://x.runcomfy.net/a.png#fragment", "https://x.runcomfy.net/a.png"),
         ("https://x.runcomfy.net/a%20b.png", None),
+        # Signed as text: nothing of path and query is decoded, encoded or resolved.
+        ("https://x.runcomfy.net/a%28b%29%7e%2F%2f%41/../c/./d//e;f=%27?X-Sig=%28%27%7E%2F+%20&b=&c&c=%2B", None),
+        ("https://x.runcomfy.net/a(b)'!*~$&+,;=:@[]{}|^`\"<>", None),
+        ("https://x.runcomfy.net?sig=%7E", "https://x.runcomfy.net/?sig=%7E"),
+        ("https://X.runcomfy.net:443/%7Ea?b#c?d", "https://x.runcomfy.net/%7Ea?b"),
+        # What no request line can carry.
+        (
+            "https://x.runcomfy.net/a b/\u00e9%7E?c=\u00fc d%28",
+            "https://x.runcomfy.net/a%20b/%C3%A9%7E?c=%C3%BC%20d%28",
+        ),
         ("http://127.0.0.1:8080/files/a.png", None),
     ],
 )
@@ -153,6 +164,11 @@ def test_takes_files_from_trusted_hosts_and_its_own_origin(text: str, opened: st
             *("https://127.0.0.1/a.png", "https://[::1]/a.png", "https://[::1].runcomfy.net/a.png"),
             *("https://169.254.169.254/latest/meta-data", "https://2130706433/a.png"),
         ),
+        "what parsers drop": (
+            *("https://x.runcomfy.net/a\n.png", "https://x.runcomfy.net/a\r\nX-Evil: 1", "https://x.run\tcomfy.net/a"),
+            *(" https://x.runcomfy.net/a.png", "\x1fhttps://x.runcomfy.net/a.png", "https://x.runcomfy.net/\x7f"),
+            "https://x.runcomfy.net/\udcff",
+        ),
         "another scheme or port": (
             *("http://x.runcomfy.net/a.png", "ftp://x.runcomfy.net/a.png", "file://x.runcomfy.net/etc/passwd"),
             *("//x.runcomfy.net/a.png", "x.runcomfy.net/a.png", "https:x.runcomfy.net/a.png"),
@@ -177,6 +193,37 @@ def test_takes_files_from_trusted_hosts_and_its_own_origin(text: str, opened: st
 )
 def test_takes_no_file_from_anywhere_else(texts: Any) -> None:
     assert [text for text in texts if trusted_file_url(text, OWN) is not None] == []
+
+
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        ("https://y.example/%7Ea/../b?c=%28#d", "https://y.example/%7Ea/../b?c=%28#d"),
+        ("data:,x", "data:,x"),
+        ("//y.example/%7Ea?b", "https://y.example/%7Ea?b"),
+        ("/%7Ea/../b;c?d=%2F", "https://x.example/%7Ea/../b;c?d=%2F"),
+        ("?d=%28", "https://x.example/one/two%2Fthree?d=%28"),
+        ("#d", "https://x.example/one/two%2Fthree#d"),
+        ("", "https://x.example/one/two%2Fthree"),
+        ("%7Ea;?b=%28", "https://x.example/one/%7Ea;?b=%28"),
+        ("./%7Ea", "https://x.example/one/%7Ea"),
+        ("../%7Ea", "https://x.example/%7Ea"),
+        ("../../.././%7Ea/../b", "https://x.example/%7Ea/../b"),
+        ("..", "https://x.example/"),
+        (".", "https://x.example/one/"),
+        ("..a", "https://x.example/one/..a"),
+        ("a/b:c", "https://x.example/one/a/b:c"),
+    ],
+)
+def test_a_redirect_is_joined_without_rewriting(location, target):
+    assert redirected("https://x.example/one/two%2Fthree?four=/five#six", location) == target
+
+
+@pytest.mark.parametrize(
+    "url", ["https://x.example", "https://x.example?a=/b", "https://x.example/", "https://x.example/a"]
+)
+def test_a_redirect_from_the_root_stays_below_it(url):
+    assert [redirected(url, location) for location in ("b", "../b", "/b")] == ["https://x.example/b"] * 3
 
 
 @pytest.mark.parametrize(
