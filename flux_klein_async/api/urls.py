@@ -151,10 +151,24 @@ def _has_credentials(url: URL) -> bool:
 # RFC 1123, 2.1: labels of letters, digits and inner hyphens; the underscore is seen in the wild.
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?", re.ASCII)
-# Names that resolve only inside one network, or nowhere (RFC 6761, RFC 6762).
-_PRIVATE_SUFFIXES = frozenset({"local", "localhost", "internal", "invalid"})
-# They seem global but lead to any IPv4 address: NAT64 (RFC 6052, RFC 8215) and 6to4 (RFC 3056).
-_TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16")))
+# Names that resolve only inside one network, or nowhere (RFC 6761, 6762, 7686, 9476).
+_PRIVATE_SUFFIXES = frozenset({"alt", "example", "internal", "invalid", "local", "localhost", "onion", "test"})
+# Networks about which Python releases differ, refused on all of them (IANA, special-purpose address registries).
+_SPECIAL = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "192.0.0.0/24",  # protocol assignments
+            "192.88.99.0/24",  # relays of 6to4
+            # Outside of 2000::/3 nothing is global unicast: also IPv4-compatible ("::7f00:1"), translated
+            # ("::ffff:0:7f00:1") and NAT64 ("64:ff9b::7f00:1") addresses, which lead to any IPv4 address.
+            *("::/3", "4000::/2", "8000::/1"),
+            "2001::/23",  # protocol assignments, Teredo ("2001::7f00:1") among them
+            "2002::/16",  # 6to4 ("2002:7f00:1::")
+            "3fff::/20",  # documentation
+        ),
+    )
+)
 
 
 def host_of(url: URL) -> str | None:
@@ -184,8 +198,10 @@ def is_public(host: str) -> bool:
     """Whether the host can be reached from anywhere: a name with a dot, or a global unicast address."""
     address = _address(host)
     if address is not None:
-        translated = any(address in network for network in _TRANSLATED if network.version == address.version)
-        return address.is_global and not address.is_multicast and not translated
+        if any(address in network for network in _SPECIAL if network.version == address.version):
+            return False
+        local = address.is_multicast or address.is_reserved or getattr(address, "scope_id", None) is not None
+        return address.is_global and not local
     labels = host.rstrip(".").split(".")
     # By the WHATWG URL standard, a last label of digits (or 0x...) makes the name an IPv4 address.
     numeric = labels[-1].isdigit() or labels[-1].startswith("0x")
