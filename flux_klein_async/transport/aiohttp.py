@@ -20,6 +20,7 @@ from yarl import URL
 
 from flux_klein_async.api.credentials import Redactor
 from flux_klein_async.api.messages import Kind, Request, Response
+from flux_klein_async.api.urls import host_of, is_loopback
 from flux_klein_async.errors import ConfigurationError, FluxKleinError, InvalidResponseError
 from flux_klein_async.options import Environment, Limits
 from flux_klein_async.transport.base import BodyGuard
@@ -121,6 +122,7 @@ class AiohttpTransport:
                 raise ConfigurationError("The session has credentials of its own; the token must be the only one")
             if session.closed:
                 raise ConfigurationError("The session is closed")
+            _check_proxy(session, origin)
             environment = environment if session.trust_env else Environment()
         self._limits = limits
         self._redactor = redactor
@@ -235,6 +237,20 @@ class AiohttpTransport:
             session.detach()
             if owner and connector is not None:
                 connector._close()  # noqa: SLF001  # close() is a coroutine, a finalizer has no loop
+
+
+def _check_proxy(session: aiohttp.ClientSession, origin: str | None) -> None:
+    """Refuse a borrowed session whose own proxy would be told the token: a tunnel is made for https alone.
+
+    Between programs of this machine nothing is told to anybody.
+    """
+    proxy = session._default_proxy  # noqa: SLF001  # no public name
+    if proxy is None or origin is None or origin.startswith("https:"):
+        return
+    if not all(is_loopback(host_of(URL(url)) or "") for url in (origin, proxy)):
+        raise ConfigurationError(
+            "The session's proxy would send the token in clear: use https, or a session without it"
+        )
 
 
 def _authorized_last(request: Request, session: aiohttp.ClientSession) -> dict[str, Any]:
