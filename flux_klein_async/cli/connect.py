@@ -73,6 +73,9 @@ class Address(NamedTuple):
     token: str
     store: Path | None
 
+    def __repr__(self) -> str:
+        return f"Address({self.base_url!r})"
+
 
 @asynccontextmanager
 async def connected(screen: Screen, base_url: str | None, *, emulator: bool) -> AsyncIterator[Address]:

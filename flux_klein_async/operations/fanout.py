@@ -80,7 +80,6 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         on_stop: Callable[[FluxKleinError | None], None] = lambda _: None,
     ) -> None:
         """`make` generates an item; `on_stop` is told by which error submitting ends, or None for the user's wish."""
-        self._next_item = _reader(items)
         self._make = make
         self._on_stop = on_stop
         self._concurrency = concurrency
@@ -99,6 +98,7 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         self._news = asyncio.Event()
         self._entered = False
         self._left = False
+        self._next_item = _reader(items)  # last: it may refuse them, and the repr is whole
 
     def __repr__(self) -> str:
         state = "left" if self._left else "entered" if self._entered else "not entered"

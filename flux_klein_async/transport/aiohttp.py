@@ -25,7 +25,7 @@ from flux_klein_async.errors import ConfigurationError, FluxKleinError, InvalidR
 from flux_klein_async.options import Environment, Limits
 from flux_klein_async.transport.base import BodyGuard
 from flux_klein_async.transport.environment import Proxies, named_authorities
-from flux_klein_async.transport.failures import MEANINGS, map_error
+from flux_klein_async.transport.failures import MEANINGS, map_error, without_frames
 
 __all__ = ["AiohttpTransport", "gone"]
 
@@ -210,14 +210,21 @@ class AiohttpTransport:
         )
 
     async def _mapping(self, call: Awaitable[T], guard: BodyGuard | None = None) -> T:
-        """Await one of aiohttp's calls; its failure becomes one of ours, which refers to no request."""
+        """Await one of aiohttp's calls; its failure becomes one of ours, which refers to no request.
+
+        What passes, such as a cancellation, passes without the frames of the call: their variables hold the token, and
+        crash reporters collect them.
+        """
         try:
             return await call
         except _FAILURES as error:
-            failure = self._mapped(error, guard)
-        except FluxKleinError as error:
-            failure = error.with_traceback(None)  # its frames hold the request too
-        raise failure  # outside of `except`: no context is kept
+            failure: BaseException = self._mapped(error, guard)
+        except BaseException as error:  # noqa: BLE001  # raised again
+            failure = without_frames(error)
+        try:
+            raise failure  # outside of `except`: no context is kept
+        finally:
+            del failure
 
     def _mapped(self, failure: BaseException, guard: BodyGuard | None) -> FluxKleinError:
         error = map_error(failure, self._redactor, guard)
