@@ -28,6 +28,8 @@ classes.
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from flux_klein_async.text import shown
+
 __all__ = [
     "APIConnectionError",
     "APIStatusError",
@@ -111,13 +113,16 @@ class FluxKleinError(Exception):
         return self.transient and not self.paid_by_this_call
 
     def __str__(self) -> str:
+        return shown(self._sentence())  # it may end in a log or on a terminal, and others have written parts of it
+
+    def _sentence(self) -> str:
         text = str(self.args[0]) if self.args and self.args[0] else self._summary()
         if self.cause:
             text += f": {self.cause}"
         return f"{text} (request {self.request_id})" if self.request_id else text
 
     def __repr__(self) -> str:
-        text = str(self)
+        text = self._sentence()
         return f"{type(self).__name__}({text if len(text) <= _IN_REPR else text[: _IN_REPR - 3] + '...'!r})"
 
     def _summary(self) -> str:

@@ -136,6 +136,23 @@ def test_makes_its_sentence_from_its_facts(error: FluxKleinError, text: str) -> 
     assert (str(error), repr(error)) == (text, f"{type(error).__name__}({text!r})")
 
 
+def test_no_sentence_of_an_error_breaks_a_line_or_moves_a_cursor_and_its_facts_stay_as_they_are() -> None:
+    evil, safe = "a\r\nb\x1b[2J\x9b\u202e", r"a\r\nb\x1b[2J\x9b\u202e"
+    for error in (
+        FluxKleinError(evil),
+        APIConnectionError(cause=evil),
+        APIStatusError(status_code=418, detail=evil),
+        InputRejectedError(status_code=422, detail=[{"loc": ["body", evil], "msg": evil}, evil]),
+        GenerationFailedError(detail=evil),
+        DownloadError(cause=evil, request_id="r-1"),
+    ):
+        assert safe in str(error)
+        assert not set(str(error) + repr(error)) & set("\r\n\x1b\x9b\u202e")
+        assert safe in repr(error).replace("\\\\", "\\")
+    assert APIStatusError(detail=evil).detail == evil
+    assert FluxKleinError(evil).args == (evil,)
+
+
 def test_a_class_without_docstring_is_named_by_its_class() -> None:
     class UnheardError(FluxKleinError): ...
 
