@@ -8,6 +8,7 @@ import json
 import sqlite3
 import traceback
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -223,7 +224,7 @@ async def test_no_variable_of_an_error_of_journal_or_budget_holds_the_token(klei
         async with connected(emulator, journal=journal) as client:
             await client.generate("a cat", **SIZE)
         if trouble == "broken":
-            with sqlite3.connect(path) as database:
+            with closing(sqlite3.connect(path)) as database, database:
                 database.execute("DROP TABLE requests")
         async with connected(emulator, journal=journal, budget=Budget(0.015)) as client:
             [found] = await client.generate_all(["a dog"], **SIZE)
