@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
 from flux_klein_async._version import USER_AGENT
-from flux_klein_async.api.credentials import Redactor, find_token
+from flux_klein_async.api.credentials import Redactor, Secret, find_token
 from flux_klein_async.api.requests import Api
 from flux_klein_async.api.urls import ApiUrls, checked_model_id, checked_request_id
 from flux_klein_async.errors import ConfigurationError, InvalidInputError
@@ -68,7 +68,7 @@ class RequestHandle:
         return self._accepted.request_id
 
     def __repr__(self) -> str:
-        return f"RequestHandle({self.request_id!r})"
+        return f"RequestHandle({self.request_id!r})" if hasattr(self, "_accepted") else "<RequestHandle not made>"
 
     if not TYPE_CHECKING:  # pragma: no branch  # type checkers must keep reporting this mistake
 
@@ -163,7 +163,12 @@ class FluxKleinClient(NotWith):
         poll_endpoint: Literal["status", "result"] = "status",
     ) -> None:
         environment = from_environ(os.environ)
-        token = find_token(api_key, environment, wall_clock=time.time)
+        try:
+            secret = Secret(find_token(api_key, environment, wall_clock=time.time))
+        except ConfigurationError as error:
+            raise error.with_traceback(None) from None  # the frames hold what was found
+        finally:
+            del api_key  # whatever raises from here on, no variable shows the token
         addresses = ApiUrls(environment.base_url if base_url is None else base_url, allow_insecure=allow_insecure)
         if limits is None or isinstance(limits, Limits):
             settings = limits or Limits()
@@ -180,7 +185,7 @@ class FluxKleinClient(NotWith):
             raise ConfigurationError("retry must be a RetryPolicy")
         _check_parts(limits=limits, polling=polling, journal=journal, budget=budget, on_event=on_event)
         policy = polling or AdaptivePolling()
-        redactor = Redactor(token)
+        redactor = Redactor(secret.text)
         transport = AiohttpTransport(
             limits=settings,
             redactor=redactor,
@@ -189,7 +194,7 @@ class FluxKleinClient(NotWith):
             origin=addresses.origin,
         )
         self._context = ClientContext(
-            api=Api(addresses, token, USER_AGENT),
+            api=Api(addresses, secret.text, USER_AGENT),
             transport=transport,
             lanes=Lanes(transport.connections),
             redact=redactor.text,
@@ -198,7 +203,7 @@ class FluxKleinClient(NotWith):
             polling=policy,
             learning=policy if isinstance(policy, SavedPolicy) else None,
             retry=retry,
-            journal=journal.for_account(token) if isinstance(journal, AccountJournal) else journal,
+            journal=journal.for_account(secret.text) if isinstance(journal, AccountJournal) else journal,
             budget=NoBudget() if budget is None else guarded(budget, "The budget"),
             on_event=on_event,
             backoff=Backoff(retry),
@@ -207,6 +212,8 @@ class FluxKleinClient(NotWith):
         self._closing: asyncio.Task[tuple[str, ...]] | None = None
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_context"):
+            return "<FluxKleinClient not made>"
         state = "closed" if self._context.closing else "open"
         return f"<FluxKleinClient {self._context.api.urls.origin} {state}>"
 

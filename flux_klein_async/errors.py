@@ -28,6 +28,8 @@ classes.
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from flux_klein_async.text import shown
+
 __all__ = [
     "APIConnectionError",
     "APIStatusError",
@@ -54,6 +56,8 @@ __all__ = [
     "ServerError",
     "SubmissionUncertainError",
     "WaitTimeoutError",
+    "by_known_code",
+    "refuses_account",
     "status_error_class",
 ]
 
@@ -109,13 +113,16 @@ class FluxKleinError(Exception):
         return self.transient and not self.paid_by_this_call
 
     def __str__(self) -> str:
+        return shown(self._sentence())  # it may end in a log or on a terminal, and others have written parts of it
+
+    def _sentence(self) -> str:
         text = str(self.args[0]) if self.args and self.args[0] else self._summary()
         if self.cause:
             text += f": {self.cause}"
         return f"{text} (request {self.request_id})" if self.request_id else text
 
     def __repr__(self) -> str:
-        text = str(self)
+        text = self._sentence()
         return f"{type(self).__name__}({text if len(text) <= _IN_REPR else text[: _IN_REPR - 3] + '...'!r})"
 
     def _summary(self) -> str:
@@ -376,12 +383,13 @@ class ItemClaimedError(JournalError):
 
 
 # docs/wire.md, "Errors": HTTP statuses, and the service's own codes.
+# In the vendor's sister products: an account or deployment that is switched off. No other status says the same.
+_SWITCHED_OFF = (10001, 10002, 10003)
 _CLASSES: dict[int, type[APIStatusError]] = {
     **dict.fromkeys((400, 422, 400001, 422001), InputRejectedError),
     **dict.fromkeys((401, 400004, 401001), AuthenticationError),
     **dict.fromkeys((402, 400002), InsufficientBalanceError),
-    # 10001 to 10003: in the vendor's sister products, an account or deployment that is switched off.
-    **dict.fromkeys((403, 403001, 403003, 10001, 10002, 10003), PermissionDeniedError),
+    **dict.fromkeys((403, 403001, 403003, *_SWITCHED_OFF), PermissionDeniedError),
     **dict.fromkeys((404, 404001), NotFoundError),
     **dict.fromkeys((429,), RateLimitError),
     **dict.fromkeys((*range(500, 600), 500001), ServerError),
@@ -392,3 +400,13 @@ def status_error_class(status_code: int, error_code: int | None) -> type[APIStat
     """The class for a refusal: by a known code, else by the status, else by the first digits of the code."""
     leading = int(str(error_code)[:3]) if error_code is not None and error_code >= 0 else None
     return next((_CLASSES[key] for key in (error_code, status_code, leading) if key in _CLASSES), APIStatusError)
+
+
+def refuses_account(error: APIStatusError) -> bool:
+    """Whether a code says, on any status, that the account or deployment is switched off."""
+    return error.error_code in _SWITCHED_OFF
+
+
+def by_known_code(error: APIStatusError) -> bool:
+    """Whether the service itself refused: with a code of its own that is known, and not a gateway with a status."""
+    return error.error_code is not None and error.error_code >= 1000 and error.error_code in _CLASSES

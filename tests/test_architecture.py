@@ -19,7 +19,7 @@ MODULES = {
 
 # A module imports only from its own line and from lines above it.
 LAYERS = [
-    ["_version", "errors", "misuse", "api.urls"],
+    ["_version", "text", "errors", "misuse", "api.urls"],
     ["models"],
     ["events", "options"],
     ["api."],
@@ -34,7 +34,7 @@ LAYERS = [
 OUTER = ("emulator.", "testing.", "cli.", "integrations.", "__main__")
 
 # No coroutine, clock, randomness or file, neither itself nor through what it imports.
-PURE = """errors models events options api.messages api.urls api.requests polling.policies polling.durations
+PURE = """text errors models events options api.messages api.urls api.requests polling.policies polling.durations
     polling.schedule journal.base emulator.scripts emulator.profiles emulator.catalogue emulator.service
     emulator.faults emulator.engine"""
 # Third parties and stores, and who imports them.
@@ -150,7 +150,7 @@ def test_the_emulator_shares_no_knowledge_with_the_client() -> None:
 
 
 def test_an_integration_uses_one_third_party_and_the_public_api() -> None:
-    public = {"_version", "errors", "events", "models", "operations.files"}
+    public = {"_version", "errors", "events", "models", "operations.files", "text"}
     for name in MODULES:
         if name.startswith("integrations."):
             assert {other for other in ours(name) if not other.startswith("integrations.")} <= public, name

@@ -25,6 +25,7 @@ from flux_klein_async import (
 )
 from flux_klein_async.emulator import Garbage, Generation, InProcessEmulator, Reply, error_reply
 from flux_klein_async.events import Failed
+from flux_klein_async.integrations.logging import LogEvents
 from flux_klein_async.transport.throttle import InProcessLimiter
 from tests.fakes import Events, now, outcome, png, settle
 
@@ -265,6 +266,25 @@ async def test_the_token_is_in_no_error_event_or_log(endpoint, answer, caplog):
     for text in shown:
         assert TOKEN not in text
         assert TOKEN.replace("/", "\\/") not in text
+
+
+FORGED = "no\r\nERROR forged\x1b[2J\x9b31m\u2028\u202e"
+
+
+@pytest.mark.parametrize("answer", [Reply(500, {"message": FORGED}), Reply(200, FORGED), Reply(200, {"x": FORGED})])
+async def test_no_record_of_the_log_holds_a_strangers_text_as_it_is(klein_emulator, connect, caplog, answer):
+    caplog.set_level(logging.DEBUG, "flux_klein_async")
+    client = connect(on_event=LogEvents(), polling=FixedPolling(1), timeout=5, poll_endpoint="result")
+    klein_emulator.script("submit", answer)
+    klein_emulator.script("status", *[Reply(200, {"status": FORGED})] * 9)
+    klein_emulator.fault("cancel", answer, probability=1)
+    for call in (client.generate("a cat"), client.generate("a dog", timeout=3), client.wait_for_result("some-id")):
+        await outcome(call)
+    await client.aclose()
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("flux_klein_async")]
+    assert any("forged" in message for message in messages)
+    for message in messages:
+        assert not set(message) & set("\r\n\x1b\x9b\u2028\u202e"), message
 
 
 async def test_the_token_goes_to_the_apis_origin_alone(klein_emulator, connect):

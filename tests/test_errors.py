@@ -34,6 +34,8 @@ from flux_klein_async.errors import (
     ServerError,
     SubmissionUncertainError,
     WaitTimeoutError,
+    by_known_code,
+    refuses_account,
     status_error_class,
 )
 
@@ -134,6 +136,23 @@ def test_makes_its_sentence_from_its_facts(error: FluxKleinError, text: str) -> 
     assert (str(error), repr(error)) == (text, f"{type(error).__name__}({text!r})")
 
 
+def test_no_sentence_of_an_error_breaks_a_line_or_moves_a_cursor_and_its_facts_stay_as_they_are() -> None:
+    evil, safe = "a\r\nb\x1b[2J\x9b\u202e", r"a\r\nb\x1b[2J\x9b\u202e"
+    for error in (
+        FluxKleinError(evil),
+        APIConnectionError(cause=evil),
+        APIStatusError(status_code=418, detail=evil),
+        InputRejectedError(status_code=422, detail=[{"loc": ["body", evil], "msg": evil}, evil]),
+        GenerationFailedError(detail=evil),
+        DownloadError(cause=evil, request_id="r-1"),
+    ):
+        assert safe in str(error)
+        assert not set(str(error) + repr(error)) & set("\r\n\x1b\x9b\u202e")
+        assert safe in repr(error).replace("\\\\", "\\")
+    assert APIStatusError(detail=evil).detail == evil
+    assert FluxKleinError(evil).args == (evil,)
+
+
 def test_a_class_without_docstring_is_named_by_its_class() -> None:
     class UnheardError(FluxKleinError): ...
 
@@ -143,7 +162,7 @@ def test_a_class_without_docstring_is_named_by_its_class() -> None:
 def test_exports_every_class_of_the_tree() -> None:
     own = [cls for cls in CLASSES if cls.__module__ == errors.__name__]
     public = {cls.__name__ for cls in own if not cls.__name__.startswith("_")}
-    assert public | {"Charged", "status_error_class"} == set(errors.__all__)
+    assert public | {"Charged", "by_known_code", "refuses_account", "status_error_class"} == set(errors.__all__)
 
 
 def test_is_caught_as_what_a_caller_expects() -> None:
@@ -222,7 +241,7 @@ def test_the_code_names_the_class_if_it_is_known_and_the_status_otherwise() -> N
         AuthenticationError: [(400, 400004), (401, 400004), (401, 401001), (400, 401001), (401, None)],
         PermissionDeniedError: [
             *((403, 403001), (400, 403001), (400, 403003), (403, None)),
-            *((400, 10001), (400, 10002), (400, 10003)),  # of sister products
+            *((status, code) for status in (200, 400, 403, 408, 429, 500, 503) for code in (10001, 10002, 10003)),
         ],
         NotFoundError: [(404, 404001), (400, 404001), (500, 404001), (404, None), (404, 999999), (200, 404999)],
         RateLimitError: [(429, None)],
@@ -235,3 +254,13 @@ def test_the_code_names_the_class_if_it_is_known_and_the_status_otherwise() -> N
     for cls, answers in table.items():
         for status, code in answers:
             assert status_error_class(status, code) is cls, (status, code)
+
+
+def test_tells_the_services_own_refusals_from_those_of_a_gateway_and_an_account_switched_off_from_both() -> None:
+    for status, code, known, off in [
+        *((status, code, True, True) for status in (200, 403, 500) for code in (10001, 10002, 10003)),
+        *((403, code, True, False) for code in (403001, 403003, 400004, 422001)),
+        *((403, code, False, False) for code in (None, 0, 1, 403, 403002, 10000, 10004, -10001)),
+    ]:
+        error = status_error_class(status, code)(status_code=status, error_code=code)
+        assert (by_known_code(error), refuses_account(error)) == (known, off), (status, code)

@@ -1,5 +1,6 @@
 """What logs, debuggers and notebooks show: one short line, no token, little of the prompt."""
 
+import traceback
 from datetime import UTC, datetime
 from typing import Any
 
@@ -7,12 +8,14 @@ import pytest
 
 from flux_klein_async import (
     AdaptivePolling,
+    Budget,
     CancelOutcome,
     Entry,
     EntryState,
     ExponentialPolling,
     FixedPolling,
     FluxKleinClient,
+    FluxKleinError,
     GenerationOutput,
     GenerationResult,
     HostedFile,
@@ -22,6 +25,7 @@ from flux_klein_async import (
     Outcome,
     RequestState,
     RequestStatus,
+    SqliteJournal,
     TextToImage9BInput,
     TextToImageInput,
     Timings,
@@ -92,3 +96,24 @@ def test_other_values_are_cut():
     assert repr(shortened([1, 2])) == "[1, 2]"
     assert len(repr(shortened(list(range(1000))))) == 120
     assert brief_repr(RESULT, {"a": None, "b": (), "c": 0}) == "GenerationResult(c=0)"
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: FluxKleinClient("to ken"), "<FluxKleinClient not made>"),
+        (lambda: FluxKleinClient(TOKEN, base_url="nowhere"), "<FluxKleinClient not made>"),
+        (lambda: CLIENT.handle("../x"), "<RequestHandle not made>"),
+        (lambda: CLIENT.generate_many("abc"), "<FanOut not entered, 0 of 64 items under way>"),
+        (lambda: Budget(-1), "Budget(max_usd=0, committed_usd=0)"),
+        (lambda: AdaptivePolling(minimum=-1), "AdaptivePolling(poll_cost=0.01, minimum=-1, maximum=5.0, models=0)"),
+        (lambda: SqliteJournal(5), "SqliteJournal('')"),  # type: ignore[arg-type]
+    ],
+)
+def test_an_object_whose_constructor_raised_has_a_repr(make, text):
+    """Debuggers and crash reporters show the half-made object in the constructor's frame."""
+    with pytest.raises((FluxKleinError, TypeError)) as caught:
+        make()
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    objects = [names["self"] for names in frames if "self" in names]
+    assert text in [repr(value) for value in objects if type(value).__module__.startswith("flux_klein_async")]

@@ -11,7 +11,7 @@ from pathlib import Path
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.options import TOKEN_VARIABLES, Environment
 
-__all__ = ["SHORTEST_SECRET", "Redactor", "find_token"]
+__all__ = ["SHORTEST_SECRET", "Redactor", "Secret", "find_token"]
 
 _REDACTED = b"[token]"
 _MAX_FILE_BYTES = 64 * 1024
@@ -56,6 +56,18 @@ def _from_file(path: Path, wall_clock: Callable[[], float]) -> str | None:
     if isinstance(expires_at, int | float) and expires_at <= wall_clock():
         raise ConfigurationError(f"The token in {path} has expired; log in again with the vendor's CLI")
     return str(content["access_token"])
+
+
+class Secret:
+    """The token in a variable: a traceback that shows variables shows none of it."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return "Secret()"
 
 
 class Redactor:

@@ -30,6 +30,7 @@ from flux_klein_async.models import (
     RequestStatus,
     Timings,
 )
+from flux_klein_async.text import shown
 
 __all__ = [
     "excerpt",
@@ -57,9 +58,7 @@ def ok(response: Response) -> bool:
 
 def excerpt(response: Response) -> str | None:
     """The start of an answer's text, on one line and printable."""
-    text = " ".join(response.body[: 4 * _EXCERPT].decode("utf-8", "replace").split())
-    # Marked, not dropped: a token that a control character divides must not be put together again.
-    text = "".join(character if character.isprintable() else "\ufffd" for character in text)
+    text = shown(" ".join(response.body[: 4 * _EXCERPT].decode("utf-8", "replace").split()))
     return (text[:_EXCERPT] + "…" if len(text) > _EXCERPT else text) or None
 
 
@@ -87,21 +86,21 @@ def _answer(response: Response, request_id: str | None = None) -> dict[str, Any]
         raise _invalid("The answer is not a JSON object", response, request_id)
     said = data.get("request_id")
     if request_id is not None and isinstance(said, str) and said != request_id:
-        raise _invalid(f"The answer is about another request: {said[:140]!r}", response, request_id, shown=False)
+        raise _invalid(f"The answer is about another request: {said[:140]!r}", response, request_id, quoted=False)
     return data
 
 
 def _invalid(
-    sentence: str, response: Response, request_id: str | None = None, *, shown: bool = True
+    sentence: str, response: Response, request_id: str | None = None, *, quoted: bool = True
 ) -> InvalidResponseError:
-    cause = excerpt(response) if shown else None
+    cause = excerpt(response) if quoted else None
     return InvalidResponseError(sentence, status_code=response.status, request_id=request_id, cause=cause)
 
 
 def read_error(response: Response, *, request_id: str | None = None) -> APIStatusError | InvalidResponseError:
     """The error for a refusal. A redirect is no refusal but an invalid answer."""
     if not ok(response) and response.status < 400:
-        return _invalid("The API answered with a redirect, which is never followed", response, request_id, shown=False)
+        return _invalid("The API answered with a redirect, which is never followed", response, request_id, quoted=False)
     data = _object(response) or {}
     code = _code(data.get("error_code"))
     return status_error_class(response.status, code)(

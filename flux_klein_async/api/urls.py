@@ -7,6 +7,7 @@ signs in a host, and a resolver stops at a NUL, so `host_of` checks the host aga
 
 import ipaddress
 import re
+from urllib.parse import quote
 
 from yarl import URL
 
@@ -21,6 +22,7 @@ __all__ = [
     "is_loopback",
     "is_public",
     "parsed",
+    "redirected",
     "trusted_file_url",
 ]
 
@@ -72,7 +74,7 @@ class ApiUrls:
             raise ConfigurationError("The base URL cannot be read", cause=type(error).__name__) from None
         if url.scheme not in {"http", "https"} or not host or port is None:
             raise ConfigurationError("The base URL must begin with https:// and name a host")
-        if url.user is not None or url.password is not None or url.raw_query_string or url.raw_fragment:
+        if _has_credentials(url) or url.raw_query_string or url.raw_fragment:
             raise ConfigurationError("The base URL may hold neither credentials nor query nor fragment")
         if url.scheme == "http" and not allow_insecure and not is_loopback(host):
             raise ConfigurationError(
@@ -94,27 +96,79 @@ def trusted_file_url(text: str, origin: str) -> str | None:
     """The URL as it will be opened, or None if it is not trusted.
 
     Trusted are HTTPS hosts under runcomfy.net and runcomfy.com (docs/wire.md, "Output"), and `origin`, the base URL's
-    own; never a URL with credentials.
+    own; never a URL with credentials. What is opened is the origin that was checked here, followed by path and query
+    exactly as given: they may be signed as text. Only spaces and characters outside of ASCII, which no request line
+    can carry, are quoted.
     """
     try:
         url = parsed(text)
-        host = host_of(url)
-        if host is None or "\\" in text or url.user is not None or url.password is not None or url.port is None:
+        host, start = host_of(url), _ORIGIN.match(text)
+        if host is None or start is None or _REFUSED.search(text) or _has_credentials(url) or url.port is None:
             return None
-        own = str(url.origin()) == origin
+        checked = str(url.origin())
+        rest = quote(text[start.end() :].partition("#")[0], safe=_AS_GIVEN)
     except (ValueError, TypeError):
         return None
     ours = url.scheme == "https" and any(host == name or host.endswith(f".{name}") for name in _FILE_DOMAINS)
-    return str(url.with_fragment(None)) if own or ours else None
+    return checked + (rest if rest.startswith("/") else f"/{rest}") if checked == origin or ours else None
+
+
+def redirected(url: str, location: str) -> str:
+    """The URL that a `Location` header names, seen from a URL with a host (RFC 3986, 5.2).
+
+    Unlike `urllib.parse.urljoin`, it rewrites nothing of what the header says, beyond leading `./` and `../`.
+    """
+    if _SCHEME.match(location):
+        return location
+    scheme, _, rest = url.partition("//")
+    host, _, path = _UNTIL_QUERY.split(rest)[0].partition("/")
+    origin = f"{scheme}//{host}"
+    if location.startswith("//"):
+        return scheme + location
+    if location.startswith("/"):
+        return origin + location
+    if not location or location[0] in "?#":
+        return f"{origin}/{path}{location}"
+    folders = path.split("/")[:-1]
+    while (step := _DOTS.match(location)) is not None:
+        location = location[step.end() :]
+        folders = folders[: -1 if step[0].startswith("..") else None]
+    return "/".join((origin, *folders, location))
+
+
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+_UNTIL_QUERY = re.compile(r"[?#]")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_DOTS = re.compile(r"\.\.?(/|$)")
+_REFUSED = re.compile(r"[\\\x00-\x1f\x7f]")  # parsers disagree about backslashes, and drop some control characters
+_AS_GIVEN = "".join(map(chr, range(0x21, 0x7F)))
+
+
+def _has_credentials(url: URL) -> bool:
+    return url.user is not None or url.password is not None
 
 
 # RFC 1123, 2.1: labels of letters, digits and inner hyphens; the underscore is seen in the wild.
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?", re.ASCII)
-# Names that resolve only inside one network, or nowhere (RFC 6761, RFC 6762).
-_PRIVATE_SUFFIXES = frozenset({"local", "localhost", "internal", "invalid"})
-# They seem global but lead to any IPv4 address: NAT64 (RFC 6052, RFC 8215) and 6to4 (RFC 3056).
-_TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16")))
+# Names that resolve only inside one network, or nowhere (RFC 6761, 6762, 7686, 9476).
+_PRIVATE_SUFFIXES = frozenset({"alt", "example", "internal", "invalid", "local", "localhost", "onion", "test"})
+# Networks about which Python releases differ, refused on all of them (IANA, special-purpose address registries).
+_SPECIAL = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "192.0.0.0/24",  # protocol assignments
+            "192.88.99.0/24",  # relays of 6to4
+            # Outside of 2000::/3 nothing is global unicast: also IPv4-compatible ("::7f00:1"), translated
+            # ("::ffff:0:7f00:1") and NAT64 ("64:ff9b::7f00:1") addresses, which lead to any IPv4 address.
+            *("::/3", "4000::/2", "8000::/1"),
+            "2001::/23",  # protocol assignments, Teredo ("2001::7f00:1") among them
+            "2002::/16",  # 6to4 ("2002:7f00:1::")
+            "3fff::/20",  # documentation
+        ),
+    )
+)
 
 
 def host_of(url: URL) -> str | None:
@@ -144,8 +198,10 @@ def is_public(host: str) -> bool:
     """Whether the host can be reached from anywhere: a name with a dot, or a global unicast address."""
     address = _address(host)
     if address is not None:
-        translated = any(address in network for network in _TRANSLATED if network.version == address.version)
-        return address.is_global and not address.is_multicast and not translated
+        if any(address in network for network in _SPECIAL if network.version == address.version):
+            return False
+        local = address.is_multicast or address.is_reserved or getattr(address, "scope_id", None) is not None
+        return address.is_global and not local
     labels = host.rstrip(".").split(".")
     # By the WHATWG URL standard, a last label of digits (or 0x...) makes the name an IPv4 address.
     numeric = labels[-1].isdigit() or labels[-1].startswith("0x")

@@ -3,7 +3,7 @@
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
@@ -28,7 +28,7 @@ __all__ = ["EMULATED_TOKEN", "MissingExtraError", "answer", "connected", "emulat
 STORE_VARIABLE = "FLUX_KLEIN_STORE"
 EMULATED_TOKEN: Final = "emulator-token"  # noqa: S105  # not a secret
 """The emulator's token, unless it is given another."""
-Answer = tuple[ExitCode, Record, list[str]]  # the lines are for output without --json
+Answer = tuple[ExitCode, Record, Sequence[str | Path]]  # the lines are for output without --json
 
 
 class MissingExtraError(FluxKleinError):
@@ -72,6 +72,9 @@ class Address(NamedTuple):
     base_url: str | None
     token: str
     store: Path | None
+
+    def __repr__(self) -> str:
+        return f"Address({self.base_url!r})"
 
 
 @asynccontextmanager

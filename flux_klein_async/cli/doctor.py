@@ -12,7 +12,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -117,7 +117,7 @@ class Machine:
     base_url: str | None
     base_url_option: str = "--base-url"
     wall_clock: Callable[[], float] = time.time
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     urls: ApiUrls | None = None
     answer: Response | None = None
     model: ModelInfo | None = None

@@ -8,9 +8,9 @@ import io
 import os
 import stat
 import sys
-import unicodedata
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console, RenderableType
@@ -19,28 +19,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from flux_klein_async.text import shown
+
 if TYPE_CHECKING:
     from flux_klein_async.cli.run import Totals
 
 __all__ = ["LiveLine", "PlainLines", "Screen", "duration", "is_terminal", "progress_shown", "shortened", "shown"]
-
-
-# Categories that move the cursor, break the line, or are not characters.
-_RAW = {"Cc", "Cs", "Zl", "Zp"}
-# Directional embeddings, overrides and isolates would also reorder the words printed next to them.
-_REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-def shown(text: str) -> str:
-    """The text on one line, with everything escaped that a terminal would obey instead of print."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        character.encode("unicode_escape").decode()
-        if character in _REORDERING or unicodedata.category(character) in _RAW
-        else character
-        for character in text
-    )
 
 
 def shortened(text: str, length: int) -> str:
@@ -94,9 +78,10 @@ class Screen:
         if meter is not None:
             meter.hide()
 
-    def out(self, text: str) -> None:
-        """Print a result: one line on stdout, escaped for a terminal."""
-        if not self._write(sys.stdout, shown(text) if sys.stdout.isatty() else text) and not self.reader_gone:
+    def out(self, text: str | Path) -> None:
+        """Print a result: one line on stdout, escaped. Another program gets a path as it is: it opens the file."""
+        as_it_is = isinstance(text, Path) and not sys.stdout.isatty()
+        if not self._write(sys.stdout, str(text) if as_it_is else shown(str(text))) and not self.reader_gone:
             self.reader_gone = True
             _to_nowhere(sys.stdout)
             self._on_reader_gone()

@@ -249,7 +249,7 @@ class Run:
         if self.as_json:
             self.screen.out(json_line(record(outcome)))
         elif outcome.result is not None:
-            for line in [str(path) for path in outcome.paths] or outcome.result.urls:
+            for line in outcome.paths or outcome.result.urls:
                 self.screen.out(line)
         if self.screen.results_lost and outcome.result is not None and self.resume is not None:
             self.screen.note(f"Not printed: {self.resume(outcome.result.request_id)}")

@@ -63,7 +63,7 @@ def result(
         found = await waiting
         paths = await client.download(found, output_dir) if output_dir is not None else []
         files = [file_facts(await asyncio.to_thread(_saved, path)) for path in paths]
-        return ExitCode.OK, {**result_facts(found), "files": files, "error": None}, list(map(str, paths)) or found.urls
+        return ExitCode.OK, {**result_facts(found), "files": files, "error": None}, paths or found.urls
 
     subject = {"request_id": request_id}
     raise connect.answer(ask, base_url, emulator=emulator, as_json=as_json, subject=subject, waits=wait > 0)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 
 from flux_klein_async.events import Cancelled, Closed, Event, Failed, Held, Polled, Retrying, StateChanged, Uncertain
+from flux_klein_async.text import shown
 
 __all__ = ["LogEvents", "combine"]
 
@@ -17,7 +18,6 @@ Handler = Callable[[Event], None]
 _MAX_TEXT = 300  # characters: an error's sentence, not a gateway's page
 _MAX_ENTRIES = 10  # of a tuple
 _INT64 = 2**63  # telemetry protocols hold no larger integer
-_CONTROL = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029], " ")  # could forge a line of a log
 log = logging.getLogger("flux_klein_async")
 
 # All others are INFO. An error costs money or a picture; a warning matters only if it is frequent.
@@ -49,9 +49,9 @@ def combine(*handlers: Handler | None) -> Handler:
 
 
 def clipped(text: str) -> str:
-    """A text as one line of at most 300 characters, all of which can be encoded."""
-    short = text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
-    return short.translate(_CONTROL).encode("utf-8", "replace").decode("utf-8")
+    """A text as `shown`, of at most 300 characters: it cannot forge a line of a log, and all of it can be encoded."""
+    safe = shown(text[: _MAX_TEXT + 1])
+    return safe if len(safe) <= _MAX_TEXT else safe[: _MAX_TEXT - 1] + "…"
 
 
 def plain(value: object) -> str | bool | int | float | tuple[str, ...]:
@@ -93,9 +93,9 @@ class LogEvents:
         facts = {key: plain(value) for key, value in values if value is not None}
         if isinstance(event, Closed):
             facts["left_running_count"] = len(event.left_running)  # the list itself is cut
-        shown = " ".join(f"{key}={_short(value)}" for key, value in facts.items() if key != "at")
+        line = " ".join(f"{key}={_short(value)}" for key, value in facts.items() if key != "at")
         extra = {f"klein_{key}": value for key, value in facts.items()}
-        self._logger.log(level, "%s %s", name, clipped(shown), extra={"klein_event": name, **extra})
+        self._logger.log(level, "%s %s", name, clipped(line), extra={"klein_event": name, **extra})
 
 
 def _short(value: object) -> str:

@@ -38,6 +38,7 @@ from flux_klein_async import (
     SubmissionUncertainError,
     WaitTimeoutError,
 )
+from flux_klein_async.text import shown
 
 __all__ = [
     "CLIENT_CLOSED_REQUEST",
@@ -137,7 +138,7 @@ def logged_response(error: FluxKleinError, method: str, path: str) -> ErrorRespo
     """Like `error_response`, and logs the errors from 500 on, which concern the operator."""
     response = error_response(error)
     if response.status >= 500:
-        _log.warning("%s %s answered with %d: %r", method, path, response.status, error)
+        _log.warning("%s %s answered with %d: %r", shown(method), shown(path), response.status, error)
     return response
 
 

@@ -51,6 +51,7 @@ class Budget:
     """
 
     def __init__(self, max_usd: float | Decimal) -> None:
+        self._limit = self._committed = Decimal(0)
         try:
             limit = Decimal(str(max_usd))
         except ArithmeticError:
@@ -58,7 +59,6 @@ class Budget:
         if not limit.is_finite() or limit < 0:
             raise ConfigurationError(f"A budget is a number of USD, 0 or more, not {max_usd!r:.40}")
         self._limit = limit
-        self._committed = Decimal(0)
         self._reserved: dict[str, Decimal] = {}  # by key, and by request id once accepted
         self._prices: dict[str, tuple[float, Decimal]] = {}  # by model: when it was read, in loop time, and the price
         self._reading_price = asyncio.Lock()

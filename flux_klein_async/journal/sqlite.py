@@ -243,7 +243,7 @@ class SqliteJournal(JournalAccount):
         super().__init__(writer, "", frozenset(state for state, wanted in again.items() if wanted))
 
     def __repr__(self) -> str:
-        return f"SqliteJournal({str(self.path)!r})"
+        return f"SqliteJournal({str(getattr(self, 'path', ''))!r})"
 
     async def __aenter__(self) -> Self:
         try:

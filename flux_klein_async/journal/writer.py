@@ -173,7 +173,8 @@ class Writer:
         if isinstance(error, JournalError):
             return JournalError(*error.args, cause=error.cause)
         failure = self._to_error(error)
-        failure.__cause__ = error
+        error.__context__ = None
+        failure.__cause__ = error.with_traceback(None)  # the frames hold the token
         return failure
 
 
@@ -181,7 +182,7 @@ def _attempt(store: JournalStore, operation: Callable[[JournalStore], Any], futu
     try:
         return future, operation(store), None
     except FluxKleinError as error:
-        return future, None, error
+        return future, None, error.with_traceback(None)  # its frames hold the token
     except (UnicodeEncodeError, OverflowError) as error:  # a value that the store cannot hold: nothing was written
         return future, None, JournalError("An entry cannot be written", cause=f"{type(error).__name__}: {error}")
 
@@ -274,8 +275,8 @@ class ItemPass:
             JournalError: The journal cannot be read or written.
             InvalidInputError: The id came before in this pass, or belongs to another input.
         """
-        token, number, again = self._token, self._number, self._again
-        return await self._writer.run(lambda store: store.claim(token, number, model, body, item_id, again))
+        number, again = self._number, self._again
+        return await self._writer.run(lambda store: store.claim(self._token, number, model, body, item_id, again))
 
     async def preview(self, model: str, body: bytes, item_id: str | None) -> Action:
         """Return the action that `claim` would return, without claiming the item.
@@ -283,8 +284,8 @@ class ItemPass:
         Raises:
             JournalError, InvalidInputError: As `claim`.
         """
-        token, number, again = self._token, self._number, self._again
-        return await self._writer.run(lambda store: store.preview(token, number, model, body, item_id, again))
+        number, again = self._number, self._again
+        return await self._writer.run(lambda store: store.preview(self._token, number, model, body, item_id, again))
 
     def release(self, claim: Claim) -> None:
         """End this run's work on the item. Returns at once and never raises."""

@@ -12,10 +12,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
-from urllib.parse import urljoin
 
 from flux_klein_async.api.messages import Kind, Response
-from flux_klein_async.api.urls import trusted_file_url
+from flux_klein_async.api.urls import redirected, trusted_file_url
 from flux_klein_async.errors import (
     APITimeoutError,
     ConfigurationError,
@@ -165,10 +164,7 @@ class _Transfer(Generic[T]):
     def _redirected(self, head: Response, url: str) -> str:
         location = head.headers.get("location")
         if head.status in {301, 302, 303, 307, 308} and location:
-            try:
-                return urljoin(url, location)
-            except ValueError:
-                raise DownloadError("The file's host redirects to no URL", url=self._shown(url)) from None
+            return redirected(url, location)
         self._context.throttle(Kind.FILE, head)
         raise DownloadError(
             f"The file's host answered HTTP {head.status}",

@@ -24,6 +24,7 @@ from flux_klein_async.errors import (
     ItemClaimedError,
     JournalError,
     PermissionDeniedError,
+    by_known_code,
 )
 from flux_klein_async.misuse import NotAwaitable, NotForLoop, NotWith
 from flux_klein_async.models import GenerationResult, Outcome, SavedFile
@@ -37,7 +38,9 @@ T = TypeVar("T")
 def dooms(error: FluxKleinError) -> bool:
     """Whether every further submit would end in this error too."""
     if isinstance(error, PermissionDeniedError):
-        return error.request_id is None  # on a submit; a refusal of one request says nothing about the others
+        # On a submit, and by the service itself: a refusal of one request says nothing about the others, and a 403 of
+        # a firewall nothing about the account.
+        return error.request_id is None and by_known_code(error)
     if isinstance(error, JournalError):  # nothing is submitted that cannot be written down
         return not isinstance(error, ItemClaimedError)
     return isinstance(error, ConfigurationError | AuthenticationError | InsufficientBalanceError | BudgetExceededError)
@@ -77,7 +80,6 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         on_stop: Callable[[FluxKleinError | None], None] = lambda _: None,
     ) -> None:
         """`make` generates an item; `on_stop` is told by which error submitting ends, or None for the user's wish."""
-        self._next_item = _reader(items)
         self._make = make
         self._on_stop = on_stop
         self._concurrency = concurrency
@@ -96,6 +98,7 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         self._news = asyncio.Event()
         self._entered = False
         self._left = False
+        self._next_item = _reader(items)  # last: it may refuse them, and the repr is whole
 
     def __repr__(self) -> str:
         state = "left" if self._left else "entered" if self._entered else "not entered"

@@ -115,11 +115,11 @@ class AdaptivePolling:
         maximum: float = 5.0,
         store: str | os.PathLike[str] | None = None,
     ) -> None:
+        self.poll_cost, self.minimum, self.maximum = poll_cost, minimum, maximum
+        self._models: dict[str | None, ModelEstimate] = {}
         require_at_least(1e-6, poll_cost=poll_cost, minimum=minimum, maximum=maximum)
         if maximum < minimum:
             raise ConfigurationError("maximum must not be below minimum")
-        self.poll_cost, self.minimum, self.maximum = poll_cost, minimum, maximum
-        self._models: dict[str | None, ModelEstimate] = {}
         self._predictions: dict[tuple[str | None, Size], Prediction] = {}
         self._lookups: dict[tuple[str | None, int | None, bool], Prediction] = {}  # without arithmetic, for speed
         self._clock = ServiceClock()

@@ -9,7 +9,7 @@ import errno
 import select
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
@@ -20,11 +20,12 @@ from yarl import URL
 
 from flux_klein_async.api.credentials import Redactor
 from flux_klein_async.api.messages import Kind, Request, Response
+from flux_klein_async.api.urls import host_of, is_loopback
 from flux_klein_async.errors import ConfigurationError, FluxKleinError, InvalidResponseError
 from flux_klein_async.options import Environment, Limits
 from flux_klein_async.transport.base import BodyGuard
 from flux_klein_async.transport.environment import Proxies, named_authorities
-from flux_klein_async.transport.failures import MEANINGS, map_error
+from flux_klein_async.transport.failures import MEANINGS, map_error, without_frames
 
 __all__ = ["AiohttpTransport", "gone"]
 
@@ -37,7 +38,8 @@ _CONNECTED_WITHIN = 30.0  # seconds in all: aiohttp waits for a resolver and for
 _KEEP_ALIVE = 4.0
 _DRIBBLE = 2.0  # times its silence that a body may take in all: one that dribbles is never silent
 
-_parsed = lru_cache(maxsize=4096)(URL)  # polls repeat their addresses; yarl itself remembers too few
+# Polls repeat their addresses, and yarl itself remembers too few. Encoded: a signed address is sent as it was given.
+_parsed = lru_cache(maxsize=4096)(partial(URL, encoded=True))
 _FAILURES = tuple(MEANINGS)
 
 # Only Linux tells a closed peer from data to read (such as a TLS session ticket); the BSDs say "hung up". Windows has
@@ -120,6 +122,7 @@ class AiohttpTransport:
                 raise ConfigurationError("The session has credentials of its own; the token must be the only one")
             if session.closed:
                 raise ConfigurationError("The session is closed")
+            _check_proxy(session, origin)
             environment = environment if session.trust_env else Environment()
         self._limits = limits
         self._redactor = redactor
@@ -207,14 +210,21 @@ class AiohttpTransport:
         )
 
     async def _mapping(self, call: Awaitable[T], guard: BodyGuard | None = None) -> T:
-        """Await one of aiohttp's calls; its failure becomes one of ours, which refers to no request."""
+        """Await one of aiohttp's calls; its failure becomes one of ours, which refers to no request.
+
+        What passes, such as a cancellation, passes without the frames of the call: their variables hold the token, and
+        crash reporters collect them.
+        """
         try:
             return await call
         except _FAILURES as error:
-            failure = self._mapped(error, guard)
-        except FluxKleinError as error:
-            failure = error.with_traceback(None)  # its frames hold the request too
-        raise failure  # outside of `except`: no context is kept
+            failure: BaseException = self._mapped(error, guard)
+        except BaseException as error:  # noqa: BLE001  # raised again
+            failure = without_frames(error)
+        try:
+            raise failure  # outside of `except`: no context is kept
+        finally:
+            del failure
 
     def _mapped(self, failure: BaseException, guard: BodyGuard | None) -> FluxKleinError:
         error = map_error(failure, self._redactor, guard)
@@ -234,6 +244,20 @@ class AiohttpTransport:
             session.detach()
             if owner and connector is not None:
                 connector._close()  # noqa: SLF001  # close() is a coroutine, a finalizer has no loop
+
+
+def _check_proxy(session: aiohttp.ClientSession, origin: str | None) -> None:
+    """Refuse a borrowed session whose own proxy would be told the token: a tunnel is made for https alone.
+
+    Between programs of this machine nothing is told to anybody.
+    """
+    proxy = session._default_proxy  # noqa: SLF001  # no public name
+    if proxy is None or origin is None or origin.startswith("https:"):
+        return
+    if not all(is_loopback(host_of(URL(url)) or "") for url in (origin, proxy)):
+        raise ConfigurationError(
+            "The session's proxy would send the token in clear: use https, or a session without it"
+        )
 
 
 def _authorized_last(request: Request, session: aiohttp.ClientSession) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """What each exception of aiohttp means here, by class. Pure."""
 
+from pathlib import PurePath
+from types import TracebackType
+
 import aiohttp
 
 from flux_klein_async.api.credentials import Redactor
@@ -12,7 +15,7 @@ from flux_klein_async.errors import (
 )
 from flux_klein_async.transport.base import BodyGuard
 
-__all__ = ["MEANINGS", "map_error"]
+__all__ = ["MEANINGS", "map_error", "without_frames"]
 
 # Our class for each of aiohttp's, and whether a byte of the body may have been written (None: the body's guard knows).
 # The nearest class among an exception's bases counts. A test walks aiohttp's classes and fails on a new branch.
@@ -69,3 +72,39 @@ def map_error(error: BaseException, redactor: Redactor, guard: BodyGuard | None)
         sent = (guard is None or guard.written) if sent is None else sent
         return meaning(_ADVICE.get(type(error), ""), cause=cause, sent=sent)
     return meaning("The session cannot be used" if meaning is ConfigurationError else "", cause=cause)
+
+
+_WITH_SECRETS = (PurePath(aiohttp.__file__).parent, PurePath(__file__).parent)
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """The same exception, and what it came from, without the frames of aiohttp and of the transport.
+
+    Frames of the user's own hooks stay.
+    """
+    seen: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        each = left.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        each.__traceback__ = _users_own(each.__traceback__)
+        if isinstance(each, BaseExceptionGroup):
+            left += each.exceptions
+        left += (each.__cause__, each.__context__)
+    if not isinstance(error, Exception):
+        error.__context__ = None  # whatever a cancellation interrupted
+    return error
+
+
+def _users_own(trace: TracebackType | None) -> TracebackType | None:
+    frames = []
+    while trace is not None:
+        if not any(PurePath(trace.tb_frame.f_code.co_filename).is_relative_to(folder) for folder in _WITH_SECRETS):
+            frames.append(trace)
+        trace = trace.tb_next
+    found = None
+    for kept in reversed(frames):
+        found = TracebackType(found, kept.tb_frame, kept.tb_lasti, kept.tb_lineno)
+    return found

@@ -19,6 +19,7 @@ from flux_klein_async.errors import (
     InvalidResponseError,
     RateLimitError,
     ServerError,
+    refuses_account,
 )
 from flux_klein_async.options import RetryPolicy
 
@@ -64,11 +65,13 @@ def refused_for_now(error: FluxKleinError) -> bool:
 
 
 def _plain_refusal(error: APIStatusError) -> bool:
-    """A 4xx other than 408 whose code, if any, says 4xx too; or a 200 whose code says 4xx.
+    """A 4xx other than 408 whose code, if any, says 4xx too; a 200 whose code says 4xx; an account switched off.
 
     A code that says 408 is a time-out somewhere behind the service: it proves nothing.
     """
     code = error.error_code
+    if refuses_account(error):
+        return True
     if str(code).startswith("408"):
         return False
     if 400 <= error.status_code < 500 and error.status_code != 408:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_klein_async.api.credentials import Redactor, find_token
+from flux_klein_async.api.credentials import Redactor, Secret, find_token
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.options import Environment
 
@@ -162,3 +162,8 @@ def test_no_json_spelling_of_the_token_survives(token: str, spelling: str) -> No
 def test_no_plain_echo_of_any_token_survives(token: str, before: bytes, after: bytes) -> None:
     assert b"[token]" in Redactor(token).body(before + token.encode() + after)
     assert Redactor("s" * 99).body(before + after) == before + after
+
+
+def test_a_variable_shows_no_token():
+    secret = Secret("very-secret-token")
+    assert (secret.text, f"{secret} {secret!r}") == ("very-secret-token", "Secret() Secret()")

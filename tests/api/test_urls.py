@@ -1,5 +1,7 @@
 """Which URLs are built, and which are trusted. `tests/fuzz/test_names.py` tries any text."""
 
+import ipaddress
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from flux_klein_async.api.urls import (
     is_loopback,
     is_public,
     parsed,
+    redirected,
     trusted_file_url,
 )
 from flux_klein_async.errors import ConfigurationError, InvalidInputError
@@ -118,6 +121,16 @@ def test_takes_names_joined_by_slashes_as_a_model_id() -> None:
         ("https://x.runcomfy.net/a.png?signature=b%2Bc%3D&d=e", None),
         ("https://x.runcomfy.net/a.png#fragment", "https://x.runcomfy.net/a.png"),
         ("https://x.runcomfy.net/a%20b.png", None),
+        # Signed as text: nothing of path and query is decoded, encoded or resolved.
+        ("https://x.runcomfy.net/a%28b%29%7e%2F%2f%41/../c/./d//e;f=%27?X-Sig=%28%27%7E%2F+%20&b=&c&c=%2B", None),
+        ("https://x.runcomfy.net/a(b)'!*~$&+,;=:@[]{}|^`\"<>", None),
+        ("https://x.runcomfy.net?sig=%7E", "https://x.runcomfy.net/?sig=%7E"),
+        ("https://X.runcomfy.net:443/%7Ea?b#c?d", "https://x.runcomfy.net/%7Ea?b"),
+        # What no request line can carry.
+        (
+            "https://x.runcomfy.net/a b/\u00e9%7E?c=\u00fc d%28",
+            "https://x.runcomfy.net/a%20b/%C3%A9%7E?c=%C3%BC%20d%28",
+        ),
         ("http://127.0.0.1:8080/files/a.png", None),
     ],
 )
@@ -153,6 +166,11 @@ def test_takes_files_from_trusted_hosts_and_its_own_origin(text: str, opened: st
             *("https://127.0.0.1/a.png", "https://[::1]/a.png", "https://[::1].runcomfy.net/a.png"),
             *("https://169.254.169.254/latest/meta-data", "https://2130706433/a.png"),
         ),
+        "what parsers drop": (
+            *("https://x.runcomfy.net/a\n.png", "https://x.runcomfy.net/a\r\nX-Evil: 1", "https://x.run\tcomfy.net/a"),
+            *(" https://x.runcomfy.net/a.png", "\x1fhttps://x.runcomfy.net/a.png", "https://x.runcomfy.net/\x7f"),
+            "https://x.runcomfy.net/\udcff",
+        ),
         "another scheme or port": (
             *("http://x.runcomfy.net/a.png", "ftp://x.runcomfy.net/a.png", "file://x.runcomfy.net/etc/passwd"),
             *("//x.runcomfy.net/a.png", "x.runcomfy.net/a.png", "https:x.runcomfy.net/a.png"),
@@ -177,6 +195,37 @@ def test_takes_files_from_trusted_hosts_and_its_own_origin(text: str, opened: st
 )
 def test_takes_no_file_from_anywhere_else(texts: Any) -> None:
     assert [text for text in texts if trusted_file_url(text, OWN) is not None] == []
+
+
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        ("https://y.example/%7Ea/../b?c=%28#d", "https://y.example/%7Ea/../b?c=%28#d"),
+        ("data:,x", "data:,x"),
+        ("//y.example/%7Ea?b", "https://y.example/%7Ea?b"),
+        ("/%7Ea/../b;c?d=%2F", "https://x.example/%7Ea/../b;c?d=%2F"),
+        ("?d=%28", "https://x.example/one/two%2Fthree?d=%28"),
+        ("#d", "https://x.example/one/two%2Fthree#d"),
+        ("", "https://x.example/one/two%2Fthree"),
+        ("%7Ea;?b=%28", "https://x.example/one/%7Ea;?b=%28"),
+        ("./%7Ea", "https://x.example/one/%7Ea"),
+        ("../%7Ea", "https://x.example/%7Ea"),
+        ("../../.././%7Ea/../b", "https://x.example/%7Ea/../b"),
+        ("..", "https://x.example/"),
+        (".", "https://x.example/one/"),
+        ("..a", "https://x.example/one/..a"),
+        ("a/b:c", "https://x.example/one/a/b:c"),
+    ],
+)
+def test_a_redirect_is_joined_without_rewriting(location, target):
+    assert redirected("https://x.example/one/two%2Fthree?four=/five#six", location) == target
+
+
+@pytest.mark.parametrize(
+    "url", ["https://x.example", "https://x.example?a=/b", "https://x.example/", "https://x.example/a"]
+)
+def test_a_redirect_from_the_root_stays_below_it(url):
+    assert [redirected(url, location) for location in ("b", "../b", "/b")] == ["https://x.example/b"] * 3
 
 
 @pytest.mark.parametrize(
@@ -208,9 +257,67 @@ def test_what_is_loopback_and_what_is_public():
         assert (is_loopback(host), is_public(host)) == (False, True), host
     for host in (
         *("10.0.0.1", "224.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::"),
-        *("intranet", "printer.local", "a.0x7f", "a.1"),
+        *("intranet", "printer.local", "a.test", "a.onion", "a.0x7f", "a.1"),
     ):
         assert (is_loopback(host), is_public(host)) == (False, False), host
+
+
+# By IANA's registries. Python's releases disagree about some of them.
+NOT_PUBLIC = [
+    *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
+    *("192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"),
+    *("224.0.0.0/4", "240.0.0.0/4"),
+    *("::/3", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "4000::/2", "8000::/1", "fc00::/7", "fe80::/10"),
+    *("fec0::/10", "ff00::/8", "5f00::/16", "100::/64", "64:ff9b:1::/48"),
+]
+PUBLIC = [
+    *("1.0.0.0/8", "8.0.0.0/8", "11.0.0.0/8", "100.128.0.0/9", "172.32.0.0/11", "192.0.1.0/24", "192.1.0.0/16"),
+    *("198.20.0.0/14", "223.0.0.0/8", "2001:200::/23", "2003::/16", "2400::/12", "2606:4700::/32", "2a00::/12"),
+]
+
+
+def test_an_address_is_public_by_the_registries_whatever_pythons_release_says():
+    for networks, public in ((NOT_PUBLIC, False), (PUBLIC, True)):
+        for network in map(ipaddress.ip_network, networks):
+            for address in (network[0], network[1], network[network.num_addresses // 2], network[-2], network[-1]):
+                mapped = [f"::ffff:{address}"] if address.version == 4 else []
+                for host in (str(address), *mapped):
+                    assert is_public(host) is public, host
+
+
+IPV4 = [
+    "0.0.0.0",
+    "10.1.2.3",
+    "100.64.0.1",
+    "127.0.0.1",
+    "169.254.169.254",
+    "192.0.0.8",
+    "192.168.1.1",
+    "255.255.255.255",
+]
+
+
+def spellings(text: str) -> Iterator[str]:
+    """The IPv6 addresses that lead to an IPv4 address."""
+    number = int(ipaddress.ip_address(text))
+    high, low = f"{number >> 16:x}", f"{number & 0xFFFF:x}"
+    yield from (f"::{text}", f"::{high}:{low}")  # IPv4-compatible
+    yield from (f"::ffff:{text}", f"::ffff:{high}:{low}", f"0:0:0:0:0:FFFF:{text}")  # mapped
+    yield from (f"::ffff:0:{text}", f"::ffff:0:{high}:{low}")  # translated, RFC 2765
+    yield from (f"64:ff9b::{text}", f"64:ff9b:1::{text}", f"64:ff9b:1:{high}:{low[:-2] or 0}:{low[-2:]}::")  # NAT64
+    yield from (f"2002:{high}:{low}::", f"2002:{high}:{low}::1")  # 6to4
+    yield f"2001:0:{high}:{low}::f7f7:f7f7"  # Teredo: the server, and the client, inverted
+    yield f"2001:0:808:808:0:0:{number >> 16 ^ 0xFFFF:x}:{number & 0xFFFF ^ 0xFFFF:x}"
+
+
+@pytest.mark.parametrize("text", IPV4)
+def test_no_spelling_of_a_private_address_is_public(text):
+    for host in (text, *spellings(text)):
+        assert not is_public(host), host
+
+
+def test_a_zone_makes_an_address_local():
+    assert not is_public("2606:4700::1111%eth0")
 
 
 @pytest.mark.parametrize("text", ["0://[]@", "https://user[]@/x", "https://[::1", "https://a\\b"])

@@ -81,3 +81,27 @@ def test_refusals_have_their_codes(
     assert ran.code == code
     assert ran.records[0]["error"]["charged"] in {"no", "unknown"}
     assert "abc" in ran.err
+
+
+EVIL = "a\r\nforged\x1b[2J\x9b31m\u2028\u202eb"
+SAFE = r"a\r\nforged\x1b[2J\x9b31m\u2028\u202eb"
+
+
+def test_no_command_prints_a_strangers_text_as_it_is_into_a_pipe(served: Emulator, flux_klein: Command) -> None:
+    """Nor to a terminal. JSON has its own escapes."""
+    url = f"https://files.runcomfy.net/{EVIL}.png"
+    answer = {"request_id": "r-1", "status": "completed", "output": {"images": [url]}}
+    entry = {"model_id": EVIL, "base_price_usd": 0.01, "price_unit": EVIL, "pricing_note": EVIL}
+    served.fault("result", Reply(200, answer), probability=1)
+    served.fault("status", error_reply(404, 404001, EVIL), probability=1)
+    served.fault("cancel", Reply(200, EVIL), probability=1)
+    served.fault("model", Reply(200, entry), probability=1)
+    for arguments in (("result", "r-1"), ("status", "r-1"), ("cancel", "r-1"), ("price",), ("doctor",)):
+        ran = flux_klein(*arguments)
+        shown = ran.out + ran.err
+        assert "forged" in shown, arguments
+        assert not any(line.startswith("forged") for line in shown.splitlines()), arguments
+        assert not set(shown) & set("\r\x1b\x9b\u2028\u202e"), arguments
+    assert flux_klein("result", "r-1").out == f"https://files.runcomfy.net/{SAFE}.png\n"
+    [record] = flux_klein("price", "--json").records
+    assert record["note"] == EVIL

@@ -29,7 +29,7 @@ How to read it:
 - A name with a star, such as `503*`, stands for three faults: without `Retry-After`, with seconds (`+after`), and with
   a date (`+date`).
 - In every cell the error has the request id as soon as it is known, the deadline holds, a file is on disk whole or
-  not at all, and `aclose()` leaves nothing running.
+  not at all, and `aclose()` leaves nothing running. No variable in a frame of the error's traceback holds the token.
 
 Try each with `emulator.fault("status", fault("503"), probability=0.05)` in a test ([testing.md](testing.md)), or with
 `flux-klein emulator --fault status:503=0.05` on a port.

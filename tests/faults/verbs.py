@@ -14,6 +14,7 @@ from flux_klein_async.events import Cancelled
 from flux_klein_async.journal.base import Journal
 from tests.emulator.helpers import run
 from tests.fakes import Events, outcome, strays
+from tests.tracebacks import shown_by
 
 from .books import SUBMITTED_AGAIN, Books, Fixed, OnDisk, Written, agree, written
 
@@ -22,7 +23,7 @@ __all__ = ["ABANDONED", "DEADLINE", "OK", "PLACES", "Cell", "abandon", "observe"
 DEADLINE = 30.0
 _PROMPT: dict[str, Any] = {"width": 64, "height": 64}
 _ITEM: dict[str, Any] = {"prompt": "a snow leopard", **_PROMPT}
-_TOKENS = (f"token-{number}" for number in itertools.count())  # an account of its own for every cell
+_TOKENS = (f"token-of-cell-{number}" for number in itertools.count())  # an account of its own for every cell
 _NEVER_THERE = {"never-ends", "result-never", "says-SUCCESS", "says-done"}
 OK = "ok"
 ABANDONED = "cancel"  # the endpoint that an abandoned generation asks
@@ -107,7 +108,8 @@ def observe(verb: str, endpoint: str, name: str, books: Books | OnDisk, *, alway
     """Run a verb with this fault at an endpoint, at its first call or at all of them.
 
     It asserts what holds in every cell: the deadline, the id of a known request, a whole file or none, nothing left
-    running, that closing ends in time, that the journal agrees with the service; and for items, what the next run does.
+    running, that closing ends in time, that no variable of a traceback holds the token, that the journal agrees with
+    the service; and for items, what the next run does.
     """
     if (verb, endpoint) not in _SAVING:
         return run(_observe(verb, endpoint, name, books, always, None))
@@ -133,6 +135,7 @@ async def _observe(
             else:
                 emulator.script(endpoint, fault(name))
             error = await _ended(stage, verb, call)
+        assert error is None or shown_by(error, token) == []
         accepted, found = emulator.accepted, written(books, token)
         agree(found, emulator, accepted=accepted)
         assert error is None or stage.request_id in ("", error.request_id)

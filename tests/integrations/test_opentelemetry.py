@@ -522,7 +522,7 @@ def test_repeats_are_counted_with_their_request_and_the_last_sixteen_of_a_submit
     )
     retries = [event.attributes for event in memory.span("flux_klein.submit").events]
     assert [attributes["flux_klein.attempt"] for attributes in retries] == [*range(14, 30)]
-    assert (retries[0]["flux_klein.delay"], retries[0]["error.message"]) == (1.0, "a b")
+    assert (retries[0]["flux_klein.delay"], retries[0]["error.message"]) == (1.0, r"a\nb")
     assert memory.tell._retries == {}
     span = memory.span()
     assert (span.attributes["flux_klein.retries"], span.attributes["flux_klein.polls"]) == (17, 3)

@@ -157,7 +157,23 @@ async def test_to_input_makes_inputs_and_its_failures_are_outcomes(klein_emulato
     assert "Not a request id" in str(refused[0].error)
 
 
-DOOMS = [(401, AuthenticationError), (402, InsufficientBalanceError), (403, PermissionDeniedError)]
+DOOMS = [
+    pytest.param(error_reply(401), AuthenticationError, id="401"),
+    pytest.param(error_reply(402), InsufficientBalanceError, id="402"),
+    pytest.param(error_reply(403, 403001), PermissionDeniedError, id="403001"),
+    *(
+        pytest.param(error_reply(status, code), PermissionDeniedError, id=f"{status} with {code}")
+        for status, code in [(200, 10001), (403, 10001), (400, 10002), (500, 10003), (408, 10003)]
+    ),
+]
+# What firewalls and gateways say, and an unknown code.
+FORBIDDEN = [
+    pytest.param(Reply(403, "<html>Request blocked</html>", {"Content-Type": "text/html"}), id="HTML"),
+    pytest.param(Reply(403, ""), id="nothing"),
+    pytest.param(Reply(403, {"message": "Forbidden"}), id="JSON without a code"),
+    pytest.param(Reply(403, {"error_code": 403999, "message": "Access denied"}), id="an unknown code"),
+    pytest.param(Reply(403, '["error_code", 403001]'), id="a list"),
+]
 
 
 @pytest.mark.parametrize(
@@ -168,8 +184,11 @@ DOOMS = [(401, AuthenticationError), (402, InsufficientBalanceError), (403, Perm
         (AuthenticationError(status_code=401), True),
         (InsufficientBalanceError(status_code=402), True),
         (BudgetExceededError(), True),
-        (PermissionDeniedError(status_code=403), True),
-        (PermissionDeniedError(status_code=403, request_id="x"), False),
+        (PermissionDeniedError(status_code=403, error_code=403003), True),
+        (PermissionDeniedError(status_code=200, error_code=10001), True),
+        (PermissionDeniedError(status_code=403, error_code=403001, request_id="x"), False),
+        (PermissionDeniedError(status_code=403), False),
+        (PermissionDeniedError(status_code=403, error_code=1020), False),
         (InputRejectedError(status_code=422), False),
         (SubmissionUncertainError(), False),
     ],
@@ -179,11 +198,11 @@ def test_an_error_dooms_the_rest_where_it_would_be_theirs_too(error, doomed):
     assert dooms(error) is doomed
 
 
-@pytest.mark.parametrize(("status", "kind"), DOOMS)
+@pytest.mark.parametrize(("answer", "kind"), DOOMS)
 async def test_what_dooms_every_item_stops_new_ones_lets_running_ones_finish_and_is_raised(
-    klein_emulator, connect, status, kind
+    klein_emulator, connect, answer, kind
 ):
-    klein_emulator.script("submit", Generation(after=5.5), error_reply(status))
+    klein_emulator.script("submit", Generation(after=5.5), answer)
     seen = []
     with pytest.raises(kind) as caught:
         async with connect(polling=EVERY_SECOND).generate_many(list("abcdef"), concurrency=2) as outcomes:
@@ -200,14 +219,23 @@ async def _letters() -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize("items", [lambda: list("abcdef"), _letters], ids=["plain", "async"])
-@pytest.mark.parametrize(("status", "kind"), DOOMS)
-async def test_generate_all_gives_what_dooms_to_every_item_not_submitted(klein_emulator, connect, status, kind, items):
-    klein_emulator.script("submit", Generation(after=5.5), error_reply(status))
+@pytest.mark.parametrize(("answer", "kind"), DOOMS)
+async def test_generate_all_gives_what_dooms_to_every_item_not_submitted(klein_emulator, connect, answer, kind, items):
+    klein_emulator.script("submit", Generation(after=5.5), answer)
     outcomes = await connect(polling=EVERY_SECOND).generate_all(items(), concurrency=2)
     assert [type(found.error) for found in outcomes] == [type(None), *[kind] * 5]
     assert [(found.index, found.item) for found in outcomes] == list(enumerate("abcdef"))
     assert {found.error.charged for found in outcomes[1:]} == {"no"}
     assert len({id(found.error) for found in outcomes[1:]}) == 5
+
+
+@pytest.mark.parametrize("answer", FORBIDDEN)
+async def test_a_403_that_is_not_the_services_own_is_the_error_of_its_item_alone(klein_emulator, connect, answer):
+    klein_emulator.script("submit", None, answer)
+    outcomes = await connect(polling=EVERY_SECOND).generate_all(list("abcdef"), concurrency=1)
+    assert [type(found.error) for found in outcomes] == [type(None), PermissionDeniedError, *[type(None)] * 4]
+    assert (outcomes[1].error.charged, outcomes[1].error.retryable) == ("no", False)
+    assert (klein_emulator.accepted, klein_emulator.calls["submit"]) == (5, 6)
 
 
 async def test_an_item_never_submitted_is_charged_no_whatever_the_first_one_was():

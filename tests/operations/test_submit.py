@@ -318,6 +318,11 @@ REFUSED = [
     pytest.param(error_reply(400, 400002), InsufficientBalanceError, id="400 with 400002"),
     pytest.param(error_reply(400, 400004), AuthenticationError, id="400 with 400004"),
     pytest.param(error_reply(403, 403001), PermissionDeniedError, id="403 with 403001"),
+    *(
+        pytest.param(error_reply(status, 10001), PermissionDeniedError, id=f"{status} with 10001")
+        for status in (200, 400, 403, 408, 429, 500, 503)
+    ),
+    pytest.param(error_reply(503, 10003, retry_after=2), PermissionDeniedError, id="503 with 10003 and Retry-After"),
     pytest.param(error_reply(404, 404001), NotFoundError, id="404"),
     pytest.param(error_reply(409), APIStatusError, id="409"),
     pytest.param(error_reply(422, 422001, detail=[{"loc": ["prompt"]}]), InputRejectedError, id="422"),

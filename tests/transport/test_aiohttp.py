@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from flux_klein_async import (
     APIConnectionError,
@@ -396,6 +397,31 @@ async def test_no_proxy_is_told_the_token_in_clear(klein_emulator, monkeypatch, 
             _authorized_last(asked, session)
     else:
         assert "Authorization" not in _authorized_last(asked, session)["headers"]
+
+
+@pytest.mark.parametrize(
+    ("base_url", "proxy", "refused"),
+    [
+        ("http://api.example", "http://p.example:3128", True),
+        ("http://api.example", "http://127.0.0.1:3128", True),
+        ("http://10.0.0.1", URL("https://user:password@p.example"), True),
+        ("http://127.0.0.1:8000", "http://p.example:3128", True),
+        ("http://localhost:8000", URL("http://[::1]:3128"), False),
+        ("https://api.example", "http://p.example:3128", False),
+        ("https://127.0.0.1:8000", "http://p.example:3128", False),
+        ("http://api.example", None, False),
+    ],
+)
+async def test_no_proxy_of_a_borrowed_session_is_told_the_token_in_clear(klein_emulator, base_url, proxy, refused):
+    """Not even if plain http is allowed: that is about the service, and a proxy is another party."""
+    for trust_env in (False, True):
+        session = klein_emulator.session(proxy=proxy, trust_env=trust_env)
+        if refused:
+            with pytest.raises(ConfigurationError, match="would send the token in clear") as caught:
+                FluxKleinClient(TOKEN, base_url=base_url, session=session, allow_insecure=True)
+            assert "password" not in repr(caught.value)
+        else:
+            await FluxKleinClient(TOKEN, base_url=base_url, session=session, allow_insecure=True).aclose()
 
 
 async def test_a_finalizer_finds_nothing_to_drop_before_the_first_call_and_after_the_end():

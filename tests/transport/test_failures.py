@@ -1,5 +1,6 @@
 """Every failure of aiohttp has a meaning of ours; nothing of the request is kept."""
 
+import traceback
 from collections.abc import Iterator
 
 import aiohttp
@@ -17,7 +18,7 @@ from flux_klein_async import (
 )
 from flux_klein_async.api.credentials import Redactor
 from flux_klein_async.transport.base import BodyGuard
-from flux_klein_async.transport.failures import MEANINGS, map_error
+from flux_klein_async.transport.failures import MEANINGS, map_error, without_frames
 
 TOKEN = "very-secret-token"
 NOTHING_SENT = (
@@ -118,3 +119,38 @@ def test_what_an_error_means_and_what_to_do(cls, kind, advice):
 def test_an_answer_to_a_submit_that_never_left_is_a_proxys(written, kind, sent):
     error = map_error(sample(aiohttp.ClientResponseError), Redactor(TOKEN), guard(written))
     assert (type(error), getattr(error, "sent", None)) == (kind, sent)
+
+
+def frames(error: BaseException) -> list[str]:
+    return [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+
+
+def test_what_passes_keeps_the_users_frames_and_loses_those_of_aiohttp_in_all_that_it_came_from():
+    def hook() -> None:
+        try:
+            aiohttp.ClientTimeout(connect=1, unknown=2)  # type: ignore[call-arg]
+            aiohttp.CookieJar().load("/nowhere")
+        except TypeError as cause:
+            try:
+                aiohttp.BasicAuth.decode("nothing")
+            except ValueError as one:
+                try:
+                    aiohttp.BasicAuth.decode("nothing at all")
+                except ValueError as two:
+                    cause.__context__ = cause  # a circle
+                    raise BaseExceptionGroup("both", [one, two]) from cause
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        hook()
+    error = caught.value
+    assert [frames(each)[-1] for each in error.exceptions] == ["decode", "decode"]
+    assert without_frames(error) is error
+    assert frames(error)[-1] == "hook"
+    assert [frames(each) for each in (*error.exceptions, error.__cause__)] == [["hook"]] * 3
+
+
+def test_a_cancellation_loses_what_it_interrupted():
+    with pytest.raises(KeyboardInterrupt) as caught:
+        raise KeyboardInterrupt
+    caught.value.__context__ = LookupError()
+    assert without_frames(caught.value).__context__ is None

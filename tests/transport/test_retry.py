@@ -60,6 +60,10 @@ def refusal(status: int, code: int | None = None, retry_after: float | None = No
         *[(refusal(400, code), FATAL, FATAL) for code in (400002, 422001)],
         *[(refusal(200, code), FATAL, FATAL) for code in (400002, 422001, 402)],
         (refusal(422, 404), FATAL, FATAL),
+        # An account or deployment that is switched off, in the codes of the vendor's sister products.
+        *[(refusal(status, 10001, 7.0), FATAL, FATAL) for status in (200, 400, 403, 408, 429, 500, 503)],
+        *[(refusal(200, code), FATAL, FATAL) for code in (10002, 10003)],
+        *[(refusal(200, code), AMBIGUOUS, FATAL) for code in (10000, 10004, -10001, 100010)],
         (refusal(400, 429), FATAL, RETRY),
         (refusal(429, 400002), FATAL, FATAL),
         # The service's trouble: the submit may have been accepted.
