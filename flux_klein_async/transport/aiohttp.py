@@ -9,9 +9,11 @@ import errno
 import select
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from enum import Enum, auto
 from functools import cache, lru_cache
 from typing import Any, TypeVar
 from urllib.request import getproxies, proxy_bypass
+from weakref import WeakSet
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -24,9 +26,9 @@ from flux_klein_async.errors import ConfigurationError, FluxKleinError, InvalidR
 from flux_klein_async.options import Environment, Limits
 from flux_klein_async.transport.base import BodyGuard
 from flux_klein_async.transport.environment import Proxies, named_authorities
-from flux_klein_async.transport.failures import MEANINGS, map_error
+from flux_klein_async.transport.failures import map_error
 
-__all__ = ["AiohttpTransport", "gone"]
+__all__ = ["AiohttpTransport", "quiet"]
 
 T = TypeVar("T")
 
@@ -38,53 +40,128 @@ _KEEP_ALIVE = 4.0
 _DRIBBLE = 2.0  # times its silence that a body may take in all: one that dribbles is never silent
 
 _parsed = lru_cache(maxsize=4096)(URL)  # polls repeat their addresses; yarl itself remembers too few
-_FAILURES = tuple(MEANINGS)
 
 # Only Linux tells a closed peer from data to read (such as a TLS session ticket); the BSDs say "hung up". Windows has
 # no poll(), so there the loop's own knowledge must do.
 _POLL = getattr(select, "poll", None)
 _GOODBYE = getattr(select, "POLLRDHUP", 0) | getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
+_DATA = getattr(select, "POLLIN", 0)
+_TURNS = 4  # of the loop, for it to read what may be a TLS session ticket; it needs one, uvloop two
 
 
-def gone(transport: asyncio.BaseTransport | None) -> bool:
-    """Whether the peer has closed the connection, as the kernel knows before the loop has read it; about 2 us."""
+class _Seen(Enum):
+    """What the kernel knows of a connection before the loop has read it."""
+
+    NOTHING = auto()
+    DATA = auto()
+    CLOSED = auto()
+    UNKNOWN = auto()  # a transport in memory, or a system without poll(): only the loop knows
+
+
+def _peek(transport: asyncio.BaseTransport | None) -> _Seen:
+    """Ask the kernel; about 2 us."""
     if transport is None or transport.is_closing():
-        return True
-    socket = transport.get_extra_info("socket")
-    if socket is None or _POLL is None:  # a transport in memory
-        return False
-    if socket.fileno() < 0:
-        return True
+        return _Seen.CLOSED
+    sock = transport.get_extra_info("socket")
+    if sock is None or _POLL is None:
+        return _Seen.UNKNOWN
+    if sock.fileno() < 0:
+        return _Seen.CLOSED
     poll = _POLL()
-    poll.register(socket, _GOODBYE)
-    return bool(poll.poll(0))
+    poll.register(sock, _DATA | _GOODBYE)
+    found = poll.poll(0)
+    if not found:
+        return _Seen.NOTHING
+    return _Seen.CLOSED if found[0][1] & _GOODBYE else _Seen.DATA
+
+
+async def quiet(protocol: Any) -> bool:
+    """Whether a connection between two requests is open, and nothing came that was not asked for.
+
+    A server or proxy may write an answer while nobody asks, such as "408 Request Timeout" on an idle connection.
+    aiohttp takes it for the answer to the next request.
+    """
+    for turn in range(_TURNS):
+        # aiohttp's timer of silence runs from the first byte read: it shows half a head, which is nowhere else.
+        if protocol.should_close or protocol._read_timeout_handle is not None:  # noqa: SLF001
+            return False
+        seen = _peek(protocol.transport)
+        if seen is _Seen.CLOSED:
+            return False
+        if seen is _Seen.NOTHING or (seen is _Seen.UNKNOWN and turn):
+            return True
+        await asyncio.sleep(0)
+    return False
 
 
 class _GuardedBody(aiohttp.BytesPayload):
-    """A body that asks its guard just before it is written; no hook of aiohttp tells this moment."""
+    """A body that asks its guard just before it is written; no hook of aiohttp tells this moment.
+
+    Attributes:
+        bypassed: A middleware of the session keeps this body from telling whether anything was sent.
+    """
 
     def __init__(self, body: bytes, guard: BodyGuard) -> None:
         super().__init__(body, content_type="application/json")
         self._guard = guard
+        self.bypassed = False
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         await self.write_with_length(writer, None)
 
     async def write_with_length(self, writer: AbstractStreamWriter, _content_length: int | None) -> None:
-        stream: Any = writer  # its `transport` and `drain` are younger than its abstract class
-        if gone(stream.transport):
-            raise ConnectionResetError(errno.ECONNRESET, "The server had closed the idle connection")
+        stream: Any = writer  # its `protocol` and `drain` are younger than its abstract class
+        trace, stream._on_chunk_sent = stream._on_chunk_sent, None  # noqa: SLF001  # aiohttp awaits it before it writes
+        if trace is not None:
+            await trace(self._value)
+        if not await quiet(stream.protocol) or _cancelling():
+            raise ConnectionResetError(errno.ECONNRESET, "The idle connection was closed, or something came on it")
         if not self._guard.begin():
             # Not CancelledError: where tasks begin eagerly (Python 3.12), aiohttp does not handle it.
             raise ConnectionAbortedError(errno.ECONNABORTED, "The body was given up, or has been sent before")
-        # This writes the headers too. A session's trace is awaited first: if the connection closes then, nothing left.
-        await stream.write(self._value, drain=False)
+        await stream.write(self._value, drain=False)  # the headers too, in this very step of the loop
         self._guard.wrote()
         await stream.drain()
 
+    async def last(self, sent: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        """The last middleware. If an earlier one replaced the body, everything that follows is ambiguous."""
+        self.bypassed = sent.body is not self
+        if self.bypassed:
+            self._guard.begin()
+            self._guard.wrote()
+        return await handler(sent)
+
+
+def _cancelling() -> bool:
+    """Whether this task goes on although it was cancelled, which a trace can do by swallowing the cancellation."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
 
 class _Connector(aiohttp.TCPConnector):
-    """The connections of a long-lived client. The time to obtain one is bounded as a whole."""
+    """The connections of a long-lived client. The time to obtain one is bounded as a whole.
+
+    A kept connection on which something came while it was idle is closed, and another taken: nothing was sent on it.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._used: WeakSet[Any] = WeakSet()
+
+    async def connect(self, *args: Any, **options: Any) -> Any:
+        while True:
+            connection = await super().connect(*args, **options)
+            protocol = connection.protocol
+            if protocol not in self._used:
+                self._used.add(protocol)
+                return connection
+            try:
+                if await quiet(protocol):
+                    return connection
+            except BaseException:
+                connection.close()
+                raise
+            connection.close()
 
     async def _create_connection(self, *args: Any, **options: Any) -> Any:  # aiohttp's seam for connectors
         try:
@@ -168,8 +245,12 @@ class AiohttpTransport:
         return await self._mapping(self._exchange(request, guard), guard)
 
     async def _exchange(self, request: Request, guard: BodyGuard | None) -> Response:
-        guarded = request.body if request.body is None or guard is None else _GuardedBody(request.body, guard)
-        async with await self._answer(request, guarded) as answer:
+        guarded = None if request.body is None or guard is None else _GuardedBody(request.body, guard)
+        async with await self._answer(request, guarded or request.body) as answer:
+            if guarded is not None and guard is not None and not guard.written and not guarded.bypassed:
+                guard.drop()
+                _close(answer)
+                raise ConnectionResetError(errno.ECONNRESET, "An answer came before the request was sent")
             body = await _read_bounded(answer, self._limits.max_json_bytes, _DRIBBLE * request.silence)
             headers: Mapping[str, str] = answer.headers
             if answer.status >= 400 or b"error_code" in body:  # an error keeps them
@@ -193,6 +274,13 @@ class AiohttpTransport:
         session = self._session(request.kind)
         # A session that trusts the environment finds its proxy itself.
         proxy = self._proxies.of(request.url) if self._proxies and not session.trust_env else None
+        options: dict[str, Any] = {"headers": request.headers}
+        if session.trust_env:
+            options = _authorized_last(request, session)
+        middlewares = options.get("middlewares", session._middlewares)  # noqa: SLF001  # a request's own replace them
+        if middlewares and isinstance(data, _GuardedBody):
+            data.bypassed = True  # until the last one is reached
+            options["middlewares"] = (*middlewares, data.last)
         return await session.request(
             request.method,
             _parsed(request.url),
@@ -203,17 +291,20 @@ class AiohttpTransport:
             timeout=_timeout(request.silence),
             proxy=proxy.url if proxy else None,
             proxy_headers=proxy.headers if proxy else None,
-            **(_authorized_last(request, session) if session.trust_env else {"headers": request.headers}),
+            **options,
         )
 
     async def _mapping(self, call: Awaitable[T], guard: BodyGuard | None = None) -> T:
         """Await one of aiohttp's calls; its failure becomes one of ours, which refers to no request."""
         try:
             return await call
-        except _FAILURES as error:
-            failure = self._mapped(error, guard)
+        except InvalidResponseError as error:
+            failure: FluxKleinError = error.with_traceback(None)  # its frames hold the request too
         except FluxKleinError as error:
-            failure = error.with_traceback(None)  # its frames hold the request too
+            written = guard is not None and guard.written  # then it is from a trace or a middleware
+            failure = self._mapped(error, guard) if written else error.with_traceback(None)
+        except Exception as error:  # noqa: BLE001  # whatever a borrowed session's traces and middlewares raise
+            failure = self._mapped(error, guard)
         raise failure  # outside of `except`: no context is kept
 
     def _mapped(self, failure: BaseException, guard: BodyGuard | None) -> FluxKleinError:
@@ -234,6 +325,13 @@ class AiohttpTransport:
             session.detach()
             if owner and connector is not None:
                 connector._close()  # noqa: SLF001  # close() is a coroutine, a finalizer has no loop
+
+
+def _close(answer: aiohttp.ClientResponse) -> None:
+    """Close the connection of an answer, even if it is back in the pool already."""
+    protocol: Any = answer._protocol  # noqa: SLF001  # `answer.connection` is None by then
+    answer.close()
+    protocol.close()
 
 
 def _authorized_last(request: Request, session: aiohttp.ClientSession) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import gzip
 import socket
 import traceback
 from base64 import b64encode
+from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -17,6 +19,8 @@ from flux_klein_async import (
     FluxKleinClient,
     InvalidResponseError,
     Limits,
+    RetryPolicy,
+    SubmissionUncertainError,
 )
 from flux_klein_async.api.credentials import Redactor
 from flux_klein_async.api.messages import Kind, Request
@@ -285,6 +289,133 @@ async def test_no_frame_of_an_error_holds_the_token(klein_emulator, answer):
     assert (TOKEN in repr(held), type(error)) == (False, InvalidResponseError)
 
 
+# --- a borrowed session's own code, around a paid body
+
+
+def submit(body: bytes = b"{}") -> Request:
+    return Request(
+        kind=Kind.SUBMIT,
+        method="POST",
+        url="https://emulator.invalid/v1/models/blackforestlabs/flux-2-klein/4b/text-to-image",
+        headers={"Authorization": "Bearer emulator-token", "Content-Type": "application/json"},
+        replayable=False,
+        silence=5,
+        body=body,
+    )
+
+
+@pytest.mark.parametrize("answer", [Pass(), Cut(0)], ids=["answered", "cut"])
+async def test_a_middleware_that_replaces_the_body_makes_every_failure_ambiguous(klein_emulator, answer):
+    async def replace(sent: Any, handler: Any) -> Any:
+        await sent.update_body(b'{"prompt": "a dog"}')
+        return await handler(sent)
+
+    klein_emulator.script("submit", Reply(200, b"{}", cut=answer) if isinstance(answer, Cut) else answer)
+    guard = BodyGuard()
+    found = await outcome(made(klein_emulator.session(middlewares=(replace,))).send(submit(), guard))
+    if isinstance(answer, Cut):
+        assert (type(found), found.sent) == (APIConnectionError, True)
+    else:
+        assert klein_emulator.records[-1].body == b'{"prompt": "a dog"}'
+    assert guard.written
+
+
+async def test_a_middleware_may_answer_by_itself(klein_emulator):
+    other = klein_emulator.session()
+
+    async def elsewhere(sent: Any, _: Any) -> Any:
+        return await other.get(sent.url)
+
+    guard = BodyGuard()
+    found = await made(klein_emulator.session(middlewares=(elsewhere,))).send(submit(), guard)
+    assert (found.status, guard.written) == (401, False)
+
+
+async def test_a_body_whose_task_was_cancelled_is_not_written_even_if_a_trace_swallows_that(klein_emulator):
+    """aiohttp cancels the writer when an answer is complete, which may be one that came before the request."""
+    trace = aiohttp.TraceConfig()
+
+    async def swallow(*_: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+
+    trace.on_request_chunk_sent.append(swallow)
+    guard = BodyGuard()
+    error = await outcome(made(klein_emulator.session(trace_configs=[trace])).send(submit(), guard))
+    assert (type(error), error.sent, guard.written) == (APIConnectionError, False, False)
+    assert [record for record in klein_emulator.records if record.endpoint == "submit"] == []
+
+
+HOOKS = ("on_request_end", "on_request_headers_sent", "on_request_chunk_sent")
+RAISED = [
+    RuntimeError("a hook's"),
+    KeyError("a hook's"),
+    ConnectionRefusedError("of another service"),
+    aiohttp.ServerFingerprintMismatch(b"a", b"b", "another.invalid", 443),
+    aiohttp.InvalidURL("of another service"),
+    ConfigurationError("of another client"),
+]
+
+
+@pytest.mark.parametrize("where", [*HOOKS, "middleware before", "middleware after"])
+@pytest.mark.parametrize("trouble", RAISED, ids=lambda trouble: type(trouble).__name__)
+async def test_what_a_hook_raises_around_a_submit_is_ambiguous_once_the_body_was_written(
+    klein_emulator, connect, where, trouble
+):
+    async def fail(*_: Any) -> None:
+        raise trouble
+
+    async def middleware(sent: Any, handler: Any) -> Any:
+        if where == "middleware before":
+            raise trouble
+        answer = await handler(sent)
+        if where == "middleware after":
+            raise trouble
+        return answer
+
+    trace = aiohttp.TraceConfig()
+    if where in HOOKS:
+        getattr(trace, where).append(fail)
+    session = klein_emulator.session(trace_configs=[trace], middlewares=(middleware,))
+    found = await outcome(connect(session=session, retry=RetryPolicy(attempts=2)).submit("a cat"))
+    accepted = len([record for record in klein_emulator.records if record.endpoint == "submit"])
+    late = where in {"on_request_end", "middleware after"}
+    assert (accepted, isinstance(found, SubmissionUncertainError)) == (int(late), late)
+    assert found.charged == ("unknown" if late else "no")
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_call_that_is_given_up_while_its_connection_is_checked_leaves_nothing_open(turns):
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        with suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    asked = request(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    transport = made()
+    await transport.send(asked)
+    writers[0].write(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+    call = asyncio.ensure_future(transport.send(asked))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    call.cancel()
+    await asyncio.wait([call])
+    assert (await transport.send(asked)).status == 200
+    connector = transport._session(Kind.READ).connector
+    assert (len(writers) > 1, len(connector._acquired)) == (True, 0)
+    await transport.aclose()
+    server.close()
+    await settle()
+
+
 # --- sessions, own and borrowed
 
 
@@ -321,7 +452,8 @@ async def test_a_body_is_guarded_whichever_way_it_is_asked_to_write_itself():
             return False
 
     class Stream:
-        transport = Quiet()
+        protocol: Any = SimpleNamespace(transport=Quiet(), should_close=False, _read_timeout_handle=None)
+        _on_chunk_sent = None
 
         async def write(self, data: bytes, **_: Any) -> None:
             written.append(data)
@@ -330,7 +462,7 @@ async def test_a_body_is_guarded_whichever_way_it_is_asked_to_write_itself():
             """At once."""
 
     class Closed(Stream):
-        transport = None
+        protocol = SimpleNamespace(transport=None, should_close=False, _read_timeout_handle=None)
 
     guard = BodyGuard()
     body = _GuardedBody(b"paid", guard)
