@@ -7,8 +7,10 @@ not while a call waits for a free connection.
 import asyncio
 import errno
 import select
+import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from contextvars import ContextVar
 from enum import Enum, auto
 from functools import cache, lru_cache
 from typing import Any, TypeVar
@@ -37,7 +39,18 @@ _CONNECTED_WITHIN = 30.0  # seconds in all: aiohttp waits for a resolver and for
 # Seconds that a connection may idle. Servers close theirs after 5 s (uvicorn, Node) or more. A submit on a connection
 # that is being closed is uncertain, which costs more than a new handshake.
 _KEEP_ALIVE = 4.0
-_DRIBBLE = 2.0  # times its silence that a body may take in all: one that dribbles is never silent
+# Times its silence that an exchange may take in all, once it has a connection: a head or a body that dribbles, and a
+# row of 1xx answers, are never silent.
+_DRIBBLE = 2.0
+# Bytes of a header field, and of a status line. aiohttp's own 8,190 lose the id of a submit that a gateway answers with
+# long cookies or policies.
+_FIELD = 65_536
+_FIELDS = 1_000
+_GZIP = b"\x1f\x8b"
+_PIECE = 65_536  # bytes that are inflated before others may run
+
+# The time limit of the exchange under way, and the seconds that it gets once it has a connection.
+_LIMIT: ContextVar[tuple[asyncio.Timeout, float]] = ContextVar("_LIMIT")
 
 _parsed = lru_cache(maxsize=4096)(URL)  # polls repeat their addresses; yarl itself remembers too few
 
@@ -149,6 +162,13 @@ class _Connector(aiohttp.TCPConnector):
         self._used: WeakSet[Any] = WeakSet()
 
     async def connect(self, *args: Any, **options: Any) -> Any:
+        """Start the time of the exchange when it has its connection; waiting for a free one is not part of it."""
+        connection = await self._connect(*args, **options)
+        limit, seconds = _LIMIT.get()
+        limit.reschedule(self._loop.time() + seconds)
+        return connection
+
+    async def _connect(self, *args: Any, **options: Any) -> Any:
         while True:
             connection = await super().connect(*args, **options)
             protocol = connection.protocol
@@ -246,12 +266,12 @@ class AiohttpTransport:
 
     async def _exchange(self, request: Request, guard: BodyGuard | None) -> Response:
         guarded = None if request.body is None or guard is None else _GuardedBody(request.body, guard)
-        async with await self._answer(request, guarded or request.body) as answer:
+        async with self._limit(request), await self._answer(request, guarded or request.body, inflate=False) as answer:
             if guarded is not None and guard is not None and not guard.written and not guarded.bypassed:
                 guard.drop()
                 _close(answer)
                 raise ConnectionResetError(errno.ECONNRESET, "An answer came before the request was sent")
-            body = await _read_bounded(answer, self._limits.max_json_bytes, _DRIBBLE * request.silence)
+            body = await _read_bounded(answer, self._limits.max_json_bytes)
             headers: Mapping[str, str] = answer.headers
             if answer.status >= 400 or b"error_code" in body:  # an error keeps them
                 headers = {name.lower(): self._redactor.text(value) for name, value in headers.items()}
@@ -261,7 +281,7 @@ class AiohttpTransport:
     async def stream(self, request: Request) -> AsyncIterator[tuple[Response, AsyncIterator[bytes]]]:
         """Send one request; its head, and its body in pieces as they come."""
         async with (
-            await self._mapping(self._answer(request, request.body)) as answer,
+            await self._mapping(self._head(request)) as answer,
             aclosing(self._pieces(answer)) as pieces,
         ):
             yield Response(status=answer.status, headers=answer.headers, body=b""), pieces
@@ -270,7 +290,22 @@ class AiohttpTransport:
         while piece := await self._mapping(answer.content.readany()):
             yield piece
 
-    async def _answer(self, request: Request, data: Any) -> aiohttp.ClientResponse:
+    async def _head(self, request: Request) -> aiohttp.ClientResponse:
+        async with self._limit(request):
+            return await self._answer(request, request.body)
+
+    def _limit(self, request: Request) -> asyncio.Timeout:
+        """Bound an exchange as a whole.
+
+        Our own connector starts its time; only it knows when there is a connection. A borrowed one gets as long for a
+        connection as ours would.
+        """
+        seconds = _DRIBBLE * request.silence
+        limit = asyncio.timeout(None if self._borrowed is None else _CONNECTED_WITHIN + seconds)
+        _LIMIT.set((limit, seconds))
+        return limit
+
+    async def _answer(self, request: Request, data: Any, *, inflate: bool = True) -> aiohttp.ClientResponse:
         session = self._session(request.kind)
         # A session that trusts the environment finds its proxy itself.
         proxy = self._proxies.of(request.url) if self._proxies and not session.trust_env else None
@@ -287,7 +322,10 @@ class AiohttpTransport:
             data=data,
             allow_redirects=False,
             raise_for_status=False,  # a borrowed session may have other defaults
-            auto_decompress=True,
+            auto_decompress=inflate,
+            max_line_size=_FIELD,
+            max_field_size=_FIELD,
+            max_headers=_FIELDS,
             timeout=_timeout(request.silence),
             proxy=proxy.url if proxy else None,
             proxy_headers=proxy.headers if proxy else None,
@@ -362,18 +400,53 @@ def _timeout(silence: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(sock_connect=_CONNECT_TIMEOUT, sock_read=silence)
 
 
-async def _read_bounded(answer: aiohttp.ClientResponse, limit: int, seconds: float) -> bytes:
+async def _read_bounded(answer: aiohttp.ClientResponse, limit: int) -> bytes:
     content = answer.content
     body = await content.readany()
     if not content.at_eof() and len(body) <= limit:
         pieces, size = [body], len(body)
-        async with asyncio.timeout(seconds):
-            while size <= limit and (piece := await content.readany()):
-                pieces.append(piece)
-                size += len(piece)
-                await asyncio.sleep(0)  # reading inflates a piece that is there already: let others run
+        while size <= limit and (piece := await content.readany()):
+            pieces.append(piece)
+            size += len(piece)
+            await asyncio.sleep(0)
         body = b"".join(pieces)
+    if 0 < len(body) <= limit and (encoding := answer.headers.get("Content-Encoding")):
+        body = await _inflated(body, encoding.strip().lower(), limit)
     if len(body) > limit:
         answer.close()  # the connection is of no use either
         raise InvalidResponseError(f"The answer is larger than {limit} bytes", status_code=answer.status)
     return body
+
+
+async def _inflated(body: bytes, encoding: str, limit: int) -> bytes:
+    """A body without its encoding; at least one byte more than `limit` if it is larger.
+
+    More tolerant than aiohttp, since an id may be in it: padding behind the end is ignored, as curl and gzip do, and a
+    body that is not compressed at all is taken as it is.
+    """
+    if encoding not in {"gzip", "x-gzip", "deflate"}:
+        return body  # nothing else was asked for
+    headless = encoding == "deflate" and body[0] & 15 != 8  # as some servers understand "deflate"
+    decoder = zlib.decompressobj(wbits=-15 if headless else 47)  # 47: gzip or zlib, as the first bytes say
+    pieces: list[bytes] = []
+    size, rest = 0, body
+    while size <= limit:
+        try:
+            piece = decoder.decompress(rest, _PIECE)
+        except zlib.error as error:
+            if not pieces:
+                return body
+            raise aiohttp.ClientPayloadError(f"The body cannot be inflated: {error}") from None
+        pieces.append(piece)
+        size += len(piece)
+        if decoder.eof:
+            rest = decoder.unused_data
+            if not rest.startswith(_GZIP):
+                break
+            decoder = zlib.decompressobj(wbits=47)  # one more member
+        elif not piece:
+            raise aiohttp.ClientPayloadError("The compressed body is not complete")
+        else:
+            rest = decoder.unconsumed_tail
+        await asyncio.sleep(0)
+    return b"".join(pieces)

@@ -2,12 +2,15 @@
 
 import asyncio
 import gzip
+import random
 import socket
 import traceback
+import zlib
 from base64 import b64encode
+from collections.abc import Iterator
 from contextlib import suppress
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import aiohttp
 import pytest
@@ -155,6 +158,7 @@ class Answer:
     """An answer whose body comes in these pieces; only the next read tells its end."""
 
     status = 200
+    headers: ClassVar[dict[str, str]] = {}
 
     def __init__(self, *pieces: bytes) -> None:
         self.pieces = [*pieces, b""]
@@ -174,7 +178,7 @@ class Answer:
 @pytest.mark.parametrize("sizes", [(), (4,), (3, 1), (1, 1, 1, 1), (4, 1), (5,), (3, 1, 1), (1, 4), (1, 1, 1, 1, 1)])
 async def test_a_body_is_read_whole_up_to_the_bound_and_refused_beyond_it(sizes):
     answer = Answer(*(b"x" * size for size in sizes))
-    found = await outcome(_read_bounded(answer, 4, 1.0))
+    found = await outcome(_read_bounded(answer, 4))
     if sum(sizes) <= 4:
         assert (found, answer.closed) == (b"x" * sum(sizes), False)
     else:
@@ -192,7 +196,7 @@ async def test_the_loop_is_not_held_by_an_answer_that_is_all_there():
             await asyncio.sleep(0)
 
     task = asyncio.ensure_future(others())
-    await _read_bounded(Answer(*[b"x"] * 20), 20, 1.0)
+    await _read_bounded(Answer(*[b"x"] * 20), 20)
     task.cancel()
     assert turns >= 19
 
@@ -210,6 +214,61 @@ async def test_an_answer_beyond_the_bound_is_refused(klein_emulator, answer):
     found = await outcome(transport.send(request()))
     assert (type(found), "100000 bytes" in str(found)) == (InvalidResponseError, True)
     assert [len((await transport.send(request())).body) for _ in range(5)] == [0, 1, 99_999, 100_000, 5]
+
+
+ID = b'{"request_id": "r-1"}'
+ZIPPED = gzip.compress(ID)
+LARGE = random.Random(1).randbytes(200_000)
+
+
+def headless(data: bytes) -> bytes:
+    deflate = zlib.compressobj(wbits=-15)
+    return deflate.compress(data) + deflate.flush()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "sent", "read"),
+    [
+        ("gzip", ZIPPED, ID),
+        ("GZIP ", ZIPPED, ID),
+        ("x-gzip", ZIPPED, ID),
+        ("deflate", zlib.compress(ID), ID),
+        ("deflate", headless(ID), ID),
+        ("gzip", ZIPPED + bytes(512), ID),
+        ("gzip", ZIPPED + b"\r\n", ID),
+        ("deflate", zlib.compress(ID) + bytes(3), ID),
+        ("gzip", gzip.compress(ID[:5]) + gzip.compress(ID[5:]) + bytes(8), ID),
+        ("gzip", gzip.compress(LARGE) + bytes(100_000), LARGE),
+        ("gzip", gzip.compress(b" " * 800_000), b" " * 800_000),
+        ("gzip", ID, ID),
+        ("deflate", ID, ID),
+        ("identity", ID, ID),
+        ("br", ID, ID),
+        ("", ID, ID),
+        ("gzip", b"", b""),
+        ("gzip", ZIPPED[:-9], None),
+        ("gzip", ZIPPED[:4], None),
+        ("gzip", gzip.compress(LARGE)[:100_000], None),
+        ("gzip", gzip.compress(LARGE)[:100_000] + bytes(100_000), None),
+        ("gzip", ZIPPED + ZIPPED[:3] + b"broken", None),
+    ],
+)
+async def test_an_answer_is_read_however_it_was_compressed(klein_emulator, encoding, sent, read):
+    klein_emulator.script("model", Reply(200, sent, {"Content-Encoding": encoding}))
+    found = await outcome(made(klein_emulator.session()).send(request()))
+    if read is None:
+        assert (type(found), found.sent) == (APIConnectionError, True)
+    else:
+        assert found.body == read
+
+
+@pytest.mark.parametrize("name", ["Set-Cookie", "Content-Security-Policy", "X"])
+async def test_large_and_many_header_fields_do_not_lose_an_id(klein_emulator, connect, name):
+    """Of a borrowed session too, whose own limits are lower."""
+    fields = {f"{name}-{number}": "x" * 60 for number in range(200)} | {name: "x" * 65_000}
+    klein_emulator.script("submit", Reply(200, ID, fields))
+    assert (await connect().submit("a cat")).request_id == "r-1"
+    assert klein_emulator.records[-1].headers["accept-encoding"] == "identity"
 
 
 @pytest.mark.parametrize(
@@ -287,6 +346,71 @@ async def test_no_frame_of_an_error_holds_the_token(klein_emulator, answer):
     held = [value for frame in frames for value in frame.f_locals.values()]
     assert not any(isinstance(value, aiohttp.ClientResponse | aiohttp.ClientError) for value in held)
     assert (TOKEN in repr(held), type(error)) == (False, InvalidResponseError)
+
+
+# --- an exchange that never ends, although it is never silent
+
+
+def pieces(*parts: bytes) -> Iterator[bytes]:
+    yield from parts
+    while True:
+        yield parts[-1]
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+ENDLESS = {
+    "a head": (HEAD, b"X: y\r\n"),
+    "a line of the head": (HEAD + b"X: ", b"y"),
+    "empty lines before the head": (b"\r\n",),
+    "1xx": (b"HTTP/1.1 100 Continue\r\n\r\n",),
+    "early hints": (b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",),
+    "a body": (HEAD + b"Content-Length: 10000\r\n\r\n", b" "),
+    "chunks": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    "a chunk's extension": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;a=", b"b"),
+    "trailers": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n"),
+    "until it closes": (HEAD + b"\r\n", b" "),
+}
+
+
+class Dribble(asyncio.Protocol):
+    """Answers every request with a piece a second, for ever."""
+
+    def __init__(self, parts: tuple[bytes, ...]) -> None:
+        self.parts = pieces(*parts)
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, _: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(next(self.parts))
+            asyncio.get_running_loop().call_later(1, self.data_received, b"")
+
+
+@pytest.mark.usefixtures("klein_emulator")
+@pytest.mark.parametrize("borrowed", [False, True], ids=["own session", "borrowed session"])
+@pytest.mark.parametrize("what", ENDLESS)
+async def test_an_exchange_that_dribbles_ends_although_nothing_else_bounds_it(monkeypatch, what, borrowed):
+    async def dribbling(factory: Any, *, sock: socket.socket, **_: Any) -> Any:
+        sock.close()
+        protocol = factory()
+        join(asyncio.get_running_loop(), protocol, Dribble(ENDLESS[what]))
+        return protocol.transport, protocol
+
+    stand_in(monkeypatch, TUNNEL | {"create_connection": dribbling})
+    session = aiohttp.ClientSession() if borrowed else None
+    transport = made(session)
+    began = now()
+    error = await outcome(transport.send(request(url="http://api.invalid/")))
+    assert (type(error), error.sent) == (APITimeoutError, True)
+    assert now() - began == (40 if borrowed else 10)  # twice the silence; the time for a connection is not known there
+    if what not in {"a body", "chunks", "a chunk's extension", "trailers", "until it closes"}:
+        began = now()
+        error = await outcome(streamed(transport, request(url="http://api.invalid/")))
+        assert (type(error), now() - began) == (APITimeoutError, 40 if borrowed else 10)
+    await transport.aclose()
+    if session is not None:
+        await session.close()
 
 
 # --- a borrowed session's own code, around a paid body
