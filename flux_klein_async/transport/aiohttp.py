@@ -7,15 +7,17 @@ not while a call waits for a free connection.
 import asyncio
 import errno
 import select
+import socket
+import time
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from contextvars import ContextVar
 from enum import Enum, auto
 from functools import cache, lru_cache
 from typing import Any, TypeVar
 from urllib.request import getproxies, proxy_bypass
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -30,7 +32,7 @@ from flux_klein_async.transport.base import BodyGuard
 from flux_klein_async.transport.environment import Proxies, named_authorities
 from flux_klein_async.transport.failures import map_error
 
-__all__ = ["AiohttpTransport", "quiet"]
+__all__ = ["AiohttpTransport", "quiet", "slept"]
 
 T = TypeVar("T")
 
@@ -59,7 +61,39 @@ _parsed = lru_cache(maxsize=4096)(URL)  # polls repeat their addresses; yarl its
 _POLL = getattr(select, "poll", None)
 _GOODBYE = getattr(select, "POLLRDHUP", 0) | getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
 _DATA = getattr(select, "POLLIN", 0)
+# A clock that runs on while the machine sleeps, as time.monotonic(), by which aiohttp counts idle time, does not on
+# Linux and macOS. Windows has none, nor needs one.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+_NAP = 1.0  # seconds asleep after which a kept connection counts as lost
+# A path that is dead (a VPN that changed, a NAT that forgot us) ends the connection after some 15 s instead of the 60 s
+# that a submit may stay silent: TCP's own retransmissions get 15 s to be confirmed, and while we only wait, the peer's
+# kernel is asked every 5 s. A peer that is there confirms both, however long its answer takes.
+_DEAD_AFTER = 15  # seconds
+_DEAD_PEER = (
+    ("SOL_SOCKET", "SO_KEEPALIVE", 1),
+    ("IPPROTO_TCP", "TCP_KEEPIDLE", 5),  # Linux, Windows
+    ("IPPROTO_TCP", "TCP_KEEPALIVE", 5),  # macOS
+    ("IPPROTO_TCP", "TCP_KEEPINTVL", 5),
+    ("IPPROTO_TCP", "TCP_KEEPCNT", 2),
+    ("IPPROTO_TCP", "TCP_USER_TIMEOUT", _DEAD_AFTER * 1000),  # Linux
+)
 _TURNS = 4  # of the loop, for it to read what may be a TLS session ticket; it needs one, uvloop two
+
+
+def slept() -> float:
+    """Seconds that this machine has slept, counted from any fixed moment."""
+    return time.clock_gettime(_CLOCK) - time.monotonic() if _CLOCK is not None else 0.0
+
+
+def _attentive_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket whose kernel notices a dead path."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family=family, type=kind, proto=protocol)
+    for level, option, value in _DEAD_PEER:
+        if hasattr(socket, option):
+            with suppress(OSError):  # a system may know the name and refuse the value
+                made.setsockopt(getattr(socket, level), getattr(socket, option), value)
+    return made
 
 
 class _Seen(Enum):
@@ -154,12 +188,13 @@ def _cancelling() -> bool:
 class _Connector(aiohttp.TCPConnector):
     """The connections of a long-lived client. The time to obtain one is bounded as a whole.
 
-    A kept connection on which something came while it was idle is closed, and another taken: nothing was sent on it.
+    A kept connection on which something came while it was idle, or that is older than the machine's last sleep, is
+    closed, and another taken: nothing was sent on it.
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._used: WeakSet[Any] = WeakSet()
+        super().__init__(socket_factory=_attentive_socket, **options)
+        self._used: WeakKeyDictionary[Any, float] = WeakKeyDictionary()  # how long the machine had slept at first
 
     async def connect(self, *args: Any, **options: Any) -> Any:
         """Start the time of the exchange when it has its connection; waiting for a free one is not part of it."""
@@ -173,10 +208,10 @@ class _Connector(aiohttp.TCPConnector):
             connection = await super().connect(*args, **options)
             protocol = connection.protocol
             if protocol not in self._used:
-                self._used.add(protocol)
+                self._used[protocol] = slept()
                 return connection
             try:
-                if await quiet(protocol):
+                if slept() - self._used[protocol] < _NAP and await quiet(protocol):
                     return connection
             except BaseException:
                 connection.close()

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import random
 import socket
+import sys
 import traceback
 import zlib
 from base64 import b64encode
@@ -30,7 +31,16 @@ from flux_klein_async.api.messages import Kind, Request
 from flux_klein_async.emulator import Cut, Endless, Garbage, Pass, Reply
 from flux_klein_async.emulator.inprocess import join
 from flux_klein_async.options import Environment
-from flux_klein_async.transport.aiohttp import AiohttpTransport, _authorized_last, _GuardedBody, _read_bounded
+from flux_klein_async.transport import aiohttp as aiohttp_transport
+from flux_klein_async.transport.aiohttp import (
+    _DEAD_PEER,
+    AiohttpTransport,
+    _attentive_socket,
+    _authorized_last,
+    _GuardedBody,
+    _read_bounded,
+    slept,
+)
 from flux_klein_async.transport.base import BodyGuard
 from tests.fakes import now, outcome, settle, strays
 
@@ -538,6 +548,61 @@ async def test_a_call_that_is_given_up_while_its_connection_is_checked_leaves_no
     await transport.aclose()
     server.close()
     await settle()
+
+
+@pytest.mark.parametrize(("asleep", "connections"), [(0.0, 1), (0.5, 1), (2.0, 2), (90_000.0, 2)])
+async def test_a_connection_from_before_the_machine_slept_is_not_used_again(monkeypatch, asleep, connections):
+    made_of: list[Any] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        made_of.append(writer)
+        with suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    asked = request(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    transport = made()
+    await transport.send(asked)
+    before = slept()
+    monkeypatch.setattr(aiohttp_transport, "slept", lambda: before + asleep)
+    for _ in range(3):
+        await transport.send(asked)
+    assert len(made_of) == connections
+    await transport.aclose()
+    server.close()
+    await settle()
+
+
+def test_the_time_asleep_does_not_run_while_the_machine_is_awake(monkeypatch):
+    before = slept()
+    assert slept() - before == pytest.approx(0, abs=0.5)
+    monkeypatch.setattr(aiohttp_transport, "_CLOCK", None)
+    assert slept() == slept() == 0.0
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_the_kernel_is_told_to_notice_a_dead_path_before_a_submits_silence_is_over(family):
+    options = {
+        option: (getattr(socket, level), value) for level, option, value in _DEAD_PEER if hasattr(socket, option)
+    }
+    with _attentive_socket((family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("", 0))) as sock:
+        for option, (level, value) in options.items():
+            assert bool(sock.getsockopt(level, getattr(socket, option))) is True
+            if sys.platform == "linux":
+                assert sock.getsockopt(level, getattr(socket, option)) == value
+    assert {"SO_KEEPALIVE", "TCP_USER_TIMEOUT"} <= options.keys() or sys.platform != "linux"
+
+
+def test_an_option_that_a_system_refuses_is_left_out(monkeypatch):
+    monkeypatch.setattr(
+        aiohttp_transport,
+        "_DEAD_PEER",
+        (("SOL_SOCKET", "SO_KEEPALIVE", -1), ("IPPROTO_TCP", "TCP_KEEPCNT", -1), ("IPPROTO_TCP", "TCP_OF_LATER", 1)),
+    )
+    with _attentive_socket((socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("", 0))) as sock:
+        assert sock.fileno() >= 0
 
 
 # --- sessions, own and borrowed
