@@ -301,7 +301,10 @@ class AiohttpTransport:
 
     async def _exchange(self, request: Request, guard: BodyGuard | None) -> Response:
         guarded = None if request.body is None or guard is None else _GuardedBody(request.body, guard)
-        async with self._limit(request), await self._answer(request, guarded or request.body, inflate=False) as answer:
+        answering = self._answer(request, guarded or request.body, inflate=False)
+        async with self._limit(request) as limit, await answering as answer:
+            if self._borrowed is not None:  # it has its connection by now
+                limit.reschedule(asyncio.get_running_loop().time() + _DRIBBLE * request.silence)
             if guarded is not None and guard is not None and not guard.written and not guarded.bypassed:
                 guard.drop()
                 _close(answer)
@@ -332,8 +335,8 @@ class AiohttpTransport:
     def _limit(self, request: Request) -> asyncio.Timeout:
         """Bound an exchange as a whole.
 
-        Our own connector starts its time; only it knows when there is a connection. A borrowed one gets as long for a
-        connection as ours would.
+        Our own connector starts its time; only it knows when there is a connection. Over a borrowed one the head may
+        come as late as if our own had taken all its time to connect, and the time starts again with the head.
         """
         seconds = _DRIBBLE * request.silence
         limit = asyncio.timeout(None if self._borrowed is None else _CONNECTED_WITHIN + seconds)
@@ -456,8 +459,7 @@ async def _read_bounded(answer: aiohttp.ClientResponse, limit: int) -> bytes:
 async def _inflated(body: bytes, encoding: str, limit: int) -> bytes:
     """A body without its encoding; at least one byte more than `limit` if it is larger.
 
-    More tolerant than aiohttp, since an id may be in it: padding behind the end is ignored, as curl and gzip do, and a
-    body that is not compressed at all is taken as it is.
+    More tolerant than aiohttp, since an id may be in it: padding behind the end is ignored, as curl and gzip do.
     """
     if encoding not in {"gzip", "x-gzip", "deflate"}:
         return body  # nothing else was asked for
@@ -469,8 +471,6 @@ async def _inflated(body: bytes, encoding: str, limit: int) -> bytes:
         try:
             piece = decoder.decompress(rest, _PIECE)
         except zlib.error as error:
-            if not pieces:
-                return body
             raise aiohttp.ClientPayloadError(f"The body cannot be inflated: {error}") from None
         pieces.append(piece)
         size += len(piece)

@@ -250,8 +250,8 @@ def headless(data: bytes) -> bytes:
         ("gzip", gzip.compress(ID[:5]) + gzip.compress(ID[5:]) + bytes(8), ID),
         ("gzip", gzip.compress(LARGE) + bytes(100_000), LARGE),
         ("gzip", gzip.compress(b" " * 800_000), b" " * 800_000),
-        ("gzip", ID, ID),
-        ("deflate", ID, ID),
+        ("gzip", ID, None),
+        ("deflate", ID, None),
         ("identity", ID, ID),
         ("br", ID, ID),
         ("", ID, ID),
@@ -413,11 +413,15 @@ async def test_an_exchange_that_dribbles_ends_although_nothing_else_bounds_it(mo
     began = now()
     error = await outcome(transport.send(request(url="http://api.invalid/")))
     assert (type(error), error.sent) == (APITimeoutError, True)
-    assert now() - began == (40 if borrowed else 10)  # twice the silence; the time for a connection is not known there
-    if what not in {"a body", "chunks", "a chunk's extension", "trailers", "until it closes"}:
+    head = what in {"a head", "a line of the head", "empty lines before the head", "1xx", "early hints"}
+    late = (
+        40 if borrowed and head else 10
+    )  # twice the silence; how long a borrowed session takes to connect is not known
+    assert now() - began == late
+    if head:
         began = now()
         error = await outcome(streamed(transport, request(url="http://api.invalid/")))
-        assert (type(error), now() - began) == (APITimeoutError, 40 if borrowed else 10)
+        assert (type(error), now() - began) == (APITimeoutError, late)
     await transport.aclose()
     if session is not None:
         await session.close()
