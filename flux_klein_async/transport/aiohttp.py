@@ -1,7 +1,8 @@
 """Sends requests with aiohttp. Knows nothing of the API's meaning.
 
-Follows no redirect, keeps no cookie, reads no netrc, and bounds every answer. Silence is counted on the socket only,
-not while a call waits for a free connection.
+Follows no redirect, keeps no cookie, reads no netrc, and bounds every answer in size and in time. Silence is counted on
+the socket only, not while a call waits for a free connection. A paid body leaves only on a connection that is open and
+quiet, so that no answer from before is taken for its own.
 """
 
 import asyncio

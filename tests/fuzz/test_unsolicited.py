@@ -18,7 +18,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from flux_klein_async import FluxKleinClient, RequestHandle, RetryPolicy, SubmissionUncertainError
+from flux_klein_async import (
+    FluxKleinClient,
+    GenerationFailedError,
+    RequestHandle,
+    RequestState,
+    ResultNotReadyError,
+    RetryPolicy,
+    SubmissionUncertainError,
+)
 from flux_klein_async.errors import FluxKleinError
 from tests.fakes import outcome, settle, strays
 from tests.loops import chosen_loop
@@ -41,8 +49,10 @@ def http(status: int, body: object, *headers: str) -> bytes:
 
 
 CAT = http(200, {"request_id": "of-a-cat"})
+ENDED = {"request_id": "of-a-cat", "status": "completed", "output": {"image": "https://x.runcomfy.net/cat.png"}}
 STALE: Mapping[str, bytes] = {
     "a stranger's id": CAT,
+    "a stranger's result": http(200, ENDED),
     "too many": http(429, {"detail": "slow down"}),
     "come back": http(503, {"detail": "later"}, "Retry-After: 0"),
     "refused": http(422, {"error_code": 422001, "detail": "no"}),
@@ -111,6 +121,10 @@ class Connection(asyncio.Protocol):
         if not end or len(body) < length:
             return
         self.received = b""
+        if head.startswith(b"GET"):
+            asked = head.split(b"/")[3].decode()
+            self.transport.write(http(200, {"request_id": asked, "status": "in_progress"}))
+            return
         step = self.steps.pop(0) if self.steps else Step()
         self.answer(step, json.loads(body)["prompt"])
 
@@ -224,3 +238,42 @@ def test_each_kind_of_unsolicited_answer_costs_a_connection_and_no_submit(unaske
 def test_a_server_that_speaks_first_is_not_sent_the_submit(unasked):
     found = run([(unasked, [])], [1], borrowed=False, pause=0)
     assert isinstance(found[0][1], RequestHandle)
+
+
+async def read_after(unasked: str, *, borrowed: bool, pause: int) -> list[Any]:
+    """The status and the result of a request, each asked for after something came on the idle connection."""
+    service = Service([(None, [Step(unasked=unasked, turns=3), Step(unasked=unasked, turns=3)])])
+    loop = asyncio.get_running_loop()
+    listener = await loop.create_server(service.protocol, "127.0.0.1", 0)
+    address = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    found: list[Any] = []
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession()) if borrowed else None
+        client = await stack.enter_async_context(
+            FluxKleinClient("a-token-of-tests", base_url=address, retry=QUICK, session=session, timeout=20)
+        )
+        for read in (client.status, client.result):
+            handle = await client.submit("a cat")
+            for _ in range(pause):
+                await asyncio.sleep(0)
+            found.append(await outcome(read(handle.request_id)))
+    listener.close()
+    await settle()
+    return found
+
+
+WHOLE = ("a stranger's id", "a stranger's result", "refused", "too many", "token")  # no read waits for the rest of them
+
+
+@pytest.mark.parametrize(
+    ("unasked", "borrowed"), [*((unasked, False) for unasked in STALE), *((unasked, True) for unasked in WHOLE)]
+)
+def test_no_read_takes_an_unsolicited_answer_for_what_it_asked_for(unasked, borrowed):
+    """Over a session of our own it makes no difference; over a borrowed one a read may fail, but is not deceived."""
+    for pause in (0, 3, 9):
+        with asyncio.Runner(loop_factory=chosen_loop()) as runner:
+            status, result = runner.run(read_after(unasked, borrowed=borrowed, pause=pause))
+        failed = borrowed and isinstance(status, FluxKleinError)
+        assert failed or status.state is RequestState.IN_PROGRESS
+        assert isinstance(result, FluxKleinError if borrowed else ResultNotReadyError)
+        assert not isinstance(result, GenerationFailedError)
