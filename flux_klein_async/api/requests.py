@@ -29,8 +29,9 @@ class Api:
         self.urls = urls
         common = {"Accept": "application/json", "User-Agent": user_agent}
         secret = {**common, "Authorization": f"Bearer {token}"}
-        self._headers = _frozen(secret)
-        self._post_headers = _frozen({**secret, "Content-Type": "application/json"})
+        self._headers = _frozen({**secret, "Accept-Encoding": "gzip, deflate"})
+        # Uncompressed: an answer that is broken in its compression would cost a paid id.
+        self._post_headers = _frozen({**secret, "Accept-Encoding": "identity", "Content-Type": "application/json"})
         # Uncompressed, so that Content-Length is the size of the file.
         self._file_headers = _frozen({"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": user_agent})
 

@@ -1,17 +1,24 @@
 """Sends requests with aiohttp. Knows nothing of the API's meaning.
 
-Follows no redirect, keeps no cookie, reads no netrc, and bounds every answer. Silence is counted on the socket only,
-not while a call waits for a free connection.
+Follows no redirect, keeps no cookie, reads no netrc, and bounds every answer in size and in time. Silence is counted on
+the socket only, not while a call waits for a free connection. A paid body leaves only on a connection that is open and
+quiet, so that no answer from before is taken for its own.
 """
 
 import asyncio
 import errno
 import select
+import socket
+import time
+import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
+from contextvars import ContextVar
+from enum import Enum, auto
 from functools import cache, lru_cache, partial
 from typing import Any, TypeVar
 from urllib.request import getproxies, proxy_bypass
+from weakref import WeakKeyDictionary
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -25,9 +32,9 @@ from flux_klein_async.errors import ConfigurationError, FluxKleinError, InvalidR
 from flux_klein_async.options import Environment, Limits
 from flux_klein_async.transport.base import BodyGuard
 from flux_klein_async.transport.environment import Proxies, named_authorities
-from flux_klein_async.transport.failures import MEANINGS, map_error, without_frames
+from flux_klein_async.transport.failures import map_error, without_frames
 
-__all__ = ["AiohttpTransport", "gone"]
+__all__ = ["AiohttpTransport", "quiet", "slept"]
 
 T = TypeVar("T")
 
@@ -36,57 +43,183 @@ _CONNECTED_WITHIN = 30.0  # seconds in all: aiohttp waits for a resolver and for
 # Seconds that a connection may idle. Servers close theirs after 5 s (uvicorn, Node) or more. A submit on a connection
 # that is being closed is uncertain, which costs more than a new handshake.
 _KEEP_ALIVE = 4.0
-_DRIBBLE = 2.0  # times its silence that a body may take in all: one that dribbles is never silent
+# Times its silence that an exchange may take in all, once it has a connection: a head or a body that dribbles, and a
+# row of 1xx answers, are never silent.
+_DRIBBLE = 2.0
+# Bytes of a header field, and of a status line. aiohttp's own 8,190 lose the id of a submit that a gateway answers with
+# long cookies or policies.
+_FIELD = 65_536
+_FIELDS = 1_000
+_GZIP = b"\x1f\x8b"
+_PIECE = 65_536  # bytes that are inflated before others may run
+
+# The time limit of the exchange under way, and the seconds that it gets once it has a connection.
+_LIMIT: ContextVar[tuple[asyncio.Timeout, float]] = ContextVar("_LIMIT")
 
 # Polls repeat their addresses, and yarl itself remembers too few. Encoded: a signed address is sent as it was given.
 _parsed = lru_cache(maxsize=4096)(partial(URL, encoded=True))
-_FAILURES = tuple(MEANINGS)
 
 # Only Linux tells a closed peer from data to read (such as a TLS session ticket); the BSDs say "hung up". Windows has
 # no poll(), so there the loop's own knowledge must do.
 _POLL = getattr(select, "poll", None)
 _GOODBYE = getattr(select, "POLLRDHUP", 0) | getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
+_DATA = getattr(select, "POLLIN", 0)
+# A clock that runs on while the machine sleeps, as time.monotonic(), by which aiohttp counts idle time, does not on
+# Linux and macOS. Windows has none, nor needs one.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+_NAP = 1.0  # seconds asleep after which a kept connection counts as lost
+# A path that is dead (a VPN that changed, a NAT that forgot us) ends the connection after some 15 s instead of the 60 s
+# that a submit may stay silent: TCP's own retransmissions get 15 s to be confirmed, and while we only wait, the peer's
+# kernel is asked every 5 s. A peer that is there confirms both, however long its answer takes.
+_DEAD_AFTER = 15  # seconds
+_DEAD_PEER = (
+    ("SOL_SOCKET", "SO_KEEPALIVE", 1),
+    ("IPPROTO_TCP", "TCP_KEEPIDLE", 5),  # Linux, Windows
+    ("IPPROTO_TCP", "TCP_KEEPALIVE", 5),  # macOS
+    ("IPPROTO_TCP", "TCP_KEEPINTVL", 5),
+    ("IPPROTO_TCP", "TCP_KEEPCNT", 2),
+    ("IPPROTO_TCP", "TCP_USER_TIMEOUT", _DEAD_AFTER * 1000),  # Linux
+)
+_TURNS = 4  # of the loop, for it to read what may be a TLS session ticket; it needs one, uvloop two
 
 
-def gone(transport: asyncio.BaseTransport | None) -> bool:
-    """Whether the peer has closed the connection, as the kernel knows before the loop has read it; about 2 us."""
+def slept() -> float:
+    """Seconds that this machine has slept, counted from any fixed moment."""
+    return time.clock_gettime(_CLOCK) - time.monotonic() if _CLOCK is not None else 0.0
+
+
+def _attentive_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket whose kernel notices a dead path."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family=family, type=kind, proto=protocol)
+    for level, option, value in _DEAD_PEER:
+        if hasattr(socket, option):
+            with suppress(OSError):  # a system may know the name and refuse the value
+                made.setsockopt(getattr(socket, level), getattr(socket, option), value)
+    return made
+
+
+class _Seen(Enum):
+    """What the kernel knows of a connection before the loop has read it."""
+
+    NOTHING = auto()
+    DATA = auto()
+    CLOSED = auto()
+    UNKNOWN = auto()  # a transport in memory, or a system without poll(): only the loop knows
+
+
+def _peek(transport: asyncio.BaseTransport | None) -> _Seen:
+    """Ask the kernel; about 2 us."""
     if transport is None or transport.is_closing():
-        return True
-    socket = transport.get_extra_info("socket")
-    if socket is None or _POLL is None:  # a transport in memory
-        return False
-    if socket.fileno() < 0:
-        return True
+        return _Seen.CLOSED
+    sock = transport.get_extra_info("socket")
+    if sock is None or _POLL is None:
+        return _Seen.UNKNOWN
+    if sock.fileno() < 0:
+        return _Seen.CLOSED
     poll = _POLL()
-    poll.register(socket, _GOODBYE)
-    return bool(poll.poll(0))
+    poll.register(sock, _DATA | _GOODBYE)
+    found = poll.poll(0)
+    if not found:
+        return _Seen.NOTHING
+    return _Seen.CLOSED if found[0][1] & _GOODBYE else _Seen.DATA
+
+
+async def quiet(protocol: Any) -> bool:
+    """Whether a connection between two requests is open, and nothing came that was not asked for.
+
+    A server or proxy may write an answer while nobody asks, such as "408 Request Timeout" on an idle connection.
+    aiohttp takes it for the answer to the next request.
+    """
+    for turn in range(_TURNS):
+        # aiohttp's timer of silence runs from the first byte read: it shows half a head, which is nowhere else.
+        if protocol.should_close or protocol._read_timeout_handle is not None:  # noqa: SLF001
+            return False
+        seen = _peek(protocol.transport)
+        if seen is _Seen.CLOSED:
+            return False
+        if seen is _Seen.NOTHING or (seen is _Seen.UNKNOWN and turn):
+            return True
+        await asyncio.sleep(0)
+    return False
 
 
 class _GuardedBody(aiohttp.BytesPayload):
-    """A body that asks its guard just before it is written; no hook of aiohttp tells this moment."""
+    """A body that asks its guard just before it is written; no hook of aiohttp tells this moment.
+
+    Attributes:
+        bypassed: A middleware of the session keeps this body from telling whether anything was sent.
+    """
 
     def __init__(self, body: bytes, guard: BodyGuard) -> None:
         super().__init__(body, content_type="application/json")
         self._guard = guard
+        self.bypassed = False
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         await self.write_with_length(writer, None)
 
     async def write_with_length(self, writer: AbstractStreamWriter, _content_length: int | None) -> None:
-        stream: Any = writer  # its `transport` and `drain` are younger than its abstract class
-        if gone(stream.transport):
-            raise ConnectionResetError(errno.ECONNRESET, "The server had closed the idle connection")
+        stream: Any = writer  # its `protocol` and `drain` are younger than its abstract class
+        trace, stream._on_chunk_sent = stream._on_chunk_sent, None  # noqa: SLF001  # aiohttp awaits it before it writes
+        if trace is not None:
+            await trace(self._value)
+        if not await quiet(stream.protocol) or _cancelling():
+            raise ConnectionResetError(errno.ECONNRESET, "The idle connection was closed, or something came on it")
         if not self._guard.begin():
             # Not CancelledError: where tasks begin eagerly (Python 3.12), aiohttp does not handle it.
             raise ConnectionAbortedError(errno.ECONNABORTED, "The body was given up, or has been sent before")
-        # This writes the headers too. A session's trace is awaited first: if the connection closes then, nothing left.
-        await stream.write(self._value, drain=False)
+        await stream.write(self._value, drain=False)  # the headers too, in this very step of the loop
         self._guard.wrote()
         await stream.drain()
 
+    async def last(self, sent: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        """The last middleware. If an earlier one replaced the body, everything that follows is ambiguous."""
+        self.bypassed = sent.body is not self
+        if self.bypassed:
+            self._guard.begin()
+            self._guard.wrote()
+        return await handler(sent)
+
+
+def _cancelling() -> bool:
+    """Whether this task goes on although it was cancelled, which a trace can do by swallowing the cancellation."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
 
 class _Connector(aiohttp.TCPConnector):
-    """The connections of a long-lived client. The time to obtain one is bounded as a whole."""
+    """The connections of a long-lived client. The time to obtain one is bounded as a whole.
+
+    A kept connection on which something came while it was idle, or that is older than the machine's last sleep, is
+    closed, and another taken: nothing was sent on it.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(socket_factory=_attentive_socket, **options)
+        self._used: WeakKeyDictionary[Any, float] = WeakKeyDictionary()  # how long the machine had slept at first
+
+    async def connect(self, *args: Any, **options: Any) -> Any:
+        """Start the time of the exchange when it has its connection; waiting for a free one is not part of it."""
+        connection = await self._connect(*args, **options)
+        limit, seconds = _LIMIT.get()
+        limit.reschedule(self._loop.time() + seconds)
+        return connection
+
+    async def _connect(self, *args: Any, **options: Any) -> Any:
+        while True:
+            connection = await super().connect(*args, **options)
+            protocol = connection.protocol
+            if protocol not in self._used:
+                self._used[protocol] = slept()
+                return connection
+            try:
+                if slept() - self._used[protocol] < _NAP and await quiet(protocol):
+                    return connection
+            except BaseException:
+                connection.close()
+                raise
+            connection.close()
 
     async def _create_connection(self, *args: Any, **options: Any) -> Any:  # aiohttp's seam for connectors
         try:
@@ -171,9 +304,16 @@ class AiohttpTransport:
         return await self._mapping(self._exchange(request, guard), guard)
 
     async def _exchange(self, request: Request, guard: BodyGuard | None) -> Response:
-        guarded = request.body if request.body is None or guard is None else _GuardedBody(request.body, guard)
-        async with await self._answer(request, guarded) as answer:
-            body = await _read_bounded(answer, self._limits.max_json_bytes, _DRIBBLE * request.silence)
+        guarded = None if request.body is None or guard is None else _GuardedBody(request.body, guard)
+        answering = self._answer(request, guarded or request.body, inflate=False)
+        async with self._limit(request) as limit, await answering as answer:
+            if self._borrowed is not None:  # it has its connection by now
+                limit.reschedule(asyncio.get_running_loop().time() + _DRIBBLE * request.silence)
+            if guarded is not None and guard is not None and not guard.written and not guarded.bypassed:
+                guard.drop()
+                _close(answer)
+                raise ConnectionResetError(errno.ECONNRESET, "An answer came before the request was sent")
+            body = await _read_bounded(answer, self._limits.max_json_bytes)
             headers: Mapping[str, str] = answer.headers
             if answer.status >= 400 or b"error_code" in body:  # an error keeps them
                 headers = {name.lower(): self._redactor.text(value) for name, value in headers.items()}
@@ -183,7 +323,7 @@ class AiohttpTransport:
     async def stream(self, request: Request) -> AsyncIterator[tuple[Response, AsyncIterator[bytes]]]:
         """Send one request; its head, and its body in pieces as they come."""
         async with (
-            await self._mapping(self._answer(request, request.body)) as answer,
+            await self._mapping(self._head(request)) as answer,
             aclosing(self._pieces(answer)) as pieces,
         ):
             yield Response(status=answer.status, headers=answer.headers, body=b""), pieces
@@ -192,21 +332,46 @@ class AiohttpTransport:
         while piece := await self._mapping(answer.content.readany()):
             yield piece
 
-    async def _answer(self, request: Request, data: Any) -> aiohttp.ClientResponse:
+    async def _head(self, request: Request) -> aiohttp.ClientResponse:
+        async with self._limit(request):
+            return await self._answer(request, request.body)
+
+    def _limit(self, request: Request) -> asyncio.Timeout:
+        """Bound an exchange as a whole.
+
+        Our own connector starts its time; only it knows when there is a connection. Over a borrowed one the head may
+        come as late as if our own had taken all its time to connect, and the time starts again with the head.
+        """
+        seconds = _DRIBBLE * request.silence
+        limit = asyncio.timeout(None if self._borrowed is None else _CONNECTED_WITHIN + seconds)
+        _LIMIT.set((limit, seconds))
+        return limit
+
+    async def _answer(self, request: Request, data: Any, *, inflate: bool = True) -> aiohttp.ClientResponse:
         session = self._session(request.kind)
         # A session that trusts the environment finds its proxy itself.
         proxy = self._proxies.of(request.url) if self._proxies and not session.trust_env else None
+        options: dict[str, Any] = {"headers": request.headers}
+        if session.trust_env:
+            options = _authorized_last(request, session)
+        middlewares = options.get("middlewares", session._middlewares)  # noqa: SLF001  # a request's own replace them
+        if middlewares and isinstance(data, _GuardedBody):
+            data.bypassed = True  # until the last one is reached
+            options["middlewares"] = (*middlewares, data.last)
         return await session.request(
             request.method,
             _parsed(request.url),
             data=data,
             allow_redirects=False,
             raise_for_status=False,  # a borrowed session may have other defaults
-            auto_decompress=True,
+            auto_decompress=inflate,
+            max_line_size=_FIELD,
+            max_field_size=_FIELD,
+            max_headers=_FIELDS,
             timeout=_timeout(request.silence),
             proxy=proxy.url if proxy else None,
             proxy_headers=proxy.headers if proxy else None,
-            **(_authorized_last(request, session) if session.trust_env else {"headers": request.headers}),
+            **options,
         )
 
     async def _mapping(self, call: Awaitable[T], guard: BodyGuard | None = None) -> T:
@@ -217,8 +382,13 @@ class AiohttpTransport:
         """
         try:
             return await call
-        except _FAILURES as error:
-            failure: BaseException = self._mapped(error, guard)
+        except InvalidResponseError as error:
+            failure: BaseException = error.with_traceback(None)  # its frames hold the request too
+        except FluxKleinError as error:
+            written = guard is not None and guard.written  # then it is from a trace or a middleware
+            failure = self._mapped(error, guard) if written else error.with_traceback(None)
+        except Exception as error:  # noqa: BLE001  # whatever a borrowed session's traces and middlewares raise
+            failure = self._mapped(error, guard)
         except BaseException as error:  # noqa: BLE001  # raised again
             failure = without_frames(error)
         try:
@@ -260,6 +430,13 @@ def _check_proxy(session: aiohttp.ClientSession, origin: str | None) -> None:
         )
 
 
+def _close(answer: aiohttp.ClientResponse) -> None:
+    """Close the connection of an answer, even if it is back in the pool already."""
+    protocol: Any = answer._protocol  # noqa: SLF001  # `answer.connection` is None by then
+    answer.close()
+    protocol.close()
+
+
 def _authorized_last(request: Request, session: aiohttp.ClientSession) -> dict[str, Any]:
     """Options with which a borrowed session that trusts the environment sends no password from netrc.
 
@@ -288,18 +465,50 @@ def _timeout(silence: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(sock_connect=_CONNECT_TIMEOUT, sock_read=silence)
 
 
-async def _read_bounded(answer: aiohttp.ClientResponse, limit: int, seconds: float) -> bytes:
+async def _read_bounded(answer: aiohttp.ClientResponse, limit: int) -> bytes:
     content = answer.content
     body = await content.readany()
     if not content.at_eof() and len(body) <= limit:
         pieces, size = [body], len(body)
-        async with asyncio.timeout(seconds):
-            while size <= limit and (piece := await content.readany()):
-                pieces.append(piece)
-                size += len(piece)
-                await asyncio.sleep(0)  # reading inflates a piece that is there already: let others run
+        while size <= limit and (piece := await content.readany()):
+            pieces.append(piece)
+            size += len(piece)
+            await asyncio.sleep(0)
         body = b"".join(pieces)
+    if 0 < len(body) <= limit and (encoding := answer.headers.get("Content-Encoding")):
+        body = await _inflated(body, encoding.strip().lower(), limit)
     if len(body) > limit:
         answer.close()  # the connection is of no use either
         raise InvalidResponseError(f"The answer is larger than {limit} bytes", status_code=answer.status)
     return body
+
+
+async def _inflated(body: bytes, encoding: str, limit: int) -> bytes:
+    """A body without its encoding; at least one byte more than `limit` if it is larger.
+
+    More tolerant than aiohttp, since an id may be in it: padding behind the end is ignored, as curl and gzip do.
+    """
+    if encoding not in {"gzip", "x-gzip", "deflate"}:
+        return body  # nothing else was asked for
+    headless = encoding == "deflate" and body[0] & 15 != 8  # as some servers understand "deflate"
+    decoder = zlib.decompressobj(wbits=-15 if headless else 47)  # 47: gzip or zlib, as the first bytes say
+    pieces: list[bytes] = []
+    size, rest = 0, body
+    while size <= limit:
+        try:
+            piece = decoder.decompress(rest, _PIECE)
+        except zlib.error as error:
+            raise aiohttp.ClientPayloadError(f"The body cannot be inflated: {error}") from None
+        pieces.append(piece)
+        size += len(piece)
+        if decoder.eof:
+            rest = decoder.unused_data
+            if not rest.startswith(_GZIP):
+                break
+            decoder = zlib.decompressobj(wbits=47)  # one more member
+        elif not piece:
+            raise aiohttp.ClientPayloadError("The compressed body is not complete")
+        else:
+            rest = decoder.unconsumed_tail
+        await asyncio.sleep(0)
+    return b"".join(pieces)

@@ -41,6 +41,7 @@ MEANINGS: dict[type[BaseException], tuple[type[FluxKleinError], bool | None]] = 
     TimeoutError: (APITimeoutError, None),
     OSError: (APIConnectionError, None),
     RuntimeError: (ConfigurationError, None),  # "Session is closed"
+    Exception: (ConfigurationError, None),  # from a borrowed session's traces and middlewares
     ValueError: (APIConnectionError, None),  # from a resolver or a parser
     TypeError: (APIConnectionError, None),
     aiohttp.ClientError: (APIConnectionError, None),  # what a later aiohttp may add
@@ -62,10 +63,15 @@ _ADVICE: dict[type[BaseException], str] = {
 def map_error(error: BaseException, redactor: Redactor, guard: BodyGuard | None) -> FluxKleinError:
     """The package's error for a failure of aiohttp: its type and text, and no reference to it.
 
-    aiohttp's errors hold the request with its headers, so none of them is chained.
+    aiohttp's errors hold the request with its headers, so none of them is chained. Once a paid body was written, no
+    error says that nothing was sent: a borrowed session's trace or middleware may raise anything after the answer.
     """
     meaning, sent = next(MEANINGS[cls] for cls in type(error).__mro__ if cls in MEANINGS)
-    if meaning is InvalidResponseError and guard is not None and not guard.written:
+    if guard is not None and guard.written:
+        sent = True
+        if meaning is ConfigurationError:
+            meaning = APIConnectionError
+    elif guard is not None and meaning is InvalidResponseError:
         meaning = APIConnectionError  # nothing was sent, so a proxy answered CONNECT
     cause = redactor.text(f"{type(error).__name__}: {error}")[:500]
     if issubclass(meaning, APIConnectionError):

@@ -19,11 +19,16 @@ from flux_klein_async.models import HostedFile, TextToImage9BInput, TextToImageI
 API = Api(ApiUrls("https://h.example"), "s3cr3t-token", "flux_klein_async/1.0")
 MODEL = "blackforestlabs/flux-2-klein/4b/text-to-image"
 
-COMMON = {"Accept": "application/json", "User-Agent": "flux_klein_async/1.0", "Authorization": "Bearer s3cr3t-token"}
+COMMON = {
+    "Accept": "application/json",
+    "User-Agent": "flux_klein_async/1.0",
+    "Authorization": "Bearer s3cr3t-token",
+    "Accept-Encoding": "gzip, deflate",
+}
 FILE = "https://x.runcomfy.net/a.png?signature=x"
 FILE_HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "flux_klein_async/1.0"}
 
-JSON_HEADERS = {**COMMON, "Content-Type": "application/json"}
+JSON_HEADERS = {**COMMON, "Accept-Encoding": "identity", "Content-Type": "application/json"}
 STATUS, RESULT = "requests/r-1/status", "requests/r-1/result?include_cost=true"
 # The last column is the silence after which a call fails: soon for polls, late for what costs money.
 REQUESTS: list[tuple[Request, Kind, str, str, dict[str, str], float]] = [

@@ -2,10 +2,16 @@
 
 import asyncio
 import gzip
+import random
 import socket
+import sys
 import traceback
+import zlib
 from base64 import b64encode
-from typing import Any
+from collections.abc import Iterator
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import aiohttp
 import pytest
@@ -18,13 +24,24 @@ from flux_klein_async import (
     FluxKleinClient,
     InvalidResponseError,
     Limits,
+    RetryPolicy,
+    SubmissionUncertainError,
 )
 from flux_klein_async.api.credentials import Redactor
 from flux_klein_async.api.messages import Kind, Request
 from flux_klein_async.emulator import Cut, Endless, Garbage, Pass, Reply
 from flux_klein_async.emulator.inprocess import join
 from flux_klein_async.options import Environment
-from flux_klein_async.transport.aiohttp import AiohttpTransport, _authorized_last, _GuardedBody, _read_bounded
+from flux_klein_async.transport import aiohttp as aiohttp_transport
+from flux_klein_async.transport.aiohttp import (
+    _DEAD_PEER,
+    AiohttpTransport,
+    _attentive_socket,
+    _authorized_last,
+    _GuardedBody,
+    _read_bounded,
+    slept,
+)
 from flux_klein_async.transport.base import BodyGuard
 from tests.fakes import now, outcome, settle, strays
 
@@ -152,6 +169,7 @@ class Answer:
     """An answer whose body comes in these pieces; only the next read tells its end."""
 
     status = 200
+    headers: ClassVar[dict[str, str]] = {}
 
     def __init__(self, *pieces: bytes) -> None:
         self.pieces = [*pieces, b""]
@@ -171,7 +189,7 @@ class Answer:
 @pytest.mark.parametrize("sizes", [(), (4,), (3, 1), (1, 1, 1, 1), (4, 1), (5,), (3, 1, 1), (1, 4), (1, 1, 1, 1, 1)])
 async def test_a_body_is_read_whole_up_to_the_bound_and_refused_beyond_it(sizes):
     answer = Answer(*(b"x" * size for size in sizes))
-    found = await outcome(_read_bounded(answer, 4, 1.0))
+    found = await outcome(_read_bounded(answer, 4))
     if sum(sizes) <= 4:
         assert (found, answer.closed) == (b"x" * sum(sizes), False)
     else:
@@ -189,7 +207,7 @@ async def test_the_loop_is_not_held_by_an_answer_that_is_all_there():
             await asyncio.sleep(0)
 
     task = asyncio.ensure_future(others())
-    await _read_bounded(Answer(*[b"x"] * 20), 20, 1.0)
+    await _read_bounded(Answer(*[b"x"] * 20), 20)
     task.cancel()
     assert turns >= 19
 
@@ -207,6 +225,61 @@ async def test_an_answer_beyond_the_bound_is_refused(klein_emulator, answer):
     found = await outcome(transport.send(request()))
     assert (type(found), "100000 bytes" in str(found)) == (InvalidResponseError, True)
     assert [len((await transport.send(request())).body) for _ in range(5)] == [0, 1, 99_999, 100_000, 5]
+
+
+ID = b'{"request_id": "r-1"}'
+ZIPPED = gzip.compress(ID)
+LARGE = random.Random(1).randbytes(200_000)
+
+
+def headless(data: bytes) -> bytes:
+    deflate = zlib.compressobj(wbits=-15)
+    return deflate.compress(data) + deflate.flush()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "sent", "read"),
+    [
+        ("gzip", ZIPPED, ID),
+        ("GZIP ", ZIPPED, ID),
+        ("x-gzip", ZIPPED, ID),
+        ("deflate", zlib.compress(ID), ID),
+        ("deflate", headless(ID), ID),
+        ("gzip", ZIPPED + bytes(512), ID),
+        ("gzip", ZIPPED + b"\r\n", ID),
+        ("deflate", zlib.compress(ID) + bytes(3), ID),
+        ("gzip", gzip.compress(ID[:5]) + gzip.compress(ID[5:]) + bytes(8), ID),
+        ("gzip", gzip.compress(LARGE) + bytes(100_000), LARGE),
+        ("gzip", gzip.compress(b" " * 800_000), b" " * 800_000),
+        ("gzip", ID, None),
+        ("deflate", ID, None),
+        ("identity", ID, ID),
+        ("br", ID, ID),
+        ("", ID, ID),
+        ("gzip", b"", b""),
+        ("gzip", ZIPPED[:-9], None),
+        ("gzip", ZIPPED[:4], None),
+        ("gzip", gzip.compress(LARGE)[:100_000], None),
+        ("gzip", gzip.compress(LARGE)[:100_000] + bytes(100_000), None),
+        ("gzip", ZIPPED + ZIPPED[:3] + b"broken", None),
+    ],
+)
+async def test_an_answer_is_read_however_it_was_compressed(klein_emulator, encoding, sent, read):
+    klein_emulator.script("model", Reply(200, sent, {"Content-Encoding": encoding}))
+    found = await outcome(made(klein_emulator.session()).send(request()))
+    if read is None:
+        assert (type(found), found.sent) == (APIConnectionError, True)
+    else:
+        assert found.body == read
+
+
+@pytest.mark.parametrize("name", ["Set-Cookie", "Content-Security-Policy", "X"])
+async def test_large_and_many_header_fields_do_not_lose_an_id(klein_emulator, connect, name):
+    """Of a borrowed session too, whose own limits are lower."""
+    fields = {f"{name}-{number}": "x" * 60 for number in range(200)} | {name: "x" * 65_000}
+    klein_emulator.script("submit", Reply(200, ID, fields))
+    assert (await connect().submit("a cat")).request_id == "r-1"
+    assert klein_emulator.records[-1].headers["accept-encoding"] == "identity"
 
 
 @pytest.mark.parametrize(
@@ -286,6 +359,257 @@ async def test_no_frame_of_an_error_holds_the_token(klein_emulator, answer):
     assert (TOKEN in repr(held), type(error)) == (False, InvalidResponseError)
 
 
+# --- an exchange that never ends, although it is never silent
+
+
+def pieces(*parts: bytes) -> Iterator[bytes]:
+    yield from parts
+    while True:
+        yield parts[-1]
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+ENDLESS = {
+    "a head": (HEAD, b"X: y\r\n"),
+    "a line of the head": (HEAD + b"X: ", b"y"),
+    "empty lines before the head": (b"\r\n",),
+    "1xx": (b"HTTP/1.1 100 Continue\r\n\r\n",),
+    "early hints": (b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",),
+    "a body": (HEAD + b"Content-Length: 10000\r\n\r\n", b" "),
+    "chunks": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    "a chunk's extension": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;a=", b"b"),
+    "trailers": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n"),
+    "until it closes": (HEAD + b"\r\n", b" "),
+}
+
+
+class Dribble(asyncio.Protocol):
+    """Answers every request with a piece a second, for ever."""
+
+    def __init__(self, parts: tuple[bytes, ...]) -> None:
+        self.parts = pieces(*parts)
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, _: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(next(self.parts))
+            asyncio.get_running_loop().call_later(1, self.data_received, b"")
+
+
+@pytest.mark.usefixtures("klein_emulator")
+@pytest.mark.parametrize("borrowed", [False, True], ids=["own session", "borrowed session"])
+@pytest.mark.parametrize("what", ENDLESS)
+async def test_an_exchange_that_dribbles_ends_although_nothing_else_bounds_it(monkeypatch, what, borrowed):
+    async def dribbling(factory: Any, *, sock: socket.socket, **_: Any) -> Any:
+        sock.close()
+        protocol = factory()
+        join(asyncio.get_running_loop(), protocol, Dribble(ENDLESS[what]))
+        return protocol.transport, protocol
+
+    stand_in(monkeypatch, TUNNEL | {"create_connection": dribbling})
+    session = aiohttp.ClientSession() if borrowed else None
+    transport = made(session)
+    began = now()
+    error = await outcome(transport.send(request(url="http://api.invalid/")))
+    assert (type(error), error.sent) == (APITimeoutError, True)
+    head = what in {"a head", "a line of the head", "empty lines before the head", "1xx", "early hints"}
+    late = (
+        40 if borrowed and head else 10
+    )  # twice the silence; how long a borrowed session takes to connect is not known
+    assert now() - began == late
+    if head:
+        began = now()
+        error = await outcome(streamed(transport, request(url="http://api.invalid/")))
+        assert (type(error), now() - began) == (APITimeoutError, late)
+    await transport.aclose()
+    if session is not None:
+        await session.close()
+
+
+# --- a borrowed session's own code, around a paid body
+
+
+def submit(body: bytes = b"{}") -> Request:
+    return Request(
+        kind=Kind.SUBMIT,
+        method="POST",
+        url="https://emulator.invalid/v1/models/blackforestlabs/flux-2-klein/4b/text-to-image",
+        headers={"Authorization": "Bearer emulator-token", "Content-Type": "application/json"},
+        replayable=False,
+        silence=5,
+        body=body,
+    )
+
+
+@pytest.mark.parametrize("answer", [Pass(), Cut(0)], ids=["answered", "cut"])
+async def test_a_middleware_that_replaces_the_body_makes_every_failure_ambiguous(klein_emulator, answer):
+    async def replace(sent: Any, handler: Any) -> Any:
+        await sent.update_body(b'{"prompt": "a dog"}')
+        return await handler(sent)
+
+    klein_emulator.script("submit", Reply(200, b"{}", cut=answer) if isinstance(answer, Cut) else answer)
+    guard = BodyGuard()
+    found = await outcome(made(klein_emulator.session(middlewares=(replace,))).send(submit(), guard))
+    if isinstance(answer, Cut):
+        assert (type(found), found.sent) == (APIConnectionError, True)
+    else:
+        assert klein_emulator.records[-1].body == b'{"prompt": "a dog"}'
+    assert guard.written
+
+
+async def test_a_middleware_may_answer_by_itself(klein_emulator):
+    other = klein_emulator.session()
+
+    async def elsewhere(sent: Any, _: Any) -> Any:
+        return await other.get(sent.url)
+
+    guard = BodyGuard()
+    found = await made(klein_emulator.session(middlewares=(elsewhere,))).send(submit(), guard)
+    assert (found.status, guard.written) == (401, False)
+
+
+async def test_a_body_whose_task_was_cancelled_is_not_written_even_if_a_trace_swallows_that(klein_emulator):
+    """aiohttp cancels the writer when an answer is complete, which may be one that came before the request."""
+    trace = aiohttp.TraceConfig()
+
+    async def swallow(*_: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+
+    trace.on_request_chunk_sent.append(swallow)
+    guard = BodyGuard()
+    error = await outcome(made(klein_emulator.session(trace_configs=[trace])).send(submit(), guard))
+    assert (type(error), error.sent, guard.written) == (APIConnectionError, False, False)
+    assert [record for record in klein_emulator.records if record.endpoint == "submit"] == []
+
+
+HOOKS = ("on_request_end", "on_request_headers_sent", "on_request_chunk_sent")
+RAISED = [
+    RuntimeError("a hook's"),
+    KeyError("a hook's"),
+    ConnectionRefusedError("of another service"),
+    aiohttp.ServerFingerprintMismatch(b"a", b"b", "another.invalid", 443),
+    aiohttp.InvalidURL("of another service"),
+    ConfigurationError("of another client"),
+]
+
+
+@pytest.mark.parametrize("where", [*HOOKS, "middleware before", "middleware after"])
+@pytest.mark.parametrize("trouble", RAISED, ids=lambda trouble: type(trouble).__name__)
+async def test_what_a_hook_raises_around_a_submit_is_ambiguous_once_the_body_was_written(
+    klein_emulator, connect, where, trouble
+):
+    async def fail(*_: Any) -> None:
+        raise trouble
+
+    async def middleware(sent: Any, handler: Any) -> Any:
+        if where == "middleware before":
+            raise trouble
+        answer = await handler(sent)
+        if where == "middleware after":
+            raise trouble
+        return answer
+
+    trace = aiohttp.TraceConfig()
+    if where in HOOKS:
+        getattr(trace, where).append(fail)
+    session = klein_emulator.session(trace_configs=[trace], middlewares=(middleware,))
+    found = await outcome(connect(session=session, retry=RetryPolicy(attempts=2)).submit("a cat"))
+    accepted = len([record for record in klein_emulator.records if record.endpoint == "submit"])
+    late = where in {"on_request_end", "middleware after"}
+    assert (accepted, isinstance(found, SubmissionUncertainError)) == (int(late), late)
+    assert found.charged == ("unknown" if late else "no")
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_call_that_is_given_up_while_its_connection_is_checked_leaves_nothing_open(turns):
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        with suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    asked = request(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    transport = made()
+    await transport.send(asked)
+    writers[0].write(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+    call = asyncio.ensure_future(transport.send(asked))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    call.cancel()
+    await asyncio.wait([call])
+    assert (await transport.send(asked)).status == 200
+    connector = transport._session(Kind.READ).connector
+    assert (len(writers) > 1, len(connector._acquired)) == (True, 0)
+    await transport.aclose()
+    server.close()
+    await settle()
+
+
+@pytest.mark.parametrize(("asleep", "connections"), [(0.0, 1), (0.5, 1), (2.0, 2), (90_000.0, 2)])
+async def test_a_connection_from_before_the_machine_slept_is_not_used_again(monkeypatch, asleep, connections):
+    made_of: list[Any] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        made_of.append(writer)
+        with suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    asked = request(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    transport = made()
+    await transport.send(asked)
+    before = slept()
+    monkeypatch.setattr(aiohttp_transport, "slept", lambda: before + asleep)
+    for _ in range(3):
+        await transport.send(asked)
+    assert len(made_of) == connections
+    await transport.aclose()
+    server.close()
+    await settle()
+
+
+def test_the_time_asleep_does_not_run_while_the_machine_is_awake(monkeypatch):
+    before = slept()
+    assert slept() - before == pytest.approx(0, abs=0.5)
+    monkeypatch.setattr(aiohttp_transport, "_CLOCK", None)
+    assert slept() == slept() == 0.0
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_the_kernel_is_told_to_notice_a_dead_path_before_a_submits_silence_is_over(family):
+    options = {
+        option: (getattr(socket, level), value) for level, option, value in _DEAD_PEER if hasattr(socket, option)
+    }
+    with _attentive_socket((family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("", 0))) as sock:
+        for option, (level, value) in options.items():
+            assert bool(sock.getsockopt(level, getattr(socket, option))) is True
+            if sys.platform == "linux":
+                assert sock.getsockopt(level, getattr(socket, option)) == value
+    assert {"SO_KEEPALIVE", "TCP_USER_TIMEOUT"} <= options.keys() or sys.platform != "linux"
+
+
+def test_an_option_that_a_system_refuses_is_left_out(monkeypatch):
+    monkeypatch.setattr(
+        aiohttp_transport,
+        "_DEAD_PEER",
+        (("SOL_SOCKET", "SO_KEEPALIVE", -1), ("IPPROTO_TCP", "TCP_KEEPCNT", -1), ("IPPROTO_TCP", "TCP_OF_LATER", 1)),
+    )
+    with _attentive_socket((socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("", 0))) as sock:
+        assert sock.fileno() >= 0
+
+
 # --- sessions, own and borrowed
 
 
@@ -322,7 +646,8 @@ async def test_a_body_is_guarded_whichever_way_it_is_asked_to_write_itself():
             return False
 
     class Stream:
-        transport = Quiet()
+        protocol: Any = SimpleNamespace(transport=Quiet(), should_close=False, _read_timeout_handle=None)
+        _on_chunk_sent = None
 
         async def write(self, data: bytes, **_: Any) -> None:
             written.append(data)
@@ -331,7 +656,7 @@ async def test_a_body_is_guarded_whichever_way_it_is_asked_to_write_itself():
             """At once."""
 
     class Closed(Stream):
-        transport = None
+        protocol = SimpleNamespace(transport=None, should_close=False, _read_timeout_handle=None)
 
     guard = BodyGuard()
     body = _GuardedBody(b"paid", guard)

@@ -28,6 +28,8 @@ NOTHING_SENT = (
     aiohttp.ClientHttpProxyError,
 )
 
+BUILT_IN = (OSError, TimeoutError, RuntimeError, ValueError, TypeError, KeyError, ZeroDivisionError, Exception)
+
 
 def walk(cls: type[BaseException]) -> Iterator[type[BaseException]]:
     yield cls
@@ -67,10 +69,23 @@ def guard(written: bool) -> BodyGuard:
     return found
 
 
+@pytest.mark.parametrize("cls", NOTHING_SENT)
+def test_without_a_connection_nothing_was_sent_whatever_the_request(cls):
+    assert map_error(sample(cls), Redactor(TOKEN), None).sent is False
+
+
+@pytest.mark.parametrize("cls", [*TREE, *BUILT_IN], ids=lambda cls: cls.__name__)
+def test_no_error_after_a_paid_body_was_written_says_that_nothing_was_sent(cls):
+    """A trace or a middleware may call something else after the answer, and fail with any error there is."""
+    error = map_error(sample(cls), Redactor(TOKEN), guard(written=True))
+    assert getattr(error, "sent", True) is True
+    assert not isinstance(error, ConfigurationError)
+
+
 @pytest.mark.parametrize("written", [False, True])
 @pytest.mark.parametrize(
     "cls",
-    [*TREE, aiohttp.ClientError, OSError, TimeoutError, RuntimeError, ValueError, TypeError],
+    [*TREE, aiohttp.ClientError, *BUILT_IN],
     ids=lambda cls: cls.__name__,
 )
 def test_a_mapped_error_is_ours_keeps_type_and_text_and_drops_the_request(cls, written):
@@ -81,7 +96,7 @@ def test_a_mapped_error_is_ours_keeps_type_and_text_and_drops_the_request(cls, w
     assert ("session" in str(error)) is isinstance(error, ConfigurationError)
     assert TOKEN not in f"{error} {vars(error)}"
     if isinstance(error, APIConnectionError):
-        assert error.sent is (written and not issubclass(cls, NOTHING_SENT))
+        assert error.sent is written
 
 
 @pytest.mark.parametrize(

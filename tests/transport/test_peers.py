@@ -1,52 +1,57 @@
-"""Whether the other end has gone, before the loop has heard of it: on real sockets, without letting the loop run."""
+"""Whether a kept connection may be used again: on real sockets, before the loop has heard of anything."""
 
 import asyncio
 import select
 import socket
 import struct
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from aiohttp.client_proto import ResponseHandler
 
 from flux_klein_async.transport import aiohttp as aiohttp_transport
-from flux_klein_async.transport.aiohttp import gone
+from flux_klein_async.transport.aiohttp import quiet
+from tests.fakes import settle
+from tests.networks import client_context, server_context
 
-Ends = tuple[asyncio.Transport, socket.socket]
+Ends = tuple[ResponseHandler, socket.socket]
+
+
+@asynccontextmanager
+async def joined() -> AsyncIterator[Ends]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        far = socket.create_connection(listener.getsockname())
+        near, _ = listener.accept()
+    loop = asyncio.get_running_loop()
+    _, protocol = await loop.create_connection(lambda: ResponseHandler(loop), sock=near)
+    protocol.set_response_params(read_timeout=60)
+    with far:
+        yield protocol, far
+    protocol.close()
+    await settle()
 
 
 @pytest_asyncio.fixture
 async def ends() -> AsyncIterator[Ends]:
-    """A transport of the loop, and the bare socket at its other end."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        far = socket.create_connection(listener.getsockname())
-        near, _ = listener.accept()
-    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=near)
-    with far:
-        yield transport, far
-    transport.close()
-
-
-def test_no_transport_is_gone():
-    assert gone(None)
+    """A protocol of aiohttp, and the bare socket at its other end."""
+    async with joined() as both:
+        yield both
 
 
 async def test_a_quiet_peer_is_there(ends):
-    assert not gone(ends[0])
+    assert await quiet(ends[0])
 
 
 async def test_where_the_system_cannot_be_asked_the_loop_knows_best(ends, monkeypatch):
     monkeypatch.setattr(aiohttp_transport, "_POLL", None)
     ends[1].close()
-    assert not gone(ends[0])
-    ends[0].close()
-    assert gone(ends[0])
-
-
-async def test_a_closed_transport_is_gone(ends):
-    ends[0].close()
-    assert gone(ends[0])
+    assert await quiet(ends[0])
+    ends[0].transport.close()
+    assert not await quiet(ends[0])
 
 
 def reset(far: socket.socket) -> None:
@@ -54,21 +59,65 @@ def reset(far: socket.socket) -> None:
     far.close()
 
 
-@pytest.mark.parametrize(
-    "leave",
-    [socket.socket.close, reset, lambda far: far.shutdown(socket.SHUT_WR)],
-    ids=["closed", "reset", "half closed"],
-)
-async def test_a_peer_that_left_is_gone_before_the_loop_has_read_it(ends, leave):
-    transport, far = ends
-    leave(far)
-    assert (transport.is_closing(), gone(transport)) == (False, hasattr(select, "poll"))
+HEAD = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 2\r\n\r\n"
+UNASKED = {
+    "closed": socket.socket.close,
+    "reset": reset,
+    "half closed": lambda far: far.shutdown(socket.SHUT_WR),
+    "an answer": lambda far: far.send(HEAD + b"{}"),
+    "two answers": lambda far: far.send((HEAD + b"{}") * 2),
+    "an answer without its body": lambda far: far.send(HEAD),
+    "half a head": lambda far: far.send(HEAD[:20]),
+    "one byte": lambda far: far.send(b"H"),
+    "no HTTP": lambda far: far.send(b"\0" * 40),
+    "an empty line": lambda far: far.send(b"\r\n"),
+    "another protocol": lambda far: far.send(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"
+    ),
+    "an answer and a close": lambda far: (far.send(HEAD + b"{}"), far.close()),
+}
 
 
-async def test_something_to_read_is_no_goodbye(ends):
-    transport, far = ends
-    far.send(b"a TLS session ticket")
-    assert not gone(transport)
+@pytest.mark.parametrize("turns", [0, 1, 2, 20])
+@pytest.mark.parametrize("does", UNASKED)
+async def test_a_peer_that_left_or_spoke_is_found_out_whether_or_not_the_loop_has_read_it(ends, does, turns):
+    protocol, far = ends
+    UNASKED[does](far)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    assert not await quiet(protocol) or not hasattr(select, "poll")
+
+
+async def test_more_than_the_loop_can_read_at_once_is_not_waited_for(ends):
+    protocol, far = ends
+    protocol.transport.pause_reading()
+    far.send(b"H")
+    assert not await quiet(protocol) or not hasattr(select, "poll")
+
+
+async def test_a_session_ticket_of_tls_is_no_answer():
+    """A server's tickets come after the handshake, so that the socket is readable while nothing was said."""
+    loop = asyncio.get_running_loop()
+    servers: list[Any] = []
+
+    class Far(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            servers.append(transport)
+
+    listener = await loop.create_server(Far, "127.0.0.1", 0, ssl=server_context("localhost"))
+    address = listener.sockets[0].getsockname()
+    factory = lambda: ResponseHandler(loop)  # noqa: E731
+    _, protocol = await loop.create_connection(factory, *address, ssl=client_context(), server_hostname="localhost")
+    protocol.set_response_params(read_timeout=60)
+    assert await quiet(protocol)
+    await settle()
+    assert protocol.transport.get_extra_info("ssl_object").version() == "TLSv1.3"
+    servers[0].write(HEAD + b"{}")
+    assert not await quiet(protocol)
+    protocol.abort()
+    servers[0].abort()
+    listener.close()
+    await settle()
 
 
 class Odd(asyncio.Transport):
@@ -81,11 +130,19 @@ class Odd(asyncio.Transport):
         return False
 
 
-def test_in_memory_only_the_transport_itself_knows():
-    assert not gone(Odd(None))
+def over(transport: Any) -> Any:
+    return SimpleNamespace(transport=transport, should_close=False, _read_timeout_handle=None)
 
 
-def test_a_socket_that_was_taken_away_is_gone():
+async def test_no_transport_is_gone():
+    assert not await quiet(over(None))
+
+
+async def test_in_memory_only_the_transport_itself_knows():
+    assert await quiet(over(Odd(None)))
+
+
+async def test_a_socket_that_was_taken_away_is_gone():
     with socket.socket() as taken:
         pass
-    assert gone(Odd(taken))
+    assert not await quiet(over(Odd(taken)))
