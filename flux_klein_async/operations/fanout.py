@@ -152,8 +152,10 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         """Begin to end in good order: continue taking outcomes, and the iterator ends soon.
 
         No more items are read and nothing more is submitted. Queued requests are cancelled; running ones, which are
-        paid for in any case, are waited for and saved. May be called from a signal handler of the loop.
+        paid for in any case, are waited for and saved. May be called from a signal handler of the loop, from `on_event`
+        and from the items themselves: the task that calls it is never cancelled.
         """
+        self._wants_rest = False
         if not self._exhausted or self._workers:
             self._read_no_more()
             self._on_stop(None)
@@ -167,7 +169,7 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
                 async for outcome in self:
                     outcomes.append(outcome)  # noqa: PERF401  # those before an error count too
             except FluxKleinError as error:
-                while (found := await self._numbered()) is not None:
+                while self._wants_rest and (found := await self._numbered()) is not None:
                     outcomes.append(Outcome(index=found[0], item=found[1], error=not_submitted(error)))
         return sorted(outcomes, key=lambda outcome: outcome.index)
 
@@ -247,8 +249,14 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         """Read no more, and do not wait for an item that comes some time."""
         self._exhausted = True
         self._room.set()
-        if self._reader is not None and not self._wants_rest:
-            self._reader.cancel()
+        if self._reader is None or self._wants_rest:
+            return
+        loop = self._reader.get_loop()
+        if self._reader is asyncio.current_task(loop):  # called by the items themselves, which may yet give one more
+            loop.call_soon(self._read_no_more)
+            return
+        reader, self._reader = self._reader, None  # cancelled once: its items may take time to clean up
+        reader.cancel()
 
 
 def _reader(items: Iterable[T] | AsyncIterable[T]) -> Callable[[], Awaitable[T]]:

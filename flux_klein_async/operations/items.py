@@ -4,8 +4,10 @@ A journal that recognises items is asked first: an item is submitted only if no 
 have been. How many items run at once is not decided here (`fanout`).
 """
 
+import asyncio
 import unicodedata
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -78,7 +80,7 @@ class ItemRunner(Generic[T]):
         self._names: set[str] = set()
         self._stopped_by: FluxKleinError | None = None
         self._halted = False
-        self._generating: set[Operation] = set()
+        self._generating: dict[Operation, asyncio.Task[object] | None] = {}
         self._claims: ItemClaims | None = context.journal.items() if isinstance(context.journal, ItemJournal) else None
 
     async def make(self, index: int, item: T) -> Product:
@@ -114,11 +116,21 @@ class ItemRunner(Generic[T]):
                     operation.halt(not_submitted(error))
         elif not isinstance(self._stopped_by, GenerationCancelledError):
             self._stopped_by = GenerationCancelledError("Stopped before it was submitted", charged="no")
-            for operation in self._generating:
-                operation.stop()
-                if operation.request_id is not None:
-                    cancel = partial(cancel_abandoned, self._context, operation.request_id, operation.tag)
-                    self._context.background.queue(cancel)
+            for operation in list(self._generating):
+                self._end(operation)
+
+    def _end(self, operation: Operation) -> None:
+        """End a generation, unless the service runs it already. The current task is never cancelled."""
+        task = self._generating.get(operation)
+        if task is None:
+            return  # it has ended meanwhile
+        if operation.request_id is not None:
+            cancel = partial(cancel_abandoned, self._context, operation.request_id, operation.tag)
+            self._context.background.queue(cancel)
+        elif task is asyncio.current_task(self._context.loop):  # an event handler stops the fan-out
+            self._context.loop.call_soon(self._end, operation)
+        else:
+            operation.stop()
 
     def _stop_if_doomed(self, error: FluxKleinError) -> None:
         if dooms(error):
@@ -191,12 +203,17 @@ class ItemRunner(Generic[T]):
                 self._context, self._timeout, request_id=request_id, tag=item.index, waits=True, slot=slot
             )
             operation.on_submit_failed = self._stop_if_doomed
-            self._generating.add(operation)
-            try:
-                with operation.telling("generate", item.prepared.model), operation:
-                    return await run(operation)
-            finally:
-                self._generating.discard(operation)
+            with operation.telling("generate", item.prepared.model), self._registered(operation), operation:
+                return await run(operation)
+
+    @contextmanager
+    def _registered(self, operation: Operation) -> Iterator[None]:
+        """Let `stop` end the operation while it is under way, and no longer: its task goes on without it."""
+        self._generating[operation] = asyncio.current_task()
+        try:
+            yield
+        finally:
+            del self._generating[operation]
 
     async def _recall(self, item: _Item, claim: Claim) -> Product:
         """The result of an earlier run: from the journal, otherwise from the service."""

@@ -14,6 +14,7 @@ from flux_klein_async import (
     ClientClosedError,
     ConfigurationError,
     DownloadError,
+    GenerationCancelledError,
     InputRejectedError,
     InsufficientBalanceError,
     InvalidInputError,
@@ -65,6 +66,68 @@ async def test_stopping_and_leaving_do_not_wait_for_the_next_item(klein_emulator
             if leaves:
                 break
     assert now() == 2.0
+
+
+@pytest.mark.parametrize("then", ["gives one more", "waits", "ends", "stops again in its cleanup"])
+async def test_items_that_stop_their_own_fan_out_end_in_good_order(klein_emulator, connect, then):
+    """The task that asks them for the next one is not cut off where it is; what they wait for then is not awaited."""
+    cleaned = []
+
+    async def items() -> AsyncIterator[str]:
+        try:
+            yield "a"
+            yield "b"
+            outcomes.stop()
+            if then == "gives one more":
+                yield "c"
+            elif then != "ends":
+                await asyncio.sleep(3600)
+        finally:
+            if then == "stops again in its cleanup":
+                outcomes.stop()
+                await asyncio.sleep(1)
+            cleaned.append(now())
+
+    client = connect(polling=EVERY_SECOND)
+    outcomes = client.generate_many(items(), concurrency=3)
+    async with outcomes:
+        found = {outcome.item: type(outcome.error) async for outcome in outcomes}
+    await client.aclose()
+    late = {"c": GenerationCancelledError} if then == "gives one more" else {}
+    assert found == dict.fromkeys("ab", GenerationCancelledError) | late
+    end = 1.0 if then == "stops again in its cleanup" else 0.0
+    assert (cleaned, now(), strays()) == ([] if late else [end], end, [])
+
+
+async def test_plain_items_that_stop_their_own_fan_out_end_in_good_order():
+    def items() -> Iterator[str]:
+        yield "a"
+        outcomes.stop()
+        yield "b"
+
+    async def make(_index: int, item: str) -> Any:
+        await asyncio.sleep(1)
+        raise InvalidInputError(f"no {item}")
+
+    outcomes = FanOut(items(), make, concurrency=2, ordered=False)
+    async with outcomes:
+        assert [(outcome.index, outcome.item) async for outcome in outcomes] == [(0, "a"), (1, "b")]
+
+
+@pytest.mark.parametrize("doomed", [False, True])
+async def test_a_stop_ends_the_list_of_all_outcomes_too(klein_emulator, connect, doomed):
+    klein_emulator.script("submit", error_reply(401) if doomed else Generation(after=1.5))
+
+    async def items() -> AsyncIterator[str]:
+        yield "a"
+        await asyncio.sleep(10)
+        yield "b"
+        await asyncio.sleep(3600)
+
+    fan_out = connect(polling=EVERY_SECOND).generate_many(items(), concurrency=3)
+    asyncio.get_running_loop().call_later(5, fan_out.stop)
+    found = await fan_out.all()
+    assert ([outcome.item for outcome in found], now()) == (["a"], 5.0)
 
 
 async def test_what_dooms_every_item_does_not_wait_for_the_next_one(klein_emulator, connect):

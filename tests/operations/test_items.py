@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from flux_klein_async import Budget, Limits
-from flux_klein_async.emulator import Generation, InProcessEmulator, Pass, Reply, error_reply
+from flux_klein_async.emulator import Generation, InProcessEmulator, Pass, Reply, Reset, error_reply
 from flux_klein_async.errors import (
     AuthenticationError,
     BudgetExceededError,
     DownloadError,
     GenerationCancelledError,
     GenerationFailedError,
+    InputRejectedError,
     InvalidInputError,
     ItemClaimedError,
     JournalError,
@@ -22,6 +23,7 @@ from flux_klein_async.errors import (
     RateLimitError,
     SubmissionUncertainError,
 )
+from flux_klein_async.events import Downloaded, Event, Failed, Finished, Held, Polled, Retrying, Submitted, Uncertain
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState
 from tests.fakes import now, settle, strays
 from tests.operations.helpers import Book
@@ -389,6 +391,59 @@ async def test_a_fan_out_that_has_ended_can_be_stopped(klein_emulator, connect):
         ends = [outcome async for outcome in outcomes]
         outcomes.stop()
     assert [end.error for end in ends] == [None]
+
+
+# --- stopping from inside: the task that calls `stop` is never cancelled
+
+
+BUSY = Reply(429, {}, {"Retry-After": "3"})
+CANCELLED = GenerationCancelledError
+STOPPING = [
+    pytest.param(Submitted, None, [type(None), CANCELLED], id="submitted"),
+    pytest.param(Polled, None, [type(None), CANCELLED], id="polled"),
+    pytest.param(Finished, None, [type(None), CANCELLED], id="finished"),
+    pytest.param(Held, BUSY, [CANCELLED, CANCELLED], id="held"),
+    pytest.param(Retrying, BUSY, [CANCELLED, CANCELLED], id="retrying"),
+    pytest.param(Uncertain, Reset(), [SubmissionUncertainError, CANCELLED], id="uncertain"),
+    pytest.param(Failed, error_reply(422), [InputRejectedError, CANCELLED], id="failed"),
+    pytest.param(Downloaded, None, [type(None), type(None)], id="downloaded"),
+]
+
+
+@pytest.mark.parametrize(("kind", "answer", "ends"), STOPPING)
+async def test_a_fan_out_that_an_event_handler_stops_ends_in_good_order(
+    klein_emulator, connect, tmp_path, kind, answer, ends
+):
+    """The handler runs in the task of an item, whatever that awaits next."""
+    klein_emulator.script("submit", answer)
+
+    def stop_at(event: Event) -> None:
+        if isinstance(event, kind):
+            fan_out.stop()
+
+    client = connect(on_event=stop_at, journal=Shelf(), limits=Limits(max_in_flight=1))
+    fan_out = client.generate_many(list("abcdefgh"), concurrency=2, directory=tmp_path)
+    async with fan_out as outcomes:
+        found = [outcome async for outcome in outcomes]
+    found.sort(key=lambda outcome: outcome.index)
+    assert [type(outcome.error) for outcome in found[:2]] == ends
+    assert {type(outcome.error) for outcome in found[2:]} <= {CANCELLED}
+    assert len(found) < 5
+    await client.aclose()
+    assert strays() == []
+
+
+async def test_a_stop_from_the_users_own_functions_cancels_the_items_that_wait(klein_emulator, connect):
+    def to_input(item: str) -> str:
+        if item == "b":
+            fan_out.stop()
+        return item
+
+    fan_out = connect(limits=Limits(max_in_flight=1)).generate_many(list("abcd"), to_input=to_input, concurrency=3)
+    async with fan_out as outcomes:
+        found = {outcome.item: type(outcome.error) async for outcome in outcomes}
+    assert found == {"a": CANCELLED, "b": CANCELLED}
+    assert klein_emulator.accepted == 0
 
 
 # --- after an error that dooms every further submit
