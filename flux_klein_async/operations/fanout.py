@@ -83,6 +83,7 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         self._concurrency = concurrency
         self._ordered = ordered
         self._workers: set[asyncio.Task[None]] = set()
+        self._hiring = False
         self._reading = asyncio.Lock()
         self._ended: OrderedDict[int, Outcome[T]] = OrderedDict()
         self._read = 0  # items read
@@ -178,7 +179,9 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
     def _hire(self) -> None:
         """Start one more worker: each hires the next when it has found work, up to the concurrency."""
         if len(self._workers) < self._concurrency and not self._exhausted:
+            self._hiring = True
             worker = asyncio.ensure_future(self._work())
+            self._hiring = False
             self._workers.add(worker)
             worker.add_done_callback(self._retire)
 
@@ -191,6 +194,8 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         self._news.set()
 
     async def _work(self) -> None:
+        if self._hiring:  # tasks begin eagerly (Python 3.12): first be counted, and do not nest
+            await asyncio.sleep(0)
         while (found := await self._read_one()) is not None:
             self._hire()
             index, item = found

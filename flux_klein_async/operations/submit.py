@@ -236,8 +236,8 @@ class _Submission:
             if operation.deadline is not None and self._context.loop.time() >= operation.deadline:
                 raise operation.out_of_time(operation.last_error)  # too late to wait for anything
             guard = BodyGuard()
+            operation.posting = True  # before the task, which may begin eagerly
             post = asyncio.ensure_future(self._post(guard))
-            operation.posting = True
             try:
                 return await asyncio.shield(post)
             except asyncio.CancelledError:

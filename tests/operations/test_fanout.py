@@ -28,6 +28,7 @@ from flux_klein_async.events import Downloaded
 from flux_klein_async.operations import download
 from flux_klein_async.operations.fanout import FanOut, dooms
 from tests.fakes import Events, now, outcome, png, settle, strays
+from tests.loops import begin_tasks_eagerly
 from tests.operations.helpers import EVERY_SECOND, sent
 
 
@@ -557,6 +558,37 @@ async def test_after_leaving_the_iterator_is_at_its_end(connect):
     async with client.generate_many(["a"]) as outcomes:
         pass
     assert [found async for found in outcomes] == []
+
+
+@pytest.mark.parametrize(("count", "concurrency"), [(20, 4), (300, 150)])
+async def test_where_tasks_begin_eagerly_no_more_are_in_flight_and_nothing_nests(
+    klein_emulator, connect, count, concurrency
+):
+    begin_tasks_eagerly()
+    read: list[int] = []
+    client = connect(polling=EVERY_SECOND, limits=Limits(max_in_flight=2 * concurrency, max_connections=50))
+    async with client.generate_many(_rows(count, read), concurrency=concurrency) as outcomes:
+        await asyncio.sleep(0.01)
+        assert repr(outcomes) == f"<FanOut entered, {concurrency} of {concurrency} items under way>"
+        assert len(read) <= concurrency
+        assert [found.error async for found in outcomes] == [None] * count
+    assert klein_emulator.accepted == count
+    assert in_flight_peak(klein_emulator) <= concurrency
+    assert strays() == []
+
+
+@pytest.mark.parametrize(("body", "expected"), LEAVING)
+async def test_where_tasks_begin_eagerly_leaving_leaves_nothing_running(klein_emulator, connect, body, expected):
+    begin_tasks_eagerly()
+    await test_leaving_in_any_way_leaves_nothing_running(klein_emulator, connect, body, expected, "cancel")
+
+
+async def test_where_tasks_begin_eagerly_what_dooms_every_item_stops_the_rest(klein_emulator, connect):
+    begin_tasks_eagerly()
+    klein_emulator.script("submit", Generation(after=5.5), error_reply(401))
+    outcomes = await connect(polling=EVERY_SECOND).generate_all(list("abcdef"), concurrency=2)
+    assert [type(found.error) for found in outcomes] == [type(None), *[AuthenticationError] * 5]
+    assert klein_emulator.calls["submit"] == 2
 
 
 # --- misuse

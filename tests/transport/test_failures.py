@@ -69,7 +69,7 @@ def guard(written: bool) -> BodyGuard:
 @pytest.mark.parametrize("written", [False, True])
 @pytest.mark.parametrize(
     "cls",
-    [*TREE, aiohttp.ClientError, OSError, TimeoutError, RuntimeError, ValueError, TypeError],
+    [*TREE, aiohttp.ClientError, OSError, TimeoutError, RuntimeError, RecursionError, ValueError, TypeError],
     ids=lambda cls: cls.__name__,
 )
 def test_a_mapped_error_is_ours_keeps_type_and_text_and_drops_the_request(cls, written):
@@ -101,6 +101,7 @@ def test_a_mapped_error_is_ours_keeps_type_and_text_and_drops_the_request(cls, w
         (TimeoutError, APITimeoutError, ""),
         (ConnectionResetError, APIConnectionError, ""),
         (RuntimeError, ConfigurationError, ""),
+        (RecursionError, APIConnectionError, ""),
         (ValueError, APIConnectionError, ""),
         (TypeError, APIConnectionError, ""),
     ],
