@@ -174,6 +174,7 @@ class FluxKleinClient(NotWith):
         self._model = checked_model_id(model)
         self._timeout = checked_timeout(timeout, None)
         self._max_in_flight = settings.max_in_flight
+        self._halt_after = settings.halt_after
         if poll_endpoint not in ("status", "result"):  # a tuple: unhashable values are refused too
             raise ConfigurationError('poll_endpoint must be "status" or "result"')
         if not isinstance(retry, RetryPolicy):
@@ -406,6 +407,7 @@ class FluxKleinClient(NotWith):
             ConfigurationError, AuthenticationError, PermissionDeniedError, InsufficientBalanceError,
                 BudgetExceededError, JournalError: From the iterator, after the outcomes of the items under way: every
                 further submit would fail the same way.
+            FanOutHaltedError: Likewise: too many in a row may have been charged for nothing (`Limits.halt_after`).
         """
         _check_wait_options(on_abandon)
         seconds = checked_timeout(timeout, self._timeout)
@@ -421,8 +423,16 @@ class FluxKleinClient(NotWith):
             timeout=seconds,
             on_abandon=on_abandon,
             directory=None if directory is None else Path(directory),
+            halt_after=self._halt_after,
         )
-        return FanOut(items, runner.make, concurrency=concurrency, ordered=ordered, on_stop=runner.stop)
+        return FanOut(
+            items,
+            runner.make,
+            concurrency=concurrency,
+            ordered=ordered,
+            on_stop=runner.stop,
+            halted_by=runner.halted_by,
+        )
 
     async def generate_all(
         self,

@@ -75,11 +75,17 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         concurrency: int,
         ordered: bool,
         on_stop: Callable[[FluxKleinError | None], None] = lambda _: None,
+        halted_by: Callable[[], FluxKleinError | None] = lambda: None,
     ) -> None:
-        """`make` generates an item; `on_stop` is told by which error submitting ends, or None for the user's wish."""
+        """`make` generates an item.
+
+        `on_stop` is told by which error submitting ends, or None for the user's wish. `halted_by` says, each time that
+        an item has ended, by which error all of them together end it.
+        """
         self._next_item = _reader(items)
         self._make = make
         self._on_stop = on_stop
+        self._halted_by = halted_by
         self._concurrency = concurrency
         self._ordered = ordered
         self._workers: set[asyncio.Task[None]] = set()
@@ -239,11 +245,15 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         try:
             made = await self._make(index, item)
         except FluxKleinError as error:
-            if dooms(error):
-                self._fail(error)
-                self._on_stop(error)
+            self._end_if(self._halted_by() or (error if dooms(error) else None))
             return Outcome(index=index, item=item, error=error)
+        self._end_if(self._halted_by())
         return Outcome(index=index, item=item, result=made.result, files=made.files, from_journal=made.from_journal)
+
+    def _end_if(self, failure: FluxKleinError | None) -> None:
+        if failure is not None:
+            self._fail(failure)
+            self._on_stop(failure)
 
     def _fail(self, failure: BaseException) -> None:
         """Read no more items; those under way continue."""

@@ -18,6 +18,7 @@ from flux_klein_async.api.responses import read_result
 from flux_klein_async.errors import (
     BudgetExceededError,
     DownloadError,
+    FanOutHaltedError,
     FluxKleinError,
     GenerationCancelledError,
     GenerationFailedError,
@@ -25,6 +26,7 @@ from flux_klein_async.errors import (
     ItemClaimedError,
     JournalError,
     NotFoundError,
+    ResultNotReadyError,
     SubmissionUncertainError,
 )
 from flux_klein_async.journal.base import Action, Claim, EntryState, ItemClaims, ItemJournal
@@ -35,8 +37,8 @@ from flux_klein_async.operations.context import ClientContext, ignoring_errors, 
 from flux_klein_async.operations.fanout import Product, dooms, not_submitted
 from flux_klein_async.operations.files import checked_names
 from flux_klein_async.operations.operation import Operation
-from flux_klein_async.operations.submit import AcceptedRequest, PreparedRequest, from_user
-from flux_klein_async.operations.wait import generate, wait
+from flux_klein_async.operations.submit import AcceptedRequest, PreparedRequest, from_user, submit
+from flux_klein_async.operations.wait import wait
 from flux_klein_async.options import OnAbandon
 from flux_klein_async.transport.throttle import Slot
 
@@ -55,6 +57,40 @@ class _Item:
     stem: str | None
 
 
+def _without_file(error: FluxKleinError) -> bool:
+    """Whether a generation was completed, and so charged, without a file."""
+    paid = isinstance(error, GenerationFailedError) and error.charged == "yes"
+    return paid or isinstance(error, ResultNotReadyError)
+
+
+class _Losses:
+    """Counts what may have been charged and gave no file, and finds the row of it that halts a fan-out.
+
+    Attributes:
+        halted_by: The error of such a row, once there was one; its count goes on.
+    """
+
+    def __init__(self, halt_after: int | None) -> None:
+        self._halt_after = halt_after
+        self._in_a_row = {"submits": 0, "generations": 0}
+        self._count = 0
+        self.halted_by: FanOutHaltedError | None = None
+
+    def good(self, what: str) -> None:
+        """One was accepted, or has files."""
+        self._in_a_row[what] = 0
+
+    def bad(self, what: str, end: str, error: FluxKleinError | None) -> None:
+        """One ended uncertain, or without a file."""
+        self._count += 1
+        self._in_a_row[what] = row = self._in_a_row[what] + 1
+        if self.halted_by is None and row == self._halt_after:
+            reason = f"{row} {what if row > 1 else what[:-1]} in a row ended {end}"
+            self.halted_by = FanOutHaltedError(reason=reason, cause=error and (error.cause or str(error)))
+        if self.halted_by is not None:
+            self.halted_by.possibly_charged = self._count
+
+
 class ItemRunner(Generic[T]):
     """Runs the items of one fan-out."""
 
@@ -68,6 +104,7 @@ class ItemRunner(Generic[T]):
         timeout: float | None,
         on_abandon: OnAbandon,
         directory: Path | None,
+        halt_after: int | None,
     ) -> None:
         """`timeout`: seconds for a generation, and as many again for its files."""
         self._context = context
@@ -80,6 +117,7 @@ class ItemRunner(Generic[T]):
         self._names: set[str] = set()
         self._stopped_by: FluxKleinError | None = None
         self._halted = False
+        self._losses = _Losses(halt_after)
         self._generating: dict[Operation, asyncio.Task[object] | None] = {}
         self._claims: ItemClaims | None = context.journal.items() if isinstance(context.journal, ItemJournal) else None
 
@@ -132,9 +170,28 @@ class ItemRunner(Generic[T]):
         else:
             operation.stop()
 
-    def _stop_if_doomed(self, error: FluxKleinError) -> None:
-        if dooms(error):
+    def halted_by(self) -> FluxKleinError | None:
+        """The error by which all items together end the fan-out, or None."""
+        return self._losses.halted_by
+
+    def _submit_failed(self, error: FluxKleinError) -> None:
+        if isinstance(error, SubmissionUncertainError):
+            self._losses.bad("submits", "uncertain", error)
+            self._stop_if_halted()
+        elif dooms(error):
             self.stop(error)
+
+    def _stop_if_halted(self) -> None:
+        if self._losses.halted_by is not None:
+            self.stop(self._losses.halted_by)
+
+    def _generated(self, has_file: bool, error: FluxKleinError | None = None) -> None:
+        """A generation was completed."""
+        if has_file:
+            self._losses.good("generations")
+        else:
+            self._losses.bad("generations", "without a file", error)
+            self._stop_if_halted()
 
     def _check_wanted(self) -> None:
         if self._stopped_by is not None:
@@ -172,9 +229,12 @@ class ItemRunner(Generic[T]):
     # --- to a result
 
     async def _submit(self, item: _Item) -> Product:
-        result = await self._in_slot(
-            item, lambda operation: generate(operation, item.prepared, on_abandon=self._on_abandon)
-        )
+        async def run(operation: Operation) -> GenerationResult:
+            accepted = await submit(operation, item.prepared, on_abandon=self._on_abandon)
+            self._losses.good("submits")
+            return await wait(operation, accepted, on_abandon=self._on_abandon)
+
+        result = await self._in_slot(item, run)
         return Product(result, await self._files(item, result))
 
     async def _resume(self, item: _Item, claim: Claim) -> GenerationResult:
@@ -202,9 +262,27 @@ class ItemRunner(Generic[T]):
             operation = Operation(
                 self._context, self._timeout, request_id=request_id, tag=item.index, waits=True, slot=slot
             )
-            operation.on_submit_failed = self._stop_if_doomed
-            with operation.telling("generate", item.prepared.model), self._registered(operation), operation:
-                return await run(operation)
+            told = False
+
+            def submit_failed(error: FluxKleinError) -> None:
+                nonlocal told
+                told = isinstance(error, SubmissionUncertainError)
+                self._submit_failed(error)
+
+            operation.on_submit_failed = submit_failed
+            try:
+                with operation.telling("generate", item.prepared.model), self._registered(operation), operation:
+                    result = await run(operation)
+            except SubmissionUncertainError as error:
+                if not told:  # it was abandoned at its deadline, before its answer came
+                    self._submit_failed(error)
+                raise
+            except FluxKleinError as error:
+                if _without_file(error):
+                    self._generated(has_file=False, error=error)
+                raise
+            self._generated(has_file=bool(result.urls))
+            return result
 
     @contextmanager
     def _registered(self, operation: Operation) -> Iterator[None]:

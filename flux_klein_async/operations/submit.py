@@ -236,7 +236,7 @@ class _Submission:
             if operation.deadline is not None and self._context.loop.time() >= operation.deadline:
                 raise operation.out_of_time(operation.last_error)  # too late to wait for anything
             guard = BodyGuard()
-            operation.posting = True  # before the task, which may begin eagerly
+            operation.posting, operation.drop_post = True, guard.drop  # before the task, which may begin eagerly
             post = asyncio.ensure_future(self._post(guard))
             try:
                 return await asyncio.shield(post)
