@@ -131,8 +131,8 @@ SENTENCES: list[tuple[FluxKleinError, str]] = [
     (
         FanOutHaltedError(reason="5 submits in a row ended uncertain", possibly_charged=7, cause="OSError: gone"),
         (
-            "5 submits in a row ended uncertain; nothing more is submitted, and up to 7 requests may have been charged: "
-            "OSError: gone"
+            "5 submits in a row ended uncertain; nothing more is submitted, and up to 7 requests may have been "
+            "charged: OSError: gone"
         ),
     ),
     (

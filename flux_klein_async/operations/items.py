@@ -162,13 +162,13 @@ class ItemRunner(Generic[T]):
         task = self._generating.get(operation)
         if task is None:
             return  # it has ended meanwhile
+        if operation.request_id is None and task is asyncio.current_task(self._context.loop):
+            self._context.loop.call_soon(self._end, operation)  # an event handler of this very item stops the fan-out
+            return
+        operation.stop()
         if operation.request_id is not None:
             cancel = partial(cancel_abandoned, self._context, operation.request_id, operation.tag)
             self._context.background.queue(cancel)
-        elif task is asyncio.current_task(self._context.loop):  # an event handler stops the fan-out
-            self._context.loop.call_soon(self._end, operation)
-        else:
-            operation.stop()
 
     def halted_by(self) -> FluxKleinError | None:
         """The error by which all items together end the fan-out, or None."""
