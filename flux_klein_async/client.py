@@ -394,8 +394,8 @@ class FluxKleinClient(NotWith):
                 generations among them. None: `max_in_flight`, with `directory` twice that.
             ordered: Give outcomes in the order of the items instead of as they finish.
             to_input: Maps an item to its input.
-            to_id: Maps an item to the stable id that a journal uses to recognise it. None: by its content, and by how
-                often the same content came before it.
+            to_id: Maps an item to the stable id that a journal uses to recognise it. None: by its content (as JSON, in
+                whatever order its keys are), and by how often the same content came before it.
             timeout: Seconds for each item, from when it has its slot; with `directory`, as many again for its files.
             on_abandon: What to do with an item's request when the fan-out is left or its deadline passes.
             directory: Where each item's files are saved, while other items generate. If they cannot be saved, the

@@ -133,7 +133,7 @@ class ItemRunner(Generic[T]):
             return await self._submit(made)
         item_id = self._id(item)
         with wrapping_errors("The journal", JournalError):
-            claim = await self._claims.claim(made.prepared.model, made.prepared.body, item_id)
+            claim = await self._claims.claim(made.prepared.model, made.prepared.content, item_id)
         try:
             return await self._act(made, claim)
         finally:

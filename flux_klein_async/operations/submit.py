@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from flux_klein_async.api.messages import Kind
-from flux_klein_async.api.requests import encode_input
+from flux_klein_async.api.requests import canonical, encode_input
 from flux_klein_async.api.responses import excerpt, read_submit
 from flux_klein_async.api.urls import checked_model_id
 from flux_klein_async.errors import FluxKleinError, InvalidInputError, SubmissionUncertainError
@@ -56,6 +56,11 @@ class PreparedRequest:
     body: bytes = field(repr=False)
     pixels: int | None
     item: str | None = None
+
+    @property
+    def content(self) -> bytes:
+        """The body in the spelling by which a journal recognises it."""
+        return canonical(self.body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

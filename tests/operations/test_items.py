@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flux_klein_async import Budget, FixedPolling, Limits
+from flux_klein_async import Budget, FixedPolling, Limits, SqliteJournal
 from flux_klein_async.emulator import Generation, Hang, InProcessEmulator, Pass, Reply, Reset, error_reply
 from flux_klein_async.errors import (
     AuthenticationError,
@@ -79,6 +79,38 @@ async def test_an_item_that_is_new_is_submitted_under_its_name(klein_emulator, c
     assert {entry.item for entry in intents} == {"item-1", "item-2"}
     assert sorted(shelf.released) == ["item-1", "item-2"]
     assert klein_emulator.accepted == 2
+
+
+SPELT = [
+    {"prompt": "a cat", "width": 64, "height": 128},
+    {"height": 128, "width": 64, "prompt": "a cat"},
+    {"height": 128.0, "prompt": "a cat", "width": 64},
+]
+
+
+@pytest.mark.parametrize("to_id", [None, lambda _: "the cat"], ids=["by content", "by id"])
+async def test_an_item_in_another_spelling_is_recognised_and_sent_as_it_is_given(
+    klein_emulator, connect, tmp_path, to_id
+):
+    for run, item in enumerate(SPELT):
+        async with SqliteJournal(tmp_path / "journal.sqlite") as journal:
+            client = connect(journal=journal)
+            [outcome] = await client.generate_all([item], to_id=to_id)
+            await client.aclose()
+        assert (outcome.error, outcome.from_journal) == (None, run > 0)
+    [record] = [record for record in klein_emulator.records if record.endpoint == "submit"]
+    assert record.body == json.dumps(SPELT[0]).encode()
+
+
+async def test_equal_items_of_one_run_are_each_submitted_whatever_their_spelling(klein_emulator, connect, tmp_path):
+    async with SqliteJournal(tmp_path / "journal.sqlite") as journal:
+        client = connect(journal=journal)
+        first = await client.generate_all(SPELT[:2])
+        again = await client.generate_all(reversed(SPELT[:2]))
+        await client.aclose()
+    assert [outcome.from_journal for outcome in (*first, *again)] == [False, False, True, True]
+    sent = [record.body for record in klein_emulator.records if record.endpoint == "submit"]
+    assert sorted(sent) == sorted(json.dumps(item).encode() for item in SPELT[:2])
 
 
 async def test_a_request_of_an_earlier_run_is_waited_for_and_not_submitted_again(klein_emulator, connect, tmp_path):
