@@ -217,6 +217,8 @@ class ItemRunner(Generic[T]):
 
     async def _act(self, item: _Item, claim: Claim) -> Product:
         """Do what the journal's knowledge of the item calls for."""
+        if claim.request_id is not None:
+            self._context.known_ids.take(claim.request_id)
         if claim.action is Action.SUBMIT:
             return await self._submit(replace(item, prepared=replace(item.prepared, item=claim.item)))
         if claim.action is Action.RESUME:

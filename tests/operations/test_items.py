@@ -88,6 +88,26 @@ SPELT = [
 ]
 
 
+async def test_no_item_is_given_the_request_of_another(klein_emulator, connect, tmp_path):
+    """A faulty service gives one id to five prompts: five would be "done" with one file."""
+    async with SqliteJournal(tmp_path / "journal.sqlite") as journal:
+        client = connect(journal=journal)
+        first = await client.submit("a cat")
+        klein_emulator.script("submit", *[Reply(200, {"request_id": first.request_id}, accepted=True)] * 4)
+        found = await client.generate_all(list("abcd"), directory=tmp_path / "out")
+        await client.aclose()
+    assert ends(found) == {"SubmissionUncertainError": 4}
+    assert not (tmp_path / "out").exists()
+
+
+async def test_a_request_of_an_earlier_run_is_not_given_to_another_item(klein_emulator, connect):
+    handle = await connect().submit("a cat")
+    shelf = Shelf(claim(Action.RESUME, handle.request_id))
+    klein_emulator.script("submit", Reply(200, {"request_id": handle.request_id}, accepted=True))
+    cat, dog = await connect(journal=shelf).generate_all(["a cat", "a dog"], concurrency=1)
+    assert (cat.result.request_id, type(dog.error)) == (handle.request_id, SubmissionUncertainError)
+
+
 @pytest.mark.parametrize("to_id", [None, lambda _: "the cat"], ids=["by content", "by id"])
 async def test_an_item_in_another_spelling_is_recognised_and_sent_as_it_is_given(
     klein_emulator, connect, tmp_path, to_id
