@@ -494,11 +494,13 @@ async def test_a_stop_from_the_users_own_functions_cancels_the_items_that_wait(k
             fan_out.stop()
         return item
 
-    fan_out = connect(limits=Limits(max_in_flight=1)).generate_many(list("abcd"), to_input=to_input, concurrency=3)
+    client = connect(limits=Limits(max_in_flight=1))
+    fan_out = client.generate_many(list("abcd"), to_input=to_input, concurrency=3)
     async with fan_out as outcomes:
         found = {outcome.item: type(outcome.error) async for outcome in outcomes}
     assert found == {"a": CANCELLED, "b": CANCELLED}
-    assert klein_emulator.accepted == 0
+    await client.aclose()
+    assert klein_emulator.accepted == klein_emulator.calls["cancel"] <= 1  # the body leaves sooner on Python 3.12
 
 
 # --- after an error that dooms every further submit
