@@ -457,7 +457,7 @@ STOPPING = [
     pytest.param(Submitted, None, [type(None), CANCELLED], id="submitted"),
     pytest.param(Polled, None, [type(None), CANCELLED], id="polled"),
     pytest.param(Finished, None, [type(None), CANCELLED], id="finished"),
-    pytest.param(Held, BUSY, [CANCELLED, CANCELLED], id="held"),
+    pytest.param(Held, BUSY, [CANCELLED | SubmissionUncertainError, CANCELLED], id="held"),  # in the middle of the POST
     pytest.param(Retrying, BUSY, [CANCELLED, CANCELLED], id="retrying"),
     pytest.param(Uncertain, Reset(), [SubmissionUncertainError, CANCELLED], id="uncertain"),
     pytest.param(Failed, error_reply(422), [InputRejectedError, CANCELLED], id="failed"),
@@ -481,7 +481,7 @@ async def test_a_fan_out_that_an_event_handler_stops_ends_in_good_order(
     async with fan_out as outcomes:
         found = [outcome async for outcome in outcomes]
     found.sort(key=lambda outcome: outcome.index)
-    assert [type(outcome.error) for outcome in found[:2]] == ends
+    assert [isinstance(outcome.error, end) for outcome, end in zip(found, ends, strict=False)] == [True, True]
     assert {type(outcome.error) for outcome in found[2:]} <= {CANCELLED}
     assert len(found) < 5
     await client.aclose()
@@ -734,7 +734,7 @@ async def test_submits_that_an_earlier_run_left_uncertain_halt_nothing(klein_emu
 
 HALTING = [
     pytest.param({"limits": Limits(max_in_flight=5)}, [], 5, id="for a slot"),
-    pytest.param({"limits": Limits(max_connections=5)}, [], 5, id="for a connection"),
+    pytest.param({"limits": Limits(max_connections=1)}, [], 5, id="for a connection"),
     pytest.param({}, [Reply(429, {}, {"Retry-After": "30"}, delay=0.5)] * 2, 7, id="for the end of a hold"),
     pytest.param({}, [Reply(429, {}, delay=0.99)] * 2, 7, id="for the next attempt"),
     pytest.param({"journal": Slow("claim")}, [], 5, id="for its claim"),
