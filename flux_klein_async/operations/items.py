@@ -171,8 +171,9 @@ class ItemRunner(Generic[T]):
             self._context.background.queue(cancel)
 
     def halted_by(self) -> FluxKleinError | None:
-        """The error by which all items together end the fan-out, or None."""
-        return self._losses.halted_by
+        """The error by which all items together end the fan-out, or None; nothing halts what the user has stopped."""
+        stopped = isinstance(self._stopped_by, GenerationCancelledError)
+        return None if stopped else self._losses.halted_by
 
     def _submit_failed(self, error: FluxKleinError) -> None:
         if isinstance(error, SubmissionUncertainError):

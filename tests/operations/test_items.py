@@ -488,6 +488,19 @@ async def test_a_fan_out_that_an_event_handler_stops_ends_in_good_order(
     assert strays() == []
 
 
+async def test_a_stop_with_many_submits_under_way_is_no_halt(klein_emulator, connect):
+    """Each of them may have been accepted, because the user stopped them."""
+    klein_emulator.script("submit", *[Pass(2.0)] * 8)
+    client = connect()
+    async with client.generate_many([str(number) for number in range(99)], concurrency=8) as outcomes:
+        await asyncio.sleep(1)
+        outcomes.stop()
+        found = [outcome async for outcome in outcomes]
+    assert [outcome.error.charged for outcome in found if outcome.error] == ["unknown"] * 8
+    await client.aclose()
+    assert (klein_emulator.accepted, klein_emulator.calls["cancel"]) == (8, 8)
+
+
 async def test_a_stop_from_the_users_own_functions_cancels_the_items_that_wait(klein_emulator, connect):
     def to_input(item: str) -> str:
         if item == "b":
