@@ -179,6 +179,7 @@ class FluxKleinClient(NotWith):
         self._model = checked_model_id(model)
         self._timeout = checked_timeout(timeout, None)
         self._max_in_flight = settings.max_in_flight
+        self._halt_after = settings.halt_after
         if poll_endpoint not in ("status", "result"):  # a tuple: unhashable values are refused too
             raise ConfigurationError('poll_endpoint must be "status" or "result"')
         if not isinstance(retry, RetryPolicy):
@@ -400,8 +401,8 @@ class FluxKleinClient(NotWith):
                 generations among them. None: `max_in_flight`, with `directory` twice that.
             ordered: Give outcomes in the order of the items instead of as they finish.
             to_input: Maps an item to its input.
-            to_id: Maps an item to the stable id that a journal uses to recognise it. None: by its content, and by how
-                often the same content came before it.
+            to_id: Maps an item to the stable id that a journal uses to recognise it. None: by its content (as JSON, in
+                whatever order its keys are), and by how often the same content came before it.
             timeout: Seconds for each item, from when it has its slot; with `directory`, as many again for its files.
             on_abandon: What to do with an item's request when the fan-out is left or its deadline passes.
             directory: Where each item's files are saved, while other items generate. If they cannot be saved, the
@@ -413,6 +414,7 @@ class FluxKleinClient(NotWith):
             ConfigurationError, AuthenticationError, PermissionDeniedError, InsufficientBalanceError,
                 BudgetExceededError, JournalError: From the iterator, after the outcomes of the items under way: every
                 further submit would fail the same way.
+            FanOutHaltedError: Likewise: too many in a row may have been charged for nothing (`Limits.halt_after`).
         """
         _check_wait_options(on_abandon)
         seconds = checked_timeout(timeout, self._timeout)
@@ -428,8 +430,16 @@ class FluxKleinClient(NotWith):
             timeout=seconds,
             on_abandon=on_abandon,
             directory=None if directory is None else Path(directory),
+            halt_after=self._halt_after,
         )
-        return FanOut(items, runner.make, concurrency=concurrency, ordered=ordered, on_stop=runner.stop)
+        return FanOut(
+            items,
+            runner.make,
+            concurrency=concurrency,
+            ordered=ordered,
+            on_stop=runner.stop,
+            halted_by=runner.halted_by,
+        )
 
     async def generate_all(
         self,

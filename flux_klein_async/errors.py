@@ -18,6 +18,7 @@
     ├── WaitTimeoutError               the deadline passed, the request id is known (a TimeoutError)
     ├── DownloadError                  a file could not be downloaded
     ├── BudgetExceededError            the next submit could exceed the budget
+    ├── FanOutHaltedError              too many in a row may have been charged for nothing
     └── JournalError                   the journal could not be read or written
         └── ItemClaimedError           another run that shares the journal works on this item
 
@@ -40,6 +41,7 @@ __all__ = [
     "ClientClosedError",
     "ConfigurationError",
     "DownloadError",
+    "FanOutHaltedError",
     "FluxKleinError",
     "GenerationCancelledError",
     "GenerationFailedError",
@@ -369,6 +371,31 @@ class DownloadError(FluxKleinError):
 
 class BudgetExceededError(FluxKleinError):
     """The next submit could exceed the budget."""
+
+
+class FanOutHaltedError(FluxKleinError):
+    """Submit after submit ended uncertain, or generation after generation without a file.
+
+    Nothing more is submitted (`Limits.halt_after`).
+
+    Attributes:
+        reason: What ended how, and how often in a row.
+        possibly_charged: How many requests of the fan-out may have been charged and gave no file.
+    """
+
+    _charged = "unknown"
+
+    def __init__(
+        self, message: str = "", *, reason: str | None = None, possibly_charged: int = 0, **facts: Any
+    ) -> None:
+        super().__init__(message, **facts)
+        self.reason = reason
+        self.possibly_charged = possibly_charged
+
+    def _summary(self) -> str:
+        plural = "" if self.possibly_charged == 1 else "s"
+        charged = f"up to {self.possibly_charged} request{plural} may have been charged"
+        return f"{self.reason or super()._summary()}; nothing more is submitted, and {charged}"
 
 
 class JournalError(FluxKleinError):

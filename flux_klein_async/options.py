@@ -65,6 +65,9 @@ class Limits:
         polls_per_second: Ceiling for the polls of all waits of the client together, or None.
         max_json_bytes: Largest answer, after decompression (8 MiB).
         max_file_bytes: Largest file (64 MiB).
+        halt_after: So many submits of a fan-out that end uncertain in a row, or so many generations that end without a
+            file, stop it from submitting more (`FanOutHaltedError`); None never does. Submits that are under way at
+            that moment are not taken back, so that up to `max_in_flight` may be charged.
     """
 
     max_in_flight: int = 64
@@ -72,9 +75,11 @@ class Limits:
     polls_per_second: float | None = None
     max_json_bytes: int = 8 * 1024 * 1024
     max_file_bytes: int = 64 * 1024 * 1024
+    halt_after: int | None = 5
 
     def __post_init__(self) -> None:
         _require_count(self, "max_in_flight", "max_connections", "max_json_bytes", "max_file_bytes")
+        _require_count(self, *([] if self.halt_after is None else ["halt_after"]))
         rate = self.polls_per_second
         _require(rate is None or (finite(rate) and rate > 0), "Limits.polls_per_second must be above 0 or None")
 

@@ -18,6 +18,7 @@ from flux_klein_async.errors import (
     ClientClosedError,
     ConfigurationError,
     DownloadError,
+    FanOutHaltedError,
     FluxKleinError,
     GenerationCancelledError,
     GenerationFailedError,
@@ -67,6 +68,7 @@ FACTS: dict[type[FluxKleinError], dict[str, Any]] = {
     SubmissionUncertainError: {"raw": "<html>"},
     GenerationFailedError: {"detail": {"reason": "out of memory"}},
     WaitTimeoutError: {"elapsed": 30.0, "polls": 7, "state": "in_queue"},
+    FanOutHaltedError: {"reason": "5 submits in a row ended uncertain", "possibly_charged": 7},
     DownloadError: {"url": "https://files.example/a.png", "status_code": 503, "transient": True},
 }
 
@@ -128,6 +130,20 @@ SENTENCES: list[tuple[FluxKleinError, str]] = [
         "The deadline passed after 30 s; last seen in_queue in 1 poll; it may still finish (request r-1)",
     ),
     (DownloadError(url="https://files.example/a.png", status_code=503), "A file could not be downloaded"),
+    (
+        FanOutHaltedError(reason="5 submits in a row ended uncertain", possibly_charged=7, cause="OSError: gone"),
+        (
+            "5 submits in a row ended uncertain; nothing more is submitted, and up to 7 requests may have been "
+            "charged: OSError: gone"
+        ),
+    ),
+    (
+        FanOutHaltedError(possibly_charged=1),
+        (
+            "Submit after submit ended uncertain, or generation after generation without a file; nothing more is "
+            "submitted, and up to 1 request may have been charged"
+        ),
+    ),
 ]
 
 
@@ -208,6 +224,7 @@ MONEY: dict[tuple[str, bool], list[FluxKleinError]] = {
     ],
     ("unknown", False): [
         *(ClientClosedError(**ID), SubmissionUncertainError(), SubmissionUncertainError(**ID)),
+        FanOutHaltedError(possibly_charged=5),
         *(GenerationFailedError(**ID), JournalError(**ID)),
     ],
     ("unknown", True): [APIConnectionError(**ID), ResultNotReadyError(**ID), WaitTimeoutError(**ID)],

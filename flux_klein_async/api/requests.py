@@ -11,7 +11,7 @@ from flux_klein_async.api.messages import Kind, Request
 from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import InvalidInputError
 
-__all__ = ["Api", "encode_input"]
+__all__ = ["Api", "canonical", "encode_input"]
 
 # Seconds of silence on the socket. A half-open connection never answers, so a poll fails soon and the next one tries
 # again. Other calls are small, files may come from cold storage, and losing a submit costs money.
@@ -105,3 +105,21 @@ def encode_input(value: BaseModel | Mapping[str, Any]) -> bytes:
     except (TypeError, ValueError, RecursionError) as error:
         cause = error.reason if isinstance(error, UnicodeEncodeError) else str(error)  # its text holds the input
         raise InvalidInputError("The input cannot be written as JSON", cause=cause) from None
+
+
+def canonical(body: bytes) -> bytes:
+    """A body in the one spelling that equal JSON has, by which an item is recognised; it is never sent.
+
+    Keys are sorted, there is no whitespace, and 1024.0 is 1024. Texts stay as they are, in whatever Unicode form, as in
+    RFC 8785: a URL in another form is another URL.
+    """
+    try:
+        value = json.loads(body, parse_float=_number)
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    except (ValueError, RecursionError):  # nested as deep as Python can just encode
+        return body
+
+
+def _number(text: str) -> int | float:
+    value = float(text)
+    return int(value) if value.is_integer() else value

@@ -237,7 +237,7 @@ class _Forecast:
                 return row, Action.SUBMIT
             prepared = prepare(row.fields, model=None, width=None, height=None, default_model=model)
             try:
-                return row, await preview(prepared.model, prepared.body, row.id)
+                return row, await preview(prepared.model, prepared.content, row.id)
             except InvalidInputError as error:  # the journal knows another input with this id
                 return row._replace(problem=str(error)), Action.SUBMIT
 

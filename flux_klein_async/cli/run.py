@@ -7,6 +7,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from flux_klein_async.cli.output import Screen, duration, progress_shown
 from flux_klein_async.cli.signals import Stop
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import (
+    FanOutHaltedError,
     FluxKleinError,
     GenerationCancelledError,
     GenerationFailedError,
@@ -29,7 +31,7 @@ from flux_klein_async.errors import (
     SubmissionUncertainError,
 )
 from flux_klein_async.events import Cancelled, Event, Finished, Polled, StateChanged, Submitted
-from flux_klein_async.journal.budget import dollars
+from flux_klein_async.journal.budget import dollars, generation_price
 from flux_klein_async.models import Outcome, RequestState
 
 __all__ = ["Concurrency", "JsonLines", "NoDownload", "Quiet", "Run", "Timeout", "Totals", "writable"]
@@ -37,7 +39,14 @@ __all__ = ["Concurrency", "JsonLines", "NoDownload", "Quiet", "Run", "Timeout", 
 _GRACE = 30.0  # seconds for running generations once the command is told to stop
 _MOST_REPORTED = 20  # failures that are printed; a manifest has all of them
 _CLAIMED = "claimed by another run"
-_ENDS = {SubmissionUncertainError: "uncertain", ItemClaimedError: _CLAIMED, GenerationCancelledError: "cancelled"}
+_PRICED_WITHIN = 2.0  # seconds for the price of what may have been charged
+_UNCERTAIN, _NOT_SUBMITTED = "uncertain", "not submitted"
+_ENDS = {
+    SubmissionUncertainError: _UNCERTAIN,
+    ItemClaimedError: _CLAIMED,
+    GenerationCancelledError: "cancelled",
+    FanOutHaltedError: _NOT_SUBMITTED,
+}
 _OVER = (GenerationFailedError, GenerationCancelledError, NotFoundError)  # nothing is left to resume
 _AGAIN = {SubmissionUncertainError: "--resubmit-uncertain", GenerationFailedError: "--retry-failed"}
 _LONGEST_NAME = 255  # bytes, on every common file system
@@ -80,6 +89,7 @@ class Totals:
         total: How many items there are; None before the file was read to its end.
         ends: How many items ended in each way.
         cost_usd: The cost of this run's generations, as far as the service reports it.
+        highest_usd: The highest cost of one of them, or None.
         polls, generations: Polls, and submits that were accepted.
         requests: The request ids and states of the items under way, by index of the fan-out.
     """
@@ -87,6 +97,7 @@ class Totals:
     total: int | None = None
     ends: Counter[str] = field(default_factory=Counter)
     cost_usd: float = 0.0
+    highest_usd: float | None = None
     polls: int = 0
     generations: int = 0
     requests: dict[int, tuple[str, RequestState]] = field(default_factory=dict)
@@ -111,6 +122,8 @@ class Totals:
         else:
             self.ends["done"] += 1
             self.cost_usd += outcome.result.cost_usd or 0.0
+            if outcome.result.cost_usd is not None:
+                self.highest_usd = max(outcome.result.cost_usd, self.highest_usd or 0.0)
 
     @property
     def done(self) -> int:
@@ -187,7 +200,7 @@ class Run:
         async with progress_shown(self.screen, self.totals):
             await self._generate(rows)
             self._report_repeated()
-        self.screen.say(self._summary(clock() - begun))
+        self.screen.say(self._summary(clock() - begun) + await self._possibly_charged())
         self._print_left()
         return worst(self._codes) if self.stop.code is None else self.stop.code
 
@@ -258,7 +271,7 @@ class Run:
         if isinstance(error, GenerationCancelledError) and error.charged == "no" and self._stopping:
             return  # cancelled as asked; the next run submits it
         self._codes.add(exit_code(error))
-        if isinstance(error, ItemClaimedError):
+        if isinstance(error, ItemClaimedError | FanOutHaltedError):
             return  # the summary counts them
         if self.resume is not None and error.request_id is not None and not isinstance(error, _OVER):
             self._report(row.line, f"{error}; resume with:", f"  {self.resume(error.request_id)}")
@@ -293,7 +306,7 @@ class Run:
     def _summary(self, seconds: float) -> str:
         totals = self.totals
         total = "" if totals.total is None else f" of {totals.total:,}"
-        names = ("done before", "failed", *_ENDS.values(), "bad")
+        names = ("done before", "failed", *(end for end in _ENDS.values() if end != _NOT_SUBMITTED), "bad")
         counts = {**{name: totals.ends[name] for name in names}, "left running": len(totals.requests)}
         others = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
         where = f" in {self.directory}" if self.directory is not None and totals.done else ""
@@ -302,6 +315,19 @@ class Run:
         rate = f", {made / seconds:.1f} a second" if made > 1 and seconds > 0 else ""
         polls = f", {totals.polls / totals.generations:.1f} polls each" if totals.generations else ""
         return f"{totals.done:,}{total} done{where}{others}{spent}{rate}{polls}, {duration(seconds)}"
+
+    async def _possibly_charged(self) -> str:
+        """What uncertain submits may have cost: the highest cost of this run, else the catalogue's price, for each."""
+        count = self.totals.ends[_UNCERTAIN]
+        if not count or not self.charged:
+            return ""
+        each = self.totals.highest_usd
+        if each is None:
+            with suppress(FluxKleinError):
+                price = generation_price(await self.client.get_model(timeout=_PRICED_WITHIN))
+                each = None if price is None else float(price)
+        amount = "an unknown amount" if each is None else f"up to {dollars(count * each)}"
+        return f"; {amount} may have been charged for {count:,} uncertain submit{'s' if count > 1 else ''}"
 
     def _print_left(self) -> None:
         """Print how to resume what is left."""

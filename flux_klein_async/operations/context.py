@@ -27,7 +27,7 @@ from flux_klein_async.transport.throttle import Lanes, Limiter
 if TYPE_CHECKING:
     from flux_klein_async.operations.operation import Operation
 
-__all__ = ["Background", "ClientContext", "guarded", "ignoring_errors", "log", "wrapping_errors"]
+__all__ = ["Background", "ClientContext", "KnownIds", "guarded", "ignoring_errors", "log", "wrapping_errors"]
 
 
 log = logging.getLogger("flux_klein_async")
@@ -158,6 +158,24 @@ class Background:
             await asyncio.wait(set(self._tasks))
 
 
+class KnownIds:
+    """The request ids of the latest submits."""
+
+    MOST = 16_384  # some 2 MB; a service that mixes up answers gives an id to submits of the same minutes
+
+    def __init__(self) -> None:
+        self._ids: dict[str, None] = {}  # in the order in which they came
+
+    def take(self, request_id: str) -> bool:
+        """Remember the id; False if it is known already."""
+        if request_id in self._ids:
+            return False
+        self._ids[request_id] = None
+        if len(self._ids) > self.MOST:
+            del self._ids[next(iter(self._ids))]
+        return True
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class ClientContext:
     """The parts of one client.
@@ -166,6 +184,7 @@ class ClientContext:
         redact: Takes the token out of a text that a server may have written.
         max_file_bytes: The largest file that is downloaded.
         operations: The calls under way.
+        known_ids: Which request ids belong to submits already.
         learning: The poll policy, if it saves what it learned.
         left_running: Ids that may still run with nobody waiting for them, found while closing.
         threads: For work on files; an application may fill asyncio's own.
@@ -188,6 +207,7 @@ class ClientContext:
     quota: RetryQuota = field(default_factory=RetryQuota)
     background: Background = field(default_factory=Background)
     operations: "set[Operation]" = field(default_factory=set)
+    known_ids: KnownIds = field(default_factory=KnownIds)
     left_running: set[str] = field(default_factory=set)
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "flux-klein-files"))
     learning: SavedPolicy | None = None

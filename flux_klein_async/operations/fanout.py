@@ -78,13 +78,20 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         concurrency: int,
         ordered: bool,
         on_stop: Callable[[FluxKleinError | None], None] = lambda _: None,
+        halted_by: Callable[[], FluxKleinError | None] = lambda: None,
     ) -> None:
-        """`make` generates an item; `on_stop` is told by which error submitting ends, or None for the user's wish."""
+        """`make` generates an item.
+
+        `on_stop` is told by which error submitting ends, or None for the user's wish. `halted_by` says, each time that
+        an item has ended, by which error all of them together end it.
+        """
         self._make = make
         self._on_stop = on_stop
+        self._halted_by = halted_by
         self._concurrency = concurrency
         self._ordered = ordered
         self._workers: set[asyncio.Task[None]] = set()
+        self._hiring = False
         self._reading = asyncio.Lock()
         self._ended: OrderedDict[int, Outcome[T]] = OrderedDict()
         self._read = 0  # items read
@@ -155,8 +162,10 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         """Begin to end in good order: continue taking outcomes, and the iterator ends soon.
 
         No more items are read and nothing more is submitted. Queued requests are cancelled; running ones, which are
-        paid for in any case, are waited for and saved. May be called from a signal handler of the loop.
+        paid for in any case, are waited for and saved. May be called from a signal handler of the loop, from `on_event`
+        and from the items themselves: the task that calls it is never cancelled.
         """
+        self._wants_rest = False
         if not self._exhausted or self._workers:
             self._read_no_more()
             self._on_stop(None)
@@ -170,7 +179,7 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
                 async for outcome in self:
                     outcomes.append(outcome)  # noqa: PERF401  # those before an error count too
             except FluxKleinError as error:
-                while (found := await self._numbered()) is not None:
+                while self._wants_rest and (found := await self._numbered()) is not None:
                     outcomes.append(Outcome(index=found[0], item=found[1], error=not_submitted(error)))
         return sorted(outcomes, key=lambda outcome: outcome.index)
 
@@ -179,7 +188,9 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
     def _hire(self) -> None:
         """Start one more worker: each hires the next when it has found work, up to the concurrency."""
         if len(self._workers) < self._concurrency and not self._exhausted:
+            self._hiring = True
             worker = asyncio.ensure_future(self._work())
+            self._hiring = False
             self._workers.add(worker)
             worker.add_done_callback(self._retire)
 
@@ -192,6 +203,8 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         self._news.set()
 
     async def _work(self) -> None:
+        if self._hiring:  # tasks begin eagerly (Python 3.12): first be counted, and do not nest
+            await asyncio.sleep(0)
         while (found := await self._read_one()) is not None:
             self._hire()
             index, item = found
@@ -235,11 +248,15 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         try:
             made = await self._make(index, item)
         except FluxKleinError as error:
-            if dooms(error):
-                self._fail(error)
-                self._on_stop(error)
+            self._end_if(self._halted_by() or (error if dooms(error) else None))
             return Outcome(index=index, item=item, error=error)
+        self._end_if(self._halted_by())
         return Outcome(index=index, item=item, result=made.result, files=made.files, from_journal=made.from_journal)
+
+    def _end_if(self, failure: FluxKleinError | None) -> None:
+        if failure is not None:
+            self._fail(failure)
+            self._on_stop(failure)
 
     def _fail(self, failure: BaseException) -> None:
         """Read no more items; those under way continue."""
@@ -250,8 +267,14 @@ class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
         """Read no more, and do not wait for an item that comes some time."""
         self._exhausted = True
         self._room.set()
-        if self._reader is not None and not self._wants_rest:
-            self._reader.cancel()
+        if self._reader is None or self._wants_rest:
+            return
+        loop = self._reader.get_loop()
+        if self._reader is asyncio.current_task(loop):  # called by the items themselves, which may yet give one more
+            loop.call_soon(self._read_no_more)
+            return
+        reader, self._reader = self._reader, None  # cancelled once: its items may take time to clean up
+        reader.cancel()
 
 
 def _reader(items: Iterable[T] | AsyncIterable[T]) -> Callable[[], Awaitable[T]]:

@@ -4,8 +4,10 @@ A journal that recognises items is asked first: an item is submitted only if no 
 have been. How many items run at once is not decided here (`fanout`).
 """
 
+import asyncio
 import unicodedata
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from flux_klein_async.api.responses import read_result
 from flux_klein_async.errors import (
     BudgetExceededError,
     DownloadError,
+    FanOutHaltedError,
     FluxKleinError,
     GenerationCancelledError,
     GenerationFailedError,
@@ -23,6 +26,7 @@ from flux_klein_async.errors import (
     ItemClaimedError,
     JournalError,
     NotFoundError,
+    ResultNotReadyError,
     SubmissionUncertainError,
 )
 from flux_klein_async.journal.base import Action, Claim, EntryState, ItemClaims, ItemJournal
@@ -33,8 +37,8 @@ from flux_klein_async.operations.context import ClientContext, ignoring_errors, 
 from flux_klein_async.operations.fanout import Product, dooms, not_submitted
 from flux_klein_async.operations.files import checked_names
 from flux_klein_async.operations.operation import Operation
-from flux_klein_async.operations.submit import AcceptedRequest, PreparedRequest, from_user
-from flux_klein_async.operations.wait import generate, wait
+from flux_klein_async.operations.submit import AcceptedRequest, PreparedRequest, from_user, submit
+from flux_klein_async.operations.wait import wait
 from flux_klein_async.options import OnAbandon
 from flux_klein_async.transport.throttle import Slot
 
@@ -53,6 +57,40 @@ class _Item:
     stem: str | None
 
 
+def _without_file(error: FluxKleinError) -> bool:
+    """Whether a generation was completed, and so charged, without a file."""
+    paid = isinstance(error, GenerationFailedError) and error.charged == "yes"
+    return paid or isinstance(error, ResultNotReadyError)
+
+
+class _Losses:
+    """Counts what may have been charged and gave no file, and finds the row of it that halts a fan-out.
+
+    Attributes:
+        halted_by: The error of such a row, once there was one; its count goes on.
+    """
+
+    def __init__(self, halt_after: int | None) -> None:
+        self._halt_after = halt_after
+        self._in_a_row = {"submits": 0, "generations": 0}
+        self._count = 0
+        self.halted_by: FanOutHaltedError | None = None
+
+    def good(self, what: str) -> None:
+        """One was accepted, or has files."""
+        self._in_a_row[what] = 0
+
+    def bad(self, what: str, end: str, error: FluxKleinError | None) -> None:
+        """One ended uncertain, or without a file."""
+        self._count += 1
+        self._in_a_row[what] = row = self._in_a_row[what] + 1
+        if self.halted_by is None and row == self._halt_after:
+            reason = f"{row} {what if row > 1 else what[:-1]} in a row ended {end}"
+            self.halted_by = FanOutHaltedError(reason=reason, cause=error and (error.cause or str(error)))
+        if self.halted_by is not None:
+            self.halted_by.possibly_charged = self._count
+
+
 class ItemRunner(Generic[T]):
     """Runs the items of one fan-out."""
 
@@ -66,6 +104,7 @@ class ItemRunner(Generic[T]):
         timeout: float | None,
         on_abandon: OnAbandon,
         directory: Path | None,
+        halt_after: int | None,
     ) -> None:
         """`timeout`: seconds for a generation, and as many again for its files."""
         self._context = context
@@ -78,7 +117,8 @@ class ItemRunner(Generic[T]):
         self._names: set[str] = set()
         self._stopped_by: FluxKleinError | None = None
         self._halted = False
-        self._generating: set[Operation] = set()
+        self._losses = _Losses(halt_after)
+        self._generating: dict[Operation, asyncio.Task[object] | None] = {}
         self._claims: ItemClaims | None = context.journal.items() if isinstance(context.journal, ItemJournal) else None
 
     async def make(self, index: int, item: T) -> Product:
@@ -93,7 +133,7 @@ class ItemRunner(Generic[T]):
             return await self._submit(made)
         item_id = self._id(item)
         with wrapping_errors("The journal", JournalError):
-            claim = await self._claims.claim(made.prepared.model, made.prepared.body, item_id)
+            claim = await self._claims.claim(made.prepared.model, made.prepared.content, item_id)
         try:
             return await self._act(made, claim)
         finally:
@@ -114,15 +154,45 @@ class ItemRunner(Generic[T]):
                     operation.halt(not_submitted(error))
         elif not isinstance(self._stopped_by, GenerationCancelledError):
             self._stopped_by = GenerationCancelledError("Stopped before it was submitted", charged="no")
-            for operation in self._generating:
-                operation.stop()
-                if operation.request_id is not None:
-                    cancel = partial(cancel_abandoned, self._context, operation.request_id, operation.tag)
-                    self._context.background.queue(cancel)
+            for operation in list(self._generating):
+                self._end(operation)
 
-    def _stop_if_doomed(self, error: FluxKleinError) -> None:
-        if dooms(error):
+    def _end(self, operation: Operation) -> None:
+        """End a generation, unless the service runs it already. The current task is never cancelled."""
+        task = self._generating.get(operation)
+        if task is None:
+            return  # it has ended meanwhile
+        if operation.request_id is None and task is asyncio.current_task(self._context.loop):
+            self._context.loop.call_soon(self._end, operation)  # an event handler of this very item stops the fan-out
+            return
+        operation.stop()
+        if operation.request_id is not None:
+            cancel = partial(cancel_abandoned, self._context, operation.request_id, operation.tag)
+            self._context.background.queue(cancel)
+
+    def halted_by(self) -> FluxKleinError | None:
+        """The error by which all items together end the fan-out, or None; nothing halts what the user has stopped."""
+        stopped = isinstance(self._stopped_by, GenerationCancelledError)
+        return None if stopped else self._losses.halted_by
+
+    def _submit_failed(self, error: FluxKleinError) -> None:
+        if isinstance(error, SubmissionUncertainError):
+            self._losses.bad("submits", "uncertain", error)
+            self._stop_if_halted()
+        elif dooms(error):
             self.stop(error)
+
+    def _stop_if_halted(self) -> None:
+        if self._losses.halted_by is not None:
+            self.stop(self._losses.halted_by)
+
+    def _generated(self, has_file: bool, error: FluxKleinError | None = None) -> None:
+        """A generation was completed."""
+        if has_file:
+            self._losses.good("generations")
+        else:
+            self._losses.bad("generations", "without a file", error)
+            self._stop_if_halted()
 
     def _check_wanted(self) -> None:
         if self._stopped_by is not None:
@@ -148,6 +218,8 @@ class ItemRunner(Generic[T]):
 
     async def _act(self, item: _Item, claim: Claim) -> Product:
         """Do what the journal's knowledge of the item calls for."""
+        if claim.request_id is not None:
+            self._context.known_ids.take(claim.request_id)
         if claim.action is Action.SUBMIT:
             return await self._submit(replace(item, prepared=replace(item.prepared, item=claim.item)))
         if claim.action is Action.RESUME:
@@ -160,9 +232,12 @@ class ItemRunner(Generic[T]):
     # --- to a result
 
     async def _submit(self, item: _Item) -> Product:
-        result = await self._in_slot(
-            item, lambda operation: generate(operation, item.prepared, on_abandon=self._on_abandon)
-        )
+        async def run(operation: Operation) -> GenerationResult:
+            accepted = await submit(operation, item.prepared, on_abandon=self._on_abandon)
+            self._losses.good("submits")
+            return await wait(operation, accepted, on_abandon=self._on_abandon)
+
+        result = await self._in_slot(item, run)
         return Product(result, await self._files(item, result))
 
     async def _resume(self, item: _Item, claim: Claim) -> GenerationResult:
@@ -190,13 +265,36 @@ class ItemRunner(Generic[T]):
             operation = Operation(
                 self._context, self._timeout, request_id=request_id, tag=item.index, waits=True, slot=slot
             )
-            operation.on_submit_failed = self._stop_if_doomed
-            self._generating.add(operation)
+            told = False
+
+            def submit_failed(error: FluxKleinError) -> None:
+                nonlocal told
+                told = isinstance(error, SubmissionUncertainError)
+                self._submit_failed(error)
+
+            operation.on_submit_failed = submit_failed
             try:
-                with operation.telling("generate", item.prepared.model), operation:
-                    return await run(operation)
-            finally:
-                self._generating.discard(operation)
+                with operation.telling("generate", item.prepared.model), self._registered(operation), operation:
+                    result = await run(operation)
+            except SubmissionUncertainError as error:
+                if not told:  # it was abandoned at its deadline, before its answer came
+                    self._submit_failed(error)
+                raise
+            except FluxKleinError as error:
+                if _without_file(error):
+                    self._generated(has_file=False, error=error)
+                raise
+            self._generated(has_file=bool(result.urls))
+            return result
+
+    @contextmanager
+    def _registered(self, operation: Operation) -> Iterator[None]:
+        """Let `stop` end the operation while it is under way, and no longer: its task goes on without it."""
+        self._generating[operation] = asyncio.current_task()
+        try:
+            yield
+        finally:
+            del self._generating[operation]
 
     async def _recall(self, item: _Item, claim: Claim) -> Product:
         """The result of an earlier run: from the journal, otherwise from the service."""

@@ -44,6 +44,7 @@ class Operation:
         slot: The slot that the generation runs in, or None.
         on_submit_failed: Called at once with the error of a submit, even if it will be repeated.
         posting: A submit was admitted and its outcome is not known.
+        drop_post: Drops the POST that is under way, unless its body has begun to be written; whether it did.
         submitted: A submit of this very call was accepted.
         uncertain: A submit's body has begun to be written, and its answer will not be known here.
         last_error: What the last attempt ended in.
@@ -74,6 +75,7 @@ class Operation:
         self.slot = slot
         self.on_submit_failed: Callable[[FluxKleinError], None] = lambda _: None
         self.posting = self.submitted = self.uncertain = self.gave_up = self._halted = False
+        self.drop_post: Callable[[], bool] = lambda: False
         self.last_error: FluxKleinError | None = None
         self.polls = 0
         self.state: str | None = None
@@ -146,9 +148,11 @@ class Operation:
         )
 
     def halt(self, error: FluxKleinError) -> None:
-        """End the call with this error before it submits; a POST under way goes on, and is not repeated."""
+        """End the call with this error before it submits; a POST that has begun goes on, and is not repeated."""
         self._halted = True
-        if self.request_id is None and not self.posting:
+        if self.request_id is not None or asyncio.current_task(self._loop) is self._task:
+            return
+        if not self.posting or self.drop_post():
             self._interrupt(lambda: error)
 
     def out_of_time(self, last: FluxKleinError | None) -> FluxKleinError:

@@ -13,10 +13,16 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from flux_klein_async.api.messages import Kind
-from flux_klein_async.api.requests import encode_input
+from flux_klein_async.api.requests import canonical, encode_input
 from flux_klein_async.api.responses import excerpt, read_submit
 from flux_klein_async.api.urls import checked_model_id
-from flux_klein_async.errors import FluxKleinError, InvalidInputError, SubmissionUncertainError
+from flux_klein_async.errors import (
+    FluxKleinError,
+    InvalidInputError,
+    InvalidResponseError,
+    JournalError,
+    SubmissionUncertainError,
+)
 from flux_klein_async.events import Submitted, Uncertain
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.misuse import slip
@@ -56,6 +62,11 @@ class PreparedRequest:
     body: bytes = field(repr=False)
     pixels: int | None
     item: str | None = None
+
+    @property
+    def content(self) -> bytes:
+        """The body in the spelling by which a journal recognises it."""
+        return canonical(self.body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,8 +247,8 @@ class _Submission:
             if operation.deadline is not None and self._context.loop.time() >= operation.deadline:
                 raise operation.out_of_time(operation.last_error)  # too late to wait for anything
             guard = BodyGuard()
+            operation.posting, operation.drop_post = True, guard.drop  # before the task, which may begin eagerly
             post = asyncio.ensure_future(self._post(guard))
-            operation.posting = True
             try:
                 return await asyncio.shield(post)
             except asyncio.CancelledError:
@@ -256,6 +267,8 @@ class _Submission:
         try:
             response = await self._context.send(self._request, guard)
             request_id = read_submit(response)
+            if not self._context.known_ids.take(request_id):
+                raise InvalidResponseError(f"The service gave the id of another submit: {request_id}")
         except FluxKleinError as error:
             if classify(error, self._request) is Verdict.AMBIGUOUS:
                 raw = excerpt(response) if response is not None else None
@@ -266,6 +279,9 @@ class _Submission:
         try:
             await self._write(EntryState.SUBMITTED, request_id=request_id)
         except FluxKleinError as error:
+            if isinstance(error, JournalError) and error.request_id is None and error.charged == "unknown":
+                self._accepted_as = None  # the journal knows another submit by this id
+                raise SubmissionUncertainError(raw=excerpt(response), cause=str(error)) from error
             error.request_id = request_id  # the id must not be lost with the journal
             raise
         return request_id

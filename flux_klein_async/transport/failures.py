@@ -42,6 +42,7 @@ MEANINGS: dict[type[BaseException], tuple[type[FluxKleinError], bool | None]] = 
     OSError: (APIConnectionError, None),
     RuntimeError: (ConfigurationError, None),  # "Session is closed"
     Exception: (ConfigurationError, None),  # from a borrowed session's traces and middlewares
+    RecursionError: (APIConnectionError, None),  # a RuntimeError too, but of its caller's depth and not of the session
     ValueError: (APIConnectionError, None),  # from a resolver or a parser
     TypeError: (APIConnectionError, None),
     aiohttp.ClientError: (APIConnectionError, None),  # what a later aiohttp may add

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from flux_klein_async.api.messages import Kind, Request
-from flux_klein_async.api.requests import Api, encode_input
+from flux_klein_async.api.requests import Api, canonical, encode_input
 from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.models import HostedFile, TextToImage9BInput, TextToImageInput
@@ -171,3 +171,43 @@ def test_any_mapping_is_written_or_refused(value: dict[str, Any]) -> None:
         assert isinstance(json.loads(encode_input(value)), dict)
     except InvalidInputError:
         return
+
+
+ONE = {"prompt": "caf\u00e9", "width": 1024, "nested": {"a": [1, 2.5, True, None], "b": 1e300}}
+SPELLINGS = [
+    ONE,
+    {"nested": {"b": 1e300, "a": [1, 2.5, True, None]}, "width": 1024, "prompt": "caf\u00e9"},
+    {"prompt": "caf\u00e9", "width": 1024.0, "nested": {"a": [1.0, 2.5, True, None], "b": 10.0**300}},
+    {"width": 1.024e3, "prompt": "caf\u00e9", "nested": {"a": (1, 2.50, True, None), "b": int(1e300)}},
+]
+OTHERS = [
+    {**ONE, "prompt": "cafe\u0301"},  # another Unicode form: in a URL, another file
+    {**ONE, "prompt": "caf\u00e9 "},
+    {**ONE, "width": "1024"},
+    {**ONE, "width": 1024.5},
+    {**ONE, "width": 2**53 + 1},
+    {**ONE, "width": 2**53},
+    {**ONE, "width": True},
+    {**ONE, "width": 1},
+    {**ONE, "width": None},
+    {**ONE, "nested": {"a": [2.5, 1, True, None], "b": 1e300}},
+    {**ONE, "nested": {"a": [1, 2.5, 1, None], "b": 1e300}},
+    {name: ONE[name] for name in ("prompt", "width")},
+]
+
+
+def test_equal_json_has_one_spelling_and_other_json_another():
+    assert {canonical(encode_input(one)) for one in SPELLINGS} == {canonical(encode_input(ONE))}
+    assert json.loads(canonical(encode_input(ONE))) == ONE
+    assert len({canonical(encode_input(one)) for one in (ONE, *OTHERS)}) == 1 + len(OTHERS)
+
+
+def test_the_one_spelling_is_compact_and_stays():
+    spelt = canonical(b' {"b": -0.0, "a": "\\u00e9\xc3\xa9/"} ')
+    assert spelt == '{"a":"\u00e9\u00e9/","b":0}'.encode()
+    assert canonical(spelt) == spelt
+
+
+@pytest.mark.parametrize("body", [b"[" * 200_000 + b"]" * 200_000, b"no JSON"], ids=["deep", "none"])
+def test_what_cannot_be_read_is_its_own_spelling(body):
+    assert canonical(body) == body

@@ -13,6 +13,7 @@ EXPECTED = {
     "ClientClosedError": 77,
     "ConfigurationError": 77,
     "DownloadError": 1,
+    "FanOutHaltedError": 1,
     "FluxKleinError": 1,
     "GenerationCancelledError": 1,
     "GenerationFailedError": 1,

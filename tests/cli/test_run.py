@@ -20,9 +20,10 @@ from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen
 from flux_klein_async.cli.run import Run, Totals, _positive, writable
 from flux_klein_async.cli.signals import Stop
-from flux_klein_async.emulator import Emulator, Generation, Pass, Reply, error_reply
+from flux_klein_async.emulator import Emulator, Generation, Hang, Pass, Reply, Reset, error_reply
 from flux_klein_async.emulator.scripts import Answer
 from flux_klein_async.errors import (
+    FanOutHaltedError,
     GenerationCancelledError,
     GenerationFailedError,
     ItemClaimedError,
@@ -190,6 +191,38 @@ async def test_a_line_that_was_begun_is_written_to_its_end_however_slow_the_disk
         with pytest.raises(asyncio.CancelledError):
             await running
         assert slow.written == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "prices", "told"),
+    [
+        (4, [], "up to $0.05 may have been charged for 5 uncertain submits"),
+        (0, [], "up to $0.05 may have been charged for 5 uncertain submits"),
+        (0, [Hang()] * 9, "an unknown amount may have been charged for 5 uncertain submits"),
+        (0, [error_reply(404, 404001)], "an unknown amount may have been charged for 5 uncertain submits"),
+    ],
+    ids=["by the cost of the others", "by the catalogue", "without an answer", "without an entry"],
+)
+async def test_a_storm_of_uncertain_submits_is_halted_and_the_summary_says_what_may_have_been_spent(
+    bench, klein_emulator, capsys, first, prices, told
+):
+    klein_emulator.script("submit", *[None] * first, *[Reset(accepted=True, delay=5.0)] * 300)
+    klein_emulator.script("model", *prices)
+    it = bench(limits=Limits(max_in_flight=1))
+    assert await it.run(rows(300)) == ExitCode.OTHER
+    assert klein_emulator.accepted == first + 5
+    err = capsys.readouterr().err
+    [summary] = [line for line in err.splitlines() if "done" in line]
+    assert summary.startswith(f"{first} done, 5 uncertain; ${first / 100:.2f} spent, ")
+    assert summary.endswith(f"; {told}")
+    assert "The rest was not submitted: 5 submits in a row ended uncertain; nothing more is submitted, and up to" in err
+    assert len([line for line in err.splitlines() if line.startswith("Line ")]) == 5
+
+
+async def test_one_uncertain_submit_is_told_as_one(bench, klein_emulator, capsys):
+    klein_emulator.script("submit", Reset(accepted=True))
+    assert await bench().run(rows(1)) == ExitCode.OTHER
+    assert "; up to $0.01 may have been charged for 1 uncertain submit\n" in capsys.readouterr().err
 
 
 async def test_a_batch_names_twenty_failures_and_counts_the_others(bench, klein_emulator, capsys):
@@ -372,6 +405,7 @@ def test_every_end_is_counted_once() -> None:
         ({"error": SubmissionUncertainError()}, "uncertain", 0.0),
         ({"error": ItemClaimedError()}, "claimed by another run", 0.0),
         ({"error": GenerationCancelledError()}, "cancelled", 0.0),
+        ({"error": FanOutHaltedError()}, "not submitted", 0.0),
         ({"error": GenerationFailedError()}, "failed", 0.0),
         ({"error": NotFoundError()}, "failed", 0.0),
     ):

@@ -29,7 +29,7 @@ from flux_klein_async.api.messages import Kind
 from flux_klein_async.emulator import Generation, Hang, InProcessEmulator, Pass, Reply, VirtualTimeLoop, error_reply
 from flux_klein_async.events import Closed, Held, Retrying
 from flux_klein_async.journal.base import NoBudget
-from flux_klein_async.operations.context import Background
+from flux_klein_async.operations.context import Background, KnownIds
 from flux_klein_async.operations.operation import sleep_until
 from flux_klein_async.transport.throttle import InProcessLimiter
 from tests.fakes import Events, now, outcome, settle, strays
@@ -636,3 +636,11 @@ async def test_an_id_that_comes_to_light_at_the_very_end_of_closing_is_left_runn
     assert isinstance(events[-1], Closed)
     await asyncio.sleep(10)
     assert isinstance(events[-1], Closed)
+
+
+def test_the_ids_of_submits_are_remembered_up_to_a_bound():
+    ids = KnownIds()
+    assert [ids.take(str(number)) for number in (1, 2, 1)] == [True, True, False]
+    assert all(ids.take(f"other {number}") for number in range(KnownIds.MOST - 1))
+    assert [ids.take(name) for name in ("2", "1", "other 5")] == [False, True, False]
+    assert len(ids._ids) == KnownIds.MOST

@@ -14,6 +14,7 @@ from flux_klein_async import (
     ClientClosedError,
     ConfigurationError,
     DownloadError,
+    GenerationCancelledError,
     InputRejectedError,
     InsufficientBalanceError,
     InvalidInputError,
@@ -27,6 +28,7 @@ from flux_klein_async.events import Downloaded
 from flux_klein_async.operations import download
 from flux_klein_async.operations.fanout import FanOut, dooms
 from tests.fakes import Events, now, outcome, png, settle, strays
+from tests.loops import begin_tasks_eagerly
 from tests.operations.helpers import EVERY_SECOND, sent
 
 
@@ -65,6 +67,69 @@ async def test_stopping_and_leaving_do_not_wait_for_the_next_item(klein_emulator
             if leaves:
                 break
     assert now() == 2.0
+
+
+@pytest.mark.parametrize("then", ["gives one more", "waits", "ends", "stops again in its cleanup"])
+async def test_items_that_stop_their_own_fan_out_end_in_good_order(klein_emulator, connect, then):
+    """The task that asks them for the next one is not cut off where it is; what they wait for then is not awaited."""
+    cleaned = []
+
+    async def items() -> AsyncIterator[str]:
+        try:
+            yield "a"
+            yield "b"
+            await asyncio.sleep(0.5)
+            outcomes.stop()
+            if then == "gives one more":
+                yield "c"
+            elif then != "ends":
+                await asyncio.sleep(3600)
+        finally:
+            if then == "stops again in its cleanup":
+                outcomes.stop()
+                await asyncio.sleep(1)
+            cleaned.append(now())
+
+    client = connect(polling=EVERY_SECOND)
+    outcomes = client.generate_many(items(), concurrency=3)
+    async with outcomes:
+        found = {outcome.item: type(outcome.error) async for outcome in outcomes}
+    await client.aclose()
+    late = {"c": GenerationCancelledError} if then == "gives one more" else {}
+    assert found == {"a": type(None), "b": type(None), **late}
+    end = 1.5 if then == "stops again in its cleanup" else 0.5
+    assert (cleaned, now(), strays()) == ([] if late else [end], max(end, 1.0), [])
+
+
+async def test_plain_items_that_stop_their_own_fan_out_end_in_good_order():
+    def items() -> Iterator[str]:
+        yield "a"
+        outcomes.stop()
+        yield "b"
+
+    async def make(_index: int, item: str) -> Any:
+        await asyncio.sleep(1)
+        raise InvalidInputError(f"no {item}")
+
+    outcomes = FanOut(items(), make, concurrency=2, ordered=False)
+    async with outcomes:
+        assert [(outcome.index, outcome.item) async for outcome in outcomes] == [(0, "a"), (1, "b")]
+
+
+@pytest.mark.parametrize("doomed", [False, True])
+async def test_a_stop_ends_the_list_of_all_outcomes_too(klein_emulator, connect, doomed):
+    klein_emulator.script("submit", error_reply(401) if doomed else Generation(after=1.5))
+
+    async def items() -> AsyncIterator[str]:
+        yield "a"
+        await asyncio.sleep(10)
+        yield "b"
+        await asyncio.sleep(3600)
+
+    fan_out = connect(polling=EVERY_SECOND).generate_many(items(), concurrency=3)
+    asyncio.get_running_loop().call_later(5, fan_out.stop)
+    found = await fan_out.all()
+    assert ([outcome.item for outcome in found], now()) == (["a"], 5.0)
 
 
 async def test_what_dooms_every_item_does_not_wait_for_the_next_one(klein_emulator, connect):
@@ -522,6 +587,37 @@ async def test_after_leaving_the_iterator_is_at_its_end(connect):
     async with client.generate_many(["a"]) as outcomes:
         pass
     assert [found async for found in outcomes] == []
+
+
+@pytest.mark.parametrize(("count", "concurrency"), [(20, 4), (300, 150)])
+async def test_where_tasks_begin_eagerly_no_more_are_in_flight_and_nothing_nests(
+    klein_emulator, connect, count, concurrency
+):
+    begin_tasks_eagerly()
+    read: list[int] = []
+    client = connect(polling=EVERY_SECOND, limits=Limits(max_in_flight=2 * concurrency, max_connections=50))
+    async with client.generate_many(_rows(count, read), concurrency=concurrency) as outcomes:
+        await asyncio.sleep(0.01)
+        assert repr(outcomes) == f"<FanOut entered, {concurrency} of {concurrency} items under way>"
+        assert len(read) <= concurrency
+        assert [found.error async for found in outcomes] == [None] * count
+    assert klein_emulator.accepted == count
+    assert in_flight_peak(klein_emulator) <= concurrency
+    assert strays() == []
+
+
+@pytest.mark.parametrize(("body", "expected"), LEAVING)
+async def test_where_tasks_begin_eagerly_leaving_leaves_nothing_running(klein_emulator, connect, body, expected):
+    begin_tasks_eagerly()
+    await test_leaving_in_any_way_leaves_nothing_running(klein_emulator, connect, body, expected, "cancel")
+
+
+async def test_where_tasks_begin_eagerly_what_dooms_every_item_stops_the_rest(klein_emulator, connect):
+    begin_tasks_eagerly()
+    klein_emulator.script("submit", Generation(after=5.5), error_reply(401))
+    outcomes = await connect(polling=EVERY_SECOND).generate_all(list("abcdef"), concurrency=2)
+    assert [type(found.error) for found in outcomes] == [type(None), *[AuthenticationError] * 5]
+    assert klein_emulator.calls["submit"] == 2
 
 
 # --- misuse

@@ -2,19 +2,23 @@
 
 import asyncio
 import json
+from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from flux_klein_async import Budget, Limits
-from flux_klein_async.emulator import Generation, InProcessEmulator, Pass, Reply, error_reply
+from flux_klein_async import Budget, FixedPolling, Limits, SqliteJournal
+from flux_klein_async.emulator import Generation, Hang, InProcessEmulator, Pass, Reply, Reset, error_reply
 from flux_klein_async.errors import (
     AuthenticationError,
     BudgetExceededError,
     DownloadError,
+    FanOutHaltedError,
     GenerationCancelledError,
     GenerationFailedError,
+    InputRejectedError,
     InvalidInputError,
     ItemClaimedError,
     JournalError,
@@ -22,6 +26,7 @@ from flux_klein_async.errors import (
     RateLimitError,
     SubmissionUncertainError,
 )
+from flux_klein_async.events import Downloaded, Event, Failed, Finished, Held, Polled, Retrying, Submitted, Uncertain
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState
 from tests.fakes import now, settle, strays
 from tests.operations.helpers import Book
@@ -74,6 +79,58 @@ async def test_an_item_that_is_new_is_submitted_under_its_name(klein_emulator, c
     assert {entry.item for entry in intents} == {"item-1", "item-2"}
     assert sorted(shelf.released) == ["item-1", "item-2"]
     assert klein_emulator.accepted == 2
+
+
+SPELT = [
+    {"prompt": "a cat", "width": 64, "height": 128},
+    {"height": 128, "width": 64, "prompt": "a cat"},
+    {"height": 128.0, "prompt": "a cat", "width": 64},
+]
+
+
+async def test_no_item_is_given_the_request_of_another(klein_emulator, connect, tmp_path):
+    """A faulty service gives one id to five prompts: five would be "done" with one file."""
+    async with SqliteJournal(tmp_path / "journal.sqlite") as journal:
+        client = connect(journal=journal)
+        first = await client.submit("a cat")
+        klein_emulator.script("submit", *[Reply(200, {"request_id": first.request_id}, accepted=True)] * 4)
+        found = await client.generate_all(list("abcd"), directory=tmp_path / "out")
+        await client.aclose()
+    assert ends(found) == {"SubmissionUncertainError": 4}
+    assert not (tmp_path / "out").exists()
+
+
+async def test_a_request_of_an_earlier_run_is_not_given_to_another_item(klein_emulator, connect):
+    handle = await connect().submit("a cat")
+    shelf = Shelf(claim(Action.RESUME, handle.request_id))
+    klein_emulator.script("submit", Reply(200, {"request_id": handle.request_id}, accepted=True))
+    cat, dog = await connect(journal=shelf).generate_all(["a cat", "a dog"], concurrency=1)
+    assert (cat.result.request_id, type(dog.error)) == (handle.request_id, SubmissionUncertainError)
+
+
+@pytest.mark.parametrize("to_id", [None, lambda _: "the cat"], ids=["by content", "by id"])
+async def test_an_item_in_another_spelling_is_recognised_and_sent_as_it_is_given(
+    klein_emulator, connect, tmp_path, to_id
+):
+    for run, item in enumerate(SPELT):
+        async with SqliteJournal(tmp_path / "journal.sqlite") as journal:
+            client = connect(journal=journal)
+            [outcome] = await client.generate_all([item], to_id=to_id)
+            await client.aclose()
+        assert (outcome.error, outcome.from_journal) == (None, run > 0)
+    [record] = [record for record in klein_emulator.records if record.endpoint == "submit"]
+    assert record.body == json.dumps(SPELT[0]).encode()
+
+
+async def test_equal_items_of_one_run_are_each_submitted_whatever_their_spelling(klein_emulator, connect, tmp_path):
+    async with SqliteJournal(tmp_path / "journal.sqlite") as journal:
+        client = connect(journal=journal)
+        first = await client.generate_all(SPELT[:2])
+        again = await client.generate_all(reversed(SPELT[:2]))
+        await client.aclose()
+    assert [outcome.from_journal for outcome in (*first, *again)] == [False, False, True, True]
+    sent = [record.body for record in klein_emulator.records if record.endpoint == "submit"]
+    assert sorted(sent) == sorted(json.dumps(item).encode() for item in SPELT[:2])
 
 
 async def test_a_request_of_an_earlier_run_is_waited_for_and_not_submitted_again(klein_emulator, connect, tmp_path):
@@ -391,6 +448,74 @@ async def test_a_fan_out_that_has_ended_can_be_stopped(klein_emulator, connect):
     assert [end.error for end in ends] == [None]
 
 
+# --- stopping from inside: the task that calls `stop` is never cancelled
+
+
+BUSY = Reply(429, {}, {"Retry-After": "3"})
+CANCELLED = GenerationCancelledError
+STOPPING = [
+    pytest.param(Submitted, None, [type(None), CANCELLED], id="submitted"),
+    pytest.param(Polled, None, [type(None), CANCELLED], id="polled"),
+    pytest.param(Finished, None, [type(None), CANCELLED], id="finished"),
+    pytest.param(Held, BUSY, [CANCELLED | SubmissionUncertainError, CANCELLED], id="held"),  # in the middle of the POST
+    pytest.param(Retrying, BUSY, [CANCELLED, CANCELLED], id="retrying"),
+    pytest.param(Uncertain, Reset(), [SubmissionUncertainError, CANCELLED], id="uncertain"),
+    pytest.param(Failed, error_reply(422), [InputRejectedError, CANCELLED], id="failed"),
+    pytest.param(Downloaded, None, [type(None), type(None)], id="downloaded"),
+]
+
+
+@pytest.mark.parametrize(("kind", "answer", "ends"), STOPPING)
+async def test_a_fan_out_that_an_event_handler_stops_ends_in_good_order(
+    klein_emulator, connect, tmp_path, kind, answer, ends
+):
+    """The handler runs in the task of an item, whatever that awaits next."""
+    klein_emulator.script("submit", answer)
+
+    def stop_at(event: Event) -> None:
+        if isinstance(event, kind):
+            fan_out.stop()
+
+    client = connect(on_event=stop_at, journal=Shelf(), limits=Limits(max_in_flight=1))
+    fan_out = client.generate_many(list("abcdefgh"), concurrency=2, directory=tmp_path)
+    async with fan_out as outcomes:
+        found = [outcome async for outcome in outcomes]
+    found.sort(key=lambda outcome: outcome.index)
+    assert [isinstance(outcome.error, end) for outcome, end in zip(found, ends, strict=False)] == [True, True]
+    assert {type(outcome.error) for outcome in found[2:]} <= {CANCELLED}
+    assert len(found) < 5
+    await client.aclose()
+    assert strays() == []
+
+
+async def test_a_stop_with_many_submits_under_way_is_no_halt(klein_emulator, connect):
+    """Each of them may have been accepted, because the user stopped them."""
+    klein_emulator.script("submit", *[Pass(2.0)] * 8)
+    client = connect()
+    async with client.generate_many([str(number) for number in range(99)], concurrency=8) as outcomes:
+        await asyncio.sleep(1)
+        outcomes.stop()
+        found = [outcome async for outcome in outcomes]
+    assert [outcome.error.charged for outcome in found if outcome.error] == ["unknown"] * 8
+    await client.aclose()
+    assert (klein_emulator.accepted, klein_emulator.calls["cancel"]) == (8, 8)
+
+
+async def test_a_stop_from_the_users_own_functions_cancels_the_items_that_wait(klein_emulator, connect):
+    def to_input(item: str) -> str:
+        if item == "b":
+            fan_out.stop()
+        return item
+
+    client = connect(limits=Limits(max_in_flight=1))
+    fan_out = client.generate_many(list("abcd"), to_input=to_input, concurrency=3)
+    async with fan_out as outcomes:
+        found = {outcome.item: type(outcome.error) async for outcome in outcomes}
+    assert found == {"a": CANCELLED, "b": CANCELLED}
+    await client.aclose()
+    assert klein_emulator.accepted == klein_emulator.calls["cancel"] <= 1  # the body leaves sooner on Python 3.12
+
+
 # --- after an error that dooms every further submit
 
 UNDER_WAY, DOOMED = Pass(2.0), Reply(401, {}, delay=1.0)
@@ -502,3 +627,188 @@ async def test_a_fan_out_that_ends_by_such_an_error_can_be_stopped(klein_emulato
             outcomes.stop()
             assert isinstance((await anext(outcomes)).error, GenerationCancelledError)
         assert idle.calls["cancel"] == 1
+
+
+# --- submits that all end uncertain, generations that all end without a file
+
+CUT = Reset(accepted=True)
+
+
+def ends(found: Any) -> dict[str, int]:
+    """How many outcomes have each class of error."""
+    return dict(Counter(type(one.error).__name__ for one in found))
+
+
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [
+        ({"limits": Limits(max_in_flight=1)}, 5),
+        ({"limits": Limits(max_in_flight=4)}, 5 + 3),
+        ({"limits": Limits(max_connections=3)}, 5 + 2),
+        ({"limits": Limits()}, 64),
+        ({"limits": Limits(max_in_flight=4, halt_after=1)}, 4),
+        ({"limits": Limits(max_in_flight=4, halt_after=20)}, 20 + 3),
+        ({"limits": Limits(max_in_flight=4), "journal": Slow("uncertain")}, 5 + 3),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("round_trip", [0.0, 0.1])
+@pytest.mark.usefixtures("klein_emulator")
+async def test_a_storm_of_submits_that_end_uncertain_halts_the_fan_out(connect, options, most, round_trip):
+    """A gateway cuts every answer after the submit was accepted: 400 were paid for once."""
+    async with InProcessEmulator(round_trip=round_trip) as emulator:
+        emulator.fault("submit", CUT, probability=1)
+        found = await connect(**at(emulator), **options).generate_all([f"picture {n}" for n in range(400)])
+        assert emulator.accepted <= most
+    lost = emulator.accepted
+    assert ends(found) == {"SubmissionUncertainError": lost, "FanOutHaltedError": 400 - lost}
+    last = found[-1].error
+    assert (last.charged, last.retryable, last.possibly_charged) == ("no", False, lost)
+    in_a_row = options["limits"].halt_after
+    assert str(last).startswith(
+        f"{in_a_row} submit{'s' if in_a_row > 1 else ''} in a row ended uncertain; nothing more"
+    )
+
+
+@pytest.mark.parametrize("wait", [{"timeout": 20}, {"timeout": None}], ids=["by the deadline", "by silence"])
+async def test_a_storm_of_submits_without_an_answer_halts_the_fan_out_too(klein_emulator, connect, wait):
+    klein_emulator.fault("submit", Hang(accepted=True), probability=1)
+    found = await connect(limits=Limits(max_in_flight=4)).generate_all([str(n) for n in range(50)], **wait)
+    assert klein_emulator.accepted <= 8
+    assert ends(found) == {
+        "SubmissionUncertainError": klein_emulator.accepted,
+        "FanOutHaltedError": 50 - klein_emulator.accepted,
+    }
+
+
+async def test_what_runs_when_a_fan_out_is_halted_is_yielded_and_then_the_halt_is_raised(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=30.0), *[CUT] * 5)
+    found = []
+    with pytest.raises(FanOutHaltedError) as caught:
+        async with connect().generate_many(_endless(), concurrency=2) as outcomes:
+            async for outcome in outcomes:
+                found.append(outcome)
+    assert ends(found[:5]) == {"SubmissionUncertainError": 5}
+    assert [(one.item, one.error) for one in found[5:]] == [("picture 0", None)]
+    assert (caught.value.charged, caught.value.possibly_charged, klein_emulator.calls["submit"]) == ("unknown", 5, 6)
+    assert caught.value.cause.startswith("The connection to the service failed")
+    await settle()
+    assert strays() == []
+
+
+async def _endless() -> AsyncIterator[str]:
+    """Six items, and then none for an hour."""
+    for number in range(6):
+        yield f"picture {number}"
+    await asyncio.sleep(3600)
+
+
+async def test_what_is_lost_after_the_halt_is_counted_too(klein_emulator, connect):
+    klein_emulator.script("submit", *[CUT] * 5, *[Reset(accepted=True, delay=1.0)] * 3)
+    with pytest.raises(FanOutHaltedError) as caught:
+        async with connect(limits=Limits(max_in_flight=8)).generate_many([str(n) for n in range(50)]) as outcomes:
+            assert ends([outcome async for outcome in outcomes])["SubmissionUncertainError"] == 8
+    assert caught.value.possibly_charged == 8
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        pytest.param([*[CUT] * 4, None, *[CUT] * 4, None], id="a success in between"),
+        pytest.param([*[CUT] * 4, Generation(ends="failed"), *[CUT] * 4], id="accepted in between, though it failed"),
+        pytest.param([Generation(output={}), *[CUT] * 4, Generation(output={}), *[CUT] * 4], id="rows of both kinds"),
+        pytest.param([error_reply(422), Generation(ends="failed")] * 9, id="the items' own errors"),
+    ],
+)
+async def test_a_row_that_is_broken_halts_nothing(klein_emulator, connect, answers):
+    klein_emulator.script("submit", *answers)
+    found = await connect().generate_all([str(n) for n in range(len(answers) + 1)], concurrency=1)
+    assert FanOutHaltedError.__name__ not in ends(found)
+    assert found[-1].error is None
+
+
+async def test_a_refusal_in_between_breaks_no_row(klein_emulator, connect):
+    klein_emulator.script("submit", *[CUT] * 3, error_reply(422), *[CUT] * 2)
+    found = await connect().generate_all([str(n) for n in range(9)], concurrency=1)
+    assert ends(found) == {"SubmissionUncertainError": 5, "InputRejectedError": 1, "FanOutHaltedError": 3}
+
+
+async def test_none_never_halts(klein_emulator, connect):
+    klein_emulator.fault("submit", CUT, probability=1)
+    found = await connect(limits=Limits(halt_after=None)).generate_all([str(n) for n in range(90)])
+    assert ends(found) == {"SubmissionUncertainError": 90}
+
+
+async def test_submits_that_an_earlier_run_left_uncertain_halt_nothing(klein_emulator, connect):
+    shelf = Shelf(*[claim(Action.UNCERTAIN)] * 20)
+    found = await connect(journal=shelf).generate_all([str(n) for n in range(21)], concurrency=1)
+    assert ends(found) == {"SubmissionUncertainError": 20, "NoneType": 1}
+
+
+HALTING = [
+    pytest.param({"limits": Limits(max_in_flight=5)}, [], 5, id="for a slot"),
+    pytest.param({"limits": Limits(max_connections=1)}, [], 5, id="for a connection"),
+    pytest.param({}, [Reply(429, {}, {"Retry-After": "30"}, delay=0.5)] * 2, 7, id="for the end of a hold"),
+    pytest.param({}, [Reply(429, {}, delay=0.99)] * 2, 7, id="for the next attempt"),
+    pytest.param({"journal": Slow("claim")}, [], 5, id="for its claim"),
+    pytest.param({"journal": Slow("record")}, [], 5, id="for its intent to be written"),
+]
+
+
+@pytest.mark.parametrize(("options", "answers", "submits"), HALTING)
+async def test_no_item_submits_after_a_halt_whatever_it_waits_for(klein_emulator, connect, options, answers, submits):
+    klein_emulator.script("submit", *[Reset(accepted=True, delay=1.0)] * 5, *answers)
+    found = await connect(**options).generate_all(list("abcdefg"), concurrency=7)
+    assert ends(found) == {"SubmissionUncertainError": 5, "FanOutHaltedError": 2}
+    assert [one.error.charged for one in found if isinstance(one.error, FanOutHaltedError)] == ["no"] * 2
+    assert (klein_emulator.calls["submit"], klein_emulator.accepted) == (submits, 5)
+
+
+async def test_a_submit_that_still_connects_when_the_fan_out_is_halted_is_dropped(klein_emulator, connect):
+    """It was admitted, and nothing of its body was written."""
+    klein_emulator.script("submit", *[Reset(accepted=True, delay=1.0)] * 5)
+    klein_emulator.script("connect", *[None] * 5, *[Pass(2.0)] * 3)
+    shelf = Shelf()
+    found = await connect(journal=shelf).generate_all([str(n) for n in range(8)], concurrency=8)
+    assert ends(found) == {"SubmissionUncertainError": 5, "FanOutHaltedError": 3}
+    await asyncio.sleep(5)
+    assert (klein_emulator.calls["submit"], klein_emulator.accepted, strays()) == (5, 5, [])
+    assert (shelf.states().count(EntryState.REFUSED), shelf.states().count(EntryState.UNCERTAIN)) == (3, 5)
+
+
+NOTHING = Generation(output={})
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+async def test_generations_that_all_end_without_a_file_halt_the_fan_out(klein_emulator, connect, resumed):
+    klein_emulator.script("submit", *[NOTHING] * 60)
+    known = [(await connect().submit("a cat")).request_id for _ in range(5)] if resumed else []
+    shelf = Shelf(*[claim(Action.RESUME, request_id) for request_id in known])
+    client = connect(limits=Limits(max_in_flight=4), journal=shelf)
+    found = await client.generate_all([str(n) for n in range(60)], concurrency=1 if resumed else 8)
+    assert klein_emulator.accepted <= 5 + 3
+    halted = [one.error for one in found if isinstance(one.error, FanOutHaltedError)]
+    assert len(halted) >= 60 - 8
+    assert {error.charged for error in halted} == {"no"}
+    assert "5 generations in a row ended without a file; nothing more is submitted" in str(halted[-1])
+
+
+async def test_results_that_never_come_halt_the_fan_out_too(klein_emulator, connect):
+    klein_emulator.script("submit", *[Generation(result_lag=1e9)] * 60)
+    found = await connect(limits=Limits(max_in_flight=1)).generate_all([str(n) for n in range(9)])
+    assert ends(found) == {"ResultNotReadyError": 5, "FanOutHaltedError": 4}
+
+
+async def test_a_file_in_between_breaks_the_row_of_generations(klein_emulator, connect):
+    klein_emulator.script("submit", *[NOTHING] * 4, None, *[NOTHING] * 4)
+    found = await connect().generate_all([str(n) for n in range(10)], concurrency=1)
+    assert FanOutHaltedError.__name__ not in ends(found)
+
+
+async def test_what_failed_and_was_charged_counts_as_without_a_file(klein_emulator, connect):
+    class Charged(FixedPolling):
+        def next_poll(self, progress: Any) -> float:
+            raise GenerationFailedError(charged="yes")
+
+    found = await connect(polling=Charged(1.0)).generate_all([str(n) for n in range(9)], concurrency=1)
+    assert ends(found) == {"GenerationFailedError": 5, "FanOutHaltedError": 4}

@@ -544,6 +544,90 @@ async def test_the_deadline_under_a_submit_is_uncertain_exactly_on_time(klein_em
     assert (type(error), error.charged, now()) == (SubmissionUncertainError, "unknown", 3.25)
 
 
+# --- an id that another submit has
+
+
+def mixed_up(request_id: str, **options: Any) -> Reply:
+    """An answer to a submit, which was accepted, with the id of another one."""
+    return Reply(200, {"request_id": request_id, "status": "in_queue"}, accepted=True, **options)
+
+
+@pytest.mark.parametrize("verb", ["submit", "generate"])
+async def test_an_id_that_this_client_knows_of_another_submit_is_no_id(klein_emulator, connect, verb):
+    events, book = Events(), Book()
+    client = connect(on_event=events, journal=book, budget=book)
+    first = await client.submit("a cat")
+    klein_emulator.script("submit", *[mixed_up(first.request_id)] * 4)
+    book.lines.clear()
+    for prompt in ("a dog", "a hen", "a cow", "a pig"):
+        error = await outcome(getattr(client, verb)(prompt))
+        assert (type(error), error.charged, error.retryable) == (SubmissionUncertainError, "unknown", False)
+        assert error.request_id is None  # it is the cat's
+        assert error.raw == f'{{"request_id":"{first.request_id}","status":"in_queue"}}'
+        assert error.cause.endswith(f"The service gave the id of another submit: {first.request_id}")
+    assert book.lines == ["reserve", "submitting", "uncertain"] * 4
+    assert (len(events.of(Submitted)), len(events.of(Uncertain))) == (1, 4)
+    assert (klein_emulator.calls["submit"], klein_emulator.accepted) == (5, 5)
+    assert (await first.wait_for_result()).request_id == first.request_id
+
+
+async def test_the_request_of_another_submit_is_not_cancelled_by_a_submit_that_is_given_up(klein_emulator, connect):
+    events = Events()
+    client = connect(on_event=events)
+    first = await client.submit("a cat")
+    klein_emulator.script("submit", mixed_up(first.request_id, delay=2.0))
+    await abandoned(client)
+    await client.aclose()
+    assert (klein_emulator.calls["cancel"], len(events.of(Uncertain))) == (0, 1)
+
+
+async def test_two_submits_that_are_given_one_id_at_once_share_no_request(klein_emulator, connect):
+    klein_emulator.script("submit", *[mixed_up("one")] * 5)
+    client = connect()
+    found = await asyncio.gather(*[outcome(client.submit(prompt)) for prompt in "abcde"])
+    assert [getattr(one, "request_id", None) for one in found] == ["one", None, None, None, None]
+    assert {type(one) for one in found[1:]} == {SubmissionUncertainError}
+
+
+class Knowing(Book):
+    """A journal that knows an id of a submit of an earlier run, and one whose disk is full."""
+
+    def __init__(self, error: JournalError) -> None:
+        super().__init__()
+        self.error = error
+
+    async def record(self, entry: Any) -> None:
+        await super().record(entry)
+        if entry.state is EntryState.SUBMITTED:
+            raise self.error
+
+
+@pytest.mark.parametrize("gives_up", [False, True])
+async def test_an_id_that_the_journal_knows_of_another_submit_is_no_id(klein_emulator, connect, gives_up):
+    events, book = Events(), Knowing(JournalError("It belongs to another submit", charged="unknown"))
+    klein_emulator.script("submit", mixed_up("known-1", delay=2.0))
+    client = connect(on_event=events, journal=book)
+    if gives_up:
+        await abandoned(client)
+    else:
+        error = await outcome(client.generate("a cat"))
+        assert (type(error), error.request_id, error.charged) == (SubmissionUncertainError, None, "unknown")
+        assert (error.raw, error.cause) == (
+            '{"request_id":"known-1","status":"in_queue"}',
+            "It belongs to another submit",
+        )
+    await client.aclose()
+    assert book.lines == ["submitting", "submitted", "uncertain"]
+    assert (klein_emulator.calls["cancel"], len(events.of(Uncertain)), events.of(Submitted)) == (0, 1, [])
+
+
+@pytest.mark.parametrize("facts", [{}, {"request_id": "known-1"}], ids=str)
+async def test_a_journal_that_fails_for_another_reason_still_tells_the_id(klein_emulator, connect, facts):
+    klein_emulator.script("submit", mixed_up("known-1"))
+    error = await outcome(connect(journal=Knowing(JournalError("The disk is full", **facts))).generate("a cat"))
+    assert (type(error), error.request_id, error.charged) == (JournalError, "known-1", "unknown")
+
+
 # --- the ledger
 
 

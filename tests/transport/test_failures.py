@@ -28,7 +28,17 @@ NOTHING_SENT = (
     aiohttp.ClientHttpProxyError,
 )
 
-BUILT_IN = (OSError, TimeoutError, RuntimeError, ValueError, TypeError, KeyError, ZeroDivisionError, Exception)
+BUILT_IN = (
+    OSError,
+    RecursionError,
+    TimeoutError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    KeyError,
+    ZeroDivisionError,
+    Exception,
+)
 
 
 def walk(cls: type[BaseException]) -> Iterator[type[BaseException]]:
@@ -117,6 +127,7 @@ def test_a_mapped_error_is_ours_keeps_type_and_text_and_drops_the_request(cls, w
         (TimeoutError, APITimeoutError, ""),
         (ConnectionResetError, APIConnectionError, ""),
         (RuntimeError, ConfigurationError, ""),
+        (RecursionError, APIConnectionError, ""),
         (ValueError, APIConnectionError, ""),
         (TypeError, APIConnectionError, ""),
     ],
