@@ -47,11 +47,14 @@ async def test_a_quiet_peer_is_there(ends):
 
 
 async def test_where_the_system_cannot_be_asked_the_loop_knows_best(ends, monkeypatch):
+    protocol, far = ends
     monkeypatch.setattr(aiohttp_transport, "_POLL", None)
-    ends[1].close()
-    assert await quiet(ends[0])
-    ends[0].transport.close()
-    assert not await quiet(ends[0])
+    assert await quiet(protocol)
+    far.send(HEAD)
+    await settle()
+    assert not await quiet(protocol)
+    protocol.transport.close()
+    assert not await quiet(protocol)
 
 
 def reset(far: socket.socket) -> None:
