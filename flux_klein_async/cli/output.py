@@ -1,28 +1,42 @@
 """The terminal: results on stdout, everything else on stderr, where a live line may show progress.
 
-A reader that goes away (`| head -1`) is not an error: the stream falls silent and the command is stopped.
+A reader that goes away (`| head -1`) is not an error: the stream falls silent and the command is stopped. Only results
+matter so much: without a reader of stderr the command goes on.
 """
 
 import asyncio
-import io
 import os
 import stat
 import sys
 import unicodedata
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
+import typer
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from flux_klein_async.cli.exit_codes import ExitCode
+from flux_klein_async.cli.streams import to_nowhere
+
 if TYPE_CHECKING:
     from flux_klein_async.cli.run import Totals
 
-__all__ = ["LiveLine", "PlainLines", "Screen", "duration", "is_terminal", "progress_shown", "shortened", "shown"]
+__all__ = [
+    "LiveLine",
+    "PlainLines",
+    "Screen",
+    "duration",
+    "is_terminal",
+    "print_help",
+    "progress_shown",
+    "shortened",
+    "shown",
+]
 
 
 # Categories that move the cursor, break the line, or are not characters.
@@ -63,8 +77,22 @@ def is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
 
 
+def print_help(context: typer.Context) -> None:
+    """Print a command's help on stderr."""
+    screen = Screen()
+    for line in context.get_help().splitlines():
+        screen.note(line)
+
+
+def _exit(code: ExitCode) -> NoReturn:
+    raise SystemExit(code)
+
+
 class Screen:
-    """Prints whole lines, flushed one by one; calls `on_reader_gone` once when stdout turns out to be closed.
+    """Prints whole lines, flushed one by one.
+
+    Calls `on_reader_gone` once, with the exit code, when stdout can no longer be written; otherwise that ends the
+    command.
 
     Attributes:
         quiet: Print no progress, only errors.
@@ -72,7 +100,7 @@ class Screen:
         results_lost: A result could not be written, to a full disk for example.
     """
 
-    def __init__(self, *, quiet: bool = False, on_reader_gone: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, *, quiet: bool = False, on_reader_gone: Callable[[ExitCode], object] = _exit) -> None:
         self.quiet = quiet
         self.reader_gone = False
         self.results_lost = False
@@ -86,20 +114,20 @@ class Screen:
     def attach(self, meter: "PlainLines") -> None:
         """Show this meter until `restore`."""
         self._meter = meter
-        meter.show()
+        _shown_if_possible(meter.show)
 
     def restore(self) -> None:
         """Remove the meter and leave the terminal as it was."""
         meter, self._meter = self._meter, None
         if meter is not None:
-            meter.hide()
+            _shown_if_possible(meter.hide)
 
     def out(self, text: str) -> None:
         """Print a result: one line on stdout, escaped for a terminal."""
         if not self._write(sys.stdout, shown(text) if sys.stdout.isatty() else text) and not self.reader_gone:
             self.reader_gone = True
-            _to_nowhere(sys.stdout)
-            self._on_reader_gone()
+            to_nowhere(sys.stdout)
+            self._on_reader_gone(ExitCode.OTHER if self.results_lost else ExitCode.READER_GONE)
 
     def say(self, text: str) -> None:
         """Print progress: one line on stderr, unless quiet."""
@@ -109,14 +137,14 @@ class Screen:
     def note(self, text: str) -> None:
         """Print an error or a warning: one line on stderr, even if quiet."""
         if not self._write(sys.stderr, shown(text)):
-            _to_nowhere(sys.stderr)
+            to_nowhere(sys.stderr)
 
     def _write(self, stream: TextIO, line: str) -> bool:
         """Print a line; False if nobody reads the stream any more."""
         terminal = stream.isatty()
         hidden = self._meter if terminal or _is_pipe(stream) else None
         if hidden is not None:
-            hidden.hide()
+            _shown_if_possible(hidden.hide)
         try:
             stream.write(line + "\n")
             stream.flush()
@@ -130,7 +158,7 @@ class Screen:
             return False
         finally:
             if hidden is not None and terminal:  # after a pipe, the next tick shows it, once `| tee` has printed
-                hidden.show()
+                _shown_if_possible(hidden.show)
         return True
 
 
@@ -142,14 +170,12 @@ def _is_pipe(stream: TextIO) -> bool:
         return False
 
 
-def _to_nowhere(stream: TextIO) -> None:
-    """Point a stream at nothing: otherwise the interpreter complains when it flushes the stream at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+def _shown_if_possible(draw: Callable[[], object]) -> None:
+    """Draw progress; without a reader of stderr, or a terminal that hung up, the work goes on unseen."""
     try:
-        with suppress(io.UnsupportedOperation):  # a stream without a file
-            os.dup2(nowhere, stream.fileno())
-    finally:
-        os.close(nowhere)
+        draw()
+    except OSError:
+        to_nowhere(sys.stderr)
 
 
 _WIDEST_BAR = 24
@@ -254,7 +280,7 @@ async def progress_shown(screen: Screen, totals: "Totals") -> AsyncIterator[None
 
     async def redraw() -> None:
         while True:
-            meter.tick()
+            _shown_if_possible(meter.tick)
             await asyncio.sleep(_REDRAW)
 
     screen.attach(meter)

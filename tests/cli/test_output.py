@@ -124,13 +124,13 @@ def test_no_path_is_too_strange_to_be_printed(monkeypatch: pytest.MonkeyPatch, e
 def test_a_reader_who_has_gone_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    told = []
+    told: list[int] = []
     with os.fdopen(writer, "w") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
-        screen = Screen(on_reader_gone=lambda: told.append(True))
+        screen = Screen(on_reader_gone=told.append)
         screen.out("one")
         screen.out("two")
-        assert told == [True]
+        assert told == [141]
         assert screen.reader_gone
         monkeypatch.undo()
 
@@ -146,11 +146,11 @@ def test_results_that_cannot_be_written_are_reported_on_stderr_and_stop_the_comm
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdout", Full())
-    stopped: list[bool] = []
-    screen = Screen(on_reader_gone=lambda: stopped.append(True))
+    stopped: list[int] = []
+    screen = Screen(on_reader_gone=stopped.append)
     screen.out("out/a.png")
     screen.out("out/b.png")
-    assert (screen.results_lost, screen.reader_gone, stopped) == (True, True, [True])
+    assert (screen.results_lost, screen.reader_gone, stopped) == (True, True, [1])
     assert capsys.readouterr().err == "Results cannot be written: No space left on device\n" * 2
     monkeypatch.setattr(sys, "stderr", Full())
     screen.note("nobody reads this")
