@@ -1,5 +1,6 @@
 """What a person sees: safe lines on two streams, and a progress display that fits the terminal."""
 
+import asyncio
 import io
 import os
 import sys
@@ -251,6 +252,27 @@ async def test_a_dumb_terminal_and_a_pipe_get_plain_lines(
     screen = Screen()
     async with progress_shown(screen, Totals(total=1)):
         assert type(screen._meter) is kind
+
+
+class HungUp(io.StringIO):
+    """A terminal that hung up, or a pipe whose reader has gone."""
+
+    def __init__(self, *, terminal: bool) -> None:
+        super().__init__()
+        self.isatty = lambda: terminal  # type: ignore[method-assign]
+
+    def write(self, _: str) -> int:
+        raise OSError(5, "Input/output error")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+async def test_progress_that_nobody_sees_does_not_end_the_work(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    on_terminal(monkeypatch)
+    monkeypatch.setattr(sys, "stderr", HungUp(terminal=terminal))
+    screen = Screen()
+    async with progress_shown(screen, half_way()):
+        await asyncio.sleep(0.3)
+        screen.note("still there")
 
 
 def test_plain_lines_are_a_handful(capsys: pytest.CaptureFixture[str]) -> None:

@@ -224,7 +224,6 @@ def test_what_cannot_be_flushed_at_the_end_is_dropped(monkeypatch: pytest.Monkey
 def test_a_process_started_without_standard_streams(
     arguments: Callable[[str], list[str]], name: str, closed: str
 ) -> None:
-    """Its journal is not written into: it could have got the descriptor of a closed stream."""
     words = arguments(name)
     line = [sys.executable, "-m", "flux_klein_async", *words]
     ran = subprocess.run(
@@ -241,6 +240,15 @@ def test_a_process_started_without_standard_streams(
         assert len(list(Path(words[-1]).glob("*.png"))) == 2
         journal = str(Path(words[-1], "journal.sqlite"))
         assert main(["journal", "check", "--journal", journal]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_the_next_file_does_not_get_the_descriptor_of_a_closed_stream(closed: str) -> None:
+    script = "import os; from flux_klein_async.cli.streams import open_closed; open_closed(); os._exit(os.open('/', 0))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    line = ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", script]
+    assert subprocess.run(line, check=False, timeout=60, env=environment).returncode >= 3
 
 
 @pytest.mark.slow
