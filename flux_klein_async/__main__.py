@@ -5,6 +5,7 @@ Must import nothing of typer or rich itself: they are an extra, and their absenc
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from flux_klein_async.cli.streams import leave, open_closed
 
@@ -27,9 +28,10 @@ def _run(argv: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRAS:
             raise
-        sys.stderr.write(
-            f"flux-klein needs {error.name}, which is not installed: pip install 'flux_klein_async[cli]'\n"
-        )
+        with suppress(OSError):  # nobody reads it
+            sys.stderr.write(
+                f"flux-klein needs {error.name}, which is not installed: pip install 'flux_klein_async[cli]'\n"
+            )
         return 1
     except KeyboardInterrupt:
         return 130
