@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from flux_klein_async._version import USER_AGENT
 from flux_klein_async.api.credentials import Redactor, Secret, find_token
@@ -69,11 +69,6 @@ class RequestHandle:
 
     def __repr__(self) -> str:
         return f"RequestHandle({self.request_id!r})" if hasattr(self, "_accepted") else "<RequestHandle not made>"
-
-    if not TYPE_CHECKING:  # pragma: no branch  # type checkers must keep reporting this mistake
-
-        def __await__(self) -> NoReturn:
-            raise TypeError("A RequestHandle is not awaited: `await handle.wait_for_result()` returns its result")
 
     async def status(self, *, timeout: Timeout = DEFAULT) -> RequestStatus:
         """As `FluxKleinClient.status`.

@@ -6,7 +6,7 @@ Type checkers do not see these methods: for them the mistake must stay an error.
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, NoReturn
 
-__all__ = ["NotAwaitable", "NotForLoop", "NotWith", "is_plain", "slip"]
+__all__ = ["NotForLoop", "NotWith", "is_plain", "slip"]
 
 
 def slip(value: object) -> str:
@@ -41,15 +41,3 @@ class NotForLoop:
 
         def __iter__(self) -> NoReturn:
             raise TypeError(f"Use `async for`, not `for`, over a {type(self).__name__}")
-
-
-class NotAwaitable:
-    """A base of what `generate_many` returns."""
-
-    if not TYPE_CHECKING:  # pragma: no branch
-
-        def __await__(self) -> NoReturn:
-            raise TypeError(
-                "generate_many is not awaited: use `async with client.generate_many(...) as outcomes` and "
-                "`async for outcome in outcomes`, or `await client.generate_all(...)` for a list"
-            )

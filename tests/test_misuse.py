@@ -1,9 +1,10 @@
 """The commonest slips, each answered with what to write instead."""
 
 import asyncio
+import inspect
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -46,14 +47,14 @@ SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], t
     "with generate_many": (lambda c: c.generate_many(["a"]), _with, TypeError, "Use `async with`"),
     "for over generate_many": (lambda c: c.generate_many(["a"]), _for_over, TypeError, "Use `async for`, not `for`"),
     "for over updates": (lambda c: c.updates("abc"), _for_over, TypeError, "Use `async for`, not `for`"),
-    "await generate_many": (lambda c: c.generate_many(["a"]), _await, TypeError, "generate_all"),
+    "await generate_many": (lambda c: c.generate_many(["a"]), _await, TypeError, "FanOut"),
     "generate_many not entered": (
         lambda c: c.generate_many(["a"]),
         _async_for,
         ConfigurationError,
         "async with client.generate_many(...) as outcomes",
     ),
-    "await a handle": (lambda c: c.handle("abc"), _await, TypeError, "`await handle.wait_for_result()`"),
+    "await a handle": (lambda c: c.handle("abc"), _await, TypeError, "RequestHandle"),
     "a string for many": (lambda c: c.generate_all("a cat"), _await, InvalidInputError, "a picture of each letter"),
     "a dict for many": (lambda c: c.generate_all({"prompt": "a"}), _await, InvalidInputError, "put it into a list"),
     "bytes for a prompt": (lambda c: c.generate(b"a cat"), _await, InvalidInputError, "not bytes"),  # type: ignore[arg-type]
@@ -68,6 +69,18 @@ async def test_a_slip_says_what_to_write_instead(klein_emulator, klein_client, n
     with pytest.raises(kind, match=re.escape(text)):
         await slip_up(make(klein_client))
     assert sum(klein_emulator.calls.values()) == 0
+
+
+def test_what_is_not_awaited_does_not_claim_to_be_awaitable(klein_client):
+    """Frameworks and containers await whatever `isawaitable` says can be awaited."""
+    for made in (
+        klein_client,
+        klein_client.handle("abc"),
+        klein_client.generate_many(["a"]),
+        klein_client.updates("a"),
+    ):
+        assert not inspect.isawaitable(made)
+        assert not isinstance(made, Awaitable)
 
 
 async def _later(_: object) -> None: ...

@@ -41,16 +41,16 @@ def emulator(
     if faults:
         from flux_klein_async.emulator import FAULTS  # noqa: PLC0415  # for this command
 
-        width = max(map(len, FAULTS))
+        screen, width = Screen(), max(map(len, FAULTS))
         for name, entry in FAULTS.items():
-            typer.echo(f"{name:{width}}  {entry.meaning} ({', '.join(entry.endpoints)})")
+            screen.out(f"{name:{width}}  {entry.meaning} ({', '.join(entry.endpoints)})")
         return
     connect.require_pillow()
     # Ids name the files that clients save: the next emulator needs other ids.
     seed = secrets.randbits(32) if seed is None else seed
     server = _build(fault or (), port=port, profile=profile, workers=workers, seed=seed)
     code = signals.run(lambda screen, _: _serve(server, port, screen))
-    raise typer.Exit(ExitCode.OK if code in {ExitCode.INTERRUPTED, ExitCode.TERMINATED} else code)
+    raise typer.Exit(ExitCode.OK if code in signals.SIGNALS.values() else code)
 
 
 def _build(faults: Iterable[str], *, profile: str, **options: Any) -> "Emulator":

@@ -13,7 +13,8 @@ HELP = """\b
 Exit codes (the worst item decides, in this order):
   77 no access (token, balance)    69 service unreachable or in trouble
   75 too late or too many, try again    65 bad input or not found    1 other
-  0 all done    64 usage    130 Ctrl-C
+  0 all done    64 usage    129 hang-up    130 Ctrl-C
+  141 nobody reads the output    143 SIGTERM
 """
 
 
@@ -27,6 +28,7 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 69
     TRY_LATER = 75
     NO_ACCESS = 77
+    HUNG_UP = 129
     INTERRUPTED = 130
     READER_GONE = 141
     TERMINATED = 143

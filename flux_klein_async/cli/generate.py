@@ -14,6 +14,7 @@ from flux_klein_async.batch.rows import Row
 from flux_klein_async.cli import connect, run, signals
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen, shortened
+from flux_klein_async.cli.streams import Nowhere
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE, TextToImage9BInput
@@ -72,6 +73,10 @@ def generate(
       flux-klein generate -- "--dashes--, an abstract painting"
       cat prompt.txt | flux-klein generate - --no-download
     """  # noqa: D301  # \b: what follows is not to be wrapped
+    if prompt == "-" and sys.stdin is None:
+        raise typer.BadParameter("standard input is closed", param_hint="PROMPT")
+    if no_download and isinstance(sys.stdout, Nowhere):
+        raise typer.BadParameter("standard output is closed: the URLs would be lost", param_hint="--no-download")
     text = _decoded(sys.stdin.buffer.read()) if prompt == "-" else prompt
     fields = json.loads(_prepared(text, model, width, height, steps).body)
     directory = None if no_download else run.writable(output_dir)

@@ -13,7 +13,7 @@ import typer
 
 from flux_klein_async.batch.manifest import Record, file_facts, json_line
 from flux_klein_async.cli.exit_codes import ExitCode
-from flux_klein_async.cli.output import Screen, shortened, shown
+from flux_klein_async.cli.output import Screen, print_help, shortened, shown
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.journal.budget import dollars
@@ -50,7 +50,7 @@ def _root(context: typer.Context) -> None:
       flux-klein journal show ID --journal out/journal.sqlite
     """  # noqa: D301  # \b: what follows is not to be wrapped
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help(), err=True)
+        print_help(context)
         raise typer.Exit(ExitCode.USAGE)
 
 
@@ -126,8 +126,6 @@ def export(journal: JournalPath, *, state: States = None, since: Since = None) -
     with JournalReader(journal) as reader:
         for request in reader.requests(states=state or (), since=_instant(since), oldest_first=True):
             screen.out(json_line(_record(request)))
-            if screen.reader_gone:
-                raise BrokenPipeError
 
 
 @app.command()

@@ -11,7 +11,7 @@ import typer
 from flux_klein_async._version import __version__
 from flux_klein_async.cli import batch, doctor, emulator, generate, journal, price, status
 from flux_klein_async.cli.exit_codes import HELP, ExitCode, exit_code
-from flux_klein_async.cli.output import Screen
+from flux_klein_async.cli.output import Screen, print_help
 from flux_klein_async.errors import FluxKleinError
 
 __all__ = ["app", "run"]
@@ -29,7 +29,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"flux-klein {__version__}")
+        Screen().out(f"flux-klein {__version__}")
         raise typer.Exit
 
 
@@ -52,7 +52,7 @@ def _root(
       flux-klein batch prompts.txt --journal run.sqlite --max-spend 25
     """  # noqa: D301  # \b: what follows is not to be wrapped
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help(), err=True)
+        print_help(context)
         raise typer.Exit(ExitCode.USAGE)
 
 
@@ -76,9 +76,11 @@ def run(argv: Sequence[str]) -> int:
     except FluxKleinError as error:
         screen.note(f"Error: {error}")
         return exit_code(error)
-    except BrokenPipeError:
-        return ExitCode.READER_GONE
-    except SystemExit as done:  # raised by shell completion
+    except typer.Abort:  # what typer makes of Ctrl-C outside a loop
+        raise KeyboardInterrupt from None
+    except SystemExit as done:  # raised by a `Screen`, by shell completion, and by typer after a broken pipe
+        if isinstance(done.__context__, BrokenPipeError):
+            return ExitCode.READER_GONE
         return done.code if isinstance(done.code, int) else ExitCode.OK
     except Exception as error:  # noqa: BLE001  # users get a sentence, not a traceback
         if hasattr(error, "format_message"):  # click's, which typer bundles or imports, by release

@@ -1,30 +1,43 @@
 """The terminal: results on stdout, everything else on stderr, where a live line may show progress.
 
-A reader that goes away (`| head -1`) is not an error: the stream falls silent and the command is stopped.
+A reader that goes away (`| head -1`) is not an error: the stream falls silent and the command is stopped. Only results
+matter so much: without a reader of stderr the command goes on.
 """
 
 import asyncio
-import io
 import os
 import stat
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
+import typer
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from flux_klein_async.cli.exit_codes import ExitCode
+from flux_klein_async.cli.streams import to_nowhere
 from flux_klein_async.text import shown
 
 if TYPE_CHECKING:
     from flux_klein_async.cli.run import Totals
 
-__all__ = ["LiveLine", "PlainLines", "Screen", "duration", "is_terminal", "progress_shown", "shortened", "shown"]
+__all__ = [
+    "LiveLine",
+    "PlainLines",
+    "Screen",
+    "duration",
+    "is_terminal",
+    "print_help",
+    "progress_shown",
+    "shortened",
+    "shown",
+]
 
 
 def shortened(text: str, length: int) -> str:
@@ -47,8 +60,22 @@ def is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
 
 
+def print_help(context: typer.Context) -> None:
+    """Print a command's help on stderr."""
+    screen = Screen()
+    for line in context.get_help().splitlines():
+        screen.note(line)
+
+
+def _exit(code: ExitCode) -> NoReturn:
+    raise SystemExit(code)
+
+
 class Screen:
-    """Prints whole lines, flushed one by one; calls `on_reader_gone` once when stdout turns out to be closed.
+    """Prints whole lines, flushed one by one.
+
+    Calls `on_reader_gone` once, with the exit code, when stdout can no longer be written; otherwise that ends the
+    command.
 
     Attributes:
         quiet: Print no progress, only errors.
@@ -56,7 +83,7 @@ class Screen:
         results_lost: A result could not be written, to a full disk for example.
     """
 
-    def __init__(self, *, quiet: bool = False, on_reader_gone: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, *, quiet: bool = False, on_reader_gone: Callable[[ExitCode], object] = _exit) -> None:
         self.quiet = quiet
         self.reader_gone = False
         self.results_lost = False
@@ -70,21 +97,21 @@ class Screen:
     def attach(self, meter: "PlainLines") -> None:
         """Show this meter until `restore`."""
         self._meter = meter
-        meter.show()
+        _shown_if_possible(meter.show)
 
     def restore(self) -> None:
         """Remove the meter and leave the terminal as it was."""
         meter, self._meter = self._meter, None
         if meter is not None:
-            meter.hide()
+            _shown_if_possible(meter.hide)
 
     def out(self, text: str | Path) -> None:
         """Print a result: one line on stdout, escaped. Another program gets a path as it is: it opens the file."""
         as_it_is = isinstance(text, Path) and not sys.stdout.isatty()
         if not self._write(sys.stdout, str(text) if as_it_is else shown(str(text))) and not self.reader_gone:
             self.reader_gone = True
-            _to_nowhere(sys.stdout)
-            self._on_reader_gone()
+            to_nowhere(sys.stdout)
+            self._on_reader_gone(ExitCode.OTHER if self.results_lost else ExitCode.READER_GONE)
 
     def say(self, text: str) -> None:
         """Print progress: one line on stderr, unless quiet."""
@@ -94,14 +121,14 @@ class Screen:
     def note(self, text: str) -> None:
         """Print an error or a warning: one line on stderr, even if quiet."""
         if not self._write(sys.stderr, shown(text)):
-            _to_nowhere(sys.stderr)
+            to_nowhere(sys.stderr)
 
     def _write(self, stream: TextIO, line: str) -> bool:
         """Print a line; False if nobody reads the stream any more."""
         terminal = stream.isatty()
         hidden = self._meter if terminal or _is_pipe(stream) else None
         if hidden is not None:
-            hidden.hide()
+            _shown_if_possible(hidden.hide)
         try:
             stream.write(line + "\n")
             stream.flush()
@@ -115,7 +142,7 @@ class Screen:
             return False
         finally:
             if hidden is not None and terminal:  # after a pipe, the next tick shows it, once `| tee` has printed
-                hidden.show()
+                _shown_if_possible(hidden.show)
         return True
 
 
@@ -127,14 +154,12 @@ def _is_pipe(stream: TextIO) -> bool:
         return False
 
 
-def _to_nowhere(stream: TextIO) -> None:
-    """Point a stream at nothing: otherwise the interpreter complains when it flushes the stream at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+def _shown_if_possible(draw: Callable[[], object]) -> None:
+    """Draw progress; without a reader of stderr, or a terminal that hung up, the work goes on unseen."""
     try:
-        with suppress(io.UnsupportedOperation):  # a stream without a file
-            os.dup2(nowhere, stream.fileno())
-    finally:
-        os.close(nowhere)
+        draw()
+    except OSError:
+        to_nowhere(sys.stderr)
 
 
 _WIDEST_BAR = 24
@@ -239,7 +264,7 @@ async def progress_shown(screen: Screen, totals: "Totals") -> AsyncIterator[None
 
     async def redraw() -> None:
         while True:
-            meter.tick()
+            _shown_if_possible(meter.tick)
             await asyncio.sleep(_REDRAW)
 
     screen.attach(meter)

@@ -264,7 +264,8 @@ class Run:
         elif outcome.result is not None:
             for line in outcome.paths or outcome.result.urls:
                 self.screen.out(line)
-        if self.screen.results_lost and outcome.result is not None and self.resume is not None:
+        lost = self.screen.results_lost or (self.screen.reader_gone and self.directory is None)
+        if lost and outcome.result is not None and self.resume is not None:
             self.screen.note(f"Not printed: {self.resume(outcome.result.request_id)}")
 
     def _fail(self, row: Row, error: FluxKleinError) -> None:

@@ -1,4 +1,4 @@
-"""What stops a command: Ctrl-C, SIGTERM, or a reader of its output that has gone.
+"""What stops a command: Ctrl-C, SIGTERM, a terminal that hangs up, or a reader of its output that has gone.
 
 The first signal cancels the command's task, so that `finally` and `async with` clean up, or stops the command in its
 own way. The second signal ends the process at once.
@@ -8,15 +8,20 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen
 
-__all__ = ["Stop", "run"]
+__all__ = ["SIGNALS", "Stop", "run"]
 
-_SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+"""The signals that stop a command, and its exit code then."""
+_HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
+if _HANGUP is not None:
+    SIGNALS[_HANGUP] = ExitCode.HUNG_UP
 
 
 class Stop:
@@ -46,12 +51,25 @@ class Stop:
 
     def signalled(self, number: signal.Signals) -> None:
         """Handle a signal: the first one stops the command, the second one ends the process."""
-        if self.code in _SIGNALS.values():
+        if self.code in SIGNALS.values():
+            if number == _HANGUP:  # from the kernel and the shell, or after SIGTERM from systemd: nobody repeats it
+                return
             self.before_leaving()
-            os._exit(_SIGNALS[number])
-        already, self.code = self.code, _SIGNALS[number]
+            os._exit(SIGNALS[number])
+        already, self.code = self.code, SIGNALS[number]
         if already is None:
             self._end()
+
+
+class _Threads(ThreadPoolExecutor):
+    """The loop's threads, for what cannot be awaited otherwise: host names, small files.
+
+    A name server can hold a thread for half a minute, and the loop would wait for it at its end.
+    """
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
+        """Take no more jobs, and do not wait."""
+        super().shutdown(wait=False, cancel_futures=cancel_futures)
 
 
 def run(body: Callable[[Screen, Stop], Awaitable[ExitCode]], *, quiet: bool = False) -> ExitCode:
@@ -61,16 +79,22 @@ def run(body: Callable[[Screen, Stop], Awaitable[ExitCode]], *, quiet: bool = Fa
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # asyncio.run makes one
         stop = Stop(task)
-        screen = Screen(quiet=quiet, on_reader_gone=lambda: stop.because(ExitCode.READER_GONE))
+        screen = Screen(quiet=quiet, on_reader_gone=stop.because)
         stop.before_leaving = screen.restore
         with suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
-            for number in _SIGNALS:  # until the loop is closed
+            for number in SIGNALS:  # until the loop is closed
+                if number == _HANGUP and signal.getsignal(number) is signal.SIG_IGN:
+                    continue  # started with nohup
                 asyncio.get_running_loop().add_signal_handler(number, stop.signalled, number)
         try:
-            return await body(screen, stop)
+            code = await body(screen, stop)
+            await asyncio.sleep(0)  # if the last line had no reader, the task is cancelled here
+            return code  # noqa: TRY300  # a cancellation at the last moment is handled too
         except asyncio.CancelledError:
             if stop.code is None:
                 raise
             return stop.code
 
-    return asyncio.run(supervised())
+    with asyncio.Runner() as runner:
+        runner.get_loop().set_default_executor(_Threads())
+        return runner.run(supervised())

@@ -102,7 +102,7 @@ async def stream_progress(
     """Respond with server-sent events: `status` at each change, then `result` or `error`.
 
     `return await stream_progress(request, lambda on_status: client.generate(prompt, on_status=on_status))`. The work is
-    cancelled when the HTTP client disconnects.
+    cancelled when the HTTP client disconnects. A HEAD request gets the headers, and starts no work.
 
     Args:
         request: The request to respond to.
@@ -111,10 +111,13 @@ async def stream_progress(
         to_json: Makes the data of the `result` event.
 
     Raises:
-        FluxKleinError: The work failed before the first event, so that an ordinary response is still possible.
+        FluxKleinError: The work failed before anything was sent, so that an ordinary response is still possible.
         DisconnectedError: The HTTP client disconnected.
     """
     response = web.StreamResponse(headers=EVENT_HEADERS)
+    if request.method == "HEAD":
+        await response.prepare(request)
+        return response
 
     async def write(data: bytes) -> None:
         if not response.prepared:

@@ -108,7 +108,8 @@ class ProgressResponse(Response):
     """A response of server-sent events: `status` at each change, then `result` or `error`.
 
     `return ProgressResponse(lambda on_status: client.generate(body, on_status=on_status))`. The work starts with the
-    response and is cancelled when the HTTP client disconnects. An error before the first event is an ordinary response.
+    response and is cancelled when the HTTP client disconnects. An error before anything was sent, an
+    event or a comment, is an ordinary response. A HEAD request gets the headers, and starts no work.
 
     Args:
         run: Starts the work with the given `on_status`.
@@ -133,6 +134,10 @@ class ProgressResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the work and send its events."""
+        if scope.get("method") == "HEAD":
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": b""})
+            return
         request = Request(scope, receive)
         started = False
 

@@ -26,7 +26,7 @@ from flux_klein_async.errors import (
     PermissionDeniedError,
     by_known_code,
 )
-from flux_klein_async.misuse import NotAwaitable, NotForLoop, NotWith
+from flux_klein_async.misuse import NotForLoop, NotWith
 from flux_klein_async.models import GenerationResult, Outcome, SavedFile
 
 __all__ = ["FanOut", "Product", "dooms", "not_submitted"]
@@ -63,7 +63,7 @@ class Product:
     from_journal: bool = False
 
 
-class FanOut(NotWith, NotForLoop, NotAwaitable, Generic[T]):
+class FanOut(NotWith, NotForLoop, Generic[T]):
     """An async context manager, and the async iterator of outcomes that it gives.
 
     At most `concurrency` items are under way; at most as many more have ended and wait to be taken, so that a slow

@@ -191,6 +191,16 @@ async def submit(operation: Operation, prepared: PreparedRequest, *, on_abandon:
     )
 
 
+def _tagged(tag: object) -> str:
+    """The tag of a call, or the index of an item, for a log line; any other object may hold secrets: its type."""
+    if tag is None:
+        return ""
+    shown = (
+        repr(str(tag)[:100]) if isinstance(tag, str) else tag if isinstance(tag, int | float) else type(tag).__name__
+    )
+    return f" (tag {shown})"
+
+
 class _Submission:
     """One submit, with the key that identifies it in journal and budget."""
 
@@ -303,12 +313,12 @@ class _Submission:
 
     async def _uncertain(self, error: BaseException) -> None:
         """It may have been accepted: say so everywhere. The money stays reserved."""
-        log.warning("A submit may or may not have been accepted; it is not repeated: %s", error)
+        log.warning("%s%s", error, _tagged(self._operation.tag))
         self._tell(Uncertain, error=str(error))
         try:
             await self._write_end(EntryState.UNCERTAIN, str(error))
         except FluxKleinError as failure:  # that money may be gone is the graver news
-            log.warning("An uncertain submit could not be written down: %s", failure)
+            log.warning("An uncertain submit%s could not be written down: %s", _tagged(self._operation.tag), failure)
 
     async def _write_end(self, state: EntryState, error: str | None) -> None:
         """Write how it ended. If cancelled here, finish in the background; otherwise it would stay "submitting"."""

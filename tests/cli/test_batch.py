@@ -1,13 +1,11 @@
 """`flux-klein batch`: a picture for every line, and nothing is paid for twice however a run ended."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flux_klein_async.__main__ import main
 from flux_klein_async.cli.batch import _line_ends
 from flux_klein_async.emulator import Emulator, Reply, error_reply
 
@@ -233,12 +231,6 @@ def test_a_run_on_the_emulator_is_resumed_too(flux_klein: Command) -> None:
     assert "spent" not in ran.err
     again = flux_klein("batch", "prompts.jsonl", "--emulator")
     assert "3 of 3 done in out, 3 done before" in again.err
-
-
-def test_a_closed_standard_input_is_refused(served: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(sys, "stdin", None)
-    assert main(["batch", "-"]) == 64
-    assert "standard input is closed" in capsys.readouterr().err
 
 
 def test_a_renewed_token_does_not_pay_for_everything_again(

@@ -1,8 +1,11 @@
 """Exit codes."""
 
+import re
+from pathlib import Path
+
 from flux_klein_async import errors
-from flux_klein_async.cli.exit_codes import ExitCode, exit_code, worst
-from flux_klein_async.errors import APIStatusError, FluxKleinError
+from flux_klein_async.cli.exit_codes import HELP, ExitCode, exit_code, worst
+from flux_klein_async.errors import APIStatusError, FluxKleinError, status_error_class
 
 EXPECTED = {
     "APIConnectionError": 69,
@@ -31,6 +34,18 @@ EXPECTED = {
     "SubmissionUncertainError": 1,
     "WaitTimeoutError": 75,
 }
+
+
+def test_the_page_and_the_help_list_every_code() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "howto" / "commands.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (\d+(?:, \d+)*) \| (.+) \|$", page, re.MULTILINE))
+    assert sorted(int(code) for codes in rows for code in codes.split(", ")) == sorted(ExitCode)
+    assert {int(code) for code in re.findall(r"(?<![\w-])\d+", HELP)} == set(ExitCode)
+    for status, code in ((403, "77"), (404, "65")):
+        kind = status_error_class(status, None)
+        assert f"({status})" in rows[code]
+        assert exit_code(kind("refused", status_code=status)) == int(code)
+    assert "balance" in rows[str(exit_code(errors.InsufficientBalanceError()))]
 
 
 def test_each_error_has_its_code() -> None:

@@ -208,6 +208,15 @@ def test_bash_completes_what_is_typed(flux_klein: Command, monkeypatch: pytest.M
     assert dict(zip(TYPED, ran.stdout.splitlines(), strict=True)) == TYPED
 
 
+def test_ctrl_c_outside_a_loop_is_130(flux_klein: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate, "prepare", interrupted)
+    ran = flux_klein("generate", "x")
+    assert (ran.code, ran.out, ran.err.strip()) == (130, "", "")
+
+
 def test_a_defect_is_a_sentence_without_values(flux_klein: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         token = "secret-token-of-the-test"

@@ -1,5 +1,6 @@
 """What a person sees: safe lines on two streams, and a progress display that fits the terminal."""
 
+import asyncio
 import io
 import os
 import sys
@@ -108,13 +109,13 @@ def test_no_path_is_too_strange_to_be_printed(monkeypatch: pytest.MonkeyPatch, e
 def test_a_reader_who_has_gone_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    told = []
+    told: list[int] = []
     with os.fdopen(writer, "w") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
-        screen = Screen(on_reader_gone=lambda: told.append(True))
+        screen = Screen(on_reader_gone=told.append)
         screen.out("one")
         screen.out("two")
-        assert told == [True]
+        assert told == [141]
         assert screen.reader_gone
         monkeypatch.undo()
 
@@ -130,11 +131,11 @@ def test_results_that_cannot_be_written_are_reported_on_stderr_and_stop_the_comm
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdout", Full())
-    stopped: list[bool] = []
-    screen = Screen(on_reader_gone=lambda: stopped.append(True))
+    stopped: list[int] = []
+    screen = Screen(on_reader_gone=stopped.append)
     screen.out("out/a.png")
     screen.out("out/b.png")
-    assert (screen.results_lost, screen.reader_gone, stopped) == (True, True, [True])
+    assert (screen.results_lost, screen.reader_gone, stopped) == (True, True, [1])
     assert capsys.readouterr().err == "Results cannot be written: No space left on device\n" * 2
     monkeypatch.setattr(sys, "stderr", Full())
     screen.note("nobody reads this")
@@ -235,6 +236,27 @@ async def test_a_dumb_terminal_and_a_pipe_get_plain_lines(
     screen = Screen()
     async with progress_shown(screen, Totals(total=1)):
         assert type(screen._meter) is kind
+
+
+class HungUp(io.StringIO):
+    """A terminal that hung up, or a pipe whose reader has gone."""
+
+    def __init__(self, *, terminal: bool) -> None:
+        super().__init__()
+        self.isatty = lambda: terminal  # type: ignore[method-assign]
+
+    def write(self, _: str) -> int:
+        raise OSError(5, "Input/output error")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+async def test_progress_that_nobody_sees_does_not_end_the_work(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    on_terminal(monkeypatch)
+    monkeypatch.setattr(sys, "stderr", HungUp(terminal=terminal))
+    screen = Screen()
+    async with progress_shown(screen, half_way()):
+        await asyncio.sleep(0.3)
+        screen.note("still there")
 
 
 def test_plain_lines_are_a_handful(capsys: pytest.CaptureFixture[str]) -> None:

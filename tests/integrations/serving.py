@@ -105,7 +105,7 @@ class OnFastAPI(Framework):
         return self.bare_app(lifespan=fastapi.client_lifespan(make, **options))
 
     def route(self, app, path, handler):
-        app.router.routes.append(Route(path, handler, methods=["GET", "POST"]))
+        app.router.routes.append(Route(path, handler, methods=["GET", "HEAD", "POST"]))
 
     async def stream(self, _, run, **options):
         return fastapi.ProgressResponse(run, **options)

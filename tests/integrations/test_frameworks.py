@@ -74,6 +74,23 @@ async def test_events_are_sent_as_they_happen(framework):
     assert (names[0], names[-1]) == ("status", "result")
 
 
+async def test_a_head_request_for_events_gets_the_headers_and_starts_nothing(framework):
+    """The connection is used again: a body of the first response would be the start of the second one."""
+    async with Emulator(profile="fixed:0.05") as emulator, served(framework, emulator) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        ask = "HEAD /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 14\r\n"
+        ask += 'Connection: {}\r\n\r\n{{"prompt":"x"}}'
+        writer.write((ask.format("keep-alive") + ask.format("close")).encode())
+        async with asyncio.timeout(10):
+            answers = (await reader.read()).decode().lower().split("http/1.1 200 ok\r\n")
+        writer.close()
+        assert emulator.calls["submit"] == 0
+    assert [answer.partition("\r\n\r\n")[2] for answer in answers] == ["", "", ""]
+    assert len(answers) == 3
+    assert all("content-type: text/event-stream" in answer for answer in answers[1:])
+
+
 async def test_the_app_chooses_the_data_of_a_result_and_when_a_comment_is_sent(framework):
     commented = asyncio.Event()
 

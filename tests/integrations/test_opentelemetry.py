@@ -114,6 +114,24 @@ def test_the_page_names_every_attribute_and_event():
     assert names - set(re.findall(r"[\w.]+", PAGE)) == set()
 
 
+async def test_the_page_names_the_labels_of_every_instrument(memory):
+    for event in (
+        events.Submitted(at=1.0, request_id="a", seconds=0.1, model=MODEL, call=1),
+        events.StateChanged(at=2.0, request_id="a", state=RequestState.IN_PROGRESS, queue_position=None),
+        events.Retrying(at=2.0, request_id="a", kind="read", attempt=1, seconds=0.1, error="reset"),
+        events.Held(at=2.0, kind="read", seconds=1.0),
+        events.Finished(at=3.0, request_id="a", seconds=2.0, polls=2, lag_max=0.1, cost_usd=0.014),
+        events.Submitted(at=4.0, request_id="b", seconds=0.1, model=MODEL, call=2),
+        events.Failed(at=5.0, request_id="b", seconds=1.0, error="failed", error_type="GenerationFailedError"),
+    ):
+        memory.tell(event)
+    recorded = {name: {key for point in points for key in point.attributes} for name, points in memory.points().items()}
+    rows = re.findall(r"^\| `([\w.]+)` \| [\w -]+ \| `[\w{}]+` \| (.*) \|$", PAGE, re.MULTILINE)
+    listed = {name: set(re.findall(r"`([\w.]+\.[\w.]+)`", labels)) for name, labels in rows}
+    assert listed == recorded
+    assert all(re.fullmatch(r"`[\w.]+`(, `[\w.]+`)*", labels.partition(":")[0]) for _, labels in rows)
+
+
 async def test_a_generation_is_one_span_with_submit_and_wait_inside(client, memory, klein_emulator):
     klein_emulator.script("submit", Generation(after=2.0, delay=0.5))
     with memory.traces.get_tracer("the application").start_as_current_span("caller") as caller:

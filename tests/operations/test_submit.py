@@ -296,9 +296,30 @@ async def test_an_uncertain_submit_tells_what_came_back_and_why(klein_emulator, 
     assert isinstance(error.__cause__, cause)
     assert error.cause == str(error.__cause__)
     assert [(event.tag, event.error) for event in events.of(Uncertain)] == [("mine", str(error))]
-    assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [
-        "A submit may or may not have been accepted; it is not repeated"
-    ]
+    assert [record.getMessage() for record in caplog.records] == [f"{error} (tag 'mine')"]
+
+
+@pytest.mark.parametrize(
+    ("tag", "shown"),
+    [
+        (None, ""),
+        (7, " (tag 7)"),
+        ("a\x1b\nb", r" (tag 'a\x1b\nb')"),
+        ("x" * 200, f" (tag '{'x' * 100}')"),
+        ({}, " (tag dict)"),
+    ],
+)
+async def test_an_uncertain_submit_is_logged_once_with_its_tag(klein_emulator, connect, caplog, tag, shown):
+    klein_emulator.script("submit", Reset())
+    error = await outcome(connect().generate("a cat", tag=tag))
+    assert [record.getMessage() for record in caplog.records] == [f"{error}{shown}"]
+    assert caplog.text.count("may or may not") == 1
+
+
+async def test_an_uncertain_item_is_logged_with_its_index(klein_emulator, connect, caplog):
+    klein_emulator.script("submit", Pass(), Reset())
+    await connect().generate_all(["a cat", "a dog"], concurrency=1)
+    assert [record.getMessage().rpartition(" (")[2] for record in caplog.records] == ["tag 1)"]
 
 
 async def test_an_accepted_submit_is_told_with_its_id_and_its_duration(klein_emulator, connect):
