@@ -205,7 +205,8 @@ class Journal(Protocol):
         """Return once the entry is durable.
 
         Raises:
-            JournalError: The entry could not be written.
+            JournalError: The entry could not be written; with `charged` "unknown", the request id that the service gave
+                belongs to another submit, so this submit is uncertain.
             BudgetExceededError: The intent reserves more money than is left.
         """
         ...

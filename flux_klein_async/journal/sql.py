@@ -246,7 +246,8 @@ class JournalStore(ABC):
 
         Raises:
             BudgetExceededError: The intent reserves more money than is left.
-            JournalError: The entry does not say which request it is about.
+            JournalError: The entry does not say which request it is about; or (`charged` is then "unknown") its request
+                id belongs to another submit of the account, so that it says nothing about this one.
         """
         account, new = self.account(token), _Request.of(entry)
         if entry.state is EntryState.SUBMITTING:
@@ -258,13 +259,21 @@ class JournalStore(ABC):
             return
         if entry.key is None and entry.request_id is None:
             raise JournalError(f"An entry of state {entry.state.value} names neither its submit nor its request")
+        self._check_id(account, entry)
         found = [] if entry.key is None else self._select("account = ? AND key = ?", account, entry.key)
-        if not found and entry.request_id is not None:  # several, if the service gave an id twice
+        if not found and entry.request_id is not None:
             found = self._select("account = ? AND request_id = ?", account, entry.request_id)
         for request in found:
             self._update(account, request, new)
         if not found and entry.state is not EntryState.REFUSED:  # refused before its intent was written: no request
             self._insert(account, entry, new)
+
+    def _check_id(self, account: int, entry: Entry) -> None:
+        """Refuse a request id that another submit has: a service that gives one id to two has lost one of them."""
+        if entry.key is not None and entry.request_id is not None:
+            taken = "SELECT 1 FROM requests WHERE account = ? AND request_id = ? AND key <> ? LIMIT 1"
+            if self.execute(taken, (account, entry.request_id, entry.key)).fetchone() is not None:
+                raise JournalError(f"The request id {entry.request_id!r} belongs to another submit", charged="unknown")
 
     def _select(self, condition: str, *values: Any) -> list[_Request]:
         fields = ", ".join(_Request._fields)

@@ -220,7 +220,8 @@ class JournalAccount:
         """Return once the entry is durable.
 
         Raises:
-            JournalError: The entry could not be written.
+            JournalError: The entry could not be written; with `charged` "unknown", its request id belongs to another
+                submit.
             BudgetExceededError: The intent reserves more money than is left.
         """
         await self._writer.run(lambda store: store.record(self._token, entry))

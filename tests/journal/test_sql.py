@@ -113,6 +113,27 @@ def test_a_request_keeps_the_id_that_it_has(run: Run) -> None:
     assert (run.request()["request_id"], run.request()["state"]) == ("r", "completed")
 
 
+@pytest.mark.parametrize("state", ["submitted", "completed"])
+def test_a_request_id_that_another_submit_has_is_not_this_submits(start: Start, state: str) -> None:
+    """Whichever run has it, and whether that request is under way or ended."""
+    first, second = start(), start()
+    first.write(intent("a"), entry(state, key="a", request_id="r"), intent("b"))
+    second.write(intent("c"))
+    for run, key in ((first, "b"), (second, "c"), (second, "without an intent")):
+        with pytest.raises(JournalError, match="The request id 'r' belongs to another submit") as caught:
+            run.write(entry("submitted", key=key, request_id="r"))
+        assert caught.value.charged == "unknown"
+    assert [(one["request_id"], one["state"]) for one in first.requests()] == [
+        ("r", state),
+        (None, "submitting"),
+        (None, "submitting"),
+    ]
+    first.write(entry("submitted", key="a", request_id="r"), entry("submitted", key="b", request_id="s"))
+    second.write(entry("uncertain", key="c"))
+    write(second.store, intent(), entry("submitted", key="k", request_id="r"), token="another account's")
+    assert first.states() == [state, "submitted", "uncertain", "submitted"]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [entry("submitting", request_id="r"), entry("submitted"), entry("submitting", key="k", item="one")],
@@ -535,8 +556,11 @@ class Model:
             if not found:
                 self._intend(entry)
             return not found
-        if not found and entry.request_id is not None:
-            found = [known for known in self.requests if known.request_id == entry.request_id]
+        if entry.request_id is not None:
+            same = [known for known in self.requests if known.request_id == entry.request_id]
+            if entry.key is not None and any(known.key not in {None, entry.key} for known in same):
+                return False
+            found = found or same
         if not found and entry.state is not EntryState.REFUSED:
             self.requests.append(Known(entry.key, entry.request_id, entry.state.value, None, cost))
         for known in found:
