@@ -17,6 +17,8 @@ from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 from flux_klein_async.models import ModelInfo, SavedFile, brief_repr
 
 __all__ = [
+    "FULL",
+    "LARGEST_COST",
     "STATES",
     "AccountJournal",
     "Action",
@@ -91,7 +93,9 @@ def supersedes(new: EntryState, old: EntryState) -> bool:
 
 
 _NANO: Final = 1_000_000_000  # money is counted in whole billionths of a USD, because sums of floats drift
-_LARGEST: Final = 2**62  # a 64-bit integer column holds it, with room to add
+# USD that one request can cost: more is a cost in a wrong unit. The dearest models take some tens of USD.
+LARGEST_COST: Final = 10_000.0
+FULL: Final = 2**62  # a total in billionths stays as it is from here on; a 64-bit column holds it and any cost
 
 
 class Charge(NamedTuple):
@@ -108,14 +112,14 @@ def charge(state: EntryState, reserved: int | None, cost: int | None) -> Charge:
     return Charge(0, reserved or 0) if cost is None else Charge(cost, 0)
 
 
-def to_nano(usd: float) -> int | None:
-    """Convert USD to billionths; None if the number is not an amount of money."""
-    if not isfinite(usd) or not 0 <= usd * _NANO < _LARGEST:
+def to_nano(usd: float, most: float = LARGEST_COST) -> int | None:
+    """Convert USD to billionths; None if the number is not an amount of money, or more than `most`."""
+    if not isfinite(usd) or not 0 <= usd <= most:
         return None
     return round(usd * _NANO)
 
 
-def from_nano(amount: int) -> float:
+def from_nano(amount: float) -> float:
     """Convert billionths to USD."""
     return amount / _NANO
 

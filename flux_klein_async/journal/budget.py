@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from decimal import Decimal
 
 from flux_klein_async.errors import BudgetExceededError, ConfigurationError
-from flux_klein_async.journal.base import Reservation
+from flux_klein_async.journal.base import Reservation, to_nano
 from flux_klein_async.models import ModelInfo
 
 __all__ = ["Budget", "dollars", "generation_price"]
@@ -98,8 +98,10 @@ class Budget:
             self._reserved[request_id] = self._reserved.pop(key)
 
     def settle(self, request_id: str, cost_usd: float | None) -> None:
-        """Replace the reservation by the actual cost; if that is None, count the reservation as spent."""
+        """Replace the reservation by the actual cost; if that is no amount, count the reservation as spent."""
         reserved = self._reserved.pop(request_id, None)
+        if cost_usd is not None and to_nano(cost_usd) is None:  # in a wrong unit, or no number
+            cost_usd = None
         if reserved is not None and cost_usd is not None:  # ours, and not settled before
             self._committed += Decimal(str(cost_usd)) - reserved
 

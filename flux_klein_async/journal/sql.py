@@ -10,11 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 
 from flux_klein_async.errors import BudgetExceededError, InvalidInputError, JournalError
 from flux_klein_async.journal.base import (
+    FULL,
+    LARGEST_COST,
     STATES,
     Action,
     Charge,
@@ -34,7 +37,6 @@ __all__ = ["BALANCE", "ITEM_ID", "JournalStore", "files_from"]
 ITEM_ID: Final = b"id:"  # begins the name of an item that has an id
 _LONGEST: Final = 2100  # characters of an error: no sentence of this package is longer
 _LOST: Final = "The process ended before the service's answer was written down"
-_UNLIMITED: Final = 2**63
 _NOTHING: Final = Charge(0, 0)
 
 
@@ -59,15 +61,18 @@ _USED_ACCOUNTS: Final = """
         OR EXISTS (SELECT 1 FROM requests WHERE account = accounts.id AND key IS NOT NULL)
         OR EXISTS (SELECT 1 FROM requests WHERE account = accounts.id AND request_id IS NOT NULL)
 """
-# The accounts whose totals differ from the sums over their requests.
+# The accounts whose totals differ from the sums over their requests. Sums of integers can overflow; those of floats are
+# exact up to millions of USD, and the tolerance covers what they round beyond.
 BALANCE: Final = f"""
     SELECT name, settled - pruned, held, coalesce(settled_sum, 0), coalesce(held_sum, 0)
     FROM accounts LEFT JOIN (
-        SELECT account, sum(coalesce(cost, 0)) AS settled_sum,
-            sum(CASE WHEN cost IS NULL THEN coalesce(reserved, 0) ELSE 0 END) AS held_sum
+        SELECT account, sum(CAST(coalesce(cost, 0) AS DOUBLE PRECISION)) AS settled_sum,
+            sum(CAST(CASE WHEN cost IS NULL THEN coalesce(reserved, 0) ELSE 0 END AS DOUBLE PRECISION)) AS held_sum
         FROM requests WHERE {_CHARGED} GROUP BY account
     ) AS sums ON sums.account = accounts.id
-    WHERE settled - pruned <> coalesce(settled_sum, 0) OR held <> coalesce(held_sum, 0)
+    WHERE settled < {FULL} AND held < {FULL} AND (
+        abs(settled - pruned - coalesce(settled_sum, 0)) > 0.5 + settled * 1e-12
+        OR abs(held - coalesce(held_sum, 0)) > 0.5 + held * 1e-12)
 """  # noqa: S608  # of constants
 
 
@@ -328,11 +333,14 @@ class JournalStore(ABC):
 
     def _check_budget(self, token: str, reservation: Reservation) -> None:
         """Refuse an intent that costs more than is left; nothing else is spent before the transaction ends."""
-        price, most = to_nano(reservation.usd), to_nano(reservation.max_usd)
+        price = to_nano(reservation.usd)
         if price is None:
-            raise BudgetExceededError(f"The expected cost of a submit is an amount of USD, not {reservation.usd:g}")
+            raise BudgetExceededError(
+                f"The expected cost of a submit is from 0 to {LARGEST_COST:g} USD, not {reservation.usd:g}"
+            )
+        most = inf if reservation.max_usd == inf else to_nano(reservation.max_usd, most=from_nano(FULL))
         if most is None:
-            most = _UNLIMITED if reservation.max_usd > 0 else -1
+            raise BudgetExceededError(f"A budget is an amount of USD, not {reservation.max_usd:g}")
         account = self.account(token)
         # A request that was submitted without a budget, and whose cost is unknown, is not free: it counts as this one.
         for request in self._select(f"account = ? AND {_UNPRICED}", account):
@@ -348,10 +356,12 @@ class JournalStore(ABC):
 
     def _charge(self, account: int, after: Charge, *, before: Charge = _NOTHING) -> None:
         if after != before:
-            self.execute(
-                "UPDATE accounts SET settled = settled + ?, held = held + ? WHERE id = ?",
-                (after.settled - before.settled, after.held - before.held, account),
-            )
+            self._add(account, settled=after.settled - before.settled, held=after.held - before.held)
+
+    def _add(self, account: int, **amounts: int) -> None:
+        """Add to an account's totals. One that is full stays so: no sum overflows, and no budget is larger."""
+        changes = ", ".join(f"{name} = CASE WHEN {name} < {FULL} THEN {name} + ? ELSE {name} END" for name in amounts)
+        self.execute(f"UPDATE accounts SET {changes} WHERE id = ?", (*amounts.values(), account))  # noqa: S608  # columns
 
     # --- claims
 
@@ -455,10 +465,7 @@ class JournalStore(ABC):
             self.execute("DELETE FROM requests WHERE id = ?", (request,))
             settled, held = charge(EntryState(state), reserved, cost)
             # A reservation that was never settled counts as spent from now on.
-            self.execute(
-                "UPDATE accounts SET settled = settled + ?, held = held - ?, pruned = pruned + ? WHERE id = ?",
-                (held, held, settled + held, account),
-            )
+            self._add(account, settled=held, held=-held, pruned=settled + held)
             # An item without requests goes too, unless a living run works on it.
             unused = "SELECT run FROM items WHERE id = ? AND NOT EXISTS (SELECT 1 FROM requests WHERE item = items.id)"
             for [run] in self.execute(unused, (item,)).fetchall():

@@ -55,6 +55,7 @@ async def test_a_reservation_counts_until_it_is_freed_or_settled():
         ([("accepted", "k", "r"), ("settle", "r", 0.5)], "0.5"),
         ([("accepted", "k", "r"), ("settle", "r", 0.0)], "0"),
         ([("accepted", "k", "r"), ("settle", "r", None)], "0.1"),
+        *(([("accepted", "k", "r"), ("settle", "r", wrong)], "0.1") for wrong in (float("nan"), float("inf"), -1, 1e5)),
         ([("accepted", "k", "r"), ("settle", "r", 0.03), ("settle", "r", 0.03)], "0.03"),
         ([("accepted", "k", "r"), ("settle", "r", None), ("settle", "r", 0.03)], "0.1"),
         ([("settle", "another", 7.0)], "0.1"),

@@ -3,6 +3,7 @@
 No weaker entry overwrites what is known, no two runs work on one item, and the totals are right after any entries.
 """
 
+import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from flux_klein_async.errors import BudgetExceededError, InvalidInputError, JournalError
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState, Reservation, charge
+from flux_klein_async.journal.reader import JournalReader
 from flux_klein_async.journal.sql import files_from
 from flux_klein_async.models import SavedFile
 
@@ -207,12 +209,57 @@ def test_only_amounts_of_money_can_be_reserved(run: Run, usd: float, most: float
     assert len(run.requests()) == fits
 
 
-@pytest.mark.parametrize("cost", [float("nan"), float("inf"), -1.0, 1e300])
+@pytest.mark.parametrize("cost", [float("nan"), float("inf"), -1.0, 1e300, 4e9, 10_001.0])
 def test_a_cost_that_is_no_amount_is_not_known(run: Run, cost: float) -> None:
     run.write(intent(), entry("submitted", key="k", request_id="r"), entry("completed", request_id="r", cost_usd=cost))
     assert run.money() == (0, 10)
     run.write(entry("completed", request_id="r", cost_usd=0.004), entry("completed", request_id="r", cost_usd=cost))
     assert run.money() == (4, 0)
+
+
+def test_no_sum_of_costs_overflows_and_what_is_full_stays_full(start: Start) -> None:
+    """An account that a service charged in a wrong unit, up to the bound of a 64-bit column."""
+    run = start()
+    with run.store.writing():
+        account = run.store.account("")
+        run.store.execute("UPDATE accounts SET settled = ?, held = ?", (2**62 - 1, 2**62 - 1))
+    for key in "abc":
+        run.write(entry("submitting", key=key, reservation=Reservation(usd=10_000.0, max_usd=float("inf"))))
+        run.write(entry("submitted", key=key, request_id=key), entry("completed", request_id=key, cost_usd=10_000.0))
+    for most in (1e6, 4e9):
+        with pytest.raises(BudgetExceededError):
+            run.write(entry("submitting", key="d", reservation=Reservation(usd=0.01, max_usd=most)))
+    [(settled, held)] = run.store.execute("SELECT settled, held FROM accounts WHERE id = ?", (account,)).fetchall()
+    assert (type(settled), type(held), min(settled, held) >= 2**62 - 1, max(settled, held) < 2**63) == (int, int, 1, 1)
+    check(run.store.path)
+    run.now = 3000.0
+    with run.store.writing():
+        assert run.store.prune(2000.0, 10) == 3
+    check(reopened(start, run).store.path)
+
+
+@pytest.mark.parametrize("amount", [2**62 - 1, 2**63 - 1, 1e300, -(2**63)])
+def test_a_journal_opens_whatever_amounts_are_in_it(start: Start, amount: float) -> None:
+    """As an earlier version, or another program, may have left them."""
+    run = start()
+    for key in "abc":
+        run.submit(key, body=key.encode())
+        run.write(entry("completed", request_id=f"r-{key}", cost_usd=0.01))
+    run.store.execute("UPDATE requests SET cost = ?, reserved = ?", (amount, amount))
+    run.store.execute("UPDATE accounts SET settled = ?, held = ?, pruned = ?", (amount, amount, amount))
+    write(run.store, entry("completed", request_id="s", cost_usd=0.01), token="another")
+    run = reopened(start, run)
+    assert run.claim(b"a").action is Action.RECALL
+    run.submit("d", body=b"d")
+    run.write(entry("completed", request_id="r-d", cost_usd=0.01))
+    with JournalReader(run.store.path) as reader:
+        assert [len(list(reader.requests())), sum(reader.counts().values())] == [5, 5]
+        reader.spent_usd()
+        with contextlib.suppress(JournalError):  # it may say that the totals differ, and nothing else
+            reader.check()
+    run.now = 3000.0
+    with run.store.writing():
+        assert run.store.prune(2000.0, 10) == 5
 
 
 def test_accounts_share_neither_requests_nor_money(run: Run) -> None:
