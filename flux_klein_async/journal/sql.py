@@ -44,15 +44,26 @@ def _listed(states: Iterable[EntryState]) -> str:
     return f"({', '.join(repr(state.value) for state in states)})"
 
 
-# Submitted without a budget, cost unknown. Not `key IS NOT NULL`: with that, SQLite reads all keys of the account.
-_UNPRICED: Final = "length(key) >= 0 AND reserved IS NULL AND cost IS NULL"
+# Not `key IS NOT NULL`: with that, SQLite reads all keys of the account.
+_WITHOUT_COST: Final = "length(key) >= 0 AND cost IS NULL"
+_UNPRICED: Final = f"{_WITHOUT_COST} AND reserved IS NULL"  # submitted without a budget
 _CHARGED: Final = f"state IN {_listed(state for state in STATES if STATES[state].charged)}"
+_PENDING: Final = _listed((EntryState.SUBMITTING, EntryState.SUBMITTED, EntryState.UNCERTAIN))  # a cost may still come
 # An uncertain submit may have been accepted: it stays until somebody knows.
 _ENDED: Final = _listed(state for state in STATES if STATES[state].ended and state is not EntryState.UNCERTAIN)
 _PRUNABLE: Final = f"FROM requests WHERE state IN {_ENDED} AND updated < ?"
 _INSERT: Final = (
     "INSERT INTO requests (account, item, key, request_id, state, run, reserved, cost, created, updated, model, error,"
     " files, answer, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+)
+# The highest cost of a model that was more than what was reserved for it. The price of the catalogue is no promise.
+_HIGHEST: Final = """
+    CREATE TABLE IF NOT EXISTS highest_costs (
+        account BIGINT NOT NULL, model TEXT NOT NULL, cost BIGINT NOT NULL, PRIMARY KEY (account, model))
+"""
+_RAISE: Final = (
+    "INSERT INTO highest_costs (account, model, cost) VALUES (?, ?, ?)"
+    " ON CONFLICT (account, model) DO UPDATE SET cost = excluded.cost"
 )
 # Every request has a key or an id, and an index of each.
 _USED_ACCOUNTS: Final = """
@@ -81,6 +92,7 @@ class _Request(NamedTuple):
 
     id: int
     state: EntryState
+    model: str | None
     request_id: str | None
     reserved: int | None
     cost: int | None
@@ -95,7 +107,7 @@ class _Request(NamedTuple):
         # A server may have written the error: it can be long, or not be valid Unicode.
         error = None if entry.error is None else entry.error[:_LONGEST].encode(errors="backslashreplace").decode()
         files = json.dumps([[str(file.path), file.sha256, file.size] for file in entry.files]) if entry.files else None
-        return cls(0, entry.state, entry.request_id, reserved, cost, files, entry.answer, error)
+        return cls(0, entry.state, entry.model, entry.request_id, reserved, cost, files, entry.answer, error)
 
     @property
     def charge(self) -> Charge:
@@ -164,7 +176,8 @@ class JournalStore(ABC):
             "CREATE INDEX requests_by_id ON requests (account, request_id) WHERE request_id IS NOT NULL",
             "CREATE INDEX requests_by_item ON requests (item) WHERE item IS NOT NULL",
             "CREATE INDEX requests_submitting ON requests (run) WHERE state = 'submitting'",
-            f"CREATE INDEX requests_unpriced ON requests (account, reserved, cost) WHERE {_UNPRICED}",
+            f"CREATE INDEX requests_without_cost ON requests (account, reserved, model) WHERE {_WITHOUT_COST}",
+            _HIGHEST,
             # run: the run that claimed the item last; before_claim: the newest request that is not of that claim.
             f"""CREATE TABLE items (
                 id {cls.row_id}, account BIGINT NOT NULL, name {cls.blob} NOT NULL, content {cls.blob} NOT NULL,
@@ -176,6 +189,7 @@ class JournalStore(ABC):
     def begin(self, name: str) -> None:
         """Begin a run, and end those that died."""
         # What came in each pass over items: on the disk, because it may be a million items.
+        self.execute(_HIGHEST)  # a journal of an earlier version lacks it
         key = "PRIMARY KEY (pass, name)"
         self.execute(f"CREATE TEMP TABLE passed (pass BIGINT, name {self.blob}, count BIGINT, {key})")
         for [run] in self.execute("SELECT id FROM runs").fetchall():
@@ -259,7 +273,7 @@ class JournalStore(ABC):
             if entry.key is None:
                 raise JournalError("An intent needs the key of its submit")
             if entry.reservation is not None:
-                self._check_budget(token, entry.reservation)
+                new = new._replace(reserved=self._check_budget(token, entry.model, entry.reservation))
             self._insert(account, entry, new)
             return
         if entry.key is None and entry.request_id is None:
@@ -294,6 +308,7 @@ class JournalStore(ABC):
         if self.insert(_INSERT, (*row, entry.model, new.error, new.files, new.answer, entry.body)) is None:
             raise JournalError(f"The submit {entry.key} was recorded before")
         self._charge(account, new.charge)
+        self._learn_cost(account, new)
 
     def _update(self, account: int, request: _Request, new: _Request) -> None:
         """Add to a request what an entry says."""
@@ -308,6 +323,7 @@ class JournalStore(ABC):
     def _change(self, account: int, request: _Request, new: _Request) -> _Request:
         """Give a request the state of another row if that ranks higher, and in any case what that row adds."""
         changed = request._replace(
+            model=request.model or new.model,
             request_id=request.request_id or new.request_id,
             cost=request.cost if new.cost is None else new.cost,
             files=new.files or request.files,
@@ -327,12 +343,18 @@ class JournalStore(ABC):
             (*values.values(), self.clock(), request.id),
         )
         self._charge(account, changed.charge, before=request.charge)
+        if "cost" in values:
+            self._learn_cost(account, changed)
         return changed
 
     # --- the budget
 
-    def _check_budget(self, token: str, reservation: Reservation) -> None:
-        """Refuse an intent that costs more than is left; nothing else is spent before the transaction ends."""
+    def _check_budget(self, token: str, model: str | None, reservation: Reservation) -> int:
+        """Refuse an intent that costs more than is left; nothing else is spent before the transaction ends.
+
+        Returns:
+            What to reserve: the expected cost, or the highest that the service charged for the model.
+        """
         price = to_nano(reservation.usd)
         if price is None:
             raise BudgetExceededError(
@@ -342,6 +364,7 @@ class JournalStore(ABC):
         if most is None:
             raise BudgetExceededError(f"A budget is an amount of USD, not {reservation.max_usd:g}")
         account = self.account(token)
+        price = max(price, self._highest_cost(account, model))
         # A request that was submitted without a budget, and whose cost is unknown, is not free: it counts as this one.
         for request in self._select(f"account = ? AND {_UNPRICED}", account):
             self.execute("UPDATE requests SET reserved = ? WHERE id = ?", (price, request.id))
@@ -349,10 +372,30 @@ class JournalStore(ABC):
         settled, held = self.totals(token)
         if settled + held + price > most:
             raise BudgetExceededError(
-                f"The next submit is expected to cost {reservation.usd:g} USD; of {reservation.max_usd:g} USD, "
+                f"The next submit is expected to cost {from_nano(price):g} USD; of {reservation.max_usd:g} USD, "
                 f"{from_nano(settled):g} are spent and {from_nano(held):g} reserved",
                 charged="no",
             )
+        return price
+
+    def _highest_cost(self, account: int, model: str | None) -> int:
+        """The highest cost of a model beyond its reservation; 0 if none is known."""
+        select = "SELECT cost FROM highest_costs WHERE account = ? AND model = ?"
+        row = self.execute(select, (account, model)).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def _learn_cost(self, account: int, request: _Request) -> None:
+        """If a request cost more than any of its model before, reserve that much for those that are pending too."""
+        cost, model = request.cost, request.model
+        if cost is None or model is None or cost <= (request.reserved or 0):
+            return
+        if cost <= self._highest_cost(account, model):
+            return
+        self.execute(_RAISE, (account, model, cost))
+        pending = f"account = ? AND reserved < ? AND model = ? AND {_WITHOUT_COST} AND state IN {_PENDING}"
+        for other in self._select(pending, account, cost, model):
+            self.execute("UPDATE requests SET reserved = ? WHERE id = ?", (cost, other.id))
+            self._charge(account, charge(other.state, cost, None), before=other.charge)
 
     def _charge(self, account: int, after: Charge, *, before: Charge = _NOTHING) -> None:
         if after != before:

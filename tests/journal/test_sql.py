@@ -193,6 +193,67 @@ def test_others_may_submit_without_a_budget_meanwhile(start: Callable[[], Run]) 
         bounded.write(intent("f"))
 
 
+def bought(run: Run, key: str, cost: float | None, *, most: float = 9.0, model: str = "a/b") -> float:
+    """Submit at a price of 0.01, and let it end at a cost, if there is one; the USD that were reserved."""
+    price = Reservation(usd=0.01, max_usd=most)
+    run.write(entry("submitting", key=key, model=model, reservation=price))
+    if cost is not None:
+        run.write(entry("submitted", key=key, request_id=f"r-{key}"))
+        run.write(entry("completed", request_id=f"r-{key}", cost_usd=cost))
+    return next(one["reserved"] for one in run.requests() if one["key"] == key) / 10**9
+
+
+def test_what_a_model_cost_beyond_its_price_is_reserved_for_it_from_then_on(start: Start) -> None:
+    one, other = start(), start()
+    assert bought(one, "a", 0.04) == 0.01
+    assert [bought(one, "b", 0.02), bought(other, "c", 0.04), bought(one, "d", 0.05), bought(other, "e", 0.01)] == [
+        0.04,
+        0.04,
+        0.04,
+        0.05,
+    ]
+    assert bought(one, "f", 0.005, model="c/d") == bought(one, "g", 0.01, model="c/d") == 0.01
+    with pytest.raises(BudgetExceededError, match=r"expected to cost 0\.05 USD; of 0\.2 USD, 0\.175 are spent"):
+        bought(one, "h", None, most=0.2)
+    with one.store.writing():
+        one.store.prune(2000.0, 100)
+    run = reopened(start, one)
+    assert bought(run, "i", None) == 0.05, "in later runs too, whatever was pruned"
+    check(run.store.path)
+
+
+def test_what_a_model_cost_without_a_budget_is_reserved_for_it_in_one(run: Run) -> None:
+    run.write(
+        *unbudgeted("a", "completed", cost_usd=0.04), entry("completed", request_id="r", model="c/d", cost_usd=0.1)
+    )
+    run.write(entry("completed", request_id="no model", cost_usd=0.5))
+    assert [bought(run, "b", None), bought(run, "c", None, model="c/d")] == [0.04, 0.1]
+
+
+def test_a_higher_cost_is_reserved_for_what_is_pending_too(run: Run) -> None:
+    for key in ("submitting", "submitted", "uncertain", "failed", "refused", "cheap"):
+        bought(run, key, None)
+    for state in ("submitted", "uncertain", "failed", "refused"):
+        run.write(entry(state, key=state))
+    bought(run, "another's", None, model="c/d")
+    assert run.money() == (0, 60)
+    run.write(entry("completed", key="cheap", cost_usd=0.001))
+    assert run.money() == (1, 50)
+    bought(run, "dear", 0.04)
+    assert run.money() == (41, 3 * 40 + 20)
+    run.write(entry("completed", key="submitted", cost_usd=0.04))
+    assert run.money() == (81, 2 * 40 + 20)
+    check(run.store.path)
+
+
+def test_a_journal_of_an_earlier_version_learns_costs_too(start: Start) -> None:
+    run = start()
+    run.store.execute("DROP TABLE highest_costs")
+    run = reopened(start, run)
+    bought(run, "a", 0.04)
+    assert bought(run, "b", None) == 0.04
+
+
 @pytest.mark.parametrize(
     ("usd", "most", "fits"),
     [(0.01, float("inf"), True), (0.0, 0.0, True), (0.01, -1.0, False)]
@@ -528,6 +589,7 @@ def test_each_statement_of_a_run_finds_its_rows_by_an_index(start: Start) -> Non
     bounded = entry("submitting", key="k3", reservation=Reservation(usd=0.01, max_usd=1))
     run.write(*unbudgeted("k2"), bounded, entry("completed", request_id="r-k1", cost_usd=0.01))
     run.write(entry("completed", request_id="r"), entry("submitted", key="k3", request_id="r"))
+    run.write(entry("completed", request_id="of k2", cost_usd=0.04))
     run.preview()
     buy(run, "token")
     others(run, "new")
@@ -550,7 +612,8 @@ def test_each_statement_of_a_run_finds_its_rows_by_an_index(start: Start) -> Non
         "INDEX requests_by_key (account=? AND key>?)",
         "INDEX requests_by_id (account=? AND request_id=?)",
         "INDEX requests_by_id (account=? AND request_id>?)",
-        "INDEX requests_unpriced (account=? AND reserved=? AND cost=?)",
+        "INDEX requests_without_cost (account=? AND reserved<?)",
+        "INDEX requests_without_cost (account=? AND reserved=?)",
     }
 
 
