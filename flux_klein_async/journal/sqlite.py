@@ -1,12 +1,14 @@
 """A journal in an SQLite file, which several processes on one machine may share."""
 
 import contextlib
+import ctypes
 import errno
 import os
 import secrets
 import sqlite3
 import stat
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
@@ -62,6 +64,50 @@ def to_error(path: Path, error: Exception) -> JournalError:
     return JournalError(f"The journal {path} {advice or 'cannot be used'}", cause=said[:300])
 
 
+class Connection(sqlite3.Connection):
+    """A connection that a forked process does not use, and does not close: both could damage the file.
+
+    See https://www.sqlite.org/howtocorrupt.html, "Carrying an open database file across a fork()".
+    """
+
+    _process = 0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._process = os.getpid()
+        _connections.add(self)
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        """Run one statement.
+
+        Raises:
+            JournalError: In a forked process.
+        """
+        if self._process != os.getpid():
+            raise JournalError(
+                "The journal was opened before this process was forked: open it in the process that uses it"
+            )
+        return super().execute(sql, *values)
+
+    def close(self) -> None:
+        """Close the connection; in a forked process do nothing."""
+        if self._process == os.getpid():
+            super().close()
+
+
+_connections: Final["weakref.WeakSet[Connection]"] = weakref.WeakSet()
+
+
+def _keep_open() -> None:  # pragma: no cover  # as a forked process
+    """In a forked process: a connection that is collected would be closed, so none ever is."""
+    for connection in _connections:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch  # not on Windows
+    os.register_at_fork(after_in_child=_keep_open)
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open the file of a journal; this takes the same time at any size.
 
@@ -75,7 +121,8 @@ def connect(path: Path) -> sqlite3.Connection:
     if not os.access(path, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # SQLite would open it for reading alone
     with contextlib.ExitStack() as stack:
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY, isolation_level=None)
+        uri = f"{path.absolute().as_uri()}?mode=rw"
+        db = sqlite3.connect(uri, uri=True, timeout=BUSY, isolation_level=None, factory=Connection)
         stack.callback(db.close)
         try:
             db.execute("PRAGMA trusted_schema = OFF")

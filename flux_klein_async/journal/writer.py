@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 import warnings
 import weakref
 from collections.abc import Callable
@@ -13,13 +14,14 @@ from flux_klein_async.errors import FluxKleinError, JournalError
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState, from_nano
 from flux_klein_async.journal.sql import JournalStore
 
-__all__ = ["ItemPass", "JournalAccount", "Spending", "Writer"]
+__all__ = ["FORKED", "ItemPass", "JournalAccount", "Spending", "Writer"]
 
 T = TypeVar("T")
 _MOST: Final = 500  # operations in one transaction: other processes wait for its end
 # Seconds between the beginnings of two transactions that several callers share: a commit takes as much CPU as ten
 # entries, and other callers arrive while one lasts.
 _INTERVAL: Final = 0.01
+FORKED: Final = "The journal was opened before this process was forked: open it in the process that uses it"
 _AGAIN: Final = 1.0  # seconds until what could not be written is tried again
 _CLOSING: Final = 10.0  # seconds for which closing tries to write it; an attempt under way is not cut short
 
@@ -68,9 +70,10 @@ class Writer:
         self._timer: asyncio.TimerHandle | None = None
         self._next = 0.0  # the loop time before which no transaction begins
         self._closing: asyncio.Task[None] | None = None
+        self._process = 0  # the one that has the thread
 
     def __del__(self) -> None:
-        if self._thread is not None and self._closing is None:
+        if self._thread is not None and self._closing is None and self._process == os.getpid():
             warnings.warn(f"unclosed {self.name}", ResourceWarning, source=self, stacklevel=2)
 
     async def run(self, operation: Callable[[JournalStore], T], *, keep: bool = False) -> T:
@@ -118,6 +121,8 @@ class Writer:
     # --- in the loop
 
     def _bind(self) -> asyncio.AbstractEventLoop:
+        if self._thread is not None and self._process != os.getpid():
+            raise JournalError(FORKED)
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
@@ -138,6 +143,7 @@ class Writer:
     def _begin(self) -> None:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="flux-klein-journal")
+            self._process = os.getpid()
         loop, self._timer = self._bind(), None
         batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
         self._next = loop.time() + _INTERVAL if len(batch) > 1 else 0.0  # a lone caller never waits
