@@ -40,6 +40,11 @@ else:
 
     def _try_lock(handle: int, *, shared: bool) -> bool:
         try:
+            fcntl.lockf(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)  # as SQLite will
+            fcntl.lockf(handle, fcntl.LOCK_UN)
+        except (BlockingIOError, PermissionError):  # locks of both kinds are one on some file systems
+            pass
+        try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False

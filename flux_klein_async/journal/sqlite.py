@@ -34,8 +34,27 @@ DAMAGED: Final = "is damaged: keep the file, and go on with a backup or with wha
 _DEVICE: Final = "cannot be read or written: the device reports an error; check the disk before going on"
 _NO_DIRECTORY: Final = "cannot be made: its directory does not exist; make it, or name another journal"
 _TOO_MANY: Final = "cannot be opened: this process has too many files open; raise its limit (ulimit -n)"
-# By SQLite's primary result code (https://www.sqlite.org/rescode.html), and by the system's error number.
+_NO_LOCKS: Final = (
+    "is on a file system without working locks, as network and shared folders often are: name a journal on a local disk"
+)
+# By SQLite's result code (https://www.sqlite.org/rescode.html), extended or primary; and by the system's error number.
 _CODES: Final[Mapping[int, str]] = {
+    **dict.fromkeys(
+        (
+            sqlite3.SQLITE_PROTOCOL,
+            sqlite3.SQLITE_NOLFS,
+            sqlite3.SQLITE_IOERR_LOCK,
+            sqlite3.SQLITE_IOERR_RDLOCK,
+            sqlite3.SQLITE_IOERR_UNLOCK,
+            sqlite3.SQLITE_IOERR_BLOCKED,
+            sqlite3.SQLITE_IOERR_CHECKRESERVEDLOCK,
+            sqlite3.SQLITE_IOERR_SHMLOCK,
+            sqlite3.SQLITE_IOERR_SHMMAP,
+            sqlite3.SQLITE_IOERR_SHMOPEN,
+            sqlite3.SQLITE_IOERR_SHMSIZE,
+        ),
+        _NO_LOCKS,
+    ),
     **dict.fromkeys((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED), _LOCKED),
     **dict.fromkeys((sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN), _FORBIDDEN),
     **dict.fromkeys((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT), DAMAGED),
@@ -47,6 +66,7 @@ _NUMBERS: Final[Mapping[int | None, str]] = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _FULL),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), _NO_DIRECTORY),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), _TOO_MANY),
+    **dict.fromkeys((errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS), _NO_LOCKS),
     errno.EIO: _DEVICE,
 }
 
@@ -60,7 +80,8 @@ def to_error(path: Path, error: Exception) -> JournalError:
     elif isinstance(error, ValueError):  # text that cannot be decoded, a state that does not exist
         advice = DAMAGED
     else:
-        advice = _CODES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+        code = getattr(error, "sqlite_errorcode", 0)
+        advice = _CODES.get(code) or _CODES.get(code & 0xFF)
     return JournalError(f"The journal {path} {advice or 'cannot be used'}", cause=said[:300])
 
 
