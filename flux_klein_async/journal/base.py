@@ -8,7 +8,7 @@ Entries may arrive late, twice, in any order and from several processes. `STATES
 is known: an entry changes a request only to a state of higher rank, so the order of arrival does not affect the money.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite
@@ -31,6 +31,7 @@ __all__ = [
     "Journal",
     "NoBudget",
     "Reservation",
+    "RunJournal",
     "SpendingLimit",
     "StateRule",
     "charge",
@@ -242,6 +243,19 @@ class ItemJournal(Journal, Protocol):
 
     def items(self) -> ItemClaims:
         """Begin a pass over items."""
+        ...
+
+
+@runtime_checkable
+class RunJournal(Protocol):
+    """A journal whose runs mark their unfinished files, so that a later run can remove those of a dead one."""
+
+    async def run_mark(self) -> str:
+        """The mark of this run: 12 and 16 hexadecimal digits with a hyphen between them."""
+        ...
+
+    async def ended_runs(self, marks: Collection[str]) -> set[str]:
+        """Those of the marks that are of this journal's runs, and of runs that have ended."""
         ...
 
 

@@ -133,6 +133,7 @@ class JournalStore(ABC):
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
         self.run = 0
+        self._name = ""
         self._accounts: dict[str, int] = {}  # by token; a store clears it when it undoes a transaction
         self._claimed: set[int] = set()  # the items that this run works on
 
@@ -151,6 +152,10 @@ class JournalStore(ABC):
     @abstractmethod
     def holds_lease(self, name: str) -> bool:
         """Whether the run of this name is alive."""
+
+    @abstractmethod
+    def place(self) -> str:
+        """Where the journal is: a copy of it elsewhere has runs of its own."""
 
     @abstractmethod
     def close(self) -> None:
@@ -195,6 +200,16 @@ class JournalStore(ABC):
         for [run] in self.execute("SELECT id FROM runs").fetchall():
             self.is_alive(run)
         self.run = self.insert("INSERT INTO runs (name, began) VALUES (?, ?)", (name, self.clock())) or 0
+        self._name = name
+
+    def mark(self) -> str:
+        """What names the files of this run: what is the same for all runs of the journal, and the run's own name."""
+        return f"{hashlib.blake2b(self.place().encode(), key=self._salt(), digest_size=6).hexdigest()}-{self._name}"
+
+    def ended_runs(self, marks: Iterable[str]) -> set[str]:
+        """Those of the marks that are of this journal's runs, and of runs that have ended."""
+        journal = self.mark().partition("-")[0]
+        return {mark for mark in marks if mark.startswith(f"{journal}-") and not self.holds_lease(mark[13:])}
 
     def is_alive(self, run: int) -> bool:
         """Whether a run has not ended; the submits that a dead run had under way become uncertain."""
@@ -228,8 +243,10 @@ class JournalStore(ABC):
         """The stored name of a token's account: a salted hash, from which the token cannot be told."""
         if not token:
             return ""
-        [salt] = self.execute("SELECT value FROM settings WHERE name = 'salt'").fetchone()
-        return hashlib.blake2b(token.encode(), key=salt, digest_size=16).hexdigest()
+        return hashlib.blake2b(token.encode(), key=self._salt(), digest_size=16).hexdigest()
+
+    def _salt(self) -> bytes:
+        return bytes(self.execute("SELECT value FROM settings WHERE name = 'salt'").fetchone()[0])
 
     def totals(self, token: str) -> Charge:
         """What an account has spent and reserved."""

@@ -238,6 +238,10 @@ class SqliteStore(JournalStore):
             stack.pop_all()
         return store
 
+    def place(self) -> str:
+        """Where the journal is."""
+        return os.fsencode(self.path).hex()  # a path may be no text
+
     def close(self) -> None:
         """End the run; the last run to end leaves a single file."""
         try:

@@ -5,7 +5,7 @@ import itertools
 import os
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
@@ -71,6 +71,7 @@ class Writer:
         self._next = 0.0  # the loop time before which no transaction begins
         self._closing: asyncio.Task[None] | None = None
         self._process = 0  # the one that has the thread
+        self.mark = ""  # this run's, once somebody asked for it
 
     def __del__(self) -> None:
         if self._thread is not None and self._closing is None and self._process == os.getpid():
@@ -291,6 +292,23 @@ class JournalAccount:
         """
         settled, held = await self._writer.run(lambda store: store.totals(self._token))
         return Spending(settled_usd=from_nano(settled), held_usd=from_nano(held))
+
+    async def run_mark(self) -> str:
+        """The mark with which this run names its unfinished files.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+        self._writer.mark = self._writer.mark or await self._writer.run(lambda store: store.mark())
+        return self._writer.mark
+
+    async def ended_runs(self, marks: Collection[str]) -> set[str]:
+        """Those of the marks that are of this journal's runs, and of runs that have ended.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+        return await self._writer.run(lambda store: store.ended_runs(marks))
 
     async def is_stranger(self, *, ignored: tuple[str, ...] = ()) -> bool:
         """Whether the journal knows other tokens but not this one; `ignored` tokens do not count.
