@@ -285,8 +285,9 @@ class SqliteJournal(JournalAccount):
 
     An entry is on the disk when `record` returns, and survives a power cut if the disk does what it promises.
     Concurrent entries share a transaction. The file is made at the first use, and only its owner can read it: it
-    contains the prompts, but never the token. Keep it on a local disk, because SQLite's WAL does not work on a network
-    file system. Each process that uses the file holds a lock on a small file beside it, which shows that it is alive.
+    contains the prompts, but never the token. Keep it on a local disk: on a network or shared folder locks may not
+    work, and `JournalError` then says so. Each process that uses the file holds a lock on a small file beside it, which
+    shows that it is alive; a forked process cannot use its parent's object.
 
     A client uses the account of its token. Used directly, the journal is an account without a token.
 

@@ -226,7 +226,7 @@ def test_what_a_model_cost_without_a_budget_is_reserved_for_it_in_one(run: Run) 
     run.write(
         *unbudgeted("a", "completed", cost_usd=0.04), entry("completed", request_id="r", model="c/d", cost_usd=0.1)
     )
-    run.write(entry("completed", request_id="no model", cost_usd=0.5))
+    run.write(entry("completed", request_id="no model", cost_usd=0.5), *unbudgeted("d", "completed", cost_usd=0.03))
     assert [bought(run, "b", None), bought(run, "c", None, model="c/d")] == [0.04, 0.1]
 
 

@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -218,6 +219,20 @@ def test_the_number_of_a_run_is_never_given_twice(start: Callable[[], Run]) -> N
         runs[-1].close()
     assert len({run.store.run for run in runs}) == 3
     assert not start().store.is_alive(runs[0].store.run)
+
+
+async def test_a_run_that_ended_is_known_by_its_mark_in_its_own_journal_alone(path: Path, tmp_path: Path) -> None:
+    async with SqliteJournal(path) as journal:
+        ended = await journal.run_mark()
+        assert re.fullmatch("[0-9a-f]{12}-[0-9a-f]{16}", ended)
+        assert await journal.for_account("token").run_mark() == ended
+        assert await journal.ended_runs([ended]) == set()
+    (tmp_path / "copy").mkdir()
+    copied = shutil.copy(path, tmp_path / "copy")
+    async with SqliteJournal(path) as journal, SqliteJournal(copied) as copy:
+        marks = [ended, await journal.run_mark(), await copy.run_mark(), "odd", ""]
+        assert await journal.ended_runs(marks) == {ended}
+        assert await copy.ended_runs(marks) == set()
 
 
 # --- life
