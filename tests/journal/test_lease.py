@@ -41,7 +41,8 @@ from flux_klein_async.journal.sqlite import SqliteStore
 store = SqliteStore.open(Path(sys.argv[1]), lambda: 1.0)
 Path(sys.argv[1]).with_name(store._lease.run + ".is").touch()
 if os.fork() == 0:
-    Path(sys.argv[1]).with_name("child").write_text(str(os.getpid()))
+    Path(sys.argv[1]).with_name("child.new").write_text(str(os.getpid()))
+    Path(sys.argv[1]).with_name("child.new").rename(Path(sys.argv[1]).with_name("child"))
     sys.stdin.read()
     os._exit(0)
 while not Path(sys.argv[1]).with_name("child").exists():
