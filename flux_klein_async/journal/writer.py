@@ -70,7 +70,7 @@ class Writer:
         self._timer: asyncio.TimerHandle | None = None
         self._next = 0.0  # the loop time before which no transaction begins
         self._closing: asyncio.Task[None] | None = None
-        self._process = 0  # the one that has the thread
+        self._process = os.getpid()  # the one that has the thread
         self.mark = ""  # this run's, once somebody asked for it
 
     def __del__(self) -> None:
