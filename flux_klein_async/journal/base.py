@@ -8,7 +8,7 @@ Entries may arrive late, twice, in any order and from several processes. `STATES
 is known: an entry changes a request only to a state of higher rank, so the order of arrival does not affect the money.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite
@@ -17,6 +17,8 @@ from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 from flux_klein_async.models import ModelInfo, SavedFile, brief_repr
 
 __all__ = [
+    "FULL",
+    "LARGEST_COST",
     "STATES",
     "AccountJournal",
     "Action",
@@ -29,6 +31,7 @@ __all__ = [
     "Journal",
     "NoBudget",
     "Reservation",
+    "RunJournal",
     "SpendingLimit",
     "StateRule",
     "charge",
@@ -91,7 +94,9 @@ def supersedes(new: EntryState, old: EntryState) -> bool:
 
 
 _NANO: Final = 1_000_000_000  # money is counted in whole billionths of a USD, because sums of floats drift
-_LARGEST: Final = 2**62  # a 64-bit integer column holds it, with room to add
+# USD that one request can cost: more is a cost in a wrong unit. The dearest models take some tens of USD.
+LARGEST_COST: Final = 10_000.0
+FULL: Final = 2**62  # a total in billionths stays as it is from here on; a 64-bit column holds it and any cost
 
 
 class Charge(NamedTuple):
@@ -108,14 +113,14 @@ def charge(state: EntryState, reserved: int | None, cost: int | None) -> Charge:
     return Charge(0, reserved or 0) if cost is None else Charge(cost, 0)
 
 
-def to_nano(usd: float) -> int | None:
-    """Convert USD to billionths; None if the number is not an amount of money."""
-    if not isfinite(usd) or not 0 <= usd * _NANO < _LARGEST:
+def to_nano(usd: float, most: float = LARGEST_COST) -> int | None:
+    """Convert USD to billionths; None if the number is not an amount of money, or more than `most`."""
+    if not isfinite(usd) or not 0 <= usd <= most:
         return None
     return round(usd * _NANO)
 
 
-def from_nano(amount: int) -> float:
+def from_nano(amount: float) -> float:
     """Convert billionths to USD."""
     return amount / _NANO
 
@@ -205,7 +210,8 @@ class Journal(Protocol):
         """Return once the entry is durable.
 
         Raises:
-            JournalError: The entry could not be written.
+            JournalError: The entry could not be written; with `charged` "unknown", the request id that the service gave
+                belongs to another submit, so this submit is uncertain.
             BudgetExceededError: The intent reserves more money than is left.
         """
         ...
@@ -237,6 +243,19 @@ class ItemJournal(Journal, Protocol):
 
     def items(self) -> ItemClaims:
         """Begin a pass over items."""
+        ...
+
+
+@runtime_checkable
+class RunJournal(Protocol):
+    """A journal whose runs mark their unfinished files, so that a later run can remove those of a dead one."""
+
+    async def run_mark(self) -> str:
+        """The mark of this run: 12 and 16 hexadecimal digits with a hyphen between them."""
+        ...
+
+    async def ended_runs(self, marks: Collection[str]) -> set[str]:
+        """Those of the marks that are of this journal's runs, and of runs that have ended."""
         ...
 
 

@@ -1,7 +1,8 @@
 """`Budget` reserves money before a submit is sent, so that concurrent tasks cannot spend too much together.
 
 The catalogue gives the expected cost of a generation; its result gives the actual cost. The money stays reserved until
-then, and for an uncertain submit for ever.
+then, and for an uncertain submit for ever. If a result costs more than was reserved for it, that much is reserved for
+its model from then on, and for requests under way.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from decimal import Decimal
 
 from flux_klein_async.errors import BudgetExceededError, ConfigurationError
-from flux_klein_async.journal.base import Reservation
+from flux_klein_async.journal.base import Reservation, to_nano
 from flux_klein_async.models import ModelInfo
 
 __all__ = ["Budget", "dollars", "generation_price"]
@@ -41,7 +42,9 @@ class Budget:
 
     With a `SqliteJournal`, the limit covers everything that any process ever spent in that journal, with or without a
     budget. Without one, it covers what is submitted with this object. The price of a generation comes from the
-    catalogue; if it is not known, nothing is submitted.
+    catalogue; if it is not known, nothing is submitted. If the service charges more, the highest charge for the model
+    is its price from then on. Until the first such charge is known, what is in flight can exceed the limit by the
+    difference.
 
     Args:
         max_usd: The limit in USD, 0 or more.
@@ -59,7 +62,8 @@ class Budget:
         if not limit.is_finite() or limit < 0:
             raise ConfigurationError(f"A budget is a number of USD, 0 or more, not {max_usd!r:.40}")
         self._limit = limit
-        self._reserved: dict[str, Decimal] = {}  # by key, and by request id once accepted
+        self._reserved: dict[str, tuple[str, Decimal]] = {}  # model and USD, by key, and by request id once accepted
+        self._highest: dict[str, Decimal] = {}  # by model: the highest cost, if it was more than its reservation
         self._prices: dict[str, tuple[float, Decimal]] = {}  # by model: when it was read, in loop time, and the price
         self._reading_price = asyncio.Lock()
 
@@ -78,19 +82,19 @@ class Budget:
             BudgetExceededError: Too little is left, or the model's price is not known.
             FluxKleinError: The catalogue could not be read.
         """
-        usd = await self._price(model, price)
+        usd = max(await self._price(model, price), self._highest.get(model, Decimal(0)))
         if self._committed + usd > self._limit:
             raise BudgetExceededError(
                 f"The next generation may cost {dollars(usd)}, and {dollars(self._committed)} of "
                 f"{dollars(self._limit)} are spent or reserved"
             )
         self._committed += usd
-        self._reserved[key] = usd
+        self._reserved[key] = model, usd
         return Reservation(usd=float(usd), max_usd=float(self._limit))
 
     def release(self, key: str) -> None:
         """Free the money of a submit that was not accepted."""
-        self._committed -= self._reserved.pop(key, Decimal(0))
+        self._committed -= self._reserved.pop(key, ("", Decimal(0)))[1]
 
     def accepted(self, key: str, request_id: str) -> None:
         """Keep the money of a submit for the request that it was accepted as."""
@@ -98,10 +102,18 @@ class Budget:
             self._reserved[request_id] = self._reserved.pop(key)
 
     def settle(self, request_id: str, cost_usd: float | None) -> None:
-        """Replace the reservation by the actual cost; if that is None, count the reservation as spent."""
-        reserved = self._reserved.pop(request_id, None)
-        if reserved is not None and cost_usd is not None:  # ours, and not settled before
-            self._committed += Decimal(str(cost_usd)) - reserved
+        """Replace the reservation by the actual cost; if that is no amount, count the reservation as spent."""
+        model, reserved = self._reserved.pop(request_id, ("", None))
+        if reserved is None or cost_usd is None or to_nano(cost_usd) is None:
+            return  # another's, or settled before; or a cost that is not reported, in a wrong unit or no number
+        cost = Decimal(str(cost_usd))
+        self._committed += cost - reserved
+        if cost > max(reserved, self._highest.get(model, reserved)):
+            self._highest[model] = cost
+            for key, (other, usd) in self._reserved.items():  # those under way will cost as much
+                if other == model and usd < cost:
+                    self._committed += cost - usd
+                    self._reserved[key] = model, cost
 
     async def _price(self, model: str, price: Callable[[str], Awaitable[ModelInfo]]) -> Decimal:
         """The price of one generation; one task reads it for all that wait."""

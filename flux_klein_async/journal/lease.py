@@ -1,7 +1,7 @@
 """Tells which runs are alive: each holds a lock on a small file beside its journal until its process ends.
 
 The system drops the lock of a killed process at once. Locks work across containers on one kernel too, where process ids
-say nothing. A forked process shares the lock: the run counts as alive until both have ended.
+say nothing. A forked process would share the lock and keep a dead run alive, so it closes its copy at once.
 """
 
 import contextlib
@@ -11,10 +11,14 @@ import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
+from typing import Final
 
 __all__ = ["Lease", "is_alive", "is_same_file", "sweep"]
 
 _RUN = re.compile(r"[0-9a-f]{16}")
+_held: Final[set[int]] = set()  # the open locks of this process's runs
+_changing = Lock()  # no fork comes between opening a lock and noting it
 
 if sys.platform == "win32":  # pragma: no cover  # the same tests run there
     import msvcrt
@@ -36,6 +40,11 @@ else:
 
     def _try_lock(handle: int, *, shared: bool) -> bool:
         try:
+            fcntl.lockf(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)  # as SQLite will
+            fcntl.lockf(handle, fcntl.LOCK_UN)
+        except (BlockingIOError, PermissionError):  # locks of both kinds are one on some file systems
+            pass
+        try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
@@ -45,6 +54,15 @@ else:
         remove()  # still locked, so that a run that begins with the same file notices
         os.close(handle)
 
+    def _forked() -> None:  # pragma: no cover  # as a forked process
+        """In a forked process: the runs are its parent's. Closing a copy of a lock leaves the lock."""
+        for handle in _held:
+            os.close(handle)
+        _held.clear()
+        _changing.release()
+
+    os.register_at_fork(before=_changing.acquire, after_in_parent=_changing.release, after_in_child=_forked)
+
 
 class Lease:
     """The lock that shows that this run is alive."""
@@ -53,6 +71,7 @@ class Lease:
         self.run = run
         self._journal = journal
         self._handle: int | None = handle
+        self._process = os.getpid()
 
     @classmethod
     def take(cls, journal: Path) -> "Lease":
@@ -64,16 +83,26 @@ class Lease:
         while True:
             run = secrets.token_hex(8)
             path = _lock_path(journal, run)
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-            # A process that sweeps may lock or remove the file before it is locked here.
-            if _try_lock(handle, shared=False) and is_same_file(path, os.fstat(handle)):
-                return cls(journal, run, handle)
-            os.close(handle)
+            with _changing:
+                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+                try:
+                    # A process that sweeps may lock or remove the file before it is locked here.
+                    taken = _try_lock(handle, shared=False) and is_same_file(path, os.fstat(handle))
+                except OSError:
+                    _close(handle, lambda: _remove(path))  # noqa: B023  # called here
+                    raise
+                if taken:
+                    _held.add(handle)
+                    return cls(journal, run, handle)
+                os.close(handle)
 
     def release(self) -> None:
-        """End the run. Later calls do nothing."""
-        if self._handle is not None:
+        """End the run. Later calls do nothing, and so does a forked process's."""
+        if self._handle is None or self._process != os.getpid():
+            return
+        with _changing:
             handle, self._handle = self._handle, None
+            _held.discard(handle)
             _close(handle, lambda: _remove(_lock_path(self._journal, self.run)))
 
 
@@ -89,7 +118,12 @@ def is_alive(journal: Path, run: str) -> bool:
         return False
     except PermissionError:  # another user's file: treat the run as alive
         return True
-    if not _try_lock(handle, shared=True):  # shared: two processes that check at once both succeed
+    try:
+        ended = _try_lock(handle, shared=True)  # shared: two processes that check at once both succeed
+    except OSError:
+        os.close(handle)
+        raise
+    if not ended:
         os.close(handle)
         return True
     _close(handle, lambda: _clear(journal, run))

@@ -146,7 +146,9 @@ class JournalReader:
         with self._errors():
             findings = [text for [text] in self._db.execute("PRAGMA integrity_check(3)") if text != "ok"]
             for name, settled, held, settled_sum, held_sum in self._db.execute(BALANCE):
-                findings.append(f"account {name or 'without a name'}: {settled}+{held}, not {settled_sum}+{held_sum}")
+                findings.append(
+                    f"account {name or 'without a name'}: {settled}+{held}, not {settled_sum:.0f}+{held_sum:.0f}"
+                )
         if findings:
             raise JournalError(f"The journal {self.path} {DAMAGED}", cause="; ".join(findings)[:300])
 
@@ -168,9 +170,8 @@ class JournalReader:
             JournalError: The file cannot be read.
         """
         with self._errors():
-            query = "SELECT coalesce(sum(settled), 0), coalesce(sum(held), 0) FROM accounts"
-            settled, held = self._db.execute(query).fetchone()
-        return from_nano(settled), from_nano(held)
+            totals = self._db.execute("SELECT settled, held FROM accounts").fetchall()
+        return from_nano(sum(settled for settled, _ in totals)), from_nano(sum(held for _, held in totals))
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

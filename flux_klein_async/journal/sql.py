@@ -10,11 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 
 from flux_klein_async.errors import BudgetExceededError, InvalidInputError, JournalError
 from flux_klein_async.journal.base import (
+    FULL,
+    LARGEST_COST,
     STATES,
     Action,
     Charge,
@@ -34,7 +37,6 @@ __all__ = ["BALANCE", "ITEM_ID", "JournalStore", "files_from"]
 ITEM_ID: Final = b"id:"  # begins the name of an item that has an id
 _LONGEST: Final = 2100  # characters of an error: no sentence of this package is longer
 _LOST: Final = "The process ended before the service's answer was written down"
-_UNLIMITED: Final = 2**63
 _NOTHING: Final = Charge(0, 0)
 
 
@@ -42,15 +44,26 @@ def _listed(states: Iterable[EntryState]) -> str:
     return f"({', '.join(repr(state.value) for state in states)})"
 
 
-# Submitted without a budget, cost unknown. Not `key IS NOT NULL`: with that, SQLite reads all keys of the account.
-_UNPRICED: Final = "length(key) >= 0 AND reserved IS NULL AND cost IS NULL"
+# Not `key IS NOT NULL`: with that, SQLite reads all keys of the account.
+_WITHOUT_COST: Final = "length(key) >= 0 AND cost IS NULL"
+_UNPRICED: Final = f"{_WITHOUT_COST} AND reserved IS NULL"  # submitted without a budget
 _CHARGED: Final = f"state IN {_listed(state for state in STATES if STATES[state].charged)}"
+_PENDING: Final = _listed((EntryState.SUBMITTING, EntryState.SUBMITTED, EntryState.UNCERTAIN))  # a cost may still come
 # An uncertain submit may have been accepted: it stays until somebody knows.
 _ENDED: Final = _listed(state for state in STATES if STATES[state].ended and state is not EntryState.UNCERTAIN)
 _PRUNABLE: Final = f"FROM requests WHERE state IN {_ENDED} AND updated < ?"
 _INSERT: Final = (
     "INSERT INTO requests (account, item, key, request_id, state, run, reserved, cost, created, updated, model, error,"
     " files, answer, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+)
+# The highest cost of a model that was more than what was reserved for it. The price of the catalogue is no promise.
+_HIGHEST: Final = """
+    CREATE TABLE IF NOT EXISTS highest_costs (
+        account BIGINT NOT NULL, model TEXT NOT NULL, cost BIGINT NOT NULL, PRIMARY KEY (account, model))
+"""
+_RAISE: Final = (
+    "INSERT INTO highest_costs (account, model, cost) VALUES (?, ?, ?)"
+    " ON CONFLICT (account, model) DO UPDATE SET cost = excluded.cost"
 )
 # Every request has a key or an id, and an index of each.
 _USED_ACCOUNTS: Final = """
@@ -59,15 +72,18 @@ _USED_ACCOUNTS: Final = """
         OR EXISTS (SELECT 1 FROM requests WHERE account = accounts.id AND key IS NOT NULL)
         OR EXISTS (SELECT 1 FROM requests WHERE account = accounts.id AND request_id IS NOT NULL)
 """
-# The accounts whose totals differ from the sums over their requests.
+# The accounts whose totals differ from the sums over their requests. Sums of integers can overflow; those of floats are
+# exact up to millions of USD, and the tolerance covers what they round beyond.
 BALANCE: Final = f"""
     SELECT name, settled - pruned, held, coalesce(settled_sum, 0), coalesce(held_sum, 0)
     FROM accounts LEFT JOIN (
-        SELECT account, sum(coalesce(cost, 0)) AS settled_sum,
-            sum(CASE WHEN cost IS NULL THEN coalesce(reserved, 0) ELSE 0 END) AS held_sum
+        SELECT account, sum(CAST(coalesce(cost, 0) AS DOUBLE PRECISION)) AS settled_sum,
+            sum(CAST(CASE WHEN cost IS NULL THEN coalesce(reserved, 0) ELSE 0 END AS DOUBLE PRECISION)) AS held_sum
         FROM requests WHERE {_CHARGED} GROUP BY account
     ) AS sums ON sums.account = accounts.id
-    WHERE settled - pruned <> coalesce(settled_sum, 0) OR held <> coalesce(held_sum, 0)
+    WHERE settled < {FULL} AND held < {FULL} AND (
+        abs(settled - pruned - coalesce(settled_sum, 0)) > 0.5 + settled * 1e-12
+        OR abs(held - coalesce(held_sum, 0)) > 0.5 + held * 1e-12)
 """  # noqa: S608  # of constants
 
 
@@ -76,6 +92,7 @@ class _Request(NamedTuple):
 
     id: int
     state: EntryState
+    model: str | None
     request_id: str | None
     reserved: int | None
     cost: int | None
@@ -90,7 +107,7 @@ class _Request(NamedTuple):
         # A server may have written the error: it can be long, or not be valid Unicode.
         error = None if entry.error is None else entry.error[:_LONGEST].encode(errors="backslashreplace").decode()
         files = json.dumps([[str(file.path), file.sha256, file.size] for file in entry.files]) if entry.files else None
-        return cls(0, entry.state, entry.request_id, reserved, cost, files, entry.answer, error)
+        return cls(0, entry.state, entry.model, entry.request_id, reserved, cost, files, entry.answer, error)
 
     @property
     def charge(self) -> Charge:
@@ -116,6 +133,7 @@ class JournalStore(ABC):
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
         self.run = 0
+        self._name = ""
         self._accounts: dict[str, int] = {}  # by token; a store clears it when it undoes a transaction
         self._claimed: set[int] = set()  # the items that this run works on
 
@@ -134,6 +152,10 @@ class JournalStore(ABC):
     @abstractmethod
     def holds_lease(self, name: str) -> bool:
         """Whether the run of this name is alive."""
+
+    @abstractmethod
+    def place(self) -> str:
+        """Where the journal is: a copy of it elsewhere has runs of its own."""
 
     @abstractmethod
     def close(self) -> None:
@@ -159,7 +181,8 @@ class JournalStore(ABC):
             "CREATE INDEX requests_by_id ON requests (account, request_id) WHERE request_id IS NOT NULL",
             "CREATE INDEX requests_by_item ON requests (item) WHERE item IS NOT NULL",
             "CREATE INDEX requests_submitting ON requests (run) WHERE state = 'submitting'",
-            f"CREATE INDEX requests_unpriced ON requests (account, reserved, cost) WHERE {_UNPRICED}",
+            f"CREATE INDEX requests_without_cost ON requests (account, reserved, model) WHERE {_WITHOUT_COST}",
+            _HIGHEST,
             # run: the run that claimed the item last; before_claim: the newest request that is not of that claim.
             f"""CREATE TABLE items (
                 id {cls.row_id}, account BIGINT NOT NULL, name {cls.blob} NOT NULL, content {cls.blob} NOT NULL,
@@ -171,11 +194,22 @@ class JournalStore(ABC):
     def begin(self, name: str) -> None:
         """Begin a run, and end those that died."""
         # What came in each pass over items: on the disk, because it may be a million items.
+        self.execute(_HIGHEST)  # a journal of an earlier version lacks it
         key = "PRIMARY KEY (pass, name)"
         self.execute(f"CREATE TEMP TABLE passed (pass BIGINT, name {self.blob}, count BIGINT, {key})")
         for [run] in self.execute("SELECT id FROM runs").fetchall():
             self.is_alive(run)
         self.run = self.insert("INSERT INTO runs (name, began) VALUES (?, ?)", (name, self.clock())) or 0
+        self._name = name
+
+    def mark(self) -> str:
+        """What names the files of this run: what is the same for all runs of the journal, and the run's own name."""
+        return f"{hashlib.blake2b(self.place().encode(), key=self._salt(), digest_size=6).hexdigest()}-{self._name}"
+
+    def ended_runs(self, marks: Iterable[str]) -> set[str]:
+        """Those of the marks that are of this journal's runs, and of runs that have ended."""
+        journal = self.mark().partition("-")[0]
+        return {mark for mark in marks if mark.startswith(f"{journal}-") and not self.holds_lease(mark[13:])}
 
     def is_alive(self, run: int) -> bool:
         """Whether a run has not ended; the submits that a dead run had under way become uncertain."""
@@ -209,8 +243,10 @@ class JournalStore(ABC):
         """The stored name of a token's account: a salted hash, from which the token cannot be told."""
         if not token:
             return ""
-        [salt] = self.execute("SELECT value FROM settings WHERE name = 'salt'").fetchone()
-        return hashlib.blake2b(token.encode(), key=salt, digest_size=16).hexdigest()
+        return hashlib.blake2b(token.encode(), key=self._salt(), digest_size=16).hexdigest()
+
+    def _salt(self) -> bytes:
+        return bytes(self.execute("SELECT value FROM settings WHERE name = 'salt'").fetchone()[0])
 
     def totals(self, token: str) -> Charge:
         """What an account has spent and reserved."""
@@ -246,25 +282,34 @@ class JournalStore(ABC):
 
         Raises:
             BudgetExceededError: The intent reserves more money than is left.
-            JournalError: The entry does not say which request it is about.
+            JournalError: The entry does not say which request it is about; or (`charged` is then "unknown") its request
+                id belongs to another submit of the account, so that it says nothing about this one.
         """
         account, new = self.account(token), _Request.of(entry)
         if entry.state is EntryState.SUBMITTING:
             if entry.key is None:
                 raise JournalError("An intent needs the key of its submit")
             if entry.reservation is not None:
-                self._check_budget(token, entry.reservation)
+                new = new._replace(reserved=self._check_budget(token, entry.model, entry.reservation))
             self._insert(account, entry, new)
             return
         if entry.key is None and entry.request_id is None:
             raise JournalError(f"An entry of state {entry.state.value} names neither its submit nor its request")
+        self._check_id(account, entry)
         found = [] if entry.key is None else self._select("account = ? AND key = ?", account, entry.key)
-        if not found and entry.request_id is not None:  # several, if the service gave an id twice
+        if not found and entry.request_id is not None:
             found = self._select("account = ? AND request_id = ?", account, entry.request_id)
         for request in found:
             self._update(account, request, new)
         if not found and entry.state is not EntryState.REFUSED:  # refused before its intent was written: no request
             self._insert(account, entry, new)
+
+    def _check_id(self, account: int, entry: Entry) -> None:
+        """Refuse a request id that another submit has: a service that gives one id to two has lost one of them."""
+        if entry.key is not None and entry.request_id is not None:
+            taken = "SELECT 1 FROM requests WHERE account = ? AND request_id = ? AND key <> ? LIMIT 1"
+            if self.execute(taken, (account, entry.request_id, entry.key)).fetchone() is not None:
+                raise JournalError(f"The request id {entry.request_id!r} belongs to another submit", charged="unknown")
 
     def _select(self, condition: str, *values: Any) -> list[_Request]:
         fields = ", ".join(_Request._fields)
@@ -280,6 +325,7 @@ class JournalStore(ABC):
         if self.insert(_INSERT, (*row, entry.model, new.error, new.files, new.answer, entry.body)) is None:
             raise JournalError(f"The submit {entry.key} was recorded before")
         self._charge(account, new.charge)
+        self._learn_cost(account, new)
 
     def _update(self, account: int, request: _Request, new: _Request) -> None:
         """Add to a request what an entry says."""
@@ -294,6 +340,7 @@ class JournalStore(ABC):
     def _change(self, account: int, request: _Request, new: _Request) -> _Request:
         """Give a request the state of another row if that ranks higher, and in any case what that row adds."""
         changed = request._replace(
+            model=request.model or new.model,
             request_id=request.request_id or new.request_id,
             cost=request.cost if new.cost is None else new.cost,
             files=new.files or request.files,
@@ -313,18 +360,28 @@ class JournalStore(ABC):
             (*values.values(), self.clock(), request.id),
         )
         self._charge(account, changed.charge, before=request.charge)
+        if "cost" in values:
+            self._learn_cost(account, changed)
         return changed
 
     # --- the budget
 
-    def _check_budget(self, token: str, reservation: Reservation) -> None:
-        """Refuse an intent that costs more than is left; nothing else is spent before the transaction ends."""
-        price, most = to_nano(reservation.usd), to_nano(reservation.max_usd)
+    def _check_budget(self, token: str, model: str | None, reservation: Reservation) -> int:
+        """Refuse an intent that costs more than is left; nothing else is spent before the transaction ends.
+
+        Returns:
+            What to reserve: the expected cost, or the highest that the service charged for the model.
+        """
+        price = to_nano(reservation.usd)
         if price is None:
-            raise BudgetExceededError(f"The expected cost of a submit is an amount of USD, not {reservation.usd:g}")
+            raise BudgetExceededError(
+                f"The expected cost of a submit is from 0 to {LARGEST_COST:g} USD, not {reservation.usd:g}"
+            )
+        most = inf if reservation.max_usd == inf else to_nano(reservation.max_usd, most=from_nano(FULL))
         if most is None:
-            most = _UNLIMITED if reservation.max_usd > 0 else -1
+            raise BudgetExceededError(f"A budget is an amount of USD, not {reservation.max_usd:g}")
         account = self.account(token)
+        price = max(price, self._highest_cost(account, model))
         # A request that was submitted without a budget, and whose cost is unknown, is not free: it counts as this one.
         for request in self._select(f"account = ? AND {_UNPRICED}", account):
             self.execute("UPDATE requests SET reserved = ? WHERE id = ?", (price, request.id))
@@ -332,17 +389,39 @@ class JournalStore(ABC):
         settled, held = self.totals(token)
         if settled + held + price > most:
             raise BudgetExceededError(
-                f"The next submit is expected to cost {reservation.usd:g} USD; of {reservation.max_usd:g} USD, "
+                f"The next submit is expected to cost {from_nano(price):g} USD; of {reservation.max_usd:g} USD, "
                 f"{from_nano(settled):g} are spent and {from_nano(held):g} reserved",
                 charged="no",
             )
+        return price
+
+    def _highest_cost(self, account: int, model: str | None) -> int:
+        """The highest cost of a model beyond its reservation; 0 if none is known."""
+        select = "SELECT cost FROM highest_costs WHERE account = ? AND model = ?"
+        row = self.execute(select, (account, model)).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def _learn_cost(self, account: int, request: _Request) -> None:
+        """If a request cost more than any of its model before, reserve that much for those that are pending too."""
+        cost, model = request.cost, request.model
+        if cost is None or model is None or cost <= (request.reserved or 0):
+            return
+        if cost <= self._highest_cost(account, model):
+            return
+        self.execute(_RAISE, (account, model, cost))
+        pending = f"account = ? AND reserved < ? AND model = ? AND {_WITHOUT_COST} AND state IN {_PENDING}"
+        for other in self._select(pending, account, cost, model):
+            self.execute("UPDATE requests SET reserved = ? WHERE id = ?", (cost, other.id))
+            self._charge(account, charge(other.state, cost, None), before=other.charge)
 
     def _charge(self, account: int, after: Charge, *, before: Charge = _NOTHING) -> None:
         if after != before:
-            self.execute(
-                "UPDATE accounts SET settled = settled + ?, held = held + ? WHERE id = ?",
-                (after.settled - before.settled, after.held - before.held, account),
-            )
+            self._add(account, settled=after.settled - before.settled, held=after.held - before.held)
+
+    def _add(self, account: int, **amounts: int) -> None:
+        """Add to an account's totals. One that is full stays so: no sum overflows, and no budget is larger."""
+        changes = ", ".join(f"{name} = CASE WHEN {name} < {FULL} THEN {name} + ? ELSE {name} END" for name in amounts)
+        self.execute(f"UPDATE accounts SET {changes} WHERE id = ?", (*amounts.values(), account))  # noqa: S608  # columns
 
     # --- claims
 
@@ -446,10 +525,7 @@ class JournalStore(ABC):
             self.execute("DELETE FROM requests WHERE id = ?", (request,))
             settled, held = charge(EntryState(state), reserved, cost)
             # A reservation that was never settled counts as spent from now on.
-            self.execute(
-                "UPDATE accounts SET settled = settled + ?, held = held - ?, pruned = pruned + ? WHERE id = ?",
-                (held, held, settled + held, account),
-            )
+            self._add(account, settled=held, held=-held, pruned=settled + held)
             # An item without requests goes too, unless a living run works on it.
             unused = "SELECT run FROM items WHERE id = ? AND NOT EXISTS (SELECT 1 FROM requests WHERE item = items.id)"
             for [run] in self.execute(unused, (item,)).fetchall():

@@ -1,12 +1,14 @@
 """A journal in an SQLite file, which several processes on one machine may share."""
 
 import contextlib
+import ctypes
 import errno
 import os
 import secrets
 import sqlite3
 import stat
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
@@ -32,8 +34,27 @@ DAMAGED: Final = "is damaged: keep the file, and go on with a backup or with wha
 _DEVICE: Final = "cannot be read or written: the device reports an error; check the disk before going on"
 _NO_DIRECTORY: Final = "cannot be made: its directory does not exist; make it, or name another journal"
 _TOO_MANY: Final = "cannot be opened: this process has too many files open; raise its limit (ulimit -n)"
-# By SQLite's primary result code (https://www.sqlite.org/rescode.html), and by the system's error number.
+_NO_LOCKS: Final = (
+    "is on a file system without working locks, as network and shared folders often are: name a journal on a local disk"
+)
+# By SQLite's result code (https://www.sqlite.org/rescode.html), extended or primary; and by the system's error number.
 _CODES: Final[Mapping[int, str]] = {
+    **dict.fromkeys(
+        (
+            sqlite3.SQLITE_PROTOCOL,
+            sqlite3.SQLITE_NOLFS,
+            sqlite3.SQLITE_IOERR_LOCK,
+            sqlite3.SQLITE_IOERR_RDLOCK,
+            sqlite3.SQLITE_IOERR_UNLOCK,
+            sqlite3.SQLITE_IOERR_BLOCKED,
+            sqlite3.SQLITE_IOERR_CHECKRESERVEDLOCK,
+            sqlite3.SQLITE_IOERR_SHMLOCK,
+            sqlite3.SQLITE_IOERR_SHMMAP,
+            sqlite3.SQLITE_IOERR_SHMOPEN,
+            sqlite3.SQLITE_IOERR_SHMSIZE,
+        ),
+        _NO_LOCKS,
+    ),
     **dict.fromkeys((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED), _LOCKED),
     **dict.fromkeys((sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN), _FORBIDDEN),
     **dict.fromkeys((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT), DAMAGED),
@@ -45,6 +66,7 @@ _NUMBERS: Final[Mapping[int | None, str]] = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _FULL),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), _NO_DIRECTORY),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), _TOO_MANY),
+    **dict.fromkeys((errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS), _NO_LOCKS),
     errno.EIO: _DEVICE,
 }
 
@@ -58,8 +80,53 @@ def to_error(path: Path, error: Exception) -> JournalError:
     elif isinstance(error, ValueError):  # text that cannot be decoded, a state that does not exist
         advice = DAMAGED
     else:
-        advice = _CODES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+        code = getattr(error, "sqlite_errorcode", 0)
+        advice = _CODES.get(code) or _CODES.get(code & 0xFF)
     return JournalError(f"The journal {path} {advice or 'cannot be used'}", cause=said[:300])
+
+
+class Connection(sqlite3.Connection):
+    """A connection that a forked process does not use, and does not close: both could damage the file.
+
+    See https://www.sqlite.org/howtocorrupt.html, "Carrying an open database file across a fork()".
+    """
+
+    _process = 0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._process = os.getpid()
+        _connections.add(self)
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        """Run one statement.
+
+        Raises:
+            JournalError: In a forked process.
+        """
+        if self._process != os.getpid():
+            raise JournalError(
+                "The journal was opened before this process was forked: open it in the process that uses it"
+            )
+        return super().execute(sql, *values)
+
+    def close(self) -> None:
+        """Close the connection; in a forked process do nothing."""
+        if self._process == os.getpid():
+            super().close()
+
+
+_connections: Final["weakref.WeakSet[Connection]"] = weakref.WeakSet()
+
+
+def _keep_open() -> None:  # pragma: no cover  # as a forked process
+    """In a forked process: a connection that is collected would be closed, so none ever is."""
+    for connection in _connections:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch  # not on Windows
+    os.register_at_fork(after_in_child=_keep_open)
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -75,7 +142,8 @@ def connect(path: Path) -> sqlite3.Connection:
     if not os.access(path, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # SQLite would open it for reading alone
     with contextlib.ExitStack() as stack:
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY, isolation_level=None)
+        uri = f"{path.absolute().as_uri()}?mode=rw"
+        db = sqlite3.connect(uri, uri=True, timeout=BUSY, isolation_level=None, factory=Connection)
         stack.callback(db.close)
         try:
             db.execute("PRAGMA trusted_schema = OFF")
@@ -170,6 +238,10 @@ class SqliteStore(JournalStore):
             stack.pop_all()
         return store
 
+    def place(self) -> str:
+        """Where the journal is."""
+        return os.fsencode(self.path).hex()  # a path may be no text
+
     def close(self) -> None:
         """End the run; the last run to end leaves a single file."""
         try:
@@ -213,8 +285,9 @@ class SqliteJournal(JournalAccount):
 
     An entry is on the disk when `record` returns, and survives a power cut if the disk does what it promises.
     Concurrent entries share a transaction. The file is made at the first use, and only its owner can read it: it
-    contains the prompts, but never the token. Keep it on a local disk, because SQLite's WAL does not work on a network
-    file system. Each process that uses the file holds a lock on a small file beside it, which shows that it is alive.
+    contains the prompts, but never the token. Keep it on a local disk: on a network or shared folder locks may not
+    work, and `JournalError` then says so. Each process that uses the file holds a lock on a small file beside it, which
+    shows that it is alive; a forked process cannot use its parent's object.
 
     A client uses the account of its token. Used directly, the journal is an account without a token.
 

@@ -2,26 +2,45 @@
 
 import asyncio
 import itertools
+import os
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from flux_klein_async.errors import FluxKleinError, JournalError
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState, from_nano
 from flux_klein_async.journal.sql import JournalStore
 
-__all__ = ["ItemPass", "JournalAccount", "Spending", "Writer"]
+__all__ = ["FORKED", "ItemPass", "JournalAccount", "Spending", "Writer"]
 
 T = TypeVar("T")
 _MOST: Final = 500  # operations in one transaction: other processes wait for its end
 # Seconds between the beginnings of two transactions that several callers share: a commit takes as much CPU as ten
 # entries, and other callers arrive while one lasts.
 _INTERVAL: Final = 0.01
-_Operation = tuple[Callable[[JournalStore], Any], "asyncio.Future[Any]"]
-_Done = tuple["asyncio.Future[Any]", Any, BaseException | None]
+FORKED: Final = "The journal was opened before this process was forked: open it in the process that uses it"
+_AGAIN: Final = 1.0  # seconds until what could not be written is tried again
+_CLOSING: Final = 10.0  # seconds for which closing tries to write it; an attempt under way is not cut short
+
+
+class _Operation(NamedTuple):
+    """An operation that waits for a transaction; `kept`: it is tried again until it is written."""
+
+    run: Callable[[JournalStore], Any]
+    future: "asyncio.Future[Any]"
+    kept: bool
+
+
+class _Done(NamedTuple):
+    """How an operation ended; `undone`: with its whole transaction, so that it may be tried again."""
+
+    operation: _Operation
+    value: Any
+    error: BaseException | None
+    undone: bool = False
 
 
 class Writer:
@@ -29,6 +48,9 @@ class Writer:
 
     It belongs to one event loop, which it never blocks. The jobs go through `run_in_executor`, which a loop in virtual
     time waits for.
+
+    An operation that is kept and cannot be written, because another program holds the file or the disk is full, fails
+    for its caller, and is tried again each second and while closing.
     """
 
     def __init__(
@@ -38,6 +60,7 @@ class Writer:
         self._open_store = open_store
         self._to_error = to_error
         self._waiting: list[_Operation] = []
+        self._unwritten: list[_Operation] = []  # kept, and failed before
         self.passes = itertools.count(1)  # numbers the passes over items
         self.ended_passes: list[int] = []  # to be forgotten with the next transaction; any thread can append
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -47,15 +70,21 @@ class Writer:
         self._timer: asyncio.TimerHandle | None = None
         self._next = 0.0  # the loop time before which no transaction begins
         self._closing: asyncio.Task[None] | None = None
+        self._process = os.getpid()  # the one that has the thread
+        self.mark = ""  # this run's, once somebody asked for it
 
     def __del__(self) -> None:
-        if self._thread is not None and self._closing is None:
+        if self._thread is not None and self._closing is None and self._process == os.getpid():
             warnings.warn(f"unclosed {self.name}", ResourceWarning, source=self, stacklevel=2)
 
-    async def run(self, operation: Callable[[JournalStore], T]) -> T:
+    async def run(self, operation: Callable[[JournalStore], T], *, keep: bool = False) -> T:
         """Run an operation in a transaction, to its end even if its caller is cancelled.
 
         An error of this package must be raised before anything is written: it fails this operation alone.
+
+        Args:
+            operation: What to do with the store.
+            keep: If the store cannot be written, raise, and try again in the background and while closing.
 
         Raises:
             JournalError: The store cannot be read or written; nothing of the operation was written.
@@ -63,8 +92,8 @@ class Writer:
         if self._closing is not None:
             raise JournalError(f"{self.name} is closed")
         future: asyncio.Future[T] = self._bind().create_future()
-        self._waiting.append((operation, future))
-        if self._job is None and self._timer is None:
+        self._waiting.append(_Operation(operation, future, keep))
+        if self._job is None and (self._timer is None or len(self._waiting) == 1):
             self._schedule()
         try:
             return await future
@@ -77,7 +106,8 @@ class Writer:
         """Run the pending operations and close the store. Later calls do nothing.
 
         Raises:
-            JournalError: The store could not be closed properly.
+            JournalError: An entry could not be written, though it was tried for 10 s; or the store could not be closed
+                properly.
         """
         if self._closing is None:
             self._bind()
@@ -92,6 +122,8 @@ class Writer:
     # --- in the loop
 
     def _bind(self) -> asyncio.AbstractEventLoop:
+        if self._thread is not None and self._process != os.getpid():
+            raise JournalError(FORKED)
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
@@ -102,6 +134,8 @@ class Writer:
     def _schedule(self) -> None:
         """Begin a transaction now, or a little after the last if several callers shared that one."""
         loop = self._bind()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._closing is None and loop.time() < self._next:
             self._timer = loop.call_at(self._next, self._begin)
         else:
@@ -110,36 +144,50 @@ class Writer:
     def _begin(self) -> None:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="flux-klein-journal")
+            self._process = os.getpid()
         loop, self._timer = self._bind(), None
         batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
         self._next = loop.time() + _INTERVAL if len(batch) > 1 else 0.0  # a lone caller never waits
-        self._job = loop.run_in_executor(self._thread, self._commit, batch)
+        again, self._unwritten = self._unwritten, []
+        self._job = loop.run_in_executor(self._thread, self._commit, again + batch)
         self._job.add_done_callback(self._committed)
 
     def _committed(self, job: "asyncio.Future[list[_Done]]") -> None:
         self._job = None
-        for future, value, error in job.result():
-            if future.done():  # its caller was cancelled
+        for operation, value, error, undone in job.result():
+            if undone and operation.kept:
+                self._unwritten.append(operation)
+            if operation.future.done():  # its caller was cancelled, or heard of an earlier failure
                 self.release(value)
             elif error is None:
-                future.set_result(value)
+                operation.future.set_result(value)
             else:
-                future.set_exception(error)
+                operation.future.set_exception(error)
         if self._waiting:
             self._schedule()
+        elif self._unwritten and self._closing is None:
+            self._timer = self._bind().call_later(_AGAIN, self._begin)
 
     async def _close(self) -> None:
+        loop = self._bind()
+        end = loop.time() + _CLOSING
         if self._timer is not None:
             self._timer.cancel()
             self._begin()
         while self._job is not None:
             await asyncio.wait([self._job])
+            if self._job is None and self._unwritten and loop.time() < end:
+                await asyncio.sleep(_AGAIN)
+                self._begin()
         if self._thread is None:
             return
         try:
-            await self._bind().run_in_executor(self._thread, self._close_store)
+            await loop.run_in_executor(self._thread, self._close_store)
         finally:
             self._thread.shutdown(wait=False)
+        if self._unwritten:
+            count = len(self._unwritten)
+            raise JournalError(f"{self.name} could not be written: {count} of its entries are lost")
 
     # --- in the thread
 
@@ -152,12 +200,13 @@ class Writer:
             with self._store.writing():
                 while self.ended_passes:
                     self._store.end_pass(self.ended_passes.pop())
-                for operation, future in batch:
-                    done.append(_attempt(self._store, operation, future))
+                for operation in batch:
+                    done.append(_attempt(self._store, operation))  # noqa: PERF401  # what was done before an error counts
         except Exception as error:  # noqa: BLE001  # whatever it is, each caller must hear of it
-            for _, value, _ in done:
-                self.release(value)
-            return [(future, None, self._failure(error)) for _, future in batch]
+            for ended in done:
+                self.release(ended.value)
+            undone = not isinstance(error, JournalError)  # that is final: a deleted file, or one that is no journal
+            return [_Done(operation, None, self._failure(error), undone=undone) for operation in batch]
         return done
 
     def _close_store(self) -> None:
@@ -178,13 +227,14 @@ class Writer:
         return failure
 
 
-def _attempt(store: JournalStore, operation: Callable[[JournalStore], Any], future: "asyncio.Future[Any]") -> _Done:
+def _attempt(store: JournalStore, operation: _Operation) -> _Done:
     try:
-        return future, operation(store), None
+        return _Done(operation, operation.run(store), None)
     except FluxKleinError as error:
-        return future, None, error.with_traceback(None)  # its frames hold the token
+        return _Done(operation, None, error.with_traceback(None))  # its frames hold the token
     except (UnicodeEncodeError, OverflowError) as error:  # a value that the store cannot hold: nothing was written
-        return future, None, JournalError("An entry cannot be written", cause=f"{type(error).__name__}: {error}")
+        failure = JournalError("An entry cannot be written", cause=f"{type(error).__name__}: {error}")
+        return _Done(operation, None, failure)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,11 +270,16 @@ class JournalAccount:
     async def record(self, entry: Entry) -> None:
         """Return once the entry is durable.
 
+        An entry that cannot be written now is written as soon as it can be, also while closing; an intent is not,
+        because nothing is sent for it.
+
         Raises:
-            JournalError: The entry could not be written.
+            JournalError: The entry could not be written; with `charged` "unknown", its request id belongs to another
+                submit.
             BudgetExceededError: The intent reserves more money than is left.
         """
-        await self._writer.run(lambda store: store.record(self._token, entry))
+        happened = entry.state is not EntryState.SUBMITTING
+        await self._writer.run(lambda store: store.record(self._token, entry), keep=happened)
 
     def items(self) -> "ItemPass":
         """Begin a pass over items."""
@@ -238,6 +293,23 @@ class JournalAccount:
         """
         settled, held = await self._writer.run(lambda store: store.totals(self._token))
         return Spending(settled_usd=from_nano(settled), held_usd=from_nano(held))
+
+    async def run_mark(self) -> str:
+        """The mark with which this run names its unfinished files.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+        self._writer.mark = self._writer.mark or await self._writer.run(lambda store: store.mark())
+        return self._writer.mark
+
+    async def ended_runs(self, marks: Collection[str]) -> set[str]:
+        """Those of the marks that are of this journal's runs, and of runs that have ended.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+        return await self._writer.run(lambda store: store.ended_runs(marks))
 
     async def is_stranger(self, *, ignored: tuple[str, ...] = ()) -> bool:
         """Whether the journal knows other tokens but not this one; `ignored` tokens do not count.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from flux_klein_async.api.messages import Kind, Request, Response
@@ -188,6 +189,7 @@ class ClientContext:
         learning: The poll policy, if it saves what it learned.
         left_running: Ids that may still run with nobody waiting for them, found while closing.
         threads: For work on files; an application may fill asyncio's own.
+        swept: The directories without unfinished files of dead runs.
         polls_result: Whether polls ask for the result itself. Ends where the service gives no early results.
         no_early_results: How many waits in a row found none.
     """
@@ -211,6 +213,7 @@ class ClientContext:
     left_running: set[str] = field(default_factory=set)
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "flux-klein-files"))
     learning: SavedPolicy | None = None
+    swept: set[Path] = field(default_factory=set)
     closing: bool = False
     polls_result: bool = False
     no_early_results: int = 0

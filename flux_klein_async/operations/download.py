@@ -24,10 +24,17 @@ from flux_klein_async.errors import (
     status_error_class,
 )
 from flux_klein_async.events import Downloaded
-from flux_klein_async.journal.base import EntryState
+from flux_klein_async.journal.base import EntryState, RunJournal
 from flux_klein_async.models import GenerationResult, SavedFile
-from flux_klein_async.operations.context import wrapping_errors
-from flux_klein_async.operations.files import IncomingFile, InMemory, PartFile, checked_names
+from flux_klein_async.operations.context import ClientContext, ignoring_errors, wrapping_errors
+from flux_klein_async.operations.files import (
+    IncomingFile,
+    InMemory,
+    PartFile,
+    checked_names,
+    part_files,
+    remove_files,
+)
 from flux_klein_async.operations.operation import Operation
 
 __all__ = ["read", "save"]
@@ -56,8 +63,9 @@ async def save(
     chosen = _default_names(result, stem) if names is None else checked_names(names, len(result.urls))
     with _reported(operation, result, "download"):
         with operation:
+            mark = await _sweep(context, directory)
             saved = [
-                await _Transfer(operation, url, PartFile(directory, name, exact=names is not None)).fetch()
+                await _Transfer(operation, url, PartFile(directory, name, exact=names is not None, mark=mark)).fetch()
                 for url, name in zip(result.urls, chosen, strict=True)
             ]
         files = tuple(replace(file, path=file.path.absolute()) for file in saved)
@@ -73,6 +81,21 @@ async def save(
         )
     )
     return saved
+
+
+async def _sweep(context: ClientContext, directory: Path) -> str:
+    """Remove what dead runs of the same journal left in a directory, once; return the mark of this run's files."""
+    mark, journal = "", context.journal
+    if isinstance(journal, RunJournal):
+        with ignoring_errors("Removing the unfinished files of earlier runs"):
+            mark = await journal.run_mark()
+            if directory not in context.swept:
+                context.swept.add(directory)
+                left = await context.loop.run_in_executor(context.threads, part_files, directory)
+                ended = await journal.ended_runs(left) if left else ()
+                for run in ended:
+                    await context.loop.run_in_executor(context.threads, remove_files, left[run])
+    return mark
 
 
 async def read(operation: Operation, result: GenerationResult) -> list[bytes]:

@@ -12,7 +12,7 @@ import secrets
 import unicodedata
 from abc import ABC, abstractmethod
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from html import escape
 from pathlib import Path
@@ -22,7 +22,18 @@ from typing import BinaryIO, Generic, TypeVar
 from flux_klein_async.errors import DownloadError, InvalidInputError
 from flux_klein_async.models import SavedFile
 
-__all__ = ["WIDTH", "InMemory", "IncomingFile", "PartFile", "SavedPaths", "checked_names", "figure", "problem_with"]
+__all__ = [
+    "WIDTH",
+    "InMemory",
+    "IncomingFile",
+    "PartFile",
+    "SavedPaths",
+    "checked_names",
+    "figure",
+    "part_files",
+    "problem_with",
+    "remove_files",
+]
 
 T = TypeVar("T")
 
@@ -197,16 +208,37 @@ _ADVICE = {
 }
 
 
+_MARKED = re.compile(r"\.([0-9a-f]{12}-[0-9a-f]{16})-[0-9a-f]{16}\.part")
+
+
+def part_files(directory: Path) -> dict[str, list[Path]]:
+    """The hidden files of unfinished downloads in a directory, by the mark of the run that made them."""
+    found: dict[str, list[Path]] = {}
+    with suppress(OSError):  # the directory is not there yet, or is no directory
+        for name in os.listdir(directory):  # noqa: PTH208  # names alone: there may be a million
+            if (marked := _MARKED.fullmatch(name)) is not None:
+                found.setdefault(marked[1], []).append(directory / name)
+    return found
+
+
+def remove_files(paths: Iterable[Path]) -> None:
+    """Remove files; what cannot be removed stays."""
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
+
+
 class PartFile(IncomingFile[SavedFile]):
     """A file with a hidden name in its directory until it is complete."""
 
-    def __init__(self, directory: Path, name: str, *, exact: bool = False) -> None:
-        """`name` gets the suffix that the content calls for, unless it is `exact`."""
+    def __init__(self, directory: Path, name: str, *, exact: bool = False, mark: str = "") -> None:
+        """`name` gets the suffix that the content calls for, unless it is `exact`; `mark` tells whose file it is."""
         super().__init__()
         self._directory = directory
         self._name = name
         self._exact = exact
-        self._hidden = directory / f".{secrets.token_hex(8)}.part"  # nobody can guess it and put a link there
+        hidden = f".{mark}{'-' if mark else ''}{secrets.token_hex(8)}.part"  # nobody can guess it and put a link there
+        self._hidden = directory / hidden
         self._file: BinaryIO | None = None
         self._hash = hashlib.sha256()
 

@@ -162,6 +162,7 @@ def check(batch: Batch) -> None:
     assert polled_at <= {request.request_id for request in known}, "nobody waits for what is not written down"
     lines = (batch.folder / "out" / "manifest.jsonl").read_text().splitlines()
     assert max(line.count('{"index": ') for line in lines) == 1, "no line goes on where another was broken off"
+    assert list((batch.folder / "out").glob(".*.part")) == [], "a later run removes what a killed one left"
     # What the journal knows of was spent; what it calls uncertain is reserved.
     assert totals(books.journal) == (PRICE * len(PROMPTS), PRICE * len(unsure))
     assert round(batch.emulated.spent_usd * 1e9) == PRICE * (len(PROMPTS) + len(arrived))

@@ -90,8 +90,8 @@ def test_a_request_counts_with_its_cost_or_else_with_its_reservation() -> None:
 
 @pytest.mark.parametrize(
     ("usd", "nano"),
-    [(0.0, 0), (0.01, 10_000_000), (0.1 + 0.2, 300_000_000), (1e-9, 1), (1e9, 10**18)]
-    + [(usd, None) for usd in (-0.01, math.nan, math.inf, -math.inf, 1e300, 1e10)],
+    [(0.0, 0), (0.01, 10_000_000), (0.1 + 0.2, 300_000_000), (1e-9, 1), (1e4, 10**13)]
+    + [(usd, None) for usd in (-0.01, math.nan, math.inf, -math.inf, 1e300, 1e10, 10_000.01)],
 )
 def test_money_is_counted_in_whole_billionths(usd: float, nano: int | None) -> None:
     assert to_nano(usd) == nano

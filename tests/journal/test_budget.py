@@ -1,6 +1,7 @@
 """A budget: what it reserves, what it frees, and that an unknown price is never free."""
 
 import asyncio
+import contextlib
 from decimal import Decimal
 
 import pytest
@@ -55,6 +56,7 @@ async def test_a_reservation_counts_until_it_is_freed_or_settled():
         ([("accepted", "k", "r"), ("settle", "r", 0.5)], "0.5"),
         ([("accepted", "k", "r"), ("settle", "r", 0.0)], "0"),
         ([("accepted", "k", "r"), ("settle", "r", None)], "0.1"),
+        *(([("accepted", "k", "r"), ("settle", "r", wrong)], "0.1") for wrong in (float("nan"), float("inf"), -1, 1e5)),
         ([("accepted", "k", "r"), ("settle", "r", 0.03), ("settle", "r", 0.03)], "0.03"),
         ([("accepted", "k", "r"), ("settle", "r", None), ("settle", "r", 0.03)], "0.1"),
         ([("settle", "another", 7.0)], "0.1"),
@@ -68,6 +70,46 @@ async def test_what_is_committed_after_what_is_said(steps, committed):
     for name, *facts in steps:
         getattr(budget, name)(*facts)
     assert budget.committed_usd == Decimal(committed)  # type: ignore[attr-defined]
+
+
+async def test_a_service_that_charges_more_than_its_catalogue_says_exceeds_the_limit_by_what_is_in_flight_alone():
+    budget, price, charged, spent, under_way = Budget(0.3), Catalogue(entry(0.01)), Decimal("0.04"), Decimal(0), []
+    for number in range(100):
+        with contextlib.suppress(BudgetExceededError):
+            await budget.reserve(f"k{number}", "a/b", price)
+            budget.accepted(f"k{number}", f"r{number}")
+            under_way.append(f"r{number}")
+        if under_way and (len(under_way) == 8 or number > 50):
+            budget.settle(under_way.pop(0), float(charged))
+            spent += charged
+    assert not under_way
+    assert spent == Decimal("0.32") == budget.committed_usd, "eight at a time, and the first charge is known"
+    with pytest.raises(BudgetExceededError, match=r"may cost \$0\.04"):
+        await budget.reserve("k", "a/b", price)
+
+
+async def test_what_one_model_is_charged_says_nothing_of_another_and_a_lower_charge_nothing_at_all():
+    budget, price = Budget(10), Catalogue(entry(0.01))
+    for key, model, cost in (("a", "a/b", 0.04), ("b", "a/b", 0.02), ("c", "c/d", 0.001)):
+        await budget.reserve(key, model, price)
+        budget.accepted(key, key)
+        budget.settle(key, cost)
+    assert [(await budget.reserve(model, model, price)).usd for model in ("a/b", "c/d")] == [0.04, 0.01]
+
+
+async def test_a_higher_charge_is_reserved_for_what_is_under_way_or_uncertain_too():
+    budget, price = Budget(10), Catalogue(entry(0.01))
+    for key, model in (("a", "a/b"), ("b", "a/b"), ("uncertain", "a/b"), ("other", "c/d"), ("known", "a/b")):
+        await budget.reserve(key, model, price)
+    budget.accepted("a", "ra")
+    budget.accepted("b", "rb")
+    budget.accepted("known", "rk")
+    budget.settle("rk", None)
+    budget.settle("ra", 0.04)
+    assert budget.committed_usd == Decimal("0.14")
+    budget.release("uncertain")
+    budget.settle("rb", 0.02)
+    assert budget.committed_usd == Decimal("0.08")
 
 
 async def test_many_at_once_never_set_aside_more_than_there_is_and_ask_the_price_once():

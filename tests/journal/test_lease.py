@@ -1,16 +1,21 @@
 """A run is alive as long as it holds its lock, which the system drops when the process ends."""
 
+import gc
 import os
 import stat
-from collections.abc import Iterator
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from flux_klein_async.errors import JournalError
 from flux_klein_async.journal import lease as module
 from flux_klein_async.journal.lease import Lease, is_alive, sweep
+from flux_klein_async.journal.sqlite import SqliteJournal
 
-from .helpers import child
+from .helpers import Run, check, child, entry, files, states
 
 HOLD = """
 from flux_klein_async.journal.lease import Lease
@@ -28,6 +33,21 @@ def lease(path: Path) -> Iterator[Lease]:
 
 def locks(path: Path) -> set[str]:
     return {found.name for found in path.parent.iterdir() if found.suffix == ".lock"}
+
+
+FORK = """
+import os
+from flux_klein_async.journal.sqlite import SqliteStore
+store = SqliteStore.open(Path(sys.argv[1]), lambda: 1.0)
+Path(sys.argv[1]).with_name(store._lease.run + ".is").touch()
+if os.fork() == 0:
+    Path(sys.argv[1]).with_name("child.new").write_text(str(os.getpid()))
+    Path(sys.argv[1]).with_name("child.new").rename(Path(sys.argv[1]).with_name("child"))
+    sys.stdin.read()
+    os._exit(0)
+while not Path(sys.argv[1]).with_name("child").exists():
+    time.sleep(0.001)
+"""
 
 
 def run_of_child(path: Path) -> str:
@@ -61,6 +81,87 @@ def test_a_killed_process_is_dead_at_once_and_what_it_left_is_removed(path: Path
         assert not is_alive(path, run)
         assert not left.exists()
     assert locks(path) == {f"run.sqlite-{lease.run}.lock"}
+
+
+def test_the_orphans_of_a_fork_do_not_keep_a_dead_run_alive(path: Path) -> None:
+    with child(FORK, path) as process:
+        run = run_of_child(path)
+        assert is_alive(path, run), "the parent is"
+        process.kill()
+        process.wait()
+        os.kill(int(path.with_name("child").read_text()), 0)  # the orphan is there
+        assert not is_alive(path, run)
+
+
+def in_fork(body: Callable[[], object]) -> int:
+    """Run the body in a forked process; its exit code, 0 if nothing was raised."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork in a process with threads
+        process = os.fork()
+    if process == 0:
+        code = 1
+        try:
+            body()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def test_what_a_forked_process_does_with_a_lease_leaves_its_parents_run_alive(path: Path, lease: Lease) -> None:
+    def body() -> None:
+        lease.release()
+        own = Lease.take(path)  # may have the number of the file that the lease had
+        lease.release()
+        assert is_alive(path, lease.run)
+        assert is_alive(path, own.run)
+        own.release()
+
+    assert in_fork(body) == 0
+    assert is_alive(path, lease.run)
+    assert locks(path) == {f"run.sqlite-{lease.run}.lock"}
+
+
+def test_a_forked_process_cannot_use_or_close_its_parents_journal(path: Path, start: Callable[[], Run]) -> None:
+    run = start()
+    run.submit("a", body=b"a")
+    connection = weakref.ref(run.store.db)
+
+    def body() -> None:
+        with pytest.raises(JournalError, match="before this process was forked"):
+            run.submit("b", body=b"b")
+        run.close()
+        del run.store.db, run.store
+        gc.collect()
+        assert connection() is not None, "to collect it would be to close it"
+        own = start()  # a run of its own
+        own.submit("c", body=b"c")
+        own.close()
+
+    assert in_fork(body) == 0
+    assert files(path) == ["run.sqlite", f"run.sqlite-{run.store._lease.run}.lock", "run.sqlite-shm", "run.sqlite-wal"]
+    run.submit("d", body=b"d")
+    assert states(path) == ["submitted"] * 3
+    check(path)
+
+
+async def test_a_journal_that_was_used_before_a_fork_is_a_clear_error_after_it(
+    journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread is not there any more: an entry would never be written."""
+    await journal.open()
+    store = journal._writer._store
+    assert store is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "getpid", lambda: -1)
+        for use in (journal.open, journal.aclose):
+            with pytest.raises(JournalError, match="before this process was forked"):
+                await use()
+        with pytest.raises(JournalError, match="before this process was forked"):
+            store.execute("SELECT 1")
+        store.close()
+        journal._writer.__del__()  # warns of nothing
+    await journal.record(entry("submitting", key="k"))
 
 
 def test_sweeping_removes_what_the_dead_left_and_nothing_else(path: Path, lease: Lease) -> None:

@@ -3,6 +3,7 @@
 No weaker entry overwrites what is known, no two runs work on one item, and the totals are right after any entries.
 """
 
+import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from flux_klein_async.errors import BudgetExceededError, InvalidInputError, JournalError
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState, Reservation, charge
+from flux_klein_async.journal.reader import JournalReader
 from flux_klein_async.journal.sql import files_from
 from flux_klein_async.models import SavedFile
 
@@ -113,6 +115,27 @@ def test_a_request_keeps_the_id_that_it_has(run: Run) -> None:
     assert (run.request()["request_id"], run.request()["state"]) == ("r", "completed")
 
 
+@pytest.mark.parametrize("state", ["submitted", "completed"])
+def test_a_request_id_that_another_submit_has_is_not_this_submits(start: Start, state: str) -> None:
+    """Whichever run has it, and whether that request is under way or ended."""
+    first, second = start(), start()
+    first.write(intent("a"), entry(state, key="a", request_id="r"), intent("b"))
+    second.write(intent("c"))
+    for run, key in ((first, "b"), (second, "c"), (second, "without an intent")):
+        with pytest.raises(JournalError, match="The request id 'r' belongs to another submit") as caught:
+            run.write(entry("submitted", key=key, request_id="r"))
+        assert caught.value.charged == "unknown"
+    assert [(one["request_id"], one["state"]) for one in first.requests()] == [
+        ("r", state),
+        (None, "submitting"),
+        (None, "submitting"),
+    ]
+    first.write(entry("submitted", key="a", request_id="r"), entry("submitted", key="b", request_id="s"))
+    second.write(entry("uncertain", key="c"))
+    write(second.store, intent(), entry("submitted", key="k", request_id="r"), token="another account's")
+    assert first.states() == [state, "submitted", "uncertain", "submitted"]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [entry("submitting", request_id="r"), entry("submitted"), entry("submitting", key="k", item="one")],
@@ -170,6 +193,67 @@ def test_others_may_submit_without_a_budget_meanwhile(start: Callable[[], Run]) 
         bounded.write(intent("f"))
 
 
+def bought(run: Run, key: str, cost: float | None, *, most: float = 9.0, model: str = "a/b") -> float:
+    """Submit at a price of 0.01, and let it end at a cost, if there is one; the USD that were reserved."""
+    price = Reservation(usd=0.01, max_usd=most)
+    run.write(entry("submitting", key=key, model=model, reservation=price))
+    if cost is not None:
+        run.write(entry("submitted", key=key, request_id=f"r-{key}"))
+        run.write(entry("completed", request_id=f"r-{key}", cost_usd=cost))
+    return next(one["reserved"] for one in run.requests() if one["key"] == key) / 10**9
+
+
+def test_what_a_model_cost_beyond_its_price_is_reserved_for_it_from_then_on(start: Start) -> None:
+    one, other = start(), start()
+    assert bought(one, "a", 0.04) == 0.01
+    assert [bought(one, "b", 0.02), bought(other, "c", 0.04), bought(one, "d", 0.05), bought(other, "e", 0.01)] == [
+        0.04,
+        0.04,
+        0.04,
+        0.05,
+    ]
+    assert bought(one, "f", 0.005, model="c/d") == bought(one, "g", 0.01, model="c/d") == 0.01
+    with pytest.raises(BudgetExceededError, match=r"expected to cost 0\.05 USD; of 0\.2 USD, 0\.175 are spent"):
+        bought(one, "h", None, most=0.2)
+    with one.store.writing():
+        one.store.prune(2000.0, 100)
+    run = reopened(start, one)
+    assert bought(run, "i", None) == 0.05, "in later runs too, whatever was pruned"
+    check(run.store.path)
+
+
+def test_what_a_model_cost_without_a_budget_is_reserved_for_it_in_one(run: Run) -> None:
+    run.write(
+        *unbudgeted("a", "completed", cost_usd=0.04), entry("completed", request_id="r", model="c/d", cost_usd=0.1)
+    )
+    run.write(entry("completed", request_id="no model", cost_usd=0.5), *unbudgeted("d", "completed", cost_usd=0.03))
+    assert [bought(run, "b", None), bought(run, "c", None, model="c/d")] == [0.04, 0.1]
+
+
+def test_a_higher_cost_is_reserved_for_what_is_pending_too(run: Run) -> None:
+    for key in ("submitting", "submitted", "uncertain", "failed", "refused", "cheap"):
+        bought(run, key, None)
+    for state in ("submitted", "uncertain", "failed", "refused"):
+        run.write(entry(state, key=state))
+    bought(run, "another's", None, model="c/d")
+    assert run.money() == (0, 60)
+    run.write(entry("completed", key="cheap", cost_usd=0.001))
+    assert run.money() == (1, 50)
+    bought(run, "dear", 0.04)
+    assert run.money() == (41, 3 * 40 + 20)
+    run.write(entry("completed", key="submitted", cost_usd=0.04))
+    assert run.money() == (81, 2 * 40 + 20)
+    check(run.store.path)
+
+
+def test_a_journal_of_an_earlier_version_learns_costs_too(start: Start) -> None:
+    run = start()
+    run.store.execute("DROP TABLE highest_costs")
+    run = reopened(start, run)
+    bought(run, "a", 0.04)
+    assert bought(run, "b", None) == 0.04
+
+
 @pytest.mark.parametrize(
     ("usd", "most", "fits"),
     [(0.01, float("inf"), True), (0.0, 0.0, True), (0.01, -1.0, False)]
@@ -186,12 +270,57 @@ def test_only_amounts_of_money_can_be_reserved(run: Run, usd: float, most: float
     assert len(run.requests()) == fits
 
 
-@pytest.mark.parametrize("cost", [float("nan"), float("inf"), -1.0, 1e300])
+@pytest.mark.parametrize("cost", [float("nan"), float("inf"), -1.0, 1e300, 4e9, 10_001.0])
 def test_a_cost_that_is_no_amount_is_not_known(run: Run, cost: float) -> None:
     run.write(intent(), entry("submitted", key="k", request_id="r"), entry("completed", request_id="r", cost_usd=cost))
     assert run.money() == (0, 10)
     run.write(entry("completed", request_id="r", cost_usd=0.004), entry("completed", request_id="r", cost_usd=cost))
     assert run.money() == (4, 0)
+
+
+def test_no_sum_of_costs_overflows_and_what_is_full_stays_full(start: Start) -> None:
+    """An account that a service charged in a wrong unit, up to the bound of a 64-bit column."""
+    run = start()
+    with run.store.writing():
+        account = run.store.account("")
+        run.store.execute("UPDATE accounts SET settled = ?, held = ?", (2**62 - 1, 2**62 - 1))
+    for key in "abc":
+        run.write(entry("submitting", key=key, reservation=Reservation(usd=10_000.0, max_usd=float("inf"))))
+        run.write(entry("submitted", key=key, request_id=key), entry("completed", request_id=key, cost_usd=10_000.0))
+    for most in (1e6, 4e9):
+        with pytest.raises(BudgetExceededError):
+            run.write(entry("submitting", key="d", reservation=Reservation(usd=0.01, max_usd=most)))
+    [(settled, held)] = run.store.execute("SELECT settled, held FROM accounts WHERE id = ?", (account,)).fetchall()
+    assert (type(settled), type(held), min(settled, held) >= 2**62 - 1, max(settled, held) < 2**63) == (int, int, 1, 1)
+    check(run.store.path)
+    run.now = 3000.0
+    with run.store.writing():
+        assert run.store.prune(2000.0, 10) == 3
+    check(reopened(start, run).store.path)
+
+
+@pytest.mark.parametrize("amount", [2**62 - 1, 2**63 - 1, 1e300, -(2**63)])
+def test_a_journal_opens_whatever_amounts_are_in_it(start: Start, amount: float) -> None:
+    """As an earlier version, or another program, may have left them."""
+    run = start()
+    for key in "abc":
+        run.submit(key, body=key.encode())
+        run.write(entry("completed", request_id=f"r-{key}", cost_usd=0.01))
+    run.store.execute("UPDATE requests SET cost = ?, reserved = ?", (amount, amount))
+    run.store.execute("UPDATE accounts SET settled = ?, held = ?, pruned = ?", (amount, amount, amount))
+    write(run.store, entry("completed", request_id="s", cost_usd=0.01), token="another")
+    run = reopened(start, run)
+    assert run.claim(b"a").action is Action.RECALL
+    run.submit("d", body=b"d")
+    run.write(entry("completed", request_id="r-d", cost_usd=0.01))
+    with JournalReader(run.store.path) as reader:
+        assert [len(list(reader.requests())), sum(reader.counts().values())] == [5, 5]
+        reader.spent_usd()
+        with contextlib.suppress(JournalError):  # it may say that the totals differ, and nothing else
+            reader.check()
+    run.now = 3000.0
+    with run.store.writing():
+        assert run.store.prune(2000.0, 10) == 5
 
 
 def test_accounts_share_neither_requests_nor_money(run: Run) -> None:
@@ -460,6 +589,7 @@ def test_each_statement_of_a_run_finds_its_rows_by_an_index(start: Start) -> Non
     bounded = entry("submitting", key="k3", reservation=Reservation(usd=0.01, max_usd=1))
     run.write(*unbudgeted("k2"), bounded, entry("completed", request_id="r-k1", cost_usd=0.01))
     run.write(entry("completed", request_id="r"), entry("submitted", key="k3", request_id="r"))
+    run.write(entry("completed", request_id="of k2", cost_usd=0.04))
     run.preview()
     buy(run, "token")
     others(run, "new")
@@ -482,7 +612,8 @@ def test_each_statement_of_a_run_finds_its_rows_by_an_index(start: Start) -> Non
         "INDEX requests_by_key (account=? AND key>?)",
         "INDEX requests_by_id (account=? AND request_id=?)",
         "INDEX requests_by_id (account=? AND request_id>?)",
-        "INDEX requests_unpriced (account=? AND reserved=? AND cost=?)",
+        "INDEX requests_without_cost (account=? AND reserved<?)",
+        "INDEX requests_without_cost (account=? AND reserved=?)",
     }
 
 
@@ -535,8 +666,11 @@ class Model:
             if not found:
                 self._intend(entry)
             return not found
-        if not found and entry.request_id is not None:
-            found = [known for known in self.requests if known.request_id == entry.request_id]
+        if entry.request_id is not None:
+            same = [known for known in self.requests if known.request_id == entry.request_id]
+            if entry.key is not None and any(known.key not in {None, entry.key} for known in same):
+                return False
+            found = found or same
         if not found and entry.state is not EntryState.REFUSED:
             self.requests.append(Known(entry.key, entry.request_id, entry.state.value, None, cost))
         for known in found:

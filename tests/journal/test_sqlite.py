@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import pytest
 from flux_klein_async.errors import JournalError
 from flux_klein_async.journal import sqlite
 from flux_klein_async.journal.base import AccountJournal, Action, ItemJournal, Reservation
+from flux_klein_async.journal.lease import Lease, is_alive
 from flux_klein_async.journal.sqlite import APPLICATION_ID, VERSION, SqliteJournal, SqliteStore, connect, to_error
 from flux_klein_async.journal.writer import Spending
 
@@ -47,6 +49,18 @@ from .helpers import Run, check, content, entry, files, states
         ),
         ("is damaged: keep the file", [sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB], []),
         ("check the disk", [sqlite3.SQLITE_IOERR_FSYNC], [errno.EIO]),
+        (
+            "without working locks, .*: name a journal on a local disk",
+            [
+                sqlite3.SQLITE_PROTOCOL,
+                sqlite3.SQLITE_IOERR_LOCK,
+                sqlite3.SQLITE_IOERR_RDLOCK,
+                sqlite3.SQLITE_IOERR_UNLOCK,
+                sqlite3.SQLITE_IOERR_SHMMAP,
+                sqlite3.SQLITE_IOERR_SHMLOCK,
+            ],
+            [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS],
+        ),
         ("its directory does not exist", [], [errno.ENOENT, errno.ENOTDIR]),
         ("ulimit", [], [errno.EMFILE, errno.ENFILE]),
         ("cannot be used", [sqlite3.SQLITE_ERROR], [errno.ELOOP]),
@@ -205,6 +219,20 @@ def test_the_number_of_a_run_is_never_given_twice(start: Callable[[], Run]) -> N
         runs[-1].close()
     assert len({run.store.run for run in runs}) == 3
     assert not start().store.is_alive(runs[0].store.run)
+
+
+async def test_a_run_that_ended_is_known_by_its_mark_in_its_own_journal_alone(path: Path, tmp_path: Path) -> None:
+    async with SqliteJournal(path) as journal:
+        ended = await journal.run_mark()
+        assert re.fullmatch("[0-9a-f]{12}-[0-9a-f]{16}", ended)
+        assert await journal.for_account("token").run_mark() == ended
+        assert await journal.ended_runs([ended]) == set()
+    (tmp_path / "copy").mkdir()
+    copied = shutil.copy(path, tmp_path / "copy")
+    async with SqliteJournal(path) as journal, SqliteJournal(copied) as copy:
+        marks = [ended, await journal.run_mark(), await copy.run_mark(), "odd", ""]
+        assert await journal.ended_runs(marks) == {ended}
+        assert await copy.ended_runs(marks) == set()
 
 
 # --- life
@@ -390,6 +418,42 @@ async def test_what_cannot_be_written_is_an_error_that_says_what_to_do(folder_mo
 async def test_a_directory_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert "make it, or name another journal" in await refused(tmp_path / "none" / "run.sqlite")
     assert files(tmp_path / "x") == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("call", ["flock", "lockf"])
+@pytest.mark.parametrize("made", [False, True])
+async def test_a_file_system_without_locks_is_named_and_nothing_is_left_there(
+    path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, made: bool
+) -> None:
+    """A network file system may lack the locks of both kinds, or of one."""
+    if made:
+        Run(path).close()
+        path.with_name(f"{path.name}-0123456789abcdef.lock").touch()  # of a run on a better day
+    before = files(path)
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(f"fcntl.{call}", refuse)
+    descriptors = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    text = await refused(path)
+    assert "is on a file system without working locks, as network and shared folders often are" in text
+    assert f"name a journal on a local disk: {os.strerror(number)}" in text
+    with pytest.raises(OSError):
+        is_alive(path, "0123456789abcdef") if made else Lease.take(path)
+    assert files(path) == before
+    assert set(os.listdir("/proc/self/fd")) <= descriptors  # noqa: PTH208
+
+
+@pytest.mark.parametrize("error", [BlockingIOError, PermissionError])
+def test_a_file_system_whose_locks_of_both_kinds_are_one_has_locks(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    monkeypatch.setattr("fcntl.lockf", lambda *_: (_ for _ in ()).throw(error))
+    run = Run(path)
+    assert is_alive(path, run.store._lease.run)
+    run.close()
 
 
 async def test_a_file_that_another_program_holds_for_too_long_is_an_error(

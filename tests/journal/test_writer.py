@@ -4,7 +4,7 @@ import asyncio
 import gc
 import sqlite3
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from flux_klein_async.errors import BudgetExceededError, InvalidInputError, Jour
 from flux_klein_async.journal.base import Action, Reservation
 from flux_klein_async.journal.sqlite import SqliteJournal, SqliteStore
 
-from .helpers import entry, states
+from .helpers import entry, files, states
 
 ITEM = ("a/b", b"{}", None)
 
@@ -238,6 +238,113 @@ async def test_an_error_while_closing_is_raised(path: Path, monkeypatch: pytest.
     monkeypatch.setattr(SqliteStore, "close", fail)
     with pytest.raises(JournalError, match="odd"):
         await journal.aclose()
+
+
+@asynccontextmanager
+async def lost(path: Path) -> AsyncIterator[tuple[SqliteJournal, sqlite3.Connection]]:
+    """A journal that an accepted submit could not be written to, because another program holds the file."""
+    journal = SqliteJournal(path)
+    await journal._writer.run(lambda store: store.execute("PRAGMA busy_timeout = 1"))
+    await journal.record(entry("submitting", key="k"))
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(JournalError, match="is locked"):
+        await journal.record(entry("submitted", key="k", request_id="r"))
+    try:
+        yield journal, other
+    finally:
+        other.close()
+        await journal.aclose()
+
+
+def known(path: Path) -> list[tuple[str, str | None]]:
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute("SELECT state, request_id FROM requests ORDER BY id").fetchall()
+
+
+@pytest.mark.parametrize("seconds", [0, 8, 3600])
+def test_an_id_that_could_not_be_written_is_written_as_soon_as_it_can_be(path: Path, seconds: float) -> None:
+    async def body() -> float:
+        async with lost(path) as (_, other):
+            await asyncio.sleep(seconds)
+            assert known(path) == [("submitting", None)]
+            other.execute("COMMIT")
+            await asyncio.sleep(1.01)
+            assert known(path) == [("submitted", "r")]
+        return asyncio.get_running_loop().time()
+
+    assert in_virtual_time(body()) == pytest.approx(seconds + 1.01)
+
+
+def test_the_next_entry_brings_what_could_not_be_written_and_does_not_wait_for_it(path: Path) -> None:
+    async def body() -> float:
+        async with lost(path) as (journal, other):
+            other.execute("COMMIT")
+            await journal.record(entry("submitting", key="l"))
+            at = asyncio.get_running_loop().time()
+            assert known(path) == [("submitted", "r"), ("submitting", None)]
+            await asyncio.gather(*(journal.record(entry("submitting", key=f"{number}")) for number in range(3)))
+        return at
+
+    assert in_virtual_time(body()) == 0.0
+    assert len(states(path)) == 5
+
+
+@pytest.mark.parametrize(("seconds", "took"), [(0, 0), (8, 8), (9.5, 10)])
+def test_closing_waits_for_what_could_not_be_written(path: Path, seconds: float, took: float) -> None:
+    async def body() -> float:
+        loop = asyncio.get_running_loop()
+        async with lost(path) as (journal, other):
+            if seconds:
+                loop.call_later(seconds, other.execute, "COMMIT")
+            else:
+                other.execute("COMMIT")
+            await journal.aclose()
+        return loop.time()
+
+    assert in_virtual_time(body()) == pytest.approx(took)
+    assert known(path) == [("submitted", "r")]
+
+
+def test_closing_ends_after_ten_seconds_and_says_what_is_lost(path: Path) -> None:
+    async def body() -> float:
+        with pytest.raises(JournalError, match="could not be written: 1 of its entries are lost"):
+            async with lost(path) as (journal, _):
+                await journal.aclose()
+        return asyncio.get_running_loop().time()
+
+    assert in_virtual_time(body()) == pytest.approx(10.0)
+    assert files(path) == ["run.sqlite"], "closed all the same"
+
+
+def test_nothing_is_written_later_for_which_nothing_was_sent(path: Path) -> None:
+    """An intent, a claim; and of what did happen, nothing that the journal refuses."""
+
+    async def body() -> float:
+        async with lost(path) as (journal, other):
+            failing = [journal.record(entry("submitting", key="l")), journal.items().claim(*ITEM)]
+            failing.append(journal.record(entry("submitted", key="m", request_id="r")))
+            ended = await asyncio.gather(*failing, return_exceptions=True)
+            assert {type(one) for one in ended} == {JournalError}
+            other.execute("COMMIT")
+            await asyncio.sleep(10)
+            assert known(path) == [("submitted", "r")]
+            assert (await journal.items().claim(*ITEM)).action is Action.SUBMIT
+        return 0.0
+
+    in_virtual_time(body())
+
+
+def test_what_a_deleted_journal_cannot_take_is_not_tried_again(path: Path) -> None:
+    async def body() -> float:
+        async with SqliteJournal(path) as journal:
+            await journal.record(entry("submitting", key="k"))
+            path.unlink()  # noqa: ASYNC240
+            with pytest.raises(JournalError, match="deleted"):
+                await journal.record(entry("submitted", key="k", request_id="r"))
+        return asyncio.get_running_loop().time()
+
+    assert in_virtual_time(body()) == 0.0
 
 
 async def test_a_journal_that_could_not_be_opened_can_be_tried_again(path: Path) -> None:

@@ -28,8 +28,9 @@ from flux_klein_async import (
 from flux_klein_async.emulator import Cut, Endless, Garbage, Hang, Pass, Refuse, Reply, Reset, Truncate, error_reply
 from flux_klein_async.events import Downloaded, Failed, Retrying
 from flux_klein_async.journal.base import Entry, EntryState
+from flux_klein_async.journal.sqlite import SqliteJournal
 from flux_klein_async.operations import download
-from flux_klein_async.operations.files import InMemory, PartFile
+from flux_klein_async.operations.files import InMemory, PartFile, part_files
 from tests.fakes import Events, now, outcome, png, settle, strays, without_remarks
 
 PNG = png(60)
@@ -459,6 +460,72 @@ async def test_a_download_cancelled_under_a_disk_write_leaves_nothing(klein_emul
         await task
     await client.aclose()
     assert listing(tmp_path) == []
+
+
+LEFT = "{}-0123456789abcdef.part"
+
+
+async def test_what_a_dead_run_of_the_same_journal_left_is_removed_and_nothing_else(klein_emulator, connect, tmp_path):
+    klein_emulator.script("file", Reply(200, PNG), Reply(200, PNG))
+    folder, journals = tmp_path / "out", tmp_path / "journals"
+    journals.mkdir()
+    folder.mkdir()
+    marks = []
+    # Each with the same salt: a copy of a journal is another one.
+    for name in ("mine.sqlite", "mine.sqlite", "copy.sqlite"):
+        if name == "copy.sqlite":
+            shutil.copy(journals / "mine.sqlite", journals / name)
+        async with SqliteJournal(journals / name) as journal:
+            marks.append(await journal.run_mark())
+    dead, dead_too, of_the_copy = (f".{mark}" for mark in marks)
+    async with SqliteJournal(journals / "mine.sqlite") as other, SqliteJournal(journals / "mine.sqlite") as journal:
+        alive, own = [f".{await one.run_mark()}" for one in (other, journal)]
+        kept = [LEFT.format(mark) for mark in (of_the_copy, alive, own, ".0123456789ab-0123456789abcdef", dead + "-x")]
+        kept += [".0123456789abcdef.part", "mine.part", LEFT.format(dead[1:]), LEFT.format(dead) + ".bak"]
+        for name in [LEFT.format(dead), LEFT.format(dead_too), *kept]:
+            (folder / name).touch()
+        (folder / LEFT.format(dead).replace("0123", "3210")).mkdir()  # no file: nobody knows what it is
+        client = connect(journal=journal)
+        await client.download(result_of(OWN), folder)
+        found = set(listing(folder)) - {"some-id.png"}
+        assert found == {*kept, LEFT.format(dead).replace("0123", "3210")}
+        (folder / LEFT.format(dead)).touch()
+        await client.download(result_of(OWN), folder)
+        assert (folder / LEFT.format(dead)).exists(), "a directory is looked through once"
+        await client.aclose()
+
+
+async def test_an_unfinished_file_names_the_run_that_it_belongs_to(klein_emulator, connect, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "_FLUSH", 10)
+    async with SqliteJournal(tmp_path / "run.sqlite") as journal:
+        client = connect(journal=journal)
+        klein_emulator.script("file", Reply(200, PNG, cut=Cut(100, silent=True)))
+        task = asyncio.ensure_future(client.download(result_of(OWN), tmp_path / "out"))
+        await asyncio.sleep(5)
+        assert list(part_files(tmp_path / "out")) == [await journal.run_mark()]
+        task.cancel()
+        await asyncio.wait({task})
+        await client.aclose()
+    assert listing(tmp_path / "out") == []
+
+
+async def test_a_journal_that_cannot_tell_its_runs_holds_up_no_download(klein_emulator, connect, tmp_path, caplog):
+    klein_emulator.script("file", Reply(200, PNG))
+
+    class Silent:
+        async def record(self, entry: Entry) -> None: ...
+
+        async def run_mark(self) -> str:
+            return "0123456789ab-0123456789abcdef"
+
+        async def ended_runs(self, marks: Any) -> set[str]:
+            raise OSError("gone")
+
+    (tmp_path / ".0123456789ab-fedcba9876543210-0123456789abcdef.part").touch()
+    client = connect(journal=Silent())
+    assert await client.download(result_of(OWN), tmp_path) == [tmp_path / "some-id.png"]
+    assert len(listing(tmp_path)) == 2
+    assert "unfinished files of earlier runs raised; ignored" in caplog.text
 
 
 async def half_of_a_download(emulator: Any, client: Any, directory: Path) -> "asyncio.Task[Any]":

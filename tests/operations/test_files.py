@@ -27,7 +27,9 @@ from flux_klein_async.operations.files import (
     SavedPaths,
     checked_names,
     figure,
+    part_files,
     problem_with,
+    remove_files,
     suffix_of,
 )
 from tests.fakes import png
@@ -236,6 +238,21 @@ def test_a_file_appears_under_its_name_when_it_is_complete(tmp_path: Path) -> No
     assert [name.endswith(".part") for name in hidden] == [False, False, True]
     part.drop()  # a complete file stays
     assert listing(tmp_path) == ["out", "out/deeper", "out/deeper/a.gif"]
+
+
+def test_unfinished_files_are_found_by_the_mark_of_their_run(tmp_path):
+    mark, other = "0123456789ab-0123456789abcdef", "ba9876543210-0123456789abcdef"
+    parts = [PartFile(tmp_path, "a", mark=whose) for whose in (mark, mark, other, "")]
+    for part in parts:
+        part.add(b"x")
+    found = part_files(tmp_path)
+    assert {whose: len(paths) for whose, paths in found.items()} == {mark: 2, other: 1}
+    remove_files(found[mark])
+    remove_files(found[mark])  # gone already
+    assert list(part_files(tmp_path)) == [other]
+    for part in parts:
+        part.drop()
+    assert part_files(tmp_path / "none") == {}
 
 
 @pytest.mark.parametrize("make", [lambda folder: PartFile(folder, "a"), lambda _: InMemory()], ids=["disk", "memory"])
