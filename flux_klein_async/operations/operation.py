@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 from flux_klein_async.api.messages import Kind, Request, Response
 from flux_klein_async.errors import (
     APITimeoutError,
+    Charged,
     ClientClosedError,
     FluxKleinError,
     GenerationCancelledError,
@@ -128,27 +129,34 @@ class Operation:
         """End the call with `ClientClosedError`."""
         self._interrupt(self._closed)
 
+    @property
+    def _may_be_accepted(self) -> bool:
+        """Whether a submit of this call may have been accepted, with no id to tell; the journal may not know yet."""
+        return self.uncertain or isinstance(self.last_error, SubmissionUncertainError)
+
     def _closed(self) -> FluxKleinError:
-        uncertain = self.uncertain or isinstance(self.last_error, SubmissionUncertainError)
-        return ClientClosedError(
-            "The client was closed while the call was under way", charged="unknown" if uncertain else None
-        )
+        charged: Charged | None = "unknown" if self._may_be_accepted else None
+        return ClientClosedError("The client was closed while the call was under way", charged=charged)
 
     def stop(self) -> None:
-        """End the call with `GenerationCancelledError`, if its request is not known to be accepted."""
+        """End the call, if its request is not known to be accepted."""
         if self.request_id is None:
             self._interrupt(self._stopped)
 
     def _stopped(self) -> FluxKleinError:
-        when = "while" if self.uncertain else "before"
-        return GenerationCancelledError(
-            f"Stopped {when} it was submitted", charged="unknown" if self.uncertain else "no"
-        )
+        """The error of a stopped call; it says as much about the submit as is known when the call ends."""
+        if isinstance(self.last_error, SubmissionUncertainError):
+            return self.last_error
+        if self.request_id is not None:  # its answer came in this instant
+            return GenerationCancelledError("Stopped when it had just been submitted", charged="unknown")
+        if self.uncertain:
+            return SubmissionUncertainError("Stopped before the submit was answered")
+        return GenerationCancelledError("Stopped before it was submitted", charged="no")
 
     def halt(self, error: FluxKleinError) -> None:
         """End the call with this error before it submits; a POST under way goes on, and is not repeated."""
         self._halted = True
-        if self.request_id is None and not self.posting:
+        if self.request_id is None and not self.posting and not self._may_be_accepted:
             self._interrupt(lambda: error)
 
     def out_of_time(self, last: FluxKleinError | None) -> FluxKleinError:
@@ -163,7 +171,7 @@ class Operation:
                 state=self.state,
                 cause=str(last) if last else None,
             )
-        if self.uncertain:
+        if self.uncertain and not isinstance(last, SubmissionUncertainError):
             return SubmissionUncertainError("The deadline passed before the submit was answered")
         return last or APITimeoutError("The deadline passed", sent=False)
 
