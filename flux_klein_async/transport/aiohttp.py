@@ -78,8 +78,12 @@ class _GuardedBody(aiohttp.BytesPayload):
             # Not CancelledError: where tasks begin eagerly (Python 3.12), aiohttp does not handle it.
             raise ConnectionAbortedError(errno.ECONNABORTED, "The body was given up, or has been sent before")
         # This writes the headers too. A session's trace is awaited first: if the connection closes then, nothing left.
-        await stream.write(self._value, drain=False)
-        self._guard.wrote()
+        self._guard.wrote()  # before it is true: a KeyboardInterrupt may cut the write short
+        try:
+            await stream.write(self._value, drain=False)
+        except Exception:  # the connection was closed before it
+            self._guard.wrote_nothing()
+            raise
         await stream.drain()
 
 
