@@ -32,6 +32,9 @@ __all__ = ["Admission", "Operation", "sleep_until"]
 
 T = TypeVar("T")
 _NUMBERS = itertools.count(1)
+_BLOCKED = 0.01  # seconds that a deadline's timer fires late; more says that the loop was blocked past the deadline
+_TURNS = 30  # of the loop, in which it reads the answers that wait in its sockets
+_LAST_POLL = 1.0  # seconds for a last poll, and the result's fetch, after a loop that was blocked past the deadline
 
 
 class Operation:
@@ -50,6 +53,7 @@ class Operation:
         last_error: What the last attempt ended in.
         waits: The call waits for a generation's end: out of time is a `WaitTimeoutError` once the id is known.
         gave_up: An error was raised because the deadline is too near; nothing may be repeated.
+        late: The loop was blocked past the deadline, and one last poll may still be sent.
     """
 
     def __init__(
@@ -74,12 +78,13 @@ class Operation:
         self.waits = waits
         self.slot = slot
         self.on_submit_failed: Callable[[FluxKleinError], None] = lambda _: None
-        self.posting = self.submitted = self.uncertain = self.gave_up = self._halted = False
+        self.posting = self.submitted = self.uncertain = self.gave_up = self.late = self._halted = False
         self.last_error: FluxKleinError | None = None
         self.polls = 0
         self.state: str | None = None
         self._ending: Callable[[], FluxKleinError] | None = None  # makes the error of an interrupted call
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._nap: asyncio.Future[None] | None = None
 
     # --- the scope
 
@@ -91,7 +96,7 @@ class Operation:
         self._task: asyncio.Task[object] = task
         self._cancelling = task.cancelling()
         if self.deadline is not None:
-            self._timer = self._loop.call_at(self.deadline, self._interrupt, self._expired)
+            self._timer = self._loop.call_at(self.deadline, self._expire, self.deadline)
         if self._registered:
             self.context.operations.add(self)
         return self
@@ -121,6 +126,34 @@ class Operation:
         if self._ending is None:
             self._ending = ending
             self._task.cancel()
+
+    def _expire(self, deadline: float) -> None:
+        """End the call; if the loop was blocked past the deadline, only after the answers that are there."""
+        if self._loop.time() - deadline < _BLOCKED:
+            self._interrupt(self._expired)
+        else:
+            self._timer = self._loop.call_soon(self._expire_late, _TURNS)
+
+    def _expire_late(self, turns: int) -> None:
+        if self.waits and self.request_id is not None:
+            self.late, self.deadline = True, self._loop.time() + _LAST_POLL
+            self._timer = self._loop.call_at(self.deadline, self._interrupt, self._expired)
+            if self._nap is not None:
+                _wake(self._nap)
+        elif turns:
+            self._timer = self._loop.call_soon(self._expire_late, turns - 1)
+        else:
+            self._interrupt(self._expired)
+
+    async def nap_until(self, when: float) -> None:
+        """Sleep until an instant, or until the loop is found to have been blocked past the deadline."""
+        self._nap = self._loop.create_future()
+        timer = self._loop.call_at(when, _wake, self._nap)
+        try:
+            await self._nap
+        finally:
+            timer.cancel()
+            self._nap = None
 
     def _expired(self) -> FluxKleinError:
         return self.out_of_time(self.last_error)
@@ -163,7 +196,7 @@ class Operation:
         """The error for a deadline that has passed, or is too near for anything more; the scope adds the id."""
         self.gave_up = True
         if self.waits and self.request_id is not None:
-            early = self.deadline is None or self._loop.time() < self.deadline
+            early = not self.late and (self.deadline is None or self._loop.time() < self.deadline)
             return WaitTimeoutError(
                 "The service wants no such call before the deadline; the request may still finish" if early else "",
                 elapsed=self._loop.time() - self.started,

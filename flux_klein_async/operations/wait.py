@@ -60,6 +60,7 @@ class Poller:
         self._result_request = context.api.poll_result(accepted.request_id) if context.polls_result else None
         self._answer: Response | None = None  # to the last poll, if it asked for the result
         self._at_once = False
+        self._had_last = False
         self._price = 1.0
         self._interval: float | None = None
         self._round_trip: float | None = None
@@ -93,9 +94,13 @@ class Poller:
 
     async def _poll(self) -> RequestStatus | None:
         context, operation = self._context, self._operation
-        if not self._at_once:
+        at_once, self._at_once = self._at_once, False
+        if not at_once and not operation.late:
             await self._until_due()
-        self._at_once = False
+        if not at_once and operation.late:  # the loop was blocked past the deadline: one last poll
+            if self._had_last:
+                raise operation.out_of_time(operation.last_error)
+            self._had_last = True
         status, failure = None, None
         async with operation.admission(Kind.READ, price=self._price):
             self._sent = self._loop.time()
@@ -158,7 +163,7 @@ class Poller:
         self._operation.check_hold(Kind.READ)
         due = self._sent + self._interval
         if due > self._loop.time():
-            await sleep_until(self._loop, due)
+            await self._operation.nap_until(due)
 
     def _check_refusal(self, failure: FluxKleinError | None) -> None:
         """Raise a refusal that time does not heal once it has stood for 10 s: gateways err."""

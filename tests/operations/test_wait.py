@@ -5,6 +5,7 @@ import itertools
 import logging
 import math
 import statistics
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,7 @@ from flux_klein_async import (
     ResultNotReadyError,
     RetryPolicy,
     ServerError,
+    SubmissionUncertainError,
     WaitTimeoutError,
 )
 from flux_klein_async.emulator import (
@@ -56,6 +58,66 @@ async def test_a_result_comes_with_the_first_poll_after_its_completion(klein_emu
     assert (result.timings.lag_max, result.timings.running) == (1.0, 2.0)
     assert (result.timings.submit, result.timings.queued, result.timings.fetch) == (0.0, 1.0, 0.0)
     assert result.cost_usd == 0.01
+
+
+def block(until: float) -> None:
+    """Let the loop be blocked from the next callback on until an instant."""
+    loop: Any = asyncio.get_running_loop()
+    loop._jump(until)
+
+
+LATE = [
+    # when the generation ends, when the loop is blocked and until when, what the last poll does; the end and its instant
+    pytest.param(3.0, 1.5, 9.0, None, None, 9.0, id="finished meanwhile"),
+    pytest.param(30.0, 1.5, 9.0, None, WaitTimeoutError, 9.0, id="not finished"),
+    pytest.param(3.0, 1.5, 9.0, ("status", Pass(delay=0.9)), None, 9.9, id="slow poll"),
+    pytest.param(3.0, 1.5, 9.0, ("result", Pass(delay=0.9)), None, 9.9, id="slow fetch"),
+    pytest.param(3.0, 1.5, 9.0, ("status", Hang()), WaitTimeoutError, 10.0, id="no answer to the poll"),
+    pytest.param(3.0, 1.5, 9.0, ("result", Hang()), WaitTimeoutError, 10.0, id="no answer to the fetch"),
+    pytest.param(3.0, 1.5, 9.0, ("status", error_reply(500)), WaitTimeoutError, 9.0, id="failed poll"),
+    pytest.param(3.0, 1.5, 9.0, ("status", error_reply(429, retry_after=5)), WaitTimeoutError, 9.0, id="held"),
+    pytest.param(30.0, 1.5, 3.9, None, WaitTimeoutError, 4.5, id="not blocked past the deadline"),
+]
+
+
+@pytest.mark.parametrize(("after", "begin", "end", "last", "kind", "at"), LATE)
+async def test_a_wait_whose_loop_was_blocked_past_its_deadline_polls_once_more(
+    klein_emulator, connect, after, begin, end, last, kind, at
+):
+    klein_emulator.script("submit", Generation(after=after))
+    handle = await connect().submit("a cat")
+    client = connect(polling=FixedPolling(10.0 if end > 4.5 else 4.4))
+    loop = asyncio.get_running_loop()
+    if last is not None:
+        loop.call_at(begin, klein_emulator.script, *last)
+    loop.call_at(begin, block, end)
+    ended = await outcome(client.wait_for_result(handle.request_id, timeout=4.5))
+    assert (type(ended) if kind else None, now()) == (kind, at)
+    assert klein_emulator.calls["status"] <= 1
+
+
+async def test_an_answer_that_is_there_after_a_blocked_loop_counts(klein_emulator, connect):
+    """The first poll was sent before the loop was blocked, and the answer of a submit too."""
+    client = connect(polling=EVERY_SECOND)
+    klein_emulator.script("submit", Generation(after=0.0, delay=1.0))
+    asyncio.get_running_loop().call_at(0.5, block, 9.0)
+    result = await client.generate("a cat", timeout=2.0)
+    assert (result.timings.polls, now()) == (1, 9.0)
+    klein_emulator.script("status", Pass(delay=1.0))
+    asyncio.get_running_loop().call_at(now() + 0.5, block, 12.0)
+    assert (await client.status(result.request_id, timeout=2.0)).state is RequestState.COMPLETED
+    assert now() == 12.0
+
+
+@pytest.mark.parametrize("verb", ["status", "submit"])
+async def test_a_blocked_loop_gives_no_more_time_to_what_has_no_answer(klein_emulator, connect, verb):
+    client = connect()
+    klein_emulator.script(verb, Hang())
+    asyncio.get_running_loop().call_at(1.0, block, 9.0)
+    call = client.status("x", timeout=2.0) if verb == "status" else client.submit("a cat", timeout=2.0)
+    error = await outcome(call)
+    assert now() == 9.0
+    assert isinstance(error, APITimeoutError | SubmissionUncertainError)
 
 
 FAILING_POLLS = [
