@@ -75,7 +75,7 @@ class Lanes:
     """One lane for each connection.
 
     A quarter of them is kept for what is small and urgent: cancels, polls and results never wait for slow submits or
-    files. Another quarter is kept from files, which take long, for submits too. Of few connections at least one is kept.
+    files. Another quarter is kept from files, which take long, for submits. Of few connections at least one is kept.
     """
 
     def __init__(self, connections: int) -> None:
