@@ -26,7 +26,7 @@ from flux_klein_async.errors import (
 from flux_klein_async.events import Finished, Polled, StateChanged
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.misuse import NotForLoop
-from flux_klein_async.models import GenerationResult, RequestState, RequestStatus, Timings
+from flux_klein_async.models import GenerationResult, RequestState, RequestStatus, Timings, without_file
 from flux_klein_async.operations.calls import abandon, fetch_result, write_result
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, log, wrapping_errors
 from flux_klein_async.operations.operation import Operation, sleep_until
@@ -272,7 +272,7 @@ async def wait(
     """Wait for the end and fetch the result; if the wait is abandoned, treat the request as `on_abandon` says.
 
     Raises:
-        GenerationFailedError, GenerationCancelledError: It ended so.
+        GenerationFailedError, GenerationCancelledError: It ended so, or completed without a file (charged "yes").
         ResultNotReadyError, NotFoundError: "completed", but no result for 10 s.
         WaitTimeoutError: The deadline is too near for the hold that the service asked for.
     """
@@ -300,6 +300,8 @@ async def wait(
         raise
     context.budget.settle(request_id, result.cost_usd)
     await write_result(context, result)
+    if not result.urls:
+        raise without_file(result)
     operation.emit(
         Finished,
         seconds=operation.elapsed,

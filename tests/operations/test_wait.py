@@ -60,6 +60,29 @@ async def test_a_result_comes_with_the_first_poll_after_its_completion(klein_emu
     assert result.cost_usd == 0.01
 
 
+@pytest.mark.parametrize("poll_endpoint", ["status", "result"])
+async def test_a_wait_for_a_generation_without_a_file_fails_and_says_that_it_is_charged(
+    klein_emulator, connect, tmp_path, poll_endpoint
+):
+    events, book = Events(), Book()
+    client = connect(on_event=events, journal=book, budget=book, poll_endpoint=poll_endpoint)
+    klein_emulator.script("submit", Generation(after=0.0, output={"images": []}))
+    error = await outcome(client.generate("a cat"))
+    [request_id] = klein_emulator.completions
+    for found in (error, await outcome(client.wait_for_result(request_id))):
+        assert (type(found), found.charged, found.retryable) == (GenerationFailedError, "yes", False)
+        assert (found.request_id, found.detail) == (request_id, None)
+    assert book.lines[-2:] == [("settle", 0.01), "completed"]
+    assert (len(events.of(Failed)), events.of(Finished)) == (2, [])
+    result = await client.result(request_id)  # as it is
+    assert result.urls == []
+    for files in (client.download(result, tmp_path), client.download_bytes(result)):
+        assert "holds no file" in str(await outcome(files))
+    assert "downloaded" not in book.lines
+    with pytest.raises(GenerationFailedError):
+        _ = result.image_url
+
+
 def block(until: float) -> None:
     """Let the loop be blocked from the next callback on until an instant."""
     loop: Any = asyncio.get_running_loop()
@@ -67,7 +90,7 @@ def block(until: float) -> None:
 
 
 LATE = [
-    # when the generation ends, when the loop is blocked and until when, what the last poll does; the end and its instant
+    # when the generation ends, when the loop is blocked and until when, the last poll's answer; the end and its instant
     pytest.param(3.0, 1.5, 9.0, None, None, 9.0, id="finished meanwhile"),
     pytest.param(30.0, 1.5, 9.0, None, WaitTimeoutError, 9.0, id="not finished"),
     pytest.param(3.0, 1.5, 9.0, ("status", Pass(delay=0.9)), None, 9.9, id="slow poll"),
@@ -438,7 +461,12 @@ async def test_the_services_own_duration_is_taught_where_it_gives_one(
     klein_emulator, connect, created, finished, served
 ):
     spy = Spy()
-    answer = {"status": "completed", "output": {}, "created_at": created, "finished_at": finished}
+    answer = {
+        "status": "completed",
+        "output": "https://x.invalid/a.png",
+        "created_at": created,
+        "finished_at": finished,
+    }
     klein_emulator.script("result", Reply(200, answer))
     await connect(polling=spy).generate("a cat")
     assert [taught.served for taught in spy.observations] == [served]
