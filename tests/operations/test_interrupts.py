@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -49,23 +49,48 @@ class Memory:
 
 
 class Interrupted(VirtualTimeLoop):
-    """A loop in which Ctrl-C is pressed at one of its callbacks: before it, which loses it, or after it."""
+    """A loop in which Ctrl-C is pressed after one of its callbacks, or where one of its tasks awaits."""
 
-    def __init__(self, number: int, *, before: bool) -> None:
-        self.left = number
-        self._before = before
+    def __init__(self, *, callback: int = 0, step: int = 0) -> None:
+        self._callback = callback
+        self._step = step
         super().__init__(grace=0.01)
+        self.set_task_factory(lambda loop, coro, **options: asyncio.Task(Stepped(coro, self), loop=loop, **options))
 
     def call_soon(self, callback: Any, *args: Any, **options: Any) -> Any:
         return super().call_soon(self._counted, callback, args, **options)
 
     def _counted(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
-        self.left -= 1
-        if self.left == 0 and self._before:
-            raise KeyboardInterrupt
         callback(*args)
-        if self.left == 0 and not self._before:
+        self._callback -= 1
+        if self._callback == 0:
             raise KeyboardInterrupt
+
+    def step_is_due(self) -> bool:
+        self._step -= 1
+        return self._step == 0
+
+
+class Stepped(Coroutine[Any, Any, Any]):
+    """A task's coroutine, which may be interrupted where it awaits."""
+
+    def __init__(self, coroutine: Any, loop: Interrupted) -> None:
+        self._coroutine = coroutine
+        self._loop = loop
+
+    def send(self, value: Any) -> Any:
+        if self._loop.step_is_due():
+            return self._coroutine.throw(KeyboardInterrupt())
+        return self._coroutine.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._coroutine.throw(*error)
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def __await__(self) -> Any:
+        return self._coroutine.__await__()
 
 
 def end_as_runner(loop: asyncio.AbstractEventLoop, _client: FluxKleinClient | None) -> None:
@@ -122,7 +147,7 @@ def interrupted_run(
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("end", [end_as_runner, end_as_notebook, end_as_process])
-@pytest.mark.parametrize("where", ["write"])
+@pytest.mark.parametrize("where", ["after a callback", "in a task", "in a write"])
 @pytest.mark.parametrize("answer", [Pass(), Reset(accepted=True), Reset()], ids=["answered", "lost", "not accepted"])
 def test_a_keyboard_interrupt_anywhere_never_pays_for_an_item_twice(
     monkeypatch: pytest.MonkeyPatch, answer: Any, where: str, end: Callable[..., None]
@@ -143,11 +168,13 @@ def test_a_keyboard_interrupt_anywhere_never_pays_for_an_item_twice(
     for number in range(1, MOST):
         emulator, journal, posts = InProcessEmulator(profile="fixed:0.5", api_key="t"), Memory(), 0
         emulator.script("submit", answer)
-        left = number if where == "write" else 0
-        loop = Interrupted(0 if where == "write" else number, before=where == "before")
+        left = number if where == "in a write" else 0
+        loop = Interrupted(
+            callback=number if where == "after a callback" else 0, step=number if where == "in a task" else 0
+        )
         interrupted = interrupted_run(emulator, journal, loop, end)
         left = 0
-        interrupted_run(emulator, journal, Interrupted(0, before=True), end)
+        interrupted_run(emulator, journal, Interrupted(), end)
         assert posts <= 1, f"step {number}"
         assert emulator.accepted <= 1, f"step {number}"
         if not interrupted:

@@ -132,6 +132,15 @@ async def test_an_answer_that_is_there_after_a_blocked_loop_counts(klein_emulato
     assert now() == 12.0
 
 
+@pytest.mark.parametrize(("after", "kind"), [(1.2, None), (30.0, WaitTimeoutError)])
+async def test_a_poll_under_way_while_the_loop_is_blocked_is_not_the_last(klein_emulator, connect, after, kind):
+    klein_emulator.script("submit", Generation(after=after))
+    klein_emulator.script("status", Pass(delay=1.0))  # what it saw is older than the block
+    asyncio.get_running_loop().call_at(1.5, block, 4.0)
+    ended = await outcome(connect(polling=EVERY_SECOND).generate("a cat", timeout=1.8))
+    assert (type(ended) if kind else None, now()) == (kind, 4.0)
+
+
 @pytest.mark.parametrize("verb", ["status", "submit"])
 async def test_a_blocked_loop_gives_no_more_time_to_what_has_no_answer(klein_emulator, connect, verb):
     client = connect()
