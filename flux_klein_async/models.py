@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidation
 
 from flux_klein_async.api.urls import host_of, is_public, parsed
-from flux_klein_async.errors import FluxKleinError, InvalidResponseError
+from flux_klein_async.errors import FluxKleinError, GenerationFailedError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,6 +74,7 @@ _STATES = {
 }
 
 _TEXT = 40  # characters of a prompt, and of any other text, in a repr
+_SAID = 2000  # characters of what the service says, in an error
 _URL = 120  # characters of a URL: useless without its end, but signatures are long
 
 
@@ -296,12 +297,26 @@ class GenerationResult(_AnswerModel):
         """The first image's URL.
 
         Raises:
-            InvalidResponseError: The result has no image (see `urls` and `raw`).
+            GenerationFailedError: The result has no image (see `urls` and `raw`).
         """
         for url in (self.output.image, *self.output.images):
             if url:
                 return url
-        raise InvalidResponseError("The result holds no image", request_id=self.request_id)
+        raise without_file(self, "an image")
+
+
+def without_file(result: GenerationResult, what: str = "a file") -> GenerationFailedError:
+    """The error of a completed generation without a file: it is charged, and only its result may be asked for again."""
+    texts = (result.raw.get(key) for key in ("error_message", "message", "error", "detail"))
+    said = next((text for text in texts if text), None)
+    return GenerationFailedError(
+        f"The generation completed without {what}, and is charged; fetch the result of request {result.request_id} "
+        "again later, do not submit again",
+        request_id=result.request_id,
+        detail=said,
+        charged="yes",
+        cause=None if said is None else str(said)[:_SAID],
+    )
 
 
 class CancelOutcome(_AnswerModel):

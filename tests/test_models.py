@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from flux_klein_async.errors import InvalidResponseError
+from flux_klein_async.errors import GenerationFailedError
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
     KLEIN_9B_TEXT_TO_IMAGE,
@@ -156,8 +156,9 @@ def test_a_result_lists_its_urls_images_first_and_none_twice_and_knows_its_first
     if image is not None:
         assert result.image_url == image
         return
-    with pytest.raises(InvalidResponseError, match=r"^The result holds no image \(request r-1\)$"):
+    with pytest.raises(GenerationFailedError, match=r"without an image, and is charged; fetch .* r-1 again") as caught:
         _ = result.image_url
+    assert (caught.value.charged, caught.value.retryable, caught.value.request_id) == ("yes", False, "r-1")
 
 
 def test_a_result_does_not_show_its_raw_answer() -> None:

@@ -277,7 +277,7 @@ def _output(value: object) -> GenerationOutput:
 def _url(value: object) -> str | None:
     if isinstance(value, Mapping):  # {"url": ...} occurs in services of the same kind
         value = value.get("url")
-    return value if isinstance(value, str) and value.startswith(("https://", "http://")) else None
+    return value if isinstance(value, str) and value[:8].lower().startswith(("https://", "http://")) else None
 
 
 def _urls(value: object) -> tuple[str, ...]:

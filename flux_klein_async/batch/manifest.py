@@ -78,6 +78,8 @@ def _state_after(error: FluxKleinError) -> RequestState | None:
     """The state of the request, as far as the error shows it; None where there is no request."""
     if isinstance(error, errors.WaitTimeoutError):
         return RequestState.read(error.state)
+    if isinstance(error, errors.GenerationFailedError) and error.charged == "yes":
+        return RequestState.COMPLETED  # without a file
     unknown = None if error.request_id is None else RequestState.UNKNOWN
     return next((state for kind, state in _STATES.items() if isinstance(error, kind)), unknown)
 

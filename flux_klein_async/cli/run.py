@@ -274,11 +274,12 @@ class Run:
         self._codes.add(exit_code(error))
         if isinstance(error, ItemClaimedError | FanOutHaltedError):
             return  # the summary counts them
-        if self.resume is not None and error.request_id is not None and not isinstance(error, _OVER):
+        paid = error.charged == "yes"  # its result may still hold a file later
+        if self.resume is not None and error.request_id is not None and (paid or not isinstance(error, _OVER)):
             self._report(row.line, f"{error}; resume with:", f"  {self.resume(error.request_id)}")
             return
         again = next((option for kind, option in _AGAIN.items() if isinstance(error, kind)), None)
-        if again is None or self.manifest is None:
+        if again is None or self.manifest is None or paid:
             self._report(row.line, str(error))
         else:
             self._report(row.line, f"{error}; {again} submits it again")

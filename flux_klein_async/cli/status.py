@@ -11,7 +11,7 @@ from flux_klein_async.batch.manifest import file_facts, result_facts
 from flux_klein_async.cli import connect
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.client import FluxKleinClient
-from flux_klein_async.models import SavedFile
+from flux_klein_async.models import SavedFile, without_file
 
 __all__ = ["cancel", "result", "status"]
 
@@ -61,6 +61,8 @@ def result(
     async def ask(client: FluxKleinClient) -> connect.Answer:
         waiting = client.wait_for_result(request_id, timeout=wait) if wait > 0 else client.result(request_id)
         found = await waiting
+        if not found.urls:
+            raise without_file(found)
         paths = await client.download(found, output_dir) if output_dir is not None else []
         files = [file_facts(await asyncio.to_thread(_saved, path)) for path in paths]
         return ExitCode.OK, {**result_facts(found), "files": files, "error": None}, paths or found.urls

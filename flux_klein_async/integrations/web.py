@@ -116,7 +116,8 @@ def error_response(error: FluxKleinError) -> ErrorResponse:
         status, code, message = _NOT_FOUND if error.request_id else _UPSTREAM
     else:
         status, code, message = next(_CASES[kind] for kind in type(error).__mro__ if kind in _CASES)
-    if isinstance(error, InvalidInputError) and error.args[0]:
+    no_file = isinstance(error, GenerationFailedError) and error.charged == "yes"
+    if (no_file or isinstance(error, InvalidInputError)) and error.args[0]:
         message = str(error.args[0])[:_MAX_TEXT]  # our own sentence, without its cause
     body: dict[str, Any] = {
         "error": code,

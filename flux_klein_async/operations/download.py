@@ -57,9 +57,10 @@ async def save(
 
     Raises:
         InvalidInputError: `names` are not plain file names, one for each file.
-        DownloadError: A file could not be downloaded or saved; nothing of it is left behind.
+        DownloadError: A file could not be downloaded or saved, and nothing of it is left behind; or there is none.
     """
     context = operation.context
+    _check_files(operation, result, "download")
     chosen = _default_names(result, stem) if names is None else checked_names(names, len(result.urls))
     with _reported(operation, result, "download"):
         with operation:
@@ -102,10 +103,18 @@ async def read(operation: Operation, result: GenerationResult) -> list[bytes]:
     """Download every file of a result into memory.
 
     Raises:
-        DownloadError: A file could not be downloaded.
+        DownloadError: A file could not be downloaded, or there is none.
     """
+    _check_files(operation, result, "download_bytes")
     with _reported(operation, result, "download_bytes"), operation:
         return [await _Transfer(operation, url, InMemory()).fetch() for url in result.urls]
+
+
+def _check_files(operation: Operation, result: GenerationResult, verb: str) -> None:
+    """Refuse a result without a file: nothing to download is not "downloaded"."""
+    if not result.urls:
+        with operation.telling(verb):
+            raise DownloadError("The result holds no file; fetch it again later", request_id=result.request_id)
 
 
 def _default_names(result: GenerationResult, stem: str | None) -> list[str]:

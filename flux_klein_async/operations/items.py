@@ -30,7 +30,7 @@ from flux_klein_async.errors import (
     SubmissionUncertainError,
 )
 from flux_klein_async.journal.base import Action, Claim, EntryState, ItemClaims, ItemJournal
-from flux_klein_async.models import GenerationResult, SavedFile
+from flux_klein_async.models import GenerationResult, SavedFile, without_file
 from flux_klein_async.operations import download
 from flux_klein_async.operations.calls import cancel_abandoned, fetch_result, write_result
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, wrapping_errors
@@ -301,8 +301,12 @@ class ItemRunner(Generic[T]):
         request_id = claim.request_id or ""
         if claim.answer is None:
             result = await self._fetch(item, request_id)
+            if not result.urls:
+                raise without_file(result)
             return Product(result, await self._files(item, result, claim.files), from_journal=True)
         result = read_result(Response(status=200, headers={}, body=claim.answer), request_id)
+        if not result.urls:
+            result = await self._completed_since(item, result)
         try:
             files = await self._files(item, result, claim.files)
         except DownloadError as error:
@@ -310,6 +314,17 @@ class ItemRunner(Generic[T]):
             result = await self._moved(item, result, error)
             files = await self._files(item, result)
         return Product(result, files, from_journal=True)
+
+    async def _completed_since(self, item: _Item, known: GenerationResult) -> GenerationResult:
+        """The result as the service has it now, if it holds files that it did not hold in an earlier run."""
+        try:
+            result = await self._fetch(item, known.request_id)
+        except FluxKleinError as error:
+            raise without_file(known) from error
+        if not result.urls:
+            raise without_file(result)
+        await write_result(self._context, result)
+        return result
 
     async def _moved(self, item: _Item, known: GenerationResult, error: DownloadError) -> GenerationResult:
         """The result as the service has it now, if it names other files; otherwise raise the error."""

@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 from flux_klein_async.api.messages import Kind, Request, Response
 from flux_klein_async.errors import (
     APITimeoutError,
+    Charged,
     ClientClosedError,
     FluxKleinError,
     GenerationCancelledError,
@@ -31,6 +32,9 @@ __all__ = ["Admission", "Operation", "sleep_until"]
 
 T = TypeVar("T")
 _NUMBERS = itertools.count(1)
+_BLOCKED = 0.01  # seconds that a deadline's timer fires late; more says that the loop was blocked past the deadline
+_TURNS = 30  # of the loop, in which it reads the answers that wait in its sockets
+_LAST_POLL = 1.0  # seconds for a last poll, and the result's fetch, after a loop that was blocked past the deadline
 
 
 class Operation:
@@ -50,6 +54,7 @@ class Operation:
         last_error: What the last attempt ended in.
         waits: The call waits for a generation's end: out of time is a `WaitTimeoutError` once the id is known.
         gave_up: An error was raised because the deadline is too near; nothing may be repeated.
+        late: The loop was blocked past the deadline, and one last poll may still be sent.
     """
 
     def __init__(
@@ -74,13 +79,14 @@ class Operation:
         self.waits = waits
         self.slot = slot
         self.on_submit_failed: Callable[[FluxKleinError], None] = lambda _: None
-        self.posting = self.submitted = self.uncertain = self.gave_up = self._halted = False
+        self.posting = self.submitted = self.uncertain = self.gave_up = self.late = self._halted = False
         self.drop_post: Callable[[], bool] = lambda: False
         self.last_error: FluxKleinError | None = None
         self.polls = 0
         self.state: str | None = None
         self._ending: Callable[[], FluxKleinError] | None = None  # makes the error of an interrupted call
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._nap: asyncio.Future[None] | None = None
 
     # --- the scope
 
@@ -92,7 +98,7 @@ class Operation:
         self._task: asyncio.Task[object] = task
         self._cancelling = task.cancelling()
         if self.deadline is not None:
-            self._timer = self._loop.call_at(self.deadline, self._interrupt, self._expired)
+            self._timer = self._loop.call_at(self.deadline, self._expire, self.deadline)
         if self._registered:
             self.context.operations.add(self)
         return self
@@ -123,6 +129,34 @@ class Operation:
             self._ending = ending
             self._task.cancel()
 
+    def _expire(self, deadline: float) -> None:
+        """End the call; if the loop was blocked past the deadline, only after the answers that are there."""
+        if self._loop.time() - deadline < _BLOCKED:
+            self._interrupt(self._expired)
+        else:
+            self._timer = self._loop.call_soon(self._expire_late, _TURNS)
+
+    def _expire_late(self, turns: int) -> None:
+        if self.waits and self.request_id is not None:
+            self.late, self.deadline = True, self._loop.time() + _LAST_POLL
+            self._timer = self._loop.call_at(self.deadline, self._interrupt, self._expired)
+            if self._nap is not None:
+                _wake(self._nap)
+        elif turns:
+            self._timer = self._loop.call_soon(self._expire_late, turns - 1)
+        else:
+            self._interrupt(self._expired)
+
+    async def nap_until(self, when: float) -> None:
+        """Sleep until an instant, or until the loop is found to have been blocked past the deadline."""
+        self._nap = self._loop.create_future()
+        timer = self._loop.call_at(when, _wake, self._nap)
+        try:
+            await self._nap
+        finally:
+            timer.cancel()
+            self._nap = None
+
     def _expired(self) -> FluxKleinError:
         return self.out_of_time(self.last_error)
 
@@ -130,27 +164,34 @@ class Operation:
         """End the call with `ClientClosedError`."""
         self._interrupt(self._closed)
 
+    @property
+    def _may_be_accepted(self) -> bool:
+        """Whether a submit of this call may have been accepted, with no id to tell; the journal may not know yet."""
+        return self.uncertain or isinstance(self.last_error, SubmissionUncertainError)
+
     def _closed(self) -> FluxKleinError:
-        uncertain = self.uncertain or isinstance(self.last_error, SubmissionUncertainError)
-        return ClientClosedError(
-            "The client was closed while the call was under way", charged="unknown" if uncertain else None
-        )
+        charged: Charged | None = "unknown" if self._may_be_accepted else None
+        return ClientClosedError("The client was closed while the call was under way", charged=charged)
 
     def stop(self) -> None:
-        """End the call with `GenerationCancelledError`, if its request is not known to be accepted."""
+        """End the call, if its request is not known to be accepted."""
         if self.request_id is None:
             self._interrupt(self._stopped)
 
     def _stopped(self) -> FluxKleinError:
-        when = "while" if self.uncertain else "before"
-        return GenerationCancelledError(
-            f"Stopped {when} it was submitted", charged="unknown" if self.uncertain else "no"
-        )
+        """The error of a stopped call; it says as much about the submit as is known when the call ends."""
+        if isinstance(self.last_error, SubmissionUncertainError):
+            return self.last_error
+        if self.request_id is not None:  # its answer came in this instant
+            return GenerationCancelledError("Stopped when it had just been submitted", charged="unknown")
+        if self.uncertain:
+            return SubmissionUncertainError("Stopped before the submit was answered")
+        return GenerationCancelledError("Stopped before it was submitted", charged="no")
 
     def halt(self, error: FluxKleinError) -> None:
         """End the call with this error before it submits; a POST that has begun goes on, and is not repeated."""
         self._halted = True
-        if self.request_id is not None or asyncio.current_task(self._loop) is self._task:
+        if self.request_id is not None or self._may_be_accepted or asyncio.current_task(self._loop) is self._task:
             return
         if not self.posting or self.drop_post():
             self._interrupt(lambda: error)
@@ -159,7 +200,7 @@ class Operation:
         """The error for a deadline that has passed, or is too near for anything more; the scope adds the id."""
         self.gave_up = True
         if self.waits and self.request_id is not None:
-            early = self.deadline is None or self._loop.time() < self.deadline
+            early = not self.late and (self.deadline is None or self._loop.time() < self.deadline)
             return WaitTimeoutError(
                 "The service wants no such call before the deadline; the request may still finish" if early else "",
                 elapsed=self._loop.time() - self.started,
@@ -167,7 +208,7 @@ class Operation:
                 state=self.state,
                 cause=str(last) if last else None,
             )
-        if self.uncertain:
+        if self.uncertain and not isinstance(last, SubmissionUncertainError):
             return SubmissionUncertainError("The deadline passed before the submit was answered")
         return last or APITimeoutError("The deadline passed", sent=False)
 

@@ -26,7 +26,7 @@ from flux_klein_async.errors import (
 from flux_klein_async.events import Finished, Polled, StateChanged
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.misuse import NotForLoop
-from flux_klein_async.models import GenerationResult, RequestState, RequestStatus, Timings
+from flux_klein_async.models import GenerationResult, RequestState, RequestStatus, Timings, without_file
 from flux_klein_async.operations.calls import abandon, fetch_result, write_result
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, log, wrapping_errors
 from flux_klein_async.operations.operation import Operation, sleep_until
@@ -60,6 +60,7 @@ class Poller:
         self._result_request = context.api.poll_result(accepted.request_id) if context.polls_result else None
         self._answer: Response | None = None  # to the last poll, if it asked for the result
         self._at_once = False
+        self._had_last = False
         self._price = 1.0
         self._interval: float | None = None
         self._round_trip: float | None = None
@@ -93,9 +94,13 @@ class Poller:
 
     async def _poll(self) -> RequestStatus | None:
         context, operation = self._context, self._operation
-        if not self._at_once:
+        at_once, self._at_once = self._at_once, False
+        if not at_once and not operation.late:
             await self._until_due()
-        self._at_once = False
+        if not at_once and operation.late:  # the loop was blocked past the deadline: one last poll
+            if self._had_last:
+                raise operation.out_of_time(operation.last_error)
+            self._had_last = True
         status, failure = None, None
         async with operation.admission(Kind.READ, price=self._price):
             self._sent = self._loop.time()
@@ -158,7 +163,7 @@ class Poller:
         self._operation.check_hold(Kind.READ)
         due = self._sent + self._interval
         if due > self._loop.time():
-            await sleep_until(self._loop, due)
+            await self._operation.nap_until(due)
 
     def _check_refusal(self, failure: FluxKleinError | None) -> None:
         """Raise a refusal that time does not heal once it has stood for 10 s: gateways err."""
@@ -267,7 +272,7 @@ async def wait(
     """Wait for the end and fetch the result; if the wait is abandoned, treat the request as `on_abandon` says.
 
     Raises:
-        GenerationFailedError, GenerationCancelledError: It ended so.
+        GenerationFailedError, GenerationCancelledError: It ended so, or completed without a file (charged "yes").
         ResultNotReadyError, NotFoundError: "completed", but no result for 10 s.
         WaitTimeoutError: The deadline is too near for the hold that the service asked for.
     """
@@ -295,6 +300,8 @@ async def wait(
         raise
     context.budget.settle(request_id, result.cost_usd)
     await write_result(context, result)
+    if not result.urls:
+        raise without_file(result)
     operation.emit(
         Finished,
         seconds=operation.elapsed,

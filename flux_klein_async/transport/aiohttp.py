@@ -169,8 +169,12 @@ class _GuardedBody(aiohttp.BytesPayload):
         if not self._guard.begin():
             # Not CancelledError: where tasks begin eagerly (Python 3.12), aiohttp does not handle it.
             raise ConnectionAbortedError(errno.ECONNABORTED, "The body was given up, or has been sent before")
-        await stream.write(self._value, drain=False)  # the headers too, in this very step of the loop
-        self._guard.wrote()
+        self._guard.wrote()  # before it is true: a KeyboardInterrupt may cut the write short
+        try:
+            await stream.write(self._value, drain=False)  # the headers too, in this very step of the loop
+        except Exception:  # the connection was closed before it
+            self._guard.wrote_nothing()
+            raise
         await stream.drain()
 
     async def last(self, sent: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:

@@ -33,8 +33,12 @@ class BodyGuard:
         return True
 
     def wrote(self) -> None:
-        """The first byte was written."""
+        """The first byte is written, or will be in this very step of the loop."""
         self._state = "written"
+
+    def wrote_nothing(self) -> None:
+        """The write failed, and nothing was written."""
+        self._state = "begun"
 
     def drop(self) -> bool:
         """Give the body up; True promises that nothing was written and nothing will be."""

@@ -72,19 +72,31 @@ _RANKS = {Kind.CANCEL: 0, Kind.READ: 0, Kind.FILE: 1, Kind.SUBMIT: 2}
 
 
 class Lanes:
-    """One lane for each connection. Files, which take long, leave a quarter of them to other calls."""
+    """One lane for each connection.
+
+    A quarter of them is kept for what is small and urgent: cancels, polls and results never wait for slow submits or
+    files. Another quarter is kept from files, which take long, for submits. Of few connections at least one is kept.
+    """
 
     def __init__(self, connections: int) -> None:
+        kept = max(connections // 4, 1)
         self._free = connections
-        self._free_for_files = connections - connections // 4
+        self._free_for_submits = max(connections - kept, 1)  # for submits and files together
+        self._free_for_files = max(connections - 2 * kept, 1)
         self._waiting: tuple[deque[asyncio.Future[None]], ...] = (deque(), deque(), deque())
 
     def take(self, kind: Kind) -> bool:
         """Take a lane if one is free."""
-        if self._free < 1 or (kind is Kind.FILE and self._free_for_files < 1):
+        if not self._is_free(kind):
             return False
         self._count(kind, -1)
         return True
+
+    def _is_free(self, kind: Kind) -> bool:
+        """Whether a call of this kind may have one more lane."""
+        if kind is Kind.FILE and self._free_for_files < 1:
+            return False
+        return self._free > 0 and (_RANKS[kind] == 0 or self._free_for_submits > 0)
 
     async def wait(self, kind: Kind) -> None:
         """Wait for a lane: cancels and reads, then files, then submits; among equals first come first served."""
@@ -96,11 +108,13 @@ class Lanes:
         if not any(self._waiting):
             return
         for waiting, next_kind in zip(self._waiting, (Kind.READ, Kind.FILE, Kind.SUBMIT), strict=True):
-            while self._free and (next_kind is not Kind.FILE or self._free_for_files) and _wake(waiting):
+            while self._is_free(next_kind) and _wake(waiting):
                 self._count(next_kind, -1)
 
     def _count(self, kind: Kind, change: int) -> None:
         self._free += change
+        if _RANKS[kind] > 0:
+            self._free_for_submits += change
         if kind is Kind.FILE:
             self._free_for_files += change
 

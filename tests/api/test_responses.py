@@ -144,3 +144,11 @@ def test_an_answer_about_another_request_is_none(read) -> None:
     body = b'{"request_id": "r-2", "status": "completed", "outcome": "cancelled", "output": {}}'
     with pytest.raises(InvalidResponseError, match=r"about another request: 'r-2' \(request r-1\)"):
         read(Response(status=200, headers={}, body=body), "r-1")
+
+
+@pytest.mark.parametrize(
+    ("url", "file"), [("HTTPS://cdn.runcomfy.net/X.png", True), ("//cdn.runcomfy.net/x.png", False), ("https", False)]
+)
+def test_the_scheme_of_a_file_is_read_in_any_case_and_cannot_be_left_out(url: str, file: bool) -> None:
+    body = json.dumps({"status": "completed", "output": {"image": url}}).encode()
+    assert read_result(Response(status=200, headers={}, body=body), "r-1").urls == ([url] if file else [])

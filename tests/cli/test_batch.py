@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flux_klein_async.cli.batch import _line_ends
-from flux_klein_async.emulator import Emulator, Reply, error_reply
+from flux_klein_async.emulator import Emulator, Reply, Rewrite, error_reply
 
 from .helpers import Command
 
@@ -114,6 +114,22 @@ def test_an_uncertain_submit_is_reported_and_never_resubmitted_unasked(served: E
     assert ran() == (1, 2, True)
     assert ran("--resubmit-uncertain") == (0, 3, False)
     assert ran() == (0, 3, False)
+
+
+def test_a_generation_without_a_file_is_asked_for_again_by_the_next_run_and_not_submitted(
+    served: Emulator, flux_klein: Command
+) -> None:
+    prompts(2)
+    served.script("result", *[Rewrite({"output": {}, "error": "filtered"})] * 2)
+    first = flux_klein(*ARGUMENTS, "--concurrency", "1")
+    lines = manifest()
+    assert (first.code, {line["state"] for line in lines}) == (1, {"completed"})
+    assert {(line["error"]["charged"], line["error"]["retryable"]) for line in lines} == {("yes", False)}
+    assert "do not submit again: filtered" in first.err
+    assert "--retry-failed" not in first.err
+    again = flux_klein(*ARGUMENTS, "--retry-failed")
+    assert (again.code, served.accepted, len(pictures())) == (0, 2, 2)
+    assert [line["error"] for line in manifest()[2:]] == [None, None]
 
 
 def test_a_failure_is_submitted_again_on_request_and_a_refusal_always(served: Emulator, flux_klein: Command) -> None:

@@ -73,6 +73,18 @@ def test_an_item_that_fails_gives_its_code_and_its_record(
     assert record["files"] == []
 
 
+def test_a_generation_without_a_file_is_no_success(served: Emulator, flux_klein: Command) -> None:
+    served.script("submit", Generation(output={}))
+    ran = flux_klein("generate", "x", "--json", *SMALL)
+    [record] = ran.records
+    assert (ran.code, record["state"], record["files"]) == (1, "completed", [])
+    assert (record["error"]["type"], record["error"]["charged"]) == ("GenerationFailedError", "yes")
+    [line] = [line for line in ran.err.splitlines() if "flux-klein result" in line]
+    assert record["request_id"] in line
+    again = flux_klein(*line.split()[1:])
+    assert (again.code, again.out) == (1, "")
+
+
 def test_other_items_go_on_and_the_worst_decides(served: Emulator, flux_klein: Command) -> None:
     served.script("submit", None, Generation(ends="failed", error="bad \x1b[31m luck"), error_reply(422, 422001))
     ran = flux_klein("generate", "x", "--count", "5", *SMALL)

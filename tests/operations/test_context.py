@@ -437,7 +437,7 @@ async def test_after_a_hold_polls_come_back_gradually(klein_emulator, connect):
 
 
 async def test_submits_that_queue_for_a_connection_obey_a_hold_that_comes_meanwhile(klein_emulator, connect):
-    client = connect(limits=Limits(max_connections=2), timeout=60)
+    client = connect(limits=Limits(max_connections=3), timeout=60)  # one is kept for polls
     klein_emulator.script("submit", Pass(1.0), Reply(429, {}, {"Retry-After": "5"}, delay=1.0))
     await client.generate_all(["a cat"] * 10)
     submits = sent(klein_emulator, "submit")

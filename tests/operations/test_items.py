@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flux_klein_async import Budget, FixedPolling, Limits, SqliteJournal
-from flux_klein_async.emulator import Generation, Hang, InProcessEmulator, Pass, Reply, Reset, error_reply
+from flux_klein_async.emulator import Generation, Hang, InProcessEmulator, Pass, Reply, Reset, Rewrite, error_reply
 from flux_klein_async.errors import (
     AuthenticationError,
     BudgetExceededError,
@@ -159,6 +159,45 @@ async def kept(client: Any) -> tuple[Any, Claim]:
     [outcome] = await client.generate_all(["a cat"])
     [entry] = [entry for entry in shelf.entries if entry.state is EntryState.COMPLETED]
     return outcome.result, claim(Action.RECALL, entry.request_id, answer=entry.answer)
+
+
+NO_FILES = [
+    *({}, {"image": None}, {"images": []}, {"image": "not a url"}, {"image": "//cdn.runcomfy.net/x.png"}),
+    *("not a url", "//cdn.runcomfy.net/x.png", [], [{}], 7),
+]
+
+
+@pytest.mark.parametrize("output", NO_FILES, ids=repr)
+async def test_a_paid_result_without_a_file_is_asked_for_again_by_every_later_run_and_never_submitted_again(
+    klein_emulator, connect, tmp_path, output
+):
+    answer = Rewrite({"output": output, "error": "filtered"})
+    klein_emulator.script("result", *[answer] * 3, error_reply(404, 404001), answer)
+    shelf = Shelf()
+    error = (await only_new(connect(journal=shelf), directory=tmp_path)).error
+    [request_id] = klein_emulator.completions
+    [known] = [entry for entry in shelf.entries if entry.state is EntryState.COMPLETED]
+    assert shelf.states() == [EntryState.SUBMITTING, EntryState.SUBMITTED, EntryState.COMPLETED]
+    errors = [error]
+    for number in range(4):
+        facts = {} if number == 1 else {"answer": known.answer}
+        again = Shelf(claim(Action.RECALL, request_id, **facts))
+        errors.append((await only(connect(journal=again), again, directory=tmp_path)).error)
+        assert again.entries == []
+    for found in errors:
+        assert (type(found), found.charged, found.retryable) == (GenerationFailedError, "yes", False)
+        assert (found.request_id, found.detail) == (request_id, "filtered")
+        assert f"fetch the result of request {request_id} again later, do not submit again: filtered" in str(found)
+    healed = Shelf(claim(Action.RECALL, request_id, answer=known.answer))
+    outcome = await only(connect(journal=healed), healed, directory=tmp_path)
+    assert [path.name for path in outcome.paths] == [f"{request_id}.png"]
+    assert healed.states() == [EntryState.COMPLETED, EntryState.DOWNLOADED]
+    assert (outcome.from_journal, klein_emulator.accepted) == (True, 1)
+
+
+async def only_new(client: Any, **options: Any) -> Any:
+    [outcome] = await client.generate_all(["a cat"], **options)
+    return outcome
 
 
 async def test_a_result_that_was_written_down_is_read_again_without_a_call(klein_emulator, connect):
@@ -542,8 +581,8 @@ class Slow(Shelf):
 
 WAITING = [
     pytest.param({"limits": Limits(max_in_flight=2)}, [], 2, id="for a slot"),
-    pytest.param({"limits": Limits(max_connections=2)}, [], 2, id="for a connection"),
-    pytest.param({"limits": Limits(max_connections=2), "journal": Slow("refused")}, [], 2, id="while it is written"),
+    pytest.param({"limits": Limits(max_connections=3)}, [], 2, id="for a connection"),
+    pytest.param({"limits": Limits(max_connections=3), "journal": Slow("refused")}, [], 2, id="while it is written"),
     pytest.param({}, [Reply(429, {}, {"Retry-After": "30"}, delay=0.5)] * 2, 4, id="for the end of a hold"),
     pytest.param({}, [Reply(429, {}, delay=0.99)] * 2, 4, id="for the next attempt"),
     pytest.param({"journal": Slow("claim")}, [], 2, id="for its claim"),

@@ -105,7 +105,8 @@ async def test_what_was_being_handled_when_the_deadline_passed_is_not_chained():
         ({"uncertain": True}, "close", ClientClosedError, "unknown"),
         ({"last_error": SubmissionUncertainError()}, "close", ClientClosedError, "unknown"),
         ({}, "stop", GenerationCancelledError, "no"),
-        ({"uncertain": True}, "stop", GenerationCancelledError, "unknown"),
+        ({"uncertain": True}, "stop", SubmissionUncertainError, "unknown"),
+        ({"last_error": SubmissionUncertainError()}, "stop", SubmissionUncertainError, "unknown"),
         ({}, "halt", BudgetExceededError, "no"),
     ],
 )

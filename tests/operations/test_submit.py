@@ -13,8 +13,11 @@ from flux_klein_async import (
     APIStatusError,
     APITimeoutError,
     AuthenticationError,
+    BudgetExceededError,
     ClientClosedError,
     FixedPolling,
+    FluxKleinClient,
+    GenerationCancelledError,
     InputRejectedError,
     InsufficientBalanceError,
     InvalidResponseError,
@@ -41,7 +44,7 @@ from flux_klein_async.emulator import (
 )
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.events import Cancelled, Submitted, Uncertain
-from flux_klein_async.journal.base import EntryState
+from flux_klein_async.journal.base import Entry, EntryState
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
     KLEIN_9B_TEXT_TO_IMAGE,
@@ -758,6 +761,57 @@ async def test_a_caller_that_leaves_while_the_end_is_written_does_not_leave_it_u
     assert len({entry.key for entry in book.entries}) == 1
 
 
+class Steps(Book):
+    """A journal that takes some turns of the loop, and no time, for an entry."""
+
+    async def record(self, entry: Entry) -> None:
+        for _ in range(4):
+            await asyncio.sleep(0)
+        await super().record(entry)
+
+
+def _stop(client: FluxKleinClient) -> None:
+    for operation in list(client._context.operations):
+        operation.stop()
+
+
+def _halt(client: FluxKleinClient) -> None:
+    for operation in list(client._context.operations):
+        operation.halt(BudgetExceededError("used up", charged="no"))
+
+
+def _close(client: FluxKleinClient) -> None:
+    for operation in list(client._context.operations):
+        operation.close()
+
+
+@pytest.mark.parametrize("interrupt", [_stop, _halt, _close])
+@pytest.mark.parametrize(
+    "answer", [Reset(accepted=True), error_reply(500, accepted=True), Pass()], ids=["reset", "500", "accepted"]
+)
+async def test_an_interrupt_at_any_step_of_a_submit_never_says_less_than_is_known(
+    klein_emulator, connect, answer, interrupt
+):
+    """Also while the journal is told of its end."""
+    ended_early = 0
+    for steps in range(70):
+        klein_emulator.reset()
+        book = Steps()
+        client = connect(journal=book)
+        klein_emulator.script("submit", answer)
+        call = asyncio.ensure_future(outcome(client.submit("a cat")))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        interrupt(client)
+        error = await call
+        ended_early += isinstance(error, GenerationCancelledError | BudgetExceededError | ClientClosedError)
+        await client.aclose()
+        if klein_emulator.accepted:
+            assert getattr(error, "charged", "unknown") == "unknown", steps
+            assert (book.lines or [""])[-1] in {"uncertain", "submitted", "cancelled"}, steps
+    assert 0 < ended_early < 70
+
+
 @pytest.mark.parametrize("book", [Book(breaks="submitted"), Book(submitted=7)], ids=["broken", "slow"])
 async def test_an_abandoned_submit_that_was_accepted_but_not_written_down_is_still_cancelled(
     klein_emulator, connect, caplog, book
@@ -833,6 +887,18 @@ async def test_a_submit_refused_for_now_gives_its_slot_back_until_it_is_tried_ag
     await asyncio.gather(generate("a cat"), generate("a dog"))
     assert ended[0][0] == first
     assert ended[1][1] - ended[0][1] >= 2.999  # never both at once
+
+
+@pytest.mark.parametrize("verb", ["status", "cancel"])
+async def test_what_is_urgent_does_not_wait_for_slow_submits(klein_emulator, connect, verb):
+    client = connect(limits=Limits(max_connections=4))
+    handle = await client.submit("a cat")
+    klein_emulator.script("submit", *[Pass(delay=30.0)] * 9)
+    submits = [asyncio.ensure_future(client.submit("a dog")) for _ in range(9)]
+    await asyncio.sleep(1)
+    await getattr(handle, verb)(timeout=5)
+    assert now() == 1.0
+    await asyncio.gather(*submits)
 
 
 @pytest.mark.parametrize(

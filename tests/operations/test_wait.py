@@ -5,6 +5,7 @@ import itertools
 import logging
 import math
 import statistics
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,7 @@ from flux_klein_async import (
     ResultNotReadyError,
     RetryPolicy,
     ServerError,
+    SubmissionUncertainError,
     WaitTimeoutError,
 )
 from flux_klein_async.emulator import (
@@ -56,6 +58,98 @@ async def test_a_result_comes_with_the_first_poll_after_its_completion(klein_emu
     assert (result.timings.lag_max, result.timings.running) == (1.0, 2.0)
     assert (result.timings.submit, result.timings.queued, result.timings.fetch) == (0.0, 1.0, 0.0)
     assert result.cost_usd == 0.01
+
+
+@pytest.mark.parametrize("poll_endpoint", ["status", "result"])
+async def test_a_wait_for_a_generation_without_a_file_fails_and_says_that_it_is_charged(
+    klein_emulator, connect, tmp_path, poll_endpoint
+):
+    events, book = Events(), Book()
+    client = connect(on_event=events, journal=book, budget=book, poll_endpoint=poll_endpoint)
+    klein_emulator.script("submit", Generation(after=0.0, output={"images": []}))
+    error = await outcome(client.generate("a cat"))
+    [request_id] = klein_emulator.completions
+    for found in (error, await outcome(client.wait_for_result(request_id))):
+        assert (type(found), found.charged, found.retryable) == (GenerationFailedError, "yes", False)
+        assert (found.request_id, found.detail) == (request_id, None)
+    assert book.lines[-2:] == [("settle", 0.01), "completed"]
+    assert (len(events.of(Failed)), events.of(Finished)) == (2, [])
+    result = await client.result(request_id)  # as it is
+    assert result.urls == []
+    for files in (client.download(result, tmp_path), client.download_bytes(result)):
+        assert "holds no file" in str(await outcome(files))
+    assert "downloaded" not in book.lines
+    with pytest.raises(GenerationFailedError):
+        _ = result.image_url
+
+
+def block(until: float) -> None:
+    """Let the loop be blocked from the next callback on until an instant."""
+    loop: Any = asyncio.get_running_loop()
+    loop._jump(until)
+
+
+LATE = [
+    # when the generation ends, when the loop is blocked and until when, the last poll's answer; the end and its instant
+    pytest.param(3.0, 1.5, 9.0, None, None, 9.0, id="finished meanwhile"),
+    pytest.param(30.0, 1.5, 9.0, None, WaitTimeoutError, 9.0, id="not finished"),
+    pytest.param(3.0, 1.5, 9.0, ("status", Pass(delay=0.9)), None, 9.9, id="slow poll"),
+    pytest.param(3.0, 1.5, 9.0, ("result", Pass(delay=0.9)), None, 9.9, id="slow fetch"),
+    pytest.param(3.0, 1.5, 9.0, ("status", Hang()), WaitTimeoutError, 10.0, id="no answer to the poll"),
+    pytest.param(3.0, 1.5, 9.0, ("result", Hang()), WaitTimeoutError, 10.0, id="no answer to the fetch"),
+    pytest.param(3.0, 1.5, 9.0, ("status", error_reply(500)), WaitTimeoutError, 9.0, id="failed poll"),
+    pytest.param(3.0, 1.5, 9.0, ("status", error_reply(429, retry_after=5)), WaitTimeoutError, 9.0, id="held"),
+    pytest.param(30.0, 1.5, 3.9, None, WaitTimeoutError, 4.5, id="not blocked past the deadline"),
+]
+
+
+@pytest.mark.parametrize(("after", "begin", "end", "last", "kind", "at"), LATE)
+async def test_a_wait_whose_loop_was_blocked_past_its_deadline_polls_once_more(
+    klein_emulator, connect, after, begin, end, last, kind, at
+):
+    klein_emulator.script("submit", Generation(after=after))
+    handle = await connect().submit("a cat")
+    client = connect(polling=FixedPolling(10.0 if end > 4.5 else 4.4))
+    loop = asyncio.get_running_loop()
+    if last is not None:
+        loop.call_at(begin, klein_emulator.script, *last)
+    loop.call_at(begin, block, end)
+    ended = await outcome(client.wait_for_result(handle.request_id, timeout=4.5))
+    assert (type(ended) if kind else None, now()) == (kind, at)
+    assert klein_emulator.calls["status"] <= 1
+
+
+async def test_an_answer_that_is_there_after_a_blocked_loop_counts(klein_emulator, connect):
+    """The first poll was sent before the loop was blocked, and the answer of a submit too."""
+    client = connect(polling=EVERY_SECOND)
+    klein_emulator.script("submit", Generation(after=0.0, delay=1.0))
+    asyncio.get_running_loop().call_at(0.5, block, 9.0)
+    result = await client.generate("a cat", timeout=2.0)
+    assert (result.timings.polls, now()) == (1, 9.0)
+    klein_emulator.script("status", Pass(delay=1.0))
+    asyncio.get_running_loop().call_at(now() + 0.5, block, 12.0)
+    assert (await client.status(result.request_id, timeout=2.0)).state is RequestState.COMPLETED
+    assert now() == 12.0
+
+
+@pytest.mark.parametrize(("after", "kind"), [(1.2, None), (30.0, WaitTimeoutError)])
+async def test_a_poll_under_way_while_the_loop_is_blocked_is_not_the_last(klein_emulator, connect, after, kind):
+    klein_emulator.script("submit", Generation(after=after))
+    klein_emulator.script("status", Pass(delay=1.0))  # what it saw is older than the block
+    asyncio.get_running_loop().call_at(1.5, block, 4.0)
+    ended = await outcome(connect(polling=EVERY_SECOND).generate("a cat", timeout=1.8))
+    assert (type(ended) if kind else None, now()) == (kind, 4.0)
+
+
+@pytest.mark.parametrize("verb", ["status", "submit"])
+async def test_a_blocked_loop_gives_no_more_time_to_what_has_no_answer(klein_emulator, connect, verb):
+    client = connect()
+    klein_emulator.script(verb, Hang())
+    asyncio.get_running_loop().call_at(1.0, block, 9.0)
+    call = client.status("x", timeout=2.0) if verb == "status" else client.submit("a cat", timeout=2.0)
+    error = await outcome(call)
+    assert now() == 9.0
+    assert isinstance(error, APITimeoutError | SubmissionUncertainError)
 
 
 FAILING_POLLS = [
@@ -376,7 +470,12 @@ async def test_the_services_own_duration_is_taught_where_it_gives_one(
     klein_emulator, connect, created, finished, served
 ):
     spy = Spy()
-    answer = {"status": "completed", "output": {}, "created_at": created, "finished_at": finished}
+    answer = {
+        "status": "completed",
+        "output": "https://x.invalid/a.png",
+        "created_at": created,
+        "finished_at": finished,
+    }
     klein_emulator.script("result", Reply(200, answer))
     await connect(polling=spy).generate("a cat")
     assert [taught.served for taught in spy.observations] == [served]

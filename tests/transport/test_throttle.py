@@ -151,12 +151,16 @@ async def test_reads_go_before_files_and_files_before_submits():
     assert gone == [Kind.READ, Kind.CANCEL, Kind.READ, Kind.FILE, Kind.SUBMIT, Kind.SUBMIT]
 
 
-async def test_files_leave_a_quarter_of_the_lanes_to_the_rest():
+async def test_submits_and_files_leave_a_quarter_of_the_lanes_to_what_is_urgent_and_files_another_to_submits():
     lanes = Lanes(8)
-    assert [lanes.take(Kind.FILE) for _ in range(7)] == [True] * 6 + [False]
+    assert [lanes.take(Kind.FILE) for _ in range(5)] == [True] * 4 + [False]
     gone, _ = await queue_up(lanes, [Kind.FILE])
-    assert (lanes.take(Kind.SUBMIT), lanes.take(Kind.READ), lanes.take(Kind.READ)) == (True, True, False)
+    assert [lanes.take(Kind.SUBMIT) for _ in range(3)] == [True, True, False]
+    assert [lanes.take(kind) for kind in (Kind.READ, Kind.CANCEL, Kind.READ)] == [True, True, False]
     lanes.leave(Kind.READ)
+    await settle()
+    assert gone == []
+    lanes.leave(Kind.SUBMIT)
     await settle()
     assert gone == []
     lanes.leave(Kind.FILE)
@@ -164,19 +168,33 @@ async def test_files_leave_a_quarter_of_the_lanes_to_the_rest():
     assert gone == [Kind.FILE]
 
 
+@pytest.mark.parametrize("connections", [2, 3, 4, 10, 100])
+@pytest.mark.parametrize("bulk", [[Kind.SUBMIT], [Kind.FILE], [Kind.FILE, Kind.SUBMIT], [Kind.SUBMIT, Kind.FILE]])
+async def test_however_many_submits_and_files_are_under_way_a_lane_is_free_for_a_cancel(connections, bulk):
+    lanes = Lanes(connections)
+    for kind in bulk:
+        while lanes.take(kind):
+            pass
+    await queue_up(lanes, bulk * 9)
+    lanes.leave(bulk[0])  # those that wait take what is theirs
+    await settle()
+    assert lanes.take(Kind.CANCEL)
+
+
 @pytest.mark.parametrize("kind", [Kind.READ, Kind.CANCEL, Kind.SUBMIT])
 async def test_files_that_wait_for_their_own_share_hold_up_nobody_else(kind):
     lanes = Lanes(4)
-    assert [lanes.take(each) for each in (Kind.FILE, Kind.FILE, Kind.FILE, Kind.READ)] == [True] * 4
+    assert [lanes.take(each) for each in (Kind.FILE, Kind.FILE, Kind.SUBMIT, Kind.READ)] == [True] * 4
     gone, _ = await queue_up(lanes, [Kind.FILE, kind])
-    lanes.leave(Kind.READ)
+    lanes.leave(Kind.SUBMIT if kind is Kind.SUBMIT else Kind.READ)
     await settle()
     assert gone == [kind]
 
 
+@pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("connections", [1, 2, 3])
-def test_a_file_can_go_over_the_only_connection(connections):
-    assert Lanes(connections).take(Kind.FILE)
+def test_every_call_can_go_over_the_only_connection(connections, kind):
+    assert Lanes(connections).take(kind)
 
 
 async def test_a_lane_is_not_lost_with_who_gives_up():
