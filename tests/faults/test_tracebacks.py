@@ -8,7 +8,7 @@ import json
 import sqlite3
 import traceback
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 import pytest
@@ -220,7 +220,8 @@ def test_no_variable_holds_the_token_of_the_vendors_file(monkeypatch, tmp_path, 
 @pytest.mark.parametrize("trouble", ["broken", "spent"])
 async def test_no_variable_of_an_error_of_journal_or_budget_holds_the_token(klein_emulator, tmp_path, trouble):
     emulator, path = InProcessEmulator(api_key=TOKEN), tmp_path / "run.sqlite"
-    async with emulator, SqliteJournal(path) as journal:
+    journal = SqliteJournal(path)
+    async with emulator:
         async with connected(emulator, journal=journal) as client:
             await client.generate("a cat", **SIZE)
         if trouble == "broken":
@@ -229,6 +230,8 @@ async def test_no_variable_of_an_error_of_journal_or_budget_holds_the_token(klei
         async with connected(emulator, journal=journal, budget=Budget(0.015)) as client:
             [found] = await client.generate_all(["a dog"], **SIZE)
             alone = await outcome(client.submit("a bird"))
+        with pytest.raises(JournalError) if trouble == "broken" else nullcontext():
+            await journal.aclose()
     for error in (found.error, alone):
         assert isinstance(error, JournalError if trouble == "broken" else BudgetExceededError)
         assert shown_by(error, TOKEN) == []

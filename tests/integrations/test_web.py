@@ -58,6 +58,7 @@ CASES = [
     (fk.AuthenticationError(status_code=401, detail=SECRET), 502, "upstream_error", "no", False),
     (fk.PermissionDeniedError(status_code=403, detail=SECRET), 502, "upstream_error", "no", False),
     (fk.DownloadError(SECRET, url=SECRET), 502, "upstream_error", "yes", False),
+    (fk.FanOutHaltedError(SECRET), 502, "upstream_error", "unknown", False),
     (fk.FluxKleinError(SECRET), 502, "upstream_error", "no", False),
 ]
 
