@@ -308,10 +308,9 @@ def _contents() -> Iterator[Fault]:
 FAULTS: Mapping[str, Fault] = {entry.name: entry for entry in (*_refusals(), *_wire(), *_contents())}
 
 
-_NOT_YET = ("header-9k", "header-60k", "gzip-zeros")  # the client does not read them yet
 # Not in storms, since no client can always tell: an answer that comes just after its request was written looks like its
 # own, and so does an id whose first owner never heard of it.
-UNTOLD = ("same-id", *_NOT_YET, *(name for name, entry in FAULTS.items() if isinstance(entry.answer, Unasked)))
+UNTOLD = ("same-id", *(name for name, entry in FAULTS.items() if isinstance(entry.answer, Unasked)))
 
 
 def fault(name: str) -> Answer:

@@ -79,6 +79,7 @@ def unread() -> Iterator[int]:
     os.close(writer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_command_whose_output_nobody_reads_is_silent_and_141(
     arguments: Callable[[str], list[str]],
@@ -100,6 +101,7 @@ def test_a_command_whose_output_nobody_reads_is_silent_and_141(
 
 
 @pytest.mark.parametrize("broken", ["unread", "closed"])
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_without_a_reader_of_the_notes_a_command_goes_on(
     arguments: Callable[[str], list[str]],
@@ -118,6 +120,7 @@ def test_without_a_reader_of_the_notes_a_command_goes_on(
     assert bool(capsys.readouterr().out) == prints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_without_standard_streams_a_command_goes_on(
     arguments: Callable[[str], list[str]], name: str, monkeypatch: pytest.MonkeyPatch
