@@ -2,8 +2,11 @@
 
 import unicodedata
 
-__all__ = ["shown"]
+__all__ = ["clipped", "plain", "shown"]
 
+_MAX_TEXT = 300  # characters: an error's sentence, not a gateway's page
+_MAX_ENTRIES = 10  # of a tuple
+_INT64 = 2**63  # telemetry protocols hold no larger integer
 # Categories that move the cursor, break the line, reorder or hide the characters around them, or are no characters.
 _ESCAPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"  # they make up the letters of some languages, and emoji
@@ -22,3 +25,23 @@ def shown(text: str) -> str:
         else character
         for character in text
     )
+
+
+def clipped(text: str) -> str:
+    """A text as `shown`, of at most 300 characters: it cannot forge a line of a log, and all of it can be encoded."""
+    safe = shown(text[: _MAX_TEXT + 1])
+    return safe if len(safe) <= _MAX_TEXT else safe[: _MAX_TEXT - 1] + "…"
+
+
+def plain(value: object) -> str | bool | int | float | tuple[str, ...]:
+    """A number or bounded text as it is; of any other value only the name of its type.
+
+    A tag can be any object of the caller's, and its `repr` may hold secrets.
+    """
+    if isinstance(value, str):
+        return clipped(str(value))
+    if isinstance(value, float) or (isinstance(value, int) and -_INT64 <= value < _INT64):
+        return value
+    if isinstance(value, tuple) and all(isinstance(item, str) for item in value):
+        return tuple(clipped(item) for item in value[:_MAX_ENTRIES])
+    return type(value).__name__

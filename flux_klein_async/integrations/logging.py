@@ -1,4 +1,4 @@
-"""Logs from events: one record for each, with its facts as fields. Also what every event handler needs.
+"""Logs from events: one record for each, with its facts as fields.
 
 Needs the standard library alone.
 """
@@ -9,15 +9,12 @@ import re
 from collections.abc import Callable
 
 from flux_klein_async.events import Cancelled, Closed, Event, Failed, Held, Polled, Retrying, StateChanged, Uncertain
-from flux_klein_async.text import shown
+from flux_klein_async.text import clipped, plain
 
 __all__ = ["LogEvents", "combine"]
 
 Handler = Callable[[Event], None]
 
-_MAX_TEXT = 300  # characters: an error's sentence, not a gateway's page
-_MAX_ENTRIES = 10  # of a tuple
-_INT64 = 2**63  # telemetry protocols hold no larger integer
 log = logging.getLogger("flux_klein_async")
 
 # All others are INFO. An error costs money or a picture; a warning matters only if it is frequent.
@@ -46,26 +43,6 @@ def combine(*handlers: Handler | None) -> Handler:
                 log.exception("An event handler raised; the others are still called")
 
     return handle
-
-
-def clipped(text: str) -> str:
-    """A text as `shown`, of at most 300 characters: it cannot forge a line of a log, and all of it can be encoded."""
-    safe = shown(text[: _MAX_TEXT + 1])
-    return safe if len(safe) <= _MAX_TEXT else safe[: _MAX_TEXT - 1] + "…"
-
-
-def plain(value: object) -> str | bool | int | float | tuple[str, ...]:
-    """A number or bounded text as it is; of any other value only the name of its type.
-
-    A tag can be any object of the caller's, and its `repr` may hold secrets.
-    """
-    if isinstance(value, str):
-        return clipped(str(value))
-    if isinstance(value, float) or (isinstance(value, int) and -_INT64 <= value < _INT64):
-        return value
-    if isinstance(value, tuple) and all(isinstance(item, str) for item in value):
-        return tuple(clipped(item) for item in value[:_MAX_ENTRIES])
-    return type(value).__name__
 
 
 class LogEvents:

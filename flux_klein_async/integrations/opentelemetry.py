@@ -28,8 +28,8 @@ from flux_klein_async.events import (
     Submitted,
     Uncertain,
 )
-from flux_klein_async.integrations.logging import clipped, plain
 from flux_klein_async.models import RequestState
+from flux_klein_async.text import clipped, plain
 
 __all__ = ["Telemetry"]
 

@@ -331,7 +331,10 @@ class ItemRunner(Generic[T]):
         try:
             result = await self._fetch(item, known.request_id)
         except NotFoundError:
-            gone = "The files are missing and the service has deleted the result; give the item a new id to pay again"
+            gone = (
+                "The files are missing and the service has deleted the result; to pay for it again, change the item or "
+                "give it a new id"
+            )
             raise DownloadError(
                 gone, url=error.url, status_code=error.status_code, request_id=known.request_id
             ) from None
@@ -377,9 +380,8 @@ def _recorded(claim: Claim, kind: type[FluxKleinError]) -> str | None:
 
 
 def _all_there(files: tuple[SavedFile, ...], directory: Path) -> bool:
-    """Whether the files are in the directory, with the sizes that they had when they were saved."""
-    folder = directory.absolute()
+    """Whether files of these names and sizes are in the directory, which may have been moved since."""
     try:
-        return all(file.path.parent == folder and file.path.stat().st_size == file.size for file in files)
+        return all((directory / file.path.name).stat().st_size == file.size for file in files)
     except OSError:
         return False

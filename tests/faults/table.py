@@ -42,8 +42,9 @@ HEADS = ("header-no-colon", "header-too-long", "length-no-number", "length-twice
 BODIES = ("nan", "huge-digits", "surrogate", "deep", "cut-json", "empty", "json-null", "json-list")
 NO_ANSWER = ("no-http", "endless", "html", "redirect", "redirect-away", "overlong", "gzip-bomb", *HEADS, *BODIES)
 BARE = ("json-bare",)
-LARGE = ("header-9k", "header-60k", "gzip-zeros")  # more than needed, and readable
-FINE = ("slow", "date-away", *LARGE)
+LARGE = ("header-9k", "header-60k")
+FINE_FILES = ("slow", "date-away", *LARGE)
+FINE = (*FINE_FILES, "gzip-zeros")
 SLOW = ("drip", "slow-head")
 _STRAY = ("stray-429", "stray-422", "stray-401", "stray-200", "stray-again")
 STRAY = (*_STRAY, *(f"{name}+head" for name in _STRAY))
@@ -156,7 +157,7 @@ def _polls(good: Cell, *, retryable: bool) -> list[Row]:
     return [
         *((faults, good, Cell(error, 1, "submitted", "unknown")) for faults, error in REFUSED.items()),
         (saw_nothing + odd, good, out_of_time),
-        _same(("date-away", *LARGE, "done-too-soon", "failed-too-soon"), good),
+        _same(("date-away", *LARGE, "gzip-zeros", "done-too-soon", "failed-too-soon"), good),
     ]
 
 
@@ -220,7 +221,7 @@ def _files(good: Cell) -> list[Row]:
         (_PASSING_FILES, good, _NO_FILE_YET),
         _same(_LARGE_FILES, _NO_FILE),
         _same((*SLOW, *SILENT), _NO_FILE_YET),
-        _same((*FINE, "picture-mislabelled", "picture-short"), good),
+        _same((*FINE_FILES, "picture-mislabelled", "picture-short"), good),
     ]
 
 

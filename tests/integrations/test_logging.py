@@ -8,8 +8,9 @@ import pytest
 
 from flux_klein_async import FluxKleinError, events
 from flux_klein_async.emulator import Reset, error_reply
-from flux_klein_async.integrations.logging import LogEvents, combine, plain
+from flux_klein_async.integrations.logging import LogEvents, combine
 from flux_klein_async.models import RequestState
+from flux_klein_async.text import plain
 
 EVENT = events.Closed(at=1.0, left_running=())
 

@@ -232,8 +232,9 @@ async def saved(connect: Any, directory: Any) -> Claim:
         ("out", lambda path: path.unlink(), 1),
         ("out", lambda path: path.write_bytes(path.read_bytes()[:-1]), 1),
         ("elsewhere", lambda path: None, 1),
+        ("before", lambda path: path.parent.rename(path.parent.parent / "out"), 0),
     ],
-    ids=["there", "missing", "shorter", "in another directory"],
+    ids=["there", "missing", "shorter", "in another directory", "in a folder that was renamed"],
 )
 async def test_files_that_are_not_there_or_not_whole_are_fetched_again(
     klein_emulator, connect, tmp_path, first, damage, calls
