@@ -150,11 +150,9 @@ class Operation:
     async def nap_until(self, when: float) -> None:
         """Sleep until an instant, or until the loop is found to have been blocked past the deadline."""
         self._nap = self._loop.create_future()
-        timer = self._loop.call_at(when, _wake, self._nap)
         try:
-            await self._nap
+            await sleep_until(self._loop, when, self._nap)
         finally:
-            timer.cancel()
             self._nap = None
 
     def _expired(self) -> FluxKleinError:
@@ -395,12 +393,14 @@ class Admission:
         self._operation.context.lanes.leave(self._kind)
 
 
-async def sleep_until(loop: asyncio.AbstractEventLoop, when: float) -> None:
-    """Sleep until an instant of the loop's clock, exactly; `asyncio.sleep` takes a duration and rounds."""
-    future: asyncio.Future[None] = loop.create_future()
-    timer = loop.call_at(when, _wake, future)
+async def sleep_until(
+    loop: asyncio.AbstractEventLoop, when: float, alarm: "asyncio.Future[None] | None" = None
+) -> None:
+    """Sleep until an instant of the loop's clock, exactly, or until the alarm; `asyncio.sleep` rounds a duration."""
+    alarm = loop.create_future() if alarm is None else alarm
+    timer = loop.call_at(when, _wake, alarm)
     try:
-        await future
+        await alarm
     finally:
         timer.cancel()
 

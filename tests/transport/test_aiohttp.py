@@ -526,8 +526,8 @@ async def test_what_a_hook_raises_around_a_submit_is_ambiguous_once_the_body_was
     assert found.charged == ("unknown" if late else "no")
 
 
-@pytest.mark.parametrize("turns", range(6))
-async def test_a_call_that_is_given_up_while_its_connection_is_checked_leaves_nothing_open(turns):
+async def answering() -> tuple[asyncio.Server, list[asyncio.StreamWriter], Request]:
+    """A server that answers every request with `{}`, its connections so far, and a request of it."""
     writers: list[asyncio.StreamWriter] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -539,6 +539,12 @@ async def test_a_call_that_is_given_up_while_its_connection_is_checked_leaves_no
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     asked = request(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    return server, writers, asked
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_call_that_is_given_up_while_its_connection_is_checked_leaves_nothing_open(turns):
+    server, writers, asked = await answering()
     transport = made()
     await transport.send(asked)
     writers[0].write(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
@@ -557,24 +563,14 @@ async def test_a_call_that_is_given_up_while_its_connection_is_checked_leaves_no
 
 @pytest.mark.parametrize(("asleep", "connections"), [(0.0, 1), (0.5, 1), (2.0, 2), (90_000.0, 2)])
 async def test_a_connection_from_before_the_machine_slept_is_not_used_again(monkeypatch, asleep, connections):
-    made_of: list[Any] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        made_of.append(writer)
-        with suppress(asyncio.IncompleteReadError):
-            while await reader.readuntil(b"\r\n\r\n"):
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    asked = request(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    server, writers, asked = await answering()
     transport = made()
     await transport.send(asked)
     before = slept()
     monkeypatch.setattr(aiohttp_transport, "slept", lambda: before + asleep)
     for _ in range(3):
         await transport.send(asked)
-    assert len(made_of) == connections
+    assert len(writers) == connections
     await transport.aclose()
     server.close()
     await settle()
