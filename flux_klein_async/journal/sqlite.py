@@ -17,7 +17,7 @@ from flux_klein_async.errors import JournalError
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.journal.lease import Lease, is_alive, is_same_file, sweep
 from flux_klein_async.journal.sql import JournalStore
-from flux_klein_async.journal.writer import JournalAccount, Writer
+from flux_klein_async.journal.writer import FORKED, JournalAccount, Writer
 
 __all__ = ["APPLICATION_ID", "BUSY", "DAMAGED", "VERSION", "SqliteJournal", "SqliteStore", "connect", "to_error"]
 
@@ -105,9 +105,7 @@ class Connection(sqlite3.Connection):
             JournalError: In a forked process.
         """
         if self._process != os.getpid():
-            raise JournalError(
-                "The journal was opened before this process was forked: open it in the process that uses it"
-            )
+            raise JournalError(FORKED)
         return super().execute(sql, *values)
 
     def close(self) -> None:

@@ -4,7 +4,6 @@ A journal that recognises items is asked first: an item is submitted only if no 
 have been. How many items run at once is not decided here (`fanout`).
 """
 
-import asyncio
 import unicodedata
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -118,7 +117,7 @@ class ItemRunner(Generic[T]):
         self._stopped_by: FluxKleinError | None = None
         self._halted = False
         self._losses = _Losses(halt_after)
-        self._generating: dict[Operation, asyncio.Task[object] | None] = {}
+        self._generating: set[Operation] = set()
         self._claims: ItemClaims | None = context.journal.items() if isinstance(context.journal, ItemJournal) else None
 
     async def make(self, index: int, item: T) -> Product:
@@ -159,10 +158,9 @@ class ItemRunner(Generic[T]):
 
     def _end(self, operation: Operation) -> None:
         """End a generation, unless the service runs it already. The current task is never cancelled."""
-        task = self._generating.get(operation)
-        if task is None:
+        if operation not in self._generating:
             return  # it has ended meanwhile
-        if operation.request_id is None and task is asyncio.current_task(self._context.loop):
+        if operation.request_id is None and operation.is_running_here:
             self._context.loop.call_soon(self._end, operation)  # an event handler of this very item stops the fan-out
             return
         operation.stop()
@@ -265,19 +263,12 @@ class ItemRunner(Generic[T]):
             operation = Operation(
                 self._context, self._timeout, request_id=request_id, tag=item.index, waits=True, slot=slot
             )
-            told = False
-
-            def submit_failed(error: FluxKleinError) -> None:
-                nonlocal told
-                told = isinstance(error, SubmissionUncertainError)
-                self._submit_failed(error)
-
-            operation.on_submit_failed = submit_failed
+            operation.on_submit_failed = self._submit_failed
             try:
                 with operation.telling("generate", item.prepared.model), self._registered(operation), operation:
                     result = await run(operation)
             except SubmissionUncertainError as error:
-                if not told:  # it was abandoned at its deadline, before its answer came
+                if error is not operation.last_error:  # it was abandoned at its deadline, before its answer came
                     self._submit_failed(error)
                 raise
             except FluxKleinError as error:
@@ -290,11 +281,11 @@ class ItemRunner(Generic[T]):
     @contextmanager
     def _registered(self, operation: Operation) -> Iterator[None]:
         """Let `stop` end the operation while it is under way, and no longer: its task goes on without it."""
-        self._generating[operation] = asyncio.current_task()
+        self._generating.add(operation)
         try:
             yield
         finally:
-            del self._generating[operation]
+            self._generating.discard(operation)
 
     async def _recall(self, item: _Item, claim: Claim) -> Product:
         """The result of an earlier run: from the journal, otherwise from the service."""

@@ -186,10 +186,15 @@ class Operation:
             return SubmissionUncertainError("Stopped before the submit was answered")
         return GenerationCancelledError("Stopped before it was submitted", charged="no")
 
+    @property
+    def is_running_here(self) -> bool:
+        """Whether the caller is this call's own task, such as an event handler of it."""
+        return asyncio.current_task(self._loop) is self._task
+
     def halt(self, error: FluxKleinError) -> None:
         """End the call with this error before it submits; a POST that has begun goes on, and is not repeated."""
         self._halted = True
-        if self.request_id is not None or self._may_be_accepted or asyncio.current_task(self._loop) is self._task:
+        if self.request_id is not None or self._may_be_accepted or self.is_running_here:
             return
         if not self.posting or self.drop_post():
             self._interrupt(lambda: error)
