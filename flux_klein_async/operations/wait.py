@@ -294,6 +294,8 @@ async def wait(
         state = EntryState.CANCELLED if cancelled else EntryState.FAILED
         await context.write(state, request_id=request_id, error=str(error))
         raise
+    except GeneratorExit:  # collected after its loop has stopped: nothing runs that could ask for a cancel
+        raise
     except BaseException as error:
         if not isinstance(error, FluxKleinError) or isinstance(error, WaitTimeoutError | ConfigurationError):
             abandon(operation, request_id, on_abandon)

@@ -181,3 +181,30 @@ def test_a_keyboard_interrupt_anywhere_never_pays_for_an_item_twice(
             break
     gc.collect()
     assert 1 < number < MOST - 1
+
+
+def test_a_wait_that_is_collected_after_its_loop_stopped_starts_nothing() -> None:
+    """Another loop of the thread, such as a notebook's, is not asked to cancel."""
+    loop, other = VirtualTimeLoop(), asyncio.new_event_loop()
+
+    async def generating() -> tuple[InProcessEmulator, FluxKleinClient, asyncio.Task[Any]]:
+        emulator = InProcessEmulator(workers=0, api_key="t")
+        client = FluxKleinClient("t", base_url=emulator.base_url, session=emulator.session())
+        task = asyncio.ensure_future(client.generate("a cat"))
+        await asyncio.sleep(5.0)
+        return emulator, client, task
+
+    asyncio.set_event_loop(other)
+    try:
+        emulator, client, task = loop.run_until_complete(generating())
+        assert emulator.accepted == 1
+        task.get_coro().close()  # type: ignore[union-attr]  # as the garbage collector does
+        assert asyncio.all_tasks(other) == set()
+        task.cancel()
+        loop.run_until_complete(asyncio.wait({task}))
+        loop.run_until_complete(client.aclose())
+        loop.run_until_complete(emulator.aclose())
+    finally:
+        asyncio.set_event_loop(None)
+        other.close()
+        loop.close()
