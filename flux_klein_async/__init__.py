@@ -86,6 +86,7 @@ from flux_klein_async.polling.policies import (
     Queued,
     SavedPolicy,
 )
+from flux_klein_async.schema import InputField
 from flux_klein_async.transport.throttle import Limiter
 
 __all__ = [
@@ -121,6 +122,7 @@ __all__ = [
     "GenerationResult",
     "HostedFile",
     "Input",
+    "InputField",
     "InputRejectedError",
     "InsufficientBalanceError",
     "InvalidInputError",

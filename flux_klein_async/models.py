@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidatio
 
 from flux_klein_async.api.urls import host_of, is_public, parsed
 from flux_klein_async.errors import FluxKleinError, GenerationFailedError
+from flux_klein_async.schema import InputField, input_fields
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -345,7 +346,7 @@ class ModelInfo(_AnswerModel):
         base_price_usd: USD per `price_unit`, or None if the service gives no number.
         price_unit: What the price is for, e.g. `output` or `second`, or None.
         pricing_note: The service's remarks on the price, or None.
-        input_schema: JSON schema of the input, or None.
+        input_schema: JSON schema of the input, or None: entries of a list come without it.
         raw: The whole entry.
     """
 
@@ -357,6 +358,11 @@ class ModelInfo(_AnswerModel):
     pricing_note: str | None = None
     input_schema: Mapping[str, Any] | None = Field(default=None, repr=False)
     raw: _Raw = Field(default_factory=dict, repr=False)
+
+    @property
+    def input_fields(self) -> tuple[InputField, ...]:
+        """The fields of `input_schema`, at most 200; () without a schema."""
+        return input_fields(self.input_schema)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
