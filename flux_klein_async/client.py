@@ -487,6 +487,22 @@ class FluxKleinClient(NotWith):
         with self._operation(timeout) as operation:
             return await calls.get_model(operation, model)
 
+    def list_models(self, *, search: str | None = None, category: str | None = None) -> AsyncIterator[ModelInfo]:
+        """Iterate over the catalogue: `async for model in client.list_models(search="flux edit")`.
+
+        Pages are fetched as they are needed, each within the client's timeout. Most entries come without their
+        `input_schema`, which `get_model` has. The iterator raises what `get_model` raises, and `InvalidResponseError`
+        where the pages contradict themselves or do not end; each model comes once.
+
+        Args:
+            search: What the service searches for in ids and names; None: everything.
+            category: A category such as `text-to-image` (`ModelInfo.categories`); None: all of them.
+
+        Raises:
+            InvalidInputError: `search` or `category` is no text.
+        """
+        return calls.ModelList(self._context, self._timeout, search, category)
+
     async def download(
         self,
         result: GenerationResult,

@@ -47,6 +47,10 @@ SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], t
     "with generate_many": (lambda c: c.generate_many(["a"]), _with, TypeError, "Use `async with`"),
     "for over generate_many": (lambda c: c.generate_many(["a"]), _for_over, TypeError, "Use `async for`, not `for`"),
     "for over updates": (lambda c: c.updates("abc"), _for_over, TypeError, "Use `async for`, not `for`"),
+    "for over list_models": (lambda c: c.list_models(), _for_over, TypeError, "Use `async for`, not `for`"),
+    "await list_models": (lambda c: c.list_models(), _await, TypeError, "ModelList"),
+    "bytes for a search": (lambda c: c.list_models(search=b"x"), _await, InvalidInputError, "search must be text"),
+    "half a letter": (lambda c: c.list_models(category="\ud800"), _await, InvalidInputError, "a URL can hold"),
     "await generate_many": (lambda c: c.generate_many(["a"]), _await, TypeError, "FanOut"),
     "generate_many not entered": (
         lambda c: c.generate_many(["a"]),
@@ -78,6 +82,7 @@ def test_what_is_not_awaited_does_not_claim_to_be_awaitable(klein_client):
         klein_client.handle("abc"),
         klein_client.generate_many(["a"]),
         klein_client.updates("a"),
+        klein_client.list_models(),
     ):
         assert not inspect.isawaitable(made)
         assert not isinstance(made, Awaitable)

@@ -15,7 +15,7 @@ import flux_klein_async
 from flux_klein_async import FluxKleinClient, FluxKleinError, RequestHandle
 
 VERBS = """submit status result cancel wait_for_result generate generate_many generate_all handle updates get_model
-    download download_bytes aclose"""
+    list_models download download_bytes aclose"""
 SEAMS = "PollPolicy SavedPolicy Journal ItemJournal AccountJournal SpendingLimit Limiter"
 UNRESOLVED = {"aiohttp": aiohttp, "os": os, "Path": Path, "FluxKleinClient": FluxKleinClient}  # imported for checkers
 

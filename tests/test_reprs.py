@@ -56,6 +56,7 @@ TABLE: list[tuple[Any, str]] = [
     (CLIENT, "<FluxKleinClient http://127.0.0.1:9 open>"),
     (CLIENT.handle("r-1"), "RequestHandle('r-1')"),
     (CLIENT.updates("r-1"), "<Updates of r-1>"),
+    (CLIENT.list_models(search=PROMPT), f"ModelList(search={CUT}, offset=0)"),
     (CLIENT.generate_many([PROMPT]), "<FanOut not entered, 0 of 64 items under way>"),
     (RESULT, SHOWN_RESULT),
     (Outcome(index=7, item=PROMPT, result=RESULT), f"Outcome(index=7, result={SHOWN_RESULT})"),

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic import BaseModel
@@ -10,8 +11,9 @@ from pydantic import BaseModel
 from flux_klein_async.api.messages import Kind, Request
 from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import InvalidInputError
+from flux_klein_async.misuse import slip
 
-__all__ = ["Api", "canonical", "encode_input"]
+__all__ = ["PAGE", "Api", "canonical", "checked_word", "encode_input"]
 
 # Seconds of silence on the socket. A half-open connection never answers, so a poll fails soon and the next one tries
 # again. Other calls are small, files may come from cold storage, and losing a submit costs money.
@@ -20,6 +22,7 @@ _CALL_SILENCE = 10.0
 _FILE_SILENCE = 30.0
 _SUBMIT_SILENCE = 60.0
 _WITH_COST = "?include_cost=true"
+PAGE = 100  # models; a service that gives fewer at once is asked more often
 
 
 class Api:
@@ -60,6 +63,12 @@ class Api:
         """The catalogue entry of a model."""
         return self._get(self.urls.model(model), _CALL_SILENCE)
 
+    def models(self, search: str | None, category: str | None, offset: int) -> Request:
+        """A page of the catalogue, without the schemas: they are most of its size."""
+        words = {"search": search, "category": category, "limit": PAGE, "offset": offset}
+        query = urlencode({name: word for name, word in words.items() if word not in (None, "")}, quote_via=quote)
+        return self._get(f"{self.urls.models()}?{query}", _CALL_SILENCE)
+
     def cancel(self, request_id: str) -> Request:
         """A cancel has no body, and repeating it changes nothing."""
         url = self.urls.request(request_id, "cancel")
@@ -76,6 +85,21 @@ class Api:
 def _frozen(headers: Mapping[str, str]) -> Mapping[str, str]:
     """Headers in the form that aiohttp uses as it is; it would convert a plain dict for every call."""
     return CIMultiDictProxy(CIMultiDict(headers))
+
+
+def checked_word(name: str, word: object) -> str | None:
+    """A word of a search, or None.
+
+    Raises:
+        InvalidInputError: It is no text that a URL can hold.
+    """
+    if word is not None and not isinstance(word, str):
+        raise InvalidInputError(f"{name} must be text, or None for every model, not {slip(word)}")
+    try:
+        quote(word or "")
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"{name} must be text that a URL can hold, not {word!r:.140}: {error.reason}") from None
+    return word
 
 
 def _plain(value: object) -> Any:

@@ -5,7 +5,7 @@ Tolerant of unknown fields and strict about needed ones; the whole answer stays 
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
@@ -33,11 +33,13 @@ from flux_klein_async.models import (
 from flux_klein_async.text import shown
 
 __all__ = [
+    "ModelPage",
     "excerpt",
     "ok",
     "read_cancel",
     "read_error",
     "read_model",
+    "read_models",
     "read_result",
     "read_status",
     "read_submit",
@@ -224,9 +226,39 @@ def read_model(response: Response) -> ModelInfo:
     Raises:
         APIStatusError, InvalidResponseError: As `_answer`; also if it has no model id.
     """
-    data = _answer(response)
-    if not isinstance(data.get("model_id"), str):
+    info = _model(_answer(response))
+    if info is None:
         raise _invalid("The answer holds no model_id", response)
+    return info
+
+
+class ModelPage(NamedTuple):
+    """A page of the catalogue: its `models`, the number of its entries, and the `total` that the service claims."""
+
+    models: list[ModelInfo]
+    size: int
+    total: int | None
+
+
+def read_models(response: Response) -> ModelPage:
+    """A page of the catalogue. An entry without a model id is left out.
+
+    Raises:
+        APIStatusError, InvalidResponseError: As `_answer`; also if it has no list, or one in which no entry has an id.
+    """
+    data = _answer(response)
+    entries, total = data.get("models"), data.get("total")
+    if not isinstance(entries, list):
+        raise _invalid("The answer holds no list of models", response)
+    models = [info for entry in entries if isinstance(entry, dict) and (info := _model(entry)) is not None]
+    if entries and not models:
+        raise _invalid("No entry of the answer holds a model_id", response)
+    return ModelPage(models, len(entries), total if type(total) is int and total >= 0 else None)
+
+
+def _model(data: dict[str, Any]) -> ModelInfo | None:
+    if not isinstance(data.get("model_id"), str):
+        return None
     categories = data.get("categories")
     return ModelInfo(
         model_id=data["model_id"],

@@ -87,6 +87,10 @@ class ApiUrls:
         """The URL of a model: its catalogue entry by GET, a submit by POST."""
         return f"{self._prefix}/models/{checked_model_id(model)}"
 
+    def models(self) -> str:
+        """The URL of the catalogue."""
+        return f"{self._prefix}/models"
+
     def request(self, request_id: str, verb: str) -> str:
         """The URL of a request's status, result or cancel."""
         return f"{self._prefix}/requests/{checked_request_id(request_id)}/{verb}"

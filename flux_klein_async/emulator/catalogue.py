@@ -185,12 +185,12 @@ def describe(model: Model, *, schema: bool) -> dict[str, Any]:
 
 
 def find(search: str = "", category: str = "", kind: str = "") -> list[Model]:
-    """List the models whose id or name contains `search` and that have the given category and kind, if any."""
-    wanted = search.casefold()
+    """List the models with every word of `search` in id or name, and with the category and kind, if given."""
+    wanted = search.casefold().split()
     return [
         model
         for model in MODELS.values()
-        if wanted in f"{model.model_id} {model.display_name}".casefold()
+        if all(word in f"{model.model_id} {model.display_name}".casefold() for word in wanted)
         and category in ("", model.category)
         and kind in ("", model.kind)
     ]

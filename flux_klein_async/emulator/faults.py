@@ -242,6 +242,13 @@ _FIELDS: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
     ("cancel", "no-outcome", "a cancel without its outcome", {"status": "in_queue", "outcome": None}),
     ("model", "no-price", "a catalogue entry without a price", {"base_price_usd": None}),
     ("model", "odd-price", "a negative price", {"base_price_usd": -1}),
+    ("models", "total-high", "a total of a million models", {"total": 1_000_000}),
+    ("models", "total-low", "a total of one model", {"total": 1}),
+    ("models", "no-total", "a page without the total", {"total": None}),
+    ("models", "page-empty", "an empty page", {"models": []}),
+    ("models", "page-again", "the same page at every offset", {"models": [{"model_id": "a/b"}]}),
+    ("models", "page-no-list", "a page that is not a list", {"models": {"model_id": "a/b"}}),
+    ("models", "page-no-ids", "a page of entries without ids", {"models": [None, 7, {"model_id": 7}]}),
 )
 _CAPITALS = {word: word.upper() for word in ("in_queue", "in_progress", "completed", "failed", "cancelled")}
 _OBSERVED = {"in_queue": "pending", "in_progress": "processing", "completed": "succeeded", "cancelled": "canceled"}

@@ -1,25 +1,32 @@
-"""Single calls: status, result, cancel and catalogue entry, each repeated where repeating is harmless.
+"""Single calls: status, result, cancel and catalogue, each repeated where repeating is harmless.
 
 Also what follows from them: the cancel of a request that nobody waits for, and a result in the journal.
 """
 
+import asyncio
 import json
+from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import Self
 
-from flux_klein_async.api.responses import read_cancel, read_model, read_result, read_status
-from flux_klein_async.errors import FluxKleinError
+from flux_klein_async.api.messages import Response
+from flux_klein_async.api.requests import PAGE, checked_word
+from flux_klein_async.api.responses import ModelPage, read_cancel, read_model, read_models, read_result, read_status
+from flux_klein_async.errors import FluxKleinError, InvalidResponseError
 from flux_klein_async.events import Cancelled
 from flux_klein_async.journal.base import EntryState
-from flux_klein_async.models import CancelOutcome, GenerationResult, ModelInfo, RequestStatus, Timings
+from flux_klein_async.misuse import NotForLoop
+from flux_klein_async.models import CancelOutcome, GenerationResult, ModelInfo, RequestStatus, Timings, brief_repr
 from flux_klein_async.operations.context import ClientContext, log
 from flux_klein_async.operations.operation import Operation
 from flux_klein_async.options import OnAbandon
 
-__all__ = ["abandon", "cancel", "cancel_abandoned", "fetch_result", "get_model", "status", "write_result"]
+__all__ = ["ModelList", "abandon", "cancel", "cancel_abandoned", "fetch_result", "get_model", "status", "write_result"]
 
 
 CANCEL_WITHIN = 5.0  # seconds for a cancel that nobody waits for
+_MOST_MODELS = 10_000  # docs/wire.md: 384 in 2026; a longer catalogue is taken for one that never ends
 
 
 async def status(operation: Operation, request_id: str) -> RequestStatus:
@@ -39,6 +46,74 @@ async def fetch_result(
 async def get_model(operation: Operation, model: str) -> ModelInfo:
     """Fetch the catalogue entry."""
     return await operation.exchange(operation.context.api.model(model), read_model)
+
+
+class ModelList(NotForLoop):
+    """Gives the models of the catalogue that match, each once, and asks for a page when it is needed.
+
+    A class, not an async generator: between two pages it holds neither a task nor a timer (PEP 789). After an error,
+    the next call asks for the same page again.
+    """
+
+    def __init__(self, context: ClientContext, timeout: float | None, search: str | None, category: str | None) -> None:
+        self._context = context
+        self._timeout = timeout
+        self._words = {"search": checked_word("search", search), "category": checked_word("category", category)}
+        self._offset = 0
+        self._seen: set[str] = set()
+        self._page: deque[ModelInfo] = deque()
+        self._ended = False
+        self._turn = asyncio.Lock()  # several tasks may share the list
+
+    def __repr__(self) -> str:
+        return brief_repr(self, {**self._words, "offset": self._offset})
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ModelInfo:
+        """Return the next model; a page has the client's timeout.
+
+        Raises:
+            InvalidResponseError: The pages contradict themselves or do not end.
+            FluxKleinError: As `status`.
+        """
+        async with self._turn:
+            while not self._page:
+                if self._ended:
+                    raise StopAsyncIteration
+                request = self._context.api.models(self._words["search"], self._words["category"], self._offset)
+                with Operation(self._context, self._timeout) as operation:
+                    page = await operation.exchange(request, self._read)
+                self._take(page)
+            return self._page.popleft()
+
+    def _read(self, response: Response) -> ModelPage:
+        """Read a page; one that says that there are more models, and gives none, is asked for again."""
+        page = read_models(response)
+        claims_more = page.total is not None and page.total > self._offset
+        # At the end, a total may have been too high.
+        stuck = not self._fresh(page) if page.size else self._offset == 0
+        if claims_more and stuck:
+            sentence = f"The catalogue names {page.total} models, and gives none after the first {self._offset}"
+            raise InvalidResponseError(sentence, status_code=response.status)
+        if self._offset + page.size > _MOST_MODELS:
+            sentence = f"The catalogue does not end: it has more than {_MOST_MODELS} models"
+            raise InvalidResponseError(sentence, status_code=response.status)
+        return page
+
+    def _fresh(self, page: ModelPage) -> list[ModelInfo]:
+        unique = {info.model_id: info for info in page.models}
+        return [info for model_id, info in unique.items() if model_id not in self._seen]
+
+    def _take(self, page: ModelPage) -> None:
+        """Keep what is new. A short page is the last one only if the total agrees: the service may give fewer."""
+        fresh = self._fresh(page)
+        self._page.extend(fresh)
+        self._seen.update(info.model_id for info in fresh)
+        self._offset += page.size
+        complete = page.total is not None and page.total <= self._offset and page.size < PAGE
+        self._ended = complete or not fresh
 
 
 async def cancel(operation: Operation, request_id: str, *, abandoned: bool = False) -> CancelOutcome:

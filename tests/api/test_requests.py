@@ -30,6 +30,7 @@ FILE_HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "f
 
 JSON_HEADERS = {**COMMON, "Accept-Encoding": "identity", "Content-Type": "application/json"}
 STATUS, RESULT = "requests/r-1/status", "requests/r-1/result?include_cost=true"
+SEARCH = "search=a%20b%26c%2B%C3%A9&category=x%2Fy"
 # The last column is the silence after which a call fails: soon for polls, late for what costs money.
 REQUESTS: list[tuple[Request, Kind, str, str, dict[str, str], float]] = [
     (API.submit(MODEL, b"{}"), Kind.SUBMIT, "POST", f"models/{MODEL}", JSON_HEADERS, 60.0),
@@ -38,6 +39,8 @@ REQUESTS: list[tuple[Request, Kind, str, str, dict[str, str], float]] = [
     (API.status("r-1"), Kind.READ, "GET", STATUS, COMMON, 10.0),
     (API.result("r-1"), Kind.READ, "GET", RESULT, COMMON, 10.0),
     (API.model(MODEL), Kind.READ, "GET", f"models/{MODEL}", COMMON, 10.0),
+    (API.models(None, "", 0), Kind.READ, "GET", "models?limit=100&offset=0", COMMON, 10.0),
+    (API.models("a b&c+\u00e9", "x/y", 7), Kind.READ, "GET", f"models?{SEARCH}&limit=100&offset=7", COMMON, 10.0),
     (API.cancel("r-1"), Kind.CANCEL, "POST", "requests/r-1/cancel", COMMON, 10.0),
     (API.file(FILE), Kind.FILE, "GET", FILE, FILE_HEADERS, 30.0),
 ]

@@ -20,6 +20,7 @@ from flux_klein_async.api.responses import (
     read_cancel,
     read_error,
     read_model,
+    read_models,
     read_result,
     read_status,
     read_submit,
@@ -36,6 +37,7 @@ READERS: dict[str, Callable[[Response], Any]] = {
     "read_result": lambda response: read_result(response, REQUEST_ID),
     "read_cancel": lambda response: read_cancel(response, REQUEST_ID),
     "read_model": read_model,
+    "read_models": lambda response: [told(info) for info in read_models(response).models],
 }
 
 

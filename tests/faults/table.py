@@ -225,6 +225,11 @@ def _files(good: Cell) -> list[Row]:
     ]
 
 
+# --- pages of the catalogue
+
+_ODD_TOTALS = ("total-high", "total-low", "no-total")
+_ODD_PAGES = ("page-no-list", "page-no-ids")
+
 # --- prices: without one, nothing is reserved and nothing submitted
 
 _UNPRICED = Cell("", 0, NOTHING, "no")
@@ -285,6 +290,10 @@ TABLE: dict[tuple[str, str], list[Row]] = {
     ("cancel", "cancel"): _cancels(),
     ("model", "connect"): _connecting(Cell(OK, 0, NOTHING), _UNPRICED),
     ("model", "model"): _single(Cell(OK, 0, NOTHING), _UNPRICED, fine=("no-price", "odd-price", *STRAY), none=BARE),
+    ("list_models", "connect"): _connecting(Cell(OK, 0, NOTHING), _UNPRICED),
+    ("list_models", "models"): _single(
+        Cell(OK, 0, NOTHING), _UNPRICED, fine=_ODD_TOTALS, none=(*BARE, "page-empty", "page-again", *_ODD_PAGES)
+    ),
     ("download", "connect"): _connecting(_DOWNLOADED, _NO_FILE_YET),
     ("download", "file"): _files(_DOWNLOADED),
     ("read", "connect"): _connecting(_GENERATED, _NO_FILE_YET),

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from flux_klein_async import Budget, FluxKleinClient, FluxKleinError, Limits, SubmissionUncertainError, WaitTimeoutError
 from flux_klein_async.emulator import InProcessEmulator, fault
+from flux_klein_async.emulator.catalogue import MODELS
 from flux_klein_async.events import Cancelled
 from flux_klein_async.journal.base import Journal
 from tests.emulator.helpers import run
@@ -76,6 +77,10 @@ async def _generate_many(stage: _Stage) -> None:
         raise outcome.error
 
 
+async def _list_models(stage: _Stage) -> None:
+    assert len([model async for model in stage.client.list_models()]) == len(MODELS)
+
+
 _Step = Callable[[_Stage], Awaitable[Any]]
 # verb: what must happen before, the call, the endpoints at which it may meet a fault
 _VERBS: dict[str, tuple[_Step, _Step, tuple[str, ...]]] = {
@@ -96,6 +101,7 @@ _VERBS: dict[str, tuple[_Step, _Step, tuple[str, ...]]] = {
     "result": (_Stage.ended, lambda on: on.client.result(on.request_id), ("connect", "result")),
     "cancel": (_Stage.submitted, lambda on: on.client.cancel(on.request_id), ("connect", "cancel")),
     "model": (_nothing, lambda on: on.client.get_model(), ("connect", "model")),
+    "list_models": (_nothing, _list_models, ("connect", "models")),
     "download": (_Stage.ended, lambda on: on.client.download(on.result, on.directory or ""), ("connect", "file")),
     "read": (_Stage.ended, lambda on: on.client.download_bytes(on.result), ("connect", "file")),
 }

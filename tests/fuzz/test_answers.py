@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from flux_klein_async.api.messages import Response
 from flux_klein_async.api.responses import (
+    ModelPage,
     excerpt,
     read_cancel,
     read_error,
     read_model,
+    read_models,
     read_result,
     read_status,
     read_submit,
@@ -43,6 +45,7 @@ READERS: list[tuple[Callable[[Response], Any], tuple[type, ...], tuple[type[Flux
     ),
     (lambda answer: read_cancel(answer, REQUEST_ID), (CancelOutcome,), REFUSALS),
     (read_model, (ModelInfo,), REFUSALS),
+    (read_models, (ModelPage,), REFUSALS),
     (lambda answer: read_error(answer, request_id=REQUEST_ID), REFUSALS, ()),
     (excerpt, (str, type(None)), ()),
     (request_id_in, (str, type(None)), ()),
@@ -58,7 +61,11 @@ def sane(value: Any) -> bool:
         urls = all(type(url) is str and url.startswith(("https://", "http://")) for url in value.urls)
         return urls and _amount(value.cost_usd) and value.state is RequestState.COMPLETED
     if isinstance(value, ModelInfo):
+        fields = value.input_fields
+        assert all(len(field.type) + len(field.range) < 20_000 for field in fields)
         return _amount(value.base_price_usd) and all(type(name) is str for name in value.categories)
+    if isinstance(value, ModelPage):
+        return all(map(sane, value.models)) and value.size >= len(value.models) and (value.total or 0) >= 0
     return not isinstance(value, CancelOutcome) or type(value.cancelled) is bool
 
 

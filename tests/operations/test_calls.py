@@ -20,6 +20,7 @@ from flux_klein_async.emulator import (
     Generation,
     Hang,
     InProcessEmulator,
+    Pass,
     Refuse,
     Reply,
     Reset,
@@ -148,3 +149,68 @@ async def test_a_cancel_is_told_and_written_down_where_it_came_in_time(
     assert [(event.request_id, event.cancelled) for event in events.of(Cancelled)] == [("x", cancelled)]
     assert (book.lines, book.facts) == (([("settle", 0.0), "cancelled"], [("x",)]) if cancelled else ([], []))
     assert [entry.request_id for entry in book.entries] == (["x"] if cancelled else [])
+
+
+def page(*names: str, total: object) -> Reply:
+    return Reply(200, {"models": [{"model_id": f"a/{name}"} for name in names], "total": total})
+
+
+def full(start: int, total: object) -> Reply:
+    return page(*map(str, range(start, start + 100)), total=total)
+
+
+# Answers, the models that they give, the calls, and the error that ends the list.
+PAGES = {
+    "one page": ([page("x", "y", total=2)], 2, 1, None),
+    "nothing": ([page(total=0)], 0, 1, None),
+    "smaller pages than asked for": ([page("x", total=3), page("y", "z", total=3)], 3, 2, None),
+    "the last page is full": ([full(0, 100), page(total=100)], 100, 2, None),
+    "a total too high": ([page("x", total=9), page("y", total=9), page(total=9)], 2, 3, None),
+    "a total too low": ([full(0, 1), full(100, 1), page("x", total=1)], 201, 3, None),
+    "no total": ([page("x", total=None), page("y", total="2"), page(total=-1)], 2, 3, None),
+    "the same without a total": ([page("x", total=None)] * 2, 1, 2, None),
+    "everything at every offset": ([full(0, 100)] * 2, 100, 2, None),
+    "a model that comes twice": ([page("x", "x", total=4), page("x", "y", total=4)], 2, 2, None),
+    "empty for a moment": ([page(total=1), page("x", total=1)], 1, 2, None),
+    "empty": ([page(total=1)] * 5, 0, 5, "names 1 models, and gives none after the first 0"),
+    "the same": ([page("x", total=9)] * 6, 1, 6, "names 9 models, and gives none after the first 1"),
+    "without end": (
+        [full(n, 10**6) for n in [*range(0, 10_000, 100), *[10_000] * 5]],
+        *(10_000, 105, "more than 10000 models"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+async def test_a_list_of_models_ends_whatever_its_pages_say(klein_emulator, connect, name):
+    answers, models, calls, sentence = PAGES[name]
+    klein_emulator.script("models", *answers)
+    listed, found = connect().list_models(), []
+    with pytest.raises((StopAsyncIteration, InvalidResponseError)) as ended:
+        while True:
+            found.append((await anext(listed)).model_id)
+    assert len(set(found)) == len(found) == models
+    assert sentence in str(ended.value) if sentence else ended.type is StopAsyncIteration
+    assert sentence or await anext(listed, None) is None
+    assert klein_emulator.calls["models"] == calls
+
+
+async def test_a_page_is_fetched_when_it_is_needed_and_again_after_an_error(klein_emulator, connect):
+    client = connect()
+    listed = client.list_models(search="a b&c", category="x/y")
+    assert klein_emulator.calls["models"] == 0
+    klein_emulator.script("models", page("x", "y", total=3), error_reply(404, 404001), page("z", total=3))
+    assert [(await anext(listed)).model_id for _ in range(2)] == ["a/x", "a/y"]
+    assert klein_emulator.calls["models"] == 1
+    assert type(await outcome(anext(listed))) is NotFoundError
+    assert [info.model_id async for info in listed] == ["a/z"]
+    queries = [record.query for record in klein_emulator.records]
+    assert queries == [{"search": "a b&c", "category": "x/y", "limit": "100", "offset": offset} for offset in "022"]
+
+
+async def test_tasks_that_share_a_list_get_each_model_once(klein_emulator, connect):
+    klein_emulator.fault("models", Pass(1.0), probability=1)
+    listed = connect().list_models()
+    found = await asyncio.gather(*(anext(listed) for _ in range(12)))
+    assert (len({info.model_id for info in found}), klein_emulator.calls["models"], now()) == (12, 1, 1.0)
+    assert [info async for info in listed] == []

@@ -197,7 +197,11 @@ async def streamed(client: FluxKleinClient) -> int:
 
 
 async def other_model(client: FluxKleinClient) -> Pictures:
+    async for model in client.list_models(search="edit", category="image-to-image"):
+        assert_type(model, ModelInfo)
+        assert_type(model.base_price_usd, float | None)
     info = await client.get_model("owner/model/variant")
+    assert_type([field.name for field in info.input_fields if field.file == "image"], list[str])
     assert_type(info, ModelInfo)
     source = HostedFile("https://example.com/a.png")
     result = await client.generate({"prompt": "a cat", "image": source}, model=info.model_id)
