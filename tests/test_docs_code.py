@@ -109,8 +109,8 @@ def test_the_readmes_program_saves_three_pictures(served, pytester, capsys):
     [
         ("```\nsomething\n```\n", "labelled ''"),
         ("```bash\nls\n```\n", "labelled 'bash'"),
-        ("    flux-klein price\n", "indented"),
-        ("```text\nflux-klein price\n```\n", "looks like code"),
+        ("    flux-klein models\n", "indented"),
+        ("```text\nflux-klein models\n```\n", "looks like code"),
         ("```json\n$ ls\n```\n", "looks like code"),
         ("<!-- pyhton\n1 / 0\n-->\n", "no remark that is known"),
         ("<!-- output -->\n\nA line.\n", "before no block"),

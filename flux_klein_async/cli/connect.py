@@ -23,12 +23,22 @@ from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMA
 from flux_klein_async.options import TOKEN_VARIABLES, Environment, from_environ
 from flux_klein_async.polling.adaptive import AdaptivePolling
 
-__all__ = ["EMULATED_TOKEN", "MissingExtraError", "answer", "connected", "emulated", "store_path", "token_of"]
+__all__ = [
+    "EMULATED_TOKEN",
+    "MissingExtraError",
+    "answer",
+    "connected",
+    "emulated",
+    "known_models",
+    "store_path",
+    "token_of",
+]
 
 STORE_VARIABLE = "FLUX_KLEIN_STORE"
 EMULATED_TOKEN: Final = "emulator-token"  # noqa: S105  # not a secret
 """The emulator's token, unless it is given another."""
-Answer = tuple[ExitCode, Record, Sequence[str | Path]]  # the lines are for output without --json
+# One record or many for --json, and the lines for output without it.
+Answer = tuple[ExitCode, Record | Sequence[Record], Sequence[str | Path]]
 
 
 class MissingExtraError(FluxKleinError):
@@ -45,12 +55,12 @@ def _one_service(context: typer.Context, parameter: typer.CallbackParam, value: 
     return value
 
 
-def _known_models(typed: str) -> list[str]:
+def known_models(typed: str) -> list[str]:
     """Shell completion of a model id."""
     return [model for model in (KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE) if model.startswith(typed)]
 
 
-ModelId = Annotated[str, typer.Option(help="Model id.", metavar="ID", autocompletion=_known_models)]
+ModelId = Annotated[str, typer.Option(help="Model id.", metavar="ID", autocompletion=known_models)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Emulated = Annotated[
     bool,
@@ -168,6 +178,7 @@ def answer(
     """
 
     async def body(screen: Screen, _stop: Stop) -> ExitCode:
+        record: Record | Sequence[Record]
         try:
             async with connected(screen, base_url, emulator=emulator) as service:
                 polling = AdaptivePolling(store=service.store) if waits else None
@@ -176,7 +187,8 @@ def answer(
         except FluxKleinError as error:
             code, record, lines = exit_code(error), {**subject, "error": error_facts(error)}, []
             screen.note(str(error))
-        for line in [json_line(record)] if as_json else lines:
+        records = [record] if isinstance(record, dict) else record
+        for line in map(json_line, records) if as_json else lines:
             screen.out(line)
         return code
 

@@ -35,7 +35,8 @@ async def test_each_emulator_of_a_run_gives_ids_of_its_own() -> None:
         ("status abc", 65, ""),
         ("result abc", 65, ""),
         ("cancel abc", 65, ""),
-        ("price", 0, f"{KLEIN_4B_TEXT_TO_IMAGE}: $0.01 per output"),
+        ("models", 0, f"{KLEIN_4B_TEXT_TO_IMAGE}  text-to-image   $0.01   output"),
+        (f"models show {KLEIN_4B_TEXT_TO_IMAGE}", 0, "$0.01 per output"),
         ("doctor", 0, "(--emulator)"),
     ],
 )
@@ -57,8 +58,8 @@ def test_every_command_that_calls_the_service_takes_the_emulator_without_a_token
 
 
 def test_a_model_id_is_completed() -> None:
-    assert connect._known_models("") == [KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE]
-    assert connect._known_models(KLEIN_9B_TEXT_TO_IMAGE[:-8]) == [KLEIN_9B_TEXT_TO_IMAGE]
+    assert connect.known_models("") == [KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE]
+    assert connect.known_models(KLEIN_9B_TEXT_TO_IMAGE[:-8]) == [KLEIN_9B_TEXT_TO_IMAGE]
 
 
 @pytest.mark.parametrize(

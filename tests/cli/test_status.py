@@ -95,13 +95,20 @@ def test_no_command_prints_a_strangers_text_as_it_is_into_a_pipe(served: Emulato
     served.fault("result", Reply(200, answer), probability=1)
     served.fault("status", error_reply(404, 404001, EVIL), probability=1)
     served.fault("cancel", Reply(200, EVIL), probability=1)
-    served.fault("model", Reply(200, entry), probability=1)
-    for arguments in (("result", "r-1"), ("status", "r-1"), ("cancel", "r-1"), ("price",), ("doctor",)):
+    schema = {"properties": {EVIL: {"type": EVIL, "enum": [EVIL], "default": EVIL}}}
+    served.fault("model", Reply(200, {**entry, "input_schema": schema}), probability=1)
+    served.fault("models", Reply(200, {"models": [{**entry, "categories": [EVIL]}], "total": 1}), probability=1)
+    for arguments in (
+        *(("result", "r-1"), ("status", "r-1"), ("cancel", "r-1"), ("doctor",)),
+        *(("models",), ("models", "show", "a/b")),
+    ):
         ran = flux_klein(*arguments)
         shown = ran.out + ran.err
         assert "forged" in shown, arguments
         assert not any(line.startswith("forged") for line in shown.splitlines()), arguments
         assert not set(shown) & set("\r\x1b\x9b\u2028\u202e"), arguments
     assert flux_klein("result", "r-1").out == f"https://files.runcomfy.net/{SAFE}.png\n"
-    [record] = flux_klein("price", "--json").records
-    assert record["note"] == EVIL
+    [listed] = flux_klein("models", "--json").records
+    assert listed["categories"] == [EVIL]
+    [record] = flux_klein("models", "show", "a/b", "--json").records
+    assert record["pricing_note"] == record["input_fields"][0]["name"] == EVIL

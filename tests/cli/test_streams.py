@@ -18,6 +18,7 @@ from flux_klein_async.__main__ import main
 from flux_klein_async.cli import streams
 from flux_klein_async.cli.main import app
 from flux_klein_async.emulator import Emulator
+from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 
 from .helpers import Command
 
@@ -30,7 +31,8 @@ COMMANDS: dict[str, tuple[str, int, bool]] = {
     "status": ("status ID", 0, True),
     "result": ("result ID", 0, True),
     "cancel": ("cancel ID", 1, True),
-    "price": ("price", 0, True),
+    "models": ("models", 0, True),
+    "models show": (f"models show {KLEIN_4B_TEXT_TO_IMAGE}", 0, True),
     "doctor": ("doctor", 0, True),
     "emulator": ("emulator --faults", 0, True),
     "journal": ("journal", 64, False),
@@ -52,7 +54,8 @@ CASES = {**COMMANDS, **OTHERS}
 
 def test_the_table_has_every_command() -> None:
     groups: Any = typer.main.get_command(app)
-    names = ["", *groups.commands, *(f"journal {name}" for name in groups.commands["journal"].commands)]
+    names = ["", *groups.commands]
+    names += [f"{group} {name}" for group in ("journal", "models") for name in groups.commands[group].commands]
     assert sorted(COMMANDS) == sorted(names)
 
 
@@ -255,7 +258,7 @@ def test_the_next_file_does_not_get_the_descriptor_of_a_closed_stream(closed: st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["generate", "batch", "price", "doctor", "journal export", "--help", "a mistake"])
+@pytest.mark.parametrize("name", ["generate", "batch", "models", "doctor", "journal export", "--help", "a mistake"])
 def test_a_process_whose_output_nobody_reads(arguments: Callable[[str], list[str]], name: str) -> None:
     _, code, prints = CASES[name]
     with unread() as writer:

@@ -37,6 +37,7 @@ OPTIONS: dict[str, st.SearchStrategy[str]] = {
     "--count": sizes,
     "--width": sizes,
     "--height": sizes,
+    "--category": words,
     "--model": words | st.sampled_from(["a/b", "../..", "blackforestlabs/flux-2-klein/9b/text-to-image"]),
     "--output-dir": folders,
     "--concurrency": sizes,
@@ -52,7 +53,7 @@ OPTIONS: dict[str, st.SearchStrategy[str]] = {
     "--state": words,
 }
 FLAGS = ["--no-download", "--json", "--quiet", "--help", "--version", "--", "-", "--jso", "-j", "--no-such"]
-COMMANDS = ["generate", "status", "result", "cancel", "price", "journal", "", "batch", "Generate", "--"]
+COMMANDS = ["generate", "status", "result", "cancel", "models", "models show", "journal", "", "batch", "Generate", "--"]
 
 
 @st.composite
