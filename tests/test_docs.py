@@ -66,6 +66,11 @@ def test_every_command_is_in_the_reference():
     commands = {command.name for command in app.registered_commands}
     for group in app.registered_groups:
         assert group.typer_instance is not None
+        callback = group.typer_instance.registered_callback
+        assert callback is not None
+        assert callback.callback is not None
+        if len(inspect.signature(callback.callback).parameters) > 1:  # it does more than show its help
+            commands.add(str(group.name))
         for command in group.typer_instance.registered_commands:
             commands.add(f"{group.name} {command.name or command.callback.__name__}")
     assert set(told) == commands
