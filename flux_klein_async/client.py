@@ -264,16 +264,18 @@ class FluxKleinClient(NotWith):
             return await calls.status(operation, request_id)
 
     async def result(self, request: str | RequestHandle, *, timeout: Timeout = DEFAULT) -> GenerationResult:
-        """Fetch the result of a request that has ended.
+        """Fetch the result of a request that has ended, as the service has it.
+
+        One that completed without a file is returned too: its `urls` is empty, and `raw` is what the service says.
 
         Raises:
             ResultNotReadyError: It has not ended.
             GenerationFailedError, GenerationCancelledError: It ended so.
             APIStatusError, APIConnectionError, InvalidResponseError: After the last attempt.
         """
-        request_id = _id_of(request)
-        with self._operation(timeout, request_id=request_id) as operation:
-            return await calls.fetch_result(operation, request_id)
+        accepted = self._accepted(request)
+        with self._operation(timeout, request_id=accepted.request_id) as operation:
+            return await calls.fetch_result(operation, accepted.request_id, asked=accepted.asked)
 
     async def cancel(self, request: str | RequestHandle, *, timeout: Timeout = DEFAULT) -> CancelOutcome:
         """Cancel a queued request; a running one continues and is charged.
@@ -305,7 +307,8 @@ class FluxKleinClient(NotWith):
 
         Raises:
             WaitTimeoutError: The deadline passed; the request can be resumed.
-            GenerationFailedError, GenerationCancelledError: It ended so.
+            GenerationFailedError, GenerationCancelledError: It ended so; or it completed, and is charged ("yes"),
+                without a file; or for 10 s status and result held an error beside a state that nobody documented.
             APIStatusError: The service refused every poll for 10 s.
             ResultNotReadyError: "completed", yet no result for 10 s.
         """
@@ -363,7 +366,7 @@ class FluxKleinClient(NotWith):
     def updates(self, request: str | RequestHandle, *, timeout: Timeout = DEFAULT) -> AsyncIterator[RequestStatus]:
         """Iterate over the changes of state or queue position; the final `RequestStatus` comes last.
 
-        The iterator raises what `wait_for_result` raises, except for the generation's own end.
+        The iterator raises what `wait_for_result` raises, except for a documented end of the generation.
         """
         return Updates(self._context, self._accepted(request), checked_timeout(timeout, self._timeout))
 

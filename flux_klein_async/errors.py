@@ -291,11 +291,15 @@ class GenerationFailedError(FluxKleinError):
 
     Attributes:
         detail: What the service says went wrong, or None.
+        raw: The whole answer of a generation that completed without a file, or None.
     """
 
-    def __init__(self, message: str = "", *, detail: Any = None, **facts: Any) -> None:
+    def __init__(
+        self, message: str = "", *, detail: Any = None, raw: Mapping[str, Any] | None = None, **facts: Any
+    ) -> None:
         super().__init__(message, **facts)
         self.detail = detail
+        self.raw = raw
 
     def _summary(self) -> str:
         return f"{super()._summary()}: {self.detail}"[:_LONGEST] if self.detail else super()._summary()
@@ -314,6 +318,7 @@ class WaitTimeoutError(FluxKleinError, TimeoutError):
         elapsed: Seconds since the call began.
         polls: Number of polls.
         state: The last state seen, or None.
+        word: The service's word for it, if that is `unknown`.
     """
 
     _transient = True
@@ -325,16 +330,19 @@ class WaitTimeoutError(FluxKleinError, TimeoutError):
         elapsed: float | None = None,
         polls: int = 0,
         state: str | None = None,
+        word: str | None = None,
         **facts: Any,
     ) -> None:
         super().__init__(message, **facts)
         self.elapsed = elapsed
         self.polls = polls
         self.state = state
+        self.word = word
 
     def _summary(self) -> str:
         after = f" after {self.elapsed:.3g} s" if self.elapsed is not None else ""
-        seen = f"last seen {self.state}" if self.state else "not seen yet"
+        word = f" ({self.word!r})" if self.word else ""
+        seen = f"last seen {self.state}{word}" if self.state else "not seen yet"
         plural = "" if self.polls == 1 else "s"
         return f"The deadline passed{after}; {seen} in {self.polls} poll{plural}; it may still finish"
 

@@ -76,6 +76,7 @@ _STATES = {
 
 _TEXT = 40  # characters of a prompt, and of any other text, in a repr
 _SAID = 2000  # characters of what the service says, in an error
+_SHOWN = 300  # characters of an output without a file, in an error
 _URL = 120  # characters of a URL: useless without its end, but signatures are long
 
 
@@ -226,17 +227,24 @@ class RequestStatus(_AnswerModel):
 class GenerationOutput(_AnswerModel):
     """The files of a generation, as URLs; each model fills other fields (source: docs/wire.md, "Output").
 
+    A URL begins with `https://`, or is a data URI that holds the file itself. (Plain `http://` is taken from this
+    machine and the base URL's own origin alone.)
+
     Attributes:
         image: One image.
         video: One video.
         images: Several images.
         videos: Several videos.
+        others: Every other file, such as audio.
+        not_taken: The first addresses in the output that are no such URL, for error messages.
     """
 
     image: str | None = None
     video: str | None = None
     images: tuple[str, ...] = ()
     videos: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    not_taken: tuple[str, ...] = Field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +282,8 @@ class GenerationResult(_AnswerModel):
         created_at: When the service accepted it, by the service's clock.
         finished_at: When it ended, by the service's clock.
         cost_usd: What it cost in USD, or None if the service does not say.
+        missing: How many files it lacks, as far as the output shows gaps or a count, or has fewer pictures than the
+            `num_images` of an input that this client submitted. None: unknown.
         timings: Where the time went, as the client saw it.
         raw: The whole answer.
     """
@@ -284,14 +294,19 @@ class GenerationResult(_AnswerModel):
     created_at: datetime | None = None
     finished_at: datetime | None = None
     cost_usd: float | None = None
+    missing: int | None = None
     timings: Timings = Timings()
     raw: _Raw = Field(default_factory=dict, repr=False)
 
     @property
     def urls(self) -> list[str]:
-        """The URL of every file, images first, without duplicates."""
+        """The URL of every file, images first, without duplicates.
+
+        A file that came inside the answer is a data URI, as long as the file. `download` saves both.
+        """
         out = self.output
-        return list(dict.fromkeys(url for url in (out.image, *out.images, out.video, *out.videos) if url))
+        every = (out.image, *out.images, out.video, *out.videos, *out.others)
+        return list(dict.fromkeys(url for url in every if url))
 
     @property
     def image_url(self) -> str:
@@ -308,16 +323,30 @@ class GenerationResult(_AnswerModel):
 
 def without_file(result: GenerationResult, what: str = "a file") -> GenerationFailedError:
     """The error of a completed generation without a file: it is charged, and only its result may be asked for again."""
-    texts = (result.raw.get(key) for key in ("error_message", "message", "error", "detail"))
-    said = next((text for text in texts if text), None)
+    output = result.raw.get("output")
+    places = (result.raw, output) if isinstance(output, Mapping) else (result.raw,)
+    words = (place.get(key) for place in places for key in ("error_message", "message", "error", "detail"))
+    said = next((text for text in words if text), None)
+    causes = [] if said is None else [str(said)[:_SAID]]
+    if result.output.not_taken:
+        causes.append(f"no https:// URL: {', '.join(map(repr, result.output.not_taken))}")
+    elif said is None and output:
+        causes.append(f"the output is {str(output)[:_SHOWN]}")
     return GenerationFailedError(
         f"The generation completed without {what}, and is charged; fetch the result of request {result.request_id} "
         "again later, do not submit again",
         request_id=result.request_id,
         detail=said,
         charged="yes",
-        cause=None if said is None else str(said)[:_SAID],
+        cause="; ".join(causes) or None,
+        raw=result.raw,
     )
+
+
+def brief_url(url: str) -> str:
+    """A URL for people and logs: a data URI without its data."""
+    head, comma, data = url.partition(",")
+    return f"{head},... ({len(data):,} characters)" if comma and head[:5].lower() == "data:" else url
 
 
 class CancelOutcome(_AnswerModel):

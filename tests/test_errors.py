@@ -66,8 +66,8 @@ FACTS: dict[type[FluxKleinError], dict[str, Any]] = {
     },
     InvalidResponseError: {"status_code": 302},
     SubmissionUncertainError: {"raw": "<html>"},
-    GenerationFailedError: {"detail": {"reason": "out of memory"}},
-    WaitTimeoutError: {"elapsed": 30.0, "polls": 7, "state": "in_queue"},
+    GenerationFailedError: {"detail": {"reason": "out of memory"}, "raw": {"output": {}}},
+    WaitTimeoutError: {"elapsed": 30.0, "polls": 7, "state": "unknown", "word": "TIMED_OUT"},
     FanOutHaltedError: {"reason": "5 submits in a row ended uncertain", "possibly_charged": 7},
     DownloadError: {"url": "https://files.example/a.png", "status_code": 503, "transient": True},
 }
@@ -125,6 +125,10 @@ SENTENCES: list[tuple[FluxKleinError, str]] = [
     (GenerationFailedError(), "The generation failed"),
     (GenerationFailedError(detail="out of memory"), "The generation failed: out of memory"),
     (WaitTimeoutError(), "The deadline passed; not seen yet in 0 polls; it may still finish"),
+    (
+        WaitTimeoutError(polls=2, state="unknown", word="TIMED_OUT"),
+        "The deadline passed; last seen unknown ('TIMED_OUT') in 2 polls; it may still finish",
+    ),
     (
         WaitTimeoutError(elapsed=30.0, polls=1, state="in_queue", request_id="r-1"),
         "The deadline passed after 30 s; last seen in_queue in 1 poll; it may still finish (request r-1)",

@@ -4,12 +4,13 @@ Tolerant of unknown fields and strict about needed ones; the whole answer stays 
 """
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
 from flux_klein_async.api.messages import Response
+from flux_klein_async.api.outputs import read_output
 from flux_klein_async.api.retry_after import retry_after
 from flux_klein_async.api.urls import checked_request_id
 from flux_klein_async.errors import (
@@ -23,7 +24,6 @@ from flux_klein_async.errors import (
 )
 from flux_klein_async.models import (
     CancelOutcome,
-    GenerationOutput,
     GenerationResult,
     ModelInfo,
     RequestState,
@@ -46,7 +46,6 @@ __all__ = [
     "request_id_in",
 ]
 
-_VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".m4v")
 _EXCERPT = 300
 _LONGEST_MESSAGE = 2000  # characters
 _MOST_FINDINGS = 50  # fields at fault
@@ -174,8 +173,15 @@ def read_status(response: Response, request_id: str) -> RequestStatus:
     )
 
 
-def read_result(response: Response, request_id: str, timings: Callable[[], Timings] = Timings) -> GenerationResult:
-    """The result of a completed request; `timings` is called once it is there.
+def read_result(
+    response: Response,
+    request_id: str,
+    timings: Callable[[], Timings] = Timings,
+    *,
+    origin: str = "",
+    asked: int | None = None,
+) -> GenerationResult:
+    """The result of a completed request; `timings` is called once it is there, `origin` and `asked` as `read_output`.
 
     Raises:
         ResultNotReadyError: The request has not ended, or has no output yet.
@@ -193,13 +199,15 @@ def read_result(response: Response, request_id: str, timings: Callable[[], Timin
         raise ResultNotReadyError(
             f"The result is not ready, the service says {str(data.get('status'))[:40]!r}", request_id=request_id
         )
+    files, missing = read_output(output, origin, asked)
     return GenerationResult(
         request_id=request_id,
         state=state,
-        output=_output(output),
+        output=files,
         created_at=_time(data.get("created_at")),
         finished_at=_time(data.get("finished_at")),
         cost_usd=_amount(data.get("cost")),
+        missing=missing,
         timings=timings(),
         raw=data,
     )
@@ -283,34 +291,9 @@ def _amount(value: object) -> float | None:
 
 
 def _time(value: object) -> datetime | None:
+    """A time of the service; one without a zone is UTC."""
     try:
-        return datetime.fromisoformat(value) if isinstance(value, str) else None
+        time = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
         return None
-
-
-def _output(value: object) -> GenerationOutput:
-    """The files in the output of any model, whatever its shape (docs/wire.md, "Output")."""
-    if isinstance(value, Mapping):
-        return GenerationOutput(
-            image=_url(value.get("image")),
-            video=_url(value.get("video")),
-            images=_urls(value.get("images")),
-            videos=_urls(value.get("videos")),
-        )
-    urls = _urls([value] if isinstance(value, str) else value)
-    videos = tuple(url for url in urls if url.partition("?")[0].lower().endswith(_VIDEO_SUFFIXES))
-    images = tuple(url for url in urls if url not in videos)
-    if isinstance(value, str):
-        return GenerationOutput(image=images[0] if images else None, video=videos[0] if videos else None)
-    return GenerationOutput(images=images, videos=videos)
-
-
-def _url(value: object) -> str | None:
-    if isinstance(value, Mapping):  # {"url": ...} occurs in services of the same kind
-        value = value.get("url")
-    return value if isinstance(value, str) and value[:8].lower().startswith(("https://", "http://")) else None
-
-
-def _urls(value: object) -> tuple[str, ...]:
-    return tuple(filter(None, map(_url, value))) if isinstance(value, list) else ()
+    return time if time is None or time.tzinfo is not None else time.replace(tzinfo=UTC)

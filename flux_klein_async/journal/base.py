@@ -157,7 +157,7 @@ class Entry:
         cost_usd: The cost in USD, if the result reports it.
         answer: With a result only: the service's answer as JSON, from which the result can be read again.
         files: The downloaded files, with absolute paths.
-        error: What went wrong, as a sentence.
+        error: What went wrong, as a sentence; with a result, that it holds no file.
     """
 
     state: EntryState
@@ -185,7 +185,8 @@ class Claim:
         request_id: The newest request of the item, if its id is known; None with SUBMIT.
         answer: The service's answer with the result as JSON, if recorded.
         files: The files that were saved; they may have been moved or deleted since.
-        error: The recorded error, with FAILED and UNCERTAIN.
+        error: The recorded error, with FAILED and UNCERTAIN; with RECALL, that the result held no file.
+        resubmits: With RECALL: submit it, if the service's result still holds no file.
     """
 
     item: str
@@ -194,11 +195,12 @@ class Claim:
     answer: bytes | None = None
     files: tuple[SavedFile, ...] = ()
     error: str | None = None
+    resubmits: bool = False
 
     @property
     def is_ours(self) -> bool:
         """Whether this run is to work on the item: no other run can claim it until the work ends."""
-        return self.action in {Action.SUBMIT, Action.RESUME}
+        return self.resubmits or self.action in {Action.SUBMIT, Action.RESUME}
 
     __repr__ = _repr_without_prompt
 

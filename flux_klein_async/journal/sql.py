@@ -114,6 +114,12 @@ class _Request(NamedTuple):
         return charge(self.state, self.reserved, self.cost)
 
 
+def _resubmits(action: Action, newest: _Request | None, again: frozenset[EntryState]) -> bool:
+    """Whether an item that completed without a file (its result has an error) may be submitted again."""
+    lost = action is Action.RECALL and newest is not None and newest.error is not None
+    return lost and EntryState.FAILED in again
+
+
 def files_from(text: str | None) -> tuple[SavedFile, ...]:
     """Read files as they were stored."""
     return tuple(SavedFile(path=Path(path), sha256=sha, size=size) for path, sha, size in json.loads(text or "[]"))
@@ -348,6 +354,8 @@ class JournalStore(ABC):
         )
         if supersedes(new.state, request.state):
             changed = changed._replace(state=new.state, error=new.error)
+        elif new.answer is not None and request.state is new.state:  # a later answer, which may hold the files
+            changed = changed._replace(error=new.error)
         # Only the columns that differ, because each indexed column costs time even if its value stays the same.
         values = {name: value for name, value in changed._asdict().items() if value != getattr(request, name)}
         if not values:
@@ -441,11 +449,10 @@ class JournalStore(ABC):
         if item is None:
             insert = "INSERT INTO items (account, name, content, run, before_claim) VALUES (?, ?, ?, ?, 0)"
             item = self.insert(insert, (account, name, content, self.run)) or 0
-        elif action is Action.SUBMIT or action is Action.RESUME:
+        claim = Claim(item=str(item), action=action, resubmits=_resubmits(action, newest, again))
+        if claim.is_ours:
             before = 0 if newest is None else newest.id - (action is Action.RESUME)
             self.execute("UPDATE items SET run = ?, before_claim = ? WHERE id = ?", (self.run, before, item))
-        claim = Claim(item=str(item), action=action)
-        if claim.is_ours:
             self._claimed.add(item)
         if newest is None or action is Action.SUBMIT:
             return claim
@@ -455,12 +462,13 @@ class JournalStore(ABC):
     def preview(
         self, token: str, pass_: int, model: str, body: bytes, item_id: str | None, again: frozenset[EntryState]
     ) -> Action:
-        """Return the action that `claim` would return, without claiming the item.
+        """Return the action that `claim` would return, without claiming the item; what it `resubmits` is submitted.
 
         Raises:
             InvalidInputError: As `claim`.
         """
-        return self._known(*self._identified(token, pass_, model, body, item_id), item_id, again)[1]
+        _, action, newest = self._known(*self._identified(token, pass_, model, body, item_id), item_id, again)
+        return Action.SUBMIT if _resubmits(action, newest, again) else action
 
     def release(self, claim: Claim) -> None:
         """End this run's work on an item; can be called from any thread."""

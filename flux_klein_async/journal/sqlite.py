@@ -291,7 +291,8 @@ class SqliteJournal(JournalAccount):
 
     Args:
         path: The file.
-        retry_failed: Whether to submit items again whose generation failed.
+        retry_failed: Whether to submit items again whose generation failed, or completed (and is charged) without a
+            file that the service could give since: you pay for them again.
         resubmit_uncertain: Whether to submit items again whose submit may have been accepted: you may pay twice.
         clock: Gives the times that are recorded, in seconds since 1970.
     """

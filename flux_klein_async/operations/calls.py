@@ -17,7 +17,15 @@ from flux_klein_async.errors import FluxKleinError, InvalidResponseError
 from flux_klein_async.events import Cancelled
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.misuse import NotForLoop
-from flux_klein_async.models import CancelOutcome, GenerationResult, ModelInfo, RequestStatus, Timings, brief_repr
+from flux_klein_async.models import (
+    CancelOutcome,
+    GenerationResult,
+    ModelInfo,
+    RequestStatus,
+    Timings,
+    brief_repr,
+    without_file,
+)
 from flux_klein_async.operations.context import ClientContext, log
 from flux_klein_async.operations.operation import Operation
 from flux_klein_async.options import OnAbandon
@@ -36,10 +44,11 @@ async def status(operation: Operation, request_id: str) -> RequestStatus:
 
 
 async def fetch_result(
-    operation: Operation, request_id: str, timings: Callable[[], Timings] = Timings
+    operation: Operation, request_id: str, timings: Callable[[], Timings] = Timings, *, asked: int | None = None
 ) -> GenerationResult:
-    """Fetch the result of a completed request."""
-    read = partial(read_result, request_id=request_id, timings=timings)
+    """Fetch the result of a completed request; `asked`: the pictures that its input asked for, if known."""
+    origin = operation.context.api.urls.origin
+    read = partial(read_result, request_id=request_id, timings=timings, origin=origin, asked=asked)
     return await operation.exchange(operation.context.api.result(request_id), read)
 
 
@@ -164,4 +173,7 @@ async def write_result(context: ClientContext, result: GenerationResult) -> None
     """
     if context.journal is not None:
         answer = json.dumps(result.raw).encode()
-        await context.write(EntryState.COMPLETED, request_id=result.request_id, cost_usd=result.cost_usd, answer=answer)
+        error = None if result.urls else str(without_file(result))
+        await context.write(
+            EntryState.COMPLETED, request_id=result.request_id, cost_usd=result.cost_usd, answer=answer, error=error
+        )

@@ -1,7 +1,8 @@
 """Downloads: the files of a result, one after another, to disk or to memory.
 
-Only from trusted hosts, bounded, and each attempt from the first byte. The token is never sent here. What blocks
-(writing, syncing, hashing) runs in the client's own threads: an application may fill asyncio's default executor.
+Only from trusted hosts, bounded, and each attempt from the first byte. The token is never sent here. A file that came
+inside the answer, as a data URI, is decoded and then treated alike. What blocks (decoding, writing, syncing, hashing)
+runs in the client's own threads: an application may fill asyncio's default executor.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from flux_klein_async.api.messages import Kind, Response
+from flux_klein_async.api.outputs import inline_file, is_inline, too_large
 from flux_klein_async.api.urls import redirected, trusted_file_url
 from flux_klein_async.errors import (
     APITimeoutError,
@@ -25,14 +27,16 @@ from flux_klein_async.errors import (
 )
 from flux_klein_async.events import Downloaded
 from flux_klein_async.journal.base import EntryState, RunJournal
-from flux_klein_async.models import GenerationResult, SavedFile
+from flux_klein_async.models import GenerationResult, SavedFile, brief_url
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, wrapping_errors
 from flux_klein_async.operations.files import (
+    START,
     IncomingFile,
     InMemory,
     PartFile,
     checked_names,
     part_files,
+    problem_with,
     remove_files,
 )
 from flux_klein_async.operations.operation import Operation
@@ -152,6 +156,8 @@ class _Transfer(Generic[T]):
     async def fetch(self) -> T:
         """Fetch the file, with repeats inside the deadline and the client's quota; on failure leave nothing behind."""
         try:
+            if is_inline(self._url):
+                return await self._inline()
             return await self._operation.repeat(
                 Kind.FILE,
                 self._once,
@@ -179,6 +185,22 @@ class _Transfer(Generic[T]):
             raise  # the operation adds the request id
         except FluxKleinError as error:
             raise DownloadError(url=self._shown(self._url), transient=error.transient, cause=str(error)) from error
+
+    async def _inline(self) -> T:
+        """Keep the file that the URL itself holds. Another attempt would find the same."""
+        try:
+            return await self._in_thread(self._decoded)
+        except DownloadError as error:
+            error.url = self._shown(self._url)
+            raise
+
+    def _decoded(self) -> T:
+        kind, content = inline_file(self._url, self._context.max_file_bytes)
+        headers = {"content-type": kind}
+        if (problem := problem_with(content[:START], headers, "")) is not None:
+            raise DownloadError(problem)
+        self._file.restart()
+        return self._file.finish(content, headers, "")
 
     async def _follow(self) -> tuple[Mapping[str, str], bytes]:
         """Receive the file, after at most five redirects, each to a trusted host; its headers and its last bytes."""
@@ -210,13 +232,12 @@ class _Transfer(Generic[T]):
         self._file.restart()
         size, gathered = 0, bytearray()
         limit, length = self._context.max_file_bytes, headers.get("content-length", "")
-        too_large = DownloadError(f"The file is larger than {limit} bytes (Limits.max_file_bytes)")
         if _LENGTH.fullmatch(length) and int(length) > limit:
-            raise too_large
+            raise too_large(limit)
         async for piece in pieces:
             size += len(piece)
             if size > limit:
-                raise too_large
+                raise too_large(limit)
             gathered += piece
             if len(gathered) >= _FLUSH:
                 await self._in_thread(partial(self._file.add, bytes(gathered)))
@@ -231,4 +252,4 @@ class _Transfer(Generic[T]):
 
     def _shown(self, url: str) -> str:
         """A URL without its query, which may hold a signature, and without the token, which a redirect may echo."""
-        return self._context.redact(url.partition("?")[0])[:300]
+        return self._context.redact(brief_url(url).partition("?")[0])[:300]

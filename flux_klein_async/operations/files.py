@@ -23,6 +23,7 @@ from flux_klein_async.errors import DownloadError, InvalidInputError
 from flux_klein_async.models import SavedFile
 
 __all__ = [
+    "START",
     "WIDTH",
     "InMemory",
     "IncomingFile",
@@ -37,7 +38,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_START = 1024  # bytes; a web page may begin with blanks and comments
+START = 1024  # bytes; a web page may begin with blanks and comments
 
 # The first bytes of the formats that models deliver, and where in the file they are. The first match counts.
 _SIGNATURES = (
@@ -47,8 +48,13 @@ _SIGNATURES = (
     (0, (b"GIF8",), ".gif"),
     (4, (b"ftypavif", b"ftypavis"), ".avif"),
     (4, (b"ftyphei", b"ftyphev", b"ftypmif1"), ".heic"),
+    (4, (b"ftypM4A",), ".m4a"),
     (4, (b"ftyp",), ".mp4"),
     (0, (b"\x1aE\xdf\xa3",), ".webm"),
+    (8, (b"WAVE",), ".wav"),
+    (0, (b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2"), ".mp3"),
+    (0, (b"OggS",), ".ogg"),
+    (0, (b"fLaC",), ".flac"),
 )
 _KNOWN = frozenset({"png", "jpg", "jpeg", "webp", "gif", "avif", "heic", "mp4", "webm"})
 _PAGE_TYPES = frozenset({"text/html", "application/xhtml+xml"})
@@ -156,7 +162,7 @@ class IncomingFile(ABC, Generic[T]):
             self._restarting = False
             self._start = b""
             self._clear()
-        self._start += data[: _START - len(self._start)]
+        self._start += data[: START - len(self._start)]
         self._write(data)
 
     @abstractmethod

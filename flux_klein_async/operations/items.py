@@ -218,13 +218,20 @@ class ItemRunner(Generic[T]):
         """Do what the journal's knowledge of the item calls for."""
         if claim.request_id is not None:
             self._context.known_ids.take(claim.request_id)
+        named = replace(item, prepared=replace(item.prepared, item=claim.item))
         if claim.action is Action.SUBMIT:
-            return await self._submit(replace(item, prepared=replace(item.prepared, item=claim.item)))
+            return await self._submit(named)
         if claim.action is Action.RESUME:
             result = await self._resume(item, claim)
             return Product(result, await self._files(item, result), from_journal=True)
         if claim.action is Action.RECALL:
-            return await self._recall(item, claim)
+            try:
+                return await self._recall(item, claim)
+            except GenerationFailedError as error:
+                # Where the service could not be asked, it may hold a file by now.
+                if not claim.resubmits or not isinstance(error.__cause__, NotFoundError | None):
+                    raise
+            return await self._submit(named)
         raise _left_alone(claim)
 
     # --- to a result
@@ -241,7 +248,10 @@ class ItemRunner(Generic[T]):
     async def _resume(self, item: _Item, claim: Claim) -> GenerationResult:
         """Wait for a request that an earlier run submitted."""
         accepted = AcceptedRequest(
-            request_id=claim.request_id or "", model=item.prepared.model, pixels=item.prepared.pixels
+            request_id=claim.request_id or "",
+            model=item.prepared.model,
+            pixels=item.prepared.pixels,
+            asked=item.prepared.asked,
         )
         try:
             return await self._in_slot(
@@ -295,7 +305,8 @@ class ItemRunner(Generic[T]):
             if not result.urls:
                 raise without_file(result)
             return Product(result, await self._files(item, result, claim.files), from_journal=True)
-        result = read_result(Response(status=200, headers={}, body=claim.answer), request_id)
+        answer, origin = Response(status=200, headers={}, body=claim.answer), self._context.api.urls.origin
+        result = read_result(answer, request_id, origin=origin, asked=item.prepared.asked)
         if not result.urls:
             result = await self._completed_since(item, result)
         try:
@@ -338,7 +349,7 @@ class ItemRunner(Generic[T]):
 
     async def _fetch(self, item: _Item, request_id: str) -> GenerationResult:
         with Operation(self._context, self._timeout, request_id=request_id, tag=item.index) as operation:
-            return await fetch_result(operation, request_id)
+            return await fetch_result(operation, request_id, asked=item.prepared.asked)
 
     # --- to files
 

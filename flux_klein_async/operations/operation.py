@@ -84,6 +84,7 @@ class Operation:
         self.last_error: FluxKleinError | None = None
         self.polls = 0
         self.state: str | None = None
+        self.word: str | None = None  # the service's, for a state that nobody documented
         self._ending: Callable[[], FluxKleinError] | None = None  # makes the error of an interrupted call
         self._timer: asyncio.Handle | None = None
         self._nap: asyncio.Future[None] | None = None
@@ -209,6 +210,7 @@ class Operation:
                 elapsed=self._loop.time() - self.started,
                 polls=self.polls,
                 state=self.state,
+                word=self.word,
                 cause=str(last) if last else None,
             )
         if self.uncertain and not isinstance(last, SubmissionUncertainError):

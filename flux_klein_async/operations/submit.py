@@ -55,12 +55,14 @@ class PreparedRequest:
 
     Attributes:
         pixels: Width times height, where known.
+        asked: The pictures that the input asks for, where it says so.
         item: The journal's name of the item that it is for, if there is one.
     """
 
     model: str
     body: bytes = field(repr=False)
     pixels: int | None
+    asked: int | None = None
     item: str | None = None
 
     @property
@@ -81,6 +83,7 @@ class AcceptedRequest:
     request_id: str
     model: str | None = None
     pixels: int | None = None
+    asked: int | None = None
     accepted_at: float | None = None
     submit_seconds: float | None = None
 
@@ -119,7 +122,7 @@ def prepare(
         fields = _typed(type(input), {**dict(input), **size}) if size else input
     else:
         raise InvalidInputError(f"An input is a string, a typed input or a Mapping, not {slip(input)}")
-    return PreparedRequest(model=model, body=encode_input(fields), pixels=_pixels(fields))
+    return PreparedRequest(model=model, body=encode_input(fields), pixels=_pixels(fields), asked=_asked(fields))
 
 
 def _typed(kind: type[TextToImageInput] | None, fields: dict[str, Any]) -> TextToImageInput | dict[str, Any]:
@@ -146,6 +149,11 @@ def _pixels(fields: TextToImageInput | Mapping[str, Any]) -> int | None:
     sides = dict(fields)
     width, height = sides.get("width"), sides.get("height")
     return width * height if type(width) is type(height) is int and width > 0 and height > 0 else None
+
+
+def _asked(fields: TextToImageInput | Mapping[str, Any]) -> int | None:
+    count = dict(fields).get("num_images")
+    return count if type(count) is int and count > 0 else None
 
 
 def from_user(name: str, make: Callable[[T], Any], item: T) -> Any:
@@ -187,7 +195,12 @@ async def submit(operation: Operation, prepared: PreparedRequest, *, on_abandon:
     request_id = await _Submission(operation, prepared, on_abandon).run()
     now = context.loop.time()
     return AcceptedRequest(
-        request_id=request_id, model=prepared.model, pixels=prepared.pixels, accepted_at=now, submit_seconds=now - begun
+        request_id=request_id,
+        model=prepared.model,
+        pixels=prepared.pixels,
+        asked=prepared.asked,
+        accepted_at=now,
+        submit_seconds=now - begun,
     )
 
 

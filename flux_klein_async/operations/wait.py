@@ -4,7 +4,8 @@ A failed poll tells nothing and is not repeated: the schedule goes on. The polic
 """
 
 from collections.abc import Callable
-from typing import Self
+from functools import partial
+from typing import Any, Self
 
 from flux_klein_async.api.messages import Kind, Response
 from flux_klein_async.api.responses import read_result, read_status
@@ -42,6 +43,7 @@ _ENOUGH = 3  # waits in a row without early results, after which the client asks
 _FIRST_AGAIN = 0.05  # seconds before a result that is not there yet is asked for again; then twice as long
 _LONGEST_AGAIN = 1.0
 _SAVED_EVERY = 200  # waits after which what was learned is saved: a process may be killed before it closes
+_WORD = 40  # characters of an unknown state
 _TELLS_NOTHING = (APIConnectionError, APIStatusError, InvalidResponseError)
 # A result refused like this is not late. (A transient refusal has been repeated already.)
 _NOT_LATE = (AuthenticationError, PermissionDeniedError, InsufficientBalanceError)
@@ -73,12 +75,14 @@ class Poller:
         self._seen = self._begun  # when the last poll was answered
         self._changed = self._begun
         self._refused_since: float | None = None
+        self._error_since: float | None = None
         self._left_queue: float | None = None
         self._running: float | None = None
 
     def continue_in(self, operation: Operation) -> None:
         """Continue under another call's deadline."""
-        operation.polls, operation.state = self._operation.polls, self._operation.state
+        before = self._operation
+        operation.polls, operation.state, operation.word = before.polls, before.state, before.word
         self._operation = operation
 
     async def next_change(self) -> RequestStatus:
@@ -89,8 +93,34 @@ class Poller:
         """
         while True:
             status = await self._poll()
+            if status is not None and _error_in(status) and status.state is RequestState.UNKNOWN:
+                status = await self._believed(status)
+            elif status is not None:
+                self._error_since = None
             if status is not None and self._note(status):
                 return status
+
+    async def _believed(self, status: RequestStatus) -> RequestStatus:
+        """Ask the other endpoint once an error beside an unknown state has stood for 10 s.
+
+        Raises:
+            GenerationFailedError: It holds an error too.
+        """
+        if self._error_since is None:
+            self._error_since = self._seen
+        if self._seen - self._error_since < PATIENCE:
+            return status
+        self._error_since = self._seen  # ask again in 10 s
+        api, request_id = self._context.api, self._accepted.request_id
+        other = api.status(request_id) if self._answer is not None else api.result(request_id)
+        try:
+            found = await self._operation.exchange(other, partial(read_status, request_id=request_id))
+        except _TELLS_NOTHING as error:
+            self._operation.last_error = error
+            return status
+        if found.state is RequestState.UNKNOWN and (said := _error_in(found)):
+            raise GenerationFailedError(request_id=request_id, detail=said)
+        return found if found.state.final else status
 
     async def _poll(self) -> RequestStatus | None:
         context, operation = self._context, self._operation
@@ -162,6 +192,8 @@ class Poller:
             self._interval = checked_interval(self._context.polling.next_poll(progress))
         self._operation.check_hold(Kind.READ)
         due = self._sent + self._interval
+        if self._error_since is not None:
+            due = min(due, self._error_since + PATIENCE)
         if due > self._loop.time():
             await self._operation.nap_until(due)
 
@@ -178,9 +210,10 @@ class Poller:
     def _note(self, status: RequestStatus) -> bool:
         """Record what a poll saw; whether it is a change."""
         state, at = status.state, self._seen
-        self._operation.state = state.value
-        if state is RequestState.UNKNOWN:
-            self._context.note_unknown(str(status.raw.get("status")))
+        word = str(status.raw.get("status"))[:_WORD] if state is RequestState.UNKNOWN else None
+        self._operation.state, self._operation.word = state.value, word
+        if word is not None:
+            self._context.note_unknown(word)
         if not state.final:
             self._not_yet = self._sent
         if state is RequestState.IN_QUEUE:
@@ -211,21 +244,21 @@ class Poller:
         if self._answer is None:
             return None
         try:
-            return read_result(self._answer, self._accepted.request_id, self.timings)
+            accepted, origin = self._accepted, self._context.api.urls.origin
+            return read_result(self._answer, accepted.request_id, self.timings, origin=origin, asked=accepted.asked)
         except ResultNotReadyError:
             return None
 
     def teach(self, result: GenerationResult) -> None:
         """Let the policy learn from this wait."""
         created, finished = result.created_at, result.finished_at
-        comparable = created and finished and (created.tzinfo is None) == (finished.tzinfo is None)
         observation = Observation(
             model=self._accepted.model,
             pixels=self._accepted.pixels,
             not_before=self._not_yet - self._begun,
             not_after=self._seen - self._begun,
             running_since=None if self._running is None else self._running - self._begun,
-            served=(finished - created).total_seconds() if comparable else None,  # type: ignore[operator]
+            served=(finished - created).total_seconds() if created and finished else None,
             polls=self._operation.polls,
             sent=self._sent - self._begun,
             queued=self._queued,
@@ -285,7 +318,7 @@ async def wait(
                 on_status(status)
             if status.state.final:
                 break
-        result = poller.early_result() or await _conclude(operation, status, poller.timings)
+        result = poller.early_result() or await _conclude(operation, status, poller.timings, accepted.asked)
         poller.teach(result)
         context.save_learned(_SAVED_EVERY)
     except (GenerationFailedError, GenerationCancelledError) as error:
@@ -304,6 +337,8 @@ async def wait(
     await write_result(context, result)
     if not result.urls:
         raise without_file(result)
+    if result.missing:
+        log.warning("%d of the files of request %s are missing", result.missing, request_id)
     operation.emit(
         Finished,
         seconds=operation.elapsed,
@@ -315,7 +350,9 @@ async def wait(
     return result
 
 
-async def _conclude(operation: Operation, status: RequestStatus, timings: Callable[[], Timings]) -> GenerationResult:
+async def _conclude(
+    operation: Operation, status: RequestStatus, timings: Callable[[], Timings], asked: int | None
+) -> GenerationResult:
     """Turn a final state into the result, or into the error that it stands for.
 
     The result's own word decides: a picture that is there is not lost to a status that said "failed".
@@ -326,7 +363,7 @@ async def _conclude(operation: Operation, status: RequestStatus, timings: Callab
     until, pause = loop.time() + PATIENCE, _FIRST_AGAIN
     while True:
         try:
-            return await fetch_result(operation, status.request_id, timings)
+            return await fetch_result(operation, status.request_id, timings, asked=asked)
         except (GenerationFailedError, GenerationCancelledError):
             raise
         except FluxKleinError as error:
@@ -338,6 +375,11 @@ async def _conclude(operation: Operation, status: RequestStatus, timings: Callab
                 raise
         await sleep_until(loop, loop.time() + pause)
         pause = min(2 * pause, _LONGEST_AGAIN)
+
+
+def _error_in(status: RequestStatus) -> Any:
+    """What an answer says went wrong; None, or something empty, if it says nothing."""
+    return status.raw.get("error_message") or status.raw.get("error")
 
 
 def _late(error: FluxKleinError, state: RequestState) -> bool:

@@ -184,7 +184,7 @@ def test_a_caller_s_own_input_class_names_its_own_model() -> None:
 
 
 def test_a_prepared_request_does_not_show_its_body() -> None:
-    assert repr(prepared("a private wish")) == f"PreparedRequest(model='{K4}', pixels=1048576, item=None)"
+    assert repr(prepared("a private wish")) == f"PreparedRequest(model='{K4}', pixels=1048576, asked=None, item=None)"
 
 
 @pytest.mark.parametrize(
