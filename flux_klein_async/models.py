@@ -343,6 +343,11 @@ def without_file(result: GenerationResult, what: str = "a file") -> GenerationFa
     )
 
 
+def missing_files(result: GenerationResult) -> str:
+    """A sentence about a result that has files and lacks others."""
+    return f"{result.missing} of the files are missing, {len(result.urls)} are there (request {result.request_id})"
+
+
 def brief_url(url: str) -> str:
     """A URL for people and logs: a data URI without its data."""
     head, comma, data = url.partition(",")

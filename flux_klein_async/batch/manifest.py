@@ -20,7 +20,7 @@ from typing import Any, Final, Self, TypeGuard
 from flux_klein_async import errors
 from flux_klein_async.batch.rows import DiskMap, Row, lines
 from flux_klein_async.errors import FluxKleinError, ItemClaimedError, JournalError
-from flux_klein_async.models import GenerationResult, Outcome, RequestState, SavedFile
+from flux_klein_async.models import GenerationResult, Outcome, RequestState, SavedFile, brief_url
 
 __all__ = ["Manifest", "Record", "error_facts", "file_facts", "json_line", "read_manifest", "record", "result_facts"]
 
@@ -50,8 +50,9 @@ def record(outcome: Outcome[Row]) -> Record:
 
 
 def result_facts(result: GenerationResult) -> Record:
-    """A result, as JSON."""
-    facts = {"request_id": result.request_id, "state": result.state.value, "urls": result.urls}
+    """A result, as JSON. A file that came inside the answer is named by its type and length alone."""
+    urls = [brief_url(url) for url in result.urls]
+    facts = {"request_id": result.request_id, "state": result.state.value, "urls": urls}
     return {**facts, "cost_usd": result.cost_usd, "timings": asdict(result.timings)}
 
 

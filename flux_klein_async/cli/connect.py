@@ -171,10 +171,12 @@ def answer(
     as_json: bool,
     subject: Record,
     waits: bool = False,
+    notes: Sequence[str] = (),
 ) -> typer.Exit:
     """Ask the service, print the answer or the error, and return the exit.
 
-    The JSON of an error begins with `subject`. A call that `waits` for a generation stores what that teaches.
+    The JSON of an error begins with `subject`. A call that `waits` for a generation stores what that teaches. `notes`:
+    what `ask` has to say besides, for the terminal.
     """
 
     async def body(screen: Screen, _stop: Stop) -> ExitCode:
@@ -190,6 +192,8 @@ def answer(
         records = [record] if isinstance(record, dict) else record
         for line in map(json_line, records) if as_json else lines:
             screen.out(line)
+        for note in notes:
+            screen.note(note)
         return code
 
     return typer.Exit(run(body))

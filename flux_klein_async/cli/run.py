@@ -32,7 +32,7 @@ from flux_klein_async.errors import (
 )
 from flux_klein_async.events import Cancelled, Event, Finished, Polled, StateChanged, Submitted
 from flux_klein_async.journal.budget import dollars, generation_price
-from flux_klein_async.models import Outcome, RequestState
+from flux_klein_async.models import Outcome, RequestState, brief_url, missing_files
 
 __all__ = ["Concurrency", "JsonLines", "NoDownload", "Quiet", "Run", "Timeout", "Totals", "writable"]
 
@@ -259,10 +259,12 @@ class Run:
             await _in_thread(partial(self.manifest.append, outcome))
         if error is not None:
             self._fail(outcome.item, error)
+        elif outcome.result is not None and outcome.result.missing:
+            self._report(outcome.item.line, missing_files(outcome.result))
         if self.as_json:
             self.screen.out(json_line(record(outcome)))
         elif outcome.result is not None:
-            for line in outcome.paths or outcome.result.urls:
+            for line in outcome.paths or map(brief_url, outcome.result.urls):
                 self.screen.out(line)
         lost = self.screen.results_lost or (self.screen.reader_gone and self.directory is None)
         if lost and outcome.result is not None and self.resume is not None:

@@ -11,7 +11,7 @@ from flux_klein_async.batch.manifest import file_facts, result_facts
 from flux_klein_async.cli import connect
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.client import FluxKleinClient
-from flux_klein_async.models import SavedFile, without_file
+from flux_klein_async.models import SavedFile, brief_url, missing_files, without_file
 
 __all__ = ["cancel", "result", "status"]
 
@@ -65,10 +65,16 @@ def result(
             raise without_file(found)
         paths = await client.download(found, output_dir) if output_dir is not None else []
         files = [file_facts(await asyncio.to_thread(_saved, path)) for path in paths]
-        return ExitCode.OK, {**result_facts(found), "files": files, "error": None}, paths or found.urls
+        if found.missing:
+            notes.append(missing_files(found))
+        record = {**result_facts(found), "files": files, "error": None}
+        return ExitCode.OK, record, paths or [brief_url(url) for url in found.urls]
 
+    notes: list[str] = []
     subject = {"request_id": request_id}
-    raise connect.answer(ask, base_url, emulator=emulator, as_json=as_json, subject=subject, waits=wait > 0)
+    raise connect.answer(
+        ask, base_url, emulator=emulator, as_json=as_json, subject=subject, waits=wait > 0, notes=notes
+    )
 
 
 def _saved(path: Path) -> SavedFile:

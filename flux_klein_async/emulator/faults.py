@@ -201,10 +201,16 @@ _BODIES = {
 # --- well-formed answers with odd content
 
 _INLINE = f"data:image/png;base64,{base64.b64encode(_TINY).decode()}"
+_LINKS = {
+    "status_url": "https://model-api.runcomfy.net/v1/requests/x/status",
+    "page": "https://www.runcomfy.com/library",
+    "input": {"image_url": "https://somebody.example/in.png"},
+}
 _OUTPUTS: Mapping[str, tuple[str, Any]] = {
     "out-empty": ("empty", {}),
     "out-filtered": ("without a file: all pictures were filtered", {"images": [], "filtered": 2}),
     "out-missing": ("two pictures of four", {"images": ["{file}?1", None, "", "{file}?4"]}),
+    "out-counted": ("a picture, and a count of those filtered", {"images": ["{file}"], "filtered": 3}),
     "out-inline": ("a data URI", {"image": _INLINE}),
     "out-no-scheme": ("a URL without its scheme", {"image": "{place}"}),
     "out-capitals": ("a URL whose scheme is in capitals", {"image": "{FILE}"}),
@@ -214,6 +220,10 @@ _OUTPUTS: Mapping[str, tuple[str, Any]] = {
     "out-text": ("a bare URL", "{file}"),
     "out-list": ("a list of URLs", ["{file}?1", "{file}?2"]),
     "out-nested": ("deep inside other objects", {"data": {"files": [{"kind": "picture", "href": "{file}"}]}}),
+    "out-inline-bad": ("a data URI that is not base64", {"image": "data:image/png;base64,iVBO*w0K"}),
+    "out-links": ("a file among links that are none", {"picture": "{file}", **_LINKS}),
+    "out-http": ("a URL of plain http", {"image": "http://files.runcomfy.net/x.png"}),
+    "out-prose": ("text, as of a language model", {"text": "A leopard. See https://www.runcomfy.com for more."}),
     "out-words": ("not a URL", {"image": "not a url"}),
 }
 _FIELDS: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (

@@ -27,7 +27,7 @@ from flux_klein_async.errors import (
 from flux_klein_async.events import Finished, Polled, StateChanged
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.misuse import NotForLoop
-from flux_klein_async.models import GenerationResult, RequestState, RequestStatus, Timings, without_file
+from flux_klein_async.models import GenerationResult, RequestState, RequestStatus, Timings, missing_files, without_file
 from flux_klein_async.operations.calls import abandon, fetch_result, write_result
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, log, wrapping_errors
 from flux_klein_async.operations.operation import Operation, sleep_until
@@ -338,7 +338,7 @@ async def wait(
     if not result.urls:
         raise without_file(result)
     if result.missing:
-        log.warning("%d of the files of request %s are missing", result.missing, request_id)
+        log.warning("%s", missing_files(result))
     operation.emit(
         Finished,
         seconds=operation.elapsed,

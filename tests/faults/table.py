@@ -186,10 +186,11 @@ def _results(good: Cell, *, retryable: bool) -> list[Row]:
 
 _ODD_RESULTS = (
     *("bare-output", "odd-cost", "cost-huge", "cost-in-nano", "ended-in-2199", "ended-first", "no-zone"),
-    *("out-missing", "out-capitals", "out-text", "out-list"),
+    *("out-missing", "out-counted", "out-capitals", "out-text", "out-list", "out-links", "out-inline-bad"),
+    *("out-inline", "out-audio", "out-url", "out-path", "out-nested"),
 )
 # Never silently done: the id is in the error, and a later run asks again.
-_SHAPES = ("empty", "filtered", "inline", "audio", "url", "path", "nested", "no-scheme", "words")
+_SHAPES = ("empty", "filtered", "no-scheme", "http", "prose", "words")
 _WITHOUT_FILE = tuple(f"out-{shape}" for shape in _SHAPES)
 _GENERATED = Cell(OK, 1, "completed")
 _OUT_OF_TIME = Cell("WaitTimeoutError", 1, "submitted", "unknown", retryable=True)

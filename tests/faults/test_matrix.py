@@ -18,9 +18,7 @@ from tests.faults.verbs import ABANDONED, PLACES, abandon, observe
 
 # By endpoint, the faults of which the table says what is not so yet.
 _SLOW = {"slow-head", "only-1xx"}  # over a borrowed session, as here, a head gets 30 s more
-_BAD_WORDS = {"says-TIMED_OUT", "says-expired", "says-rejected", "says-error"}
 NOT_YET = {
-    "submit": _BAD_WORDS,
     "model": {*_SLOW, *(name for name in STRAY if name.endswith("+head"))},  # head and body leave in one write
     "models": _SLOW,
     "result": _SLOW,
