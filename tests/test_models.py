@@ -17,6 +17,8 @@ from flux_klein_async.models import (
     RequestState,
     TextToImage9BInput,
     TextToImageInput,
+    brief_url,
+    without_file,
 )
 
 KINDS = [TextToImageInput, TextToImage9BInput]
@@ -159,6 +161,37 @@ def test_a_result_lists_its_urls_images_first_and_none_twice_and_knows_its_first
     with pytest.raises(GenerationFailedError, match=r"without an image, and is charged; fetch .* r-1 again") as caught:
         _ = result.image_url
     assert (caught.value.charged, caught.value.retryable, caught.value.request_id) == ("yes", False, "r-1")
+
+
+@pytest.mark.parametrize(
+    ("raw", "not_taken", "words"),
+    [
+        ({"output": {}}, (), None),
+        ({"output": None}, (), None),
+        ({"output": {}, "error": "filtered"}, (), "filtered"),
+        ({"output": {"images": [], "message": "all filtered"}}, (), "all filtered"),
+        ({"output": {"images": [], "filtered": 2}}, (), "the output is {'images': [], 'filtered': 2}"),
+        ({"output": {"text": "a" * 400}}, (), "the output is {'text': '" + "a" * 290),
+        ({"output": "//x/y"}, ("//x/y",), "no https:// URL: '//x/y'"),
+        ({"output": "//x/y", "error": "late"}, ("//x/y",), "late; no https:// URL: '//x/y'"),
+    ],
+)
+def test_the_error_of_a_result_without_a_file_says_what_the_service_says(
+    raw: dict[str, Any], not_taken: tuple[str, ...], words: str | None
+) -> None:
+    output = GenerationOutput(not_taken=not_taken)
+    error = without_file(
+        GenerationResult(request_id="r-1", state=RequestState.COMPLETED, output=output, raw=raw), "a file"
+    )
+    start = "The generation completed without a file, and is charged; fetch the result of request r-1 again later, "
+    said = "" if words is None else f": {words}"
+    assert (str(error), error.charged, error.raw) == (f"{start}do not submit again{said} (request r-1)", "yes", raw)
+
+
+def test_a_data_uri_is_shown_without_its_data() -> None:
+    assert brief_url("data:image/png;base64," + "A" * 4000) == "data:image/png;base64,... (4,000 characters)"
+    for url in ("https://files.runcomfy.net/a,b.png", "data:"):
+        assert brief_url(url) == url
 
 
 def test_a_result_does_not_show_its_raw_answer() -> None:

@@ -1,5 +1,7 @@
 """`flux-klein batch`: a picture for every line, and nothing is paid for twice however a run ended."""
 
+import base64
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import pytest
 
 from flux_klein_async.cli.batch import _line_ends
-from flux_klein_async.emulator import Emulator, Reply, Rewrite, error_reply
+from flux_klein_async.emulator import Emulator, Reply, Rewrite, error_reply, fault
 
 from .helpers import Command
 
@@ -130,6 +132,37 @@ def test_a_generation_without_a_file_is_asked_for_again_by_the_next_run_and_not_
     again = flux_klein(*ARGUMENTS, "--retry-failed")
     assert (again.code, served.accepted, len(pictures())) == (0, 2, 2)
     assert [line["error"] for line in manifest()[2:]] == [None, None]
+
+
+def test_one_that_still_has_no_file_is_paid_for_again_on_request(served: Emulator, flux_klein: Command) -> None:
+    prompts(1)
+    served.script("result", *[Rewrite({"output": {"images": [], "filtered": 1}})] * 3)
+    for options, accepted in (([], 1), ([], 1), (["--retry-failed"], 2)):
+        ran = flux_klein(*ARGUMENTS, *options)
+        assert (ran.code, served.accepted) == (int(accepted == 1), accepted)
+        assert ("the output is {'images': [], 'filtered': 1}" in ran.err) == (accepted == 1)
+    assert [line["error"] and line["error"]["charged"] for line in manifest()] == ["yes", None]
+    assert len(pictures()) == 1
+
+
+def test_a_file_inside_the_answer_is_saved_and_its_bytes_are_printed_nowhere(
+    served: Emulator, flux_klein: Command
+) -> None:
+    prompts(1)
+    inline = fault("out-inline").fields["output"]["image"]
+    served.script("result", *[Rewrite({"output": {"images": [inline, None]}})] * 4)
+    ran = flux_klein(*ARGUMENTS, "--json")
+    [line] = ran.records
+    [file] = line["files"]
+    data = base64.b64decode(inline.partition(",")[2])
+    assert (Path(file["path"]).read_bytes(), file["sha256"]) == (data, hashlib.sha256(data).hexdigest())
+    brief = f"data:image/png;base64,... ({len(inline) - 22} characters)"
+    assert (line["urls"], manifest()[0]["urls"]) == ([brief], [brief])
+    assert f"Line 1: 1 of the files are missing, 1 are there (request {line['request_id']})" in ran.err
+    for arguments in (["generate", "x", "--no-download"], ["result", line["request_id"]]):
+        ran = flux_klein(*arguments)
+        assert (ran.code, ran.out) == (0, f"{brief}\n")
+        assert "1 of the files are missing, 1 are there" in ran.err
 
 
 def test_a_failure_is_submitted_again_on_request_and_a_refusal_always(served: Emulator, flux_klein: Command) -> None:

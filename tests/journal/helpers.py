@@ -50,10 +50,10 @@ class Run:
         with self.store.writing():
             return self.store.claim(token, number or self.passes, model, body, item_id, again)
 
-    def preview(self, body: bytes = b"{}") -> Action:
+    def preview(self, body: bytes = b"{}", *, again: frozenset[EntryState] = AGAIN) -> Action:
         self.passes += 1
         with self.store.writing():
-            return self.store.preview("", self.passes, "a/b", body, None, AGAIN)
+            return self.store.preview("", self.passes, "a/b", body, None, again)
 
     def write(self, *entries: Entry) -> None:
         write(self.store, *entries)

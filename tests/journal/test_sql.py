@@ -483,6 +483,27 @@ def test_a_resumed_request_is_free_again_once_it_ended_or_was_released(start: St
     assert other.claim().action is Action.RECALL
 
 
+def test_a_result_without_a_file_is_recalled_and_may_be_submitted_again_by_one_run_that_is_asked_to(
+    start: Start,
+) -> None:
+    run, failed = start(), AGAIN | {EntryState.FAILED}
+    run.submit()
+    run.write(entry("completed", request_id="r-k", answer=b"{}", error="no file"))
+    one, other = reopened(start, run), start()
+    known = one.claim()
+    assert (known.action, known.error, known.is_ours, known.resubmits) == (Action.RECALL, "no file", False, False)
+    assert (one.preview(), one.preview(again=failed)) == (Action.RECALL, Action.SUBMIT)
+    asked = one.claim(again=failed)
+    assert (asked.action, asked.answer, asked.is_ours, asked.resubmits) == (Action.RECALL, b"{}", True, True)
+    assert {each.claim(again=failed).action for each in (one, other)} == {Action.CLAIMED}
+    one.store.release(asked)
+    one.write(entry("completed", request_id="r-k", answer=b'{"image": "there"}'))
+    healed = one.claim(again=failed)
+    assert (healed.answer, healed.error, healed.resubmits) == (b'{"image": "there"}', None, False)
+    one.write(entry("submitted", request_id="r-k"), entry("downloaded", request_id="r-k", files=(FILE,)))
+    assert (one.claim(again=failed).resubmits, one.claim(again=failed).files) == (False, (FILE,))
+
+
 # --- how an item is recognised
 
 

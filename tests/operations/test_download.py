@@ -1,8 +1,10 @@
 """Downloads: from trusted hosts only, bounded, whole or not at all, from the beginning at each attempt."""
 
 import asyncio
+import base64
 import gzip
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -287,6 +289,51 @@ async def test_a_file_of_just_the_bound_is_taken(klein_emulator, connect):
     klein_emulator.script("file", Reply(200, PNG, cut=Cut(60)), Reply(200, PNG))
     client = connect(limits=Limits(max_file_bytes=len(PNG)))
     assert await client.download_bytes(result_of(OWN)) == [PNG]
+
+
+# --- files inside the answer
+
+
+def inline(content: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+async def test_a_file_inside_the_answer_is_decoded_saved_and_digested_like_a_file(klein_emulator, connect, tmp_path):
+    klein_emulator.script("file", Reply(200, PNG), Reply(200, PNG))
+    events = Events()
+    client = connect(on_event=events, limits=Limits(max_file_bytes=len(PNG)))
+    result = result_of(OWN, inline(PNG), inline(JPEG, "image/webp"), "data:image/svg+xml,%3Csvg/%3E")
+    contents = [PNG, PNG, JPEG, b"<svg/>"]
+    assert await client.download_bytes(result) == contents
+    paths = await client.download(result, tmp_path)
+    assert [path.suffix for path in paths] == [".png", ".png", ".jpg", ".bin"]
+    assert [path.read_bytes() for path in paths] == contents
+    [told] = events.of(Downloaded)
+    assert told.sha256 == tuple(hashlib.sha256(content).hexdigest() for content in contents)
+    assert klein_emulator.calls["file"] == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("data:image/png;base64,iVB*", "not valid base64"),
+        (inline(PNG + b"x"), rf"larger than {len(PNG)} bytes \(Limits.max_file_bytes\)"),
+        (inline(b""), "The file is empty"),
+        (inline(b"<html>sign in", "image/png"), "A web page came in place of the file"),
+        (inline(b"what?", "image/png"), "no known format"),
+    ],
+)
+async def test_a_broken_file_inside_the_answer_is_a_download_error_that_does_not_repeat_it(
+    connect, tmp_path, url, sentence
+):
+    events = Events()
+    client = connect(on_event=events, limits=Limits(max_file_bytes=len(PNG)))
+    for call in (client.download(result_of(url), tmp_path), client.download_bytes(result_of(url))):
+        error = await outcome(call)
+        assert (type(error), error.charged, error.retryable) == (DownloadError, "yes", False)
+        assert re.search(sentence, str(error))
+        assert re.fullmatch(r"data:image/png;base64,\.\.\. \([0-9]+ characters\)", error.url)
+    assert (listing(tmp_path), events.of(Retrying), now()) == ([], [], 0.0)
 
 
 # --- what it is called

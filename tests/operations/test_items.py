@@ -1,6 +1,7 @@
 """Items of a fan-out: what a journal knows of one decides whether it is submitted, resumed, recalled or left alone."""
 
 import asyncio
+import hashlib
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -10,7 +11,17 @@ from typing import Any
 import pytest
 
 from flux_klein_async import Budget, FixedPolling, Limits, SqliteJournal
-from flux_klein_async.emulator import Generation, Hang, InProcessEmulator, Pass, Reply, Reset, Rewrite, error_reply
+from flux_klein_async.emulator import (
+    Generation,
+    Hang,
+    InProcessEmulator,
+    Pass,
+    Reply,
+    Reset,
+    Rewrite,
+    error_reply,
+    fault,
+)
 from flux_klein_async.errors import (
     AuthenticationError,
     BudgetExceededError,
@@ -193,6 +204,43 @@ async def test_a_paid_result_without_a_file_is_asked_for_again_by_every_later_ru
     assert [path.name for path in outcome.paths] == [f"{request_id}.png"]
     assert healed.states() == [EntryState.COMPLETED, EntryState.DOWNLOADED]
     assert (outcome.from_journal, klein_emulator.accepted) == (True, 1)
+
+
+SHAPES = ["inline", "audio", "url", "path", "nested", "text", "list", "capitals", "links", "counted", "missing"]
+
+
+async def test_the_files_of_every_shape_are_saved(klein_emulator, connect, tmp_path):
+    for shape in SHAPES:
+        klein_emulator.script("result", fault(f"out-{shape}"))
+        [outcome] = await connect().generate_all(["a cat"], directory=tmp_path / shape, width=64, height=64)
+        assert outcome.error is None, shape
+        saved = [(path.suffix, hashlib.sha256(path.read_bytes()).hexdigest()) for path in outcome.paths]
+        assert saved == [(".png", file.sha256) for file in outcome.files], shape
+        assert (len(saved), outcome.result.missing) == (
+            2 if shape in ("list", "missing") else 1,
+            {"missing": 2, "counted": 3}.get(shape),
+        )
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "accepted"),
+    [
+        (Rewrite({"output": {"images": []}}), None, 2),  # filtered for good
+        (error_reply(404, 404001), None, 2),  # deleted
+        (error_reply(401, 400004), GenerationFailedError, 1),  # nobody knows
+        (None, None, 1),  # there by now
+    ],
+)
+async def test_a_paid_result_without_a_file_is_submitted_again_only_on_request_and_after_asking(
+    klein_emulator, connect, tmp_path, answer, kind, accepted
+):
+    klein_emulator.script("result", Rewrite({"output": {"images": []}}), answer)
+    for again in (False, True):
+        async with SqliteJournal(tmp_path / "journal.sqlite", retry_failed=again) as journal:
+            client = connect(journal=journal)
+            [outcome] = await client.generate_all(["a cat"], directory=tmp_path / "out", width=64, height=64)
+            await client.aclose()
+    assert (outcome.error and type(outcome.error), klein_emulator.accepted) == (kind, accepted)
 
 
 async def only_new(client: Any, **options: Any) -> Any:

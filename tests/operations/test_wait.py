@@ -685,6 +685,104 @@ async def test_an_unknown_state_is_waited_out_and_logged_once(klein_emulator, co
     assert {event.state.value for event in events.of(StateChanged)} == {"unknown", "completed"}
 
 
+ILL = {"status": "TIMED_OUT", "error": "it took too long"}
+WELL = {"status": "in_progress"}
+ENDS = [
+    # what status and result say of a generation that never ends, from when on they say it; the error and its instant
+    pytest.param([(0, ILL)], [(0, ILL)], GenerationFailedError, 11.0, id="both from the first poll on"),
+    pytest.param([(0, WELL), (3.5, ILL)], [(0, ILL)], GenerationFailedError, 14.0, id="both, later"),
+    pytest.param([(0, ILL), (5.5, WELL), (7.5, ILL)], [(0, ILL)], GenerationFailedError, 18.0, id="in between well"),
+    pytest.param([(0, ILL)], [(0, WELL), (15, ILL)], GenerationFailedError, 21.0, id="the result 10 s after that"),
+    pytest.param([(0, ILL)], [(0, WELL)], WaitTimeoutError, 30.0, id="the result never"),
+    pytest.param([(0, ILL)], [(0, {"status": "TIMED_OUT"})], WaitTimeoutError, 30.0, id="a word without an error"),
+    pytest.param([(0, ILL)], [(0, None)], WaitTimeoutError, 30.0, id="no result"),
+    pytest.param([(0, WELL | {"error": "x"})], [(0, ILL)], WaitTimeoutError, 30.0, id="beside a documented word"),
+]
+
+
+def says(emulator: Any, endpoint: str, answers: list[Any]) -> None:
+    """Let an endpoint give each answer from its instant on."""
+
+    def change(answer: Any) -> None:
+        emulator._scripts.pop(endpoint, None)
+        reply = error_reply(404, 404001) if answer is None else Reply(200, answer)
+        emulator.script(endpoint, *[reply] * 100)
+
+    for at, answer in answers:
+        asyncio.get_running_loop().call_at(at, change, answer)
+
+
+@pytest.mark.parametrize("poll_endpoint", ["status", "result"])
+@pytest.mark.parametrize(("status", "result", "kind", "at"), ENDS)
+async def test_an_error_beside_an_unknown_state_is_believed_once_status_and_result_held_it_for_ten_seconds(
+    klein_emulator, connect, status, result, kind, at, poll_endpoint
+):
+    klein_emulator.script("submit", Generation(after=1e9))
+    other = {"status": "result", "result": "status"}[poll_endpoint]
+    says(klein_emulator, poll_endpoint, status)
+    says(klein_emulator, other, result)
+    book = Book()
+    client = connect(polling=EVERY_SECOND, timeout=30, journal=book, poll_endpoint=poll_endpoint)
+    error = await outcome(client.generate("a cat", on_abandon="leave"))
+    assert (type(error), error.charged, error.retryable, now()) == (kind, "unknown", False, at)
+    assert ("it took too long" in str(error)) == (kind is GenerationFailedError)
+    assert book.lines[-1] == ("failed" if kind is GenerationFailedError else "submitted")
+
+
+async def test_the_poll_that_ends_such_a_wait_comes_after_ten_seconds_whatever_the_policy_says(klein_emulator, connect):
+    for endpoint in ("status", "result"):
+        says(klein_emulator, endpoint, [(0, ILL)])
+    client = connect(polling=FixedPolling(9.0, first=1.0), timeout=60)
+    with pytest.raises(GenerationFailedError):
+        async for status in client.updates("there"):
+            assert status.state.value == "unknown"
+    assert now() == 11.0
+
+
+async def test_a_result_that_says_completed_is_believed_beside_such_a_status(klein_emulator, connect):
+    klein_emulator.script("submit", Generation(after=3))
+    says(klein_emulator, "status", [(0, ILL)])
+    result = await connect(polling=EVERY_SECOND).generate("a cat")
+    assert (result.state.value, now()) == ("completed", 11.0)
+
+
+@pytest.mark.parametrize("word", ["TIMED_OUT", "done", "x" * 100])
+async def test_a_word_that_nobody_documented_is_in_the_error_of_the_wait_that_ran_out(klein_emulator, connect, word):
+    klein_emulator.script("submit", Generation(words={"completed": word}))
+    error = await outcome(connect(polling=EVERY_SECOND, timeout=5).generate("a cat", on_abandon="leave"))
+    assert (type(error), error.state, error.word) == (WaitTimeoutError, "unknown", word[:40])
+    assert f"last seen unknown ({word[:40]!r}) in 4 polls" in str(error)
+
+
+@pytest.mark.parametrize("poll_endpoint", ["status", "result"])
+@pytest.mark.parametrize(
+    ("output", "asked", "missing"),
+    [
+        ({"images": ["{file}", None, ""]}, {}, 2),
+        ({"images": ["{file}"]}, {"num_images": 4}, 3),
+        ({"images": ["{file}"]}, {"num_images": 1}, 0),
+        ({"images": ["{file}"]}, {"num_images": "4"}, None),
+    ],
+)
+async def test_a_result_that_lost_files_keeps_the_others_and_says_how_many_are_missing(
+    klein_emulator, connect, caplog, output, asked, missing, poll_endpoint
+):
+    client = connect(poll_endpoint=poll_endpoint)
+    klein_emulator.script("submit", *[Generation(output=output)] * 2)
+    result = await client.generate({"prompt": "a cat", **asked}, model="emulator/any/image-to-images")
+    handle = await client.submit({"prompt": "a cat", **asked}, model="emulator/any/image-to-images")
+    await handle.wait_for_result()
+    for found in (result, await handle.result()):
+        assert (len(found.urls), found.missing) == (1, missing)
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [f"{missing} of the files are missing, 1 are there (request {i})" for i in ids(told)]
+    assert len(told) == (2 if missing else 0)
+
+
+def ids(sentences: list[str]) -> list[str]:
+    return [sentence.rpartition(" ")[2].rstrip(")") for sentence in sentences]
+
+
 # --- the deadline
 
 
