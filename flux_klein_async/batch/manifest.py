@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from io import FileIO
@@ -154,32 +154,42 @@ class Manifest:
         return full.relative_to(self._folder).as_posix() if full.is_relative_to(self._folder) else str(full)
 
 
-def read_manifest(path: "str | os.PathLike[str]") -> Iterator[Record]:
+def read_manifest(
+    path: "str | os.PathLike[str]", *, on_unreadable: Callable[[int], object] = lambda _: None
+) -> Iterator[Record]:
     """The last line of each item, in the order of the file; lines that are not of a manifest are passed over.
 
-    Reads the file twice, in constant memory.
+    Reads the file twice, in constant memory. What other processes append meanwhile is left out.
+
+    Args:
+        path: The manifest.
+        on_unreadable: Called with the number of each line that is passed over, from 1.
 
     Raises:
         JournalError: It cannot be read.
     """
     with closing(DiskMap()) as last:
-        for number, known in _records(path):
+        for number, known in _records(path, on_unreadable):
             last.put(_item(known), number)
         for number, known in _records(path):
             if last.get(_item(known)) == number:
                 yield known
 
 
-def _records(path: "str | os.PathLike[str]") -> Iterator[tuple[int, Record]]:
+def _records(
+    path: "str | os.PathLike[str]", on_unreadable: Callable[[int], object] = lambda _: None
+) -> Iterator[tuple[int, Record]]:
     """The lines of a manifest, with their numbers."""
     with _advised(path), open(path, "rb", opener=_opened) as file:  # Path.open takes no opener
         for number, line in lines(file, _LONGEST):
             try:
                 known = json.loads(line)
             except (ValueError, RecursionError):  # also of a line that was cut
-                continue
+                known = None
             if _is_record(known):
                 yield number, known
+            else:
+                on_unreadable(number)
 
 
 def _is_record(found: object) -> TypeGuard[Record]:

@@ -334,6 +334,11 @@ class DiskMap:
         found: int | bytes | None = row[0] if row else None
         return found
 
+    def values(self) -> Iterator[Any]:
+        """All values, in the order of their keys."""
+        for (value,) in self._database.execute("SELECT value FROM map ORDER BY key"):
+            yield value
+
     def close(self) -> None:
         """Delete everything."""
         self._database.close()

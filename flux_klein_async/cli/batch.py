@@ -14,7 +14,7 @@ import typer
 
 from flux_klein_async.batch.manifest import Manifest, json_line
 from flux_klein_async.batch.rows import Estimate, FileFormat, Row, read_ahead, read_rows
-from flux_klein_async.cli import connect, run, signals
+from flux_klein_async.cli import connect, page, run, signals
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen, duration
 from flux_klein_async.client import FluxKleinClient
@@ -62,6 +62,10 @@ def batch(
     model: connect.ModelId = KLEIN_4B_TEXT_TO_IMAGE,
     timeout: run.Timeout = 120.0,
     no_download: run.NoDownload = False,
+    report: Annotated[
+        bool | None,
+        typer.Option("--report/--no-report", help="Write DIR/index.html at the end; else if a picture was saved."),
+    ] = None,
     as_json: run.JsonLines = False,
     quiet: run.Quiet = False,
     emulator: connect.Emulated = False,
@@ -76,7 +80,7 @@ def batch(
     However a run ends, run the same command again to resume it. The journal records every submit before it is sent, so
     nothing is submitted twice. A submit with an unknown outcome is reported, and resubmitted only with
     --resubmit-uncertain.
-    DIR/manifest.jsonl says what happened to each line.
+    DIR/manifest.jsonl says what happened to each line, and DIR/index.html shows it, as flux-klein report does.
 
     Ctrl-C ends submitting, cancels what is queued and waits up to 30 s for running generations; press it again to quit
     at once.
@@ -132,7 +136,7 @@ def batch(
             in_thread = asyncio.get_running_loop().run_in_executor  # it may take long
             manifest = stack.enter_context(await in_thread(None, Manifest, folder / "manifest.jsonl"))
             totals.total = len(first) if len(first) < _CHECKED_FIRST else await in_thread(None, _line_ends, file)
-            return await run.Run(
+            code = await run.Run(
                 client=client,
                 totals=totals,
                 screen=screen,
@@ -143,6 +147,10 @@ def batch(
                 charged=not emulator,
                 manifest=manifest,
             ).generate(rows)
+            wanted = totals.done > 0 and not no_download if report is None else report
+            if wanted and stop.code is None:
+                await page.after_batch(folder, screen, stop)
+            return code if stop.code is None else stop.code
 
     raise typer.Exit(signals.run(body, quiet=quiet))
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flux_klein_async._version import __version__
-from flux_klein_async.cli import batch, doctor, emulator, generate, journal, list_models, status
+from flux_klein_async.cli import batch, doctor, emulator, generate, journal, list_models, page, status
 from flux_klein_async.cli.exit_codes import HELP, ExitCode, exit_code
 from flux_klein_async.cli.output import Screen, print_help
 from flux_klein_async.errors import FluxKleinError
@@ -57,7 +57,7 @@ def _root(
 
 
 app.command("generate", cls=generate.PromptCommand, epilog=HELP)(generate.generate)
-for command in (batch.batch, status.status, status.result, status.cancel, doctor.doctor):
+for command in (batch.batch, page.report, status.status, status.result, status.cancel, doctor.doctor):
     app.command(command.__name__, epilog=HELP)(command)
 app.add_typer(list_models.app, name="models", epilog=HELP)
 app.add_typer(journal.app, name="journal")

@@ -1,0 +1,97 @@
+"""Small copies of pictures for a page, made by at most two processes; those of an earlier page are used again."""
+
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+from flux_klein_async.errors import InvalidInputError
+
+__all__ = ["Thumbnail", "make_thumbnails"]
+
+SIDE = 448  # pixels: a card of the page on a dense screen
+_QUALITY = 80
+_PROCESSES = 2
+_FEW = 8  # made in this process, before another one would have started
+_NAMED = re.compile(r"([0-9a-f]{24})\.(\d{1,9})x(\d{1,9})\.webp")
+
+
+class Thumbnail(NamedTuple):
+    """What became of a picture: the name of its copy and its own size in pixels, else why there is none."""
+
+    name: str | None = None
+    pixels: tuple[int, int] | None = None
+    note: str | None = None
+
+
+def make_thumbnails(
+    pictures: Mapping[str, Path],
+    folder: Path,
+    *,
+    stop: threading.Event,
+    on_progress: Callable[[int, int], object] = lambda _done, _of: None,
+) -> dict[str, Thumbnail]:
+    """Copies in a folder, by the keys of the pictures; a key stands for one content of one file.
+
+    Args:
+        pictures: The pictures by key: 24 hexadecimal digits.
+        folder: Where copies go, and are found.
+        stop: Once set, no more are made; pictures without a copy are missing from the answer.
+        on_progress: Called after each copy with how many are made, and how many were to be made.
+
+    Raises:
+        OSError: The folder cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for entry in os.scandir(folder):
+        if (named := _NAMED.fullmatch(entry.name)) is not None and named[1] in pictures:
+            found[named[1]] = Thumbnail(entry.name, (int(named[2]), int(named[3])))
+    missing = {key: path for key, path in pictures.items() if key not in found}
+    paths, keys, folders = list(missing.values()), list(missing), [folder] * len(missing)
+    # Never a fork: this process has threads, and its loop.
+    few = len(missing) <= _FEW
+    pool = None if few else ProcessPoolExecutor(_PROCESSES, get_context("spawn"), initializer=_ignore_signals)
+    try:
+        made = map(_made, paths, keys, folders) if pool is None else pool.map(_made, paths, keys, folders, chunksize=8)
+        for done, key in enumerate(keys):
+            if stop.is_set():
+                break
+            found[key] = next(made)
+            on_progress(done + 1, len(keys))
+    except BrokenProcessPool:  # killed, or a decoder crashed on a hostile file
+        lost = Thumbnail(note="No preview was made: the process that makes them ended.")
+        found |= {key: lost for key in missing if key not in found}
+    finally:
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+    return found
+
+
+def _ignore_signals() -> None:
+    """The parent decides what Ctrl-C means; the terminal sends it to both."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _made(path: Path, key: str, folder: Path) -> Thumbnail:
+    # Pillow takes time to load.
+    from flux_klein_async.integrations.pictures import thumbnail  # noqa: PLC0415
+
+    try:
+        small, (width, height) = thumbnail(path, SIDE)
+    except InvalidInputError as error:
+        return Thumbnail(note=f"{error}.")
+    name = f"{key}.{width}x{height}.webp"
+    unfinished = folder / f".{key}.{os.getpid()}.part"
+    try:
+        small.save(unfinished, "WEBP", quality=_QUALITY)
+        unfinished.replace(folder / name)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return Thumbnail(name, (width, height))
