@@ -96,7 +96,7 @@ def formats(folder: Path, counts: list[int]) -> bool:
 def batch(folder: Path, service: Service, *options: str) -> tuple[float, float]:
     """Run the command: its MiB at most, and seconds."""
     environment = {**os.environ, "RUNCOMFY_MODEL_API_BASE": service.base_url, "RUNCOMFY_API_TOKEN": service.api_key}
-    command = [sys.executable, "-m", "flux_klein_async", "batch", "prompts.jsonl", "--quiet", *options]
+    command = [sys.executable, "-m", "flux_klein_async", "batch", "prompts.jsonl", "--quiet", "--no-report", *options]
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)

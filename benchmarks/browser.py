@@ -78,13 +78,13 @@ class Page:
         await self.call("Emulation.setDeviceMetricsOverride", **metrics)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         await self.call("Emulation.setEmulatedMedia", features=[scheme])
-        await self.call("Page.navigate", url="about:blank")  # another fragment alone would load nothing
-        self._loaded.clear()
-        self.problems.clear()
-        self.requests.clear()
-        await self.call("Page.navigate", url=url)
-        async with asyncio.timeout(_PATIENCE):
-            await self._loaded.wait()
+        for address in ("about:blank", url):  # from one address to itself with another fragment, nothing would load
+            self._loaded.clear()
+            self.problems.clear()
+            self.requests.clear()
+            await self.call("Page.navigate", url=address)
+            async with asyncio.timeout(_PATIENCE):
+                await self._loaded.wait()
 
     async def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression, awaited if it is a promise."""

@@ -326,7 +326,7 @@ class _Processes:
         """Run one batch process to its end: exit code and standard error."""
         plan = self.plan
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "flux_klein_async", "batch", "prompts.jsonl", "--quiet"),
+            *(sys.executable, "-m", "flux_klein_async", "batch", "prompts.jsonl", "--quiet", "--no-report"),
             *("--concurrency", str(plan.concurrency), "--max-spend", str(max_usd), "--timeout", str(plan.timeout)),
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,

@@ -48,8 +48,9 @@ THIRD_PARTIES = {
     "integrations.fastapi": {"fastapi", "starlette"},
     "integrations.aiohttp_web": {"aiohttp"},
     "integrations.opentelemetry": {"opentelemetry"},
+    "integrations.pillow": {"PIL"},
 }
-EXTRAS = {"typer", "rich", "click", "PIL", "pytest", "opentelemetry", "fastapi", "starlette"}
+EXTRAS = {"typer", "rich", "click", "jinja2", "PIL", "pytest", "opentelemetry", "fastapi", "starlette"}
 
 
 @cache

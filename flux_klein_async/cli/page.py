@@ -122,7 +122,7 @@ def write_report(
         _sweep(beside / _THUMBNAILS, {made.name for made in thumbnails.values() if made.name is not None})
         if not contact_sheet:
             return [page]
-        from flux_klein_async.integrations.pictures import contact_sheet as sheet  # noqa: PLC0415  # loads Pillow
+        from flux_klein_async.integrations.pillow import contact_sheet as sheet  # noqa: PLC0415  # loads Pillow
 
         made = [thumbnails[key].name for key in found.pictures if key in thumbnails]
         return [page, sheet([beside / _THUMBNAILS / name for name in made if name is not None], folder / _SHEET)]

@@ -81,7 +81,7 @@ def _ignore_signals() -> None:
 
 def _made(path: Path, key: str, folder: Path) -> Thumbnail:
     # Pillow takes time to load.
-    from flux_klein_async.integrations.pictures import thumbnail  # noqa: PLC0415
+    from flux_klein_async.integrations.pillow import thumbnail  # noqa: PLC0415
 
     try:
         small, (width, height) = thumbnail(path, SIDE)

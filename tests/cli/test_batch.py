@@ -13,7 +13,7 @@ from flux_klein_async.emulator import Emulator, Reply, Rewrite, error_reply, fau
 
 from .helpers import Command
 
-ARGUMENTS = ("batch", "prompts.jsonl", "--quiet")
+ARGUMENTS = ("batch", "prompts.jsonl", "--quiet", "--no-report")
 
 
 def prompts(count: int, *others: dict[str, Any]) -> None:

@@ -1,0 +1,148 @@
+"""`flux-klein report`: a page from disk, of a batch whose prompts and whose service may be hostile."""
+
+import html
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from flux_klein_async.emulator import Emulator, error_reply
+from tests.batch.test_report import failed, record, write
+
+from .helpers import Command
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>'\" \u2028 {{ 7 * 7 }} \ud800"
+
+
+def facts(page: Path) -> dict[str, Any]:
+    """What the page tells its script."""
+    [found] = re.findall(r'<script type="application/json" id="facts">(.*)</script>', page.read_text("utf-8"))
+    return dict(json.loads(found))
+
+
+def rows(page: Path) -> list[dict[str, Any]]:
+    """The rows in the scripts beside a page, as a browser reads them."""
+    found = []
+    for number, name in enumerate(facts(page)["chunks"]):
+        text = (page.parent / "index_files" / name).read_text("ascii")
+        assert text.startswith(f"fluxKleinRows({number}, [\n")
+        found += json.loads(text.removeprefix(f"fluxKleinRows({number}, ").removesuffix(");\n"))
+    return found
+
+
+def beside(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "index_files").rglob("*") if path.is_file()}
+
+
+def test_a_report_shows_every_item_and_hostile_text_stays_text(flux_klein: Command) -> None:
+    folder = Path("out")
+    folder.mkdir()
+    Image.new("RGB", (90, 60)).save(folder / "a.png")
+    write(
+        folder,
+        record(0, input={"prompt": HOSTILE}, files=[{"path": "a.png"}, {"path": "../prompts.txt"}]),
+        failed("GenerationFailedError", 1, message=HOSTILE),
+        "{torn",
+    )
+    ran = flux_klein("report", "out", "--contact-sheet")
+    assert (ran.code, ran.out) == (0, "out/index.html\nout/contact-sheet.png\n")
+    page = (folder / "index.html").read_text("utf-8")
+    assert "<script>alert" not in page
+    assert "<img" not in page
+    assert HOSTILE.replace("\ud800", "?") in html.unescape(page)
+    assert "Line 3 could not be read." in page
+    assert set(re.findall(r'(?:src|href)="([^"]+)"', page)) == {
+        "data:,",
+        "#items",
+        *(f"index_files/{name}" for name in beside(folder) if name.startswith("report-")),
+    }
+    done, ended_badly = rows(folder / "index.html")
+    assert done["prompt"] == HOSTILE
+    picture, outside = done["files"]
+    assert (picture["href"], picture["pixels"]) == ("./a.png", [90, 60])
+    assert picture["preview"] in beside(folder)
+    assert picture.keys().isdisjoint({"path", "key"})
+    assert (outside["href"], outside["name"]) == (None, "prompts.txt")
+    assert ended_badly["error"]["message"] == HOSTILE
+    assert str(Path.cwd()) not in json.dumps([done, ended_badly]), "a page can be sent to others"
+    with Image.open(folder / "contact-sheet.png") as sheet:
+        assert sheet.format == "PNG"
+
+
+def test_rows_are_in_scripts_of_a_thousand(flux_klein: Command) -> None:
+    write(Path(), *(record(number) if number % 2 else failed("DownloadError", number) for number in range(2001)))
+    assert flux_klein("report", ".").code == 0
+    page = Path("index.html")
+    assert (len(facts(page)["chunks"]), facts(page)["ends"]) == (3, "10" * 1000 + "1")
+    assert [row["index"] for row in rows(page)] == list(range(2001))
+
+
+def test_a_report_again_replaces_the_page_and_keeps_what_a_reader_may_have_open(flux_klein: Command) -> None:
+    write(Path(), record(0))
+    assert flux_klein("report", ".").code == 0
+    first = beside(Path())
+    assert flux_klein("report", ".").code == 0
+    assert beside(Path()) == first, "the same content has the same name"
+    write(Path(), record(0), record(1))
+    flux_klein("report", ".")
+    second = beside(Path())
+    assert first < second
+    for name in first:
+        os.utime(Path("index_files", name), (0, 0))
+    flux_klein("report", ".")
+    assert second - beside(Path()) == {name for name in first if name.startswith("rows-")}
+
+
+def test_a_report_that_cannot_be_written_leaves_what_is_there(flux_klein: Command) -> None:
+    ran = flux_klein("report", ".")
+    assert (ran.code, ran.out) == (65, "")
+    assert "has no manifest.jsonl; name the --output-dir of a `flux-klein batch`" in ran.err
+    write(Path(), record(0))
+    Path("index.html").write_text("<h1>My own page</h1>")
+    ran = flux_klein("report", ".")
+    assert (ran.code, ran.out) == (65, "")
+    assert "is no report; move it" in ran.err
+    assert Path("index.html").read_text() == "<h1>My own page</h1>"
+    Path("index.html").unlink()
+    Path("index_files").write_text("in the way")
+    ran = flux_klein("report", ".")
+    assert (ran.code, Path("index.html").exists()) == (65, False)
+    assert "The report cannot be written to '.': Not a directory" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("options", "fails", "made"),
+    [
+        ((), False, True),
+        (("--no-report",), False, False),
+        (("--no-download",), False, False),
+        (("--no-download", "--report"), False, True),
+        ((), True, False),
+        (("--report",), True, True),
+    ],
+)
+def test_a_batch_writes_a_report_if_a_picture_was_saved_or_it_is_asked_to(
+    served: Emulator, flux_klein: Command, options: tuple[str, ...], fails: bool, made: bool
+) -> None:
+    if fails:
+        served.script("submit", error_reply(422, 422001))
+    Path("prompts.txt").write_text("a cat\n")
+    ran = flux_klein("batch", "prompts.txt", *options)
+    assert ran.code == (65 if fails else 0)
+    assert ("Report: out/index.html" in ran.err, Path("out/index.html").exists()) == (made, made)
+    if made:
+        [row] = rows(Path("out/index.html"))
+        assert (row["prompt"], row["state"]) == ("a cat", "failed" if fails else "done")
+
+
+def test_a_batch_does_not_fail_with_its_report(served: Emulator, flux_klein: Command) -> None:
+    Path("prompts.txt").write_text("a cat\n")
+    Path("out").mkdir()
+    Path("out/index.html").write_text("<h1>My own page</h1>")
+    ran = flux_klein("batch", "prompts.txt", "--quiet")
+    assert ran.code == 0
+    assert ran.err.startswith("No report: 'out/index.html' is no report; move it")

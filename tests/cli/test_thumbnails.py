@@ -1,0 +1,53 @@
+"""Thumbnails are made once, never over the bound of processes, and a broken picture costs its own only."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from flux_klein_async.cli.thumbnails import Thumbnail, make_thumbnails
+
+
+def pictures(folder: Path, count: int) -> dict[str, Path]:
+    """So many pictures by their keys."""
+    found = {}
+    for number in range(count):
+        path = folder / f"{number}.png"
+        Image.new("RGB", (600, 300), (number, 0, 0)).save(path)
+        found[f"{number:024x}"] = path
+    return found
+
+
+def test_a_thumbnail_is_made_once_and_a_broken_picture_says_why(tmp_path: Path) -> None:
+    given, made = pictures(tmp_path, 2), []
+    (tmp_path / "broken.png").write_bytes(b"broken")
+    given["f" * 24] = tmp_path / "broken.png"
+    folder, stop = tmp_path / "small", threading.Event()
+    found = make_thumbnails(given, folder, stop=stop, on_progress=lambda *counts: made.append(counts))
+    first = Thumbnail(f"{0:024x}.600x300.webp", (600, 300))
+    assert found[f"{0:024x}"] == first
+    assert found["f" * 24].note == "No preview can be made: UnidentifiedImageError."
+    with Image.open(folder / str(first.name)) as small:
+        assert (small.format, small.size) == ("WEBP", (448, 224))
+    assert made == [(1, 3), (2, 3), (3, 3)]
+    times = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert make_thumbnails(given, folder, stop=stop) == found
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == times, "made again, or left over"
+
+
+def test_a_stop_leaves_the_rest_out(tmp_path: Path) -> None:
+    stop = threading.Event()
+    found = make_thumbnails(pictures(tmp_path, 3), tmp_path / "small", stop=stop, on_progress=lambda *_: stop.set())
+    assert list(found) == [f"{0:024x}"]
+
+
+@pytest.mark.slow
+def test_many_are_made_by_two_processes_and_a_stop_ends_them(tmp_path: Path) -> None:
+    given, stop = pictures(tmp_path, 60), threading.Event()
+    found = make_thumbnails(given, tmp_path / "small", stop=stop, on_progress=lambda *_: stop.set())
+    assert list(found) == [f"{0:024x}"]
+    found = make_thumbnails(given, tmp_path / "small", stop=threading.Event())
+    assert found.keys() == given.keys()
+    assert all(made.name is not None for made in found.values())
+    assert len(list((tmp_path / "small").iterdir())) == 60
