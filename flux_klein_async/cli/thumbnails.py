@@ -4,10 +4,12 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,9 +59,11 @@ def make_thumbnails(
     paths, keys, folders = list(missing.values()), list(missing), [folder] * len(missing)
     # Never a fork: this process has threads, and its loop.
     few = len(missing) <= _FEW
-    pool = None if few else ProcessPoolExecutor(_PROCESSES, get_context("spawn"), initializer=_ignore_signals)
+    pool = None if few else ProcessPoolExecutor(_PROCESSES, get_context("spawn"), initializer=_end_with_parent)
     try:
-        made = map(_made, paths, keys, folders) if pool is None else pool.map(_made, paths, keys, folders, chunksize=8)
+        with _without_ctrl_c():
+            apply = map if pool is None else partial(pool.map, chunksize=8)
+            made = iter(apply(_made, paths, keys, folders))
         for done, key in enumerate(keys):
             if stop.is_set():
                 break
@@ -74,9 +78,28 @@ def make_thumbnails(
     return found
 
 
-def _ignore_signals() -> None:
-    """The parent decides what Ctrl-C means; the terminal sends it to both."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Processes that this thread starts get no Ctrl-C: the terminal sends it to all, and the parent answers it."""
+    mask = getattr(signal, "pthread_sigmask", None)  # Windows has none
+    before = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask is not None else None
+    try:
+        yield
+    finally:
+        if mask is not None:
+            mask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed, or quits at the second Ctrl-C, tells its processes nothing."""
+    parent = parent_process()
+    assert parent is not None  # noqa: S101  # this runs in a child
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _made(path: Path, key: str, folder: Path) -> Thumbnail:

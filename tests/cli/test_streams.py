@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, int, bool]] = {
     "": ("", 64, False),
     "generate": ("generate x --width 64 --height 64", 0, True),
     "batch": ("batch prompts.txt --output-dir OUT", 0, True),
+    "report": ("report made", 0, True),
     "status": ("status ID", 0, True),
     "result": ("result ID", 0, True),
     "cancel": ("cancel ID", 1, True),

@@ -1,6 +1,12 @@
 """Thumbnails are made once, never over the bound of processes, and a broken picture costs its own only."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -51,3 +57,33 @@ def test_many_are_made_by_two_processes_and_a_stop_ends_them(tmp_path: Path) -> 
     assert found.keys() == given.keys()
     assert all(made.name is not None for made in found.values())
     assert len(list((tmp_path / "small").iterdir())) == 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [signal.SIGINT, signal.SIGKILL])
+def test_the_processes_end_with_the_command(tmp_path: Path, stopped: signal.Signals) -> None:
+    lines = []
+    for index, path in enumerate(pictures(tmp_path, 150).values()):
+        facts = {"input": {"prompt": "a"}, "request_id": "r", "state": "completed", "files": [{"path": path.name}]}
+        lines.append(json.dumps({"index": index, "id": None, "error": None, **facts}))
+    (tmp_path / "manifest.jsonl").write_text("\n".join(lines) + "\n")
+    command = [sys.executable, "-m", "flux_klein_async", "report", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
+        small = tmp_path / "index_files" / "thumbnails"
+        while not (small.is_dir() and any(small.iterdir())):
+            time.sleep(0.01)
+        if stopped == signal.SIGINT:
+            os.killpg(process.pid, stopped)  # as a terminal does
+        else:
+            process.kill()
+        out, err = process.communicate(timeout=60)
+    if stopped == signal.SIGINT:
+        assert (process.returncode, out, err) == (130, f"{tmp_path}/index.html\n".encode(), b"")
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:  # until nothing of its session is left
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("a process outlived the command")
