@@ -2,7 +2,7 @@
 
 The manifest and the files are taken for hostile: any value may have any type, a path may lead anywhere. Only files
 below the manifest's directory are named by a link, and only those of media types. Rows wait on disk, so that memory
-does not grow with the length of the manifest, but for a few numbers each. The calls block.
+does not grow with the length of the manifest, but for a few numbers and the path of each picture. The calls block.
 """
 
 import hashlib

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
 from PIL import Image
 
 from flux_klein_async.emulator import Emulator, error_reply
@@ -114,29 +113,27 @@ def test_a_report_that_cannot_be_written_leaves_what_is_there(flux_klein: Comman
     assert "The report cannot be written to '.': Not a directory" in ran.err
 
 
-@pytest.mark.parametrize(
-    ("options", "fails", "made"),
-    [
-        ((), False, True),
-        (("--no-report",), False, False),
-        (("--no-download",), False, False),
-        (("--no-download", "--report"), False, True),
-        ((), True, False),
-        (("--report",), True, True),
-    ],
-)
 def test_a_batch_writes_a_report_if_a_picture_was_saved_or_it_is_asked_to(
-    served: Emulator, flux_klein: Command, options: tuple[str, ...], fails: bool, made: bool
+    served: Emulator, flux_klein: Command
 ) -> None:
-    if fails:
-        served.script("submit", error_reply(422, 422001))
-    Path("prompts.txt").write_text("a cat\n")
-    ran = flux_klein("batch", "prompts.txt", *options)
-    assert ran.code == (65 if fails else 0)
-    assert ("Report: out/index.html" in ran.err, Path("out/index.html").exists()) == (made, made)
-    if made:
-        [row] = rows(Path("out/index.html"))
-        assert (row["prompt"], row["state"]) == ("a cat", "failed" if fails else "done")
+    cases = [
+        ("", False, True),
+        ("--no-report", False, False),
+        ("--no-download", False, False),
+        ("--no-download --report", False, True),
+        ("", True, False),
+        ("--report", True, True),
+    ]
+    Path("prompts.jsonl").write_text('{"prompt": "a cat", "width": 64, "height": 64}')
+    for number, (options, fails, made) in enumerate(cases):
+        if fails:
+            served.script("submit", error_reply(422, 422001))
+        ran = flux_klein("batch", "prompts.jsonl", "--output-dir", str(number), *options.split())
+        page = Path(str(number), "index.html")
+        assert ran.code == (65 if fails else 0), options
+        assert (f"Report: {page}" in ran.err, page.exists()) == (made, made), options
+        if made:
+            assert [(row["prompt"], row["state"]) for row in rows(page)] == [("a cat", "failed" if fails else "done")]
 
 
 def test_a_batch_does_not_fail_with_its_report(served: Emulator, flux_klein: Command) -> None:
