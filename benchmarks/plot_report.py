@@ -8,7 +8,6 @@ ends it; then its page in Chromium. The times differ a little from run to run. N
 
 import argparse
 import asyncio
-import io
 import json
 import os
 import sys
@@ -61,8 +60,6 @@ async def photograph(page_file: Path, output: Path, *, dark: bool) -> None:
         await page.open(page_file.as_uri(), width=WIDTH, height=HEIGHT, scale=SCALE, dark=dark)
         await page.until("document.body.dataset.shown && [...document.images].every(image => image.complete)")
         await page.picture(output)
-    with Image.open(io.BytesIO(output.read_bytes())) as picture:
-        picture.convert("RGB").save(output, optimize=True)
 
 
 def main() -> None:
@@ -74,6 +71,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         asyncio.run(run_batch(Path(name)))
         asyncio.run(photograph(Path(name, "pictures", "index.html"), options.output, dark=options.dark))
+    with Image.open(options.output) as picture:
+        smaller = picture.convert("RGB")
+    smaller.save(options.output, optimize=True)
     print(f"{options.output}: {options.output.stat().st_size // 1024} KiB")
 
 

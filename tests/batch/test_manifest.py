@@ -200,6 +200,18 @@ FOREIGN = [
 ]
 
 
+def test_what_is_appended_while_a_manifest_is_read_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.jsonl"
+    with Manifest(path) as manifest:
+        manifest.append(done(0))
+        manifest.append(failed(1))
+        records = read_manifest(path)
+        first = next(records)
+        manifest.append(done(1))
+        manifest.append(done(2))
+    assert [(known["index"], known["state"]) for known in (first, *records)] == [(0, "completed"), (1, "failed")]
+
+
 def test_a_torn_line_is_closed_before_the_next_and_is_no_line(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     with Manifest(path) as manifest:
