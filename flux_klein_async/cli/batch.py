@@ -64,7 +64,7 @@ def batch(
     no_download: run.NoDownload = False,
     report: Annotated[
         bool | None,
-        typer.Option("--report/--no-report", help="Write DIR/index.html at the end; else if a picture was saved."),
+        typer.Option("--report/--no-report", help="Write DIR/index.html; else if a picture was saved."),
     ] = None,
     as_json: run.JsonLines = False,
     quiet: run.Quiet = False,

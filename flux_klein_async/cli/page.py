@@ -165,6 +165,7 @@ def _rendered(found: Report, template: str, names: Mapping[str, str], chunks: li
         changed=datetime.fromtimestamp(found.changed, UTC).strftime("%Y-%m-%dT%H:%M"),
         figures=list(_figures(found)),
         failures=found.failures[:_MOST_FAILURES],
+        kinds=len(found.failures),
         counts=[(state, found.counts[state]) for state in STATES if found.counts[state]],
         manifest=MANIFEST,
         unreadable=f"Line{'s' if count > 1 else ''} {listed}{more} could not be read." if count else None,

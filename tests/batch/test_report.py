@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flux_klein_async import errors
+from flux_klein_async.batch.manifest import json_line
 from flux_klein_async.batch.report import STATES, Report, advice, percentile, rate, row
 from flux_klein_async.errors import FluxKleinError, InvalidInputError
 
@@ -85,6 +88,30 @@ def test_a_row_has_what_a_card_shows(tmp_path: Path) -> None:
 )
 def test_what_a_record_does_not_say_is_null(facts: dict[str, Any], name: str, expected: object) -> None:
     assert row(record(**facts), "/nowhere")[name] == expected
+
+
+@pytest.mark.slow
+@settings(max_examples=200, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(["id", "input", "request_id", "files", "cost_usd", "timings", "error"]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(["path", "prompt", "width", "submit", "type", "charged"]), inner, max_size=4
+                )
+            ),
+            max_leaves=8,
+        ),
+    )
+)
+def test_any_record_is_a_row_of_plain_data(facts: dict[str, Any]) -> None:
+    found = row(record(**facts), "/nowhere")
+    assert json.loads(json_line(found)) == found
+    assert found["state"] in STATES
+    assert all(file["href"] is None for file in found["files"])
 
 
 def test_only_media_files_below_the_directory_are_linked(tmp_path: Path) -> None:

@@ -193,10 +193,11 @@
     const given = new URLSearchParams(location.hash.slice(1));
     return { state: given.get("state") || "", text: given.get("text") || "", page: Math.max(1, Number.parseInt(given.get("page"), 10) || 1) };
   };
-  const go = (change) => {
+  const go = (change, replace = false) => {
     const next = { ...wanted(), page: 1, ...change };
     const given = new URLSearchParams(Object.entries(next).filter(([name, value]) => value && !(name === "page" && value === 1)));
-    location.hash = given.toString();
+    if (replace) location.replace(`#${given}`);
+    else location.hash = given.toString();
   };
 
   const pagerOf = (nav, current, pages) => {
@@ -210,7 +211,7 @@
   let turn = 0, last = null;
   const show = async () => {
     const mine = ++turn, filter = wanted();
-    if (text.value.trim() !== filter.text.trim()) text.value = filter.text;
+    if (document.activeElement !== text) text.value = filter.text; // else someone is typing
     for (const radio of document.querySelectorAll("#states input")) radio.checked = radio.value === filter.state;
     const end = String(facts.states.indexOf(filter.state));
     let places = [];
@@ -244,7 +245,7 @@
   let pause = 0;
   text.addEventListener("input", () => {
     clearTimeout(pause);
-    pause = setTimeout(() => go({ text: text.value.trim() }), 120);
+    pause = setTimeout(() => go({ text: text.value.trim() }, true), 120);
   });
   find("states").addEventListener("change", (event) => go({ state: event.target.value }));
   for (const button of document.querySelectorAll(".failures button")) {
