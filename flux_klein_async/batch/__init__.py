@@ -1,1 +1,1 @@
-"""Files of prompts: reads them, estimates them, and writes how each row ended."""
+"""Files of prompts: reads them, estimates them, writes how each row ended, and reads that for a report."""
