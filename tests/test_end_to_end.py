@@ -131,6 +131,8 @@ def test_a_stopped_batch_waits_for_what_runs_and_the_next_run_does_the_rest(
             "a running generation was neither waited for nor reported"
         )
         assert "Run the same command again to resume it." in err
+        assert "Report: out/index.html" in err
+        assert (tmp_path / "out" / "index.html").is_file()
         with start(*command, emulated=emulated, cwd=tmp_path) as process:
             out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err

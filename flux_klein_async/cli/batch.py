@@ -148,7 +148,7 @@ def batch(
                 manifest=manifest,
             ).generate(rows)
             wanted = totals.done > 0 and not no_download if report is None else report
-            if wanted and stop.code is None:
+            if wanted:
                 await page.after_batch(folder, screen, stop)
             return code if stop.code is None else stop.code
 

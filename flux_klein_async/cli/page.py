@@ -36,6 +36,7 @@ _MARK = b'<meta name="generator" content="flux-klein report">'
 _MARKED_WITHIN = 2048  # bytes
 _CHUNK = 1000  # rows in a script
 _KEPT = 3600.0  # seconds that files of older pages stay: someone may be reading them, or writing them
+_AFTER_STOP = 5.0  # seconds for the thumbnails of a batch that was stopped
 _NOTICED = 200  # thumbnails whose making is worth a line
 _UNREADABLE_SHOWN = 5
 _INTERNAL = ("path", "key", "saved")  # facts of a file that the page does not use
@@ -73,6 +74,8 @@ def report(
 
 async def after_batch(folder: Path, screen: Screen, stop: signals.Stop) -> None:
     """Write the page and say where it is, or why there is none: a batch that is done does not fail with it."""
+    if stop.code is not None:
+        screen.say("Writing the report. Press Ctrl-C to quit without.")
     try:
         [path] = await _written(folder, screen, stop)
     except FluxKleinError as error:
@@ -91,7 +94,10 @@ async def _written(folder: Path, screen: Screen, stop: signals.Stop, *, contact_
             quarter = reached
             loop.call_soon_threadsafe(screen.say, f"{done:,} of {of:,} thumbnails made")
 
-    stop.gently(enough.set)
+    if stop.code is None:
+        stop.gently(enough.set)
+    else:  # a batch that was stopped; the next signal ends the process
+        loop.call_later(_AFTER_STOP, enough.set)
     job = partial(write_report, folder, contact_sheet=contact_sheet, stop=enough, on_progress=progress)
     return await loop.run_in_executor(None, job)
 

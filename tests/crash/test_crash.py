@@ -103,7 +103,8 @@ class Batch:
 
     @contextmanager
     def started(self, *how: str, options: tuple[str, ...] = ()) -> Iterator["subprocess.Popen[str]"]:
-        arguments = ["batch", "prompts.jsonl", "--concurrency", "4", "--max-spend", "1", "--quiet", *options]
+        limits = ("--concurrency", "4", "--max-spend", "1")
+        arguments = ["batch", "prompts.jsonl", *limits, "--quiet", "--no-report", *options]
         token = {"RUNCOMFY_MODEL_API_BASE": self.emulated.base_url, "RUNCOMFY_API_TOKEN": self.emulated.api_key}
         with subprocess.Popen(
             [sys.executable, *how, *arguments],
