@@ -61,7 +61,9 @@ _ADVICE: Final[dict[type[FluxKleinError], str]] = {
     errors.JournalError: "Make the journal readable and writable again, then run the same command again.",
     errors.FluxKleinError: _AGAIN,
 }
-_PAID_WITHOUT_FILE: Final = "It was charged and gave no file. Change the prompt, or ask the service's support."
+_PAID_WITHOUT_FILE: Final = (
+    "It was charged and gave no file. Change the prompt, or run the command again with --retry-failed to pay again."
+)
 
 _SUFFIXES: Final = {
     "picture": {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif"},
