@@ -75,6 +75,8 @@ class Operation:
         self.started = loop.time()
         self.deadline = None if timeout is None else self.started + timeout
         self.request_id = request_id
+        if request_id is not None:
+            context.known_ids.take(request_id)  # no later submit can be it
         self.tag = tag
         self.waits = waits
         self.slot = slot

@@ -595,6 +595,15 @@ async def test_an_id_that_this_client_knows_of_another_submit_is_no_id(klein_emu
     assert (await first.wait_for_result()).request_id == first.request_id
 
 
+async def test_an_id_that_this_client_was_asked_about_is_no_id_of_a_later_submit(klein_emulator, connect):
+    first = await connect().submit("a cat")
+    client = connect()
+    await client.handle(first.request_id).status()
+    klein_emulator.script("submit", mixed_up(first.request_id))
+    with pytest.raises(SubmissionUncertainError):
+        await client.submit("a dog")
+
+
 async def test_the_request_of_another_submit_is_not_cancelled_by_a_submit_that_is_given_up(klein_emulator, connect):
     events = Events()
     client = connect(on_event=events)
