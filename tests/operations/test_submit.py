@@ -299,7 +299,7 @@ async def test_an_uncertain_submit_tells_what_came_back_and_why(klein_emulator, 
     assert isinstance(error.__cause__, cause)
     assert error.cause == str(error.__cause__)
     assert [(event.tag, event.error) for event in events.of(Uncertain)] == [("mine", str(error))]
-    assert [record.getMessage() for record in caplog.records] == [f"{error} (tag 'mine')"]
+    assert [record.getMessage() for record in caplog.records] == [f"{error} (tag mine)"]
 
 
 @pytest.mark.parametrize(
@@ -307,8 +307,8 @@ async def test_an_uncertain_submit_tells_what_came_back_and_why(klein_emulator, 
     [
         (None, ""),
         (7, " (tag 7)"),
-        ("a\x1b\nb", r" (tag 'a\x1b\nb')"),
-        ("x" * 200, f" (tag '{'x' * 100}')"),
+        ("a\x1b\nb", r" (tag a\x1b\nb)"),
+        ("x" * 400, f" (tag {'x' * 299}…)"),
         ({}, " (tag dict)"),
     ],
 )
