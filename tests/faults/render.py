@@ -14,7 +14,7 @@ _INTRODUCTION = """\
 
 For every verb, every endpoint that it calls and every fault that the emulator can make there: what you get if it
 happens once, and if it happens each time. The client has its defaults (it polls `status` while it waits, then fetches
-`result`) and a timeout of 30 s; `generate_many` has one item and a budget, and at the endpoint `file` a directory. This
+`result`; the last sections have `poll_endpoint="result"`) and a timeout of 30 s; `generate_many` has one item and a budget, and at the endpoint `file` a directory. This
 page is generated from the table that the tests check cell by cell.
 
 How to read it:
@@ -82,7 +82,8 @@ def _sections() -> Iterator[str]:
     last = ""
     for (verb, endpoint), rows in TABLE.items():
         if verb != last:
-            yield f"\n## `{verb}`\n"
+            name, _, option = verb.partition(" with ")
+            yield f"\n## `{name}`{option and f' with `{option}`'}\n"
             last = verb
         where = "While it connects" if endpoint == "connect" else f"At the endpoint `{endpoint}`"
         yield f"\n{where}:\n\n| fault | once | each time | accepted | journal |\n| --- | --- | --- | --- | --- |\n"
