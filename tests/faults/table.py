@@ -327,8 +327,10 @@ TABLE: dict[tuple[str, str], list[Row]] = {
     ("updates" + BY_RESULT, "result"): [
         (_NOT_NOW, _SUBMITTED, _OUT_OF_TIME),
         _same(
-            (*chain(*REFUSED), *SILENT, *SLOW, *NO_ANSWER, "other-id", *BARE, "no-output", *_WITHOUT_FILE)
-            + (*FINE, *_ODD_RESULTS),
+            (
+                *(*chain(*REFUSED), *SILENT, *SLOW, *NO_ANSWER, *BARE),
+                *("other-id", "no-output", *_WITHOUT_FILE, *FINE, *_ODD_RESULTS),
+            ),
             _SUBMITTED,
         ),
     ],

@@ -34,7 +34,7 @@ class Cell(NamedTuple):
     """What a verb ends in.
 
     `error`: the class, or "ok". `accepted`: submits accepted. `journal`: what the journal says of the request.
-    `charged`, `retryable`: the error's, or "" and False. `shown`: where a traceback with local variables shows the token.
+    `charged`, `retryable`: the error's, or "" and False. `shown`: where a traceback with local variables has the token.
     """
 
     error: str
