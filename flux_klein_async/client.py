@@ -250,7 +250,7 @@ class FluxKleinClient(NotWith):
         """
         prepared = self._prepared(input, model, width, height)
         operation = self._operation(timeout, tag=tag)
-        with operation.telling("submit", prepared.model), operation:
+        with operation.reporting("submit", prepared.model), operation:
             accepted = await submit(operation, prepared, on_abandon="cancel")
         handle = RequestHandle(self, accepted.request_id)
         handle._accepted = accepted  # noqa: SLF001  # its model, and when it was accepted
@@ -319,7 +319,7 @@ class FluxKleinClient(NotWith):
         accepted = self._accepted(request)
         _check_wait_options(on_abandon, on_status)
         operation = self._operation(timeout, request_id=accepted.request_id, waits=True)
-        with operation.telling("wait_for_result", accepted.model), operation:
+        with operation.reporting("wait_for_result", accepted.model), operation:
             return await wait(operation, accepted, on_abandon=on_abandon, on_status=on_status)
 
     async def generate(
@@ -356,7 +356,7 @@ class FluxKleinClient(NotWith):
         prepared = self._prepared(input, model, width, height)
         _check_wait_options(on_abandon, on_status)
         operation = self._operation(timeout, tag=tag, waits=True)
-        with operation.telling("generate", prepared.model), operation:
+        with operation.reporting("generate", prepared.model), operation:
             async with Slot(self._context.limiter) as operation.slot:
                 return await generate(operation, prepared, on_abandon=on_abandon, on_status=on_status)
 

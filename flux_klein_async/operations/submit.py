@@ -238,7 +238,7 @@ class _Submission:
             if error.request_id is None:  # otherwise it was accepted, and only the journal failed
                 await self._refused(error)
             raise
-        self._accepted(request_id)
+        self._note_accepted(request_id)
         return request_id
 
     async def _write(self, state: EntryState, **facts: Any) -> None:
@@ -312,7 +312,7 @@ class _Submission:
         operation = self._operation
         operation.emit(kind, seconds=operation.elapsed, model=self._prepared.model, call=operation.number, **facts)
 
-    def _accepted(self, request_id: str) -> None:
+    def _note_accepted(self, request_id: str) -> None:
         self._operation.request_id, self._operation.submitted = request_id, True
         self._tell(Submitted)
 
@@ -363,7 +363,7 @@ class _Submission:
         timer.cancel()
         failure = None if post.cancelled() else post.exception()
         if self._accepted_as is not None:  # whether or not it could be written down
-            self._accepted(self._accepted_as)
+            self._note_accepted(self._accepted_as)
             abandon(self._operation, self._accepted_as, self._on_abandon)
             if failure is not None:
                 raise failure
