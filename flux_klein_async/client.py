@@ -122,7 +122,10 @@ class FluxKleinClient(NotWith):
         limits: How much at once, and how large; or your own `Limiter`. None: `Limits()`.
         polling: When to poll; None: `AdaptivePolling()`, which learns how long generations take.
         retry: How calls are repeated where that is safe; None: `RetryPolicy()`.
-        session: A session to borrow. It is never closed, and may have no credentials.
+        session: A session to borrow. It is never closed, and may have no credentials. Its connections get the same
+            checks as our own, and socket options that notice a dead path; a sleep of the machine is noticed on a
+            connection that this client has used before. How connections are made is the session's affair: the call has
+            30 s, and the time of its answer, to obtain one.
         journal: Where requests are recorded (`SqliteJournal`); None: nowhere. The client does not close it.
         budget: What bounds the spending (`Budget`); None: nothing.
         on_event: A plain function that receives each `Event`; if it raises, that is logged and ignored.
@@ -247,7 +250,7 @@ class FluxKleinClient(NotWith):
         """
         prepared = self._prepared(input, model, width, height)
         operation = self._operation(timeout, tag=tag)
-        with operation.telling("submit", prepared.model), operation:
+        with operation.reporting("submit", prepared.model), operation:
             accepted = await submit(operation, prepared, on_abandon="cancel")
         handle = RequestHandle(self, accepted.request_id)
         handle._accepted = accepted  # noqa: SLF001  # its model, and when it was accepted
@@ -303,7 +306,8 @@ class FluxKleinClient(NotWith):
             timeout: Seconds for polling and fetching together.
             on_abandon: When the deadline passes or the task is cancelled: "cancel" asks the service to cancel,
                 "leave" sends nothing.
-            on_status: A plain function that receives each change of state or queue position.
+            on_status: A plain function that receives each change of state or queue position. If it raises, the call
+                ends with that exception, and the request is treated as `on_abandon` says.
 
         Raises:
             WaitTimeoutError: The deadline passed; the request can be resumed.
@@ -315,7 +319,7 @@ class FluxKleinClient(NotWith):
         accepted = self._accepted(request)
         _check_wait_options(on_abandon, on_status)
         operation = self._operation(timeout, request_id=accepted.request_id, waits=True)
-        with operation.telling("wait_for_result", accepted.model), operation:
+        with operation.reporting("wait_for_result", accepted.model), operation:
             return await wait(operation, accepted, on_abandon=on_abandon, on_status=on_status)
 
     async def generate(
@@ -340,7 +344,8 @@ class FluxKleinClient(NotWith):
             timeout: Seconds for the slot, the submit, the wait, repeats and the fetch together.
             on_abandon: When the deadline passes or the task is cancelled: "cancel" asks the service to cancel,
                 "leave" sends nothing.
-            on_status: A plain function that receives each change of state or queue position.
+            on_status: A plain function that receives each change of state or queue position. If it raises, the call
+                ends with that exception, and the request is treated as `on_abandon` says.
             tag: Any object; the events of this generation carry it.
 
         Raises:
@@ -351,7 +356,7 @@ class FluxKleinClient(NotWith):
         prepared = self._prepared(input, model, width, height)
         _check_wait_options(on_abandon, on_status)
         operation = self._operation(timeout, tag=tag, waits=True)
-        with operation.telling("generate", prepared.model), operation:
+        with operation.reporting("generate", prepared.model), operation:
             async with Slot(self._context.limiter) as operation.slot:
                 return await generate(operation, prepared, on_abandon=on_abandon, on_status=on_status)
 

@@ -41,7 +41,7 @@ PURE = """text errors schema models events options api.messages api.urls api.req
 IMPORTERS = {
     "aiohttp": {"transport.aiohttp", "transport.failures"},
     "tenacity": {"transport.retry"},
-    "sqlite3": {"batch.rows", "journal.reader", "journal.sqlite"},
+    "sqlite3": {"batch.rows", "journal.sqlite"},
 }
 IMPURE = {"asyncio", "time", "secrets", "socket", "ssl", "os", "threading", "tempfile", *IMPORTERS}
 THIRD_PARTIES = {

@@ -3,6 +3,7 @@
 Tolerant of unknown fields and strict about needed ones; the whole answer stays in `raw`.
 """
 
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -67,7 +68,7 @@ def _object(response: Response) -> dict[str, Any] | None:
     """The answer's JSON object, or None if it is none of sane depth and size."""
     try:
         # Unlike json.loads, it answers deep nesting, endless digits and lone surrogates with a ValueError.
-        value = from_json(response.body, allow_inf_nan=False, cache_strings="keys")
+        value = from_json(response.body.removeprefix(BOM_UTF8), allow_inf_nan=False, cache_strings="keys")
     except ValueError:
         return None
     return value if isinstance(value, dict) else None

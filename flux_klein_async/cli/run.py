@@ -90,6 +90,8 @@ class Totals:
         ends: How many items ended in each way.
         cost_usd: The cost of this run's generations, as far as the service reports it.
         highest_usd: The highest cost of one of them, or None.
+        unpriced: The ids of this run's requests that are or may be charged, with no cost reported and no result.
+        unreported: How many of this run's results came without a cost.
         polls, generations: Polls, and submits that were accepted.
         requests: The request ids and states of the items under way, by index of the fan-out.
     """
@@ -98,6 +100,8 @@ class Totals:
     ends: Counter[str] = field(default_factory=Counter)
     cost_usd: float = 0.0
     highest_usd: float | None = None
+    unpriced: set[str | None] = field(default_factory=set)
+    unreported: int = 0
     polls: int = 0
     generations: int = 0
     requests: dict[int, tuple[str, RequestState]] = field(default_factory=dict)
@@ -106,24 +110,42 @@ class Totals:
         """Take in an event; the client's `tag` is the index of the item."""
         self.polls += isinstance(event, Polled)
         self.generations += isinstance(event, Submitted)
+        self._note_cost(event)
         state, tag = _state_after(event), event.tag
         if state is None or not isinstance(tag, int) or event.request_id is None:
             return
         if tag in self.requests or isinstance(event, Submitted | StateChanged):  # else the item has ended
             self.requests[tag] = event.request_id, state
 
+    def _note_cost(self, event: Event) -> None:
+        if isinstance(event, Submitted):
+            self.unpriced.add(event.request_id)
+        elif isinstance(event, Cancelled) and event.cancelled:
+            self.unpriced.discard(event.request_id)
+        elif isinstance(event, Finished) and event.cost_usd is not None and event.request_id in self.unpriced:
+            self.unpriced.discard(event.request_id)
+            self.cost_usd += event.cost_usd
+            self.highest_usd = max(event.cost_usd, self.highest_usd or 0.0)
+
     def end(self, outcome: Outcome[Any]) -> None:
         """An item has ended."""
         self.requests.pop(outcome.index, None)
+        if outcome.result is not None and outcome.result.request_id in self.unpriced:
+            self.unpriced.discard(outcome.result.request_id)
+            self.unreported += 1
+        elif outcome.error is not None and outcome.error.charged == "no":
+            self.unpriced.discard(outcome.error.request_id)
         if outcome.result is None:
             self.ends[next((words for kind, words in _ENDS.items() if isinstance(outcome.error, kind)), "failed")] += 1
         elif outcome.from_journal:
             self.ends["done before"] += 1
         else:
             self.ends["done"] += 1
-            self.cost_usd += outcome.result.cost_usd or 0.0
-            if outcome.result.cost_usd is not None:
-                self.highest_usd = max(outcome.result.cost_usd, self.highest_usd or 0.0)
+
+    @property
+    def possibly_charged(self) -> int:
+        """How many requests may have been charged at a cost that is not known."""
+        return len(self.unpriced) + self.unreported + self.ends[_UNCERTAIN]
 
     @property
     def done(self) -> int:
@@ -321,8 +343,8 @@ class Run:
         return f"{totals.done:,}{total} done{where}{others}{spent}{rate}{polls}, {duration(seconds)}"
 
     async def _possibly_charged(self) -> str:
-        """What uncertain submits may have cost: the highest cost of this run, else the catalogue's price, for each."""
-        count = self.totals.ends[_UNCERTAIN]
+        """What requests without a known cost may have cost: the highest of this run, else the catalogue's, for each."""
+        count = self.totals.possibly_charged
         if not count or not self.charged:
             return ""
         each = self.totals.highest_usd
@@ -331,7 +353,7 @@ class Run:
                 price = generation_price(await self.client.get_model(timeout=_PRICED_WITHIN))
                 each = None if price is None else float(price)
         amount = "an unknown amount" if each is None else f"up to {dollars(count * each)}"
-        return f"; {amount} may have been charged for {count:,} uncertain submit{'s' if count > 1 else ''}"
+        return f"; {amount} may have been charged for {count:,} request{'s' if count > 1 else ''} of unknown cost"
 
     def _print_left(self) -> None:
         """Print how to resume what is left."""

@@ -5,7 +5,6 @@ Pruning takes many short transactions, so that the runs that write meanwhile do 
 
 import contextlib
 import json
-import sqlite3
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from flux_klein_async.errors import JournalError
 from flux_klein_async.journal.base import EntryState, from_nano
 from flux_klein_async.journal.lease import is_alive
 from flux_klein_async.journal.sql import BALANCE, ITEM_ID, files_from
-from flux_klein_async.journal.sqlite import DAMAGED, SqliteStore, connect, to_error
+from flux_klein_async.journal.sqlite import DAMAGED, UNUSABLE, SqliteStore, connect, to_error
 from flux_klein_async.models import SavedFile
 
 __all__ = ["JournalReader", "JournaledRequest", "prune"]
@@ -171,13 +170,13 @@ class JournalReader:
         """
         with self._errors():
             totals = self._db.execute("SELECT settled, held FROM accounts").fetchall()
-        return from_nano(sum(settled for settled, _ in totals)), from_nano(sum(held for _, held in totals))
+            return from_nano(sum(settled for settled, _ in totals)), from_nano(sum(held for _, held in totals))
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, sqlite3.Error, ValueError) as error:
+        except UNUSABLE as error:
             raise to_error(self.path, error) from error
 
 
@@ -224,5 +223,5 @@ def prune(path: Path, before: float, *, clock: Callable[[], float], dry_run: boo
                     count = store.prune(before, _AT_ONCE)
                 total += count
             return total
-    except (OSError, sqlite3.Error, ValueError) as error:
+    except UNUSABLE as error:
         raise to_error(path, error) from error

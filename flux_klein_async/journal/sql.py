@@ -32,7 +32,7 @@ from flux_klein_async.journal.base import (
 )
 from flux_klein_async.models import SavedFile
 
-__all__ = ["BALANCE", "ITEM_ID", "JournalStore", "files_from"]
+__all__ = ["BALANCE", "ITEM_ID", "UPGRADES", "VERSION", "JournalStore", "files_from"]
 
 ITEM_ID: Final = b"id:"  # begins the name of an item that has an id
 _LONGEST: Final = 2100  # characters of an error: no sentence of this package is longer
@@ -58,9 +58,11 @@ _INSERT: Final = (
 )
 # The highest cost of a model that was more than what was reserved for it. The price of the catalogue is no promise.
 _HIGHEST: Final = """
-    CREATE TABLE IF NOT EXISTS highest_costs (
+    CREATE TABLE highest_costs (
         account BIGINT NOT NULL, model TEXT NOT NULL, cost BIGINT NOT NULL, PRIMARY KEY (account, model))
 """
+VERSION: Final = 2  # of the schema
+UPGRADES: Final = {2: _HIGHEST}  # by version: the statement that makes it of the version before
 _RAISE: Final = (
     "INSERT INTO highest_costs (account, model, cost) VALUES (?, ?, ?)"
     " ON CONFLICT (account, model) DO UPDATE SET cost = excluded.cost"
@@ -200,7 +202,6 @@ class JournalStore(ABC):
     def begin(self, name: str) -> None:
         """Begin a run, and end those that died."""
         # What came in each pass over items: on the disk, because it may be a million items.
-        self.execute(_HIGHEST)  # a journal of an earlier version lacks it
         key = "PRIMARY KEY (pass, name)"
         self.execute(f"CREATE TEMP TABLE passed (pass BIGINT, name {self.blob}, count BIGINT, {key})")
         for [run] in self.execute("SELECT id FROM runs").fetchall():
@@ -456,7 +457,8 @@ class JournalStore(ABC):
             self._claimed.add(item)
         if newest is None or action is Action.SUBMIT:
             return claim
-        answer, files = newest.answer, files_from(newest.files)
+        answer = newest.answer if isinstance(newest.answer, bytes) else None  # otherwise the service is asked again
+        files = files_from(newest.files)
         return replace(claim, request_id=newest.request_id, answer=answer, files=files, error=newest.error)
 
     def preview(

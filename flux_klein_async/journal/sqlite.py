@@ -16,14 +16,22 @@ from typing import Any, Final, Self
 from flux_klein_async.errors import JournalError
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.journal.lease import Lease, is_alive, is_same_file, sweep
-from flux_klein_async.journal.sql import JournalStore
+from flux_klein_async.journal.sql import UPGRADES, VERSION, JournalStore
 from flux_klein_async.journal.writer import FORKED, JournalAccount, Writer
 
-__all__ = ["APPLICATION_ID", "BUSY", "DAMAGED", "VERSION", "SqliteJournal", "SqliteStore", "connect", "to_error"]
+__all__ = [
+    "APPLICATION_ID",
+    "BUSY",
+    "DAMAGED",
+    "UNUSABLE",
+    "SqliteJournal",
+    "SqliteStore",
+    "connect",
+    "to_error",
+]
 
 BUSY: Final = 5.0  # seconds that another process may hold the file
 APPLICATION_ID: Final = 0x464B4A31  # "FKJ1"
-VERSION: Final = 1  # of the schema, in user_version
 
 _LOCKED: Final = (
     "is locked: another program has been writing to it for too long; close it, or give each a journal of its own"
@@ -71,13 +79,19 @@ _NUMBERS: Final[Mapping[int | None, str]] = {
 }
 
 
+# What a value that should not be there leads to: text that cannot be decoded, a state that does not exist, a text in a
+# column of amounts.
+_ODD_VALUE: Final = (ValueError, TypeError, AttributeError, ArithmeticError)
+UNUSABLE: Final = (OSError, sqlite3.Error, *_ODD_VALUE)
+
+
 def to_error(path: Path, error: Exception) -> JournalError:
     """The error to raise for an exception while using the file."""
     said = f"{type(error).__name__}: {error}"
     if isinstance(error, OSError):
         advice = _NUMBERS.get(error.errno)
         said = error.strerror or type(error).__name__
-    elif isinstance(error, ValueError):  # text that cannot be decoded, a state that does not exist
+    elif isinstance(error, _ODD_VALUE):
         advice = DAMAGED
     else:
         code = getattr(error, "sqlite_errorcode", 0)
@@ -231,10 +245,19 @@ class SqliteStore(JournalStore):
                 db.execute(f"PRAGMA {pragma}")
             store = cls(path, db, lease, clock)
             with store.writing():
+                store.upgrade()
                 store.begin(lease.run)
             sweep(path)
             stack.pop_all()
         return store
+
+    def upgrade(self) -> None:
+        """Make the tables those of this version."""
+        [version] = self.execute("PRAGMA user_version").fetchone()
+        if version < VERSION:
+            for number in range(version + 1, VERSION + 1):
+                self.execute(UPGRADES[number])
+            self.execute(f"PRAGMA user_version = {VERSION}")
 
     def place(self) -> str:
         """Where the journal is."""

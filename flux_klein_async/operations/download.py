@@ -117,7 +117,7 @@ async def read(operation: Operation, result: GenerationResult) -> list[bytes]:
 def _check_files(operation: Operation, result: GenerationResult, verb: str) -> None:
     """Refuse a result without a file: nothing to download is not "downloaded"."""
     if not result.urls:
-        with operation.telling(verb):
+        with operation.reporting(verb):
             raise DownloadError("The result holds no file; fetch it again later", request_id=result.request_id)
 
 
@@ -135,7 +135,7 @@ def _default_names(result: GenerationResult, stem: str | None) -> list[str]:
 @contextmanager
 def _reported(operation: Operation, result: GenerationResult, verb: str) -> Iterator[None]:
     """Report a verb's failure as an event; a deadline that passed is a `DownloadError`."""
-    with operation.telling(verb):
+    with operation.reporting(verb):
         try:
             yield
         except APITimeoutError as error:

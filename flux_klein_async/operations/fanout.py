@@ -1,4 +1,6 @@
-"""Many items through one callable: structured, bounded, lazy. It knows nothing of requests, journals or files.
+"""Many items through one callable: structured, bounded, lazy; and which errors end the submitting of all of them.
+
+What is done for an item is not known here (`items`).
 
 Leaving the `async with` ends every task that it started. Not an `asyncio.TaskGroup`: that would wrap the body's own
 exception in a group. Not an async generator: one that holds tasks across `yield` breaks cancellation (PEP 789).

@@ -154,14 +154,14 @@ class ItemRunner(Generic[T]):
         elif not isinstance(self._stopped_by, GenerationCancelledError):
             self._stopped_by = GenerationCancelledError("Stopped before it was submitted", charged="no")
             for operation in list(self._generating):
-                self._end(operation)
+                self._stop_one(operation)
 
-    def _end(self, operation: Operation) -> None:
+    def _stop_one(self, operation: Operation) -> None:
         """End a generation, unless the service runs it already. The current task is never cancelled."""
         if operation not in self._generating:
             return  # it has ended meanwhile
         if operation.request_id is None and operation.is_running_here:
-            self._context.loop.call_soon(self._end, operation)  # an event handler of this very item stops the fan-out
+            self._context.loop.call_soon(self._stop_one, operation)  # an event handler of this very item stops it
             return
         operation.stop()
         if operation.request_id is not None:
@@ -275,7 +275,11 @@ class ItemRunner(Generic[T]):
             )
             operation.on_submit_failed = self._submit_failed
             try:
-                with operation.telling("generate", item.prepared.model), self._registered(operation), operation:
+                with (
+                    operation.reporting("generate", item.prepared.model),
+                    self._registered(operation),
+                    operation,
+                ):
                     result = await run(operation)
             except SubmissionUncertainError as error:
                 if error is not operation.last_error:  # it was abandoned at its deadline, before its answer came

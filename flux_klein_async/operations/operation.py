@@ -75,6 +75,8 @@ class Operation:
         self.started = loop.time()
         self.deadline = None if timeout is None else self.started + timeout
         self.request_id = request_id
+        if request_id is not None:
+            context.known_ids.take(request_id)  # no later submit can be it
         self.tag = tag
         self.waits = waits
         self.slot = slot
@@ -230,7 +232,7 @@ class Operation:
         return self._loop.time() - self.started
 
     @contextmanager
-    def telling(self, verb: str, model: str | None = None) -> Iterator[None]:
+    def reporting(self, verb: str, model: str | None = None) -> Iterator[None]:
         """Emit `Failed` for an error that the call leaves with."""
         try:
             yield
@@ -251,9 +253,9 @@ class Operation:
 
     # --- calling
 
-    def admission(self, kind: Kind, *, price: float | None = None) -> "Admission":
-        """Wait until a call of this kind may go; `price` is that of a poll, which waits for its turn too."""
-        return Admission(self, kind, price)
+    def admission(self, kind: Kind, *, poll_price: float | None = None) -> "Admission":
+        """Wait until a call of this kind may go; a poll, which has a price, waits for its turn too."""
+        return Admission(self, kind, poll_price)
 
     async def exchange(self, request: Request, read: Callable[[Response], T]) -> T:
         """Send a request and read its answer, with repeats inside the deadline and the client's quota.
@@ -359,12 +361,12 @@ class Admission:
     poll's turn under the ceiling; for a connection. A hold that comes meanwhile starts the waiting again.
     """
 
-    __slots__ = ("_kind", "_operation", "_outlived", "_price")
+    __slots__ = ("_kind", "_operation", "_outlived", "_poll_price")
 
-    def __init__(self, operation: Operation, kind: Kind, price: float | None) -> None:
+    def __init__(self, operation: Operation, kind: Kind, poll_price: float | None) -> None:
         self._operation = operation
         self._kind = kind
-        self._price = price
+        self._poll_price = poll_price
         self._outlived = False
 
     async def __aenter__(self) -> Self:
@@ -374,8 +376,8 @@ class Admission:
         while True:
             while operation.held(kind):
                 await sleep_until(context.loop, operation.after_hold(kind))
-            if self._price is not None:
-                await context.limiter.poll_turn(self._price)
+            if self._poll_price is not None:
+                await context.limiter.poll_turn(self._poll_price)
             if not context.lanes.take(kind):
                 await context.lanes.wait(kind)
             held = True

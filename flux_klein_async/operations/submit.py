@@ -37,6 +37,7 @@ from flux_klein_async.operations.calls import abandon, get_model
 from flux_klein_async.operations.context import log, wrapping_errors
 from flux_klein_async.operations.operation import Operation
 from flux_klein_async.options import OnAbandon
+from flux_klein_async.text import plain
 from flux_klein_async.transport.base import BodyGuard
 from flux_klein_async.transport.retry import Verdict, classify, refused_for_now
 
@@ -204,16 +205,6 @@ async def submit(operation: Operation, prepared: PreparedRequest, *, on_abandon:
     )
 
 
-def _tagged(tag: object) -> str:
-    """The tag of a call, or the index of an item, for a log line; any other object may hold secrets: its type."""
-    if tag is None:
-        return ""
-    shown = (
-        repr(str(tag)[:100]) if isinstance(tag, str) else tag if isinstance(tag, int | float) else type(tag).__name__
-    )
-    return f" (tag {shown})"
-
-
 class _Submission:
     """One submit, with the key that identifies it in journal and budget."""
 
@@ -247,7 +238,7 @@ class _Submission:
             if error.request_id is None:  # otherwise it was accepted, and only the journal failed
                 await self._refused(error)
             raise
-        self._accepted(request_id)
+        self._note_accepted(request_id)
         return request_id
 
     async def _write(self, state: EntryState, **facts: Any) -> None:
@@ -311,11 +302,17 @@ class _Submission:
 
     # --- ends
 
+    @property
+    def _tagged(self) -> str:
+        """The tag of the call, or the index of the item, for a log line."""
+        tag = self._operation.tag
+        return "" if tag is None else f" (tag {plain(tag)})"
+
     def _tell(self, kind: type[Submitted | Uncertain], **facts: Any) -> None:
         operation = self._operation
         operation.emit(kind, seconds=operation.elapsed, model=self._prepared.model, call=operation.number, **facts)
 
-    def _accepted(self, request_id: str) -> None:
+    def _note_accepted(self, request_id: str) -> None:
         self._operation.request_id, self._operation.submitted = request_id, True
         self._tell(Submitted)
 
@@ -326,12 +323,12 @@ class _Submission:
 
     async def _uncertain(self, error: BaseException) -> None:
         """It may have been accepted: say so everywhere. The money stays reserved."""
-        log.warning("%s%s", error, _tagged(self._operation.tag))
+        log.warning("%s%s", error, self._tagged)
         self._tell(Uncertain, error=str(error))
         try:
             await self._write_end(EntryState.UNCERTAIN, str(error))
         except FluxKleinError as failure:  # that money may be gone is the graver news
-            log.warning("An uncertain submit%s could not be written down: %s", _tagged(self._operation.tag), failure)
+            log.warning("An uncertain submit%s could not be written down: %s", self._tagged, failure)
 
     async def _write_end(self, state: EntryState, error: str | None) -> None:
         """Write how it ended. If cancelled here, finish in the background; otherwise it would stay "submitting"."""
@@ -366,7 +363,7 @@ class _Submission:
         timer.cancel()
         failure = None if post.cancelled() else post.exception()
         if self._accepted_as is not None:  # whether or not it could be written down
-            self._accepted(self._accepted_as)
+            self._note_accepted(self._accepted_as)
             abandon(self._operation, self._accepted_as, self._on_abandon)
             if failure is not None:
                 raise failure

@@ -60,10 +60,10 @@ class Poller:
         self._loop = context.loop
         self._status_request = context.api.poll(accepted.request_id)  # the same for every poll
         self._result_request = context.api.poll_result(accepted.request_id) if context.polls_result else None
-        self._answer: Response | None = None  # to the last poll, if it asked for the result
+        self._result_answer: Response | None = None  # to the last poll, if it asked for the result
         self._at_once = False
         self._had_last = False
-        self._price = 1.0
+        self._poll_price = 1.0
         self._interval: float | None = None
         self._round_trip: float | None = None
         self._last: RequestStatus | None = None
@@ -112,7 +112,7 @@ class Poller:
             return status
         self._error_since = self._seen  # ask again in 10 s
         api, request_id = self._context.api, self._accepted.request_id
-        other = api.status(request_id) if self._answer is not None else api.result(request_id)
+        other = api.status(request_id) if self._result_answer is not None else api.result(request_id)
         try:
             found = await self._operation.exchange(other, partial(read_status, request_id=request_id))
         except _TELLS_NOTHING as error:
@@ -132,14 +132,14 @@ class Poller:
                 raise operation.out_of_time(operation.last_error)
             self._had_last = True
         status, failure = None, None
-        async with operation.admission(Kind.READ, price=self._price):
+        async with operation.admission(Kind.READ, poll_price=self._poll_price):
             self._sent = self._loop.time()
             operation.polls += 1
             direct = self._result_request if context.polls_result else None
             try:
                 answer = await context.send(direct or self._status_request)
                 status = read_status(answer, self._accepted.request_id)
-                self._answer = answer if direct else None
+                self._result_answer = answer if direct else None
                 if direct:
                     context.no_early_results = 0
             except _TELLS_NOTHING as error:
@@ -173,7 +173,7 @@ class Poller:
     async def _until_due(self) -> None:
         """Sleep until the policy wants a poll."""
         now, last = self._loop.time(), self._last
-        self._price = self._context.limiter.poll_price()
+        self._poll_price = self._context.limiter.poll_price()
         progress = Progress(
             model=self._accepted.model,
             pixels=self._accepted.pixels,
@@ -186,7 +186,7 @@ class Poller:
             round_trip=self._round_trip,
             sent=self._sent - self._begun,
             queued=self._queued,
-            price=self._price,
+            price=self._poll_price,
         )
         with wrapping_errors("The poll policy"):
             self._interval = checked_interval(self._context.polling.next_poll(progress))
@@ -241,11 +241,13 @@ class Poller:
 
     def early_result(self) -> GenerationResult | None:
         """The result, if the last poll asked for it and it is whole."""
-        if self._answer is None:
+        if self._result_answer is None:
             return None
         try:
             accepted, origin = self._accepted, self._context.api.urls.origin
-            return read_result(self._answer, accepted.request_id, self.timings, origin=origin, asked=accepted.asked)
+            return read_result(
+                self._result_answer, accepted.request_id, self.timings, origin=origin, asked=accepted.asked
+            )
         except ResultNotReadyError:
             return None
 

@@ -92,11 +92,15 @@ def _attentive_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     """A socket whose kernel notices a dead path."""
     family, kind, protocol, *_ = address
     made = socket.socket(family=family, type=kind, proto=protocol)
+    _attend(made)
+    return made
+
+
+def _attend(sock: Any) -> None:
     for level, option, value in _DEAD_PEER:
         if hasattr(socket, option):
-            with suppress(OSError):  # a system may know the name and refuse the value
-                made.setsockopt(getattr(socket, level), getattr(socket, option), value)
-    return made
+            with suppress(OSError, TypeError):  # a system may refuse the value, and uvloop's sockets any option
+                sock.setsockopt(getattr(socket, level), getattr(socket, option), value)
 
 
 class _Seen(Enum):
@@ -170,20 +174,15 @@ class _GuardedBody(aiohttp.BytesPayload):
             # Not CancelledError: where tasks begin eagerly (Python 3.12), aiohttp does not handle it.
             raise ConnectionAbortedError(errno.ECONNABORTED, "The body was given up, or has been sent before")
         self._guard.wrote()  # before it is true: a KeyboardInterrupt may cut the write short
-        try:
-            await stream.write(self._value, drain=False)  # the headers too, in this very step of the loop
-        except Exception:  # the connection was closed before it
-            self._guard.wrote_nothing()
-            raise
+        await stream.write(self._value, drain=False)  # the headers too, in this very step of the loop
         await stream.drain()
 
-    async def last(self, sent: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        """The last middleware. If an earlier one replaced the body, everything that follows is ambiguous."""
+    def leaves_in(self, sent: aiohttp.ClientRequest) -> None:
+        """No middleware follows. If one replaced the body, everything that follows is ambiguous."""
         self.bypassed = sent.body is not self
         if self.bypassed:
             self._guard.begin()
             self._guard.wrote()
-        return await handler(sent)
 
 
 def _cancelling() -> bool:
@@ -192,16 +191,34 @@ def _cancelling() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-class _Connector(aiohttp.TCPConnector):
-    """The connections of a long-lived client. The time to obtain one is bounded as a whole.
+class _Kept:
+    """Tells which connections are as good as new.
 
-    A kept connection on which something came while it was idle, or that is older than the machine's last sleep, is
-    closed, and another taken: nothing was sent on it.
+    One on which something came while it was idle, or that is older than the machine's last sleep, is not: it is closed,
+    and another taken. Nothing was sent on it.
     """
+
+    def __init__(self) -> None:
+        self._used: WeakKeyDictionary[Any, float] = WeakKeyDictionary()  # how long the machine had slept at first
+
+    def is_new(self, protocol: Any) -> bool:
+        """Whether a connection is seen for the first time."""
+        if protocol in self._used:
+            return False
+        self._used[protocol] = slept()
+        return True
+
+    async def is_good(self, protocol: Any) -> bool:
+        """Whether a connection that was used before may be used again."""
+        return slept() - self._used[protocol] < _NAP and await quiet(protocol)
+
+
+class _Connector(aiohttp.TCPConnector):
+    """The connections of a long-lived client. The time to obtain one is bounded as a whole."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(socket_factory=_attentive_socket, **options)
-        self._used: WeakKeyDictionary[Any, float] = WeakKeyDictionary()  # how long the machine had slept at first
+        self._kept = _Kept()
 
     async def connect(self, *args: Any, **options: Any) -> Any:
         """Start the time of the exchange when it has its connection; waiting for a free one is not part of it."""
@@ -213,12 +230,8 @@ class _Connector(aiohttp.TCPConnector):
     async def _connect(self, *args: Any, **options: Any) -> Any:
         while True:
             connection = await super().connect(*args, **options)
-            protocol = connection.protocol
-            if protocol not in self._used:
-                self._used[protocol] = slept()
-                return connection
             try:
-                if slept() - self._used[protocol] < _NAP and await quiet(protocol):
+                if self._kept.is_new(connection.protocol) or await self._kept.is_good(connection.protocol):
                     return connection
             except BaseException:
                 connection.close()
@@ -232,6 +245,10 @@ class _Connector(aiohttp.TCPConnector):
         except (aiohttp.ClientConnectorError, TimeoutError):
             self.clear_dns_cache()  # the service may have moved
             raise
+
+
+class _Stale(Exception):  # noqa: N818  # never leaves this module
+    """A borrowed session's connection that is not as good as new."""
 
 
 class AiohttpTransport:
@@ -270,6 +287,7 @@ class AiohttpTransport:
             self._proxies.of(origin)
         self._api = session
         self._files: aiohttp.ClientSession | None = None
+        self._kept = _Kept()  # of a borrowed connector; our own has its own
         self._opened: list[aiohttp.ClientSession] = []  # by us, so that we close them
 
     @property
@@ -310,9 +328,7 @@ class AiohttpTransport:
     async def _exchange(self, request: Request, guard: BodyGuard | None) -> Response:
         guarded = None if request.body is None or guard is None else _GuardedBody(request.body, guard)
         answering = self._answer(request, guarded or request.body, inflate=False)
-        async with self._limit(request) as limit, await answering as answer:
-            if self._borrowed is not None:  # it has its connection by now
-                limit.reschedule(asyncio.get_running_loop().time() + _DRIBBLE * request.silence)
+        async with self._limit(request), await answering as answer:
             if guarded is not None and guard is not None and not guard.written and not guarded.bypassed:
                 guard.drop()
                 _close(answer)
@@ -341,11 +357,7 @@ class AiohttpTransport:
             return await self._answer(request, request.body)
 
     def _limit(self, request: Request) -> asyncio.Timeout:
-        """Bound an exchange as a whole.
-
-        Our own connector starts its time; only it knows when there is a connection. Over a borrowed one the head may
-        come as late as if our own had taken all its time to connect, and the time starts again with the head.
-        """
+        """Bound an exchange as a whole, from when it has a connection; our own connector bounds the time until then."""
         seconds = _DRIBBLE * request.silence
         limit = asyncio.timeout(None if self._borrowed is None else _CONNECTED_WITHIN + seconds)
         _LIMIT.set((limit, seconds))
@@ -356,12 +368,8 @@ class AiohttpTransport:
         # A session that trusts the environment finds its proxy itself.
         proxy = self._proxies.of(request.url) if self._proxies and not session.trust_env else None
         options: dict[str, Any] = {"headers": request.headers}
-        if session.trust_env:
-            options = _authorized_last(request, session)
-        middlewares = options.get("middlewares", session._middlewares)  # noqa: SLF001  # a request's own replace them
-        if middlewares and isinstance(data, _GuardedBody):
-            data.bypassed = True  # until the last one is reached
-            options["middlewares"] = (*middlewares, data.last)
+        if self._borrowed is not None:
+            options = self._borrowing(request, session, data)
         return await session.request(
             request.method,
             _parsed(request.url),
@@ -377,6 +385,53 @@ class AiohttpTransport:
             proxy_headers=proxy.headers if proxy else None,
             **options,
         )
+
+    def _borrowing(self, request: Request, session: aiohttp.ClientSession, data: Any) -> dict[str, Any]:
+        """Options that make a request over what was borrowed as safe as one over our own connections.
+
+        A last middleware does what our own connector does (it is the only seam that a connector of another's has), and
+        keeps netrc out: aiohttp reads it before each request of a session that trusts the environment, where a
+        `default` entry matches any host, and refuses a request that has an `Authorization` already. So our header is
+        set last, in place of what was found.
+        """
+        headers = CIMultiDict(request.headers)
+        token = None
+        if session.trust_env:
+            _check_environment(request)
+            token = headers.pop("Authorization")
+        own = session._middlewares  # noqa: SLF001  # a request's own replace them
+        guarded = data if isinstance(data, _GuardedBody) else None
+        if guarded is not None and own:
+            guarded.bypassed = True  # until the last one is reached
+
+        async def last(sent: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+            if token is not None:
+                sent.headers["Authorization"] = token
+            if guarded is not None:
+                guarded.leaves_in(sent)
+            patched: Any = sent
+            send = sent.send
+
+            async def send_if_good(connection: Any) -> aiohttp.ClientResponse:
+                await self._begin(connection)
+                return await send(connection)
+
+            patched.send = send_if_good  # the only sign that there is a connection
+            while True:
+                with suppress(_Stale):  # aiohttp has closed it
+                    return await handler(sent)
+
+        return {"headers": headers, "middlewares": (*own, last)}
+
+    async def _begin(self, connection: Any) -> None:
+        """A borrowed session has a connection: the time of the exchange starts, if it is as good as new."""
+        limit, seconds = _LIMIT.get()
+        limit.reschedule(asyncio.get_running_loop().time() + seconds)
+        if self._kept.is_new(connection.protocol):
+            if (sock := connection.transport.get_extra_info("socket")) is not None:
+                _attend(sock)
+        elif not await self._kept.is_good(connection.protocol):
+            raise _Stale
 
     async def _mapping(self, call: Awaitable[T], guard: BodyGuard | None = None) -> T:
         """Await one of aiohttp's calls; its failure becomes one of ours, which refers to no request.
@@ -441,26 +496,12 @@ def _close(answer: aiohttp.ClientResponse) -> None:
     protocol.close()
 
 
-def _authorized_last(request: Request, session: aiohttp.ClientSession) -> dict[str, Any]:
-    """Options with which a borrowed session that trusts the environment sends no password from netrc.
-
-    aiohttp reads netrc before each request of such a session, where a `default` entry matches any host, and refuses a
-    request that has an `Authorization` already. So a middleware sets our header last, in place of what was found.
-    A session that would send the token through a proxy in clear is refused.
-    """
+def _check_environment(request: Request) -> None:
+    """Refuse a session that trusts the environment and would send the token through a proxy in clear."""
     url = URL(request.url)
     if url.scheme == "http" and "http" in getproxies() and not proxy_bypass(url.host or ""):  # as aiohttp decides
         way = f"through HTTP_PROXY in clear: let NO_PROXY name {url.host}"
         raise ConfigurationError(f"The session's trust_env would send the token {way}")
-    headers = CIMultiDict(request.headers)
-    token = headers.pop("Authorization")
-
-    async def authorized(sent: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        sent.headers["Authorization"] = token
-        return await handler(sent)
-
-    own = session._middlewares  # noqa: SLF001  # a request's own replace them
-    return {"headers": headers, "middlewares": (*own, authorized)}
 
 
 @cache

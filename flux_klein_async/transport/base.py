@@ -36,10 +36,6 @@ class BodyGuard:
         """The first byte is written, or will be in this very step of the loop."""
         self._state = "written"
 
-    def wrote_nothing(self) -> None:
-        """The write failed, and nothing was written."""
-        self._state = "begun"
-
     def drop(self) -> bool:
         """Give the body up; True promises that nothing was written and nothing will be."""
         if self._state == "waiting":

@@ -120,6 +120,7 @@ def test_paths_are_relative_to_the_manifest_wherever_the_process_stands(
         (InvalidInputError("bad"), None, None),
         (SubmissionUncertainError("lost"), None, "unknown"),
         (GenerationFailedError(request_id="abc"), "abc", "failed"),
+        (GenerationFailedError(request_id="abc", charged="yes"), "abc", "completed"),  # without a file
         (GenerationCancelledError(request_id="abc"), "abc", "cancelled"),
         (WaitTimeoutError(request_id="abc", state="in_progress"), "abc", "in_progress"),
         (WaitTimeoutError(request_id="abc"), "abc", "unknown"),

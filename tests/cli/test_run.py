@@ -20,7 +20,7 @@ from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen
 from flux_klein_async.cli.run import Run, Totals, _positive, writable
 from flux_klein_async.cli.signals import Stop
-from flux_klein_async.emulator import Emulator, Generation, Hang, Pass, Reply, Reset, error_reply
+from flux_klein_async.emulator import Emulator, Generation, Hang, Pass, Reply, Reset, Rewrite, error_reply
 from flux_klein_async.emulator.scripts import Answer
 from flux_klein_async.errors import (
     FanOutHaltedError,
@@ -208,10 +208,10 @@ async def test_a_line_that_was_begun_is_written_to_its_end_however_slow_the_disk
 @pytest.mark.parametrize(
     ("first", "prices", "told"),
     [
-        (4, [], "up to $0.05 may have been charged for 5 uncertain submits"),
-        (0, [], "up to $0.05 may have been charged for 5 uncertain submits"),
-        (0, [Hang()] * 9, "an unknown amount may have been charged for 5 uncertain submits"),
-        (0, [error_reply(404, 404001)], "an unknown amount may have been charged for 5 uncertain submits"),
+        (4, [], "up to $0.05 may have been charged for 5 requests of unknown cost"),
+        (0, [], "up to $0.05 may have been charged for 5 requests of unknown cost"),
+        (0, [Hang()] * 9, "an unknown amount may have been charged for 5 requests of unknown cost"),
+        (0, [error_reply(404, 404001)], "an unknown amount may have been charged for 5 requests of unknown cost"),
     ],
     ids=["by the cost of the others", "by the catalogue", "without an answer", "without an entry"],
 )
@@ -231,10 +231,33 @@ async def test_a_storm_of_uncertain_submits_is_halted_and_the_summary_says_what_
     assert len([line for line in err.splitlines() if line.startswith("Line ")]) == 5
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "answer", "charged"),
+    [
+        ("submit", Generation(output={}), True),
+        ("submit", Generation(ends="failed"), True),
+        ("submit", Generation(after=9.0), True),  # it runs on after the deadline
+        ("result", Rewrite({"cost": None}), True),
+        ("submit", Generation(ends="cancelled"), False),
+        ("submit", error_reply(422), False),
+    ],
+    ids=["without a file", "failed", "left running", "without a cost", "cancelled", "refused"],
+)
+async def test_the_summary_says_what_may_have_been_charged_beyond_the_known_costs(
+    bench, klein_emulator, capsys, endpoint, answer, charged
+):
+    klein_emulator.script(endpoint, *[answer] * 3)
+    await bench(timeout=5.0).run(rows(3))
+    [summary] = [line for line in capsys.readouterr().err.splitlines() if " done" in line]
+    assert "; $0.00 spent" in summary
+    assert summary.endswith("; up to $0.03 may have been charged for 3 requests of unknown cost") == charged
+    assert ("may have been charged" in summary) == charged
+
+
 async def test_one_uncertain_submit_is_told_as_one(bench, klein_emulator, capsys):
     klein_emulator.script("submit", Reset(accepted=True))
     assert await bench().run(rows(1)) == ExitCode.OTHER
-    assert "; up to $0.01 may have been charged for 1 uncertain submit\n" in capsys.readouterr().err
+    assert "; up to $0.01 may have been charged for 1 request of unknown cost\n" in capsys.readouterr().err
 
 
 async def test_a_batch_names_twenty_failures_and_counts_the_others(bench, klein_emulator, capsys):
@@ -410,20 +433,30 @@ def test_the_totals_follow_the_events() -> None:
 def test_every_end_is_counted_once() -> None:
     completed = {"request_id": "r", "state": RequestState.COMPLETED, "output": GenerationOutput(), "cost_usd": 0.5}
     result = GenerationResult(**completed)
-    for facts, end, cost in (
-        ({"result": result}, "done", 0.5),
-        ({"result": result, "from_journal": True}, "done before", 0.0),  # an earlier run paid for it
-        ({"result": result.model_copy(update={"cost_usd": None})}, "done", 0.0),
-        ({"error": SubmissionUncertainError()}, "uncertain", 0.0),
-        ({"error": ItemClaimedError()}, "claimed by another run", 0.0),
-        ({"error": GenerationCancelledError()}, "cancelled", 0.0),
-        ({"error": FanOutHaltedError()}, "not submitted", 0.0),
-        ({"error": GenerationFailedError()}, "failed", 0.0),
-        ({"error": NotFoundError()}, "failed", 0.0),
+    for facts, end, possibly_charged in (
+        ({"result": result}, "done", 0),
+        ({"result": result, "from_journal": True}, "done before", 0),  # an earlier run paid for it
+        ({"error": SubmissionUncertainError()}, "uncertain", 1),
+        ({"error": ItemClaimedError()}, "claimed by another run", 0),
+        ({"error": GenerationCancelledError()}, "cancelled", 0),
+        ({"error": FanOutHaltedError()}, "not submitted", 0),
+        ({"error": GenerationFailedError()}, "failed", 0),
+        ({"error": NotFoundError()}, "failed", 0),
     ):
         totals = Totals()
         totals.end(Outcome(index=0, item="x", **facts))
-        assert (totals.ends, totals.cost_usd, totals.done) == ({end: 1}, cost, "result" in facts)
+        assert (totals.ends, totals.done) == ({end: 1}, "result" in facts)
+        assert totals.possibly_charged == possibly_charged
+
+
+def test_the_cost_of_a_run_is_that_of_its_own_submits() -> None:
+    totals, one, two = Totals(), {"request_id": "r", "tag": 1}, {"request_id": "s", "tag": 2}
+    facts = {"at": 0.0, "seconds": 1.0, "polls": 1, "lag_max": 0.0}
+    totals.note(Submitted(at=0.0, seconds=0.0, **one))
+    assert (totals.cost_usd, totals.possibly_charged) == (0.0, 1)
+    for event in (Finished(cost_usd=0.5, **facts, **one), Finished(cost_usd=9.0, **facts, **two)):
+        totals.note(event)
+    assert (totals.cost_usd, totals.highest_usd, totals.possibly_charged) == (0.5, 0.5, 0)
 
 
 # --- options are checked before anything is paid for

@@ -14,8 +14,8 @@ _INTRODUCTION = """\
 
 For every verb, every endpoint that it calls and every fault that the emulator can make there: what you get if it
 happens once, and if it happens each time. The client has its defaults (it polls `status` while it waits, then fetches
-`result`) and a timeout of 30 s; `generate_many` has one item and a budget, and at the endpoint `file` a directory. This
-page is generated from the table that the tests check cell by cell.
+`result`; the last sections have `poll_endpoint="result"`) and a timeout of 30 s; `generate_many` has one item and a
+budget, and at the endpoint `file` a directory. This page is generated from the table that the tests check cell by cell.
 
 How to read it:
 
@@ -29,7 +29,8 @@ How to read it:
 - A name with a star, such as `503*`, stands for three faults: without `Retry-After`, with seconds (`+after`), and with
   a date (`+date`).
 - In every cell the error has the request id as soon as it is known, the deadline holds, a file is on disk whole or
-  not at all, and `aclose()` leaves nothing running. No variable in a frame of the error's traceback holds the token.
+  not at all, and `aclose()` leaves nothing running.
+- What a traceback with local variables, as crash reporters collect it, shows of the token: nothing, in every cell.
 
 Try each with `emulator.fault("status", fault("503"), probability=0.05)` in a test ([testing.md](testing.md)), or with
 `flux-klein emulator --fault status:503=0.05` on a port.
@@ -82,7 +83,8 @@ def _sections() -> Iterator[str]:
     last = ""
     for (verb, endpoint), rows in TABLE.items():
         if verb != last:
-            yield f"\n## `{verb}`\n"
+            name, _, option = verb.partition(" with ")
+            yield f"\n## `{name}`{option and f' with `{option}`'}\n"
             last = verb
         where = "While it connects" if endpoint == "connect" else f"At the endpoint `{endpoint}`"
         yield f"\n{where}:\n\n| fault | once | each time | accepted | journal |\n| --- | --- | --- | --- | --- |\n"

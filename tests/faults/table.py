@@ -4,8 +4,10 @@ Written from the rules (docs/guarantees.md), not from what the code does. A row 
 the same ends: when they happen at the first call only, and when they happen at every call.
 """
 
+from itertools import chain
+
 from tests.faults.books import NOTHING
-from tests.faults.verbs import OK, Cell
+from tests.faults.verbs import BY_RESULT, OK, Cell
 
 __all__ = ["TABLE", "Row"]
 
@@ -184,6 +186,25 @@ def _results(good: Cell, *, retryable: bool) -> list[Row]:
     ]
 
 
+_NOT_NOW = (*LATER, *TIMED_OUT, *TROUBLE, *ASKED_FOR_PATIENCE, *BROKEN)
+
+
+def _result_polls(good: Cell, *, retryable: bool) -> list[Row]:
+    """Polls that ask for the result: after an answer that is none to a poll, the status is polled instead."""
+
+    def ends(error: str, *, passing: bool = retryable) -> Cell:
+        return Cell(error, 1, "submitted", "unknown", passing)
+
+    return [
+        *((faults, good, ends(error, passing=False)) for faults, error in REFUSED.items()),
+        ((*_NOT_NOW, *SILENT, *SLOW), good, ends("WaitTimeoutError")),
+        ((*NO_ANSWER, "other-id"), good, ends("InvalidResponseError")),
+        ((*BARE, "no-output"), good, ends("ResultNotReadyError")),
+        (_WITHOUT_FILE, good, Cell("GenerationFailedError", 1, "completed", "yes")),
+        _same((*FINE, *_ODD_RESULTS), good),
+    ]
+
+
 _ODD_RESULTS = (
     *("bare-output", "odd-cost", "cost-huge", "cost-in-nano", "ended-in-2199", "ended-first", "no-zone"),
     *("out-missing", "out-counted", "out-capitals", "out-text", "out-list", "out-links", "out-inline-bad"),
@@ -299,4 +320,18 @@ TABLE: dict[tuple[str, str], list[Row]] = {
     ("download", "file"): _files(_DOWNLOADED),
     ("read", "connect"): _connecting(_GENERATED, _NO_FILE_YET),
     ("read", "file"): _files(_GENERATED),
+    **{
+        (verb + BY_RESULT, "result"): _result_polls(_GENERATED, retryable=verb == "wait_for_result")
+        for verb in ("generate", "generate_many", "wait_for_result")
+    },
+    ("updates" + BY_RESULT, "result"): [
+        (_NOT_NOW, _SUBMITTED, _OUT_OF_TIME),
+        _same(
+            (
+                *(*chain(*REFUSED), *SILENT, *SLOW, *NO_ANSWER, *BARE),
+                *("other-id", "no-output", *_WITHOUT_FILE, *FINE, *_ODD_RESULTS),
+            ),
+            _SUBMITTED,
+        ),
+    ],
 }

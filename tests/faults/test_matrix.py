@@ -17,13 +17,8 @@ from tests.faults.table import STRAY, TABLE
 from tests.faults.verbs import ABANDONED, PLACES, abandon, observe
 
 # By endpoint, the faults of which the table says what is not so yet.
-_SLOW = {"slow-head", "only-1xx"}  # over a borrowed session, as here, a head gets 30 s more
 NOT_YET = {
-    "model": {*_SLOW, *(name for name in STRAY if name.endswith("+head"))},  # head and body leave in one write
-    "models": _SLOW,
-    "result": _SLOW,
-    "status": _SLOW,
-    "cancel": _SLOW,
+    "model": {name for name in STRAY if name.endswith("+head")},  # head and body leave in one write
 }
 DOCS = Path(__file__).parents[2] / "docs" / "faults.md"
 SO = {

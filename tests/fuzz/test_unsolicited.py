@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from flux_klein_async import (
     FluxKleinClient,
-    GenerationFailedError,
     RequestHandle,
     RequestState,
     ResultNotReadyError,
@@ -262,18 +261,11 @@ async def read_after(unasked: str, *, borrowed: bool, pause: int) -> list[Any]:
     return found
 
 
-WHOLE = ("a stranger's id", "a stranger's result", "refused", "too many", "token")  # no read waits for the rest of them
-
-
-@pytest.mark.parametrize(
-    ("unasked", "borrowed"), [*((unasked, False) for unasked in STALE), *((unasked, True) for unasked in WHOLE)]
-)
+@pytest.mark.parametrize("borrowed", [False, True], ids=["own session", "borrowed session"])
+@pytest.mark.parametrize("unasked", STALE)
 def test_no_read_takes_an_unsolicited_answer_for_what_it_asked_for(unasked, borrowed):
-    """Over a session of our own it makes no difference; over a borrowed one a read may fail, but is not deceived."""
     for pause in (0, 3, 9):
         with asyncio.Runner(loop_factory=chosen_loop()) as runner:
             status, result = runner.run(read_after(unasked, borrowed=borrowed, pause=pause))
-        failed = borrowed and isinstance(status, FluxKleinError)
-        assert failed or status.state is RequestState.IN_PROGRESS
-        assert isinstance(result, FluxKleinError if borrowed else ResultNotReadyError)
-        assert not isinstance(result, GenerationFailedError)
+        assert status.state is RequestState.IN_PROGRESS
+        assert isinstance(result, ResultNotReadyError)

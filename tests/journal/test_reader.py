@@ -3,9 +3,12 @@
 Pruning deletes what ended long ago, but not what it cost, and nothing that may still be paid for.
 """
 
+import contextlib
 import gc
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -280,3 +283,35 @@ def test_a_locked_file_is_an_error(run: Run, path: Path, monkeypatch: pytest.Mon
     with pytest.raises(JournalError, match="is locked"):
         prune(path, 0.0, clock=lambda: 0.0)
     run.store.execute("ROLLBACK")
+
+
+COLUMNS = {
+    "accounts": ("name", "settled", "held", "pruned"),
+    "requests": ("cost", "reserved", "created", "updated", "error", "files", "answer", "body", "model", "key", "run"),
+    "items": ("name", "content", "run", "before_claim"),
+    "highest_costs": ("cost",),
+    "runs": ("name", "began"),
+}
+
+
+@pytest.mark.parametrize("odd", ["text", 5, b"\1\2", -(2**63), 1e300, None], ids=lambda odd: type(odd).__name__)
+def test_whatever_another_program_left_in_a_column_is_read_or_named_as_damage(path: Path, odd: object) -> None:
+    run = Run(path)
+    run.submit(body=b"a")
+    reservation = Reservation(usd=0.01, max_usd=1.0)
+    run.write(entry("submitting", key="x", model="a/b", reservation=reservation))
+    run.write(entry("completed", key="x", request_id="x", cost_usd=0.02, answer=b"{}", files=(FILE,)))
+    run.close()
+    for table, column in ((name, column) for name, columns in COLUMNS.items() for column in columns):
+        copy = shutil.copy(path, path.with_name(f"{table}-{column}"))
+        with contextlib.closing(sqlite3.connect(copy)) as db, contextlib.suppress(sqlite3.IntegrityError):
+            db.execute("PRAGMA synchronous = OFF")
+            with db:
+                db.execute(f"UPDATE {table} SET {column} = ?", (odd,))
+        with contextlib.suppress(JournalError), JournalReader(copy) as journal:
+            requests = partial(list, journal.requests())
+            for use in (journal.counts, journal.spent_usd, journal.check, requests):
+                with contextlib.suppress(JournalError):
+                    use()
+        with contextlib.suppress(JournalError):
+            assert prune(copy, 2000.0, clock=lambda: 3000.0) <= 1

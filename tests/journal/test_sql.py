@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from flux_klein_async.errors import BudgetExceededError, InvalidInputError, JournalError
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState, Reservation, charge
 from flux_klein_async.journal.reader import JournalReader
-from flux_klein_async.journal.sql import files_from
+from flux_klein_async.journal.sql import VERSION, files_from
 from flux_klein_async.models import SavedFile
 
 from .helpers import AGAIN, Run, check, entry, write
@@ -249,7 +249,9 @@ def test_a_higher_cost_is_reserved_for_what_is_pending_too(run: Run) -> None:
 def test_a_journal_of_an_earlier_version_learns_costs_too(start: Start) -> None:
     run = start()
     run.store.execute("DROP TABLE highest_costs")
+    run.store.execute("PRAGMA user_version = 1")
     run = reopened(start, run)
+    assert run.store.execute("PRAGMA user_version").fetchone() == (VERSION,)
     bought(run, "a", 0.04)
     assert bought(run, "b", None) == 0.04
 
@@ -321,6 +323,16 @@ def test_a_journal_opens_whatever_amounts_are_in_it(start: Start, amount: float)
     run.now = 3000.0
     with run.store.writing():
         assert run.store.prune(2000.0, 10) == 5
+
+
+@pytest.mark.parametrize("answer", ["{}", 5, 1.5])
+def test_a_recorded_answer_that_is_none_is_asked_for_again(run: Run, answer: object) -> None:
+    claim = run.submit("a")
+    run.write(entry("completed", request_id="r-a", answer=b"{}"))
+    run.store.execute("UPDATE requests SET answer = ?", (answer,))
+    run.store.release(claim)
+    claim = run.claim()
+    assert (claim.action, claim.request_id, claim.answer) == (Action.RECALL, "r-a", None)
 
 
 def test_accounts_share_neither_requests_nor_money(run: Run) -> None:

@@ -25,7 +25,8 @@ from flux_klein_async.errors import JournalError
 from flux_klein_async.journal import sqlite
 from flux_klein_async.journal.base import AccountJournal, Action, ItemJournal, Reservation
 from flux_klein_async.journal.lease import Lease, is_alive
-from flux_klein_async.journal.sqlite import APPLICATION_ID, VERSION, SqliteJournal, SqliteStore, connect, to_error
+from flux_klein_async.journal.sql import VERSION
+from flux_klein_async.journal.sqlite import APPLICATION_ID, SqliteJournal, SqliteStore, connect, to_error
 from flux_klein_async.journal.writer import Spending
 
 from .helpers import Run, check, content, entry, files, states
@@ -165,7 +166,7 @@ def _newer(path: Path) -> None:
         (lambda path: path.write_bytes(b"SQLite format 3\x00"), "is not a journal"),
         (_foreign, "is not a journal"),
         (lambda path: _foreign(path, 0x0F055112), "is not a journal"),
-        (_newer, r"newer version .* \(its format is 2, known here is 1\): update the package"),
+        (_newer, rf"newer version .* \(its format is {VERSION + 1}, known here is {VERSION}\): update the package"),
     ],
 )
 async def test_what_is_not_a_journal_of_this_version_is_left_as_it_is(

@@ -134,7 +134,7 @@ async def test_a_day_leaves_nothing_behind(monkeypatch):
         emulator.calm()
         await day.hour()
         assert now() == pytest.approx(24 * HOUR)
-        assert core.quota._tokens == RetryQuota.CAPACITY
+        assert core.quota._credits == RetryQuota.CAPACITY
 
         # A hold, and a long drain.
         emulator.script("status", error_reply(429, None, "slower", retry_after=100))

@@ -15,6 +15,7 @@ from flux_klein_async import (
     SubmissionUncertainError,
     WaitTimeoutError,
 )
+from flux_klein_async.operations.context import KnownIds
 from flux_klein_async.operations.operation import Operation
 from tests.fakes import now, outcome
 
@@ -23,7 +24,9 @@ pytestmark = pytest.mark.usefixtures("klein_emulator")  # for its virtual time
 
 def make(timeout: float | None = 2.0, **options: Any) -> Operation:
     operations: set[Operation] = set()
-    context: Any = SimpleNamespace(bind=asyncio.get_running_loop, operations=operations, ended=operations.discard)
+    context: Any = SimpleNamespace(
+        bind=asyncio.get_running_loop, operations=operations, ended=operations.discard, known_ids=KnownIds()
+    )
     return Operation(context, timeout, **options)
 
 

@@ -16,7 +16,6 @@ from flux_klein_async.transport.base import BodyGuard
         (["begin", "wrote"], [True, None], True),
         (["begin", "drop"], [True, False], False),
         (["begin", "drop", "wrote"], [True, False, None], True),
-        (["begin", "wrote", "wrote_nothing", "drop"], [True, None, None, False], False),
         (["begin", "wrote", "drop"], [True, None, False], True),
         (["drop", "begin"], [True, False], False),
         (["begin", "begin"], [True, False], False),
