@@ -30,8 +30,8 @@ NAMES = (
     "SSL_CERT_DIR",
 )
 
-# A run in a hurry tries 30 examples; CI tries 100 once ("full"), and a hunt 5,000 ("long"). Their speed is not tested.
-for name, examples in {"default": 30, "full": 100, "long": 5000}.items():
+# A run in a hurry tries 15 examples; CI tries 100 once ("full"), and a hunt 5,000 ("long"). Their speed is not tested.
+for name, examples in {"default": 15, "full": 100, "long": 5000}.items():
     settings.register_profile(name, deadline=None, max_examples=examples)
 settings.load_profile(os.environ.get("FLUX_KLEIN_TEST_PROFILE") or "default")
 

@@ -1,6 +1,5 @@
 """The pages keep to what is there: every test that they name exists, every link leads somewhere."""
 
-import ast
 import dataclasses
 import importlib
 import inspect
@@ -20,13 +19,12 @@ GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
 
 def functions(path: Path) -> set[str]:
     """The names of all functions in a file."""
-    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    return {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    return set(re.findall(r"^ *(?:async )?def (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def test_every_test_that_a_page_names_exists():
     named = {found for page in PAGES for found in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text("utf-8"))}
-    defined = {path: functions(ROOT / path) for path, _ in named}
+    defined = {path: functions(ROOT / path) for path in {path for path, _ in named}}
     assert len(named) > 50
     assert [f"{path}::{name}" for path, name in named if name not in defined[path]] == []
 

@@ -57,7 +57,8 @@ else:
     def _forked() -> None:  # pragma: no cover  # as a forked process
         """In a forked process: the runs are its parent's. Closing a copy of a lock leaves the lock."""
         for handle in _held:
-            os.close(handle)
+            with contextlib.suppress(OSError):  # a daemon closes every descriptor that it finds, these too
+                os.close(handle)
         _held.clear()
         _changing.release()
 

@@ -285,6 +285,7 @@ with Manifest(path) as manifest:
 """
 
 
+@pytest.mark.slow
 def test_several_processes_append_to_one_manifest(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, path, str(first)]) for first in (0, 200, 400)]

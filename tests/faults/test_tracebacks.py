@@ -23,6 +23,7 @@ from flux_klein_async import (
     SqliteJournal,
 )
 from flux_klein_async.emulator import Hang, InProcessEmulator, VirtualTimeLoop
+from tests.cells import cells
 from tests.fakes import outcome
 from tests.tracebacks import shown_by
 
@@ -93,8 +94,10 @@ async def _raised(call: "asyncio.Future[Any]") -> BaseException:
     raise AssertionError
 
 
-@pytest.mark.parametrize("session", SESSIONS)
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    ("verb", "session"),
+    cells(VERBS, SESSIONS, fast=[("generate", "middlewares"), ("get_model", "plain"), ("download_bytes", "trusting")]),
+)
 def test_no_variable_of_a_cancelled_verb_holds_the_token_at_whatever_step(verb, session):
     steps, shown, frames = 0, set(), set()
     while True:

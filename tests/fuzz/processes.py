@@ -13,6 +13,7 @@ from typing import Any
 
 from flux_klein_async import Budget, FluxKleinClient, FluxKleinError, Outcome
 from flux_klein_async.emulator import InProcessEmulator, VirtualTimeLoop
+from flux_klein_async.journal.lease import _held
 from flux_klein_async.journal.sqlite import SqliteJournal
 from flux_klein_async.transport.base import Transport
 
@@ -178,6 +179,7 @@ class Process:
             lease = writer._store._lease
             assert lease._handle is not None
             os.close(lease._handle)
+            _held.discard(lease._handle)
             lease._handle = None
             self.world.open.append(writer._store.db)
         context = contextvars.Context()  # not a task of the process

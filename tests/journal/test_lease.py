@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import stat
 import warnings
 import weakref
@@ -100,6 +101,7 @@ def in_fork(body: Callable[[], object]) -> int:
         process = os.fork()
     if process == 0:
         code = 1
+        signal.alarm(30)  # a deadlock ends the child, not the run of the tests
         try:
             body()
             code = 0
@@ -120,6 +122,14 @@ def test_what_a_forked_process_does_with_a_lease_leaves_its_parents_run_alive(pa
     assert in_fork(body) == 0
     assert is_alive(path, lease.run)
     assert locks(path) == {f"run.sqlite-{lease.run}.lock"}
+
+
+def test_a_lock_that_the_program_closed_itself_does_not_block_a_forked_process(path: Path) -> None:
+    lease = Lease.take(path)
+    assert lease._handle is not None
+    os.close(lease._handle)
+    assert in_fork(lambda: Lease.take(path).release()) == 0
+    module._held.discard(lease._handle)
 
 
 def test_a_forked_process_cannot_use_or_close_its_parents_journal(path: Path, start: Callable[[], Run]) -> None:

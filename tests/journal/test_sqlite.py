@@ -333,6 +333,7 @@ asyncio.run(spend())
 """
 
 
+@pytest.mark.slow
 async def test_several_processes_never_spend_more_than_the_budget_together(path: Path) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", SPEND, str(path), name]) for name in "abc"]  # noqa: ASYNC220
     assert [process.wait() for process in processes] == [0, 0, 0]
@@ -525,7 +526,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("lines", [1, 57, 333])
+@pytest.mark.parametrize("lines", [57, *(pytest.param(lines, marks=pytest.mark.slow) for lines in (1, 333))])
 def test_what_was_recorded_is_there_whenever_the_process_is_killed(path: Path, lines: int) -> None:
     process = subprocess.Popen([sys.executable, "-c", WRITE_ON, str(path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -13,6 +13,7 @@ from flux_klein_async import FluxKleinClient
 from flux_klein_async.emulator import InProcessEmulator, Pass, Reset, VirtualTimeLoop
 from flux_klein_async.emulator.inprocess import Pipe
 from flux_klein_async.journal.base import STATES, Action, Claim, Entry, supersedes
+from tests.cells import cells
 
 MOST = 400  # steps; a run has fewer
 
@@ -145,12 +146,16 @@ def interrupted_run(
     return interrupted
 
 
+ANSWERS = {"answered": Pass(), "lost": Reset(accepted=True), "not accepted": Reset()}
+WHERE = ("after a callback", "in a task", "in a write")
+ENDS = (end_as_runner, end_as_notebook, end_as_process)
+CASES = cells(ANSWERS, WHERE, ENDS, fast=list(zip(ANSWERS, WHERE, ENDS, strict=True)))  # each of the nine once
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("end", [end_as_runner, end_as_notebook, end_as_process])
-@pytest.mark.parametrize("where", ["after a callback", "in a task", "in a write"])
-@pytest.mark.parametrize("answer", [Pass(), Reset(accepted=True), Reset()], ids=["answered", "lost", "not accepted"])
+@pytest.mark.parametrize(("answer", "where", "end"), CASES)
 def test_a_keyboard_interrupt_anywhere_never_pays_for_an_item_twice(
-    monkeypatch: pytest.MonkeyPatch, answer: Any, where: str, end: Callable[..., None]
+    monkeypatch: pytest.MonkeyPatch, answer: str, where: str, end: Callable[..., None]
 ) -> None:
     """In a notebook the loop goes on after it, with one callback cut short."""
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # for coroutines that nobody will run again
@@ -167,7 +172,7 @@ def test_a_keyboard_interrupt_anywhere_never_pays_for_an_item_twice(
     monkeypatch.setattr(Pipe, "write", cut_short)
     for number in range(1, MOST):
         emulator, journal, posts = InProcessEmulator(profile="fixed:0.5", api_key="t"), Memory(), 0
-        emulator.script("submit", answer)
+        emulator.script("submit", ANSWERS[answer])
         left = number if where == "in a write" else 0
         loop = Interrupted(
             callback=number if where == "after a callback" else 0, step=number if where == "in a task" else 0

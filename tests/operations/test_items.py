@@ -738,7 +738,6 @@ def ends(found: Any) -> dict[str, int]:
         ({"limits": Limits(max_in_flight=4, halt_after=20)}, 20 + 3),
         ({"limits": Limits(max_in_flight=4), "journal": Slow("uncertain")}, 5 + 3),
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("round_trip", [0.0, 0.1])
 @pytest.mark.usefixtures("klein_emulator")

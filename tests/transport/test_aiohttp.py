@@ -11,6 +11,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from itertools import count
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -264,6 +265,7 @@ def headless(data: bytes) -> bytes:
         ("gzip", gzip.compress(LARGE)[:100_000] + bytes(100_000), None),
         ("gzip", ZIPPED + ZIPPED[:3] + b"broken", None),
     ],
+    ids=count(),  # the bytes hold the time at which they were compressed
 )
 async def test_an_answer_is_read_however_it_was_compressed(klein_emulator, encoding, sent, read):
     klein_emulator.script("model", Reply(200, sent, {"Content-Encoding": encoding}))
