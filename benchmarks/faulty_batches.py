@@ -222,12 +222,12 @@ def _unlisted(directory: Path, requests: Iterable[JournaledRequest]) -> int:
 
 # --- the processes
 
-_FATAL = ("401", "402", "403", "400002", "400004")  # and faults whose names begin with these
-# Faults that rightly end a run within seconds, and a service that charges for what it calls cancelled, which no client
-# can keep within a budget.
+_FATAL = ("401", "402", "403", "400002", "400004", "1000")  # and faults whose names begin with these
+# Faults that rightly end a run within seconds; states that no client knows, in which a request stays for ever; and a
+# service that charges for what it calls cancelled, which no client can keep within a budget.
 LEFT_OUT: Final = frozenset(
     {
-        *(name for name in FAULTS if name.startswith(_FATAL)),
+        *(name for name in FAULTS if name.startswith((*_FATAL, "says-"))),
         "no-price",
         "odd-price",
         "is-cancelled",
