@@ -16,7 +16,7 @@ from flux_klein_async.api.urls import host_of, is_loopback, parsed
 from flux_klein_async.errors import DownloadError
 from flux_klein_async.models import GenerationOutput
 
-__all__ = ["inline_file", "is_inline", "read_output", "too_large"]
+__all__ = ["inline_file", "is_inline", "read_output", "too_large", "url_suffix"]
 
 _DEEPEST = 32  # levels
 _MOST_VALUES = 100_000
@@ -188,7 +188,7 @@ class _Walk:
             major = (data[1] or "").lower()
             told, kind = True, major if major in ("image", "video") else kind or "other"
         elif self._is_taken(text):
-            suffix = _suffix(text)
+            suffix = url_suffix(text)
             told, kind = told or suffix in _SUFFIXES, kind or _SUFFIXES.get(suffix, "other" if suffix else None)
         else:
             if len(self.not_taken) < _MOST_SHOWN and _ADDRESS.fullmatch(text):
@@ -198,7 +198,7 @@ class _Walk:
 
     def _is_taken(self, text: str) -> bool:
         found = _URL.match(text)
-        if found is None or (_SPACE.search(text) and _suffix(text) not in _SUFFIXES):
+        if found is None or (_SPACE.search(text) and url_suffix(text) not in _SUFFIXES):
             return False  # a sentence may begin with a URL
         if found[1].lower() == "https":
             return True
@@ -215,7 +215,7 @@ def _is_gap(item: Any) -> bool:
     return item is None or item == ""
 
 
-def _suffix(url: str) -> str:
+def url_suffix(url: str) -> str:
     """The suffix of a URL's file, in lower case and without its dot; "" if it has none."""
     name = url.partition("#")[0].partition("?")[0].rpartition("/")[2]
     return name.rpartition(".")[2].lower() if "." in name else ""

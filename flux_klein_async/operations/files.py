@@ -19,6 +19,7 @@ from pathlib import Path
 from threading import Lock
 from typing import BinaryIO, Generic, TypeVar
 
+from flux_klein_async.api.outputs import url_suffix
 from flux_klein_async.errors import DownloadError, InvalidInputError
 from flux_klein_async.models import SavedFile
 
@@ -73,8 +74,7 @@ def problem_with(start: bytes, headers: Mapping[str, str], url: str) -> str | No
     if suffix_of(start) != ".bin":
         return None
     content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    name = url.partition("#")[0].partition("?")[0].rpartition("/")[2]
-    suffix = name.lower().rpartition(".")[2] if "." in name else ""
+    suffix = url_suffix(url)
     page = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGE_STARTS)
     if (page or content_type in _PAGE_TYPES) and suffix not in {"html", "htm"}:
         return "A web page came in place of the file"
