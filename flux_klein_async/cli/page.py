@@ -6,7 +6,6 @@ Names carry a digest of the content, and the page is replaced last: it never nam
 
 import asyncio
 import hashlib
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +24,7 @@ from flux_klein_async.batch.report import MANIFEST, STATES, Report
 from flux_klein_async.cli import run, signals
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen
-from flux_klein_async.cli.thumbnails import Thumbnail, make_thumbnails
+from flux_klein_async.cli.thumbnails import Thumbnail, make_thumbnails, replacing
 from flux_klein_async.errors import FluxKleinError, InvalidInputError
 from flux_klein_async.journal.budget import dollars
 
@@ -123,7 +122,9 @@ def write_report(
         assets = files("flux_klein_async.cli").joinpath("assets")
         names = {name: _put(beside, name, assets.joinpath(f"report.{name}").read_bytes()) for name in ("css", "js")}
         chunks = list(_chunks(found, thumbnails, beside))
-        _replace(page, _rendered(found, assets.joinpath("report.html").read_text("utf-8"), names, chunks))
+        text = _rendered(found, assets.joinpath("report.html").read_text("utf-8"), names, chunks)
+        with replacing(page) as unfinished:
+            unfinished.write_bytes(text)
         _sweep(beside, {*names.values(), *chunks})
         _sweep(beside / _THUMBNAILS, {made.name for made in thumbnails.values() if made.name is not None})
         if not contact_sheet:
@@ -226,18 +227,9 @@ def _put(folder: Path, suffix: str, data: bytes, prefix: str = "report-") -> str
     """Write a file whose name carries a digest of its content; the name."""
     name = f"{prefix}{hashlib.sha256(data).hexdigest()[:16]}.{suffix}"
     if not (folder / name).exists():
-        _replace(folder / name, data)
+        with replacing(folder / name) as unfinished:
+            unfinished.write_bytes(data)
     return name
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _sweep(folder: Path, used: set[str]) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from flux_klein_async.errors import InvalidInputError
 
-__all__ = ["Thumbnail", "make_thumbnails"]
+__all__ = ["Thumbnail", "make_thumbnails", "replacing"]
 
 SIDE = 448  # pixels: a card of the page on a dense screen
 _QUALITY = 80
@@ -111,10 +111,17 @@ def _made(path: Path, key: str, folder: Path) -> Thumbnail:
     except InvalidInputError as error:
         return Thumbnail(note=f"{error}.")
     name = f"{key}.{width}x{height}.webp"
-    unfinished = folder / f".{key}.{os.getpid()}.part"
-    try:
+    with replacing(folder / name) as unfinished:
         small.save(unfinished, "WEBP", quality=_QUALITY)
-        unfinished.replace(folder / name)
+    return Thumbnail(name, (width, height))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to. It takes that name when the block ends, and is removed if the block fails."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield unfinished
+        unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-    return Thumbnail(name, (width, height))
