@@ -71,6 +71,7 @@ def test_the_processes_end_with_the_command(tmp_path: Path, stopped: signal.Sign
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
         small = tmp_path / "index_files" / "thumbnails"
         while not (small.is_dir() and any(small.iterdir())):
+            assert process.poll() is None, "it ended before its first thumbnail"
             time.sleep(0.01)
         if stopped == signal.SIGINT:
             os.killpg(process.pid, stopped)  # as a terminal does
