@@ -8,7 +8,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
@@ -42,13 +42,22 @@ from flux_klein_async.text import plain
 from flux_klein_async.transport.base import BodyGuard
 from flux_klein_async.transport.retry import Verdict, classify, refused_for_now
 
-__all__ = ["AcceptedRequest", "PreparedRequest", "from_user", "in_thread", "made_input", "prepare", "submit"]
+__all__ = [
+    "TYPED",
+    "AcceptedRequest",
+    "PreparedRequest",
+    "from_user",
+    "in_thread",
+    "made_input",
+    "prepare",
+    "submit",
+]
 
 
 T = TypeVar("T")
 SEEN_THROUGH = 5.0  # seconds that an abandoned POST gets to return its id
 
-_TYPED = {KLEIN_4B_TEXT_TO_IMAGE: TextToImageInput, KLEIN_9B_TEXT_TO_IMAGE: TextToImage9BInput}
+TYPED: Final = {KLEIN_4B_TEXT_TO_IMAGE: TextToImageInput, KLEIN_9B_TEXT_TO_IMAGE: TextToImage9BInput}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +123,7 @@ def prepare(
             raise InvalidInputError("A Mapping goes as it is: put width and height into it")
         fields = input
     elif isinstance(input, str):
-        fields = _typed(_TYPED.get(model), {"prompt": input, **size})
+        fields = _typed(TYPED.get(model), {"prompt": input, **size})
     elif isinstance(input, TextToImageInput):
         fields = _typed(type(input), {**dict(input), **size}) if size else input
     else:

@@ -284,12 +284,12 @@ async def test_a_read_that_is_abandoned_sends_nothing(klein_emulator, connect, t
         client = connect(journal=store if journal else None)
         slow = threading.Event()
         try:
-            for _ in range(4):
-                client._context.threads.submit(slow.wait, 5)
+            jobs = [client._context.threads.submit(slow.wait, 5) for _ in range(4)]
             task = asyncio.ensure_future(client.generate_all([edit], model=EDIT))
             await settle()
             await give_up(task)
             [outcome] = await client.generate_all([edit], model=EDIT, timeout=0)
+            assert not any(job.done() for job in jobs)
         finally:
             slow.set()
         assert (type(outcome.error), outcome.error.charged) == (APITimeoutError, "no")
