@@ -125,9 +125,6 @@ class InputFile:
         self.size: int | None = None
         self.sha256: str | None = None
 
-    def __fspath__(self) -> str:
-        return str(self.path)
-
     def __repr__(self) -> str:
         return f"InputFile({str(self.path)!r})"
 
@@ -173,7 +170,7 @@ _FILE = "\ud800"  # stands for a file in the encoder's output: a text that canno
 
 
 def _is_path(value: object) -> bool:
-    return hasattr(value, "__fspath__")  # what os.PathLike means
+    return isinstance(value, InputFile) or hasattr(value, "__fspath__")  # which os.PathLike means
 
 
 def _plain(value: object) -> Any:

@@ -1,7 +1,7 @@
 """Local files of an input: checked by their content, and put into the body of a submit as data URIs.
 
 Each file is read in pieces, once for a body, and once before that where a journal has to recognise the item. All of it
-blocks, so it runs in worker threads; between two pieces, which take about a millisecond, the event loop runs.
+blocks, so it runs in worker threads; between two pieces, which take less than a millisecond, the event loop runs.
 """
 
 import errno
@@ -22,7 +22,7 @@ from flux_klein_async.text import shown
 
 __all__ = ["check_files", "digest_files", "read_body"]
 
-_PIECE: Final = 768 * 1024  # bytes; divisible by 3, so that the pieces in base64 add up to the whole
+_PIECE: Final = 192 * 1024  # bytes; divisible by 3, so that the pieces in base64 add up to the whole
 _LONGEST_PATH: Final = 100  # characters of a path in a message
 _TYPES: Final = {
     ".png": "image/png",
