@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -196,20 +196,11 @@ def _fields(model: str, inputs: dict[str, Any], **options: Any) -> dict[str, Any
 async def _with_lists(inputs: dict[str, Any], client: FluxKleinClient, screen: Screen) -> dict[str, Any]:
     """The fields that `--input` sets, as lists where the catalogue says that the field takes one."""
     try:
-        schema = (await client.get_model()).input_schema or {}
+        lists = {field.name for field in (await client.get_model()).input_fields if field.many}
     except FluxKleinError as error:  # the service refuses a wrong form at no charge
         screen.note(f"The catalogue does not say which fields are lists: {error}")
         return inputs
-    properties = schema.get("properties")
-    properties = properties if isinstance(properties, Mapping) else {}
-    return {
-        name: [value] if not isinstance(value, list) and _takes_list(properties.get(name)) else value
-        for name, value in inputs.items()
-    }
-
-
-def _takes_list(field: object) -> bool:
-    return isinstance(field, Mapping) and field.get("type") == "array"
+    return {name: [value] if name in lists and not isinstance(value, list) else value for name, value in inputs.items()}
 
 
 def _resume(directory: Path | None, base_url: str | None) -> Callable[[str], str]:
