@@ -152,7 +152,7 @@ def _value(name: str, text: str) -> Any:
     if text.startswith("@@"):
         return text[1:]
     if text.startswith("@"):
-        return local_file(text[1:], Path.cwd())
+        return local_file(text[1:], Path())
     try:
         value = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -161,7 +161,7 @@ def _value(name: str, text: str) -> Any:
                 f"{name}: {text!r:.80} is no JSON; a text that begins so is written as a JSON string"
             ) from None
         return text
-    return with_files(value, Path.cwd())
+    return with_files(value, Path())
 
 
 def _no_constant(word: str) -> NoReturn:

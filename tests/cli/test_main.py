@@ -57,7 +57,11 @@ REFUSED: list[tuple[str | list[str], int, str]] = [
     (f"generate x --input prompt=y --model {EDIT}", 64, "prompt is given twice"),
     (f"generate x --width 64 --input width=64 --model {EDIT}", 64, "width is given twice"),
     (["generate", "x", "--input", "a=[1\x1b", "--model", EDIT], 64, r"a: '[1\x1b' is no JSON; a text that begins so"),
-    (f"generate x --input image_urls=@no.png --model {EDIT}", 65, "no.png' does not exist; name one that does"),
+    (
+        f"generate x --input image_urls=@no.png --model {EDIT}",
+        65,
+        "the file 'no.png' does not exist; a relative path begins at",
+    ),
     (f"generate x --input image_urls=@prompts.txt --model {EDIT}", 65, "prompts.txt' is of no known type; convert it"),
     (f"generate x --input image_urls=@ --model {EDIT}", 65, "is a directory; name one of its files"),
     (["generate", "x", "--input", 'a=[{"file": "no.png"}]', "--model", EDIT], 65, "a.0: the file '"),

@@ -276,6 +276,16 @@ async def test_a_file_that_cannot_be_sent_costs_nothing_and_writes_nothing(klein
     assert klein_emulator.calls == {}
 
 
+async def test_a_bound_that_was_raised_leaves_the_refusal_to_the_service(klein_emulator, connect, tmp_path):
+    sparse(tmp_path / "a.png", PNG, 6 * MIB + 1)
+    edit = {"prompt": "x", "image_urls": [tmp_path / "a.png"]}
+    with pytest.raises(InvalidInputError, match="has 6,291,457 bytes, and a picture may have 6,291,456"):
+        await connect().generate(edit, model=EDIT)
+    with pytest.raises(InputRejectedError, match="larger than 6 MiB") as caught:
+        await connect(limits=Limits(max_picture_bytes=7 * MIB)).generate(edit, model=EDIT)
+    assert (caught.value.charged, len(str(caught.value)) < 500, klein_emulator.accepted) == ("no", True, 0)
+
+
 @pytest.mark.parametrize("journal", [False, True])
 async def test_a_read_that_is_abandoned_sends_nothing(klein_emulator, connect, tmp_path, journal):
     (tmp_path / "a.png").write_bytes(PNG)
