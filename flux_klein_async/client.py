@@ -207,6 +207,7 @@ class FluxKleinClient(NotWith):
             on_event=on_event,
             backoff=Backoff(retry),
             max_file_bytes=settings.max_file_bytes,
+            limits=settings,
         )
         self._closing: asyncio.Task[tuple[str, ...]] | None = None
 
@@ -231,7 +232,8 @@ class FluxKleinClient(NotWith):
         """Submit one input: one accepted POST at most, and it costs money.
 
         Args:
-            input: A prompt, a typed input, or a Mapping that is sent as it is.
+            input: A prompt, a typed input, or a Mapping that is sent as it is. A `pathlib.Path` as a value of a Mapping
+                or in a list is a local file: its bytes, read in a thread, are sent (`Limits` says how many).
             model: The model's id; None: the client's model (a typed input of another model names its own).
             width: Pixels, 64 to 2048; None: the model's default (1024).
             height: Pixels, 64 to 2048; None: likewise.
@@ -337,7 +339,8 @@ class FluxKleinClient(NotWith):
         """Submit one input and wait for its result, in one of the `max_in_flight` slots.
 
         Args:
-            input: A prompt, a typed input, or a Mapping that is sent as it is.
+            input: A prompt, a typed input, or a Mapping that is sent as it is. A `pathlib.Path` as a value of a Mapping
+                or in a list is a local file: its bytes, read in a thread, are sent (`Limits` says how many).
             model: The model's id; None: the client's model (a typed input of another model names its own).
             width: Pixels, 64 to 2048; None: the model's default (1024).
             height: Pixels, 64 to 2048; None: likewise.

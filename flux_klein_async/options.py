@@ -64,7 +64,10 @@ class Limits:
         max_connections: Open connections to the API.
         polls_per_second: Ceiling for the polls of all waits of the client together, or None.
         max_json_bytes: Largest answer, after decompression (8 MiB).
-        max_file_bytes: Largest file (64 MiB).
+        max_file_bytes: Largest file that is downloaded (64 MiB).
+        max_picture_bytes: Largest local picture in an input (6 MiB; source: docs/wire.md, "Input").
+        max_input_file_bytes: Any other local file in an input (32 MiB).
+        max_request_bytes: Largest body of a submit with local files (64 MiB); they take a third more than on disk.
         halt_after: So many submits of a fan-out that end uncertain in a row, or so many generations that end without a
             file, stop it from submitting more (`FanOutHaltedError`); None never does. Submits that are under way at
             that moment are not taken back, so that up to `max_in_flight` may be charged.
@@ -75,10 +78,14 @@ class Limits:
     polls_per_second: float | None = None
     max_json_bytes: int = 8 * 1024 * 1024
     max_file_bytes: int = 64 * 1024 * 1024
+    max_picture_bytes: int = 6 * 1024 * 1024
+    max_input_file_bytes: int = 32 * 1024 * 1024
+    max_request_bytes: int = 64 * 1024 * 1024
     halt_after: int | None = 5
 
     def __post_init__(self) -> None:
         _require_count(self, "max_in_flight", "max_connections", "max_json_bytes", "max_file_bytes")
+        _require_count(self, "max_picture_bytes", "max_input_file_bytes", "max_request_bytes")
         _require_count(self, *([] if self.halt_after is None else ["halt_after"]))
         rate = self.polls_per_second
         _require(rate is None or (finite(rate) and rate > 0), "Limits.polls_per_second must be above 0 or None")

@@ -19,6 +19,7 @@ NO_SECONDS: list[Any] = [-0.1, NAN, INF, -INF, True, "1", 1j, HUGE]
     ("cls", "names", "good", "bad"),
     [
         (Limits, "max_in_flight max_connections max_json_bytes max_file_bytes", [1, 7], [*NO_COUNTS, None]),
+        (Limits, "max_picture_bytes max_input_file_bytes max_request_bytes", [1, 7], [*NO_COUNTS, None]),
         (Limits, "polls_per_second", [0.5, 20, None], [*NO_SECONDS, 0, 0.0]),
         (Limits, "halt_after", [1, 7, None], NO_COUNTS),
         (RetryPolicy, "attempts", [1, 7], [*NO_COUNTS, None]),
@@ -35,7 +36,9 @@ def test_takes_settings_in_range_and_refuses_others_by_name(cls: type, names: st
 
 
 def test_has_the_defaults_that_the_documentation_promises() -> None:
-    assert dataclasses.astuple(Limits()) == (64, 100, None, 8 * 2**20, 64 * 2**20, 5)
+    assert dataclasses.astuple(Limits()) == (
+        *(64, 100, None, 8 * 2**20, 64 * 2**20, 6 * 2**20, 32 * 2**20, 64 * 2**20, 5),
+    )
     assert dataclasses.astuple(RetryPolicy()) == (5, 0.1, 2.0, 5.0, None)
 
 

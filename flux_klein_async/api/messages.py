@@ -33,7 +33,7 @@ class Request:
     _: KW_ONLY
     replayable: bool
     silence: float
-    body: bytes | None = field(default=None, repr=False)
+    body: bytes | memoryview | None = field(default=None, repr=False)
 
 
 class Response(NamedTuple):

@@ -1,7 +1,9 @@
 """Every call of the API as a frozen `Request`, and the JSON of a submit (source: docs/wire.md)."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -13,7 +15,7 @@ from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.misuse import slip
 
-__all__ = ["PAGE", "Api", "canonical", "checked_word", "encode_input"]
+__all__ = ["PAGE", "Api", "InputBody", "InputFile", "canonical", "checked_word", "encode_input"]
 
 # Seconds of silence on the socket. A half-open connection never answers, so a poll fails soon and the next one tries
 # again. Other calls are small, files may come from cold storage, and losing a submit costs money.
@@ -38,7 +40,7 @@ class Api:
         # Uncompressed, so that Content-Length is the size of the file.
         self._file_headers = _frozen({"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": user_agent})
 
-    def submit(self, model: str, body: bytes) -> Request:
+    def submit(self, model: str, body: bytes | memoryview) -> Request:
         """The one request that costs money."""
         url, headers = self.urls.model(model), self._post_headers
         return Request(Kind.SUBMIT, "POST", url, headers, replayable=False, silence=_SUBMIT_SILENCE, body=body)
@@ -102,21 +104,93 @@ def checked_word(name: str, word: object) -> str | None:
     return word
 
 
+# --- the input of a submit
+
+
+class InputFile:
+    """A local file of an input. Only its path is known before it is read (`operations.inputs`).
+
+    Attributes:
+        path: Where it is; absolute once it was read.
+        size: Bytes, once it was read.
+        sha256: The SHA-256 of its bytes in hexadecimal digits, once it was read.
+    """
+
+    __slots__ = ("path", "sha256", "size")
+
+    def __init__(self, path: object) -> None:
+        if not isinstance(path, str):
+            raise TypeError(f"a path is text, not {type(path).__name__}")
+        self.path = Path(path)
+        self.size: int | None = None
+        self.sha256: str | None = None
+
+    def __repr__(self) -> str:
+        return f"InputFile({str(self.path)!r})"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a journal and a manifest show in place of its bytes."""
+        return {"file": str(self.path), "size": self.size, "sha256": self.sha256}
+
+
+@dataclass(frozen=True, slots=True)
+class InputBody:
+    """The JSON of a submit before its local files are read.
+
+    Attributes:
+        template: The JSON, with a NUL byte, which JSON never holds, in place of each file.
+        files: The files in this order, each with the field that holds it, such as `image_urls.0`.
+    """
+
+    template: bytes
+    files: tuple[tuple[str, InputFile], ...] = ()
+
+    @property
+    def recorded(self) -> bytes:
+        """What a journal records: path, size and SHA-256 in place of the bytes of each file."""
+        return self._filled(lambda file: json.dumps(file.facts))
+
+    @property
+    def content(self) -> bytes:
+        """The one spelling by which an item is recognised: a file counts with its bytes, wherever it is.
+
+        Only for files that were read. The lone surrogate sets a digest apart from every text that an input may hold.
+        """
+        return canonical(self._filled(lambda file: f'"\\ud800{file.sha256}"'))
+
+    def _filled(self, written: Callable[[InputFile], str]) -> bytes:
+        first, *rest = self.template.split(b"\0")
+        return first + b"".join(
+            written(file).encode() + piece for (_, file), piece in zip(self.files, rest, strict=True)
+        )
+
+
+_FILE = "\ud800"  # stands for a file in the encoder's output: a text that cannot be encoded, so that no input holds it
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, InputFile) or hasattr(value, "__fspath__")  # which os.PathLike means
+
+
 def _plain(value: object) -> Any:
     if isinstance(value, BaseModel):
         fields = value.model_dump(exclude_none=True)
         return fields["url"] if set(fields) == {"url"} else fields  # a HostedFile is sent as its URL
     if isinstance(value, Mapping):
         return dict(value)
-    raise TypeError(f"{type(value).__name__} has no place in JSON")
+    if _is_path(value):
+        return _FILE
+    hint = "; a local file is a pathlib.Path" if isinstance(value, bytes) or hasattr(value, "read") else ""
+    raise TypeError(f"{type(value).__name__} has no place in JSON{hint}")
 
 
 # json.dumps would make a new encoder for each call.
 _ENCODER = json.JSONEncoder(default=_plain, allow_nan=False, ensure_ascii=False)
 
 
-def encode_input(value: BaseModel | Mapping[str, Any]) -> bytes:
-    """The body of a submit.
+def encode_input(value: BaseModel | Mapping[str, Any]) -> InputBody:
+    """The body of a submit. Its local files (any `os.PathLike` that is a value or an element of a list) are not read.
 
     Raises:
         InvalidInputError: It is no JSON object: a foreign type, NaN, a lone surrogate, a cycle.
@@ -125,10 +199,26 @@ def encode_input(value: BaseModel | Mapping[str, Any]) -> bytes:
         fields = _plain(value)
         if not isinstance(fields, dict):
             raise TypeError("an input is a JSON object")
-        return _ENCODER.encode(fields).encode()
+        text = _ENCODER.encode(fields)
+        files: tuple[tuple[str, InputFile], ...] = ()
+        if f'"{_FILE}"' in text:
+            files = tuple(_files_in(fields))
+            text = text.replace(f'"{_FILE}"', "\0", len(files))
+        return InputBody(text.encode(), files)
     except (TypeError, ValueError, RecursionError) as error:
         cause = error.reason if isinstance(error, UnicodeEncodeError) else str(error)  # its text holds the input
         raise InvalidInputError("The input cannot be written as JSON", cause=cause) from None
+
+
+def _files_in(value: Any, name: str = "") -> Iterator[tuple[str, InputFile]]:
+    """The files of an input with their fields, in the order in which the encoder writes them."""
+    if _is_path(value) and not isinstance(value, str):
+        yield name, value if isinstance(value, InputFile) else InputFile(value.__fspath__())
+        return
+    value = _plain(value) if isinstance(value, BaseModel | Mapping) else value
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, part in parts:
+        yield from _files_in(part, f"{name}.{key}" if name else str(key))
 
 
 def canonical(body: bytes) -> bytes:
@@ -139,7 +229,8 @@ def canonical(body: bytes) -> bytes:
     """
     try:
         value = json.loads(body, parse_float=_number)
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return text.encode(errors="surrogatepass")  # see InputBody.content
     except (ValueError, RecursionError):  # nested as deep as Python can just encode
         return body
 

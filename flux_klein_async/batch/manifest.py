@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeGuard
 
 from flux_klein_async import errors
+from flux_klein_async.api.requests import InputFile
 from flux_klein_async.batch.rows import DiskMap, Row, lines
 from flux_klein_async.errors import FluxKleinError, ItemClaimedError, JournalError
 from flux_klein_async.models import GenerationResult, Outcome, RequestState, SavedFile, brief_url
@@ -35,8 +36,9 @@ def json_line(record: Mapping[str, Any]) -> str:
 def record(outcome: Outcome[Row]) -> Record:
     """The record of an item's end, as `--json` prints it and a manifest holds it.
 
-    `index`, `id`, `input`, `request_id`, `state`, `urls`, `files` (path, sha256, size), `cost_usd`, `timings` (s),
-    and `error` (null or type, message, charged, retryable).
+    `index`, `id`, `input` (a local file as file, size and sha256, null where it was not read), `request_id`, `state`,
+    `urls`, `files` (path, sha256, size), `cost_usd`, `timings` (s), and `error` (null or type, message, charged,
+    retryable).
     """
     row, error = outcome.item, outcome.error
     facts: Record = {"request_id": None, "state": None, "urls": [], "files": [], "cost_usd": None, "timings": None}
@@ -46,7 +48,16 @@ def record(outcome: Outcome[Row]) -> Record:
         facts |= {"request_id": error.request_id, "state": _state_after(error)}
     facts["files"] = [file_facts(file) for file in outcome.files]
     failure = None if error is None else error_facts(error)
-    return {"index": row.number, "id": row.id, "input": row.fields, **facts, "error": failure}
+    return {"index": row.number, "id": row.id, "input": _without_bytes(row.fields), **facts, "error": failure}
+
+
+def _without_bytes(value: Any) -> Any:
+    """An input as JSON, with path, size and digest in place of each local file."""
+    if isinstance(value, dict):
+        return {name: _without_bytes(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_without_bytes(part) for part in value]
+    return value.facts if isinstance(value, InputFile) else value
 
 
 def result_facts(result: GenerationResult) -> Record:

@@ -9,6 +9,7 @@ import asyncio
 import csv
 import json
 import math
+import os
 import re
 import sqlite3
 import threading
@@ -17,20 +18,37 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Itera
 from contextlib import closing, suppress
 from enum import StrEnum
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, NoReturn
 
 from pydantic import ValidationError
 
+from flux_klein_async.api.requests import InputFile, encode_input
 from flux_klein_async.errors import JournalError
-from flux_klein_async.models import TextToImageInput
+from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, TextToImageInput
+from flux_klein_async.operations.inputs import check_files
+from flux_klein_async.operations.submit import TYPED
+from flux_klein_async.options import Limits
 
-__all__ = ["LONGEST", "DiskMap", "Estimate", "FileFormat", "Row", "lines", "published", "read_ahead", "read_rows"]
+__all__ = [
+    "LONGEST",
+    "DiskMap",
+    "Estimate",
+    "FileFormat",
+    "Row",
+    "lines",
+    "local_file",
+    "published",
+    "read_ahead",
+    "read_rows",
+    "with_files",
+]
 
 LONGEST: Final = 128 * 1024
 """Bytes of a line or a CSV record. A prompt that the model follows in full is some fifty times shorter."""
 
 _AHEAD: Final = 256  # rows that a thread reads before they are wanted
-_FIELDS: Final = ("prompt", "width", "height", "id")
+_COLUMNS: Final = ("prompt", "width", "height", "id")  # of CSV, which has no types
 _PIECE: Final = 64 * 1024  # bytes read at a time of a line that is skipped
 _LONGEST_ID: Final = 200  # characters
 _SHOWN: Final = 60  # characters of a user's text in a message
@@ -41,6 +59,7 @@ _OTHER_MARKS: Final = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")  # UTF-16 
 _NOT_IN_PROMPTS: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _NOT_IN_IDS: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _SIDES: Final = {name: TextToImageInput.model_fields[name].default for name in ("width", "height")}
+_MOST_PIXELS: Final = 65_536  # of a side, in an estimate
 _STEPS: Final = 16  # an octave of pixels: sizes within a step differ by less than 5 %
 _WHOLE: Final = re.compile(r"\s*([+-]?[0-9]{1,9})\s*")
 
@@ -50,7 +69,7 @@ class Row(NamedTuple):
 
     Attributes:
         line: Where it begins in the file, from 1.
-        fields: What is posted: `prompt`, and `width` and `height` where they are given.
+        fields: What is posted, with an `InputFile` in place of each local file.
         id: The user's own id for it, or None.
         number: Its place among all rows of the file, from 0.
         problem: Why it cannot be submitted, in a printable sentence; None for a good row.
@@ -71,8 +90,17 @@ class FileFormat(StrEnum):
     CSV = "csv"
 
 
-def read_rows(stream: BinaryIO, file_format: FileFormat) -> Generator[Row, None, None]:
+def read_rows(
+    stream: BinaryIO,
+    file_format: FileFormat,
+    *,
+    model: str = KLEIN_4B_TEXT_TO_IMAGE,
+    folder: "str | os.PathLike[str]" = "",
+) -> Generator[Row, None, None]:
     """Read the rows of a file, bad ones included, each as soon as it is there.
+
+    Rows have the fields of the model's typed input; for a model without one, any field. `{"file": "ref.png"}` in place
+    of a value is a local file, whose relative path begins at `folder`.
 
     A row with the id of an earlier row is bad. Where a file cannot be read any further, its last row says why.
 
@@ -80,7 +108,8 @@ def read_rows(stream: BinaryIO, file_format: FileFormat) -> Generator[Row, None,
         JournalError: There is no room for the temporary file that remembers the ids.
     """
     with closing(DiskMap()) as lines_of_ids:
-        for number, row in enumerate(_rows(stream, file_format, lines_of_ids)):
+        check = partial(_checked, TYPED.get(model), Path(folder), lines_of_ids)
+        for number, row in enumerate(_rows(stream, file_format, check)):
             yield row._replace(number=number)
 
 
@@ -131,7 +160,7 @@ def _records(stream: BinaryIO, *, multiline: bool) -> Iterator[tuple[int, bytes]
         raise _UnreadableError(begun, "a quote that opens in this record is never closed")
 
 
-def _rows(stream: BinaryIO, file_format: FileFormat, lines_of_ids: "DiskMap") -> Iterator[Row]:
+def _rows(stream: BinaryIO, file_format: FileFormat, checked: Callable[[int, dict[str, Any]], Row]) -> Iterator[Row]:
     is_csv = file_format is FileFormat.CSV
     records = _records(stream, multiline=is_csv)
     try:
@@ -140,9 +169,11 @@ def _rows(stream: BinaryIO, file_format: FileFormat, lines_of_ids: "DiskMap") ->
             try:
                 text = _decoded(data)
                 if text.strip() and (fields := parse(text)) is not None:
-                    yield _checked(line, fields, lines_of_ids)
+                    yield checked(line, fields)
             except ValueError as error:
                 yield Row(line, {}, problem=_sentence(error))
+            except RecursionError:
+                yield Row(line, {}, problem="nested too deeply")
     except _UnreadableError as error:
         line, problem = error.args
         yield Row(line, {}, problem=problem)
@@ -190,8 +221,6 @@ def _json_fields(text: str) -> dict[str, Any]:
         fields = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} (character {error.colno})") from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
     except ValueError as error:
         raise ValueError("a number has too many digits" if "digits" in str(error) else str(error)) from None
     if not isinstance(fields, dict):
@@ -223,7 +252,7 @@ def _header(cells: list[str]) -> list[str]:
     header = [name.strip() for name in cells]
     if len(header) == 1 and any(separator in header[0] for separator in ";\t"):
         raise ValueError(f"columns are separated by commas; this is one column, {_quoted(header[0])}")
-    _refuse_unknown("column", header, " (the first line is the header)")
+    _refuse_unknown("column", header, _COLUMNS, " (the first line is the header)")
     if len(set(header)) < len(header):
         raise ValueError(f"the column {_twice(header)} is there twice")
     if "prompt" not in header:
@@ -249,17 +278,36 @@ def _csv_fields(header: list[str], text: str) -> dict[str, Any] | None:
     return fields
 
 
-def _checked(line: int, given: dict[str, Any], lines_of_ids: "DiskMap") -> Row:
+def local_file(path: str, folder: Path) -> InputFile:
+    """A local file; `~` is the home directory, and a relative path begins at the folder."""
+    return InputFile(str(folder / os.path.expanduser(path)))  # noqa: PTH111  # Path's own raises where there is no home
+
+
+def with_files(value: Any, folder: Path) -> Any:
+    """A value of JSON, with a local file in place of each object that has the one field `file`."""
+    if isinstance(value, dict):
+        if value.keys() == {"file"} and isinstance(value["file"], str):
+            return local_file(value["file"], folder)
+        return {name: with_files(part, folder) for name, part in value.items()}
+    return [with_files(part, folder) for part in value] if isinstance(value, list) else value
+
+
+def _checked(
+    typed: type[TextToImageInput] | None, folder: Path, lines_of_ids: "DiskMap", line: int, given: dict[str, Any]
+) -> Row:
     """The row of these fields, of which None counts as not given."""
-    _refuse_unknown("field", given)
-    # Always in the same order: the journal recognises a row without an id by what is posted.
-    fields = {name: given[name] for name in _FIELDS if given.get(name) is not None}
+    names = tuple(given) if typed is None else (*typed.model_fields, "id")
+    _refuse_unknown("field", given, names)
+    fields = {name: with_files(given[name], folder) for name in names if given.get(name) is not None}
     row_id = fields.pop("id", None)
     row_id = str(row_id) if type(row_id) is int else row_id
     _check_id(row_id)
     if isinstance(prompt := fields.get("prompt"), str):
         _refuse_control("prompt", prompt, _NOT_IN_PROMPTS)
-    TextToImageInput(**fields)
+    if typed is not None:
+        typed(**fields)
+    else:
+        check_files(encode_input(fields), Limits())
     if row_id is not None:
         if (before := lines_of_ids.get(row_id.encode())) is not None:
             raise ValueError(f"line {before!r} has the same id")
@@ -284,10 +332,10 @@ def _refuse_control(name: str, text: str, refused: re.Pattern[str]) -> None:
         raise ValueError(f"{name}: the control character U+{ord(found[0]):04X} is not allowed")
 
 
-def _refuse_unknown(word: str, names: Iterable[str], hint: str = "") -> None:
-    if unknown := [_quoted(name) for name in names if name not in _FIELDS][:5]:
+def _refuse_unknown(word: str, names: Iterable[str], known: tuple[str, ...], hint: str = "") -> None:
+    if unknown := [_quoted(name) for name in names if name not in known][:5]:
         plural = "" if len(unknown) == 1 else "s"
-        raise ValueError(f"unknown {word}{plural} {', '.join(unknown)}; known are {', '.join(_FIELDS)}{hint}")
+        raise ValueError(f"unknown {word}{plural} {', '.join(unknown)}; known are {', '.join(known)}{hint}")
 
 
 def _sentence(error: ValueError) -> str:
@@ -415,7 +463,7 @@ class Estimate:
 
     def add(self, fields: Mapping[str, Any]) -> None:
         """Count one more generation of this input."""
-        pixels = math.prod(fields.get(name, default) for name, default in _SIDES.items())
+        pixels = math.prod(_side(fields.get(name), default) for name, default in _SIDES.items())
         learned = self._learned(round(_STEPS * math.log2(pixels)))
         seconds = published(pixels) if learned is None else learned
         self._total += seconds
@@ -425,3 +473,8 @@ class Estimate:
     def seconds(self, concurrency: int) -> float:
         """How long all of them take, `concurrency` at a time."""
         return max(self._total / concurrency, self._longest)
+
+
+def _side(given: Any, default: int) -> int:
+    """A side in pixels; a model without a typed input may mean anything by `width`."""
+    return given if type(given) is int and 0 < given <= _MOST_PIXELS else default

@@ -24,6 +24,7 @@ from flux_klein_async.journal.budget import Budget, dollars, generation_price
 from flux_klein_async.journal.sqlite import SqliteJournal
 from flux_klein_async.journal.writer import JournalAccount
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
+from flux_klein_async.operations.inputs import digest_files
 from flux_klein_async.operations.submit import prepare
 from flux_klein_async.options import Limits
 from flux_klein_async.polling.adaptive import AdaptivePolling
@@ -77,6 +78,9 @@ def batch(
     optionally width and height (pixels) and id. The id recognises a line in the next run; a line without one is
     recognised by its content. The first 1,000 lines are checked before anything is submitted.
 
+    For a model other than the klein models a .jsonl line has any field of its input. {"file": "ref.png"} in place of a
+    value sends a local file; a relative path begins at the folder of FILE.
+
     However a run ends, run the same command again to resume it. The journal records every submit before it is sent, so
     nothing is submitted twice. A submit with an unknown outcome is reported, and resubmitted only with
     --resubmit-uncertain.
@@ -90,11 +94,13 @@ def batch(
       flux-klein batch prompts.txt --emulator
       flux-klein batch prompts.csv --dry-run
       flux-klein batch prompts.jsonl --journal run.sqlite --max-spend 25
+      flux-klein batch edits.jsonl --model blackforestlabs/flux-2/dev/edit
       generate-prompts | flux-klein batch - --no-download --json > done.jsonl
     """  # noqa: D301  # \b: what follows is not to be wrapped
     folder = output_dir if dry_run else run.writable(output_dir)
     file_format = file_format or _format_of(file)
-    found = _rows(_opened(file), file_format)
+    # A relative path in a row of standard input begins at the working directory, as "-" has no folder.
+    found = _rows(_opened(file), file_format, model, Path(file).parent)
     path = journal or folder / "journal.sqlite"
 
     async def body(screen: Screen, stop: signals.Stop) -> ExitCode:
@@ -178,9 +184,9 @@ def _opened(file: str) -> BinaryIO:
         raise typer.BadParameter(f"{file!r} cannot be read: {getattr(error, 'strerror', error)}") from None
 
 
-def _rows(stream: BinaryIO, file_format: FileFormat) -> Generator[Row, None, None]:
+def _rows(stream: BinaryIO, file_format: FileFormat, model: str, folder: Path) -> Generator[Row, None, None]:
     with stream:
-        yield from read_rows(stream, file_format)
+        yield from read_rows(stream, file_format, model=model, folder=folder)
 
 
 async def _some(rows: AsyncIterator[Row], count: int) -> AsyncIterator[Row]:
@@ -245,8 +251,10 @@ class _Forecast:
                 return row, Action.SUBMIT
             prepared = prepare(row.fields, model=None, width=None, height=None, default_model=model)
             try:
-                return row, await preview(prepared.model, prepared.content, row.id)
-            except InvalidInputError as error:  # the journal knows another input with this id
+                if prepared.body.files:
+                    await asyncio.to_thread(digest_files, prepared.body, Limits())
+                return row, await preview(prepared.model, prepared.body.content, row.id)
+            except InvalidInputError as error:  # of its files; or the journal knows another input with this id
                 return row._replace(problem=str(error)), Action.SUBMIT
 
         while some := [row async for row in _some(rows, _AT_ONCE)]:

@@ -5,20 +5,21 @@ import shlex
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
 
-from flux_klein_async.batch.rows import Row
+from flux_klein_async.batch.rows import Row, local_file, with_files
 from flux_klein_async.cli import connect, run, signals
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen, shortened
 from flux_klein_async.cli.streams import Nowhere
 from flux_klein_async.client import FluxKleinClient
-from flux_klein_async.errors import InvalidInputError
-from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE, TextToImage9BInput
-from flux_klein_async.operations.submit import PreparedRequest, made_input, prepare
+from flux_klein_async.errors import FluxKleinError, InvalidInputError
+from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
+from flux_klein_async.operations.inputs import check_files
+from flux_klein_async.operations.submit import TYPED, made_input, prepare
 from flux_klein_async.options import Limits
 from flux_klein_async.polling.adaptive import AdaptivePolling
 
@@ -42,8 +43,14 @@ class PromptCommand(TyperCommand):
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to paint; - reads it from standard input.")],
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="What to paint; - reads it from standard input.")
+    ] = None,
     *,
+    given: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="FIELD=VALUE", help="Another field; @FILE sends a local file. Repeatable."),
+    ] = None,
     count: Annotated[int, typer.Option(min=1, max=_MOST, help="How many pictures.", metavar="N")] = 1,
     width: Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")] = None,
@@ -63,6 +70,9 @@ def generate(
     Progress goes to standard error, results to standard output as they finish. Ctrl-C cancels what is queued and
     waits up to 30 s for running generations; press it again to quit at once.
 
+    --input sets any field of the model's input: @FILE is a local file, anything else JSON, and what is no JSON is text;
+    @@ begins a text with @. A field that is given several times, or that the catalogue says is a list, is a list.
+
     \b
     Examples:
       flux-klein generate "a snow leopard at dawn" --emulator
@@ -70,6 +80,8 @@ def generate(
       flux-klein generate "a poster" --width 768 --height 1024 --json
       flux-klein generate "a map" --steps 8 \\
           --model blackforestlabs/flux-2-klein/9b/text-to-image
+      flux-klein generate "make it night" --input image_urls=@in.png \\
+          --input seed=3 --model blackforestlabs/flux-2/dev/edit
       flux-klein generate -- "--dashes--, an abstract painting"
       cat prompt.txt | flux-klein generate - --no-download
     """  # noqa: D301  # \b: what follows is not to be wrapped
@@ -78,7 +90,8 @@ def generate(
     if no_download and isinstance(sys.stdout, Nowhere):
         raise typer.BadParameter("standard output is closed: the URLs would be lost", param_hint="--no-download")
     text = _decoded(sys.stdin.buffer.read()) if prompt == "-" else prompt
-    fields = json.loads(_prepared(text, model, width, height, steps).body)
+    inputs = _inputs(given or [])
+    checked = _fields(model, inputs, prompt=text, width=width, height=height, steps=steps)
     directory = None if no_download else run.writable(output_dir)
 
     async def body(screen: Screen, stop: signals.Stop) -> ExitCode:
@@ -95,6 +108,7 @@ def generate(
                 polling=AdaptivePolling(store=service.store),
             ) as client,
         ):
+            fields = {**checked, **await _with_lists(inputs, client, screen)} if inputs else checked
             size = " of {width} x {height}".format_map(fields) if {"width", "height"} <= fields.keys() else ""
             pictures = f"{count} pictures" if count > 1 else "1 picture"
             screen.say(f"Generating {pictures}{size}: {shortened(str(fields.get('prompt', '')), 36)}")
@@ -123,14 +137,70 @@ def _decoded(data: bytes) -> str:
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 
-def _prepared(prompt: str, model: str, width: int | None, height: int | None, steps: int | None) -> PreparedRequest:
-    """What is posted for each picture."""
-    if steps is None:
-        return prepare(prompt, model=None, width=width, height=height, default_model=model)
-    if model != KLEIN_9B_TEXT_TO_IMAGE:
+def _inputs(given: list[str]) -> dict[str, Any]:
+    """The fields that `--input` sets; one that is given several times is a list."""
+    values: dict[str, list[Any]] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise _bad_input(f"{text!r:.80} is no field and value: write FIELD=VALUE")
+        values.setdefault(name, []).append(_value(name, value))
+    return {name: several if len(several) > 1 else several[0] for name, several in values.items()}
+
+
+def _value(name: str, text: str) -> Any:
+    if text.startswith("@@"):
+        return text[1:]
+    if text.startswith("@"):
+        return local_file(text[1:], Path())
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        if text.lstrip()[:1] in {"{", "[", '"'}:
+            raise _bad_input(
+                f"{name}: {text!r:.80} is no JSON; a text that begins so is written as a JSON string"
+            ) from None
+        return text
+    return with_files(value, Path())
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _bad_input(sentence: str) -> typer.BadParameter:
+    return typer.BadParameter(sentence, param_hint="--input")
+
+
+def _fields(model: str, inputs: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """What is posted for each picture, checked as far as it can be here."""
+    options = {name: value for name, value in options.items() if value is not None}
+    if twice := options.keys() & inputs.keys():
+        raise _bad_input(f"{min(twice)} is given twice")
+    if "prompt" not in options and not inputs:
+        raise typer.BadParameter("give a prompt, or --input for a model that takes none", param_hint="PROMPT")
+    if "steps" in options and model != KLEIN_9B_TEXT_TO_IMAGE:
         raise typer.BadParameter(f"{model} takes no steps; --model {KLEIN_9B_TEXT_TO_IMAGE} does", param_hint="--steps")
-    typed = made_input(prompt, lambda text: TextToImage9BInput(prompt=text, steps=steps))
-    return prepare(typed, model=model, width=width, height=height, default_model=model)
+    if (typed := TYPED.get(model)) is not None:
+        checked = made_input({**options, **inputs}, lambda fields: typed(**fields))
+        return dict(
+            json.loads(prepare(checked, model=model, width=None, height=None, default_model=model).body.template)
+        )
+    if not inputs:  # a prompt is not blank
+        prepare(options["prompt"], model=None, width=None, height=None, default_model=model)
+    fields = {**options, **inputs}
+    check_files(prepare(fields, model=None, width=None, height=None, default_model=model).body, Limits())
+    return fields
+
+
+async def _with_lists(inputs: dict[str, Any], client: FluxKleinClient, screen: Screen) -> dict[str, Any]:
+    """The fields that `--input` sets, as lists where the catalogue says that the field takes one."""
+    try:
+        lists = {field.name for field in (await client.get_model()).input_fields if field.many}
+    except FluxKleinError as error:  # the service refuses a wrong form at no charge
+        screen.note(f"The catalogue does not say which fields are lists: {error}")
+        return inputs
+    return {name: [value] if name in lists and not isinstance(value, list) else value for name, value in inputs.items()}
 
 
 def _resume(directory: Path | None, base_url: str | None) -> Callable[[str], str]:

@@ -6,6 +6,7 @@ reads URLs and JSON by itself and shares no code with the client, so that the sa
 
 import json
 import random
+import re
 from collections import Counter, deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,8 @@ __all__ = ["Action", "EmulatorOptions", "Engine", "Record", "prompt_of"]
 
 Action: TypeAlias = Reply | Hang | Reset | Garbage | Truncate | Endless
 _PLAIN = Generation()
+_LARGE = 2**20  # bytes of a body; thousands of larger ones would fill the memory
+_FILE = re.compile(rb"(;base64,[A-Za-z0-9+/=]{1024})[A-Za-z0-9+/=]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class Record:
         path: The path, without its query.
         query: The query's parameters.
         headers: Their names in lower case.
-        body: The whole body.
+        body: The whole body; of one of more than 1 MiB each data URI is cut after 1,024 characters of base64.
         at: The instant of arrival, in seconds on the loop's clock.
         request_id: The id that the path names or the submit started, or None.
         answer: The scripted answer or the fault, or None.
@@ -284,6 +287,7 @@ class Engine:
         answer = self._next_answer(route.endpoint, prompt)
         action, started = self._act(route, headers, body, answer, now)
         request_id, status = started or route.request_id, getattr(action, "status", None)
+        body = _FILE.sub(rb"\1", body) if len(body) > _LARGE else body
         self.records.append(
             Record(route.endpoint, method, route.path, route.query, headers, body, now, request_id, answer, status)
         )

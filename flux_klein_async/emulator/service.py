@@ -89,7 +89,7 @@ KEPT_FOR = 7 * 86_400.0  # seconds after its end for which the service keeps a g
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One accepted generation; `plan` says how it goes."""
+    """One accepted generation; `plan` says how it goes, `input` what its placeholder is drawn from."""
 
     request_id: str
     model: Model
@@ -186,6 +186,7 @@ _PIXELS = range(64, 2049)
 _DEFAULT_PIXELS = 1024
 _PAGE = 50
 _MOST_BYTES = 64 * 2**20  # of a request
+_KEPT_FIELDS = ("prompt", "width", "height", "seed")  # what a picture is drawn from; the files of an input are large
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +276,8 @@ class Service:
             return _refused(wrong), None
         request_id = str(uuid.UUID(int=self._ids.getrandbits(128), version=4))
         seconds = self.profile.duration(self._durations, *_size(given)) if plan.after is None else plan.after
-        job = Job(request_id, model, given, now, seconds, plan)
+        kept = {name: given[name] for name in _KEPT_FIELDS if name in given}
+        job = Job(request_id, model, kept, now, seconds, plan)
         self.queue.add(job)
         self.accepted += 1
         self.spent_usd = round(self.spent_usd + job.cost, 6)

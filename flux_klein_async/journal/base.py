@@ -152,7 +152,8 @@ class Entry:
         item: With the intent only: `Claim.item`, if the submit is for a claimed item.
         request_id: The service's id, once known.
         model: The model's id, if known.
-        body: With the intent only: the JSON to be posted.
+        body: With the intent only: the JSON to be posted, with `file` (the path), `size` and `sha256` in place of the
+            bytes of each local file.
         reservation: With the intent only: the money reserved for it, if there is a budget.
         cost_usd: The cost in USD, if the result reports it.
         answer: With a result only: the service's answer as JSON, from which the result can be read again.

@@ -45,7 +45,7 @@ class JournaledRequest:
         reserved_usd: USD that a budget reserved for it.
         files: The files that were saved.
         answer: The service's answer with the result, if known.
-        input: The JSON that was posted, if known.
+        input: The JSON that was posted, if known; a local file is an object of `file`, `size` and `sha256`.
     """
 
     number: int

@@ -19,7 +19,7 @@ from flux_klein_async.api.retry_after import retry_after
 from flux_klein_async.errors import ClientClosedError, ConfigurationError, FluxKleinError, JournalError
 from flux_klein_async.events import Closed, Event, Held
 from flux_klein_async.journal.base import Entry, EntryState, Journal, SpendingLimit
-from flux_klein_async.options import RetryPolicy
+from flux_klein_async.options import Limits, RetryPolicy
 from flux_klein_async.polling.policies import PollPolicy, SavedPolicy
 from flux_klein_async.transport.base import BodyGuard, Transport
 from flux_klein_async.transport.retry import Backoff, RetryQuota
@@ -184,6 +184,7 @@ class ClientContext:
     Attributes:
         redact: Takes the token out of a text that a server may have written.
         max_file_bytes: The largest file that is downloaded.
+        limits: How large local files of an input may be.
         operations: The calls under way.
         known_ids: Which request ids belong to submits already.
         learning: The poll policy, if it saves what it learned.
@@ -204,6 +205,7 @@ class ClientContext:
     on_event: Callable[[Event], None] | None
     backoff: Backoff
     max_file_bytes: int
+    limits: Limits
     lanes: Lanes
     redact: Callable[[str], str]
     quota: RetryQuota = field(default_factory=RetryQuota)

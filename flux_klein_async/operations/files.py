@@ -35,13 +35,15 @@ __all__ = [
     "part_files",
     "problem_with",
     "remove_files",
+    "suffix_of",
 ]
 
 T = TypeVar("T")
 
 START = 1024  # bytes; a web page may begin with blanks and comments
 
-# The first bytes of the formats that models deliver, and where in the file they are. The first match counts.
+# The first bytes of the formats that models take and deliver, and where in the file they are. The first match counts
+# (source: https://mimesniff.spec.whatwg.org, and the brands of https://mp4ra.org).
 _SIGNATURES = (
     (0, (b"\x89PNG\r\n\x1a\n",), ".png"),
     (0, (b"\xff\xd8\xff",), ".jpg"),
@@ -49,6 +51,7 @@ _SIGNATURES = (
     (0, (b"GIF8",), ".gif"),
     (4, (b"ftypavif", b"ftypavis"), ".avif"),
     (4, (b"ftyphei", b"ftyphev", b"ftypmif1"), ".heic"),
+    (4, (b"ftypqt",), ".mov"),
     (4, (b"ftypM4A",), ".m4a"),
     (4, (b"ftyp",), ".mp4"),
     (0, (b"\x1aE\xdf\xa3",), ".webm"),

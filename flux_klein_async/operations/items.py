@@ -35,8 +35,9 @@ from flux_klein_async.operations.calls import cancel_abandoned, fetch_result, wr
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, wrapping_errors
 from flux_klein_async.operations.fanout import Product, dooms, not_submitted
 from flux_klein_async.operations.files import checked_names
+from flux_klein_async.operations.inputs import digest_files
 from flux_klein_async.operations.operation import Operation
-from flux_klein_async.operations.submit import AcceptedRequest, PreparedRequest, from_user, submit
+from flux_klein_async.operations.submit import AcceptedRequest, PreparedRequest, from_user, in_thread, submit
 from flux_klein_async.operations.wait import wait
 from flux_klein_async.options import OnAbandon
 from flux_klein_async.transport.throttle import Slot
@@ -131,13 +132,22 @@ class ItemRunner(Generic[T]):
         if self._claims is None:
             return await self._submit(made)
         item_id = self._id(item)
+        content = await self._content(made)
         with wrapping_errors("The journal", JournalError):
-            claim = await self._claims.claim(made.prepared.model, made.prepared.content, item_id)
+            claim = await self._claims.claim(made.prepared.model, content, item_id)
         try:
             return await self._act(made, claim)
         finally:
             with ignoring_errors("The journal"):
                 self._claims.release(claim)
+
+    async def _content(self, item: _Item) -> bytes:
+        """What the journal recognises the item by; local files are read in pieces for it, and again to be sent."""
+        body = item.prepared.body
+        if body.files:
+            with Operation(self._context, self._timeout, tag=item.index):
+                await in_thread(self._context, digest_files, body)
+        return body.content
 
     def stop(self, error: FluxKleinError | None = None) -> None:
         """Submit nothing more.

@@ -8,12 +8,12 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
 from flux_klein_async.api.messages import Kind
-from flux_klein_async.api.requests import canonical, encode_input
+from flux_klein_async.api.requests import InputBody, encode_input
 from flux_klein_async.api.responses import excerpt, read_submit
 from flux_klein_async.api.urls import checked_model_id
 from flux_klein_async.errors import (
@@ -34,25 +34,35 @@ from flux_klein_async.models import (
     TextToImageInput,
 )
 from flux_klein_async.operations.calls import abandon, get_model
-from flux_klein_async.operations.context import log, wrapping_errors
+from flux_klein_async.operations.context import ClientContext, log, wrapping_errors
+from flux_klein_async.operations.inputs import read_body
 from flux_klein_async.operations.operation import Operation
-from flux_klein_async.options import OnAbandon
+from flux_klein_async.options import Limits, OnAbandon
 from flux_klein_async.text import plain
 from flux_klein_async.transport.base import BodyGuard
 from flux_klein_async.transport.retry import Verdict, classify, refused_for_now
 
-__all__ = ["AcceptedRequest", "PreparedRequest", "from_user", "made_input", "prepare", "submit"]
+__all__ = [
+    "TYPED",
+    "AcceptedRequest",
+    "PreparedRequest",
+    "from_user",
+    "in_thread",
+    "made_input",
+    "prepare",
+    "submit",
+]
 
 
 T = TypeVar("T")
 SEEN_THROUGH = 5.0  # seconds that an abandoned POST gets to return its id
 
-_TYPED = {KLEIN_4B_TEXT_TO_IMAGE: TextToImageInput, KLEIN_9B_TEXT_TO_IMAGE: TextToImage9BInput}
+TYPED: Final = {KLEIN_4B_TEXT_TO_IMAGE: TextToImageInput, KLEIN_9B_TEXT_TO_IMAGE: TextToImage9BInput}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedRequest:
-    """One submit, ready to be sent.
+    """One submit, ready to be sent once its local files are read.
 
     Attributes:
         pixels: Width times height, where known.
@@ -61,15 +71,10 @@ class PreparedRequest:
     """
 
     model: str
-    body: bytes = field(repr=False)
+    body: InputBody = field(repr=False)
     pixels: int | None
     asked: int | None = None
     item: str | None = None
-
-    @property
-    def content(self) -> bytes:
-        """The body in the spelling by which a journal recognises it."""
-        return canonical(self.body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +123,7 @@ def prepare(
             raise InvalidInputError("A Mapping goes as it is: put width and height into it")
         fields = input
     elif isinstance(input, str):
-        fields = _typed(_TYPED.get(model), {"prompt": input, **size})
+        fields = _typed(TYPED.get(model), {"prompt": input, **size})
     elif isinstance(input, TextToImageInput):
         fields = _typed(type(input), {**dict(input), **size}) if size else input
     else:
@@ -193,7 +198,7 @@ async def submit(operation: Operation, prepared: PreparedRequest, *, on_abandon:
     """
     context = operation.context
     begun = context.loop.time()
-    request_id = await _Submission(operation, prepared, on_abandon).run()
+    request_id = await _Submission(operation, prepared, await _posted(context, prepared.body), on_abandon).run()
     now = context.loop.time()
     return AcceptedRequest(
         request_id=request_id,
@@ -205,27 +210,62 @@ async def submit(operation: Operation, prepared: PreparedRequest, *, on_abandon:
     )
 
 
+async def in_thread(context: ClientContext, job: Callable[[InputBody, Limits], T], body: InputBody) -> T:
+    """Run a job of `inputs` on the local files of an input.
+
+    Raises:
+        InvalidInputError: A file cannot be sent.
+    """
+    try:
+        return await context.loop.run_in_executor(context.threads, job, body, context.limits)
+    except InvalidInputError as error:
+        raise error.with_traceback(None) from None  # the frames hold what was read
+
+
+async def _posted(context: ClientContext, body: InputBody) -> bytes | memoryview:
+    """What is posted; with files in a form that can be released, because the frames of an error keep it too."""
+    return memoryview(await in_thread(context, read_body, body)) if body.files else body.template
+
+
 class _Submission:
     """One submit, with the key that identifies it in journal and budget."""
 
-    def __init__(self, operation: Operation, prepared: PreparedRequest, on_abandon: OnAbandon) -> None:
+    def __init__(
+        self, operation: Operation, prepared: PreparedRequest, body: bytes | memoryview, on_abandon: OnAbandon
+    ) -> None:
         self._context = operation.context
         self._operation = operation
         self._prepared = prepared
         self._on_abandon = on_abandon
-        self._request = operation.context.api.submit(prepared.model, prepared.body)
+        self._request = operation.context.api.submit(prepared.model, body)
+        self._posting: asyncio.Future[str] | None = None  # the latest POST
         self._key = secrets.token_hex(8)
         self._failures = self._refusals = 0
         self._accepted_as: str | None = None
         self._handed_over = False  # the background sees the POST through
 
     async def run(self) -> str:
+        try:
+            return await self._run()
+        finally:
+            if self._posting is None or self._posting.done():
+                self._release()
+            else:
+                self._posting.add_done_callback(self._release)
+
+    def _release(self, _: object = None) -> None:
+        """Free the body, which may be large and is not sent again, while the generation runs."""
+        if isinstance(self._request.body, memoryview):
+            self._request.body.release()
+
+    async def _run(self) -> str:
         operation, prepared = self._operation, self._prepared
         reservation = await self._context.budget.reserve(
             self._key, prepared.model, lambda model: get_model(operation, model)
         )
         try:
-            await self._write(EntryState.SUBMITTING, item=prepared.item, body=prepared.body, reservation=reservation)
+            recorded = prepared.body.recorded
+            await self._write(EntryState.SUBMITTING, item=prepared.item, body=recorded, reservation=reservation)
             request_id = await operation.repeat(Kind.SUBMIT, self._attempt, allows=self._may_repeat, attempts=None)
         except asyncio.CancelledError:
             if not self._handed_over:
@@ -262,7 +302,7 @@ class _Submission:
                 raise operation.out_of_time(operation.last_error)  # too late to wait for anything
             guard = BodyGuard()
             operation.posting, operation.drop_post = True, guard.drop  # before the task, which may begin eagerly
-            post = asyncio.ensure_future(self._post(guard))
+            self._posting = post = asyncio.ensure_future(self._post(guard))
             try:
                 return await asyncio.shield(post)
             except asyncio.CancelledError:

@@ -52,6 +52,9 @@ _FIELD = 65_536
 _FIELDS = 1_000
 _GZIP = b"\x1f\x8b"
 _PIECE = 65_536  # bytes that are inflated before others may run
+_WRITTEN = 262_144  # bytes of a body that are encrypted and written before others may run
+# Bytes of a body that a connection takes in a second at the least; the time for them is no part of an exchange's limit.
+_SLOWEST = 125_000
 
 # The time limit of the exchange under way, and the seconds that it gets once it has a connection.
 _LIMIT: ContextVar[tuple[asyncio.Timeout, float]] = ContextVar("_LIMIT")
@@ -155,8 +158,11 @@ class _GuardedBody(aiohttp.BytesPayload):
         bypassed: A middleware of the session keeps this body from telling whether anything was sent.
     """
 
-    def __init__(self, body: bytes, guard: BodyGuard) -> None:
-        super().__init__(body, content_type="application/json")
+    def __init__(self, body: bytes | memoryview, guard: BodyGuard) -> None:
+        super().__init__(b"", content_type="application/json")
+        # Not through the constructor: it warns of bodies of more than 1 MiB, which `write_with_length` takes in pieces.
+        self._value: bytes | memoryview = body  # type: ignore[assignment]
+        self._size = len(body)
         self._guard = guard
         self.bypassed = False
 
@@ -174,8 +180,11 @@ class _GuardedBody(aiohttp.BytesPayload):
             # Not CancelledError: where tasks begin eagerly (Python 3.12), aiohttp does not handle it.
             raise ConnectionAbortedError(errno.ECONNABORTED, "The body was given up, or has been sent before")
         self._guard.wrote()  # before it is true: a KeyboardInterrupt may cut the write short
-        await stream.write(self._value, drain=False)  # the headers too, in this very step of the loop
+        await stream.write(self._value[:_WRITTEN], drain=False)  # the headers too, in this very step of the loop
         await stream.drain()
+        for start in range(_WRITTEN, len(self._value), _WRITTEN):
+            await stream.write(self._value[start : start + _WRITTEN], drain=False)
+            await stream.drain()
 
     def leaves_in(self, sent: aiohttp.ClientRequest) -> None:
         """No middleware follows. If one replaced the body, everything that follows is ambiguous."""
@@ -358,7 +367,7 @@ class AiohttpTransport:
 
     def _limit(self, request: Request) -> asyncio.Timeout:
         """Bound an exchange as a whole, from when it has a connection; our own connector bounds the time until then."""
-        seconds = _DRIBBLE * request.silence
+        seconds = _DRIBBLE * request.silence + len(request.body or b"") // _SLOWEST
         limit = asyncio.timeout(None if self._borrowed is None else _CONNECTED_WITHIN + seconds)
         _LIMIT.set((limit, seconds))
         return limit

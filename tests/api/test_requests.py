@@ -1,8 +1,10 @@
 """Every request as it is sent: where the token goes, and what JSON goes with it."""
 
+import io
 import json
 import math
 import types
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from flux_klein_async.api.messages import Kind, Request
-from flux_klein_async.api.requests import Api, canonical, encode_input
+from flux_klein_async.api.requests import Api, InputBody, canonical, encode_input
 from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.models import HostedFile, TextToImage9BInput, TextToImageInput
@@ -103,7 +105,63 @@ PICTURE = HostedFile("https://files.example.com/a.png")
     ids=str,
 )
 def test_writes_an_input_as_json(value: Any, body: str | None) -> None:
-    assert encode_input(value) == (json.dumps(value) if body is None else body).encode()
+    assert encode_input(value) == InputBody((json.dumps(value) if body is None else body).encode())
+
+
+class Entry:
+    """As `os.DirEntry`: a path that is no `pathlib.Path`."""
+
+    def __init__(self, path: Any) -> None:
+        self.path = path
+
+    def __fspath__(self) -> Any:
+        return self.path
+
+
+class Deep(BaseModel):
+    mask: Path
+    more: dict[str, Any]
+
+
+def test_a_path_anywhere_in_an_input_is_a_file_of_its_field():
+    paths = [Path(name) for name in "abcdefg"]
+    given = {
+        "first": paths[0],
+        "text": "a.png",
+        "images": [paths[1], (PICTURE, types.MappingProxyType({"x": paths[2]}))],
+        "deep": Deep(mask=paths[3], more={"again": [paths[3], PurePosixPath("e")]}),
+        "entry": Entry("f"),
+    }
+    body = encode_input(given)
+    names = ["first", "images.0", "images.1.1.x", "deep.mask", "deep.more.again.0", "deep.more.again.1", "entry"]
+    assert [name for name, _ in body.files] == names
+    assert [str(file.path) for _, file in body.files] == list("abcddef")
+    assert body.template.count(b"\0") == len(names)
+    for _, file in body.files:
+        file.size, file.sha256 = 5, "00"
+    recorded = json.loads(body.recorded)
+    assert recorded["first"] == {"file": "a", "size": 5, "sha256": "00"}
+    assert (recorded["text"], recorded["images"][1][0]) == ("a.png", PICTURE.url)
+    assert repr(body.files[0][1]) == "InputFile('a')"
+
+
+def test_a_file_is_recognised_by_its_digest_alone_and_never_taken_for_a_text():
+    def content(value: Any, **digests: str) -> bytes:
+        body = encode_input(value)
+        for _, file in body.files:
+            file.size, file.sha256 = 1, digests[file.path.name]
+        return body.content
+
+    one = content({"a": Path("x"), "b": Path("y")}, x="11", y="22")
+    assert content({"b": Path("v"), "a": Path("folder/u")}, u="11", v="22") == one
+    others = [
+        content({"a": Path("x"), "b": Path("y")}, x="22", y="11"),
+        content({"a": Path("x"), "b": "22"}, x="11"),
+        content({"a": Path("x"), "b": "\\ud80022"}, x="11"),
+        content({"a": Path("x"), "b": {"file": "y", "size": 1, "sha256": "22"}}, x="11"),
+        content({"a": [Path("x")], "b": Path("y")}, x="11", y="22"),
+    ]
+    assert len({one, *others}) == 6
 
 
 def cyclic(wrap: Any) -> dict[str, Any]:
@@ -131,7 +189,13 @@ def deep() -> dict[str, Any]:
         (cyclic(lambda value: [value]), "Circular reference"),
         (cyclic(types.MappingProxyType), ""),
         (deep(), ""),  # the interpreter's own words, which change
-        ({"a": b"bytes"}, "bytes has no place in JSON"),
+        ({"a": b"bytes"}, "bytes has no place in JSON; a local file is a pathlib.Path"),
+        ({"a": io.BytesIO()}, "BytesIO has no place in JSON; a local file is a pathlib.Path"),
+        ({"a": Entry(b"a")}, "a path is text, not bytes"),
+        ({"a": Path("x"), "b": "\ud800"}, "surrogates not allowed"),
+        ({"a": "\ud800", "b": Path("x")}, "surrogates not allowed"),
+        ({"a": "\ud800"}, "surrogates not allowed"),
+        ({Path("x"): "a"}, "keys must be"),
         ({"a": {1, 2}}, "set has no place in JSON"),
         ({"a": 1j}, "complex has no place in JSON"),
         ({"a": object()}, "object has no place in JSON"),
@@ -143,7 +207,7 @@ def deep() -> dict[str, Any]:
         (None, "NoneType has no place in JSON"),
         (PICTURE, "an input is a JSON object"),
     ],
-    ids=range(20),
+    ids=range(26),
 )
 def test_refuses_what_is_no_json_object(value: Any, cause: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
@@ -161,8 +225,15 @@ def test_an_input_is_not_changed_by_writing_it() -> None:
     assert value == before
 
 
+HERE = Path(__file__)
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.just(PICTURE),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.binary()
+    | st.sampled_from([PICTURE, HERE]),
     lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers() | st.none(), inner),
     max_leaves=10,
 )
@@ -171,7 +242,7 @@ anything = st.recursive(
 @given(st.dictionaries(st.text(), anything))
 def test_any_mapping_is_written_or_refused(value: dict[str, Any]) -> None:
     try:
-        assert isinstance(json.loads(encode_input(value)), dict)
+        assert isinstance(json.loads(encode_input(value).recorded), dict)
     except InvalidInputError:
         return
 
@@ -200,9 +271,9 @@ OTHERS = [
 
 
 def test_equal_json_has_one_spelling_and_other_json_another():
-    assert {canonical(encode_input(one)) for one in SPELLINGS} == {canonical(encode_input(ONE))}
-    assert json.loads(canonical(encode_input(ONE))) == ONE
-    assert len({canonical(encode_input(one)) for one in (ONE, *OTHERS)}) == 1 + len(OTHERS)
+    assert {encode_input(one).content for one in SPELLINGS} == {encode_input(ONE).content}
+    assert json.loads(encode_input(ONE).content) == ONE
+    assert len({encode_input(one).content for one in (ONE, *OTHERS)}) == 1 + len(OTHERS)
 
 
 def test_the_one_spelling_is_compact_and_stays():

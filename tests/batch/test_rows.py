@@ -10,6 +10,7 @@ import threading
 import tracemalloc
 from collections.abc import Generator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,8 @@ from flux_klein_async.batch.rows import (
     read_rows,
 )
 from flux_klein_async.errors import JournalError
+from flux_klein_async.models import KLEIN_9B_TEXT_TO_IMAGE
+from tests.fakes import png
 
 from .generated import Generated
 
@@ -209,6 +212,76 @@ def test_an_id_that_came_before_is_bad_and_the_id_of_a_bad_row_is_free(file_form
     first, _, twice, last = read((out.getvalue() if file_format is CSV else data).encode(), file_format)
     assert twice == bad(first.line + 2, f"line {first.line} has the same id")
     assert last.problem is None
+
+
+# --- other models
+
+
+def test_a_row_of_another_model_has_any_field_and_local_files(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    file = {"file": "a.png"}
+    given = {
+        "id": "x",
+        "prompt": "@a.png",
+        "seed": 3,
+        "none": None,
+        "image_urls": [file, {"file": str(tmp_path / "a.png")}],
+        "deep": {"mask": file, "file": 5, "text": {"file": "a.png", "more": 1}},
+        "number": {"file": 5},
+    }
+    [row] = read_rows(io.BytesIO(json.dumps(given).encode()), JSONL, model="owner/other", folder=tmp_path)
+    assert (row.id, row.problem) == ("x", None)
+    assert list(row.fields) == ["prompt", "seed", "image_urls", "deep", "number"]
+    files = [*row.fields["image_urls"], row.fields["deep"]["mask"]]
+    assert [str(each.path) for each in files] == [str(tmp_path / "a.png")] * 3
+    assert row.fields["deep"] == {**given["deep"], "mask": files[2]}
+    assert row.fields["prompt"] == "@a.png"
+    assert row.fields["number"] == {"file": 5}
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ({"image": {"file": "no.png"}}, "image: the file '/no.png' does not exist; name one that does"),
+        ({"image": {"file": ""}}, "image: the file '/' is a directory; name one of its files"),
+        (
+            {"image": {"file": "~no-such-user/a.png"}},
+            "image: the file '/~no-such-user/a.png' does not exist; name one that does",
+        ),
+        ({"text": "\ud800"}, "The input cannot be written as JSON: surrogates not allowed"),
+        ({"prompt": "\x1b[31m"}, "prompt: the control character U+001B is not allowed"),
+        ({"width": 10**30, "id": ""}, "id: blank; leave it out if the row has none"),
+    ],
+)
+def test_a_bad_row_of_another_model_says_why(data: dict[str, Any], problem: str) -> None:
+    assert list(read_rows(io.BytesIO(json.dumps(data).encode()), JSONL, model="owner/other", folder="/")) == [
+        bad(1, problem)
+    ]
+
+
+def test_a_row_nested_too_deeply_is_bad() -> None:
+    deep = b'{"a": ' + b"[" * 900 + b"]" * 900 + b"}"
+    assert list(read_rows(io.BytesIO(deep), JSONL, model="owner/other")) == [bad(1, "nested too deeply")]
+
+
+def test_rows_of_the_9b_model_have_its_fields() -> None:
+    rows = [{"prompt": "a", "steps": 8}, {"prompt": "a", "steps": 101}, {"prompt": "a", "seed": 1}]
+    data = "\n".join(map(json.dumps, rows)).encode()
+    good, *others = read_rows(io.BytesIO(data), JSONL, model=KLEIN_9B_TEXT_TO_IMAGE)
+    assert good.fields == rows[0]
+    assert [row.problem for row in others] == [
+        "steps: Input should be less than or equal to 100",
+        "unknown field 'seed'; known are prompt, width, height, steps, id",
+    ]
+
+
+def test_an_estimate_takes_sizes_that_mean_something_else_for_the_usual_one() -> None:
+    usual = Estimate()
+    usual.add({})
+    for width in ("1024", 0, -5, True, 10**400, None, [64]):
+        estimate = Estimate()
+        estimate.add({"width": width})
+        assert estimate.seconds(1) == usual.seconds(1)
 
 
 # --- constant memory, and each row as soon as it is there

@@ -10,6 +10,7 @@ import pytest
 
 from flux_klein_async.cli.batch import _line_ends
 from flux_klein_async.emulator import Emulator, Reply, Rewrite, error_reply, fault
+from tests.fakes import png
 
 from .helpers import Command
 
@@ -53,6 +54,53 @@ def test_the_same_command_again_submits_nothing_that_is_done(served: Emulator, f
     assert sorted(again.out.splitlines()) == sorted(first.out.splitlines())
     assert "8 of 8 done in out, 8 done before; $0.00 spent" in again.err
     assert len(manifest()) == 8
+
+
+EDIT = "blackforestlabs/flux-2/dev/edit"
+
+
+def test_a_batch_of_edits_is_recognised_by_what_its_files_hold(served: Emulator, flux_klein: Command) -> None:
+    """Run, moved as a whole, one file changed, one missing: each item is paid for once."""
+    folder = Path("edits")
+    (folder / "refs").mkdir(parents=True)
+    for name in "abc":
+        (folder / "refs" / f"{name}.png").write_bytes(png(300 + ord(name)))
+    rows = [{"prompt": "@home", "seed": 1, "image_urls": [{"file": f"refs/{name}.png"}]} for name in "abc"]
+    (folder / "edits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def run(*options: str) -> Any:
+        return flux_klein("batch", str(folder / "edits.jsonl"), "--model", EDIT, "--quiet", *options)
+
+    assert "3 to submit" in run("--dry-run").out
+    assert (run().code, served.accepted) == (0, 3)
+    shown = [line["input"]["image_urls"][0] for line in sorted(manifest(), key=lambda line: line["index"])]
+    assert [(Path(each["file"]).parts[-2:], each["size"]) for each in shown] == [
+        (("refs", f"{name}.png"), (folder / "refs" / f"{name}.png").stat().st_size) for name in "abc"
+    ]
+    assert {json.loads(record.body)["prompt"] for record in served.records if record.endpoint == "submit"} == {"@home"}
+    folder = folder.rename("moved")
+    assert "0 to submit, 3 done before" in run("--dry-run").out
+    assert (run().code, served.accepted) == (0, 3)
+    (folder / "refs" / "b.png").write_bytes(png(999))
+    assert (run().code, served.accepted) == (0, 4)
+    (folder / "refs" / "c.png").unlink()
+    ran = run()
+    assert (ran.code, served.accepted) == (65, 4)
+    assert "Line 3: image_urls.0: the file " in ran.err
+    assert "Nothing was submitted." in ran.err
+    kept = b"".join(path.read_bytes() for path in [*Path("out").glob("journal*"), Path("out/manifest.jsonl")])
+    assert b"base64" not in kept
+
+
+def test_a_dry_run_tells_of_a_file_that_cannot_be_recognised(
+    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("a.png").write_bytes(png())
+    prompts(0, {"prompt": "x", "image_urls": [{"file": "a.png"}]})
+    assert flux_klein(*ARGUMENTS, "--model", EDIT).code == 0
+    monkeypatch.setattr("flux_klein_async.batch.rows.check_files", lambda *_: Path("a.png").unlink())
+    ran = flux_klein(*ARGUMENTS, "--model", EDIT, "--dry-run")
+    assert (ran.code, "Line 1: image_urls.0: the file " in ran.err) == (65, True)
 
 
 def test_missing_files_are_downloaded_again(served: Emulator, flux_klein: Command) -> None:

@@ -1,14 +1,18 @@
 """`flux-klein generate`: what it prints and saves. Calls that it refuses are in `test_main`."""
 
+import base64
 import hashlib
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flux_klein_async.cli.generate import _decoded, _resume
-from flux_klein_async.emulator import Emulator
+from flux_klein_async.emulator import Emulator, error_reply
 from flux_klein_async.errors import InvalidInputError
+from tests.fakes import png
 
 from .helpers import Command
 
@@ -74,6 +78,54 @@ def test_the_9b_model_takes_steps(served: Emulator, flux_klein: Command) -> None
     assert ran.code == 0
     assert ran.records[0]["input"] == {"prompt": "x", "width": 1024, "height": 64, "steps": 8}
     assert served.records[0].path == f"/v1/models/{NINE}"
+
+
+EDIT = "blackforestlabs/flux-2/dev/edit"
+
+
+def sent(served: Emulator) -> list[dict[str, Any]]:
+    return [json.loads(record.body) for record in served.records if record.endpoint == "submit"]
+
+
+def test_input_sets_any_field_and_a_local_file_is_sent_and_shown_without_its_bytes(
+    served: Emulator, flux_klein: Command
+) -> None:
+    content = {name: png(size) for name, size in (("a.png", 300), ("b.png", 400))}
+    for name, data in content.items():
+        Path(name).write_bytes(data)
+    one = ["--input", "image_urls=@a.png"]
+    for files in (one, [*one, "--input", "image_urls=@b.png"], ["--input", 'image_urls=[{"file": "~/a.png"}]']):
+        home = Path("~/a.png").expanduser()
+        home.parent.mkdir(exist_ok=True)
+        home.write_bytes(content["a.png"])
+        ran = flux_klein("generate", "x", *files, "--input", "seed=3", "--model", EDIT, "--json", "--no-download")
+        assert ran.code == 0, ran.err
+        assert "base64" not in ran.out + ran.err
+        names = ["a.png", "b.png"] if len(files) > 2 else ["a.png"]
+        [record] = ran.records
+        assert [(Path(file["file"]).name, file["size"], file["sha256"]) for file in record["input"]["image_urls"]] == [
+            (name, len(content[name]), hashlib.sha256(content[name]).hexdigest()) for name in names
+        ]
+        uris = [f"data:image/png;base64,{base64.b64encode(content[name]).decode()}" for name in names]
+        assert sent(served)[-1] == {"prompt": "x", "image_urls": uris, "seed": 3}
+
+
+def test_what_is_no_json_is_text_and_two_ats_begin_a_text(served: Emulator, flux_klein: Command) -> None:
+    values = ["a=16:9", "b=@@home", "c=true", 'd="@x"', "e=NaN", "f=", "g=x=y", "h=1", "h=2", 'i={"j": null}', "k=[5]"]
+    arguments = [part for value in values for part in ("--input", value)]
+    ran = flux_klein("generate", *arguments, "--model", "emulator/any/text-to-video", "--no-download")
+    assert ran.code == 0, ran.err
+    expected = {"a": "16:9", "b": "@home", "c": True, "d": "@x", "e": "NaN", "f": "", "g": "x=y", "h": [1, 2]}
+    assert sent(served) == [{**expected, "i": {"j": None}, "k": [5]}]
+
+
+def test_without_a_catalogue_a_field_goes_as_it_is_given(served: Emulator, flux_klein: Command) -> None:
+    arguments = ("generate", "x", "--input", "image_urls=https://x.example/a.png", "--model", EDIT, "--no-download")
+    served.script("model", error_reply(404))
+    ran = flux_klein(*arguments)
+    assert (ran.code, sent(served)[0]["image_urls"]) == (65, "https://x.example/a.png")
+    assert "The catalogue does not say which fields are lists: " in ran.err
+    assert flux_klein(*arguments).code == 0
 
 
 def test_the_command_that_resumes_a_request_can_be_copied() -> None:

@@ -24,13 +24,14 @@ from tests.pages import with_this_python
 
 from .helpers import Command
 
+EDIT = "blackforestlabs/flux-2/dev/edit"
 NINE = KLEIN_9B_TEXT_TO_IMAGE
 # Arguments, exit code, and what the message says. Nothing is sent, and nothing is printed to standard output.
 REFUSED: list[tuple[str | list[str], int, str]] = [
     ("genrate", 64, "No such command"),
     ("--nonsense", 64, "No such option"),
     (["\x1b[31m"], 64, "No such command"),
-    ("generate", 64, "Missing argument"),
+    ("generate", 64, "PROMPT: give a prompt, or --input for a model that takes none"),
     ("generate --widht=512", 64, "No such option"),
     ("generate x --widht 512", 64, "--widht"),
     ("generate x y", 64, "unexpected extra argument"),
@@ -51,6 +52,21 @@ REFUSED: list[tuple[str | list[str], int, str]] = [
     (f"generate x --steps 0 --model {NINE}", 65, "steps: "),
     (f"generate x --steps 101 --model {NINE}", 65, "steps: "),
     (f"generate ' ' --steps 8 --model {NINE}", 65, "prompt: the prompt is blank"),
+    (f"generate x --input image_urls --model {EDIT}", 64, "'image_urls' is no field and value: write FIELD=VALUE"),
+    (f"generate x --input =3 --model {EDIT}", 64, "write FIELD=VALUE"),
+    (f"generate x --input prompt=y --model {EDIT}", 64, "prompt is given twice"),
+    (f"generate x --width 64 --input width=64 --model {EDIT}", 64, "width is given twice"),
+    (["generate", "x", "--input", "a=[1\x1b", "--model", EDIT], 64, r"a: '[1\x1b' is no JSON; a text that begins so"),
+    (
+        f"generate x --input image_urls=@no.png --model {EDIT}",
+        65,
+        "the file 'no.png' does not exist; a relative path begins at",
+    ),
+    (f"generate x --input image_urls=@prompts.txt --model {EDIT}", 65, "prompts.txt' is of no known type; convert it"),
+    (f"generate x --input image_urls=@ --model {EDIT}", 65, "is a directory; name one of its files"),
+    (["generate", "x", "--input", 'a=[{"file": "no.png"}]', "--model", EDIT], 65, "a.0: the file '"),
+    ("generate x --input seed=3", 65, "seed: Extra inputs are not permitted"),
+    ("generate --input width=64", 65, "prompt: Field required"),
     ("batch", 64, "Missing argument"),
     ("batch none.txt", 64, "cannot be read"),
     ("batch prompts.doc", 65, ".txt, .jsonl, .csv"),

@@ -9,7 +9,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,14 @@ from flux_klein_async.cli.output import Screen
 from flux_klein_async.cli.signals import Stop, run
 from flux_klein_async.emulator import Emulator
 from tests.served import in_thread, once
+
+
+@pytest.fixture(autouse=True)
+def _no_signal_is_ignored_at_the_start() -> Iterator[None]:
+    """`nohup pytest` would leave a hangup ignored, here and in the processes that these tests start."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def stopped_by(act: Callable[[Stop], object], cleaned: list[str] | None = None) -> ExitCode:

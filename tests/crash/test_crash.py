@@ -22,6 +22,7 @@ from faulty_client import accepted_submits
 
 from flux_klein_async.emulator import Emulator
 from tests.crash import victim
+from tests.fakes import png
 from tests.served import in_thread, once
 
 pytestmark = pytest.mark.slow
@@ -82,8 +83,14 @@ class Batch:
     def __init__(self, folder: Path, emulated: Emulator) -> None:
         self.folder = folder
         self.emulated = emulated
-        rows = [json.dumps({"prompt": prompt, "width": 64, "height": 64}) for prompt in PROMPTS]
-        (folder / "prompts.jsonl").write_text("\n".join(rows))
+        self.options: tuple[str, ...] = ()
+        self.write({})
+
+    def write(self, fields: dict[str, object]) -> None:
+        """Write the file of prompts; each row has these fields too, `{number}` in them is the number of the row."""
+        rows = [{"prompt": prompt, "width": 64, "height": 64, **fields} for prompt in PROMPTS]
+        text = [json.dumps(row).replace("{number}", str(number)) for number, row in enumerate(rows)]
+        (self.folder / "prompts.jsonl").write_text("\n".join(text))
 
     def killed(self, instant: Instant) -> int:
         """Run it until it is killed; how its process ended."""
@@ -104,7 +111,7 @@ class Batch:
     @contextmanager
     def started(self, *how: str, options: tuple[str, ...] = ()) -> Iterator["subprocess.Popen[str]"]:
         limits = ("--concurrency", "4", "--max-spend", "1")
-        arguments = ["batch", "prompts.jsonl", *limits, "--quiet", "--no-report", *options]
+        arguments = ["batch", "prompts.jsonl", *limits, "--quiet", "--no-report", *self.options, *options]
         token = {"RUNCOMFY_MODEL_API_BASE": self.emulated.base_url, "RUNCOMFY_API_TOKEN": self.emulated.api_key}
         with subprocess.Popen(
             [sys.executable, *how, *arguments],
@@ -185,6 +192,35 @@ def test_a_write_of_the_journal_that_is_cut_short_at_any_byte_is_undone(batch: B
         assert batch.killed(Instant("bytes", size)) == -signal.SIGXFSZ
     finish(batch)
     check(batch)
+
+
+def test_a_batch_of_edits_that_is_killed_goes_on_with_its_files_elsewhere(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An edit is recognised when its file was moved, and is another item when its content changed."""
+    monkeypatch.setattr("faulty_batches.PRICE", 25_000_000)  # of that model, in billionths of a USD
+    refs, moved = batch.folder / "refs", batch.folder / "moved"
+    refs.mkdir()
+    for number in range(len(PROMPTS)):
+        (refs / f"{number}.png").write_bytes(png(20_000 + number))
+    batch.options = ("--model", "blackforestlabs/flux-2/dev/edit")
+    batch.write({"image_urls": [{"file": "refs/{number}.png"}]})
+    assert batch.killed(Instant("status", 5)) == -signal.SIGKILL
+    refs.rename(moved)
+    batch.write({"image_urls": [{"file": "moved/{number}.png"}]})
+    assert batch.killed(Instant("intent", 5)) == -signal.SIGKILL
+    finish(batch)
+    books = batch.books()
+    assert ends(books.requests) == {"downloaded": len(PROMPTS)}
+    unsure = sum(request.state == "uncertain" for request in books.requests)
+    accepted = batch.emulated.accepted
+    assert len(PROMPTS) <= accepted <= len(PROMPTS) + unsure
+    (moved / "3.png").write_bytes(png(30_000))
+    assert batch.ended()[0] == 0
+    assert batch.emulated.accepted == accepted + 1
+    kept = b"".join(path.read_bytes() for path in (batch.folder / "out").iterdir() if path.suffix != ".png")
+    assert b"base64" not in kept
+    assert kept.count(b'"file": "') > 0
 
 
 def test_the_thirty_instants_are_of_every_kind() -> None:

@@ -1,5 +1,6 @@
 """The engine: scripts, records and faults, one call in and one answer out."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -192,6 +193,20 @@ def test_every_call_is_recorded():
     assert engine.asked("result") == [second]
     assert "emulator-token" not in repr(first)
     assert "leopard" not in repr(first)
+
+
+def test_a_large_recorded_body_keeps_its_fields_and_the_beginning_of_its_files():
+    engine = Engine(profile="fixed:1")
+    for size in (2_000, 2**20):
+        uri = "data:image/png;base64," + "A" * size
+        body = json.dumps({"image_urls": [uri], "prompt": "x"}).encode()
+        engine.handle("POST", SUBMIT, BEARER, body, 0.0)
+    small, large = (json.loads(record.body) for record in engine.records)
+    assert [len(each["image_urls"][0]) for each in (small, large)] == [2_022, 1_046]
+    assert (large["prompt"], [dict(job.input) for job in engine.service.queue.jobs.values()]) == (
+        "x",
+        [{"prompt": "x"}] * 2,
+    )
 
 
 def test_only_the_last_records_and_ended_generations_are_kept():

@@ -88,6 +88,7 @@ PICTURES = {
         (b"OggS\0\x02", ".ogg"),
         (b"fLaC\0\0", ".flac"),
         (b"\0\0\0\x20ftypM4A ", ".m4a"),
+        (b"\0\0\0\x14ftypqt  ", ".mov"),
         (b" \x89PNG\r\n\x1a\n", ".bin"),
         (b"<html>", ".bin"),
         *((data, suffix) for suffix, data in PICTURES.items()),

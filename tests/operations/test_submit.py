@@ -112,7 +112,7 @@ def test_an_input_becomes_one_request(
     given: Any, settings: dict[str, Any], model: str, body: dict[str, Any], pixels: int | None
 ) -> None:
     made = prepared(given, **settings)
-    assert (made.model, json.loads(made.body), made.pixels) == (model, body, pixels)
+    assert (made.model, json.loads(made.body.template), made.pixels) == (model, body, pixels)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,11 @@ def test_an_input_becomes_one_request(
         (TextToImageInput(prompt="a"), {"width": 0}, "width: Input should be greater than or equal to 64"),
         ({"prompt": "a"}, {"width": 512}, "A Mapping goes as it is: put width and height into it"),
         ({"prompt": "a"}, {"height": 512}, "A Mapping goes as it is: put width and height into it"),
-        ({"prompt": b"a"}, {}, "The input cannot be written as JSON: bytes has no place in JSON"),
+        (
+            {"prompt": b"a"},
+            {},
+            "The input cannot be written as JSON: bytes has no place in JSON; a local file is a pathlib.Path",
+        ),
         ({"a": {1}}, {}, "The input cannot be written as JSON: set has no place in JSON"),
         ("a", {"model": "../requests"}, "Not a model id such as 'owner/model/variant': '../requests'"),
         ("a", {"model": ""}, "Not a model id such as 'owner/model/variant': ''"),
@@ -545,7 +549,7 @@ async def test_an_id_that_arrives_in_the_instant_of_the_cancellation_is_not_lost
 
 async def test_a_post_that_fails_in_the_instant_of_being_dropped_is_told_in_one_line(klein_emulator, connect, caplog):
     core = connect()._context
-    submission = _Submission(Operation(core, 1.0), PreparedRequest(model=K4, body=b"{}", pixels=None), "cancel")
+    submission = _Submission(Operation(core, 1.0), prepared("a"), b"{}", "cancel")
 
     async def fail() -> str:
         raise APIConnectionError(sent=False)

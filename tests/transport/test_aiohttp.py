@@ -37,6 +37,7 @@ from flux_klein_async.options import Environment
 from flux_klein_async.transport import aiohttp as aiohttp_transport
 from flux_klein_async.transport.aiohttp import (
     _DEAD_PEER,
+    _LIMIT,
     AiohttpTransport,
     _attentive_socket,
     _check_environment,
@@ -696,6 +697,30 @@ async def test_a_body_is_guarded_whichever_way_it_is_asked_to_write_itself():
     for way in (body.write, lambda stream: body.write_with_length(stream, 4)):
         assert isinstance(await outcome(way(Stream())), ConnectionAbortedError)
     assert (written, guard.written) == ([b"paid"], True)
+
+
+async def test_a_large_body_goes_in_pieces_for_which_the_exchange_gets_time(klein_emulator):
+    body, sizes = memoryview(bytes(range(256)) * 4_000), []
+    stream = SimpleNamespace(
+        protocol=SimpleNamespace(transport=None, should_close=False, _read_timeout_handle=None), _on_chunk_sent=None
+    )
+    stream.protocol.transport = SimpleNamespace(is_closing=lambda: False, get_extra_info=lambda _: None)
+
+    async def write(data: Any, **_: Any) -> None:
+        sizes.append(len(data))
+
+    async def drain() -> None:
+        await asyncio.sleep(1)
+
+    stream.write, stream.drain = write, drain
+    await _GuardedBody(body, BodyGuard()).write(stream)
+    assert (sizes, now()) == ([262_144] * 3 + [237_568], 4.0)
+    transport = AiohttpTransport(limits=Limits(), redactor=Redactor("x" * 20))
+    for content, seconds in ((body, 8), (b"{}", 0), (None, 0)):
+        transport._limit(
+            Request(Kind.SUBMIT, "POST", "https://h.example", {}, replayable=False, silence=60, body=content)
+        )
+        assert _LIMIT.get()[1] == 120 + seconds
 
 
 async def test_a_borrowed_session_reads_the_environment_itself(klein_emulator):

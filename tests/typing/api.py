@@ -204,7 +204,7 @@ async def other_model(client: FluxKleinClient) -> Pictures:
     assert_type([field.name for field in info.input_fields if field.file == "image"], list[str])
     assert_type(info, ModelInfo)
     source = HostedFile("https://example.com/a.png")
-    result = await client.generate({"prompt": "a cat", "image": source}, model=info.model_id)
+    result = await client.generate({"prompt": "a cat", "image": source, "mask": Path("mask.png")}, model=info.model_id)
     pictures = show(await client.download(result, "out"), width=512)
     assert_type(pictures, Pictures)
     return show(await client.download_bytes(result))
