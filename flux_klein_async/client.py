@@ -167,12 +167,16 @@ class FluxKleinClient(NotWith):
             raise error.with_traceback(None) from None  # the frames hold what was found
         finally:
             del api_key  # whatever raises from here on, no variable shows the token
-        addresses = ApiUrls(environment.base_url if base_url is None else base_url, allow_insecure=allow_insecure)
         if limits is None or isinstance(limits, Limits):
             settings = limits or Limits()
             limiter: Limiter = InProcessLimiter(settings)
         else:
             settings, limiter = Limits(), guarded(limits, "The limiter")
+        addresses = ApiUrls(
+            environment.base_url if base_url is None else base_url,
+            allow_insecure=allow_insecure,
+            file_hosts=settings.file_hosts,
+        )
         retry = retry or RetryPolicy()
         self._model = checked_model_id(model)
         self._timeout = checked_timeout(timeout, None)
@@ -625,7 +629,7 @@ def _check_wait_options(on_abandon: object, on_status: object = None) -> None:
 # For each part of a client: the methods that it must have, and what to write instead of something else.
 _PARTS = {
     "limits": (
-        "acquire release hold held_until admit refused served poll_price poll_turn",
+        "acquire release hold held_until admit refused served poll_price turn",
         "Limits(max_in_flight=...)",
     ),
     "polling": ("next_poll observe", "FixedPolling(seconds)"),

@@ -206,9 +206,12 @@ class _Transfer(Generic[T]):
         """Receive the file, after at most five redirects, each to a trusted host; its headers and its last bytes."""
         url = self._url
         for _ in range(_REDIRECTS + 1):
-            trusted = trusted_file_url(url, self._context.api.urls.origin)
+            urls = self._context.api.urls
+            trusted = trusted_file_url(url, urls.origin, urls.file_hosts)
             if trusted is None:
-                raise DownloadError("Files are not taken from this address", url=self._shown(url))
+                raise DownloadError(
+                    "Files are not taken from this address (Limits.file_hosts adds a host)", url=self._shown(url)
+                )
             async with self._context.transport.stream(self._context.api.file(trusted)) as (head, pieces):
                 if head.status == 200:
                     return head.headers, await self._receive(head.headers, pieces)

@@ -281,7 +281,13 @@ class ItemRunner(Generic[T]):
             if request_id is None:
                 self._check_wanted()
             operation = Operation(
-                self._context, self._timeout, request_id=request_id, tag=item.index, waits=True, slot=slot
+                self._context,
+                self._timeout,
+                request_id=request_id,
+                tag=item.index,
+                waits=True,
+                slot=slot,
+                patient=True,
             )
             operation.on_submit_failed = self._submit_failed
             try:

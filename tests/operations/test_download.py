@@ -98,6 +98,33 @@ async def test_a_trusted_host_is_asked_in_whatever_case_it_is_written(klein_emul
     assert klein_emulator.records[-1].headers["host"] == "files.runcomfy.net"
 
 
+@pytest.mark.parametrize(
+    ("hosts", "url", "asked"),
+    [
+        (("cdn.example.com",), "https://CDN.example.com/files/a.png", 1),
+        (("cdn.example.com",), "https://a.cdn.example.com/files/a.png", 0),
+        (("cdn.example.com",), "http://cdn.example.com/files/a.png", 0),
+        (("cdn.example.com",), "https://evilcdn.example.com/files/a.png", 0),
+        (("cdn.example.com",), "https://user@cdn.example.com/files/a.png", 0),
+        ((".Example.com",), "https://example.com/files/a.png", 1),
+        ((".example.com",), "https://a.b.example.com/files/a.png", 1),
+        ((".example.com",), "https://evilexample.com/files/a.png", 0),
+        ((".example.com",), "https://example.com.evil.net/files/a.png", 0),
+        (("cdn.example.com",), "https://files.runcomfy.net/files/a.png", 1),
+    ],
+)
+async def test_a_host_that_the_user_adds_is_asked_too_at_each_hop(klein_emulator, connect, hosts, url, asked):
+    client = connect(limits=Limits(file_hosts=hosts))
+    for first, hops in ((url, 0), (OWN, 1)):
+        klein_emulator.calls.clear()
+        script = [Reply(200, PNG)] if first == url else [Reply(302, "", {"Location": url}), Reply(200, PNG)]
+        klein_emulator.script("file", *script[: asked + hops])
+        found = await outcome(client.download_bytes(result_of(first)))
+        assert found == [PNG] if asked else "not taken from this address" in str(found)
+        assert klein_emulator.calls["file"] == asked + hops
+    assert not any("authorization" in record.headers for record in klein_emulator.records)
+
+
 async def test_the_files_hosts_cookies_are_not_kept(klein_emulator, connect):
     klein_emulator.script("file", Reply(200, PNG, {"Set-Cookie": "visitor=7"}), Reply(200, PNG))
     client = connect()
