@@ -16,6 +16,7 @@ from flux_klein_async.batch.manifest import Manifest, json_line
 from flux_klein_async.batch.rows import Estimate, FileFormat, Row, read_ahead, read_rows
 from flux_klein_async.cli import connect, page, run, signals
 from flux_klein_async.cli.exit_codes import ExitCode
+from flux_klein_async.cli.generate import checked_fields
 from flux_klein_async.cli.output import Screen, duration
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import InvalidInputError, JournalError
@@ -61,12 +62,16 @@ def batch(
     ] = False,
     new_token: Annotated[bool, typer.Option("--new-token", help="Resume what your previous token submitted.")] = False,
     model: connect.ModelId = KLEIN_4B_TEXT_TO_IMAGE,
+    width: run.Width = None,
+    height: run.Height = None,
+    steps: run.Steps = None,
     timeout: run.Timeout = 120.0,
     no_download: run.NoDownload = False,
     report: Annotated[
         bool | None,
         typer.Option("--report/--no-report", help="Write DIR/index.html; else if a picture was saved."),
     ] = None,
+    file_host: connect.FileHosts = [],  # noqa: B006  # typer copies it
     as_json: run.JsonLines = False,
     quiet: run.Quiet = False,
     emulator: connect.Emulated = False,
@@ -75,8 +80,9 @@ def batch(
     """Generate a picture for each line of a file.
 
     A .txt file has one prompt per line, a .jsonl file one object per line, a .csv file a header. Fields: prompt, and
-    optionally width and height (pixels) and id. The id recognises a line in the next run; a line without one is
-    recognised by its content. The first 1,000 lines are checked before anything is submitted.
+    optionally width and height (pixels) and id. --width, --height and --steps are for lines without their own. The id
+    recognises a line in the next run; a line without one is recognised by its content. The first 1,000 lines are
+    checked before anything is submitted.
 
     For a model other than the klein models a .jsonl line has any field of its input. {"file": "ref.png"} in place of a
     value sends a local file; a relative path begins at the folder of FILE.
@@ -99,8 +105,11 @@ def batch(
     """  # noqa: D301  # \b: what follows is not to be wrapped
     folder = output_dir if dry_run else run.writable(output_dir)
     file_format = file_format or _format_of(file)
+    given = {"width": width, "height": height, "steps": steps}
+    options = {name: value for name, value in given.items() if value is not None}
+    checked_fields(model, {}, prompt="a prompt", **options)  # refuses the options before the file is read
     # A relative path in a row of standard input begins at the working directory, as "-" has no folder.
-    found = _rows(_opened(file), file_format, model, Path(file).parent)
+    found = _rows(_opened(file), file_format, model, Path(file).parent, options)
     path = journal or folder / "journal.sqlite"
 
     async def body(screen: Screen, stop: signals.Stop) -> ExitCode:
@@ -125,7 +134,7 @@ def batch(
                     base_url=service.base_url,
                     model=model,
                     timeout=timeout,
-                    limits=Limits(max_in_flight=concurrency),
+                    limits=Limits(max_in_flight=concurrency, file_hosts=tuple(file_host)),
                     on_event=totals.note,
                     polling=polling,
                     journal=store if account is not None else None,
@@ -184,9 +193,13 @@ def _opened(file: str) -> BinaryIO:
         raise typer.BadParameter(f"{file!r} cannot be read: {getattr(error, 'strerror', error)}") from None
 
 
-def _rows(stream: BinaryIO, file_format: FileFormat, model: str, folder: Path) -> Generator[Row, None, None]:
+def _rows(
+    stream: BinaryIO, file_format: FileFormat, model: str, folder: Path, options: dict[str, int]
+) -> Generator[Row, None, None]:
+    """The rows of a file; what a row does not say itself is said by the options."""
     with stream:
-        yield from read_rows(stream, file_format, model=model, folder=folder)
+        for row in read_rows(stream, file_format, model=model, folder=folder):
+            yield row if row.problem else row._replace(fields={**row.fields, **(options | row.fields)})
 
 
 async def _some(rows: AsyncIterator[Row], count: int) -> AsyncIterator[Row]:

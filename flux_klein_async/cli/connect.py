@@ -12,7 +12,7 @@ import typer
 from yarl import URL
 
 from flux_klein_async.api.credentials import find_token
-from flux_klein_async.api.urls import ApiUrls, host_of, is_loopback
+from flux_klein_async.api.urls import ApiUrls, file_host, host_of, is_loopback
 from flux_klein_async.batch.manifest import Record, error_facts, json_line
 from flux_klein_async.cli.exit_codes import ExitCode, exit_code
 from flux_klein_async.cli.output import Screen
@@ -20,7 +20,7 @@ from flux_klein_async.cli.signals import Stop, run
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import ConfigurationError, FluxKleinError
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
-from flux_klein_async.options import TOKEN_VARIABLES, Environment, from_environ
+from flux_klein_async.options import TOKEN_VARIABLES, Environment, Limits, from_environ
 from flux_klein_async.polling.adaptive import AdaptivePolling
 
 __all__ = [
@@ -70,6 +70,24 @@ Emulated = Annotated[
 ]
 BaseUrl = Annotated[
     str | None, typer.Option(help="Address of the API, instead of the default.", metavar="URL", callback=_one_service)
+]
+
+
+def _public(names: list[str]) -> list[str]:
+    for name in names:
+        if file_host(name) is None:
+            raise typer.BadParameter(
+                f"{name!r:.80} is no public host: write its name alone, such as cdn.example.com, or .example.com for "
+                "all hosts below it"
+            )
+    return names
+
+
+FileHosts = Annotated[
+    list[str],
+    typer.Option(
+        "--file-host", help="Another host that files may come from; repeatable.", metavar="HOST", callback=_public
+    ),
 ]
 
 
@@ -172,6 +190,7 @@ def answer(
     subject: Record,
     waits: bool = False,
     notes: Sequence[str] = (),
+    file_hosts: Sequence[str] = (),
 ) -> typer.Exit:
     """Ask the service, print the answer or the error, and return the exit.
 
@@ -184,7 +203,10 @@ def answer(
         try:
             async with connected(screen, base_url, emulator=emulator) as service:
                 polling = AdaptivePolling(store=service.store) if waits else None
-                async with FluxKleinClient(service.token, base_url=service.base_url, polling=polling) as client:
+                limits = Limits(file_hosts=tuple(file_hosts))
+                async with FluxKleinClient(
+                    service.token, base_url=service.base_url, polling=polling, limits=limits
+                ) as client:
                     code, record, lines = await ask(client)
         except FluxKleinError as error:
             code, record, lines = exit_code(error), {**subject, "error": error_facts(error)}, []

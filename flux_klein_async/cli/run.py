@@ -32,9 +32,26 @@ from flux_klein_async.errors import (
 )
 from flux_klein_async.events import Cancelled, Event, Finished, Polled, StateChanged, Submitted
 from flux_klein_async.journal.budget import dollars, generation_price
-from flux_klein_async.models import Outcome, RequestState, brief_url, missing_files
+from flux_klein_async.models import (
+    Outcome,
+    RequestState,
+    brief_url,
+    missing_files,
+)
 
-__all__ = ["Concurrency", "JsonLines", "NoDownload", "Quiet", "Run", "Timeout", "Totals", "writable"]
+__all__ = [
+    "Concurrency",
+    "Height",
+    "JsonLines",
+    "NoDownload",
+    "Quiet",
+    "Run",
+    "Steps",
+    "Timeout",
+    "Totals",
+    "Width",
+    "writable",
+]
 
 _GRACE = 30.0  # seconds for running generations once the command is told to stop
 _MOST_REPORTED = 20  # failures that are printed; a manifest has all of them
@@ -66,6 +83,9 @@ Timeout = Annotated[float, typer.Option(help="Seconds for each picture.", metava
 NoDownload = Annotated[bool, typer.Option("--no-download", help="Print URLs instead of saving files.")]
 JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per picture, one per line.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress, only errors.")]
+Width = Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")]
+Height = Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")]
+Steps = Annotated[int | None, typer.Option(help="1 to 100, for the 9B model; 25 if not given.", metavar="N")]
 
 
 def writable(directory: Path) -> Path:

@@ -46,6 +46,17 @@ def test_every_line_becomes_a_picture_and_a_line_of_the_manifest(served: Emulato
     assert "polls each" in ran.err
 
 
+def test_options_fill_in_what_a_line_does_not_say(served: Emulator, flux_klein: Command) -> None:
+    nine = "blackforestlabs/flux-2-klein/9b/text-to-image"
+    Path("prompts.jsonl").write_text('{"prompt": "a cat", "height": 96}\n{"prompt": "a dog", "width": 128}\n')
+    sizes = ("--width", "64", "--height", "80", "--steps", "8")
+    assert flux_klein(*ARGUMENTS, "--model", nine, *sizes).code == 0
+    assert [line["input"] for line in sorted(manifest(), key=lambda line: line["index"])] == [
+        {"prompt": "a cat", "height": 96, "width": 64, "steps": 8},
+        {"prompt": "a dog", "width": 128, "height": 80, "steps": 8},
+    ]
+
+
 def test_the_same_command_again_submits_nothing_that_is_done(served: Emulator, flux_klein: Command) -> None:
     prompts(8)
     first = flux_klein(*ARGUMENTS)
