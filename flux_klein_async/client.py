@@ -34,6 +34,7 @@ from flux_klein_async.operations.operation import Operation
 from flux_klein_async.operations.submit import AcceptedRequest, PreparedRequest, made_input, prepare, submit
 from flux_klein_async.operations.wait import Updates, generate, wait
 from flux_klein_async.options import DEFAULT, Limits, OnAbandon, RetryPolicy, Timeout, checked_timeout, from_environ
+from flux_klein_async.paths import user_path
 from flux_klein_async.polling.adaptive import AdaptivePolling
 from flux_klein_async.polling.policies import PollPolicy, SavedPolicy
 from flux_klein_async.transport.aiohttp import AiohttpTransport
@@ -439,7 +440,7 @@ class FluxKleinClient(NotWith):
             to_name,
             timeout=seconds,
             on_abandon=on_abandon,
-            directory=None if directory is None else Path(directory),
+            directory=None if directory is None else user_path(directory),
             halt_after=self._halt_after,
         )
         return FanOut(
@@ -541,7 +542,7 @@ class FluxKleinClient(NotWith):
             InvalidInputError: `names` are not plain file names, one for each file.
         """
         operation = self._operation(timeout, request_id=_checked_result(result).request_id)
-        return SavedPaths(file.path for file in await download.save(operation, result, Path(directory), names))
+        return SavedPaths(file.path for file in await download.save(operation, result, user_path(directory), names))
 
     async def download_bytes(self, result: GenerationResult, *, timeout: Timeout = DEFAULT) -> list[bytes]:
         """Every file of a result, in memory.

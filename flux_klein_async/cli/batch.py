@@ -28,6 +28,7 @@ from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from flux_klein_async.operations.inputs import digest_files
 from flux_klein_async.operations.submit import prepare
 from flux_klein_async.options import Limits
+from flux_klein_async.paths import user_path
 from flux_klein_async.polling.adaptive import AdaptivePolling
 
 __all__ = ["batch"]
@@ -50,8 +51,13 @@ Preview = Callable[[str, bytes, str | None], Awaitable[Action]]
 def batch(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Prompts: .txt, .jsonl or .csv; - reads standard input.")],
     *,
-    journal: Annotated[Path | None, typer.Option(help="The journal; else DIR/journal.sqlite.", metavar="PATH")] = None,
-    output_dir: Annotated[Path, typer.Option(help="Where files and manifest.jsonl go.", metavar="DIR")] = Path("out"),
+    journal: Annotated[
+        Path | None,
+        typer.Option(help="The journal; else DIR/journal.sqlite.", metavar="PATH", callback=connect.at_home),
+    ] = None,
+    output_dir: Annotated[
+        Path, typer.Option(help="Where files and manifest.jsonl go.", metavar="DIR", callback=connect.at_home)
+    ] = Path("out"),
     file_format: Annotated[FileFormat | None, typer.Option("--format", help="Else by the name of FILE.")] = None,
     concurrency: run.Concurrency = 64,
     max_spend: Annotated[float | None, typer.Option(min=0, help="For all runs on the journal.", metavar="USD")] = None,
@@ -186,7 +192,7 @@ def _opened(file: str) -> BinaryIO:
         if file == "-":
             # Not `sys.stdin` itself: at its end the interpreter would wait for a thread that reads it.
             return open(sys.stdin.fileno(), "rb", closefd=False)
-        return open(file, "rb")  # noqa: PTH123  # its reader closes it
+        return open(user_path(file), "rb")  # noqa: PTH123  # its reader closes it
     except io.UnsupportedOperation:
         return sys.stdin.buffer  # not a file
     except (OSError, ValueError) as error:
@@ -232,9 +238,9 @@ async def _check_token(account: JournalAccount, path: Path, *, new_token: bool) 
 
 def _line_ends(file: str) -> int | None:
     """The line ends of a file, for the progress display; None for anything but a plain file."""
-    if not Path(file).is_file():
+    if not user_path(file).is_file():
         return None
-    with open(file, "rb") as stream:  # noqa: PTH123
+    with open(user_path(file), "rb") as stream:  # noqa: PTH123
         return sum(piece.count(b"\n") for piece in iter(lambda: stream.read(1 << 20), b""))
 
 

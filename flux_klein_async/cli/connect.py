@@ -21,12 +21,14 @@ from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import ConfigurationError, FluxKleinError
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
 from flux_klein_async.options import TOKEN_VARIABLES, Environment, Limits, from_environ
+from flux_klein_async.paths import user_path
 from flux_klein_async.polling.adaptive import AdaptivePolling
 
 __all__ = [
     "EMULATED_TOKEN",
     "MissingExtraError",
     "answer",
+    "at_home",
     "connected",
     "emulated",
     "known_models",
@@ -71,6 +73,11 @@ Emulated = Annotated[
 BaseUrl = Annotated[
     str | None, typer.Option(help="Address of the API, instead of the default.", metavar="URL", callback=_one_service)
 ]
+
+
+def at_home(path: Path | None) -> Path | None:
+    """A path of an option, with `~` expanded: a shell leaves it alone in `--output-dir=~/x`."""
+    return None if path is None else user_path(path)
 
 
 def _public(names: list[str]) -> list[str]:
@@ -148,7 +155,7 @@ def token_of(environment: Environment, wall_clock: Callable[[], float] = time.ti
     Raises:
         ConfigurationError: There is none, or it cannot be one.
     """
-    if environment.token is None and not Path(environment.token_file or "").is_file():
+    if environment.token is None and not user_path(environment.token_file or "").is_file():
         ways = f"Set {TOKEN_VARIABLES[0]} or log in with the vendor's CLI; to try without a token, pass --emulator"
         raise ConfigurationError(f"No token. {ways}")
     return find_token(None, environment, wall_clock=wall_clock)
@@ -165,7 +172,7 @@ def store_path(environ: Mapping[str, str], base_url: str | None) -> Path | None:
     """
     named = environ.get(STORE_VARIABLE)
     if named is not None:
-        return Path(named) if named else None
+        return user_path(named) if named else None
     url = URL(ApiUrls(from_environ(environ).base_url if base_url is None else base_url).origin)
     host = host_of(url)
     # By the XDG base directory specification, which ignores relative paths.

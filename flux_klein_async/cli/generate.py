@@ -56,7 +56,9 @@ def generate(
     height: run.Height = None,
     steps: run.Steps = None,
     model: connect.ModelId = KLEIN_4B_TEXT_TO_IMAGE,
-    output_dir: Annotated[Path, typer.Option(help="Where the files go.", metavar="DIR")] = Path("out"),
+    output_dir: Annotated[
+        Path, typer.Option(help="Where the files go.", metavar="DIR", callback=connect.at_home)
+    ] = Path("out"),
     concurrency: run.Concurrency = 64,
     timeout: run.Timeout = 120.0,
     no_download: run.NoDownload = False,

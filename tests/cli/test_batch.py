@@ -57,6 +57,22 @@ def test_options_fill_in_what_a_line_does_not_say(served: Emulator, flux_klein: 
     ]
 
 
+def test_a_tilde_in_an_option_is_the_home_directory(
+    served: Emulator, flux_klein: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    (home / "prompts.txt").write_text("a cat\n")
+    small = ("--width", "64", "--height", "64", "--quiet")
+    made = flux_klein("batch", "~/prompts.txt", "--output-dir=~/many", "--journal=~/run.sqlite", "--json", *small)
+    flux_klein("generate", "x", "--output-dir=~/few", *small)
+    flux_klein("result", made.records[0]["request_id"], "--output-dir=~/one")
+    assert flux_klein("journal", "check", "--journal=~/run.sqlite").code == 0
+    assert {path.name for path in home.iterdir() if path.is_dir()} == {"few", "many", "one"}
+    assert [path.name for path in Path().iterdir() if "~" in path.name] == []
+
+
 def test_the_same_command_again_submits_nothing_that_is_done(served: Emulator, flux_klein: Command) -> None:
     prompts(8)
     first = flux_klein(*ARGUMENTS)
