@@ -417,8 +417,10 @@ class FluxKleinClient(NotWith):
             timeout: Seconds for each item, from when it has its slot; with `directory`, as many again for its files.
             on_abandon: What to do with an item's request when the fan-out is left or its deadline passes.
             directory: Where each item's files are saved, while other items generate. If they cannot be saved, the
-                outcome is a `DownloadError` with the id to fetch the result again.
-            to_name: Maps an item to the name of its files, without suffix. None: the request id.
+                outcome is a `DownloadError` with the id to fetch the result again. If nothing can be written there,
+                nothing is submitted (`ConfigurationError`).
+            to_name: Maps an item to the stem of its files' names, one plain file name. Several files, and files whose
+                name is taken, get `-2`, `-3`; none is replaced. None: the request id.
 
         Raises:
             InvalidInputError: `items` is one input instead of many, or an option is invalid.
@@ -534,11 +536,13 @@ class FluxKleinClient(NotWith):
         Args:
             result: What to save.
             directory: Where to save. Nothing is written outside of it, no matter what the URLs say.
-            names: A plain file name for each file; None: the request id and a suffix by content.
+            names: A plain file name for each file, with the suffix of its content or none; a file of that name is
+                replaced. None: the request id and a suffix by content.
             timeout: Seconds for all files together; None is no limit.
 
         Raises:
-            DownloadError: A file could not be downloaded or saved; nothing of it is left behind.
+            DownloadError: A file could not be downloaded or saved, or its name has the suffix of another format;
+                nothing of it is left behind.
             InvalidInputError: `names` are not plain file names, one for each file.
         """
         operation = self._operation(timeout, request_id=_checked_result(result).request_id)

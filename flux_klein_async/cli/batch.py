@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, aclosing
 from decimal import Decimal
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -25,6 +27,7 @@ from flux_klein_async.journal.budget import Budget, dollars, generation_price
 from flux_klein_async.journal.sqlite import SqliteJournal
 from flux_klein_async.journal.writer import JournalAccount
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
+from flux_klein_async.operations.files import safe_stem, slug
 from flux_klein_async.operations.inputs import digest_files
 from flux_klein_async.operations.submit import prepare
 from flux_klein_async.options import Limits
@@ -44,6 +47,15 @@ _WORDS = {
     Action.UNCERTAIN: "uncertain",
     Action.CLAIMED: "claimed by another run",
 }
+
+
+class Names(StrEnum):
+    """What files are named by."""
+
+    ID = "id"
+    INDEX = "index"
+    REQUEST = "request"
+
 
 Preview = Callable[[str, bytes, str | None], Awaitable[Action]]
 
@@ -73,6 +85,9 @@ def batch(
     steps: run.Steps = None,
     timeout: run.Timeout = 120.0,
     no_download: run.NoDownload = False,
+    names: Annotated[
+        Names, typer.Option(help="Files by the line's id (else as index), index and prompt, or request id.")
+    ] = Names.ID,
     report: Annotated[
         bool | None,
         typer.Option("--report/--no-report", help="Write DIR/index.html; else if a picture was saved."),
@@ -115,7 +130,7 @@ def batch(
     options = {name: value for name, value in given.items() if value is not None}
     checked_fields(model, {}, prompt="a prompt", **options)  # refuses the options before the file is read
     # A relative path in a row of standard input begins at the working directory, as "-" has no folder.
-    found = _rows(_opened(file), file_format, model, Path(file).parent, options)
+    found = _rows(_opened(file), file_format, model, user_path(file).parent, options)
     path = journal or folder / "journal.sqlite"
 
     async def body(screen: Screen, stop: signals.Stop) -> ExitCode:
@@ -166,6 +181,7 @@ def batch(
                 directory=None if no_download else folder,
                 as_json=as_json,
                 charged=not emulator,
+                to_name=None if names is Names.REQUEST else partial(_named, names),
                 manifest=manifest,
             ).generate(rows)
             wanted = totals.done > 0 and not no_download if report is None else report
@@ -174,6 +190,12 @@ def batch(
             return code if stop.code is None else stop.code
 
     raise typer.Exit(signals.run(body, quiet=quiet))
+
+
+def _named(names: Names, row: Row) -> str:
+    """The stem of a row's files: its id, or its index in the file and the first words of its prompt."""
+    stem = safe_stem(row.id) if names is Names.ID and row.id is not None else ""
+    return stem or "-".join(filter(None, (f"{row.number:04d}", slug(str(row.fields.get("prompt", ""))))))
 
 
 def _format_of(file: str) -> FileFormat:

@@ -18,6 +18,7 @@ from flux_klein_async.cli.streams import Nowhere
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import FluxKleinError, InvalidInputError
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
+from flux_klein_async.operations.files import slug
 from flux_klein_async.operations.inputs import check_files
 from flux_klein_async.operations.submit import TYPED, made_input, prepare
 from flux_klein_async.options import Limits
@@ -124,6 +125,7 @@ def generate(
                 directory=directory,
                 as_json=as_json,
                 charged=not emulator,
+                to_name=lambda _: slug(text or "") or "picture",
                 label=lambda line: f"Picture {line} of {count}" if count > 1 else "Failed",
                 resume=None if emulator else _resume(directory, base_url),
             ).generate(_rows(fields, count))

@@ -57,6 +57,28 @@ def test_options_fill_in_what_a_line_does_not_say(served: Emulator, flux_klein: 
     ]
 
 
+HOSTILE = {"a/b": "a_b", "../../x": "__.._x", "a_b": "a_b-2", "NUL": "_NUL", "cat.jpg": "cat", "\U0001f406": "0005-six"}
+
+
+@pytest.mark.parametrize("names", ["id", "index", "request"])
+def test_files_are_named_by_id_index_or_request(served: Emulator, flux_klein: Command, names: str) -> None:
+    """Never outside the directory, never over another's file; the next run recognises its own."""
+    words = ("one", "two", "three", "four", "five", "six")
+    rows = [{"id": key, "prompt": f"{word}!"} for key, word in zip(HOSTILE, words, strict=True)]
+    rows.append({"prompt": "A snow leopard"})
+    Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = (*ARGUMENTS, "--names", names, "--width", "64", "--height", "64", "--concurrency", "1")
+    first = flux_klein(*arguments)
+    by_index = [f"{number:04d}-{word}" for number, word in enumerate(words)]
+    stems = {"id": [*HOSTILE.values()], "index": by_index, "request": served.completions}[names]
+    last = [] if names == "request" else ["0006-a-snow-leopard"]
+    assert pictures() == {f"{stem}.png" for stem in [*stems, *last]}
+    assert flux_klein(*arguments).out == first.out
+    assert flux_klein(*arguments, "--journal", "other.sqlite").code == 0  # a run that knows nothing of the first
+    assert len(pictures()) == 14
+    assert {path.name for path in Path().iterdir()} == {"out", "other.sqlite", "prompts.jsonl"}
+
+
 def test_a_tilde_in_an_option_is_the_home_directory(
     served: Emulator, flux_klein: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -370,9 +370,10 @@ async def test_a_broken_file_inside_the_answer_is_a_download_error_that_does_not
     ("answers", "options", "expected"),
     [
         ([PNG], {}, ["some-id.png"]),
-        ([PNG, JPEG, b"what?"], {}, ["some-id-1.png", "some-id-2.jpg", "some-id-3.bin"]),
+        ([PNG, JPEG, b"what?"], {}, ["some-id.png", "some-id-2.jpg", "some-id-3.bin"]),
         ([PNG], {"request_id": "nul"}, ["request-nul.png"]),  # no file name everywhere
-        ([PNG, PNG], {"names": ["ein Bild.png", "画.gif"]}, ["ein Bild.png", "画.gif"]),
+        ([PNG, JPEG], {"names": ["ein Bild.PNG", "a.jpeg"]}, ["ein Bild.PNG", "a.jpeg"]),
+        ([PNG, b"what?"], {"names": ["画", "notes.txt"]}, ["画.png", "notes.txt"]),
         ([Reply(200, JPEG, {"Content-Type": "image/png"})], {}, ["some-id.jpg"]),  # mislabelled
         ([Reply(200, gzip.compress(PNG), {"Content-Encoding": "gzip"})], {}, ["some-id.png"]),
         ([Reply(200, b"II*\0", {"Content-Type": "image/tiff"})], {}, ["some-id.bin"]),  # not promised: kept
@@ -414,6 +415,13 @@ async def test_names_that_lead_elsewhere_are_refused_before_anything_is_fetched(
     assert (type(error), klein_emulator.calls["file"], listing(tmp_path)) == (InvalidInputError, 0, [])
 
 
+async def test_a_name_with_the_suffix_of_another_format_is_refused_and_says_which(klein_emulator, connect, tmp_path):
+    klein_emulator.script("file", Reply(200, PNG))
+    error = await outcome(connect().download(result_of(OWN), tmp_path, names=["cat.jpg"]))
+    assert (type(error), error.retryable, listing(tmp_path)) == (DownloadError, False, [])
+    assert "'cat.jpg' would hold a file of another format; name it 'cat.png'" in str(error)
+
+
 async def test_what_was_saved_is_recorded_and_reported(klein_emulator, connect, tmp_path):
     written, events = [], Events()
 
@@ -424,7 +432,7 @@ async def test_what_was_saved_is_recorded_and_reported(klein_emulator, connect, 
 
     klein_emulator.script("file", Reply(200, PNG), Reply(200, JPEG))
     client = connect(journal=Book(), on_event=events)
-    paths = await client.download(result_of(OWN, OWN + "?2"), tmp_path, names=["a.png", "b.png"])
+    paths = await client.download(result_of(OWN, OWN + "?2"), tmp_path, names=["a.png", "b.jpg"])
     digests = [hashlib.sha256(content).hexdigest() for content in (PNG, JPEG)]
     facts = list(zip([path.absolute() for path in paths], digests, [len(PNG), len(JPEG)], strict=True))
     assert written == [(EntryState.DOWNLOADED, "some-id", facts)]
