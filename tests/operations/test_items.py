@@ -40,6 +40,7 @@ from flux_klein_async.errors import (
 )
 from flux_klein_async.events import Downloaded, Event, Failed, Finished, Held, Polled, Retrying, Submitted, Uncertain
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState
+from flux_klein_async.operations import items
 from tests.fakes import now, settle, strays
 from tests.operations.helpers import EVERY_SECOND, Book
 
@@ -463,7 +464,7 @@ async def test_each_token_has_a_journal_of_its_own(klein_emulator, connect):
 # --- the directory
 
 
-@pytest.mark.parametrize("place", ["/proc/x", "file", "file/x", "nowhere"])
+@pytest.mark.parametrize("place", ["/proc/x", "file", "file/x", "nowhere", "new/" + "x" * 300])
 async def test_a_directory_that_cannot_be_written_to_is_found_before_anything_is_paid_for(
     klein_emulator, connect, tmp_path, place
 ):
@@ -473,6 +474,13 @@ async def test_a_directory_that_cannot_be_written_to_is_found_before_anything_is
     assert [(type(item.error), item.error.charged) for item in outcomes] == [(ConfigurationError, "no")] * 2
     assert "Nothing can be written to" in str(outcomes[0].error)
     assert klein_emulator.calls["submit"] == 0
+
+
+async def test_a_directory_is_tried_once_for_all_items(klein_emulator, connect, tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr(items, "unwritable", lambda directory: tried.append(directory))
+    outcomes = await connect().generate_all(["a cat"] * 8, directory=tmp_path, width=64, height=64)
+    assert ([item.error for item in outcomes], tried) == ([None] * 8, [tmp_path])
 
 
 async def test_a_file_that_a_killed_run_had_saved_is_not_saved_twice(klein_emulator, connect, tmp_path):
