@@ -115,7 +115,7 @@ class ItemRunner(Generic[T]):
         self._timeout = timeout
         self._on_abandon: OnAbandon = on_abandon
         self._directory = directory
-        self._checked = directory is None
+        self._checked = False
         self._checking = asyncio.Lock()
         self._stopped_by: FluxKleinError | None = None
         self._halted = False
@@ -260,15 +260,16 @@ class ItemRunner(Generic[T]):
         Raises:
             ConfigurationError: It cannot.
         """
-        if self._checked:
+        if self._checked or self._directory is None:
             return
         async with self._checking:
-            if not self._checked and self._directory is not None:
-                check = partial(unwritable, self._directory)
-                problem = await self._context.loop.run_in_executor(self._context.threads, check)
-                if problem is not None:
-                    raise ConfigurationError(f"Nothing can be written to {str(self._directory)!r:.200}: {problem}")
-                self._checked = True
+            if self._checked:  # for another item, meanwhile
+                return
+            check = partial(unwritable, self._directory)
+            problem = await self._context.loop.run_in_executor(self._context.threads, check)
+            if problem is not None:
+                raise ConfigurationError(f"Nothing can be written to {str(self._directory)!r:.200}: {problem}")
+            self._checked = True
 
     async def _resume(self, item: _Item, claim: Claim) -> GenerationResult:
         """Wait for a request that an earlier run submitted."""

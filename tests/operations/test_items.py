@@ -478,7 +478,7 @@ async def test_a_directory_that_cannot_be_written_to_is_found_before_anything_is
 
 async def test_a_directory_is_tried_once_for_all_items(klein_emulator, connect, tmp_path, monkeypatch):
     tried = []
-    monkeypatch.setattr(items, "unwritable", lambda directory: tried.append(directory))
+    monkeypatch.setattr(items, "unwritable", tried.append)
     outcomes = await connect().generate_all(["a cat"] * 8, directory=tmp_path, width=64, height=64)
     assert ([item.error for item in outcomes], tried) == ([None] * 8, [tmp_path])
 
