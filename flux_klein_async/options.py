@@ -99,14 +99,14 @@ class Limits:
             rate = getattr(self, name)
             _require(rate is None or (finite(rate) and rate > 0), f"Limits.{name} must be above 0 or None")
         _require(isinstance(self.file_hosts, tuple | list), "Limits.file_hosts must be a tuple of host names")
-        hosts = {name: file_host(name) for name in self.file_hosts}
-        wrong = next((name for name, host in hosts.items() if host is None), None)
+        hosts = [file_host(name) for name in self.file_hosts]
+        wrong = [str(name)[:80] for name, host in zip(self.file_hosts, hosts, strict=True) if host is None][:1]
         _require(
-            None not in hosts.values(),
+            not wrong,
             "Limits.file_hosts must be names of public hosts alone, such as 'cdn.example.com', or '.example.com' for "
-            f"all below it; not {str(wrong)[:80]!r}",
+            f"all below it; not {wrong}",
         )
-        object.__setattr__(self, "file_hosts", tuple(hosts.values()))
+        object.__setattr__(self, "file_hosts", tuple(hosts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

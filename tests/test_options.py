@@ -13,7 +13,7 @@ NAN, INF, HUGE = math.nan, math.inf, 10**400
 
 NO_COUNTS: list[Any] = [0, -1, 1.0, 1.5, True, "1", NAN, INF]
 NO_HOSTS: list[Any] = [
-    *("cdn.example.com", None, 5, {"a.example.com"}, ("cdn.example.com", "*.example.com"), (5,), (None,)),
+    *("cdn.example.com", None, 5, {"a.example.com"}, ("cdn.example.com", "*.example.com"), (5,), (None,), ([],)),
     *[(host,) for host in ("", ".", "com", ".com", "localhost", "127.0.0.1", "10.0.0.1", "169.254.169.254", "[")],
     *[(f"cdn.example.com{more}",) for more in ("/", "/a", ":443", "?a", "#a", " ", "\\a", "\n", "\0", "@evil.net")],
     *[(host,) for host in ("https://cdn.example.com", "me@cdn.example.com", ".8.8.8.8", "a..example.com", "cdn.test")],

@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from flux_klein_async import __version__
-from flux_klein_async.cli import batch, connect, generate, run
+from flux_klein_async.cli import batch, connect, generate
 from flux_klein_async.cli.main import app
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
