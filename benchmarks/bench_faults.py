@@ -28,6 +28,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from faulty_batches import LEFT_OUT, SLOW, BatchPlan, run_batches
 from faulty_client import Plan, RunRecord, accepted_submits, audit, run_items
@@ -40,7 +41,7 @@ ALL_RECORDS = 10_000_000
 TIMEOUT = 30.0  # seconds for each verb
 WORKERS = 50  # of the service, so that some requests wait in its queue and can be cancelled
 # Small enough for endless pictures, large enough that their beginning is on disk when the download stops.
-LIMITS = {"max_connections": 100, "max_file_bytes": 1_500_000}
+LIMITS: dict[str, Any] = {"max_connections": 100, "max_file_bytes": 1_500_000}
 ROUND_TRIP = 0.05  # seconds of virtual time, so that calls are under way when a caller stops waiting
 
 

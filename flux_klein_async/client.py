@@ -34,6 +34,7 @@ from flux_klein_async.operations.operation import Operation
 from flux_klein_async.operations.submit import AcceptedRequest, PreparedRequest, made_input, prepare, submit
 from flux_klein_async.operations.wait import Updates, generate, wait
 from flux_klein_async.options import DEFAULT, Limits, OnAbandon, RetryPolicy, Timeout, checked_timeout, from_environ
+from flux_klein_async.paths import user_path
 from flux_klein_async.polling.adaptive import AdaptivePolling
 from flux_klein_async.polling.policies import PollPolicy, SavedPolicy
 from flux_klein_async.transport.aiohttp import AiohttpTransport
@@ -167,12 +168,16 @@ class FluxKleinClient(NotWith):
             raise error.with_traceback(None) from None  # the frames hold what was found
         finally:
             del api_key  # whatever raises from here on, no variable shows the token
-        addresses = ApiUrls(environment.base_url if base_url is None else base_url, allow_insecure=allow_insecure)
         if limits is None or isinstance(limits, Limits):
             settings = limits or Limits()
             limiter: Limiter = InProcessLimiter(settings)
         else:
             settings, limiter = Limits(), guarded(limits, "The limiter")
+        addresses = ApiUrls(
+            environment.base_url if base_url is None else base_url,
+            allow_insecure=allow_insecure,
+            file_hosts=settings.file_hosts,
+        )
         retry = retry or RetryPolicy()
         self._model = checked_model_id(model)
         self._timeout = checked_timeout(timeout, None)
@@ -412,8 +417,10 @@ class FluxKleinClient(NotWith):
             timeout: Seconds for each item, from when it has its slot; with `directory`, as many again for its files.
             on_abandon: What to do with an item's request when the fan-out is left or its deadline passes.
             directory: Where each item's files are saved, while other items generate. If they cannot be saved, the
-                outcome is a `DownloadError` with the id to fetch the result again.
-            to_name: Maps an item to the name of its files, without suffix. None: the request id.
+                outcome is a `DownloadError` with the id to fetch the result again. If nothing can be written there,
+                nothing is submitted (`ConfigurationError`).
+            to_name: Maps an item to the stem of its files' names, one plain file name. Several files, and files whose
+                name is taken, get `-2`, `-3`; none is replaced. None: the request id.
 
         Raises:
             InvalidInputError: `items` is one input instead of many, or an option is invalid.
@@ -435,7 +442,7 @@ class FluxKleinClient(NotWith):
             to_name,
             timeout=seconds,
             on_abandon=on_abandon,
-            directory=None if directory is None else Path(directory),
+            directory=None if directory is None else user_path(directory),
             halt_after=self._halt_after,
         )
         return FanOut(
@@ -529,15 +536,17 @@ class FluxKleinClient(NotWith):
         Args:
             result: What to save.
             directory: Where to save. Nothing is written outside of it, no matter what the URLs say.
-            names: A plain file name for each file; None: the request id and a suffix by content.
+            names: A plain file name for each file, with the suffix of its content or none; a file of that name is
+                replaced. None: the request id and a suffix by content.
             timeout: Seconds for all files together; None is no limit.
 
         Raises:
-            DownloadError: A file could not be downloaded or saved; nothing of it is left behind.
+            DownloadError: A file could not be downloaded or saved, or its name has the suffix of another format;
+                nothing of it is left behind.
             InvalidInputError: `names` are not plain file names, one for each file.
         """
         operation = self._operation(timeout, request_id=_checked_result(result).request_id)
-        return SavedPaths(file.path for file in await download.save(operation, result, Path(directory), names))
+        return SavedPaths(file.path for file in await download.save(operation, result, user_path(directory), names))
 
     async def download_bytes(self, result: GenerationResult, *, timeout: Timeout = DEFAULT) -> list[bytes]:
         """Every file of a result, in memory.
@@ -625,7 +634,7 @@ def _check_wait_options(on_abandon: object, on_status: object = None) -> None:
 # For each part of a client: the methods that it must have, and what to write instead of something else.
 _PARTS = {
     "limits": (
-        "acquire release hold held_until admit refused served poll_price poll_turn",
+        "acquire release hold held_until admit refused served poll_price turn",
         "Limits(max_in_flight=...)",
     ),
     "polling": ("next_poll observe", "FixedPolling(seconds)"),

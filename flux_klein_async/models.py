@@ -173,12 +173,12 @@ class TextToImage9BInput(TextToImageInput):
     """Input of the 9B model: the same plus `steps` (source: docs/wire.md, "Input").
 
     Attributes:
-        steps: Denoising steps, 1 to 100; None: the service's default.
+        steps: Denoising steps, 1 to 100 (25).
     """
 
     default_model: ClassVar[str] = KLEIN_9B_TEXT_TO_IMAGE
 
-    steps: Annotated[int, Field(ge=1, le=100)] | None = None
+    steps: Annotated[int, Field(ge=1, le=100)] = 25
 
 
 class HostedFile(BriefModel):

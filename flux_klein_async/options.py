@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Literal
 
+from flux_klein_async.api.urls import file_host
 from flux_klein_async.errors import ConfigurationError, InvalidInputError
 
 __all__ = [
@@ -63,11 +64,16 @@ class Limits:
         max_in_flight: Generations that `generate*` runs at the same time.
         max_connections: Open connections to the API.
         polls_per_second: Ceiling for the polls of all waits of the client together, or None.
+        submits_per_second: Ceiling for the submits of the client, repeats included, or None. A submit that waits for
+            its turn is neither sent nor recorded. The timeout of a fan-out's item stands still meanwhile; that of a
+            single call does not.
         max_json_bytes: Largest answer, after decompression (8 MiB).
         max_file_bytes: Largest file that is downloaded (64 MiB).
         max_picture_bytes: Largest local picture in an input (6 MiB; source: docs/wire.md, "Input").
         max_input_file_bytes: Any other local file in an input (32 MiB).
         max_request_bytes: Largest body of a submit with local files (64 MiB); they take a third more than on disk.
+        file_hosts: Hosts that files may come from besides the service's own: a name such as "cdn.example.com" is that
+            host alone, ".example.com" also every host below it. Only public hosts over HTTPS, at each redirect.
         halt_after: So many submits of a fan-out that end uncertain in a row, or so many generations that end without a
             file, stop it from submitting more (`FanOutHaltedError`); None never does. Submits that are under way at
             that moment are not taken back, so that up to `max_in_flight` may be charged.
@@ -76,19 +82,31 @@ class Limits:
     max_in_flight: int = 64
     max_connections: int = 100
     polls_per_second: float | None = None
+    submits_per_second: float | None = None
     max_json_bytes: int = 8 * 1024 * 1024
     max_file_bytes: int = 64 * 1024 * 1024
     max_picture_bytes: int = 6 * 1024 * 1024
     max_input_file_bytes: int = 32 * 1024 * 1024
     max_request_bytes: int = 64 * 1024 * 1024
+    file_hosts: tuple[str, ...] = ()
     halt_after: int | None = 5
 
     def __post_init__(self) -> None:
         _require_count(self, "max_in_flight", "max_connections", "max_json_bytes", "max_file_bytes")
         _require_count(self, "max_picture_bytes", "max_input_file_bytes", "max_request_bytes")
         _require_count(self, *([] if self.halt_after is None else ["halt_after"]))
-        rate = self.polls_per_second
-        _require(rate is None or (finite(rate) and rate > 0), "Limits.polls_per_second must be above 0 or None")
+        for name in ("polls_per_second", "submits_per_second"):
+            rate = getattr(self, name)
+            _require(rate is None or (finite(rate) and rate > 0), f"Limits.{name} must be above 0 or None")
+        _require(isinstance(self.file_hosts, tuple | list), "Limits.file_hosts must be a tuple of host names")
+        hosts = [file_host(name) for name in self.file_hosts]
+        wrong = [str(name)[:80] for name, host in zip(self.file_hosts, hosts, strict=True) if host is None][:1]
+        _require(
+            not wrong,
+            "Limits.file_hosts must be names of public hosts alone, such as 'cdn.example.com', or '.example.com' for "
+            f"all below it; not {wrong}",
+        )
+        object.__setattr__(self, "file_hosts", tuple(hosts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ MODULES = {
 
 # A module imports only from its own line and from lines above it.
 LAYERS = [
-    ["_version", "text", "errors", "misuse", "schema", "api.urls"],
+    ["_version", "paths", "text", "errors", "misuse", "schema", "api.urls"],
     ["models"],
     ["events", "options"],
     ["api."],
@@ -151,7 +151,7 @@ def test_the_emulator_shares_no_knowledge_with_the_client() -> None:
 
 
 def test_an_integration_uses_one_third_party_and_the_public_api() -> None:
-    public = {"_version", "errors", "events", "models", "operations.files", "text"}
+    public = {"_version", "errors", "events", "models", "operations.files", "paths", "text"}
     for name in MODULES:
         if name.startswith("integrations."):
             assert {other for other in ours(name) if not other.startswith("integrations.")} <= public, name

@@ -6,7 +6,8 @@ import gzip
 import logging
 import pickle
 import re
-from typing import Any
+from collections import Counter
+from typing import Any, ClassVar
 
 import aiohttp
 import pytest
@@ -23,6 +24,7 @@ from flux_klein_async import (
     RequestState,
     TextToImage9BInput,
 )
+from flux_klein_async.api.messages import Kind
 from flux_klein_async.emulator import Garbage, Generation, InProcessEmulator, Reply, error_reply
 from flux_klein_async.events import Failed
 from flux_klein_async.integrations.logging import LogEvents
@@ -160,18 +162,19 @@ async def test_a_model_that_does_not_exist_is_not_found(klein_client):
 
 async def test_a_limiter_of_the_applications_own_is_asked(klein_emulator, connect):
     class Counting(InProcessLimiter):
-        polls = slots = 0
+        slots = 0
+        turns: ClassVar = Counter[Kind]()
 
         async def acquire(self) -> None:
             Counting.slots += 1
             await super().acquire()
 
-        async def poll_turn(self, price: float) -> None:
-            Counting.polls += 1
-            await super().poll_turn(price)
+        async def turn(self, kind: Kind, price: float = 1.0) -> None:
+            Counting.turns[kind] += 1
+            await super().turn(kind, price)
 
     result = await connect(limits=Counting(Limits())).generate("a cat")
-    assert (Counting.slots, Counting.polls) == (1, result.timings.polls)
+    assert (Counting.slots, Counting.turns) == (1, {Kind.SUBMIT: 1, Kind.READ: result.timings.polls})
 
 
 @pytest.mark.parametrize("answer", [None, error_reply(422)])

@@ -27,7 +27,7 @@ KINDS = [TextToImageInput, TextToImage9BInput]
 def test_an_input_has_the_documented_defaults() -> None:
     assert [kind(prompt="a").model_dump() for kind in KINDS] == [
         {"prompt": "a", "width": 1024, "height": 1024},
-        {"prompt": "a", "width": 1024, "height": 1024, "steps": None},
+        {"prompt": "a", "width": 1024, "height": 1024, "steps": 25},
     ]
 
 
@@ -53,8 +53,8 @@ def test_an_input_takes_a_prompt_and_sizes_from_64_to_2048_and_nothing_else(kind
         assert_refused(kind, **fields)
 
 
-def test_the_9b_input_alone_takes_1_to_100_steps_or_none() -> None:
-    for steps in (1, 100, None):
+def test_the_9b_input_alone_takes_1_to_100_steps() -> None:
+    for steps in (1, 100):
         assert TextToImage9BInput(prompt="a", steps=steps).steps == steps
     for other in (0, 101, True, 4.0, "4"):
         assert_refused(TextToImage9BInput, prompt="a", steps=other)

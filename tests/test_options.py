@@ -12,6 +12,12 @@ from flux_klein_async.options import DEFAULT, Environment, Limits, RetryPolicy, 
 NAN, INF, HUGE = math.nan, math.inf, 10**400
 
 NO_COUNTS: list[Any] = [0, -1, 1.0, 1.5, True, "1", NAN, INF]
+NO_HOSTS: list[Any] = [
+    *("cdn.example.com", None, 5, {"a.example.com"}, ("cdn.example.com", "*.example.com"), (5,), (None,), ([],)),
+    *[(host,) for host in ("", ".", "com", ".com", "localhost", "127.0.0.1", "10.0.0.1", "169.254.169.254", "[")],
+    *[(f"cdn.example.com{more}",) for more in ("/", "/a", ":443", "?a", "#a", " ", "\\a", "\n", "\0", "@evil.net")],
+    *[(host,) for host in ("https://cdn.example.com", "me@cdn.example.com", ".8.8.8.8", "a..example.com", "cdn.test")],
+]
 NO_SECONDS: list[Any] = [-0.1, NAN, INF, -INF, True, "1", 1j, HUGE]
 
 
@@ -20,7 +26,8 @@ NO_SECONDS: list[Any] = [-0.1, NAN, INF, -INF, True, "1", 1j, HUGE]
     [
         (Limits, "max_in_flight max_connections max_json_bytes max_file_bytes", [1, 7], [*NO_COUNTS, None]),
         (Limits, "max_picture_bytes max_input_file_bytes max_request_bytes", [1, 7], [*NO_COUNTS, None]),
-        (Limits, "polls_per_second", [0.5, 20, None], [*NO_SECONDS, 0, 0.0]),
+        (Limits, "polls_per_second submits_per_second", [0.5, 20, None], [*NO_SECONDS, 0, 0.0]),
+        (Limits, "file_hosts", [(), ("cdn.example.com", ".example.org", "8.8.8.8")], NO_HOSTS),
         (Limits, "halt_after", [1, 7, None], NO_COUNTS),
         (RetryPolicy, "attempts", [1, 7], [*NO_COUNTS, None]),
         (RetryPolicy, "refused_submits", [1, 7, None], NO_COUNTS),
@@ -37,7 +44,7 @@ def test_takes_settings_in_range_and_refuses_others_by_name(cls: type, names: st
 
 def test_has_the_defaults_that_the_documentation_promises() -> None:
     assert dataclasses.astuple(Limits()) == (
-        *(64, 100, None, 8 * 2**20, 64 * 2**20, 6 * 2**20, 32 * 2**20, 64 * 2**20, 5),
+        *(64, 100, None, None, 8 * 2**20, 64 * 2**20, 6 * 2**20, 32 * 2**20, 64 * 2**20, (), 5),
     )
     assert dataclasses.astuple(RetryPolicy()) == (5, 0.1, 2.0, 5.0, None)
 

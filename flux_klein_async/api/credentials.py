@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.options import TOKEN_VARIABLES, Environment
+from flux_klein_async.paths import user_path
 
 __all__ = ["SHORTEST_SECRET", "Redactor", "Secret", "find_token"]
 
@@ -26,7 +27,7 @@ def find_token(explicit: str | None, environment: Environment, *, wall_clock: Ca
     """
     token = explicit if explicit is not None else environment.token
     if token is None and environment.token_file is not None:
-        token = _from_file(Path(environment.token_file), wall_clock)
+        token = _from_file(user_path(environment.token_file), wall_clock)
     if token is None:
         raise ConfigurationError(
             f"No token. Set {', '.join(TOKEN_VARIABLES[:-1])} or {TOKEN_VARIABLES[-1]}, pass api_key=..., or log in "

@@ -33,7 +33,8 @@ class Api:
     def __init__(self, urls: ApiUrls, token: str, user_agent: str) -> None:
         self.urls = urls
         common = {"Accept": "application/json", "User-Agent": user_agent}
-        secret = {**common, "Authorization": f"Bearer {token}"}
+        # A cached status would be a delay that nobody can explain. Files never change, and may come from a cache.
+        secret = {**common, "Authorization": f"Bearer {token}", "Cache-Control": "no-cache"}
         self._headers = _frozen({**secret, "Accept-Encoding": "gzip, deflate"})
         # Uncompressed: an answer that is broken in its compression would cost a paid id.
         self._post_headers = _frozen({**secret, "Accept-Encoding": "identity", "Content-Type": "application/json"})

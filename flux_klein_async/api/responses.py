@@ -111,7 +111,7 @@ def read_error(response: Response, *, request_id: str | None = None) -> APIStatu
         detail=_message(data) or excerpt(response),
         headers={name.lower(): value for name, value in response.headers.items()},
         body=response.body[: 4 * _LONGEST_MESSAGE].decode("utf-8", "replace")[:_LONGEST_MESSAGE],
-        retry_after=retry_after(response.headers),
+        retry_after=retry_after(response.headers, response.status),
         request_id=request_id,
     )
 

@@ -7,6 +7,7 @@ signs in a host, and a resolver stops at a NUL, so `host_of` checks the host aga
 
 import ipaddress
 import re
+from collections.abc import Collection
 from urllib.parse import quote
 
 from yarl import URL
@@ -18,6 +19,7 @@ __all__ = [
     "ApiUrls",
     "checked_model_id",
     "checked_request_id",
+    "file_host",
     "host_of",
     "is_loopback",
     "is_public",
@@ -30,7 +32,7 @@ DEFAULT_BASE_URL = "https://model-api.runcomfy.net"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)  # docs/wire.md: as a vendor client accepts it
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*", re.ASCII)
-_FILE_DOMAINS = ("runcomfy.net", "runcomfy.com")
+_FILE_DOMAINS = (".runcomfy.net", ".runcomfy.com")
 
 
 def checked_request_id(request_id: object) -> str:
@@ -55,11 +57,30 @@ def checked_model_id(model: object) -> str:
     raise InvalidInputError(f"Not a model id such as 'owner/model/variant': {str(model)[:140]!r}")
 
 
-class ApiUrls:
-    """Every URL of the API, built from one base URL."""
+def file_host(name: object) -> str | None:
+    """A host that files may come from, in lower case and in ASCII; None if it is no public host, or more than a host.
 
-    def __init__(self, base_url: str | None = None, *, allow_insecure: bool = False) -> None:
+    With a leading dot it stands for every host below it too.
+    """
+    text = name if isinstance(name, str) and _BARE_HOST.fullmatch(name) else ""
+    below = "." if text.startswith(".") else ""
+    try:
+        host = host_of(parsed(f"https://{text.removeprefix('.')}")) or ""
+    except ValueError:
+        host = ""
+    # An address has no hosts below it.
+    return None if not is_public(host) or (below and _address(host) is not None) else below + host.removesuffix(".")
+
+
+class ApiUrls:
+    """Every URL of the API, built from one base URL, and the hosts that files may come from."""
+
+    def __init__(
+        self, base_url: str | None = None, *, allow_insecure: bool = False, file_hosts: Collection[str] = ()
+    ) -> None:
         """Check the base URL. A trailing `/v1`, as the vendor's CLI writes it, is accepted.
+
+        `file_hosts` are checked already (`file_host`).
 
         Raises:
             ConfigurationError: It is no https URL of a host alone, and no allowed http URL.
@@ -81,6 +102,7 @@ class ApiUrls:
                 f"Plain http to {host} would send the token in clear; use https or allow_insecure=True"
             )
         self.origin = str(url.origin())
+        self.file_hosts = (*_FILE_DOMAINS, *file_hosts)
         self._prefix = self.origin + url.raw_path.rstrip("/").removesuffix("/v1") + "/v1"
 
     def model(self, model: str) -> str:
@@ -96,13 +118,13 @@ class ApiUrls:
         return f"{self._prefix}/requests/{checked_request_id(request_id)}/{verb}"
 
 
-def trusted_file_url(text: str, origin: str) -> str | None:
+def trusted_file_url(text: str, origin: str, hosts: Collection[str] = _FILE_DOMAINS) -> str | None:
     """The URL as it will be opened, or None if it is not trusted.
 
-    Trusted are HTTPS hosts under runcomfy.net and runcomfy.com (docs/wire.md, "Output"), and `origin`, the base URL's
-    own; never a URL with credentials. What is opened is the origin that was checked here, followed by path and query
-    exactly as given: they may be signed as text. Only spaces and characters outside of ASCII, which no request line
-    can carry, are quoted.
+    Trusted are HTTPS on these hosts, by default those under runcomfy.net and runcomfy.com (docs/wire.md, "Output"),
+    and `origin`, the base URL's own; never a URL with credentials. What is opened is the origin that was checked here,
+    followed by path and query exactly as given: they may be signed as text. Only spaces and characters outside of
+    ASCII, which no request line can carry, are quoted.
     """
     try:
         url = parsed(text)
@@ -113,7 +135,9 @@ def trusted_file_url(text: str, origin: str) -> str | None:
         rest = quote(text[start.end() :].partition("#")[0], safe=_AS_GIVEN)
     except (ValueError, TypeError):
         return None
-    ours = url.scheme == "https" and any(host == name or host.endswith(f".{name}") for name in _FILE_DOMAINS)
+    ours = url.scheme == "https" and any(
+        host == name.removeprefix(".") or (name.startswith(".") and host.endswith(name)) for name in hosts
+    )
     return checked + (rest if rest.startswith("/") else f"/{rest}") if checked == origin or ours else None
 
 
@@ -140,6 +164,7 @@ def redirected(url: str, location: str) -> str:
     return "/".join((origin, *folders, location))
 
 
+_BARE_HOST = re.compile(r"[^\s/?#@:\\]+")
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _UNTIL_QUERY = re.compile(r"[?#]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")

@@ -22,6 +22,7 @@ from flux_klein_async.api.requests import InputFile
 from flux_klein_async.batch.rows import DiskMap, Row, lines
 from flux_klein_async.errors import FluxKleinError, ItemClaimedError, JournalError
 from flux_klein_async.models import GenerationResult, Outcome, RequestState, SavedFile, brief_url
+from flux_klein_async.paths import user_path
 
 __all__ = ["Manifest", "Record", "error_facts", "file_facts", "json_line", "read_manifest", "record", "result_facts"]
 
@@ -116,7 +117,7 @@ class Manifest:
     """
 
     def __init__(self, path: "str | os.PathLike[str]") -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         self._folder = self.path.parent.absolute()
         self._ends = DiskMap()  # from an item to the digest of its last end
         with ExitStack() as undo:
@@ -179,6 +180,7 @@ def read_manifest(
     Raises:
         JournalError: It cannot be read.
     """
+    path = user_path(path)
     with closing(DiskMap()) as last:
         for number, known in _records(path, on_unreadable):
             last.put(_item(known), number)

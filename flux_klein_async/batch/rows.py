@@ -9,7 +9,6 @@ import asyncio
 import csv
 import json
 import math
-import os
 import re
 import sqlite3
 import threading
@@ -19,7 +18,7 @@ from contextlib import closing, suppress
 from enum import StrEnum
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, NoReturn
 
 from pydantic import ValidationError
 
@@ -29,6 +28,10 @@ from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, TextToImageInput
 from flux_klein_async.operations.inputs import check_files
 from flux_klein_async.operations.submit import TYPED
 from flux_klein_async.options import Limits
+from flux_klein_async.paths import user_path
+
+if TYPE_CHECKING:
+    import os
 
 __all__ = [
     "LONGEST",
@@ -280,7 +283,7 @@ def _csv_fields(header: list[str], text: str) -> dict[str, Any] | None:
 
 def local_file(path: str, folder: Path) -> InputFile:
     """A local file; `~` is the home directory, and a relative path begins at the folder."""
-    return InputFile(str(folder / os.path.expanduser(path)))  # noqa: PTH111  # Path's own raises where there is no home
+    return InputFile(str(folder / user_path(path)))
 
 
 def with_files(value: Any, folder: Path) -> Any:

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, aclosing
 from decimal import Decimal
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -16,6 +18,7 @@ from flux_klein_async.batch.manifest import Manifest, json_line
 from flux_klein_async.batch.rows import Estimate, FileFormat, Row, read_ahead, read_rows
 from flux_klein_async.cli import connect, page, run, signals
 from flux_klein_async.cli.exit_codes import ExitCode
+from flux_klein_async.cli.generate import checked_fields
 from flux_klein_async.cli.output import Screen, duration
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import InvalidInputError, JournalError
@@ -24,9 +27,11 @@ from flux_klein_async.journal.budget import Budget, dollars, generation_price
 from flux_klein_async.journal.sqlite import SqliteJournal
 from flux_klein_async.journal.writer import JournalAccount
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
+from flux_klein_async.operations.files import safe_stem, slug
 from flux_klein_async.operations.inputs import digest_files
 from flux_klein_async.operations.submit import prepare
 from flux_klein_async.options import Limits
+from flux_klein_async.paths import user_path
 from flux_klein_async.polling.adaptive import AdaptivePolling
 
 __all__ = ["batch"]
@@ -43,14 +48,28 @@ _WORDS = {
     Action.CLAIMED: "claimed by another run",
 }
 
+
+class Names(StrEnum):
+    """What files are named by."""
+
+    ID = "id"
+    INDEX = "index"
+    REQUEST = "request"
+
+
 Preview = Callable[[str, bytes, str | None], Awaitable[Action]]
 
 
 def batch(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Prompts: .txt, .jsonl or .csv; - reads standard input.")],
     *,
-    journal: Annotated[Path | None, typer.Option(help="The journal; else DIR/journal.sqlite.", metavar="PATH")] = None,
-    output_dir: Annotated[Path, typer.Option(help="Where files and manifest.jsonl go.", metavar="DIR")] = Path("out"),
+    journal: Annotated[
+        Path | None,
+        typer.Option(help="The journal; else DIR/journal.sqlite.", metavar="PATH", callback=connect.at_home),
+    ] = None,
+    output_dir: Annotated[
+        Path, typer.Option(help="Where files and manifest.jsonl go.", metavar="DIR", callback=connect.at_home)
+    ] = Path("out"),
     file_format: Annotated[FileFormat | None, typer.Option("--format", help="Else by the name of FILE.")] = None,
     concurrency: run.Concurrency = 64,
     max_spend: Annotated[float | None, typer.Option(min=0, help="For all runs on the journal.", metavar="USD")] = None,
@@ -61,12 +80,19 @@ def batch(
     ] = False,
     new_token: Annotated[bool, typer.Option("--new-token", help="Resume what your previous token submitted.")] = False,
     model: connect.ModelId = KLEIN_4B_TEXT_TO_IMAGE,
+    width: run.Width = None,
+    height: run.Height = None,
+    steps: run.Steps = None,
     timeout: run.Timeout = 120.0,
     no_download: run.NoDownload = False,
+    names: Annotated[
+        Names, typer.Option(help="Files by the line's id (else as index), index and prompt, or request id.")
+    ] = Names.ID,
     report: Annotated[
         bool | None,
         typer.Option("--report/--no-report", help="Write DIR/index.html; else if a picture was saved."),
     ] = None,
+    file_host: connect.FileHosts = [],  # noqa: B006  # typer copies it
     as_json: run.JsonLines = False,
     quiet: run.Quiet = False,
     emulator: connect.Emulated = False,
@@ -75,8 +101,9 @@ def batch(
     """Generate a picture for each line of a file.
 
     A .txt file has one prompt per line, a .jsonl file one object per line, a .csv file a header. Fields: prompt, and
-    optionally width and height (pixels) and id. The id recognises a line in the next run; a line without one is
-    recognised by its content. The first 1,000 lines are checked before anything is submitted.
+    optionally width and height (pixels) and id. --width, --height and --steps are for lines without their own. The id
+    recognises a line in the next run; a line without one is recognised by its content. The first 1,000 lines are
+    checked before anything is submitted.
 
     For a model other than the klein models a .jsonl line has any field of its input. {"file": "ref.png"} in place of a
     value sends a local file; a relative path begins at the folder of FILE.
@@ -99,8 +126,11 @@ def batch(
     """  # noqa: D301  # \b: what follows is not to be wrapped
     folder = output_dir if dry_run else run.writable(output_dir)
     file_format = file_format or _format_of(file)
+    given = {"width": width, "height": height, "steps": steps}
+    options = {name: value for name, value in given.items() if value is not None}
+    checked_fields(model, {}, prompt="a prompt", **options)  # refuses the options before the file is read
     # A relative path in a row of standard input begins at the working directory, as "-" has no folder.
-    found = _rows(_opened(file), file_format, model, Path(file).parent)
+    found = _rows(_opened(file), file_format, model, user_path(file).parent, options)
     path = journal or folder / "journal.sqlite"
 
     async def body(screen: Screen, stop: signals.Stop) -> ExitCode:
@@ -125,7 +155,7 @@ def batch(
                     base_url=service.base_url,
                     model=model,
                     timeout=timeout,
-                    limits=Limits(max_in_flight=concurrency),
+                    limits=Limits(max_in_flight=concurrency, file_hosts=tuple(file_host)),
                     on_event=totals.note,
                     polling=polling,
                     journal=store if account is not None else None,
@@ -151,6 +181,7 @@ def batch(
                 directory=None if no_download else folder,
                 as_json=as_json,
                 charged=not emulator,
+                to_name=None if names is Names.REQUEST else partial(_named, names),
                 manifest=manifest,
             ).generate(rows)
             wanted = totals.done > 0 and not no_download if report is None else report
@@ -159,6 +190,12 @@ def batch(
             return code if stop.code is None else stop.code
 
     raise typer.Exit(signals.run(body, quiet=quiet))
+
+
+def _named(names: Names, row: Row) -> str:
+    """The stem of a row's files: its id, or its index in the file and the first words of its prompt."""
+    stem = safe_stem(row.id) if names is Names.ID and row.id is not None else ""
+    return stem or "-".join(filter(None, (f"{row.number:04d}", slug(str(row.fields.get("prompt", ""))))))
 
 
 def _format_of(file: str) -> FileFormat:
@@ -177,16 +214,20 @@ def _opened(file: str) -> BinaryIO:
         if file == "-":
             # Not `sys.stdin` itself: at its end the interpreter would wait for a thread that reads it.
             return open(sys.stdin.fileno(), "rb", closefd=False)
-        return open(file, "rb")  # noqa: PTH123  # its reader closes it
+        return open(user_path(file), "rb")  # noqa: PTH123  # its reader closes it
     except io.UnsupportedOperation:
         return sys.stdin.buffer  # not a file
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"{file!r} cannot be read: {getattr(error, 'strerror', error)}") from None
 
 
-def _rows(stream: BinaryIO, file_format: FileFormat, model: str, folder: Path) -> Generator[Row, None, None]:
+def _rows(
+    stream: BinaryIO, file_format: FileFormat, model: str, folder: Path, options: dict[str, int]
+) -> Generator[Row, None, None]:
+    """The rows of a file; what a row does not say itself is said by the options."""
     with stream:
-        yield from read_rows(stream, file_format, model=model, folder=folder)
+        for row in read_rows(stream, file_format, model=model, folder=folder):
+            yield row if row.problem else row._replace(fields={**row.fields, **(options | row.fields)})
 
 
 async def _some(rows: AsyncIterator[Row], count: int) -> AsyncIterator[Row]:
@@ -219,9 +260,9 @@ async def _check_token(account: JournalAccount, path: Path, *, new_token: bool) 
 
 def _line_ends(file: str) -> int | None:
     """The line ends of a file, for the progress display; None for anything but a plain file."""
-    if not Path(file).is_file():
+    if not user_path(file).is_file():
         return None
-    with open(file, "rb") as stream:  # noqa: PTH123
+    with open(user_path(file), "rb") as stream:  # noqa: PTH123
         return sum(piece.count(b"\n") for piece in iter(lambda: stream.read(1 << 20), b""))
 
 

@@ -12,7 +12,7 @@ import typer
 from yarl import URL
 
 from flux_klein_async.api.credentials import find_token
-from flux_klein_async.api.urls import ApiUrls, host_of, is_loopback
+from flux_klein_async.api.urls import ApiUrls, file_host, host_of, is_loopback
 from flux_klein_async.batch.manifest import Record, error_facts, json_line
 from flux_klein_async.cli.exit_codes import ExitCode, exit_code
 from flux_klein_async.cli.output import Screen
@@ -20,13 +20,15 @@ from flux_klein_async.cli.signals import Stop, run
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import ConfigurationError, FluxKleinError
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
-from flux_klein_async.options import TOKEN_VARIABLES, Environment, from_environ
+from flux_klein_async.options import TOKEN_VARIABLES, Environment, Limits, from_environ
+from flux_klein_async.paths import user_path
 from flux_klein_async.polling.adaptive import AdaptivePolling
 
 __all__ = [
     "EMULATED_TOKEN",
     "MissingExtraError",
     "answer",
+    "at_home",
     "connected",
     "emulated",
     "known_models",
@@ -70,6 +72,29 @@ Emulated = Annotated[
 ]
 BaseUrl = Annotated[
     str | None, typer.Option(help="Address of the API, instead of the default.", metavar="URL", callback=_one_service)
+]
+
+
+def at_home(path: Path | None) -> Path | None:
+    """A path of an option, with `~` expanded: a shell leaves it alone in `--output-dir=~/x`."""
+    return None if path is None else user_path(path)
+
+
+def _public(names: list[str]) -> list[str]:
+    for name in names:
+        if file_host(name) is None:
+            raise typer.BadParameter(
+                f"{name!r:.80} is no public host: write its name alone, such as cdn.example.com, or .example.com for "
+                "all hosts below it"
+            )
+    return names
+
+
+FileHosts = Annotated[
+    list[str],
+    typer.Option(
+        "--file-host", help="Another host that files may come from; repeatable.", metavar="HOST", callback=_public
+    ),
 ]
 
 
@@ -130,7 +155,7 @@ def token_of(environment: Environment, wall_clock: Callable[[], float] = time.ti
     Raises:
         ConfigurationError: There is none, or it cannot be one.
     """
-    if environment.token is None and not Path(environment.token_file or "").is_file():
+    if environment.token is None and not user_path(environment.token_file or "").is_file():
         ways = f"Set {TOKEN_VARIABLES[0]} or log in with the vendor's CLI; to try without a token, pass --emulator"
         raise ConfigurationError(f"No token. {ways}")
     return find_token(None, environment, wall_clock=wall_clock)
@@ -147,7 +172,7 @@ def store_path(environ: Mapping[str, str], base_url: str | None) -> Path | None:
     """
     named = environ.get(STORE_VARIABLE)
     if named is not None:
-        return Path(named) if named else None
+        return user_path(named) if named else None
     url = URL(ApiUrls(from_environ(environ).base_url if base_url is None else base_url).origin)
     host = host_of(url)
     # By the XDG base directory specification, which ignores relative paths.
@@ -172,6 +197,7 @@ def answer(
     subject: Record,
     waits: bool = False,
     notes: Sequence[str] = (),
+    file_hosts: Sequence[str] = (),
 ) -> typer.Exit:
     """Ask the service, print the answer or the error, and return the exit.
 
@@ -184,7 +210,10 @@ def answer(
         try:
             async with connected(screen, base_url, emulator=emulator) as service:
                 polling = AdaptivePolling(store=service.store) if waits else None
-                async with FluxKleinClient(service.token, base_url=service.base_url, polling=polling) as client:
+                limits = Limits(file_hosts=tuple(file_hosts))
+                async with FluxKleinClient(
+                    service.token, base_url=service.base_url, polling=polling, limits=limits
+                ) as client:
                     code, record, lines = await ask(client)
         except FluxKleinError as error:
             code, record, lines = exit_code(error), {**subject, "error": error_facts(error)}, []

@@ -18,12 +18,13 @@ from flux_klein_async.cli.streams import Nowhere
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import FluxKleinError, InvalidInputError
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
+from flux_klein_async.operations.files import slug
 from flux_klein_async.operations.inputs import check_files
 from flux_klein_async.operations.submit import TYPED, made_input, prepare
 from flux_klein_async.options import Limits
 from flux_klein_async.polling.adaptive import AdaptivePolling
 
-__all__ = ["PromptCommand", "generate"]
+__all__ = ["PromptCommand", "checked_fields", "generate"]
 
 _MOST = 1_000_000  # pictures in one call: a typing error should not cost more
 
@@ -52,14 +53,17 @@ def generate(
         typer.Option("--input", metavar="FIELD=VALUE", help="Another field; @FILE sends a local file. Repeatable."),
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=_MOST, help="How many pictures.", metavar="N")] = 1,
-    width: Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")] = None,
-    steps: Annotated[int | None, typer.Option(help="1 to 100, for the 9B model; 25 if not given.", metavar="N")] = None,
+    width: run.Width = None,
+    height: run.Height = None,
+    steps: run.Steps = None,
     model: connect.ModelId = KLEIN_4B_TEXT_TO_IMAGE,
-    output_dir: Annotated[Path, typer.Option(help="Where the files go.", metavar="DIR")] = Path("out"),
+    output_dir: Annotated[
+        Path, typer.Option(help="Where the files go.", metavar="DIR", callback=connect.at_home)
+    ] = Path("out"),
     concurrency: run.Concurrency = 64,
     timeout: run.Timeout = 120.0,
     no_download: run.NoDownload = False,
+    file_host: connect.FileHosts = [],  # noqa: B006  # typer copies it
     as_json: run.JsonLines = False,
     quiet: run.Quiet = False,
     emulator: connect.Emulated = False,
@@ -91,7 +95,7 @@ def generate(
         raise typer.BadParameter("standard output is closed: the URLs would be lost", param_hint="--no-download")
     text = _decoded(sys.stdin.buffer.read()) if prompt == "-" else prompt
     inputs = _inputs(given or [])
-    checked = _fields(model, inputs, prompt=text, width=width, height=height, steps=steps)
+    checked = checked_fields(model, inputs, prompt=text, width=width, height=height, steps=steps)
     directory = None if no_download else run.writable(output_dir)
 
     async def body(screen: Screen, stop: signals.Stop) -> ExitCode:
@@ -103,7 +107,7 @@ def generate(
                 base_url=service.base_url,
                 model=model,
                 timeout=timeout,
-                limits=Limits(max_in_flight=concurrency),
+                limits=Limits(max_in_flight=concurrency, file_hosts=tuple(file_host)),
                 on_event=totals.note,
                 polling=AdaptivePolling(store=service.store),
             ) as client,
@@ -121,6 +125,7 @@ def generate(
                 directory=directory,
                 as_json=as_json,
                 charged=not emulator,
+                to_name=lambda _: slug(text or "") or "picture",
                 label=lambda line: f"Picture {line} of {count}" if count > 1 else "Failed",
                 resume=None if emulator else _resume(directory, base_url),
             ).generate(_rows(fields, count))
@@ -172,7 +177,7 @@ def _bad_input(sentence: str) -> typer.BadParameter:
     return typer.BadParameter(sentence, param_hint="--input")
 
 
-def _fields(model: str, inputs: dict[str, Any], **options: Any) -> dict[str, Any]:
+def checked_fields(model: str, inputs: dict[str, Any], **options: Any) -> dict[str, Any]:
     """What is posted for each picture, checked as far as it can be here."""
     options = {name: value for name, value in options.items() if value is not None}
     if twice := options.keys() & inputs.keys():

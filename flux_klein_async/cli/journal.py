@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from flux_klein_async.batch.manifest import Record, file_facts, json_line
+from flux_klein_async.cli import connect
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen, print_help, shortened, shown
 from flux_klein_async.errors import InvalidInputError
@@ -28,7 +29,10 @@ _PROMPT, _LEAST = 200, 10  # characters of a prompt in a table, at most and at l
 
 app = typer.Typer(rich_markup_mode=None)
 
-JournalPath = Annotated[Path, typer.Option("--journal", help="The journal's file.", metavar="FILE", dir_okay=False)]
+JournalPath = Annotated[
+    Path,
+    typer.Option("--journal", help="The journal's file.", metavar="FILE", dir_okay=False, callback=connect.at_home),
+]
 _STATES = f"Only those in this state; repeatable. One of {', '.join(EntryState)}."
 States = Annotated[list[EntryState] | None, typer.Option("--state", help=_STATES, metavar="STATE")]
 _FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]

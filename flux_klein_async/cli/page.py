@@ -21,7 +21,7 @@ import typer
 
 from flux_klein_async.batch.manifest import json_line
 from flux_klein_async.batch.report import MANIFEST, STATES, Report
-from flux_klein_async.cli import run, signals
+from flux_klein_async.cli import connect, run, signals
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen
 from flux_klein_async.cli.thumbnails import Thumbnail, make_thumbnails, replacing
@@ -43,7 +43,9 @@ _MOST_FAILURES = 20  # kinds of error that are listed
 
 
 def report(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The --output-dir of a batch.")] = Path("out"),
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A batch's --output-dir.", callback=connect.at_home)
+    ] = Path("out"),
     *,
     contact_sheet: Annotated[
         bool, typer.Option("--contact-sheet", help=f"Write DIR/{_SHEET} too: all pictures on one.")

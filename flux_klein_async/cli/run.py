@@ -4,7 +4,6 @@ It decides nothing about the service: the client and the journal know what to su
 """
 
 import asyncio
-import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -32,9 +31,27 @@ from flux_klein_async.errors import (
 )
 from flux_klein_async.events import Cancelled, Event, Finished, Polled, StateChanged, Submitted
 from flux_klein_async.journal.budget import dollars, generation_price
-from flux_klein_async.models import Outcome, RequestState, brief_url, missing_files
+from flux_klein_async.models import (
+    Outcome,
+    RequestState,
+    brief_url,
+    missing_files,
+)
+from flux_klein_async.operations.files import unwritable
 
-__all__ = ["Concurrency", "JsonLines", "NoDownload", "Quiet", "Run", "Timeout", "Totals", "writable"]
+__all__ = [
+    "Concurrency",
+    "Height",
+    "JsonLines",
+    "NoDownload",
+    "Quiet",
+    "Run",
+    "Steps",
+    "Timeout",
+    "Totals",
+    "Width",
+    "writable",
+]
 
 _GRACE = 30.0  # seconds for running generations once the command is told to stop
 _MOST_REPORTED = 20  # failures that are printed; a manifest has all of them
@@ -49,7 +66,6 @@ _ENDS = {
 }
 _OVER = (GenerationFailedError, GenerationCancelledError, NotFoundError)  # nothing is left to resume
 _AGAIN = {SubmissionUncertainError: "--resubmit-uncertain", GenerationFailedError: "--retry-failed"}
-_LONGEST_NAME = 255  # bytes, on every common file system
 
 
 # --- options
@@ -66,18 +82,15 @@ Timeout = Annotated[float, typer.Option(help="Seconds for each picture.", metava
 NoDownload = Annotated[bool, typer.Option("--no-download", help="Print URLs instead of saving files.")]
 JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per picture, one per line.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress, only errors.")]
+Width = Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")]
+Height = Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")]
+Steps = Annotated[int | None, typer.Option(help="1 to 100, for the 9B model; 25 if not given.", metavar="N")]
 
 
 def writable(directory: Path) -> Path:
-    """The directory, if files can be written there."""
-    try:
-        fits = all(len(os.fsencode(part)) <= _LONGEST_NAME for part in directory.parts)
-        existing = next((path for path in (directory, *directory.absolute().parents) if path.exists()), directory)
-        usable = fits and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-    except OSError:  # the path as a whole is too long
-        usable = False
-    if not usable:
-        raise typer.BadParameter(f"nothing can be written to {str(directory)!r}", param_hint="--output-dir")
+    """The directory, if files can be written there; nothing is made."""
+    if (problem := unwritable(directory)) is not None:
+        raise typer.BadParameter(f"nothing can be written to {str(directory)!r}: {problem}", param_hint="--output-dir")
     return directory
 
 
@@ -187,6 +200,7 @@ class Run:
         as_json: Print a record for each item instead of its paths.
         charged: The service charges; an emulator does not.
         manifest: Where each end is written too.
+        to_name: Gives the stem of a row's files; None: the request id.
         label: Names the row of a line in a message.
         resume: The command that resumes a request, for runs without a journal.
     """
@@ -200,6 +214,7 @@ class Run:
     as_json: bool
     charged: bool
     manifest: Manifest | None = None
+    to_name: Callable[[Row], str] | None = None
     label: Callable[[int], str] = "Line {}".format
     resume: Callable[[str], str] | None = None
     _codes: set[ExitCode] = field(default_factory=set, init=False)
@@ -237,6 +252,7 @@ class Run:
                     to_input=lambda row: row.fields,
                     to_id=lambda row: row.id,
                     directory=self.directory,
+                    to_name=self.to_name,
                 ) as outcomes,
             ):
                 self.stop.gently(partial(self._wind_up, outcomes.stop, grace))

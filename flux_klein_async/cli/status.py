@@ -44,8 +44,11 @@ def status(
 
 def result(
     request_id: RequestId,
-    output_dir: Annotated[Path | None, typer.Option(help="Save the files here.", metavar="DIR")] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Save the files here.", metavar="DIR", callback=connect.at_home)
+    ] = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until the request ends.", metavar="S")] = 0.0,
+    file_host: connect.FileHosts = [],  # noqa: B006  # typer copies it
     as_json: connect.AsJson = False,
     emulator: connect.Emulated = False,
     base_url: connect.BaseUrl = None,
@@ -73,7 +76,14 @@ def result(
     notes: list[str] = []
     subject = {"request_id": request_id}
     raise connect.answer(
-        ask, base_url, emulator=emulator, as_json=as_json, subject=subject, waits=wait > 0, notes=notes
+        ask,
+        base_url,
+        emulator=emulator,
+        as_json=as_json,
+        subject=subject,
+        waits=wait > 0,
+        notes=notes,
+        file_hosts=file_host,
     )
 
 

@@ -37,6 +37,7 @@ _HTTP = (*_JSON, "file")
 _EFFECTS = ("submit", "cancel")  # what they did stays done when the answer is lost
 
 _DATE, _DATE_AFTER = "Thu, 01 Jan 2026 00:00:00 GMT", "Thu, 01 Jan 2026 00:00:03 GMT"
+_UNIX_AFTER = "1767225603"  # the same as _DATE_AFTER
 _YEARS_AWAY = "Tue, 01 Jan 2199 00:00:00 GMT"
 _HTML = "<!doctype html><title>Bad gateway</title><h1>Something went wrong</h1>"
 _BOMB_MIB = 80  # inflated: above every bound of a client
@@ -72,6 +73,8 @@ _WITH_400 = (401001, 403001, 404001, 422001, 500001)
 _WITH_200 = (400002, 400004, *_WITH_400)
 _FROM_GATEWAYS = (502, 504)
 _SISTERS = (10001, 10002, 10003)
+# What some services of this kind send in place of Retry-After.
+_OTHER_HEADERS = (("retry-after-ms", "3000"), ("RateLimit-Reset", "3"), ("RateLimit-Reset", _UNIX_AFTER))
 _BLOCKED = "<!doctype html><title>Blocked</title><h1>Request blocked</h1><p>Ray 8f2a</p>"
 
 
@@ -94,9 +97,15 @@ def _refusals() -> Iterator[Fault]:
             says = f"HTTP {status} with error_code {code}, an account or deployment switched off"
             yield Fault(f"{code}@{status}", says, ("submit",), error_reply(status, code))
     yield Fault("firewall", "HTTP 403, a firewall's HTML", _HTTP, Reply(403, _BLOCKED))
-    for name, header, value in (("ms", "retry-after-ms", "3000"), ("reset", "RateLimit-Reset", "3")):
-        reply = Reply(429, error_reply(429).body, {header: value})
-        yield Fault(f"429+{name}", f"HTTP 429, {header}", _HTTP, reply)
+    milliseconds, reset, unix = ({name: value} for name, value in _OTHER_HEADERS)
+    for status, name, says, headers in (
+        (429, "ms", "retry-after-ms", milliseconds),
+        (429, "reset", "RateLimit-Reset in seconds", reset),
+        (429, "unix", "RateLimit-Reset as the unix time", {**unix, "Date": _DATE}),
+        (503, "ms", "retry-after-ms", milliseconds),
+        (503, "reset", "RateLimit-Reset in seconds", reset),
+    ):
+        yield Fault(f"{status}+{name}", f"HTTP {status}, {says}", _HTTP, replace(error_reply(status), headers=headers))
 
 
 # --- the wire

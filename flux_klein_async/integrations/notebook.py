@@ -6,12 +6,12 @@ there after the service deletes them. Needs no third party.
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.models import GenerationResult, Outcome
 from flux_klein_async.operations.files import WIDTH, figure
+from flux_klein_async.paths import user_path
 
 __all__ = ["Pictures", "show"]
 
@@ -53,6 +53,6 @@ def _read(file: object, number: int) -> tuple[str, bytes]:
     if isinstance(file, bytes):
         return f"picture {number}", file
     if isinstance(file, str | os.PathLike):
-        path = Path(file)
+        path = user_path(file)
         return path.name, path.read_bytes()
     raise InvalidInputError(f"show takes paths, bytes or outcomes, not {type(file).__name__}")

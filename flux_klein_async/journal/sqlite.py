@@ -18,6 +18,7 @@ from flux_klein_async.journal.base import EntryState
 from flux_klein_async.journal.lease import Lease, is_alive, is_same_file, sweep
 from flux_klein_async.journal.sql import UPGRADES, VERSION, JournalStore
 from flux_klein_async.journal.writer import FORKED, JournalAccount, Writer
+from flux_klein_async.paths import user_path
 
 __all__ = [
     "APPLICATION_ID",
@@ -328,7 +329,7 @@ class SqliteJournal(JournalAccount):
         resubmit_uncertain: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.path = Path(path).absolute()
+        self.path = user_path(path).absolute()
         again = {EntryState.FAILED: retry_failed, EntryState.UNCERTAIN: resubmit_uncertain}
         writer = Writer(
             f"SqliteJournal({str(self.path)!r})",

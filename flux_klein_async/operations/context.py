@@ -65,7 +65,7 @@ def ignoring_errors(name: str) -> Iterator[None]:
 
 # The methods of a limiter or budget that decide about a call. What the others raise is only logged.
 _DECIDING = {"held_until", "admit", "poll_price"}
-_DECIDING_AWAITED = {"acquire", "poll_turn", "reserve"}
+_DECIDING_AWAITED = {"acquire", "turn", "reserve"}
 
 
 class _Guarded:
@@ -291,8 +291,8 @@ class ClientContext:
         return response
 
     def throttle(self, kind: Kind, response: Response) -> None:
-        """Slow down at a refusal, and hold calls of its kind for its `Retry-After`; cancels are never held."""
-        seconds = retry_after(response.headers)
+        """Slow down at a refusal, and hold calls of its kind for as long as it asks; cancels are never held."""
+        seconds = retry_after(response.headers, response.status)
         if response.status == 429 or (response.status == 503 and seconds is not None):
             self.limiter.refused(kind)
         if seconds and kind is not Kind.CANCEL:

@@ -56,8 +56,12 @@ async def save(
     directory: Path,
     names: Sequence[str] | None = None,
     stem: str | None = None,
+    again: bool = False,
 ) -> list[SavedFile]:
-    """Download every file of a result into a directory; without `names`, `stem` names the files.
+    """Download every file of a result into a directory.
+
+    `names` replace files of the same names, and so does the request id, which names the files by default. With `stem`
+    no file is replaced; `again` recognises those that an earlier run has saved.
 
     Raises:
         InvalidInputError: `names` are not plain file names, one for each file.
@@ -65,16 +69,25 @@ async def save(
     """
     context = operation.context
     _check_files(operation, result, "download")
-    chosen = _default_names(result, stem) if names is None else checked_names(names, len(result.urls))
+    count = len(result.urls)
+    if stem is not None:
+        chosen, numbers = [stem] * count, list[int | None](range(1, count + 1))
+    else:
+        chosen = _default_names(result) if names is None else checked_names(names, count)
+        numbers = [None] * count
     with _reported(operation, result, "download"):
         with operation:
             mark = await _sweep(context, directory)
-            saved = [
-                await _Transfer(operation, url, PartFile(directory, name, exact=names is not None, mark=mark)).fetch()
-                for url, name in zip(result.urls, chosen, strict=True)
+            exact = names is not None
+            files = [
+                PartFile(directory, name, exact=exact, number=number, again=again, mark=mark)
+                for name, number in zip(chosen, numbers, strict=True)
             ]
-        files = tuple(replace(file, path=file.path.absolute()) for file in saved)
-        await context.write(EntryState.DOWNLOADED, request_id=result.request_id, files=files)
+            saved = [
+                await _Transfer(operation, url, file).fetch() for url, file in zip(result.urls, files, strict=True)
+            ]
+        found = tuple(replace(file, path=file.path.absolute()) for file in saved)
+        await context.write(EntryState.DOWNLOADED, request_id=result.request_id, files=found)
     context.emit(
         lambda at: Downloaded(
             at=at,
@@ -121,11 +134,11 @@ def _check_files(operation: Operation, result: GenerationResult, verb: str) -> N
             raise DownloadError("The result holds no file; fetch it again later", request_id=result.request_id)
 
 
-def _default_names(result: GenerationResult, stem: str | None) -> list[str]:
+def _default_names(result: GenerationResult) -> list[str]:
     count = len(result.urls)
-    numbers = [f"-{number}" if count > 1 else "" for number in range(1, count + 1)]
+    numbers = ["", *(f"-{number}" for number in range(2, count + 1))]
     try:
-        return checked_names([(stem or result.request_id) + number for number in numbers], count)
+        return checked_names([result.request_id + number for number in numbers], count)
     except InvalidInputError:  # some file systems reserve a name such as "nul"; a path is refused again
         if not result.request_id:
             raise
@@ -206,9 +219,12 @@ class _Transfer(Generic[T]):
         """Receive the file, after at most five redirects, each to a trusted host; its headers and its last bytes."""
         url = self._url
         for _ in range(_REDIRECTS + 1):
-            trusted = trusted_file_url(url, self._context.api.urls.origin)
+            urls = self._context.api.urls
+            trusted = trusted_file_url(url, urls.origin, urls.file_hosts)
             if trusted is None:
-                raise DownloadError("Files are not taken from this address", url=self._shown(url))
+                raise DownloadError(
+                    "Files are not taken from this address (Limits.file_hosts adds a host)", url=self._shown(url)
+                )
             async with self._context.transport.stream(self._context.api.file(trusted)) as (head, pieces):
                 if head.status == 200:
                     return head.headers, await self._receive(head.headers, pieces)

@@ -9,6 +9,8 @@ import hashlib
 import os
 import re
 import secrets
+import stat
+import tempfile
 import unicodedata
 from abc import ABC, abstractmethod
 from base64 import b64encode
@@ -31,11 +33,15 @@ __all__ = [
     "PartFile",
     "SavedPaths",
     "checked_names",
+    "checked_stem",
     "figure",
     "part_files",
     "problem_with",
     "remove_files",
+    "safe_stem",
+    "slug",
     "suffix_of",
+    "unwritable",
 ]
 
 T = TypeVar("T")
@@ -120,6 +126,58 @@ def _plain(name: object) -> bool:
     except UnicodeEncodeError:
         return False
     return fits and name[-1] not in ". "  # some file systems drop these from the end
+
+
+_LONGEST_STEM = 200  # bytes; a number and a suffix come behind it
+
+
+def checked_stem(name: object) -> str:
+    """The name of files without number and suffix, if it is one plain file name.
+
+    Raises:
+        InvalidInputError: It is not, or there is no room for a suffix.
+    """
+    [stem] = checked_names([name], 1)  # type: ignore[list-item]
+    if len(stem.encode()) > _LONGEST_STEM:
+        raise InvalidInputError(f"A file name of more than {_LONGEST_STEM} bytes: {stem[:80]!r}")
+    return stem
+
+
+def safe_stem(text: str) -> str:
+    """A file name, without number and suffix, made of any text; empty if nothing is left of it.
+
+    A suffix of a picture is dropped: the content decides about it.
+    """
+    text = unicodedata.normalize("NFC", text)
+    stem, dot, suffix = text.rpartition(".")
+    text = stem if dot and suffix.lower() in _KNOWN else text
+    # Letters, marks, digits and a little more. A leading dot would hide the file; commands read a leading dash.
+    kept = "".join(
+        each if each in " -_.,+=@()" or unicodedata.category(each)[0] in "LMN" else "_" for each in text
+    ).strip()
+    return _fitting(re.sub(r"^[-. ]+", "_", kept)) if any(map(str.isalnum, kept)) else ""
+
+
+_LONGEST_SLUG = 40  # characters
+
+
+def slug(text: str) -> str:
+    """The first words of a text as a file name, such as `a-snow-leopard`; empty if there are none."""
+    text = unicodedata.normalize("NFKC", text[: 4 * _LONGEST_SLUG]).lower()
+    words = "".join(each if unicodedata.category(each)[0] in "LMN" else " " for each in text).split()
+    kept = ""
+    for word in words:
+        longer = f"{kept}-{word}" if kept else word
+        if len(longer) > _LONGEST_SLUG:
+            break
+        kept = longer
+    return _fitting(kept or "".join(words[:1])[:_LONGEST_SLUG])
+
+
+def _fitting(stem: str) -> str:
+    """A name that is short enough, ends as a name may, and is not reserved."""
+    stem = stem.encode()[:_LONGEST_STEM].decode(errors="ignore").rstrip(". ")
+    return f"_{stem}" if _RESERVED.fullmatch(stem) else stem
 
 
 class IncomingFile(ABC, Generic[T]):
@@ -237,15 +295,54 @@ def remove_files(paths: Iterable[Path]) -> None:
             path.unlink()
 
 
+def unwritable(directory: Path) -> str | None:
+    """Why no file can be saved in a directory, found out by making one near it; None if it can.
+
+    Leaves nothing behind. A directory that is not there yet is not made: its nearest ancestor is tried.
+    """
+    try:
+        if any(len(os.fsencode(part)) > _LONGEST for part in directory.parts):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        with suppress(FileNotFoundError):
+            directory.lstat()  # says if the path as a whole is too long
+        # `lexists`: a link that leads nowhere is in the way.
+        there = next(path for path in (directory, *directory.absolute().parents) if os.path.lexists(path))
+        with tempfile.TemporaryDirectory(prefix=".flux-klein-", dir=there) as made:
+            Path(made, "try").write_bytes(b"?")
+    except (OSError, ValueError) as error:
+        return f"{_advice(error)} ({error.strerror if isinstance(error, OSError) else error})"
+    return None
+
+
+def _advice(error: Exception) -> str:
+    return _ADVICE.get(getattr(error, "errno", None) or 0, "try another directory")
+
+
 class PartFile(IncomingFile[SavedFile]):
     """A file with a hidden name in its directory until it is complete."""
 
-    def __init__(self, directory: Path, name: str, *, exact: bool = False, mark: str = "") -> None:
-        """`name` gets the suffix that the content calls for, unless it is `exact`; `mark` tells whose file it is."""
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        *,
+        exact: bool = False,
+        number: int | None = None,
+        again: bool = False,
+        mark: str = "",
+    ) -> None:
+        """`name` gets the suffix that the content calls for; `mark` tells whose file it is.
+
+        An `exact` name may hold the suffix already. Without `number` a file of the same name is replaced. With it none
+        is: the file gets the first free of `name`, `name-2`, `name-3`... from this number on, unless the very file is
+        there and may be: it was saved `again`.
+        """
         super().__init__()
         self._directory = directory
         self._name = name
         self._exact = exact
+        self._number = number
+        self._again = again
         hidden = f".{mark}{'-' if mark else ''}{secrets.token_hex(8)}.part"  # nobody can guess it and put a link there
         self._hidden = directory / hidden
         self._file: BinaryIO | None = None
@@ -257,7 +354,7 @@ class PartFile(IncomingFile[SavedFile]):
         self._hash.update(data)
 
     def _keep(self, suffix: str) -> SavedFile:
-        final = self._directory / (self._name if self._exact else self._name + suffix)
+        final = self._directory / (_with_suffix(self._name, suffix) if self._exact else self._name + suffix)
         with self._explained():
             with self._opened() as file:
                 file.flush()
@@ -265,8 +362,58 @@ class PartFile(IncomingFile[SavedFile]):
                 # The directory is not synced: a lost name is noticed, and the file is downloaded again.
                 os.fsync(file.fileno())
                 size = file.tell()
-            os.replace(self._hidden, final)  # noqa: PTH105  # atomic; replaces a link and does not follow it
+            if self._number is None:
+                os.replace(self._hidden, final)  # noqa: PTH105  # atomic; replaces a link and does not follow it
+            else:
+                final = self._placed(self._number, suffix, size)
         return SavedFile(path=final, sha256=self._hash.hexdigest(), size=size)
+
+    def _placed(self, first: int, suffix: str, size: int) -> Path:
+        """Give the file its number; another's file stays as it is."""
+
+        def path(number: int) -> Path:
+            return self._directory / f"{self._name}{'' if number == 1 else f'-{number}'}{suffix}"
+
+        if self._again:
+            number = first
+            while os.path.lexists(there := path(number)):
+                if self._is_at(there, size):
+                    self._hidden.unlink()
+                    return there
+                number += 1
+        # A directory may hold thousands of the name: from a free number on, search for the lowest.
+        taken, free = first - 1, first
+        while os.path.lexists(path(free)):
+            taken, free = free, 2 * free
+        while free - taken > 1:
+            middle = (taken + free) // 2
+            taken, free = (middle, free) if os.path.lexists(path(middle)) else (taken, middle)
+        while not self._claimed(path(free)):  # others work here too
+            free += 1
+        return path(free)
+
+    def _claimed(self, path: Path) -> bool:
+        """Move the file to a name that no other file has; False if one has it, in any case of letters."""
+        try:
+            os.link(self._hidden, path)  # fails if the name is taken, in one step
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links; a crash in between leaves an empty file
+            try:
+                path.open("xb").close()
+            except FileExistsError:
+                return False
+            os.replace(self._hidden, path)  # noqa: PTH105
+        else:
+            self._hidden.unlink()
+        return True
+
+    def _is_at(self, path: Path, size: int) -> bool:
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size != size:
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest() == self._hash.digest()
 
     def _clear(self) -> None:
         if self._file is None:
@@ -288,11 +435,25 @@ class PartFile(IncomingFile[SavedFile]):
         try:
             yield
         except (OSError, ValueError) as error:  # ValueError: a path with a NUL byte, or that cannot be encoded
-            advice = _ADVICE.get(getattr(error, "errno", None) or 0, "try another directory")
             raise DownloadError(
-                f"The file cannot be saved in {str(self._directory)!r}: {advice}",
+                f"The file cannot be saved in {str(self._directory)!r}: {_advice(error)}",
                 cause=f"{type(error).__name__}: {error}",
             ) from error
+
+
+def _with_suffix(name: str, suffix: str) -> str:
+    """A name with the suffix of its content.
+
+    Raises:
+        DownloadError: It has the suffix of another format.
+    """
+    stem, dot, given = name.rpartition(".")
+    given = f".{given.lower()}" if dot else ""
+    if suffix == ".bin" or {".jpeg": ".jpg"}.get(given, given) == suffix:
+        return name
+    if given.removeprefix(".") in _KNOWN:
+        raise DownloadError(f"names: {name[:80]!r} would hold a file of another format; name it {stem[:80] + suffix!r}")
+    return name + suffix
 
 
 WIDTH = 384  # pixels on the page: three beside each other on a common screen

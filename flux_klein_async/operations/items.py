@@ -4,7 +4,7 @@ A journal that recognises items is asked first: an item is submitted only if no 
 have been. How many items run at once is not decided here (`fanout`).
 """
 
-import unicodedata
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +16,7 @@ from flux_klein_async.api.messages import Response
 from flux_klein_async.api.responses import read_result
 from flux_klein_async.errors import (
     BudgetExceededError,
+    ConfigurationError,
     DownloadError,
     FanOutHaltedError,
     FluxKleinError,
@@ -34,7 +35,7 @@ from flux_klein_async.operations import download
 from flux_klein_async.operations.calls import cancel_abandoned, fetch_result, write_result
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, wrapping_errors
 from flux_klein_async.operations.fanout import Product, dooms, not_submitted
-from flux_klein_async.operations.files import checked_names
+from flux_klein_async.operations.files import checked_stem, unwritable
 from flux_klein_async.operations.inputs import digest_files
 from flux_klein_async.operations.operation import Operation
 from flux_klein_async.operations.submit import AcceptedRequest, PreparedRequest, from_user, in_thread, submit
@@ -114,7 +115,8 @@ class ItemRunner(Generic[T]):
         self._timeout = timeout
         self._on_abandon: OnAbandon = on_abandon
         self._directory = directory
-        self._names: set[str] = set()
+        self._checked = False
+        self._checking = asyncio.Lock()
         self._stopped_by: FluxKleinError | None = None
         self._halted = False
         self._losses = _Losses(halt_after)
@@ -217,12 +219,7 @@ class ItemRunner(Generic[T]):
         """The name of the item's files, checked before anything is paid for."""
         if self._to_name is None:
             return None
-        [stem] = checked_names([from_user("to_name", self._to_name, item)], 1)
-        same = unicodedata.normalize("NFC", stem).casefold()
-        if same in self._names:
-            raise InvalidInputError(f"to_name gave the name {stem[:60]!r} twice: the files would replace each other")
-        self._names.add(same)
-        return stem
+        return checked_stem(from_user("to_name", self._to_name, item))
 
     async def _act(self, item: _Item, claim: Claim) -> Product:
         """Do what the journal's knowledge of the item calls for."""
@@ -233,7 +230,7 @@ class ItemRunner(Generic[T]):
             return await self._submit(named)
         if claim.action is Action.RESUME:
             result = await self._resume(item, claim)
-            return Product(result, await self._files(item, result), from_journal=True)
+            return Product(result, await self._files(item, result, again=True), from_journal=True)
         if claim.action is Action.RECALL:
             try:
                 return await self._recall(item, claim)
@@ -247,6 +244,8 @@ class ItemRunner(Generic[T]):
     # --- to a result
 
     async def _submit(self, item: _Item) -> Product:
+        await self._check_directory()
+
         async def run(operation: Operation) -> GenerationResult:
             accepted = await submit(operation, item.prepared, on_abandon=self._on_abandon)
             self._losses.good("submits")
@@ -254,6 +253,23 @@ class ItemRunner(Generic[T]):
 
         result = await self._in_slot(item, run)
         return Product(result, await self._files(item, result))
+
+    async def _check_directory(self) -> None:
+        """Refuse, before anything is paid for, a directory that cannot be written to.
+
+        Raises:
+            ConfigurationError: It cannot.
+        """
+        if self._checked or self._directory is None:
+            return
+        async with self._checking:
+            if self._checked:  # for another item, meanwhile
+                return
+            check = partial(unwritable, self._directory)
+            problem = await self._context.loop.run_in_executor(self._context.threads, check)
+            if problem is not None:
+                raise ConfigurationError(f"Nothing can be written to {str(self._directory)!r:.200}: {problem}")
+            self._checked = True
 
     async def _resume(self, item: _Item, claim: Claim) -> GenerationResult:
         """Wait for a request that an earlier run submitted."""
@@ -281,7 +297,13 @@ class ItemRunner(Generic[T]):
             if request_id is None:
                 self._check_wanted()
             operation = Operation(
-                self._context, self._timeout, request_id=request_id, tag=item.index, waits=True, slot=slot
+                self._context,
+                self._timeout,
+                request_id=request_id,
+                tag=item.index,
+                waits=True,
+                slot=slot,
+                patient=True,
             )
             operation.on_submit_failed = self._submit_failed
             try:
@@ -318,17 +340,17 @@ class ItemRunner(Generic[T]):
             result = await self._fetch(item, request_id)
             if not result.urls:
                 raise without_file(result)
-            return Product(result, await self._files(item, result, claim.files), from_journal=True)
+            return Product(result, await self._files(item, result, claim.files, again=True), from_journal=True)
         answer, origin = Response(status=200, headers={}, body=claim.answer), self._context.api.urls.origin
         result = read_result(answer, request_id, origin=origin, asked=item.prepared.asked)
         if not result.urls:
             result = await self._completed_since(item, result)
         try:
-            files = await self._files(item, result, claim.files)
+            files = await self._files(item, result, claim.files, again=True)
         except DownloadError as error:
             # Files may have moved since, and a wrong answer must not stay wrong in every later run.
             result = await self._moved(item, result, error)
-            files = await self._files(item, result)
+            files = await self._files(item, result, again=True)
         return Product(result, files, from_journal=True)
 
     async def _completed_since(self, item: _Item, known: GenerationResult) -> GenerationResult:
@@ -368,7 +390,7 @@ class ItemRunner(Generic[T]):
     # --- to files
 
     async def _files(
-        self, item: _Item, result: GenerationResult, known: tuple[SavedFile, ...] = ()
+        self, item: _Item, result: GenerationResult, known: tuple[SavedFile, ...] = (), *, again: bool = False
     ) -> tuple[SavedFile, ...]:
         if self._directory is None:
             return ()
@@ -377,7 +399,7 @@ class ItemRunner(Generic[T]):
             if await self._context.loop.run_in_executor(self._context.threads, there):
                 return tuple(replace(file, path=self._directory / file.path.name) for file in known)
         operation = Operation(self._context, self._timeout, request_id=result.request_id, tag=item.index)
-        return tuple(await download.save(operation, result, self._directory, stem=item.stem))
+        return tuple(await download.save(operation, result, self._directory, stem=item.stem, again=again))
 
 
 def _left_alone(claim: Claim) -> FluxKleinError:

@@ -49,10 +49,12 @@ class Operation:
         on_submit_failed: Called at once with the error of a submit, even if it will be repeated.
         posting: A submit was admitted and its outcome is not known.
         drop_post: Drops the POST that is under way, unless its body has begun to be written; whether it did.
+        passed_gate: The submit has passed the gate, and its next admission need not wait there.
         submitted: A submit of this very call was accepted.
         uncertain: A submit's body has begun to be written, and its answer will not be known here.
         last_error: What the last attempt ended in.
         waits: The call waits for a generation's end: out of time is a `WaitTimeoutError` once the id is known.
+        patient: The timeout stands still while the call waits for its slot again, or for the turn of its submit.
         gave_up: An error was raised because the deadline is too near; nothing may be repeated.
         late: The loop was blocked past the deadline, and one last poll may still be sent.
     """
@@ -66,6 +68,7 @@ class Operation:
         tag: object = None,
         waits: bool = False,
         slot: Slot | None = None,
+        patient: bool = False,
         registered: bool = True,
     ) -> None:
         self.context = context
@@ -80,6 +83,8 @@ class Operation:
         self.tag = tag
         self.waits = waits
         self.slot = slot
+        self.patient = patient
+        self.passed_gate = self._in_line = False
         self.on_submit_failed: Callable[[FluxKleinError], None] = lambda _: None
         self.posting = self.submitted = self.uncertain = self.gave_up = self.late = self._halted = False
         self.drop_post: Callable[[], bool] = lambda: False
@@ -217,7 +222,8 @@ class Operation:
             )
         if self.uncertain and not isinstance(last, SubmissionUncertainError):
             return SubmissionUncertainError("The deadline passed before the submit was answered")
-        return last or APITimeoutError("The deadline passed", sent=False)
+        where = " before the submit's turn came (Limits.submits_per_second)" if self._in_line else ""
+        return last or APITimeoutError(f"The deadline passed{where}", sent=False)
 
     # --- events
 
@@ -252,6 +258,42 @@ class Operation:
             raise
 
     # --- calling
+
+    async def gate(self, kind: Kind, poll_price: float | None = None) -> None:
+        """Wait until a call of this kind may go: for the end of every hold, then for the turn of a submit or a poll.
+
+        Raises:
+            FluxKleinError: A hold outlasts the deadline.
+        """
+        while True:
+            while self.held(kind):
+                await sleep_until(self._loop, self.after_hold(kind))
+            if kind is Kind.SUBMIT:
+                await self._submit_turn()
+            elif poll_price is not None:
+                await self.context.limiter.turn(kind, poll_price)
+            if not self.held(kind):
+                return
+
+    async def _submit_turn(self) -> None:
+        """Wait for a submit's turn."""
+        self._in_line = True
+        with self.off_the_clock():
+            await self.context.limiter.turn(Kind.SUBMIT)
+        self._in_line = False
+
+    @contextmanager
+    def off_the_clock(self) -> Iterator[None]:
+        """Let the timeout of a `patient` call stand still."""
+        begun = self._loop.time()
+        if self.patient and self._timer is not None:
+            self._timer.cancel()
+        try:
+            yield
+        finally:
+            if self.patient and self.deadline is not None:
+                self.deadline += self._loop.time() - begun
+                self._timer = self._loop.call_at(self.deadline, self._expire, self.deadline)
 
     def admission(self, kind: Kind, *, poll_price: float | None = None) -> "Admission":
         """Wait until a call of this kind may go; a poll, which has a price, waits for its turn too."""
@@ -357,8 +399,8 @@ class Operation:
 class Admission:
     """An async context manager that lets one call go, and gives its connection back.
 
-    It waits in this order: for a slot, if a submit was refused and gave its slot back; for the end of every hold; for a
-    poll's turn under the ceiling; for a connection. A hold that comes meanwhile starts the waiting again.
+    It waits in this order: for a slot, if a submit was refused and gave its slot back; at the gate, for holds and for
+    the turn of a submit or a poll; for a connection. A hold that comes meanwhile starts the waiting again.
     """
 
     __slots__ = ("_kind", "_operation", "_outlived", "_poll_price")
@@ -372,12 +414,13 @@ class Admission:
     async def __aenter__(self) -> Self:
         operation, kind, context = self._operation, self._kind, self._operation.context
         if kind is Kind.SUBMIT and operation.slot is not None:
-            await operation.slot.take()
+            with operation.off_the_clock():
+                await operation.slot.take()
+        passed, operation.passed_gate = operation.passed_gate, False
         while True:
-            while operation.held(kind):
-                await sleep_until(context.loop, operation.after_hold(kind))
-            if self._poll_price is not None:
-                await context.limiter.poll_turn(self._poll_price)
+            if not passed or operation.held(kind):
+                await operation.gate(kind, self._poll_price)
+            passed = False
             if not context.lanes.take(kind):
                 await context.lanes.wait(kind)
             held = True

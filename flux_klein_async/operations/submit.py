@@ -263,6 +263,12 @@ class _Submission:
         reservation = await self._context.budget.reserve(
             self._key, prepared.model, lambda model: get_model(operation, model)
         )
+        try:  # not written down while it waits: what a killed process leaves would count as uncertain
+            await operation.gate(Kind.SUBMIT)
+            operation.passed_gate = True
+        except BaseException:
+            self._context.budget.release(self._key)
+            raise
         try:
             recorded = prepared.body.recorded
             await self._write(EntryState.SUBMITTING, item=prepared.item, body=recorded, reservation=reservation)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.models import RequestState, brief_repr
+from flux_klein_async.paths import user_path
 from flux_klein_async.polling.durations import Histogram, ModelEstimate, QueueSpeed, ServiceClock, Size, size_of
 from flux_klein_async.polling.policies import Observation, Progress, require_at_least
 from flux_klein_async.polling.schedule import Prediction
@@ -55,7 +56,7 @@ class Store:
     """A file with a `Snapshot`. A file that cannot be read or written is ignored; the first failure is logged."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         self._warned = False
 
     def load(self) -> Snapshot | None:

@@ -53,14 +53,15 @@ def classify(error: FluxKleinError, request: Request) -> Verdict:
 
 
 def refused_for_now(error: FluxKleinError) -> bool:
-    """Whether a submit was refused for now: 429, or 503 with a readable `Retry-After`.
+    """Whether a submit was refused for now: 429, or 503 with a readable `Retry-After` itself, by convention.
 
     A code in the body that says something else makes the answer contradictory: then it is no refusal for now.
     """
     if isinstance(error, RateLimitError) and error.status_code == 429:
         return error.error_code is None or _says(error.error_code, "4")
-    if isinstance(error, ServerError) and error.status_code == 503 and error.retry_after is not None:
-        return error.error_code is None or _says(error.error_code, "5")
+    if isinstance(error, ServerError) and error.status_code == 503:
+        asked = error.retry_after is not None and "retry-after" in error.headers
+        return asked and (error.error_code is None or _says(error.error_code, "5"))
     return False
 
 

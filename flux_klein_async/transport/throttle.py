@@ -1,4 +1,4 @@
-"""How much may be under way at once: slots for generations, lanes for connections, holds, and the price of a poll.
+"""How much may be under way at once: slots for generations, lanes for connections, holds, turns, the price of a poll.
 
 Slots follow what the service can take; lanes let polls and results go before submits, so that a burst of submits does
 not hide the ends of earlier ones. All instants are the running loop's. Nothing here sends or knows a deadline.
@@ -13,7 +13,7 @@ from typing import Protocol, Self
 from flux_klein_async.api.messages import Kind
 from flux_klein_async.options import Limits
 
-__all__ = ["InProcessLimiter", "Lanes", "Limiter", "PollPrice", "Ramp", "Slot", "Slots"]
+__all__ = ["InProcessLimiter", "Lanes", "Limiter", "Pace", "PollPrice", "Ramp", "Slot", "Slots"]
 
 
 _SHRINK = 0.5
@@ -144,7 +144,7 @@ def _wake(queue: deque[asyncio.Future[None]]) -> bool:
 class Limiter(Protocol):
     """What the client asks before a call, and tells what came of it. Yours may be shared between processes.
 
-    What `acquire`, `held_until`, `admit`, `poll_price` and `poll_turn` raise ends the call in a `ConfigurationError`;
+    What `acquire`, `held_until`, `admit`, `poll_price` and `turn` raise ends the call in a `ConfigurationError`;
     what the others raise is logged and ignored.
     """
 
@@ -172,8 +172,11 @@ class Limiter(Protocol):
     def poll_price(self) -> float:
         """What a poll costs now, as a multiple of the usual; 1 or more."""
 
-    async def poll_turn(self, price: float) -> None:
-        """Wait for the turn of one more poll, planned at this price. A cancelled waiter takes no turn."""
+    async def turn(self, kind: Kind, price: float = 1.0) -> None:
+        """Wait for the turn of one more submit, or of one more poll, planned at this price.
+
+        A cancelled waiter takes no turn.
+        """
 
 
 class Slot:
@@ -271,16 +274,33 @@ class PollPrice:
             self._refusals = max(1.0, self._refusals * self._SINKING)
 
 
+class Pace:
+    """Turns, first come first served, evenly spaced: at most so many a second. None: no limit."""
+
+    def __init__(self, per_second: float | None) -> None:
+        self._spacing = 1 / per_second if per_second else 0.0
+        self._next = -math.inf
+        self._line = asyncio.Lock()
+
+    async def turn(self) -> None:
+        """Wait for a turn. A cancelled waiter takes none."""
+        if not self._spacing:
+            return
+        loop = asyncio.get_running_loop()
+        async with self._line:
+            if (pause := self._next - loop.time()) > 0:
+                await asyncio.sleep(pause)
+            self._next = loop.time() + self._spacing
+
+
 class InProcessLimiter:
-    """The default: slots that follow what the service can take, a hold for each kind of call, one price for polls."""
+    """The default: slots that follow what the service can take, holds and a pace for each kind, one price for polls."""
 
     def __init__(self, limits: Limits) -> None:
         self._slots = Slots(limits.max_in_flight)
         self._holds: dict[Kind, Ramp] = {}
         self._price = PollPrice(limits.polls_per_second)
-        self._spacing = 1 / limits.polls_per_second if limits.polls_per_second else 0.0
-        self._next_poll = -math.inf
-        self._turn = asyncio.Lock()
+        self._paces = {Kind.SUBMIT: Pace(limits.submits_per_second), Kind.READ: Pace(limits.polls_per_second)}
 
     @property
     def in_flight_limit(self) -> int:
@@ -329,13 +349,8 @@ class InProcessLimiter:
         """What a poll costs now, as a multiple of the usual."""
         return self._price.now(asyncio.get_running_loop().time())
 
-    async def poll_turn(self, price: float) -> None:
-        """Wait for a turn, first come first served; turns are evenly spaced."""
-        if not self._spacing:
-            return
-        loop = asyncio.get_running_loop()
-        self._price.asked(loop.time(), price)
-        async with self._turn:
-            if (pause := self._next_poll - loop.time()) > 0:
-                await asyncio.sleep(pause)
-            self._next_poll = loop.time() + self._spacing
+    async def turn(self, kind: Kind, price: float = 1.0) -> None:
+        """Wait for the turn of a submit or a poll."""
+        if kind is Kind.READ:
+            self._price.asked(asyncio.get_running_loop().time(), price)
+        await self._paces[kind].turn()

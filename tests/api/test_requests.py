@@ -25,6 +25,7 @@ COMMON = {
     "Accept": "application/json",
     "User-Agent": "flux_klein_async/1.0",
     "Authorization": "Bearer s3cr3t-token",
+    "Cache-Control": "no-cache",
     "Accept-Encoding": "gzip, deflate",
 }
 FILE = "https://x.runcomfy.net/a.png?signature=x"
@@ -91,7 +92,7 @@ PICTURE = HostedFile("https://files.example.com/a.png")
         ({"prompt": "h\u00e9 \u2603 \U0001f406"}, '{"prompt": "h\u00e9 \u2603 \U0001f406"}'),
         ({"a": None, "b": True, "c": 1.5, "d": [1, (2, 3)], "e": {"f": ""}}, None),
         (TextToImageInput(prompt="a"), '{"prompt": "a", "width": 1024, "height": 1024}'),
-        (TextToImage9BInput(prompt="a"), '{"prompt": "a", "width": 1024, "height": 1024}'),
+        (TextToImage9BInput(prompt="a"), '{"prompt": "a", "width": 1024, "height": 1024, "steps": 25}'),
         (TextToImage9BInput(prompt="a", steps=4), '{"prompt": "a", "width": 1024, "height": 1024, "steps": 4}'),
         (types.MappingProxyType({"a": types.MappingProxyType({"b": 1})}), '{"a": {"b": 1}}'),
         ({"image": PICTURE}, '{"image": "https://files.example.com/a.png"}'),

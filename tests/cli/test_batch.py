@@ -46,6 +46,55 @@ def test_every_line_becomes_a_picture_and_a_line_of_the_manifest(served: Emulato
     assert "polls each" in ran.err
 
 
+def test_options_fill_in_what_a_line_does_not_say(served: Emulator, flux_klein: Command) -> None:
+    nine = "blackforestlabs/flux-2-klein/9b/text-to-image"
+    Path("prompts.jsonl").write_text('{"prompt": "a cat", "height": 96}\n{"prompt": "a dog", "width": 128}\n')
+    sizes = ("--width", "64", "--height", "80", "--steps", "8")
+    assert flux_klein(*ARGUMENTS, "--model", nine, *sizes).code == 0
+    assert [line["input"] for line in sorted(manifest(), key=lambda line: line["index"])] == [
+        {"prompt": "a cat", "height": 96, "width": 64, "steps": 8},
+        {"prompt": "a dog", "width": 128, "height": 80, "steps": 8},
+    ]
+
+
+HOSTILE = {"a/b": "a_b", "../../x": "__.._x", "a_b": "a_b-2", "NUL": "_NUL", "cat.jpg": "cat", "\U0001f406": "0005-six"}
+
+
+@pytest.mark.parametrize("names", ["id", "index", "request"])
+def test_files_are_named_by_id_index_or_request(served: Emulator, flux_klein: Command, names: str) -> None:
+    """Never outside the directory, never over another's file; the next run recognises its own."""
+    words = ("one", "two", "three", "four", "five", "six")
+    rows = [{"id": key, "prompt": f"{word}!"} for key, word in zip(HOSTILE, words, strict=True)]
+    rows.append({"prompt": "A snow leopard"})
+    Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = (*ARGUMENTS, "--names", names, "--width", "64", "--height", "64", "--concurrency", "1")
+    first = flux_klein(*arguments)
+    by_index = [f"{number:04d}-{word}" for number, word in enumerate(words)]
+    stems = {"id": [*HOSTILE.values()], "index": by_index, "request": served.completions}[names]
+    last = [] if names == "request" else ["0006-a-snow-leopard"]
+    assert pictures() == {f"{stem}.png" for stem in [*stems, *last]}
+    assert flux_klein(*arguments).out == first.out
+    assert flux_klein(*arguments, "--journal", "other.sqlite").code == 0  # a run that knows nothing of the first
+    assert len(pictures()) == 14
+    assert {path.name for path in Path().iterdir()} == {"out", "other.sqlite", "prompts.jsonl"}
+
+
+def test_a_tilde_in_an_option_is_the_home_directory(
+    served: Emulator, flux_klein: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    (home / "prompts.txt").write_text("a cat\n")
+    small = ("--width", "64", "--height", "64", "--quiet")
+    made = flux_klein("batch", "~/prompts.txt", "--output-dir=~/many", "--journal=~/run.sqlite", "--json", *small)
+    flux_klein("generate", "x", "--output-dir=~/few", *small)
+    flux_klein("result", made.records[0]["request_id"], "--output-dir=~/one")
+    assert flux_klein("journal", "check", "--journal=~/run.sqlite").code == 0
+    assert {path.name for path in home.iterdir() if path.is_dir()} == {"few", "many", "one"}
+    assert [path.name for path in Path().iterdir() if "~" in path.name] == []
+
+
 def test_the_same_command_again_submits_nothing_that_is_done(served: Emulator, flux_klein: Command) -> None:
     prompts(8)
     first = flux_klein(*ARGUMENTS)

@@ -39,11 +39,17 @@ def test_json_is_one_object_a_line_for_each_picture(served: Emulator, flux_klein
         assert record["input"] == {"prompt": prompt, "width": 1024, "height": 1024}
         assert record["state"] == "completed"
         [file] = record["files"]
-        assert file["path"] == f"deep/er/{record['request_id']}.png"
         assert Path(file["path"]).read_bytes().startswith(b"\x89PNG")
         assert record["cost_usd"] > 0
         assert record["timings"]["polls"] >= 1
         assert record["error"] is None
+    paths = {record["files"][0]["path"] for record in ran.records}
+    assert paths == {f"deep/er/a-quoted-שלום-31m{number}.png" for number in ("", "-2", "-3")}
+
+
+def test_another_run_replaces_no_picture(served: Emulator, flux_klein: Command) -> None:
+    made = [flux_klein("generate", prompt, "--quiet").out.strip() for prompt in ("A cat!", "a CAT", "?!", "?!")]
+    assert made == ["out/a-cat.png", "out/a-cat-2.png", "out/picture.png", "out/picture-2.png"]
 
 
 def test_without_download_urls_are_printed_and_nothing_is_saved(served: Emulator, flux_klein: Command) -> None:

@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from flux_klein_async import __version__
-from flux_klein_async.cli import generate
+from flux_klein_async.cli import batch, connect, generate
 from flux_klein_async.cli.main import app
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
@@ -74,6 +74,10 @@ REFUSED: list[tuple[str | list[str], int, str]] = [
     (["batch", "prompts.txt", "--output-dir", __file__], 64, "nothing can be written"),
     ("batch prompts.txt --max-spend -1", 64, "--max-spend"),
     ("batch prompts.txt --concurrency 0", 64, "--concurrency"),
+    ("batch prompts.txt --steps 8", 64, f"4b/text-to-image takes no steps; --model {NINE} does"),
+    (f"batch prompts.txt --steps 101 --model {NINE}", 65, "steps: "),
+    ("batch prompts.txt --width 63", 65, "width: "),
+    *[(f"{verb} x --file-host https://a.example.com/", 64, "--file-host") for verb in ("generate", "batch", "result")],
     ("batch prompts.txt --journal prompts.txt", 1, "prompts.txt"),
     ("models flux edit", 64, "unexpected extra argument"),
     ("models --emulator show x", 64, "unexpected extra argument"),
@@ -242,6 +246,22 @@ def test_ctrl_c_outside_a_loop_is_130(flux_klein: Command, monkeypatch: pytest.M
     monkeypatch.setattr(generate, "prepare", interrupted)
     ran = flux_klein("generate", "x")
     assert (ran.code, ran.out, ran.err.strip()) == (130, "", "")
+
+
+@pytest.mark.parametrize(("verb", "module"), [("generate", generate), ("batch", batch), ("result", connect)])
+def test_the_hosts_that_are_named_may_have_the_files(
+    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch, verb: str, module: Any
+) -> None:
+    Path("prompts.txt").write_text("a cat\n")
+    made = []
+
+    def limits(**given: Any) -> None:
+        made.append(given["file_hosts"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "Limits", limits)
+    flux_klein(verb, "prompts.txt", "--file-host", "cdn.example.net", "--file-host", ".example.com")
+    assert made == [("cdn.example.net", ".example.com")]
 
 
 def test_a_defect_is_a_sentence_without_values(flux_klein: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -473,6 +473,13 @@ def test_a_directory_that_can_be_made_is_writable_and_not_made_yet(tmp_path: Pat
     assert writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()
-    for path in (tmp_path / "file", tmp_path / "file" / "x", tmp_path / ("x" * 300), Path(*["x" * 200] * 100)):
+    for path in (
+        Path("/proc/x"),
+        tmp_path / "file",
+        tmp_path / "file" / "x",
+        tmp_path / ("x" * 300),
+        Path("a", "x" * 300),
+        Path(*["x" * 200] * 100),
+    ):
         with pytest.raises(typer.BadParameter, match="nothing can be written"):
             writable(path)

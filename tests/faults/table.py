@@ -26,10 +26,10 @@ TOKEN = (*_forms("401", "401001", "400004"), "401001@400", "400004@200", "401001
 DENIED = (*_forms("403", "403001", "403003"), "403001@400", "403001@200", "firewall")
 SISTERS = tuple(f"{code}@{status}" for status in (200, 400, 403) for code in (10001, 10002, 10003))
 MISSING = (*_forms("404", "404001"), "404001@400", "404001@200")
-LATER = (*_forms("429"), "429+ms", "429+reset")
+LATER = (*_forms("429"), "429+ms", "429+reset", "429+unix")
 TIMED_OUT = _forms("408")
 ASKED_FOR_PATIENCE = ("503+after", "503+date")
-TROUBLE = (*_forms("500", "500001", "502", "504"), "503", "500001@400", "500001@200")
+TROUBLE = (*_forms("500", "500001", "502", "504"), "503", "503+ms", "503+reset", "500001@400", "500001@200")
 REFUSED = {
     INPUT: "InputRejectedError",
     BALANCE: "InsufficientBalanceError",
@@ -222,7 +222,7 @@ _HAD = Cell("", 1, "completed", "unknown")  # an error about a request whose res
 
 _PASSING_FILES = (
     *_forms("500", "500001", "502", "503", "504", "429", "408"),
-    *("429+ms", "429+reset"),
+    *("429+ms", "429+reset", "429+unix", "503+ms", "503+reset"),
     *("reset", "truncated", "no-gzip", "no-http", "overlong", "html", "cut", *HEADS),
     *("picture-empty", "picture-text"),
 )

@@ -1,4 +1,4 @@
-"""Whatever a server writes into `Retry-After` and `Date`: seconds that can be slept, or nothing."""
+"""Whatever a server writes into `Retry-After`, its kin and `Date`: seconds that can be slept, or nothing."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +25,7 @@ values = words | times | dates | spoilt | st.text() | st.floats().map(str) | st.
 
 
 @examples(500)
-@given(values, st.none() | values)
-def test_it_is_a_float_that_can_be_slept_or_none(wish, date):
-    seconds = retry_after({"retry-after": wish} if date is None else {"retry-after": wish, "date": date})
+@given(st.sampled_from(["retry-after", "retry-after-ms", "ratelimit-reset"]), values, st.none() | values)
+def test_it_is_a_float_that_can_be_slept_or_none(header, wish, date):
+    seconds = retry_after({header: wish} if date is None else {header: wish, "date": date}, 429)
     assert seconds is None or (type(seconds) is float and 0 <= seconds <= CAP)

@@ -177,7 +177,7 @@ async def test_what_a_limiter_is_told_it_may_not_lose(klein_emulator, connect, c
 
 @pytest.mark.parametrize(
     ("method", "charged"),
-    [("acquire", "no"), ("held_until", "no"), ("admit", "no"), ("poll_price", "unknown"), ("poll_turn", "unknown")],
+    [("acquire", "no"), ("held_until", "no"), ("admit", "no"), ("poll_price", "unknown"), ("turn", "no")],
 )
 async def test_a_limiter_that_cannot_be_asked_ends_the_call_and_keeps_the_id(klein_emulator, connect, method, charged):
     part = limiter(method)

@@ -98,6 +98,33 @@ async def test_a_trusted_host_is_asked_in_whatever_case_it_is_written(klein_emul
     assert klein_emulator.records[-1].headers["host"] == "files.runcomfy.net"
 
 
+@pytest.mark.parametrize(
+    ("hosts", "url", "asked"),
+    [
+        (("cdn.example.com",), "https://CDN.example.com/files/a.png", 1),
+        (("cdn.example.com",), "https://a.cdn.example.com/files/a.png", 0),
+        (("cdn.example.com",), "http://cdn.example.com/files/a.png", 0),
+        (("cdn.example.com",), "https://evilcdn.example.com/files/a.png", 0),
+        (("cdn.example.com",), "https://user@cdn.example.com/files/a.png", 0),
+        ((".Example.com",), "https://example.com/files/a.png", 1),
+        ((".example.com",), "https://a.b.example.com/files/a.png", 1),
+        ((".example.com",), "https://evilexample.com/files/a.png", 0),
+        ((".example.com",), "https://example.com.evil.net/files/a.png", 0),
+        (("cdn.example.com",), "https://files.runcomfy.net/files/a.png", 1),
+    ],
+)
+async def test_a_host_that_the_user_adds_is_asked_too_at_each_hop(klein_emulator, connect, hosts, url, asked):
+    client = connect(limits=Limits(file_hosts=hosts))
+    for first, hops in ((url, 0), (OWN, 1)):
+        klein_emulator.calls.clear()
+        script = [Reply(200, PNG)] if first == url else [Reply(302, "", {"Location": url}), Reply(200, PNG)]
+        klein_emulator.script("file", *script[: asked + hops])
+        found = await outcome(client.download_bytes(result_of(first)))
+        assert found == [PNG] if asked else "not taken from this address" in str(found)
+        assert klein_emulator.calls["file"] == asked + hops
+    assert not any("authorization" in record.headers for record in klein_emulator.records)
+
+
 async def test_the_files_hosts_cookies_are_not_kept(klein_emulator, connect):
     klein_emulator.script("file", Reply(200, PNG, {"Set-Cookie": "visitor=7"}), Reply(200, PNG))
     client = connect()
@@ -343,9 +370,10 @@ async def test_a_broken_file_inside_the_answer_is_a_download_error_that_does_not
     ("answers", "options", "expected"),
     [
         ([PNG], {}, ["some-id.png"]),
-        ([PNG, JPEG, b"what?"], {}, ["some-id-1.png", "some-id-2.jpg", "some-id-3.bin"]),
+        ([PNG, JPEG, b"what?"], {}, ["some-id.png", "some-id-2.jpg", "some-id-3.bin"]),
         ([PNG], {"request_id": "nul"}, ["request-nul.png"]),  # no file name everywhere
-        ([PNG, PNG], {"names": ["ein Bild.png", "画.gif"]}, ["ein Bild.png", "画.gif"]),
+        ([PNG, JPEG], {"names": ["ein Bild.PNG", "a.jpeg"]}, ["ein Bild.PNG", "a.jpeg"]),
+        ([PNG, b"what?"], {"names": ["画", "notes.txt"]}, ["画.png", "notes.txt"]),
         ([Reply(200, JPEG, {"Content-Type": "image/png"})], {}, ["some-id.jpg"]),  # mislabelled
         ([Reply(200, gzip.compress(PNG), {"Content-Encoding": "gzip"})], {}, ["some-id.png"]),
         ([Reply(200, b"II*\0", {"Content-Type": "image/tiff"})], {}, ["some-id.bin"]),  # not promised: kept
@@ -387,6 +415,13 @@ async def test_names_that_lead_elsewhere_are_refused_before_anything_is_fetched(
     assert (type(error), klein_emulator.calls["file"], listing(tmp_path)) == (InvalidInputError, 0, [])
 
 
+async def test_a_name_with_the_suffix_of_another_format_is_refused_and_says_which(klein_emulator, connect, tmp_path):
+    klein_emulator.script("file", Reply(200, PNG))
+    error = await outcome(connect().download(result_of(OWN), tmp_path, names=["cat.jpg"]))
+    assert (type(error), error.retryable, listing(tmp_path)) == (DownloadError, False, [])
+    assert "'cat.jpg' would hold a file of another format; name it 'cat.png'" in str(error)
+
+
 async def test_what_was_saved_is_recorded_and_reported(klein_emulator, connect, tmp_path):
     written, events = [], Events()
 
@@ -397,7 +432,7 @@ async def test_what_was_saved_is_recorded_and_reported(klein_emulator, connect, 
 
     klein_emulator.script("file", Reply(200, PNG), Reply(200, JPEG))
     client = connect(journal=Book(), on_event=events)
-    paths = await client.download(result_of(OWN, OWN + "?2"), tmp_path, names=["a.png", "b.png"])
+    paths = await client.download(result_of(OWN, OWN + "?2"), tmp_path, names=["a.png", "b.jpg"])
     digests = [hashlib.sha256(content).hexdigest() for content in (PNG, JPEG)]
     facts = list(zip([path.absolute() for path in paths], digests, [len(PNG), len(JPEG)], strict=True))
     assert written == [(EntryState.DOWNLOADED, "some-id", facts)]

@@ -676,18 +676,24 @@ async def test_the_names_of_an_items_files_are_the_users(klein_emulator, connect
     assert [path.name for entry in outcomes for path in entry.paths] == ["cat.png", "dog.png"]
 
 
-@pytest.mark.parametrize(
-    ("names", "paid"),
-    [*(([name], 0) for name in ("../x", "a/b", "", "nul", "a\0b", 7, None)), (["Same", "sAME"], 1)],
-)
-async def test_a_name_that_is_no_plain_file_name_or_given_twice_is_refused_before_it_is_paid_for(
-    klein_emulator, connect, tmp_path, names, paid
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "nul", "a\0b", 7, None, "x" * 201])
+async def test_a_name_that_is_no_plain_file_name_is_refused_before_it_is_paid_for(
+    klein_emulator, connect, tmp_path, name
 ):
+    [entry] = await connect().generate_all(["a cat"], to_name=lambda _: name, directory=tmp_path)
+    assert (type(entry.error), klein_emulator.accepted) == (InvalidInputError, 0)
+
+
+async def test_no_file_is_replaced_by_that_of_another_item_or_run(klein_emulator, connect, tmp_path):
     client = connect(polling=EVERY_SECOND)
-    rows = list(enumerate(names))
-    options: dict[str, Any] = {"to_input": lambda row: "a cat", "to_name": lambda row: names[row[0]]}
-    *_, last = await client.generate_all(rows, **options, directory=tmp_path, concurrency=1)
-    assert (type(last.error), klein_emulator.accepted) == (InvalidInputError, paid)
+    (tmp_path / "cat.png").write_bytes(b"from an earlier run")
+    (tmp_path / "cat-3.png").symlink_to("cat.png")
+    klein_emulator.script("submit", Generation(output={"images": ["{file}?1", "{file}?2"]}))
+    outcomes = await client.generate_all(["a", "b", "c"], to_name=lambda _: "cat", directory=tmp_path, concurrency=1)
+    names = [[path.name for path in entry.paths] for entry in outcomes]
+    assert names == [["cat-2.png", "cat-4.png"], ["cat-5.png"], ["cat-6.png"]]
+    assert (tmp_path / "cat.png").read_bytes() == b"from an earlier run"
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 async def test_model_and_size_are_those_of_every_item_and_its_index_is_its_tag(klein_emulator, connect):

@@ -26,10 +26,13 @@ from flux_klein_async.operations.files import (
     PartFile,
     SavedPaths,
     checked_names,
+    checked_stem,
     figure,
     part_files,
     problem_with,
     remove_files,
+    safe_stem,
+    slug,
     suffix_of,
 )
 from tests.fakes import png
@@ -245,6 +248,85 @@ def test_a_file_appears_under_its_name_when_it_is_complete(tmp_path: Path) -> No
     assert [name.endswith(".part") for name in hidden] == [False, False, True]
     part.drop()  # a complete file stays
     assert listing(tmp_path) == ["out", "out/deeper", "out/deeper/a.gif"]
+
+
+def numbered(directory: Path, data: bytes, first: int = 1, *, again: bool = False) -> str:
+    return PartFile(directory, "a", number=first, again=again).finish(data, {}, URL).path.name
+
+
+def without_links(*_: object) -> None:
+    raise OSError(errno.EPERM, "this file system has no hard links")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_numbered_file_gets_a_free_name_and_replaces_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", without_links)
+    data = [b"GIF8" + bytes([number]) for number in range(12)]
+    assert [numbered(tmp_path, each) for each in data[:9]] == ["a.gif", *(f"a-{n}.gif" for n in range(2, 10))]
+    (tmp_path / "a-4.gif").unlink()
+    assert numbered(tmp_path, data[9], 2) == "a-4.gif"
+    assert numbered(tmp_path, data[10], 4) == "a-10.gif"
+    assert numbered(tmp_path, png(60)) == "a.png"
+    assert [(tmp_path / f"a-{n}.gif").read_bytes() for n in (2, 4, 10)] == [data[1], data[9], data[10]]
+    assert len(listing(tmp_path)) == 11
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_name_that_is_taken_in_this_very_instant_is_left_to_its_taker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """As on a file system that ignores case, where another spelling has the name."""
+    monkeypatch.setattr(os.path, "lexists", lambda _: False)
+    if not links:
+        monkeypatch.setattr(os, "link", without_links)
+    (tmp_path / "a.gif").touch()
+    assert numbered(tmp_path, b"GIF89a") == "a-2.gif"
+    assert listing(tmp_path) == ["a-2.gif", "a.gif"]
+
+
+def test_only_the_very_file_is_recognised_again(tmp_path: Path) -> None:
+    (tmp_path / "a.gif").symlink_to("a-3.gif")
+    (tmp_path / "a-2.gif").write_bytes(b"GIF87a")
+    (tmp_path / "a-3.gif").write_bytes(b"GIF89a")
+    assert numbered(tmp_path, b"GIF89a", again=True) == "a-3.gif"
+    assert numbered(tmp_path, b"GIF89a") == "a-4.gif"
+    assert numbered(tmp_path, b"GIF8??", again=True) == "a-5.gif"
+    assert len(listing(tmp_path)) == 5
+
+
+TEXTS = {
+    "": ("", ""),
+    "A snow leopard, at dawn!": ("A snow leopard, at dawn_", "a-snow-leopard-at-dawn"),
+    "../../etc/passwd": ("__.._etc_passwd", "etc-passwd"),
+    "..": ("", ""),
+    "C:\\x\0y": ("C__x_y", "c-x-y"),
+    "con": ("_con", "_con"),
+    "COM1.txt": ("_COM1.txt", "com1-txt"),
+    "cat.JPG": ("cat", "cat-jpg"),
+    "cat.v2": ("cat.v2", "cat-v2"),
+    "-rf *": ("_rf _", "rf"),
+    ".hidden. ": ("_hidden", "hidden"),
+    "a\u202eb\u200b": ("a_b_", "a-b"),
+    "e\u0301t\u00e9 हिन्दी 雪豹": ("été हिन्दी 雪豹", "été-हिन्दी-雪豹"),
+    "\u2603 \U0001f406": ("", ""),
+    "word " * 40: (("word " * 40).strip(), "word-word-word-word-word-word-word-word"),
+    "x" * 300: ("x" * 200, "x" * 40),
+    "豹" * 100: ("豹" * 66, "豹" * 40),
+}
+
+
+def test_any_text_becomes_a_file_name_or_none() -> None:
+    assert {text: (safe_stem(text), slug(text)) for text in TEXTS} == TEXTS
+
+
+@given(st.text(max_size=300) | st.sampled_from(list(TEXTS)), st.sampled_from([safe_stem, slug]))
+def test_a_name_made_of_any_text_is_plain_with_any_number_and_suffix(text: str, make: Any) -> None:
+    stem = make(text)
+    assert stem == "" or (checked_stem(stem) == stem and stem[0] not in "-. ")
+    assert stem == "" or checked_names([f"{stem}-123456789.webp"], 1)
 
 
 def test_unfinished_files_are_found_by_the_mark_of_their_run(tmp_path):

@@ -25,6 +25,7 @@ from flux_klein_async.emulator import (
 from flux_klein_async.errors import (
     AuthenticationError,
     BudgetExceededError,
+    ConfigurationError,
     DownloadError,
     FanOutHaltedError,
     GenerationCancelledError,
@@ -39,8 +40,9 @@ from flux_klein_async.errors import (
 )
 from flux_klein_async.events import Downloaded, Event, Failed, Finished, Held, Polled, Retrying, Submitted, Uncertain
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState
+from flux_klein_async.operations import items
 from tests.fakes import now, settle, strays
-from tests.operations.helpers import Book
+from tests.operations.helpers import EVERY_SECOND, Book
 
 
 class Shelf:
@@ -457,6 +459,43 @@ async def test_each_token_has_a_journal_of_its_own(klein_emulator, connect):
 
     await connect(journal=Keeper()).generate("a cat")
     assert tokens == [klein_emulator.api_key]
+
+
+# --- the directory
+
+
+@pytest.mark.parametrize("place", ["/proc/x", "file", "file/x", "nowhere", "new/" + "x" * 300])
+async def test_a_directory_that_cannot_be_written_to_is_found_before_anything_is_paid_for(
+    klein_emulator, connect, tmp_path, place
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to("gone")
+    outcomes = await connect().generate_all(["a cat", "a dog"], directory=tmp_path / place)
+    assert [(type(item.error), item.error.charged) for item in outcomes] == [(ConfigurationError, "no")] * 2
+    assert "Nothing can be written to" in str(outcomes[0].error)
+    assert klein_emulator.calls["submit"] == 0
+
+
+async def test_a_directory_is_tried_once_for_all_items(klein_emulator, connect, tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr(items, "unwritable", tried.append)
+    outcomes = await connect().generate_all(["a cat"] * 8, directory=tmp_path, width=64, height=64)
+    assert ([item.error for item in outcomes], tried) == ([None] * 8, [tmp_path])
+
+
+async def test_a_file_that_a_killed_run_had_saved_is_not_saved_twice(klein_emulator, connect, tmp_path):
+    """It was killed before the journal knew of the file, so that a later run fetches it again."""
+    shelf = Shelf()
+    client = connect(journal=shelf, polling=EVERY_SECOND)
+    options: dict[str, Any] = {"directory": tmp_path, "to_name": lambda _: "cat"}
+    [first] = await client.generate_all(["a cat"], **options)
+    (tmp_path / "cat-2.png").write_bytes(first.paths[0].read_bytes())
+    (tmp_path / "cat.png").write_bytes(b"somebody else's")
+    shelf.claims.append(claim(Action.RESUME, first.result.request_id))
+    [again] = await client.generate_all(["a cat"], **options)
+    assert [path.name for path in again.paths] == ["cat-2.png"]
+    assert (tmp_path / "cat.png").read_bytes() == b"somebody else's"
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 # --- stopping

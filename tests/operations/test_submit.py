@@ -2,8 +2,11 @@
 
 import asyncio
 import gc
+import itertools
 import json
 import types
+from collections import Counter
+from types import NoneType
 from typing import Any
 
 import pytest
@@ -56,7 +59,7 @@ from flux_klein_async.operations.operation import Operation
 from flux_klein_async.operations.submit import PreparedRequest, _Submission, made_input, prepare
 from flux_klein_async.transport.base import BodyGuard
 from tests.fakes import Events, now, outcome, settle, strays
-from tests.operations.helpers import Book, abandoned, give_up
+from tests.operations.helpers import Book, abandoned, give_up, sent
 
 K4, K9, OTHER = KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE, "owner/other"
 
@@ -77,8 +80,8 @@ def squared(prompt: str, width: int = 1024, height: int = 1024, **more: int) -> 
         (" a\n", {}, K4, squared(" a\n"), 1024 * 1024),
         ("a", {"width": 512}, K4, squared("a", 512), 512 * 1024),
         ("a", {"width": 64, "height": 2048}, K4, squared("a", 64, 2048), 64 * 2048),
-        ("a", {"model": K9}, K9, squared("a"), 1024 * 1024),
-        ("a", {"default_model": K9, "height": 512}, K9, squared("a", height=512), 1024 * 512),
+        ("a", {"model": K9}, K9, squared("a", steps=25), 1024 * 1024),
+        ("a", {"default_model": K9, "height": 512}, K9, squared("a", height=512, steps=25), 1024 * 512),
         # a string for a model whose input is not known
         ("a", {"model": OTHER}, OTHER, {"prompt": "a"}, None),
         ("a", {"model": OTHER, "width": 512}, OTHER, {"prompt": "a", "width": 512}, None),
@@ -90,9 +93,9 @@ def squared(prompt: str, width: int = 1024, height: int = 1024, **more: int) -> 
         (TextToImageInput(prompt="a"), {"model": K9}, K9, squared("a"), 1024 * 1024),
         # the 9B input goes to its own model, unless told otherwise
         (TextToImage9BInput(prompt="a", steps=8), {}, K9, squared("a", steps=8), 1024 * 1024),
-        (TextToImage9BInput(prompt="a"), {"default_model": OTHER}, K9, squared("a"), 1024 * 1024),
+        (TextToImage9BInput(prompt="a"), {"default_model": OTHER}, K9, squared("a", steps=25), 1024 * 1024),
         (TextToImage9BInput(prompt="a", steps=8), {"width": 64}, K9, squared("a", 64, steps=8), 64 * 1024),
-        (TextToImage9BInput(prompt="a"), {"model": OTHER}, OTHER, squared("a"), 1024 * 1024),
+        (TextToImage9BInput(prompt="a"), {"model": OTHER}, OTHER, squared("a", steps=25), 1024 * 1024),
         # a Mapping goes as it is
         ({}, {}, K4, {}, None),
         ({"prompt": ""}, {}, K4, {"prompt": ""}, None),
@@ -453,6 +456,49 @@ async def test_the_deadline_without_any_cause_is_a_time_out_that_costs_nothing(k
     error = await outcome(client.submit("a cat"))
     assert isinstance(error, TimeoutError)
     assert (error.charged, error.retryable, now()) == ("no", True, 3.0)
+
+
+# --- a ceiling on submits
+
+
+async def test_submits_keep_their_distance_and_the_time_of_an_item_stands_still(klein_emulator, connect):
+    """Also repeats and what comes after a hold; polls have a ceiling of their own."""
+    client = connect(timeout=3, limits=Limits(submits_per_second=0.5))
+    klein_emulator.script("submit", None, error_reply(429, retry_after=1), error_reply(429))
+    outcomes = await client.generate_all(["a cat"] * 6)
+    assert [item.error for item in outcomes] == [None] * 6
+    submits = sent(klein_emulator, "submit")
+    assert len(submits) == 8
+    assert min(later - earlier for earlier, later in itertools.pairwise(submits)) >= 2
+    assert submits[-1] <= 18
+
+
+async def test_a_single_submit_whose_turn_comes_too_late_is_neither_sent_nor_recorded(klein_emulator, connect):
+    book = Book()
+    client = connect(timeout=3, journal=book, limits=Limits(submits_per_second=0.1))
+    await client.submit("a cat")
+    book.lines.clear()
+    error = await outcome(client.submit("a dog"))
+    assert (type(error), error.charged, error.retryable, now()) == (APITimeoutError, "no", True, 3.0)
+    assert "before the submit's turn came (Limits.submits_per_second)" in str(error)
+    assert (book.lines, klein_emulator.calls["submit"]) == ([], 1)
+
+
+async def test_what_waits_for_its_turn_is_not_written_down_and_ends_at_once_when_it_is_stopped(klein_emulator, connect):
+    """A process that is killed meanwhile leaves no submits that count as uncertain."""
+    book = Book()
+    client = connect(journal=book, budget=book, limits=Limits(submits_per_second=0.1))
+    async with client.generate_many(["a cat"] * 30, concurrency=30) as outcomes:
+        await asyncio.sleep(15)
+        assert (book.lines.count("reserve"), book.lines.count("submitting")) == (30, 2)
+        outcomes.stop()
+        ends = [item async for item in outcomes]
+    assert now() == 15
+    assert Counter((type(item.error), item.error and item.error.charged) for item in ends) == {
+        (NoneType, None): 2,
+        (GenerationCancelledError, "no"): 28,
+    }
+    assert (book.lines.count("release"), klein_emulator.calls["submit"]) == (28, 2)
 
 
 # --- giving up

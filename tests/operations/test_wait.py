@@ -31,6 +31,7 @@ from flux_klein_async import (
     SubmissionUncertainError,
     WaitTimeoutError,
 )
+from flux_klein_async.api.messages import Kind
 from flux_klein_async.emulator import (
     Endless,
     Garbage,
@@ -443,8 +444,9 @@ async def test_the_price_of_a_poll_is_asked_for_its_policy_and_paid_at_its_turn(
     class Till(InProcessLimiter):
         paid: list[float]
 
-        async def poll_turn(self, price: float) -> None:
-            self.paid.append(price)
+        async def turn(self, kind: Kind, price: float = 1.0) -> None:
+            if kind is Kind.READ:
+                self.paid.append(price)
 
     spy, till = Spy(), Till(Limits())
     till.paid = []

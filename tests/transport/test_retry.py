@@ -39,9 +39,10 @@ def request(*, replayable: bool) -> Request:
 
 
 def refusal(status: int, code: int | None = None, retry_after: float | None = None) -> APIStatusError:
-    """The error of an answer with this status, code and wish."""
+    """The error of an answer with this status, code and `Retry-After`."""
     cls = status_error_class(status, code)
-    return cls(status_code=status, error_code=code, retry_after=retry_after)
+    headers = {} if retry_after is None else {"retry-after": str(retry_after)}
+    return cls(status_code=status, error_code=code, retry_after=retry_after, headers=headers)
 
 
 @pytest.mark.parametrize(

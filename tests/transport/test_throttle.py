@@ -214,7 +214,7 @@ NEVER = float("-inf")
 
 
 def limiter(*, slots: int = 1, rate: float | None = None) -> InProcessLimiter:
-    return InProcessLimiter(Limits(max_in_flight=slots, polls_per_second=rate))
+    return InProcessLimiter(Limits(max_in_flight=slots, polls_per_second=rate, submits_per_second=rate))
 
 
 def test_nothing_is_held_at_first() -> None:
@@ -238,11 +238,11 @@ def test_cancels_are_never_held() -> None:
     assert shared.held_until(Kind.CANCEL) == NEVER
 
 
-async def poll_turn(shared: InProcessLimiter, at: float) -> float:
-    """Ask for a poll this instant; when it was allowed."""
+async def turn(shared: InProcessLimiter, kind: Kind, at: float) -> float:
+    """Ask for a turn this instant; when it was given."""
     loop = asyncio.get_running_loop()
     await asyncio.sleep(at - loop.time())
-    await shared.poll_turn(1.0)
+    await shared.turn(kind)
     return loop.time()
 
 
@@ -261,21 +261,23 @@ def in_virtual_time(main: Coroutine[Any, Any, Any]) -> Any:
         (0.5, [0.0, 0.0, 0.0], [0.0, 2.0, 4.0]),
     ],
 )
-def test_polls_keep_their_distance_under_the_ceiling(
+def test_polls_and_submits_keep_their_distance_under_a_ceiling_of_their_own(
     rate: float | None, wanted: list[float], granted: list[float]
 ) -> None:
-    async def main() -> list[float]:
+    async def main(kind: Kind, *, busy: Kind) -> list[float]:
         shared = limiter(rate=rate)
-        return await asyncio.gather(*(poll_turn(shared, at) for at in wanted))
+        await shared.turn(busy)
+        return await asyncio.gather(*(turn(shared, kind, at) for at in wanted))
 
-    assert in_virtual_time(main()) == granted
+    for kind, busy in itertools.permutations((Kind.READ, Kind.SUBMIT)):
+        assert in_virtual_time(main(kind, busy=busy)) == granted
 
 
 @given(st.floats(0.01, 1000), st.lists(st.floats(0, 1e4), min_size=2, max_size=20))
-def test_a_poll_is_never_granted_early_or_too_close(rate: float, wanted: list[float]) -> None:
+def test_a_turn_is_never_given_early_or_too_close(rate: float, wanted: list[float]) -> None:
     async def main() -> list[float]:
         shared = limiter(rate=rate)
-        return await asyncio.gather(*(poll_turn(shared, at) for at in wanted))
+        return await asyncio.gather(*(turn(shared, Kind.SUBMIT, at) for at in wanted))
 
     granted = in_virtual_time(main())
     assert all(given >= asked for given, asked in zip(granted, wanted, strict=True))
@@ -286,12 +288,12 @@ def test_a_poll_is_never_granted_early_or_too_close(rate: float, wanted: list[fl
 def test_those_who_give_up_while_waiting_for_a_turn_have_taken_none() -> None:
     async def main() -> float:
         shared = limiter(rate=1.0)
-        crowd = [asyncio.ensure_future(poll_turn(shared, 0.0)) for _ in range(100)]
+        crowd = [asyncio.ensure_future(turn(shared, Kind.SUBMIT, 0.0)) for _ in range(100)]
         await asyncio.sleep(0.5)
         for one in crowd:
             one.cancel()
         await asyncio.gather(*crowd, return_exceptions=True)
-        return await poll_turn(shared, 0.5)
+        return await turn(shared, Kind.SUBMIT, 0.5)
 
     assert in_virtual_time(main()) == 1.0
 
@@ -411,7 +413,7 @@ def test_a_crowd_that_waits_for_its_turn_makes_polls_dearer_for_all():
     async def main() -> float:
         shared = limiter(rate=10.0)
         assert shared.poll_price() == 1.0
-        crowd = [asyncio.ensure_future(shared.poll_turn(1.0)) for _ in range(100)]
+        crowd = [asyncio.ensure_future(shared.turn(Kind.READ)) for _ in range(100)]
         await asyncio.sleep(0.5)
         price = shared.poll_price()
         for one in crowd:

@@ -1,0 +1,44 @@
+"""`~` is expanded wherever a path comes in."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flux_klein_async import AdaptivePolling, ConfigurationError, FluxKleinClient, SqliteJournal
+from flux_klein_async.batch.manifest import Manifest, read_manifest
+from flux_klein_async.paths import user_path
+
+
+@pytest.fixture(autouse=True)
+def _at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_tilde_is_the_home_directory_and_nothing_else_changes(tmp_path: Path) -> None:
+    for given, expanded in (("~", "home"), ("~/x", "home/x"), (Path("~/x/y"), "home/x/y")):
+        assert user_path(given) == tmp_path / expanded
+    for given in ("x", "x/~", "./~/x", "~nobody-of-this-name/x", ""):
+        assert user_path(given) == Path(given)
+
+
+async def test_every_path_that_the_library_takes_may_begin_with_it(tmp_path, klein_emulator, connect, monkeypatch):
+    store = AdaptivePolling(store="~/times.json")
+    async with SqliteJournal("~/run.sqlite") as journal:
+        client = connect(journal=journal, polling=store)
+        [made] = await client.generate_all(["a cat"], width=64, height=64, directory="~/many")
+        await client.download(made.result, Path("~/one"))
+        await client.aclose()
+    with Manifest("~/manifest.jsonl"):
+        assert list(read_manifest("~/manifest.jsonl")) == []
+    monkeypatch.setenv("RUNCOMFY_CONFIG_DIR", "~/config")
+    with pytest.raises(ConfigurationError, match="No token"):
+        FluxKleinClient()
+    (tmp_path / "home" / "config").mkdir()
+    (tmp_path / "home" / "config" / "token.json").write_text(json.dumps({"access_token": "some-token"}))
+    FluxKleinClient()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home"]
+    found = {path.name for path in (tmp_path / "home").iterdir()}
+    assert found >= {"times.json", "run.sqlite", "many", "one", "manifest.jsonl"}
