@@ -202,7 +202,9 @@ class FluxKleinClient(NotWith):
             polling=policy,
             learning=policy if isinstance(policy, SavedPolicy) else None,
             retry=retry,
-            journal=journal.for_account(secret.text) if isinstance(journal, AccountJournal) else journal,
+            journal=journal.for_account(secret.text, addresses.service)
+            if isinstance(journal, AccountJournal)
+            else journal,
             budget=NoBudget() if budget is None else guarded(budget, "The budget"),
             on_event=on_event,
             backoff=Backoff(retry),

@@ -81,7 +81,10 @@ class ApiUrls:
                 f"Plain http to {host} would send the token in clear; use https or allow_insecure=True"
             )
         self.origin = str(url.origin())
-        self._prefix = self.origin + url.raw_path.rstrip("/").removesuffix("/v1") + "/v1"
+        path = url.raw_path.rstrip("/").removesuffix("/v1")
+        self._prefix = f"{self.origin}{path}/v1"
+        #: The service in the one spelling that its addresses have, by which a journal tells services apart.
+        self.service = str(url.origin().with_host(host.rstrip("."))) + path.rstrip("/")
 
     def model(self, model: str) -> str:
         """The URL of a model: its catalogue entry by GET, a submit by POST."""

@@ -59,7 +59,12 @@ def batch(
     resubmit_uncertain: Annotated[
         bool, typer.Option("--resubmit-uncertain", help="Submit uncertain lines again; they may be charged twice.")
     ] = False,
-    new_token: Annotated[bool, typer.Option("--new-token", help="Resume what your previous token submitted.")] = False,
+    new_token: Annotated[
+        bool,
+        typer.Option(
+            "--new-token", help="Resume what your previous token, or the service at its old address, submitted."
+        ),
+    ] = False,
     model: connect.ModelId = KLEIN_4B_TEXT_TO_IMAGE,
     timeout: run.Timeout = 120.0,
     no_download: run.NoDownload = False,
@@ -111,11 +116,15 @@ def batch(
                 return _refused(bad, screen)
             service = await stack.enter_async_context(connect.connected(screen, base_url, emulator=emulator))
             account = None
-            store = SqliteJournal(path, retry_failed=retry_failed, resubmit_uncertain=resubmit_uncertain)
+            store = SqliteJournal(
+                path, retry_failed=retry_failed or emulator, resubmit_uncertain=resubmit_uncertain or emulator
+            )
             if path.exists() or not dry_run:  # a dry run makes none
                 if not dry_run:
                     folder.mkdir(parents=True, exist_ok=True)
-                account = (await stack.enter_async_context(store)).for_account(service.token)
+                account = (await stack.enter_async_context(store)).for_account(
+                    service.token, connect.EMULATED_SERVICE if emulator else service.base_url
+                )
                 if not emulator:
                     await _check_token(account, path, new_token=new_token)
             totals, polling = run.Totals(), AdaptivePolling(store=service.store)
@@ -128,7 +137,7 @@ def batch(
                     limits=Limits(max_in_flight=concurrency),
                     on_event=totals.note,
                     polling=polling,
-                    journal=store if account is not None else None,
+                    journal=account,
                     budget=None if max_spend is None else Budget(max_spend),
                 )
             )
@@ -206,14 +215,15 @@ async def _chained(first: list[Row], rest: AsyncIterator[Row]) -> AsyncIterator[
 
 
 async def _check_token(account: JournalAccount, path: Path, *, new_token: bool) -> None:
-    """Refuse a token that the journal does not know: it would pay for everything again. The emulator's cost nothing."""
+    """Refuse an account that the journal does not know: it would pay for everything again. The emulator's is free."""
     ignored = (connect.EMULATED_TOKEN,)
     if new_token:
         await account.take_over(ignored=ignored)
     elif await account.is_stranger(ignored=ignored):
         raise JournalError(
-            f"The journal {path} was written with another token, and this run would pay for everything again: "
-            "if you renewed your token, pass --new-token; for another account, name another --journal"
+            f"The journal {path} was written with another token or for another address of the service, and this run "
+            "would pay for everything again: if you renewed your token or the service moved, pass --new-token; for "
+            "another account or service, name another --journal"
         )
 
 

@@ -1,7 +1,6 @@
 """What commands share: options, the service that the options name, and the printing of one answer."""
 
 import os
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +23,7 @@ from flux_klein_async.options import TOKEN_VARIABLES, Environment, from_environ
 from flux_klein_async.polling.adaptive import AdaptivePolling
 
 __all__ = [
+    "EMULATED_SERVICE",
     "EMULATED_TOKEN",
     "MissingExtraError",
     "answer",
@@ -37,6 +37,8 @@ __all__ = [
 STORE_VARIABLE = "FLUX_KLEIN_STORE"
 EMULATED_TOKEN: Final = "emulator-token"  # noqa: S105  # not a secret
 """The emulator's token, unless it is given another."""
+EMULATED_SERVICE: Final = "https://emulator.invalid"
+"""The service that a journal knows --emulator by: each has a port of its own, and saves files that the next finds."""
 # One record or many for --json, and the lines for output without it.
 Answer = tuple[ExitCode, Record | Sequence[Record], Sequence[str | Path]]
 
@@ -109,8 +111,7 @@ async def emulated() -> AsyncIterator[Address]:
     require_pillow()
     from flux_klein_async.emulator import Emulator  # noqa: PLC0415  # only this run needs the server
 
-    # Its own seed: ids name the files, and the next run must not replace the files of this one.
-    async with Emulator(seed=secrets.randbits(32), api_key=EMULATED_TOKEN) as emulator:
+    async with Emulator(api_key=EMULATED_TOKEN) as emulator:
         yield Address(emulator.base_url, emulator.api_key, None)
 
 

@@ -1,5 +1,6 @@
 """`flux-klein batch`: a picture for every line, and nothing is paid for twice however a run ended."""
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -8,8 +9,12 @@ from typing import Any
 
 import pytest
 
+from flux_klein_async.cli import connect
 from flux_klein_async.cli.batch import _line_ends
 from flux_klein_async.emulator import Emulator, Reply, Rewrite, error_reply, fault
+from flux_klein_async.journal.base import Entry, EntryState
+from flux_klein_async.journal.sqlite import SqliteJournal
+from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from tests.fakes import png
 
 from .helpers import Command
@@ -328,6 +333,24 @@ def test_a_run_on_the_emulator_is_resumed_too(flux_klein: Command) -> None:
     assert "spent" not in ran.err
     again = flux_klein("batch", "prompts.jsonl", "--emulator")
     assert "3 of 3 done in out, 3 done before" in again.err
+
+
+def test_what_a_killed_run_had_at_its_emulator_is_submitted_again(flux_klein: Command) -> None:
+    ends = {"submitted": "r-1", "uncertain": None, "failed": "r-2", "completed": "r-3"}
+    Path("prompts.jsonl").write_text("".join(json.dumps({"prompt": "x", "id": end}) + "\n" for end in ends))
+
+    async def earlier() -> None:
+        async with SqliteJournal("run.sqlite") as journal:
+            account = journal.for_account(connect.EMULATED_TOKEN, connect.EMULATED_SERVICE)
+            items = account.items()
+            for end, request_id in ends.items():
+                claim = await items.claim(KLEIN_4B_TEXT_TO_IMAGE, b'{"prompt":"x"}', end)
+                await account.record(Entry(state=EntryState.SUBMITTING, key=end, item=claim.item))
+                await account.record(Entry(state=EntryState(end), key=end, request_id=request_id))
+
+    asyncio.run(earlier())
+    ran = flux_klein("batch", "prompts.jsonl", "--emulator", "--journal", "run.sqlite")
+    assert (ran.code, len(pictures())) == (0, 4), ran.err
 
 
 def test_a_renewed_token_does_not_pay_for_everything_again(
