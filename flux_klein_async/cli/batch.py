@@ -50,7 +50,7 @@ def batch(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Prompts: .txt, .jsonl or .csv; - reads standard input.")],
     *,
     journal: Annotated[Path | None, typer.Option(help="The journal; else DIR/journal.sqlite.", metavar="PATH")] = None,
-    output_dir: Annotated[Path, typer.Option(help="Where files and manifest.jsonl go.", metavar="DIR")] = Path("out"),
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Where files and manifest.jsonl go.", metavar="DIR")] = Path("out"),
     file_format: Annotated[FileFormat | None, typer.Option("--format", help="Else by the name of FILE.")] = None,
     concurrency: run.Concurrency = 64,
     max_spend: Annotated[float | None, typer.Option(min=0, help="For all runs on the journal.", metavar="USD")] = None,

@@ -33,13 +33,20 @@ class PromptCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse; text that starts with a dash is a prompt if it has several words or follows `--`."""
-        explicit = "--" in args
-        ctx.ignore_unknown_options = True
-        rest = super().parse_args(ctx, args)
-        prompt = ctx.params.get("prompt") or ""
-        if not explicit and len(prompt) > 1 and prompt.startswith("-") and len(prompt.split()) == 1:
-            ctx.fail(f"No such option: {prompt} (a prompt that starts with a dash goes after --)")
-        return list(rest)
+        args = list(args)
+        if "--" not in args:
+            takes_value = {name for option in self.params if not getattr(option, "is_flag", True) for name in option.opts}
+            for number, word in enumerate(args):
+                after = args[number - 1] if number else ""
+                if word.startswith("-") and len(word.partition("=")[0].split()) > 1 and after not in takes_value:
+                    args = [*args[:number], *args[number + 1 :], "--", word]
+                    break
+        ctx.allow_extra_args = True
+        rest = list(super().parse_args(ctx, args))
+        if ctx.args:
+            more = "; a prompt that starts with a dash goes after --" if ctx.args[0].startswith("-") else ""
+            ctx.fail(f"Got more than one prompt: put quotes around a prompt of several words{more}")
+        return rest
 
 
 def generate(
@@ -51,12 +58,12 @@ def generate(
         list[str] | None,
         typer.Option("--input", metavar="FIELD=VALUE", help="Another field; @FILE sends a local file. Repeatable."),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, max=_MOST, help="How many pictures.", metavar="N")] = 1,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=_MOST, help="How many pictures.", metavar="N")] = 1,
     width: Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")] = None,
     steps: Annotated[int | None, typer.Option(help="1 to 100, for the 9B model; 25 if not given.", metavar="N")] = None,
     model: connect.ModelId = KLEIN_4B_TEXT_TO_IMAGE,
-    output_dir: Annotated[Path, typer.Option(help="Where the files go.", metavar="DIR")] = Path("out"),
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Where the files go.", metavar="DIR")] = Path("out"),
     concurrency: run.Concurrency = 64,
     timeout: run.Timeout = 120.0,
     no_download: run.NoDownload = False,
