@@ -1,6 +1,8 @@
 """`FluxKleinClient`: checks what it is given, wires the parts together, and leaves each verb to `operations`."""
 
 import asyncio
+import functools
+import inspect
 import os
 import time
 import warnings
@@ -15,7 +17,7 @@ from flux_klein_async.api.urls import ApiUrls, checked_model_id, checked_request
 from flux_klein_async.errors import ConfigurationError, InvalidInputError
 from flux_klein_async.events import Event
 from flux_klein_async.journal.base import AccountJournal, Journal, NoBudget, SpendingLimit
-from flux_klein_async.misuse import NotWith, is_plain, slip
+from flux_klein_async.misuse import NotWith, is_plain, refuse_fields, slip
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
     CancelOutcome,
@@ -45,8 +47,29 @@ if TYPE_CHECKING:
 
 __all__ = ["FluxKleinClient", "RequestHandle"]
 
+F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 _OnStatus = Callable[[RequestStatus], object]
+
+
+def _takes_no_fields(method: F) -> F:
+    """A method whose TypeError for a model's field, such as `seed=`, says where that goes."""
+    if TYPE_CHECKING:
+        return method
+    known = inspect.signature(method).parameters.keys()
+    if inspect.iscoroutinefunction(method):
+
+        async def called(*arguments: Any, **named: Any) -> Any:
+            refuse_fields(method, known, named)
+            return await method(*arguments, **named)
+
+    else:
+
+        def called(*arguments: Any, **named: Any) -> Any:
+            refuse_fields(method, known, named)
+            return method(*arguments, **named)
+
+    return functools.wraps(method)(called)
 
 
 class RequestHandle:
@@ -221,6 +244,7 @@ class FluxKleinClient(NotWith):
 
     # --- one request
 
+    @_takes_no_fields
     async def submit(
         self,
         input: Input,  # noqa: A002
@@ -326,6 +350,7 @@ class FluxKleinClient(NotWith):
         with operation.reporting("wait_for_result", accepted.model), operation:
             return await wait(operation, accepted, on_abandon=on_abandon, on_status=on_status)
 
+    @_takes_no_fields
     async def generate(
         self,
         input: Input,  # noqa: A002
@@ -382,6 +407,7 @@ class FluxKleinClient(NotWith):
 
     # --- many
 
+    @_takes_no_fields
     def generate_many(
         self,
         items: Iterable[T] | AsyncIterable[T],
@@ -449,6 +475,7 @@ class FluxKleinClient(NotWith):
             halted_by=runner.halted_by,
         )
 
+    @_takes_no_fields
     async def generate_all(
         self,
         items: Iterable[T] | AsyncIterable[T],

@@ -58,8 +58,10 @@ def checked_model_id(model: object) -> str:
 class ApiUrls:
     """Every URL of the API, built from one base URL."""
 
-    def __init__(self, base_url: str | None = None, *, allow_insecure: bool = False) -> None:
+    def __init__(self, base_url: str | None = None, *, allow_insecure: bool | None = False) -> None:
         """Check the base URL. A trailing `/v1`, as the vendor's CLI writes it, is accepted.
+
+        `allow_insecure` None: as False, where users have no way to allow it.
 
         Raises:
             ConfigurationError: It is no https URL of a host alone, and no allowed http URL.
@@ -78,7 +80,8 @@ class ApiUrls:
             raise ConfigurationError("The base URL may hold neither credentials nor query nor fragment")
         if url.scheme == "http" and not allow_insecure and not is_loopback(host):
             raise ConfigurationError(
-                f"Plain http to {host} would send the token in clear; use https or allow_insecure=True"
+                f"Plain http to {host} would send the token in clear; use https"
+                + (" or allow_insecure=True" if allow_insecure is False else "")
             )
         self.origin = str(url.origin())
         path = url.raw_path.rstrip("/").removesuffix("/v1")

@@ -13,7 +13,7 @@ from typing import Annotated, BinaryIO
 import typer
 
 from flux_klein_async.batch.manifest import Manifest, json_line
-from flux_klein_async.batch.rows import Estimate, FileFormat, Row, read_ahead, read_rows
+from flux_klein_async.batch.rows import Columns, Estimate, FileFormat, Row, read_ahead, read_rows
 from flux_klein_async.cli import connect, page, run, signals
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen, duration
@@ -35,6 +35,13 @@ _CHECKED_FIRST = 1000  # rows that are checked before the first of them is submi
 _BAD_SHOWN = 20  # bad lines that are printed one by one
 _AT_ONCE = 256  # rows about which the journal is asked together
 
+# What files with other suffixes hold, and how to read them.
+_OTHER_SUFFIXES = {
+    "json": "write an object on each line (jq -c '.[]' FILE > FILE.jsonl), or pass --format jsonl if it is so already",
+    "gz": "unpack it first: gunzip -k FILE",
+    **dict.fromkeys(("xlsx", "xls", "ods"), "save the sheet as CSV in UTF-8"),
+    "parquet": "write it as JSON lines: DataFrame.to_json(orient='records', lines=True)",
+}
 _WORDS = {
     Action.RECALL: "done before",
     Action.RESUME: "to be resumed",
@@ -50,8 +57,16 @@ def batch(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Prompts: .txt, .jsonl or .csv; - reads standard input.")],
     *,
     journal: Annotated[Path | None, typer.Option(help="The journal; else DIR/journal.sqlite.", metavar="PATH")] = None,
-    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Where files and manifest.jsonl go.", metavar="DIR")] = Path("out"),
+    output_dir: Annotated[
+        Path, typer.Option("--output-dir", "-o", help="Where files and manifest.jsonl go.", metavar="DIR")
+    ] = Path("out"),
     file_format: Annotated[FileFormat | None, typer.Option("--format", help="Else by the name of FILE.")] = None,
+    prompt_column: Annotated[
+        str | None, typer.Option(help="The column of a .csv file with the prompts.", metavar="NAME")
+    ] = None,
+    ignore_extra_columns: Annotated[
+        bool, typer.Option("--ignore-extra-columns", help="Leave out unknown columns of a .csv file.")
+    ] = False,
     concurrency: run.Concurrency = 64,
     max_spend: Annotated[float | None, typer.Option(min=0, help="For all runs on the journal.", metavar="USD")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file and print what it would cost.")] = False,
@@ -79,9 +94,10 @@ def batch(
 ) -> None:
     """Generate a picture for each line of a file.
 
-    A .txt file has one prompt per line, a .jsonl file one object per line, a .csv file a header. Fields: prompt, and
-    optionally width and height (pixels) and id. The id recognises a line in the next run; a line without one is
-    recognised by its content. The first 1,000 lines are checked before anything is submitted.
+    A .txt file has one prompt per line, also where the line begins with #; a .jsonl file one object per line; a .csv
+    file a header, and commas, semicolons or tabs. Fields: prompt, and optionally width and height (pixels) and id. The
+    id recognises a line in the next run; a line without one is recognised by its content. The first 1,000 lines are
+    checked before anything is submitted.
 
     For a model other than the klein models a .jsonl line has any field of its input. {"file": "ref.png"} in place of a
     value sends a local file; a relative path begins at the folder of FILE.
@@ -104,14 +120,17 @@ def batch(
     """  # noqa: D301  # \b: what follows is not to be wrapped
     folder = output_dir if dry_run else run.writable(output_dir)
     file_format = file_format or _format_of(file)
+    columns = _columns(file_format, prompt_column, ignore_extra=ignore_extra_columns)
     # A relative path in a row of standard input begins at the working directory, as "-" has no folder.
-    found = _rows(_opened(file), file_format, model, Path(file).parent)
+    found = _rows(_opened(file), file_format, model, Path(file).parent, columns)
     path = journal or folder / "journal.sqlite"
 
     async def body(screen: Screen, stop: signals.Stop) -> ExitCode:
         async with AsyncExitStack() as stack:
             rest = await stack.enter_async_context(aclosing(read_ahead(found)))
             first = [row async for row in _some(rest, _CHECKED_FIRST)]
+            if not first:
+                raise InvalidInputError(f"There is no prompt in {'standard input' if file == '-' else repr(file)}")
             if bad := [row for row in first if row.problem]:
                 return _refused(bad, screen)
             service = await stack.enter_async_context(connect.connected(screen, base_url, emulator=emulator))
@@ -173,9 +192,11 @@ def batch(
 def _format_of(file: str) -> FileFormat:
     """The format of a file, by the suffix of its name."""
     suffix = "txt" if file == "-" else Path(file).suffix.lower().removeprefix(".")
+    suffix = {"tsv": "csv", "tab": "csv", "ndjson": "jsonl"}.get(suffix, suffix)
     if suffix not in set(FileFormat):
         known = ", ".join(f".{name}" for name in FileFormat)
-        raise InvalidInputError(f"{Path(file).name!r:.80} does not end in {known}; pass --format")
+        way = _OTHER_SUFFIXES.get(suffix, "pass --format")
+        raise InvalidInputError(f"{Path(file).name!r:.80} does not end in {known}; {way}")
     return FileFormat(suffix)
 
 
@@ -193,9 +214,17 @@ def _opened(file: str) -> BinaryIO:
         raise typer.BadParameter(f"{file!r} cannot be read: {getattr(error, 'strerror', error)}") from None
 
 
-def _rows(stream: BinaryIO, file_format: FileFormat, model: str, folder: Path) -> Generator[Row, None, None]:
+def _columns(file_format: FileFormat, prompt: str | None, *, ignore_extra: bool) -> Columns:
+    if (prompt is not None or ignore_extra) and file_format is not FileFormat.CSV:
+        raise typer.BadParameter("only .csv files have columns", param_hint="--prompt-column, --ignore-extra-columns")
+    return Columns("prompt" if prompt is None else prompt, ignore_extra)
+
+
+def _rows(
+    stream: BinaryIO, file_format: FileFormat, model: str, folder: Path, columns: Columns
+) -> Generator[Row, None, None]:
     with stream:
-        yield from read_rows(stream, file_format, model=model, folder=folder)
+        yield from read_rows(stream, file_format, model=model, folder=folder, columns=columns)
 
 
 async def _some(rows: AsyncIterator[Row], count: int) -> AsyncIterator[Row]:

@@ -98,7 +98,9 @@ async def connected(screen: Screen, base_url: str | None, *, emulator: bool) -> 
         MissingExtraError: Pillow is not installed.
     """
     if not emulator:
-        yield Address(base_url, token_of(from_environ(os.environ)), store_path(os.environ, base_url))
+        environment = from_environ(os.environ)
+        ApiUrls(environment.base_url if base_url is None else base_url, allow_insecure=None)
+        yield Address(base_url, token_of(environment), store_path(os.environ, base_url))
         return
     async with emulated() as service:
         screen.note("Emulator: the pictures are placeholders, and nothing is charged.")

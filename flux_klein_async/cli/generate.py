@@ -35,7 +35,9 @@ class PromptCommand(TyperCommand):
         """Parse; text that starts with a dash is a prompt if it has several words or follows `--`."""
         args = list(args)
         if "--" not in args:
-            takes_value = {name for option in self.params if not getattr(option, "is_flag", True) for name in option.opts}
+            takes_value = {
+                name for option in self.params if not getattr(option, "is_flag", True) for name in option.opts
+            }
             for number, word in enumerate(args):
                 after = args[number - 1] if number else ""
                 if word.startswith("-") and len(word.partition("=")[0].split()) > 1 and after not in takes_value:
@@ -63,7 +65,9 @@ def generate(
     height: Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")] = None,
     steps: Annotated[int | None, typer.Option(help="1 to 100, for the 9B model; 25 if not given.", metavar="N")] = None,
     model: connect.ModelId = KLEIN_4B_TEXT_TO_IMAGE,
-    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Where the files go.", metavar="DIR")] = Path("out"),
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Where the files go.", metavar="DIR")] = Path(
+        "out"
+    ),
     concurrency: run.Concurrency = 64,
     timeout: run.Timeout = 120.0,
     no_download: run.NoDownload = False,
@@ -96,7 +100,9 @@ def generate(
         raise typer.BadParameter("standard input is closed", param_hint="PROMPT")
     if no_download and isinstance(sys.stdout, Nowhere):
         raise typer.BadParameter("standard output is closed: the URLs would be lost", param_hint="--no-download")
-    text = _decoded(sys.stdin.buffer.read()) if prompt == "-" else prompt
+    text = _decoded("The prompt on standard input", sys.stdin.buffer.read()) if prompt == "-" else prompt
+    if prompt is not None:  # what is no UTF-8 comes as lone surrogates
+        _decoded("The prompt", prompt.encode("utf-8", "surrogateescape"))
     inputs = _inputs(given or [])
     checked = _fields(model, inputs, prompt=text, width=width, height=height, steps=steps)
     directory = None if no_download else run.writable(output_dir)
@@ -135,12 +141,15 @@ def generate(
     raise typer.Exit(signals.run(body, quiet=quiet))
 
 
-def _decoded(data: bytes) -> str:
-    """A prompt from standard input: UTF-8, without the one line end that editors and `echo` add."""
+def _decoded(what: str, data: bytes) -> str:
+    """A prompt in UTF-8, without the one line end that editors and `echo` add."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidInputError(f"The prompt on standard input is not UTF-8 (byte {error.start})") from None
+        raise InvalidInputError(
+            f"{what} is not UTF-8: byte {error.start} is 0x{data[error.start]:02X}, as in another encoding; convert it "
+            "first, for example with iconv -f WINDOWS-1252 -t UTF-8"
+        ) from None
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from flux_klein_async._version import __version__
 from flux_klein_async.cli import batch, doctor, emulator, generate, journal, list_models, page, status
 from flux_klein_async.cli.exit_codes import HELP, ExitCode, exit_code
 from flux_klein_async.cli.output import Screen, print_help
 from flux_klein_async.errors import FluxKleinError
+from flux_klein_async.models import findings
 from flux_klein_async.text import shown
 
 __all__ = ["app", "run"]
@@ -80,6 +82,9 @@ app.command("emulator")(emulator.emulator)
 def _usage_error(error: Any) -> str:
     """What is wrong with the arguments, in a sentence."""
     if not hasattr(error, "possibilities") or not hasattr(error, "option_name"):  # all but click's NoSuchOption
+        # Some releases of typer have pydantic read the values, and repeat its words.
+        if isinstance(error.__cause__, ValidationError):
+            error.message = "; ".join(findings(error.__cause__).values())
         return str(error.format_message())
     name = error.option_name
     known = [option for parameter in error.ctx.command.params for option in parameter.opts] if error.ctx else []

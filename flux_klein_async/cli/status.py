@@ -44,7 +44,9 @@ def status(
 
 def result(
     request_id: RequestId,
-    output_dir: Annotated[Path | None, typer.Option("--output-dir", "-o", help="Save the files here.", metavar="DIR")] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option("--output-dir", "-o", help="Save the files here.", metavar="DIR")
+    ] = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until the request ends.", metavar="S")] = 0.0,
     as_json: connect.AsJson = False,
     emulator: connect.Emulated = False,

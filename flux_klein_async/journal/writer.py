@@ -14,6 +14,7 @@ from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import FluxKleinError, JournalError
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState, from_nano
 from flux_klein_async.journal.sql import JournalStore
+from flux_klein_async.misuse import NEEDS_ASYNCIO
 from flux_klein_async.options import from_environ
 
 __all__ = ["FORKED", "ItemPass", "JournalAccount", "Spending", "Writer", "account_of"]
@@ -126,7 +127,10 @@ class Writer:
     def _bind(self) -> asyncio.AbstractEventLoop:
         if self._thread is not None and self._process != os.getpid():
             raise JournalError(FORKED)
-        loop = asyncio.get_running_loop()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise JournalError(NEEDS_ASYNCIO) from None
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:

@@ -320,12 +320,6 @@ def test_the_lines_of_a_pipe_are_not_counted_ahead(tmp_path: Path) -> None:
     assert (_line_ends(str(tmp_path / "three.txt")), _line_ends("-")) == (3, None)
 
 
-def test_an_empty_file_is_done_at_once(served: Emulator, flux_klein: Command) -> None:
-    ran = flux_klein("batch", "-", stdin=b"")
-    assert (ran.code, ran.out) == (0, "")
-    assert "0 of 0 done" in ran.err
-
-
 def test_a_run_on_the_emulator_is_resumed_too(flux_klein: Command) -> None:
     prompts(3)
     ran = flux_klein("batch", "prompts.jsonl", "--emulator")
