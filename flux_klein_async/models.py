@@ -473,6 +473,6 @@ class Outcome(Generic[T]):
         return tuple(file.path for file in self.files)
 
     def __repr__(self) -> str:
-        # Without the item: it may be long, and private.
-        facts = {name: getattr(self, name) for name in ("index", "result", "error", "paths")}
+        facts = {"index": self.index, "item": shortened(self.item)}  # here already: an array compares with nothing
+        facts |= {name: getattr(self, name) for name in ("result", "error", "paths")}
         return brief_repr(self, {**facts, "from_journal": self.from_journal or None})

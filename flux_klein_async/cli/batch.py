@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, aclosing
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, NamedTuple
 
 import typer
 
@@ -146,7 +146,9 @@ def batch(
                 )
                 if not emulator:
                     await _check_token(account, path, new_token=new_token)
-            totals, polling = run.Totals(), AdaptivePolling(store=service.store)
+            spent = (await account.spent()).usd if account is not None else 0.0
+            totals = run.Totals(charged=not emulator, bound_usd=max_spend, spent_usd=spent)
+            polling = AdaptivePolling(store=service.store)
             client = await stack.enter_async_context(
                 FluxKleinClient(
                     service.token,
@@ -161,15 +163,19 @@ def batch(
                 )
             )
             rows = _chained(first, rest)
+            preview = account.items().preview if account is not None else None
             if dry_run:
-                price = generation_price(await client.get_model())
-                preview = account.items().preview if account is not None else None
-                forecast = _Forecast(Estimate(lambda pixels: polling.median(model, pixels)), screen)
-                await forecast.add(rows, model, preview)
-                return forecast.show(price, concurrency, as_json=as_json)
+                money = _Money(generation_price(await client.get_model()), max_spend, spent)
+                forecast = _Forecast(Estimate(lambda pixels: polling.median(model, pixels)), money)
+                await forecast.add(rows, model, preview, screen.note)
+                return forecast.show(screen, concurrency, as_json=as_json)
             in_thread = asyncio.get_running_loop().run_in_executor  # it may take long
             manifest = stack.enter_context(await in_thread(None, Manifest, folder / "manifest.jsonl"))
             totals.total = len(first) if len(first) < _CHECKED_FIRST else await in_thread(None, _line_ends, file)
+            if not (quiet or emulator):
+                known = _Forecast(Estimate(), _Money(await run.price_of(client), max_spend, spent))
+                await known.add(_some_of(first), model, preview)
+                screen.say(known.announced(totals.total, len(first)))
             code = await run.Run(
                 client=client,
                 totals=totals,
@@ -198,6 +204,12 @@ def _format_of(file: str) -> FileFormat:
         way = _OTHER_SUFFIXES.get(suffix, "pass --format")
         raise InvalidInputError(f"{Path(file).name!r:.80} does not end in {known}; {way}")
     return FileFormat(suffix)
+
+
+def _columns(file_format: FileFormat, prompt: str | None, *, ignore_extra: bool) -> Columns:
+    if (prompt is not None or ignore_extra) and file_format is not FileFormat.CSV:
+        raise typer.BadParameter("only .csv files have columns", param_hint="--prompt-column, --ignore-extra-columns")
+    return Columns("prompt" if prompt is None else prompt, ignore_extra)
 
 
 def _opened(file: str) -> BinaryIO:
@@ -234,6 +246,11 @@ async def _some(rows: AsyncIterator[Row], count: int) -> AsyncIterator[Row]:
         count -= 1
         if count == 0:
             return
+
+
+async def _some_of(rows: list[Row]) -> AsyncIterator[Row]:
+    for row in rows:
+        yield row
 
 
 async def _chained(first: list[Row], rest: AsyncIterator[Row]) -> AsyncIterator[Row]:
@@ -273,17 +290,45 @@ def _refused(bad: list[Row], screen: Screen) -> ExitCode:
     return ExitCode.BAD_INPUT
 
 
+class _Money(NamedTuple):
+    """The price of a picture if it is known, and the bound if there is one, of which so much was spent before."""
+
+    price: Decimal | None
+    most: float | None
+    spent: float
+
+    @property
+    def affordable(self) -> int | None:
+        """How many pictures the bound has room for; None if that is not known, or there is no bound."""
+        if self.most is None or not self.price:
+            return None
+        return max(0, int((Decimal(str(self.most)) - Decimal(str(self.spent))) / self.price))
+
+    def bound(self) -> str:
+        """The bound, in words."""
+        if self.most is None:
+            return "no --max-spend"
+        return f"--max-spend {dollars(self.most)}" + (f", {dollars(self.spent)} spent before" if self.spent else "")
+
+
 class _Forecast:
     """What a run would do."""
 
-    def __init__(self, estimate: Estimate, screen: Screen) -> None:
+    def __init__(self, estimate: Estimate, money: _Money) -> None:
         self._estimate = estimate
-        self._screen = screen
+        self._money = money
         self._actions: Counter[Action] = Counter()
         self._bad = 0
+        self._ends_at: int | None = None  # the line for which there is no money
 
-    async def add(self, rows: AsyncIterator[Row], model: str, preview: Preview | None) -> None:
-        """Count the rows; print the first bad ones."""
+    async def add(
+        self,
+        rows: AsyncIterator[Row],
+        model: str,
+        preview: Preview | None,
+        note: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        """Count the rows, and note the first bad ones."""
 
         async def judged(row: Row) -> tuple[Row, Action]:
             if row.problem or preview is None:
@@ -301,26 +346,49 @@ class _Forecast:
                 if row.problem:
                     self._bad += 1
                     if self._bad <= _BAD_SHOWN:
-                        self._screen.note(f"Line {row.line}: {row.problem}")
+                        note(f"Line {row.line}: {row.problem}")
                     continue
+                if action is Action.SUBMIT and self._actions[action] == self._money.affordable:
+                    self._ends_at = row.line
                 self._actions[action] += 1
                 if action is Action.SUBMIT:
                     self._estimate.add(row.fields)
 
-    def show(self, price: Decimal | None, concurrency: int, *, as_json: bool) -> ExitCode:
+    def announced(self, total: int | None, known: int) -> str:
+        """What is about to be paid for: the `known` rows exactly, and no more than all others of `total`."""
+        new = self._actions[Action.SUBMIT]
+        price, affordable = self._money.price, self._money.affordable
+        if total is None:
+            return f"Submitting lines as they come, {self._each()}; {self._money.bound()}"
+        most = new + total - known
+        upto = "" if total == known else "up to "
+        cost = "" if price is None else f": {upto}{dollars(price * most)} in all"
+        ends = f", which is enough for {affordable:,}" if affordable is not None and affordable < most else ""
+        return f"Submitting {upto}{most:,} of {total:,}, {self._each()}{cost}; {self._money.bound()}{ends}"
+
+    def _each(self) -> str:
+        return "at an unknown price" if self._money.price is None else f"at {dollars(self._money.price)} each"
+
+    def show(self, screen: Screen, concurrency: int, *, as_json: bool) -> ExitCode:
         """Print the counts, the cost and the time."""
+        price, affordable = self._money.price, self._money.affordable
         new = self._actions[Action.SUBMIT]
         seconds = self._estimate.seconds(concurrency)
         if as_json:
             counts = {action.name.lower(): self._actions[action] for action in Action}
             usd = None if price is None else float(price * new)
-            self._screen.out(json_line({**counts, "bad": self._bad, "cost_usd": usd, "seconds": round(seconds, 3)}))
+            facts = {"bad": self._bad, "cost_usd": usd, "affordable": affordable, "ends_at_line": self._ends_at}
+            screen.out(json_line({**counts, **facts, "seconds": round(seconds, 3)}))
         else:
             others = {_WORDS[action]: self._actions[action] for action in _WORDS} | {"bad": self._bad}
             listed = "".join(f", {count:,} {what}" for what, count in others.items() if count)
             cost = "unknown, the catalogue does not say it" if price is None else dollars(price * new)
             product = f" ({new:,} x {dollars(price)})" if price is not None and new > 1 else ""
-            self._screen.out(f"{new:,} to submit{listed}")
-            self._screen.out(f"Cost: {cost}{product}")
-            self._screen.out(f"Time: about {duration(seconds)} with {concurrency} at a time, without a queue")
+            screen.out(f"{new:,} to submit{listed}")
+            screen.out(f"Cost: {cost}{product}")
+            if self._money.most is not None and price is not None:
+                enough = "enough for all" if self._ends_at is None else f"enough for {affordable:,} of {new:,}"
+                ends = "" if self._ends_at is None else f"; the money ends before line {self._ends_at:,}"
+                screen.out(f"Bound: {self._money.bound()}: {enough}{ends}")
+            screen.out(f"Time: about {duration(seconds)} with {concurrency} at a time, without a queue")
         return ExitCode.BAD_INPUT if self._bad else ExitCode.OK if price is not None else ExitCode.OTHER

@@ -108,7 +108,7 @@ def generate(
     directory = None if no_download else run.writable(output_dir)
 
     async def body(screen: Screen, stop: signals.Stop) -> ExitCode:
-        totals = run.Totals(total=count)
+        totals = run.Totals(total=count, charged=not emulator)
         async with (
             connect.connected(screen, base_url, emulator=emulator) as service,
             FluxKleinClient(

@@ -281,8 +281,46 @@ def test_a_dry_run_knows_what_was_done_before_and_changes_nothing(served: Emulat
     for _ in range(2):
         ran = flux_klein(*ARGUMENTS, "--dry-run", "--json")
         counts = {"submit": 1, "resume": 0, "recall": 1, "failed": 1, "uncertain": 1, "claimed": 0, "bad": 0}
-        assert ran.records == [{**counts, "cost_usd": 0.01, "seconds": 0.065}]
+        assert ran.records == [{**counts, "cost_usd": 0.01, "affordable": None, "ends_at_line": None, "seconds": 0.065}]
     assert served.accepted == 3
+
+
+def test_a_dry_run_says_where_the_money_ends(served: Emulator, flux_klein: Command) -> None:
+    prompts(2)
+    flux_klein(*ARGUMENTS)
+    prompts(8)
+    ran = flux_klein(*ARGUMENTS, "--dry-run", "--max-spend", "0.05")
+    bound = "Bound: --max-spend $0.05, $0.02 spent before: "
+    assert ran.out.splitlines()[2] == f"{bound}enough for 3 of 6; the money ends before line 6"
+    [facts] = flux_klein(*ARGUMENTS, "--dry-run", "--max-spend", "0.05", "--json").records
+    assert (facts["affordable"], facts["ends_at_line"]) == (3, 6)
+    ran = flux_klein(*ARGUMENTS, "--dry-run", "--max-spend", "0.08")
+    assert ran.out.splitlines()[2] == "Bound: --max-spend $0.08, $0.02 spent before: enough for all"
+    assert served.accepted == 2
+
+
+def test_a_batch_says_what_it_is_about_to_spend(served: Emulator, flux_klein: Command) -> None:
+    prompts(2)
+    flux_klein(*ARGUMENTS)
+    prompts(8)
+    arguments = ("batch", "prompts.jsonl")
+    before = [served.accepted]
+    served.script("submit", *[error_reply(400, 400002, message="no balance left")] * 200)
+    ran = flux_klein(*arguments, "--max-spend", "0.05")
+    said = (
+        "Submitting 6 of 8, at $0.01 each: $0.06 in all; --max-spend $0.05, $0.02 spent before, which is enough for 3"
+    )
+    assert ran.err.splitlines()[0] == said
+    assert flux_klein(*arguments).err.startswith("Submitting 6 of 8, at $0.01 each: $0.06 in all; no --max-spend\n")
+    ran = flux_klein("batch", "-", "--format", "jsonl", stdin=Path("prompts.jsonl").read_bytes())
+    assert ran.err.startswith("Submitting 6 of 8, at $0.01 each: $0.06 in all; no --max-spend\n")
+    prompts(1001)
+    assert flux_klein(*arguments).err.startswith("Submitting up to 999 of 1,001, at $0.01 each: up to $9.99 in all; no")
+    ran = flux_klein("batch", "-", "--format", "jsonl", stdin=Path("prompts.jsonl").read_bytes())
+    assert ran.err.startswith("Submitting lines as they come, at $0.01 each; no --max-spend\n")
+    served.fault("model", Reply(500, "sorry"), probability=1)
+    assert flux_klein(*arguments).err.startswith("Submitting up to 999 of 1,001, at an unknown price; no --max-spend\n")
+    assert [served.accepted] == before
 
 
 def test_a_dry_run_counts_every_line_prints_the_first_bad_ones_and_guesses_no_price(
