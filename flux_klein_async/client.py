@@ -30,7 +30,7 @@ from flux_klein_async.models import (
 from flux_klein_async.operations import calls, download
 from flux_klein_async.operations.context import ClientContext, guarded
 from flux_klein_async.operations.fanout import FanOut
-from flux_klein_async.operations.files import SavedPaths
+from flux_klein_async.operations.files import FileBytes, SavedPaths
 from flux_klein_async.operations.items import ItemRunner
 from flux_klein_async.operations.operation import Operation
 from flux_klein_async.operations.submit import AcceptedRequest, PreparedRequest, made_input, prepare, submit
@@ -568,8 +568,8 @@ class FluxKleinClient(NotWith):
         operation = self._operation(timeout, request_id=_checked_result(result).request_id)
         return SavedPaths(file.path for file in await download.save(operation, result, Path(directory), names))
 
-    async def download_bytes(self, result: GenerationResult, *, timeout: Timeout = DEFAULT) -> list[bytes]:
-        """Every file of a result, in memory.
+    async def download_bytes(self, result: GenerationResult, *, timeout: Timeout = DEFAULT) -> list[FileBytes]:
+        """Every file of a result, in memory: bytes with a `media_type` and a `suffix`, by their content.
 
         Raises:
             DownloadError: A file could not be downloaded.

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, aclosing
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Annotated, BinaryIO, NamedTuple
 
@@ -167,14 +168,16 @@ def batch(
             if dry_run:
                 money = _Money(generation_price(await client.get_model()), max_spend, spent)
                 forecast = _Forecast(Estimate(lambda pixels: polling.median(model, pixels)), money)
-                await forecast.add(rows, model, preview, screen.note)
+                judge = partial(_judged, model=model, preview=preview, reads_files=True)
+                await forecast.add(rows, judge, screen.note)
                 return forecast.show(screen, concurrency, as_json=as_json)
             in_thread = asyncio.get_running_loop().run_in_executor  # it may take long
             manifest = stack.enter_context(await in_thread(None, Manifest, folder / "manifest.jsonl"))
             totals.total = len(first) if len(first) < _CHECKED_FIRST else await in_thread(None, _line_ends, file)
             if not (quiet or emulator):
                 known = _Forecast(Estimate(), _Money(await run.price_of(client), max_spend, spent))
-                await known.add(_some_of(first), model, preview)
+                judge = partial(_judged, model=model, preview=preview, reads_files=False)
+                await known.add(_some_of(first), judge)
                 screen.say(known.announced(totals.total, len(first)))
             code = await run.Run(
                 client=client,
@@ -224,12 +227,6 @@ def _opened(file: str) -> BinaryIO:
         return sys.stdin.buffer  # not a file
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"{file!r} cannot be read: {getattr(error, 'strerror', error)}") from None
-
-
-def _columns(file_format: FileFormat, prompt: str | None, *, ignore_extra: bool) -> Columns:
-    if (prompt is not None or ignore_extra) and file_format is not FileFormat.CSV:
-        raise typer.BadParameter("only .csv files have columns", param_hint="--prompt-column, --ignore-extra-columns")
-    return Columns("prompt" if prompt is None else prompt, ignore_extra)
 
 
 def _rows(
@@ -311,6 +308,21 @@ class _Money(NamedTuple):
         return f"--max-spend {dollars(self.most)}" + (f", {dollars(self.spent)} spent before" if self.spent else "")
 
 
+async def _judged(row: Row, *, model: str, preview: Preview | None, reads_files: bool) -> tuple[Row, Action]:
+    """What a run would do with a row; one whose files are not read counts as new."""
+    if row.problem or preview is None:
+        return row, Action.SUBMIT
+    prepared = prepare(row.fields, model=None, width=None, height=None, default_model=model)
+    try:
+        if prepared.body.files:
+            if not reads_files:
+                return row, Action.SUBMIT
+            await asyncio.to_thread(digest_files, prepared.body, Limits())
+        return row, await preview(prepared.model, prepared.body.content, row.id)
+    except InvalidInputError as error:  # of its files; or the journal knows another input with this id
+        return row._replace(problem=str(error)), Action.SUBMIT
+
+
 class _Forecast:
     """What a run would do."""
 
@@ -324,35 +336,25 @@ class _Forecast:
     async def add(
         self,
         rows: AsyncIterator[Row],
-        model: str,
-        preview: Preview | None,
+        judge: Callable[[Row], Awaitable[tuple[Row, Action]]],
         note: Callable[[str], object] = lambda _: None,
     ) -> None:
         """Count the rows, and note the first bad ones."""
-
-        async def judged(row: Row) -> tuple[Row, Action]:
-            if row.problem or preview is None:
-                return row, Action.SUBMIT
-            prepared = prepare(row.fields, model=None, width=None, height=None, default_model=model)
-            try:
-                if prepared.body.files:
-                    await asyncio.to_thread(digest_files, prepared.body, Limits())
-                return row, await preview(prepared.model, prepared.body.content, row.id)
-            except InvalidInputError as error:  # of its files; or the journal knows another input with this id
-                return row._replace(problem=str(error)), Action.SUBMIT
-
         while some := [row async for row in _some(rows, _AT_ONCE)]:
-            for row, action in await asyncio.gather(*map(judged, some)):
-                if row.problem:
-                    self._bad += 1
-                    if self._bad <= _BAD_SHOWN:
-                        note(f"Line {row.line}: {row.problem}")
+            for row, action in await asyncio.gather(*map(judge, some)):
+                if not row.problem:
+                    self._count(row, action)
                     continue
-                if action is Action.SUBMIT and self._actions[action] == self._money.affordable:
-                    self._ends_at = row.line
-                self._actions[action] += 1
-                if action is Action.SUBMIT:
-                    self._estimate.add(row.fields)
+                self._bad += 1
+                if self._bad <= _BAD_SHOWN:
+                    note(f"Line {row.line}: {row.problem}")
+
+    def _count(self, row: Row, action: Action) -> None:
+        if action is Action.SUBMIT:
+            if self._actions[action] == self._money.affordable:
+                self._ends_at = row.line
+            self._estimate.add(row.fields)
+        self._actions[action] += 1
 
     def announced(self, total: int | None, known: int) -> str:
         """What is about to be paid for: the `known` rows exactly, and no more than all others of `total`."""

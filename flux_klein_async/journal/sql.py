@@ -62,8 +62,8 @@ _HIGHEST: Final = """
         account BIGINT NOT NULL, model TEXT NOT NULL, cost BIGINT NOT NULL, PRIMARY KEY (account, model))
 """
 VERSION: Final = 3  # of the schema
-# By version: the statement that makes it of the version before. 3: accounts are named by service too, one by one as they
-# are used; a program that knows only 2 would not find them, and pay again.
+# By version: the statement that makes it of the version before. 3: accounts are named by service too, each when it is
+# used next; a program that knows only 2 would not find them, and pay again.
 UPGRADES: Final = {2: _HIGHEST, 3: "SELECT 1"}
 _RAISE: Final = (
     "INSERT INTO highest_costs (account, model, cost) VALUES (?, ?, ?)"
