@@ -32,11 +32,11 @@ app = typer.Typer(
 )
 # What users of other models look for.
 _ELSEWHERE = {
-    "--seed": "FLUX.2 [klein] takes no seed",
+    "--seed": "FLUX.2 [klein] takes no seed; for a model that does, `generate` takes --input seed=N",
     "--negative-prompt": "FLUX.2 [klein] takes no negative prompt; say in the prompt what you want instead",
     "--num-images": "FLUX.2 [klein] makes one picture per request; `flux-klein generate` takes --count",
     "--guidance-scale": "FLUX.2 [klein] takes no guidance scale",
-    "--image": "FLUX.2 [klein] takes no picture; `flux-klein models edit` lists models that do",
+    "--image": "FLUX.2 [klein] takes no picture; for a model that does, `generate` takes --input image_urls=@FILE",
     "--lora": "FLUX.2 [klein] takes no LoRA",
     "--size": "the sides are --width and --height",
 }

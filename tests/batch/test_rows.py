@@ -295,7 +295,7 @@ def test_rows_of_the_9b_model_have_its_fields() -> None:
     good, *others = read_rows(io.BytesIO(data), JSONL, model=KLEIN_9B_TEXT_TO_IMAGE)
     assert good.fields == rows[0]
     assert [row.problem for row in others] == [
-        "steps: Input should be less than or equal to 100",
+        "steps: 101 is more than 100",
         "unknown field 'seed'; known are prompt, width, height, steps, id",
     ]
 

@@ -128,9 +128,9 @@ class Index:
 def test_what_can_be_an_index_is_a_whole_number() -> None:
     side, steps = Index(64), Index(8)
     typed = prepared("a", width=side, height=side)
-    assert (json.loads(typed.body), typed.pixels) == ({"prompt": "a", "width": 64, "height": 64}, 4096)
+    assert (json.loads(typed.body.template), typed.pixels) == ({"prompt": "a", "width": 64, "height": 64}, 4096)
     assert TextToImage9BInput(prompt="a", steps=steps).steps == 8  # type: ignore[arg-type]
-    assert json.loads(prepared({"prompt": "a", "n": [side]}).body) == {"prompt": "a", "n": [64]}
+    assert json.loads(prepared({"prompt": "a", "n": [side]}).body.template) == {"prompt": "a", "n": [64]}
 
 
 @pytest.mark.parametrize(
