@@ -32,7 +32,7 @@ from flux_klein_async.errors import (
 from flux_klein_async.journal.base import Action, Claim, EntryState, ItemClaims, ItemJournal
 from flux_klein_async.models import GenerationResult, SavedFile, without_file
 from flux_klein_async.operations import download
-from flux_klein_async.operations.calls import cancel_abandoned, fetch_result, write_result
+from flux_klein_async.operations.calls import cancel_abandoned, fetch_result, status, write_result
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, wrapping_errors
 from flux_klein_async.operations.fanout import Product, dooms, not_submitted
 from flux_klein_async.operations.files import checked_names
@@ -121,6 +121,7 @@ class ItemRunner(Generic[T]):
         self._halted = False
         self._losses = _Losses(halt_after)
         self._generating: set[Operation] = set()
+        self._is_local = is_loopback(host_of(parsed(context.api.urls.origin)) or "")
         self._claims: ItemClaims | None = context.journal.items() if isinstance(context.journal, ItemJournal) else None
 
     async def make(self, index: int, item: T) -> Product:
@@ -268,6 +269,7 @@ class ItemRunner(Generic[T]):
             asked=item.prepared.asked,
         )
         try:
+            await self._check_alive(item, accepted.request_id)
             return await self._in_slot(
                 item,
                 lambda operation: wait(operation, accepted, on_abandon=self._on_abandon),
@@ -278,13 +280,22 @@ class ItemRunner(Generic[T]):
             await self._context.write(state, request_id=accepted.request_id, error=str(error))
             raise
 
+    async def _check_alive(self, item: _Item, request_id: str) -> None:
+        """Raise at once if the request died with its emulator: a wait asks again for ten seconds."""
+        if self._is_local:
+            try:
+                with Operation(self._context, self._timeout, request_id=request_id, tag=item.index) as operation:
+                    await status(operation, request_id)
+            except FluxKleinError as error:
+                if isinstance(error, NotFoundError) and self._died(error):
+                    raise
+
     def _died(self, error: NotFoundError) -> bool:
         """Whether the request was of an emulator that has ended: nothing was charged, and it is submitted again.
 
         The service proper may stand behind an address of this machine too. It does not say that it is an emulator.
         """
-        host = host_of(parsed(self._context.api.urls.origin)) or ""
-        return error.headers.get("server") == EMULATED and is_loopback(host)
+        return self._is_local and error.headers.get("server") == EMULATED
 
     async def _in_slot(
         self, item: _Item, run: Callable[[Operation], Awaitable[GenerationResult]], *, request_id: str | None = None

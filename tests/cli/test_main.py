@@ -66,7 +66,7 @@ REFUSED: list[tuple[str | list[str], int, str]] = [
     (f"generate x --input image_urls=@ --model {EDIT}", 65, "is a directory; name one of its files"),
     (["generate", "x", "--input", 'a=[{"file": "no.png"}]', "--model", EDIT], 65, "a.0: the file '"),
     ("generate x --input seed=3", 65, "seed: the model has no such field"),
-    ("generate --input width=64", 65, "prompt: Field required"),
+    ("generate --input width=64", 65, "prompt: missing"),
     ("batch", 64, "Missing argument"),
     ("batch none.txt", 64, "cannot be read"),
     ("batch prompts.doc", 65, ".txt, .jsonl, .csv"),

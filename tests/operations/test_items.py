@@ -175,10 +175,22 @@ async def test_a_request_dies_with_its_emulator_and_is_submitted_again(klein_emu
     shelf = Shelf(claim(**{"action": Action.RECALL, "request_id": "gone"} | known))
     klein_emulator.service.base_url = "http://localhost:8188"
     client = connect(journal=shelf)
+    begun = now()
     outcome = await only(client, shelf, directory=tmp_path)
     assert (outcome.error, len(outcome.paths), klein_emulator.accepted) == (None, 1, 1)
+    assert now() - begun < 5, "it was not waited for"
     dead = [entry.state for entry in shelf.entries if entry.request_id == "gone"]
     assert dead == ([EntryState.CANCELLED] if known == {"action": Action.RESUME} else [])
+
+
+@pytest.mark.parametrize("answers", [[], [error_reply(500)] * 9])
+async def test_a_request_that_the_emulator_still_has_is_waited_for(klein_emulator, connect, answers):
+    klein_emulator.service.base_url = "http://localhost:8188"
+    handle = await connect().submit("a cat")
+    klein_emulator.script("status", *answers)
+    shelf = Shelf(claim(Action.RESUME, handle.request_id))
+    outcome = await only(connect(journal=shelf, timeout=60), shelf)
+    assert (outcome.result.request_id, klein_emulator.accepted) == (handle.request_id, 1)
 
 
 def test_the_emulator_says_what_it_is_in_one_word():
