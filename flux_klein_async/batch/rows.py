@@ -301,7 +301,12 @@ def _csv_parser(records: Iterator[tuple[int, bytes]], columns: Columns) -> Calla
 
 def _header(text: str, separators: str, columns: Columns) -> _Header:
     """The fields of the columns. The separator is the one with which there is a column of prompts."""
-    found = [(separator, [name.strip() for name in _cells(text, separator)]) for separator in separators]
+    found = list[tuple[str, list[str]]]()
+    for separator in separators:
+        with suppress(ValueError):  # quoted names are no CSV with another separator
+            found.append((separator, [name.strip() for name in _cells(text, separator)]))
+    if not found:
+        _cells(text, separators[0])  # raises
     wanted = columns.prompt.casefold()
     separator, names = next((each for each in found if wanted in map(str.casefold, each[1])), (None, []))
     if separator is None:

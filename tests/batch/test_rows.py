@@ -87,6 +87,8 @@ GOOD: list[tuple[FileFormat, bytes, list[Row]]] = [
     (CSV, b'prompt\n"a\r\nb"\nc', [(2, "a\r\nb"), (4, "c")]),
     # As spreadsheets and data frames write it.
     (CSV, b"PROMPT;Height;\r\na, b;64;\r\nc;;;;\r\n", [(2, "a, b", None, 64), (3, "c")]),
+    (CSV, b'"prompt";"height"\n"a";"64"\n', [(2, "a", None, 64)]),
+    (CSV, b'"prompt","height"\n"a","64"\n', [(2, "a", None, 64)]),
     (CSV, b"sep=;\r\nId;Prompt\r\nx;a\r\n", [(3, "a", "x")]),
     (CSV, b"prompt\theight\na;b\t64.0\n", [(2, "a;b", None, 64)]),
     (CSV, b"Unnamed: 0,,prompt,height\n0,7,a,64.0\n1,,b,\n", [(2, "a", None, 64), (3, "b")]),
@@ -181,6 +183,7 @@ FATAL: list[tuple[FileFormat, bytes, int, str]] = [
         "there is no column 'prompt'; the first line names 'text', 'id': name the column of prompts 'prompt', or pass",
     ),
     (CSV, b"Prompt;notes\na;64", 1, "unknown column 'notes'; known are prompt, width, height, id (the first line is"),
+    (CSV, b'"a"b"c"\n', 1, "not CSV: "),
     (CSV, b"prompt,a,b\n", 1, "unknown columns 'a', 'b'; known are"),
     (CSV, b"prompt\tPROMPT\n", 1, "the column 'prompt' is there twice"),
     (JSONL, b'[{"prompt": "a"}]', 1, "a JSON array; write an object on each line"),
