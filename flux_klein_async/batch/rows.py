@@ -308,8 +308,8 @@ def _header(text: str, separators: str, columns: Columns) -> _Header:
     if not found:
         _cells(text, separators[0])  # raises
     wanted = columns.prompt.casefold()
-    separator, names = next((each for each in found if wanted in map(str.casefold, each[1])), (None, []))
-    if separator is None:
+    separator, names = next((each for each in found if wanted in map(str.casefold, each[1])), ("", []))
+    if not separator:
         names = max((names for _, names in found), key=len)
         listed = ", ".join(_quoted(name) for name in names[:_LISTED])
         raise ValueError(
