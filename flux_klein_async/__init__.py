@@ -75,6 +75,7 @@ from flux_klein_async.models import (
     Timings,
 )
 from flux_klein_async.operations.fanout import FanOut
+from flux_klein_async.operations.files import FileBytes
 from flux_klein_async.options import DEFAULT, Limits, RetryPolicy
 from flux_klein_async.polling.adaptive import AdaptivePolling
 from flux_klein_async.polling.policies import (
@@ -113,6 +114,7 @@ __all__ = [
     "ExponentialPolling",
     "FanOut",
     "FanOutHaltedError",
+    "FileBytes",
     "FixedPolling",
     "FluxKleinClient",
     "FluxKleinError",

@@ -1,6 +1,8 @@
 """`FluxKleinClient`: checks what it is given, wires the parts together, and leaves each verb to `operations`."""
 
 import asyncio
+import functools
+import inspect
 import os
 import time
 import warnings
@@ -15,7 +17,7 @@ from flux_klein_async.api.urls import ApiUrls, checked_model_id, checked_request
 from flux_klein_async.errors import ConfigurationError, InvalidInputError
 from flux_klein_async.events import Event
 from flux_klein_async.journal.base import AccountJournal, Journal, NoBudget, SpendingLimit
-from flux_klein_async.misuse import NotWith, is_plain, slip
+from flux_klein_async.misuse import NotWith, is_plain, refuse_fields, slip
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
     CancelOutcome,
@@ -28,7 +30,7 @@ from flux_klein_async.models import (
 from flux_klein_async.operations import calls, download
 from flux_klein_async.operations.context import ClientContext, guarded
 from flux_klein_async.operations.fanout import FanOut
-from flux_klein_async.operations.files import SavedPaths
+from flux_klein_async.operations.files import FileBytes, SavedPaths
 from flux_klein_async.operations.items import ItemRunner
 from flux_klein_async.operations.operation import Operation
 from flux_klein_async.operations.submit import AcceptedRequest, PreparedRequest, made_input, prepare, submit
@@ -46,8 +48,29 @@ if TYPE_CHECKING:
 
 __all__ = ["FluxKleinClient", "RequestHandle"]
 
+F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 _OnStatus = Callable[[RequestStatus], object]
+
+
+def _takes_no_fields(method: F) -> F:
+    """A method whose TypeError for a model's field, such as `seed=`, says where that goes."""
+    if TYPE_CHECKING:
+        return method
+    known = inspect.signature(method).parameters.keys()
+    if inspect.iscoroutinefunction(method):
+
+        async def called(*arguments: Any, **named: Any) -> Any:
+            refuse_fields(method, known, named)
+            return await method(*arguments, **named)
+
+    else:
+
+        def called(*arguments: Any, **named: Any) -> Any:
+            refuse_fields(method, known, named)
+            return method(*arguments, **named)
+
+    return functools.wraps(method)(called)
 
 
 class RequestHandle:
@@ -207,7 +230,9 @@ class FluxKleinClient(NotWith):
             polling=policy,
             learning=policy if isinstance(policy, SavedPolicy) else None,
             retry=retry,
-            journal=journal.for_account(secret.text) if isinstance(journal, AccountJournal) else journal,
+            journal=journal.for_account(secret.text, addresses.service)
+            if isinstance(journal, AccountJournal)
+            else journal,
             budget=NoBudget() if budget is None else guarded(budget, "The budget"),
             on_event=on_event,
             backoff=Backoff(retry),
@@ -224,6 +249,7 @@ class FluxKleinClient(NotWith):
 
     # --- one request
 
+    @_takes_no_fields
     async def submit(
         self,
         input: Input,  # noqa: A002
@@ -329,6 +355,7 @@ class FluxKleinClient(NotWith):
         with operation.reporting("wait_for_result", accepted.model), operation:
             return await wait(operation, accepted, on_abandon=on_abandon, on_status=on_status)
 
+    @_takes_no_fields
     async def generate(
         self,
         input: Input,  # noqa: A002
@@ -385,6 +412,7 @@ class FluxKleinClient(NotWith):
 
     # --- many
 
+    @_takes_no_fields
     def generate_many(
         self,
         items: Iterable[T] | AsyncIterable[T],
@@ -454,6 +482,7 @@ class FluxKleinClient(NotWith):
             halted_by=runner.halted_by,
         )
 
+    @_takes_no_fields
     async def generate_all(
         self,
         items: Iterable[T] | AsyncIterable[T],
@@ -548,8 +577,8 @@ class FluxKleinClient(NotWith):
         operation = self._operation(timeout, request_id=_checked_result(result).request_id)
         return SavedPaths(file.path for file in await download.save(operation, result, user_path(directory), names))
 
-    async def download_bytes(self, result: GenerationResult, *, timeout: Timeout = DEFAULT) -> list[bytes]:
-        """Every file of a result, in memory.
+    async def download_bytes(self, result: GenerationResult, *, timeout: Timeout = DEFAULT) -> list[FileBytes]:
+        """Every file of a result, in memory: bytes with a `media_type` and a `suffix`, by their content.
 
         Raises:
             DownloadError: A file could not be downloaded.

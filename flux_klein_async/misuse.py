@@ -3,10 +3,13 @@
 Type checkers do not see these methods: for them the mistake must stay an error.
 """
 
+from collections.abc import Callable, Collection, Iterable
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, NoReturn
 
-__all__ = ["NotForLoop", "NotWith", "is_plain", "slip"]
+__all__ = ["NEEDS_ASYNCIO", "NotForLoop", "NotWith", "is_plain", "refuse_fields", "slip"]
+
+NEEDS_ASYNCIO = "No asyncio event loop runs here: use asyncio.run(...), also in a thread beside trio or another loop"
 
 
 def slip(value: object) -> str:
@@ -20,6 +23,19 @@ def slip(value: object) -> str:
 def is_plain(function: object) -> bool:
     """Whether a function does its work when it is called; a coroutine that nobody awaits does nothing."""
     return not (iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None)))  # noqa: B004  # what it is, not whether it is there
+
+
+def refuse_fields(method: Callable[..., object], known: Collection[str], given: Iterable[str]) -> None:
+    """Say where a model's field goes that was given as an argument, such as `seed=`.
+
+    Raises:
+        TypeError: Not all that is given is known.
+    """
+    if unknown := [name for name in given if name not in known]:
+        raise TypeError(
+            f"{method.__qualname__}() has no argument {unknown[0]!r}. FLUX.2 [klein] takes a prompt, a width and a "
+            f"height; the fields of another model go into the input: {{'prompt': ..., {unknown[0]!r}: ...}}"
+        )
 
 
 class NotWith:

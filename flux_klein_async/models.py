@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, StrEnum
+from operator import index
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SkipValidation
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, ValidationError
 
 from flux_klein_async.api.urls import host_of, is_public, parsed
 from flux_klein_async.errors import FluxKleinError, GenerationFailedError
@@ -18,6 +19,8 @@ from flux_klein_async.schema import InputField, input_fields
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pydantic_core import ErrorDetails
 
 __all__ = [
     "KLEIN_4B_TEXT_TO_IMAGE",
@@ -124,6 +127,36 @@ def _cut(text: str, length: int) -> str:
 # --- inputs
 
 
+def findings(error: ValidationError) -> dict[str, str]:
+    """What pydantic finds wrong, by field: the value, bounded, and what is wrong with it."""
+    return {".".join(map(str, found["loc"])): _finding(found) for found in error.errors(include_url=False)}
+
+
+def _finding(found: "ErrorDetails") -> str:
+    words = _FINDINGS.get(found["type"])
+    if words is None:
+        return found["msg"].removeprefix("Value error, ")  # our own sentences need no such title
+    return words.format_map({**found.get("ctx", {}), "value": _cut(repr(found["input"]), _TEXT)})
+
+
+# By pydantic's type of error; what is not here says what pydantic says.
+_FINDINGS = {
+    "greater_than_equal": "{value} is less than {ge}",
+    "less_than_equal": "{value} is more than {le}",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "{value} is not a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "{value} is not a number"),
+    "string_type": "{value} is not text",
+    "enum": "{value} is not one of {expected}",
+    "missing": "missing",
+    "extra_forbidden": "the model has no such field",
+}
+
+
+def _whole(value: object) -> object:
+    """A whole number of another type, such as numpy's, as an int."""
+    return value if isinstance(value, bool) or not hasattr(value, "__index__") else index(value)
+
+
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("the prompt is blank")
@@ -146,7 +179,7 @@ def _public_https(url: str) -> str:
     return url
 
 
-_Pixels = Annotated[int, Field(ge=64, le=2048, description="pixels")]
+_Pixels = Annotated[int, Field(ge=64, le=2048, description="pixels"), BeforeValidator(_whole)]
 
 
 class _StrictModel(BriefModel):
@@ -178,7 +211,7 @@ class TextToImage9BInput(TextToImageInput):
 
     default_model: ClassVar[str] = KLEIN_9B_TEXT_TO_IMAGE
 
-    steps: Annotated[int, Field(ge=1, le=100)] = 25
+    steps: Annotated[int, Field(ge=1, le=100), BeforeValidator(_whole)] = 25
 
 
 class HostedFile(BriefModel):
@@ -440,6 +473,6 @@ class Outcome(Generic[T]):
         return tuple(file.path for file in self.files)
 
     def __repr__(self) -> str:
-        # Without the item: it may be long, and private.
-        facts = {name: getattr(self, name) for name in ("index", "result", "error", "paths")}
+        facts = {"index": self.index, "item": shortened(self.item)}  # here already: an array compares with nothing
+        facts |= {name: getattr(self, name) for name in ("result", "error", "paths")}
         return brief_repr(self, {**facts, "from_journal": self.from_journal or None})

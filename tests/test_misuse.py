@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from flux_klein_async import ClientClosedError, ConfigurationError, FluxKleinClient, GenerationResult, InvalidInputError
+from flux_klein_async import (
+    ClientClosedError,
+    ConfigurationError,
+    FluxKleinClient,
+    FluxKleinError,
+    GenerationResult,
+    InvalidInputError,
+    SqliteJournal,
+)
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.misuse import slip
 from tests.served import in_thread
@@ -49,6 +57,15 @@ SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], t
     "for over updates": (lambda c: c.updates("abc"), _for_over, TypeError, "Use `async for`, not `for`"),
     "for over list_models": (lambda c: c.list_models(), _for_over, TypeError, "Use `async for`, not `for`"),
     "await list_models": (lambda c: c.list_models(), _await, TypeError, "ModelList"),
+    **{
+        f"a field for {name}": (
+            lambda c, name=name: c,
+            lambda c, name=name: _await(getattr(c, name)(["a"], seed=1)),
+            TypeError,
+            "the fields of another model go into the input: {'prompt': ..., 'seed': ...}",
+        )
+        for name in ("submit", "generate", "generate_many", "generate_all")
+    },
     "bytes for a search": (lambda c: c.list_models(search=b"x"), _await, InvalidInputError, "search must be text"),
     "half a letter": (lambda c: c.list_models(category="\ud800"), _await, InvalidInputError, "a URL can hold"),
     "await generate_many": (lambda c: c.generate_many(["a"]), _await, TypeError, "FanOut"),
@@ -73,6 +90,19 @@ async def test_a_slip_says_what_to_write_instead(klein_emulator, klein_client, n
     with pytest.raises(kind, match=re.escape(text)):
         await slip_up(make(klein_client))
     assert sum(klein_emulator.calls.values()) == 0
+
+
+def test_without_an_asyncio_loop_a_call_says_that_it_needs_one(tmp_path):
+    """Under trio, or where a coroutine is driven by hand."""
+    journal, token = SqliteJournal(tmp_path / "run.sqlite"), "some-token"
+    for make in (
+        lambda: FluxKleinClient(token).generate("a cat"),
+        lambda: FluxKleinClient(token).aclose(),
+        journal.open,
+    ):
+        made = make()
+        with pytest.raises(FluxKleinError, match="No asyncio event loop runs here: use asyncio"):
+            made.send(None)
 
 
 def test_what_is_not_awaited_does_not_claim_to_be_awaitable(klein_client):

@@ -59,10 +59,10 @@ TABLE: list[tuple[Any, str]] = [
     (CLIENT.list_models(search=PROMPT), f"ModelList(search={CUT}, offset=0)"),
     (CLIENT.generate_many([PROMPT]), "<FanOut not entered, 0 of 64 items under way>"),
     (RESULT, SHOWN_RESULT),
-    (Outcome(index=7, item=PROMPT, result=RESULT), f"Outcome(index=7, result={SHOWN_RESULT})"),
+    (Outcome(index=7, item=PROMPT, result=RESULT), f"Outcome(index=7, item={CUT}, result={SHOWN_RESULT})"),
     (
         Outcome(index=7, item=PROMPT, error=GONE),
-        "Outcome(index=7, error=NotFoundError('No such request (request r-1)'))",
+        f"Outcome(index=7, item={CUT}, error=NotFoundError('No such request (request r-1)'))",
     ),
     (InputRejectedError(PROMPT), f"InputRejectedError({PROMPT[:197] + '...'!r})"),
     (TextToImageInput(prompt=PROMPT), f"TextToImageInput(prompt={CUT}, width=1024, height=1024)"),

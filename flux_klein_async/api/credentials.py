@@ -14,6 +14,7 @@ from flux_klein_async.paths import user_path
 
 __all__ = ["SHORTEST_SECRET", "Redactor", "Secret", "find_token"]
 
+_QUOTES = ('"', "'", "`")
 _REDACTED = b"[token]"
 _MAX_FILE_BYTES = 64 * 1024
 SHORTEST_SECRET = 6  # a shorter token is a placeholder; replacing it would damage ordinary words
@@ -36,6 +37,10 @@ def find_token(explicit: str | None, environment: Environment, *, wall_clock: Ca
     if not isinstance(token, str):
         raise ConfigurationError("The token must be a string")
     token = token.strip()
+    if token[:1] in _QUOTES and token[-1:] == token[:1]:
+        raise ConfigurationError("The token is in quotes: give it without them")
+    if token.lower().startswith("bearer "):
+        raise ConfigurationError("The token begins with 'Bearer': give what comes after it")
     if not token or not all("!" <= character <= "~" for character in token):
         raise ConfigurationError("The token is empty or holds spaces or characters that no header can carry")
     return token

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -182,6 +183,8 @@ def _plain(value: object) -> Any:
         return dict(value)
     if _is_path(value):
         return _FILE
+    if hasattr(value, "__index__"):
+        return index(value)  # a whole number of another type, such as numpy's
     hint = "; a local file is a pathlib.Path" if isinstance(value, bytes) or hasattr(value, "read") else ""
     raise TypeError(f"{type(value).__name__} has no place in JSON{hint}")
 

@@ -76,11 +76,12 @@ class ApiUrls:
     """Every URL of the API, built from one base URL, and the hosts that files may come from."""
 
     def __init__(
-        self, base_url: str | None = None, *, allow_insecure: bool = False, file_hosts: Collection[str] = ()
+        self, base_url: str | None = None, *, allow_insecure: bool | None = False, file_hosts: Collection[str] = ()
     ) -> None:
         """Check the base URL. A trailing `/v1`, as the vendor's CLI writes it, is accepted.
 
-        `file_hosts` are checked already (`file_host`).
+        `allow_insecure` None: as False, where users have no way to allow it. `file_hosts` are checked already
+        (`file_host`).
 
         Raises:
             ConfigurationError: It is no https URL of a host alone, and no allowed http URL.
@@ -99,11 +100,15 @@ class ApiUrls:
             raise ConfigurationError("The base URL may hold neither credentials nor query nor fragment")
         if url.scheme == "http" and not allow_insecure and not is_loopback(host):
             raise ConfigurationError(
-                f"Plain http to {host} would send the token in clear; use https or allow_insecure=True"
+                f"Plain http to {host} would send the token in clear; use https"
+                + (" or allow_insecure=True" if allow_insecure is False else "")
             )
         self.origin = str(url.origin())
         self.file_hosts = (*_FILE_DOMAINS, *file_hosts)
-        self._prefix = self.origin + url.raw_path.rstrip("/").removesuffix("/v1") + "/v1"
+        path = url.raw_path.rstrip("/").removesuffix("/v1")
+        self._prefix = f"{self.origin}{path}/v1"
+        #: The service in the one spelling that its addresses have, by which a journal tells services apart.
+        self.service = str(url.origin().with_host(host.rstrip("."))) + path.rstrip("/")
 
     def model(self, model: str) -> str:
         """The URL of a model: its catalogue entry by GET, a submit by POST."""

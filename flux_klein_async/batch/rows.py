@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from flux_klein_async.api.requests import InputFile, encode_input
 from flux_klein_async.errors import JournalError
-from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, TextToImageInput
+from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, TextToImageInput, findings
 from flux_klein_async.operations.inputs import check_files
 from flux_klein_async.operations.submit import TYPED
 from flux_klein_async.options import Limits
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LONGEST",
+    "Columns",
     "DiskMap",
     "Estimate",
     "FileFormat",
@@ -52,11 +53,21 @@ LONGEST: Final = 128 * 1024
 
 _AHEAD: Final = 256  # rows that a thread reads before they are wanted
 _COLUMNS: Final = ("prompt", "width", "height", "id")  # of CSV, which has no types
+_LISTED: Final = 5  # names in a message
 _PIECE: Final = 64 * 1024  # bytes read at a time of a line that is skipped
 _LONGEST_ID: Final = 200  # characters
 _SHOWN: Final = 60  # characters of a user's text in a message
 _UTF8_MARK: Final = b"\xef\xbb\xbf"
-_OTHER_MARKS: Final = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")  # UTF-16 and UTF-32
+_NOT_UTF8: Final = "not UTF-8; convert it first: iconv -f UTF-16 -t UTF-8"
+# What a file begins with that is no text in UTF-8, and what it is.
+_SIGNATURES: Final = {
+    **dict.fromkeys((b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff"), _NOT_UTF8),  # UTF-16 and UTF-32
+    b"\x1f\x8b": "compressed with gzip; unpack it first: gunzip -k FILE",
+    b"PK\x03\x04": "an Excel workbook or another zip archive; save the sheet as CSV in UTF-8",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook; save the sheet as CSV in UTF-8",
+}
+_SEPARATORS: Final = ",;\t|"  # spreadsheets write the second where a comma is the decimal point
+_UNNAMED: Final = re.compile(r"(unnamed: [0-9]+)?", re.IGNORECASE)  # as data frames write and read their index
 # A prompt may hold tabs and line breaks. Terminals obey the other control characters (ECMA-48), and half a surrogate
 # pair is not text.
 _NOT_IN_PROMPTS: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -64,7 +75,7 @@ _NOT_IN_IDS: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _SIDES: Final = {name: TextToImageInput.model_fields[name].default for name in ("width", "height")}
 _MOST_PIXELS: Final = 65_536  # of a side, in an estimate
 _STEPS: Final = 16  # an octave of pixels: sizes within a step differ by less than 5 %
-_WHOLE: Final = re.compile(r"\s*([+-]?[0-9]{1,9})\s*")
+_WHOLE: Final = re.compile(r"\s*([+-]?[0-9]{1,9})(?:\.0*)?\s*")  # data frames write 1024.0 beside an empty cell
 
 
 class Row(NamedTuple):
@@ -85,6 +96,18 @@ class Row(NamedTuple):
     problem: str | None = None
 
 
+class Columns(NamedTuple):
+    """How the columns of a CSV file are read.
+
+    Attributes:
+        prompt: The name of the column with the prompts.
+        ignore_extra: Ignore columns that no field is named after, instead of refusing the file.
+    """
+
+    prompt: str = "prompt"
+    ignore_extra: bool = False
+
+
 class FileFormat(StrEnum):
     """The format of a file of prompts."""
 
@@ -99,6 +122,7 @@ def read_rows(
     *,
     model: str = KLEIN_4B_TEXT_TO_IMAGE,
     folder: "str | os.PathLike[str]" = "",
+    columns: Columns | None = None,
 ) -> Generator[Row, None, None]:
     """Read the rows of a file, bad ones included, each as soon as it is there.
 
@@ -112,7 +136,7 @@ def read_rows(
     """
     with closing(DiskMap()) as lines_of_ids:
         check = partial(_checked, TYPED.get(model), Path(folder), lines_of_ids)
-        for number, row in enumerate(_rows(stream, file_format, check)):
+        for number, row in enumerate(_rows(stream, file_format, columns or Columns(), check)):
             yield row._replace(number=number)
 
 
@@ -146,8 +170,8 @@ def _records(stream: BinaryIO, *, multiline: bool) -> Iterator[tuple[int, bytes]
     record = bytearray()
     try:
         for number, line in lines(stream):
-            if number == 1 and (line.startswith(_OTHER_MARKS) or 4 * line.count(0) >= len(line)):
-                raise _UnreadableError(1, "the file is not UTF-8; convert it first: iconv -f UTF-16 -t UTF-8")
+            if number == 1 and (what := _foreign(line)) is not None:
+                raise _UnreadableError(1, f"the file is {what}")
             begun = begun if record else number
             record += line.removeprefix(_UTF8_MARK) if number == 1 else line
             if multiline and len(record) > LONGEST:
@@ -163,14 +187,25 @@ def _records(stream: BinaryIO, *, multiline: bool) -> Iterator[tuple[int, bytes]
         raise _UnreadableError(begun, "a quote that opens in this record is never closed")
 
 
-def _rows(stream: BinaryIO, file_format: FileFormat, checked: Callable[[int, dict[str, Any]], Row]) -> Iterator[Row]:
+def _foreign(line: bytes) -> str | None:
+    """What a file is whose first line is no text in UTF-8; None if it may be."""
+    known = next((what for start, what in _SIGNATURES.items() if line.startswith(start)), None)
+    return known or (_NOT_UTF8 if 4 * line.count(0) >= len(line) else None)
+
+
+def _rows(
+    stream: BinaryIO, file_format: FileFormat, columns: Columns, checked: Callable[[int, dict[str, Any]], Row]
+) -> Iterator[Row]:
     is_csv = file_format is FileFormat.CSV
     records = _records(stream, multiline=is_csv)
     try:
-        parse = _csv_parser(records) if is_csv else _json_fields if file_format is FileFormat.JSONL else _text_fields
+        is_json = file_format is FileFormat.JSONL
+        parse = _csv_parser(records, columns) if is_csv else _json_fields if is_json else _text_fields
         for line, data in records:
             try:
                 text = _decoded(data)
+                if is_json and line == 1 and text.lstrip().startswith("["):
+                    raise _UnreadableError(1, "a JSON array; write an object on each line: jq -c '.[]' FILE")
                 if text.strip() and (fields := parse(text)) is not None:
                     yield checked(line, fields)
             except ValueError as error:
@@ -216,7 +251,13 @@ def _no_number(word: str) -> NoReturn:
     raise ValueError(f"{word} is not a number in JSON")
 
 
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number)
+def _number(word: str) -> float:
+    """A number with a point or an exponent; a whole one is an integer, as data frames mean 1024.0."""
+    number = float(word)
+    return int(number) if number.is_integer() else number
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number, parse_float=_number)
 
 
 def _json_fields(text: str) -> dict[str, Any]:
@@ -231,46 +272,91 @@ def _json_fields(text: str) -> dict[str, Any]:
     return fields
 
 
-def _cells(text: str) -> list[str]:
+def _cells(text: str, separator: str) -> list[str]:
     try:
-        return next(csv.reader([text], strict=True), [])
+        return next(csv.reader([text], delimiter=separator, strict=True), [])
     except csv.Error as error:
         hint = ": save the file with line ends of LF or CRLF" if "\r" in text.rstrip("\r\n") else ""
         raise ValueError(f"not CSV: {error}{hint}") from None
 
 
-def _csv_parser(records: Iterator[tuple[int, bytes]]) -> Callable[[str], dict[str, Any] | None]:
+class _Header(NamedTuple):
+    """The header of a CSV file: for each column its field, "" for one without a name, None for one to ignore."""
+
+    fields: list[str | None]
+    separator: str
+
+
+def _csv_parser(records: Iterator[tuple[int, bytes]], columns: Columns) -> Callable[[str], dict[str, Any] | None]:
     """Read the header; without a good one nothing else can be read."""
+    separators = _SEPARATORS
     for line, data in records:
         try:
-            cells = _cells(_decoded(data))
-            if any(map(str.strip, cells)):
-                return partial(_csv_fields, _header(cells))
+            text = _decoded(data)
+            if line == 1 and (said := re.fullmatch(r"sep=(.)\s*", text)):  # Excel's own way to say it
+                separators = said[1]
+            elif text.strip(f"{_SEPARATORS} \r\n"):
+                return partial(_csv_fields, _header(text, separators, columns))
         except ValueError as error:
             raise _UnreadableError(line, str(error)) from None
     raise _UnreadableError(1, "there is no header with the columns prompt, and optionally width, height, id")
 
 
-def _header(cells: list[str]) -> list[str]:
-    header = [name.strip() for name in cells]
-    if len(header) == 1 and any(separator in header[0] for separator in ";\t"):
-        raise ValueError(f"columns are separated by commas; this is one column, {_quoted(header[0])}")
-    _refuse_unknown("column", header, _COLUMNS, " (the first line is the header)")
-    if len(set(header)) < len(header):
-        raise ValueError(f"the column {_twice(header)} is there twice")
-    if "prompt" not in header:
-        raise ValueError("there is no column 'prompt'")
-    return header
+def _header(text: str, separators: str, columns: Columns) -> _Header:
+    """The fields of the columns. The separator is the one with which there is a column of prompts."""
+    found = list[tuple[str, list[str]]]()
+    for separator in separators:
+        with suppress(ValueError):  # quoted names are no CSV with another separator
+            found.append((separator, [name.strip() for name in _cells(text, separator)]))
+    if not found:
+        _cells(text, separators[0])  # raises
+    wanted = columns.prompt.casefold()
+    separator, names = next((each for each in found if wanted in map(str.casefold, each[1])), ("", []))
+    if not separator:
+        names = max((names for _, names in found), key=len)
+        listed = ", ".join(_quoted(name) for name in names[:_LISTED])
+        raise ValueError(
+            f"there is no column {_quoted(columns.prompt)}; the first line names {listed}: "
+            "name the column of prompts 'prompt', or pass --prompt-column"
+        )
+    known = {name: name for name in _COLUMNS if name != "prompt"} | {wanted: "prompt"}
+    fields, extra = list[str | None](), list[str]()
+    for name in names:
+        field = known.get(name.casefold())
+        if field is None and not columns.ignore_extra:
+            field = ""
+            if _UNNAMED.fullmatch(name) is None:
+                extra.append(_quoted(name))
+        fields.append(field)
+    if extra:
+        raise ValueError(
+            f"unknown column{'' if len(extra) == 1 else 's'} {', '.join(extra[:_LISTED])}; known are "
+            f"{', '.join(_COLUMNS)} (the first line is the header): --ignore-extra-columns leaves out the others"
+        )
+    named = [field for field in fields if field]
+    if len(set(named)) < len(named):
+        raise ValueError(f"the column {_twice(named)} is there twice")
+    return _Header(fields, separator)
 
 
-def _csv_fields(header: list[str], text: str) -> dict[str, Any] | None:
-    cells = _cells(text)
+def _csv_fields(header: _Header, text: str) -> dict[str, Any] | None:
+    cells = _cells(text, header.separator)
     if not any(map(str.strip, cells)):
         return None
-    if len(cells) != len(header):
-        hint = "; put quotes around a prompt with commas" if len(cells) > len(header) else ""
-        raise ValueError(f"{len(cells)} cells, but the header has {len(header)}{hint}")
-    fields: dict[str, Any] = dict(zip(header, cells, strict=True))
+    while len(cells) > len(header.fields) and not cells[-1].strip():
+        cells.pop()
+    if len(cells) != len(header.fields):
+        mark = {",": "commas", ";": "semicolons", "\t": "tabs"}.get(header.separator, repr(header.separator))
+        hint = f"; put quotes around a prompt with {mark}" if len(cells) > len(header.fields) else ""
+        raise ValueError(f"{len(cells)} cells, but the header has {len(header.fields)}{hint}")
+    fields: dict[str, Any] = {}
+    for number, (name, cell) in enumerate(zip(header.fields, cells, strict=True), 1):
+        if name:
+            fields[name] = cell
+        elif name == "" and cell.strip() and _WHOLE.fullmatch(cell) is None:  # else empty, or the index of a data frame
+            raise ValueError(
+                f"column {number} has no name and holds {_quoted(cell)}; --ignore-extra-columns ignores it"
+            )
     fields["id"] = fields.get("id") or None
     for name in ("width", "height"):
         cell = fields.get(name, "")
@@ -335,17 +421,16 @@ def _refuse_control(name: str, text: str, refused: re.Pattern[str]) -> None:
         raise ValueError(f"{name}: the control character U+{ord(found[0]):04X} is not allowed")
 
 
-def _refuse_unknown(word: str, names: Iterable[str], known: tuple[str, ...], hint: str = "") -> None:
-    if unknown := [_quoted(name) for name in names if name not in known][:5]:
+def _refuse_unknown(word: str, names: Iterable[str], known: tuple[str, ...]) -> None:
+    if unknown := [_quoted(name) for name in names if name not in known][:_LISTED]:
         plural = "" if len(unknown) == 1 else "s"
-        raise ValueError(f"unknown {word}{plural} {', '.join(unknown)}; known are {', '.join(known)}{hint}")
+        raise ValueError(f"unknown {word}{plural} {', '.join(unknown)}; known are {', '.join(known)}")
 
 
 def _sentence(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
-    problems = error.errors(include_url=False, include_input=False)
-    return "; ".join(f"{'.'.join(map(str, it['loc']))}: {it['msg']}" for it in problems)
+    return "; ".join(f"{name}: {problem}" for name, problem in findings(error).items())
 
 
 def _twice(names: Iterable[str]) -> str:

@@ -10,12 +10,12 @@ from decimal import Decimal
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, NamedTuple
 
 import typer
 
 from flux_klein_async.batch.manifest import Manifest, json_line
-from flux_klein_async.batch.rows import Estimate, FileFormat, Row, read_ahead, read_rows
+from flux_klein_async.batch.rows import Columns, Estimate, FileFormat, Row, read_ahead, read_rows
 from flux_klein_async.cli import connect, page, run, signals
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.generate import checked_fields
@@ -40,6 +40,13 @@ _CHECKED_FIRST = 1000  # rows that are checked before the first of them is submi
 _BAD_SHOWN = 20  # bad lines that are printed one by one
 _AT_ONCE = 256  # rows about which the journal is asked together
 
+# What files with other suffixes hold, and how to read them.
+_OTHER_SUFFIXES = {
+    "json": "write an object on each line (jq -c '.[]' FILE > FILE.jsonl), or pass --format jsonl if it is so already",
+    "gz": "unpack it first: gunzip -k FILE",
+    **dict.fromkeys(("xlsx", "xls", "ods"), "save the sheet as CSV in UTF-8"),
+    "parquet": "write it as JSON lines: DataFrame.to_json(orient='records', lines=True)",
+}
 _WORDS = {
     Action.RECALL: "done before",
     Action.RESUME: "to be resumed",
@@ -68,9 +75,18 @@ def batch(
         typer.Option(help="The journal; else DIR/journal.sqlite.", metavar="PATH", callback=connect.at_home),
     ] = None,
     output_dir: Annotated[
-        Path, typer.Option(help="Where files and manifest.jsonl go.", metavar="DIR", callback=connect.at_home)
+        Path,
+        typer.Option(
+            "--output-dir", "-o", help="Where files and manifest.jsonl go.", metavar="DIR", callback=connect.at_home
+        ),
     ] = Path("out"),
     file_format: Annotated[FileFormat | None, typer.Option("--format", help="Else by the name of FILE.")] = None,
+    prompt_column: Annotated[
+        str | None, typer.Option(help="The column of a .csv file with the prompts.", metavar="NAME")
+    ] = None,
+    ignore_extra_columns: Annotated[
+        bool, typer.Option("--ignore-extra-columns", help="Leave out unknown columns of a .csv file.")
+    ] = False,
     concurrency: run.Concurrency = 64,
     max_spend: Annotated[float | None, typer.Option(min=0, help="For all runs on the journal.", metavar="USD")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file and print what it would cost.")] = False,
@@ -78,7 +94,12 @@ def batch(
     resubmit_uncertain: Annotated[
         bool, typer.Option("--resubmit-uncertain", help="Submit uncertain lines again; they may be charged twice.")
     ] = False,
-    new_token: Annotated[bool, typer.Option("--new-token", help="Resume what your previous token submitted.")] = False,
+    new_token: Annotated[
+        bool,
+        typer.Option(
+            "--new-token", help="Resume what your previous token, or the service at its old address, submitted."
+        ),
+    ] = False,
     model: connect.ModelId = KLEIN_4B_TEXT_TO_IMAGE,
     width: run.Width = None,
     height: run.Height = None,
@@ -100,10 +121,10 @@ def batch(
 ) -> None:
     """Generate a picture for each line of a file.
 
-    A .txt file has one prompt per line, a .jsonl file one object per line, a .csv file a header. Fields: prompt, and
-    optionally width and height (pixels) and id. --width, --height and --steps are for lines without their own. The id
-    recognises a line in the next run; a line without one is recognised by its content. The first 1,000 lines are
-    checked before anything is submitted.
+    A .txt file has one prompt per line, also where the line begins with #; a .jsonl file one object per line; a .csv
+    file a header, and commas, semicolons or tabs. Fields: prompt, and optionally width and height (pixels) and id.
+    --width, --height and --steps are for lines without their own. The id recognises a line in the next run; a line
+    without one is recognised by its content. The first 1,000 lines are checked before anything is submitted.
 
     For a model other than the klein models a .jsonl line has any field of its input. {"file": "ref.png"} in place of a
     value sends a local file; a relative path begins at the folder of FILE.
@@ -126,29 +147,38 @@ def batch(
     """  # noqa: D301  # \b: what follows is not to be wrapped
     folder = output_dir if dry_run else run.writable(output_dir)
     file_format = file_format or _format_of(file)
+    columns = _columns(file_format, prompt_column, ignore_extra=ignore_extra_columns)
     given = {"width": width, "height": height, "steps": steps}
     options = {name: value for name, value in given.items() if value is not None}
     checked_fields(model, {}, prompt="a prompt", **options)  # refuses the options before the file is read
     # A relative path in a row of standard input begins at the working directory, as "-" has no folder.
-    found = _rows(_opened(file), file_format, model, user_path(file).parent, options)
+    found = _rows(_opened(file), file_format, model, user_path(file).parent, columns, options)
     path = journal or folder / "journal.sqlite"
 
     async def body(screen: Screen, stop: signals.Stop) -> ExitCode:
         async with AsyncExitStack() as stack:
             rest = await stack.enter_async_context(aclosing(read_ahead(found)))
             first = [row async for row in _some(rest, _CHECKED_FIRST)]
+            if not first:
+                raise InvalidInputError(f"There is no prompt in {'standard input' if file == '-' else repr(file)}")
             if bad := [row for row in first if row.problem]:
                 return _refused(bad, screen)
             service = await stack.enter_async_context(connect.connected(screen, base_url, emulator=emulator))
             account = None
-            store = SqliteJournal(path, retry_failed=retry_failed, resubmit_uncertain=resubmit_uncertain)
+            store = SqliteJournal(
+                path, retry_failed=retry_failed or emulator, resubmit_uncertain=resubmit_uncertain or emulator
+            )
             if path.exists() or not dry_run:  # a dry run makes none
                 if not dry_run:
                     folder.mkdir(parents=True, exist_ok=True)
-                account = (await stack.enter_async_context(store)).for_account(service.token)
+                account = (await stack.enter_async_context(store)).for_account(
+                    service.token, connect.EMULATED_SERVICE if emulator else service.base_url
+                )
                 if not emulator:
                     await _check_token(account, path, new_token=new_token)
-            totals, polling = run.Totals(), AdaptivePolling(store=service.store)
+            spent = (await account.spent()).usd if account is not None else 0.0
+            totals = run.Totals(charged=not emulator, bound_usd=max_spend, spent_usd=spent)
+            polling = AdaptivePolling(store=service.store)
             client = await stack.enter_async_context(
                 FluxKleinClient(
                     service.token,
@@ -158,20 +188,26 @@ def batch(
                     limits=Limits(max_in_flight=concurrency, file_hosts=tuple(file_host)),
                     on_event=totals.note,
                     polling=polling,
-                    journal=store if account is not None else None,
+                    journal=account,
                     budget=None if max_spend is None else Budget(max_spend),
                 )
             )
             rows = _chained(first, rest)
+            preview = account.items().preview if account is not None else None
             if dry_run:
-                price = generation_price(await client.get_model())
-                preview = account.items().preview if account is not None else None
-                forecast = _Forecast(Estimate(lambda pixels: polling.median(model, pixels)), screen)
-                await forecast.add(rows, model, preview)
-                return forecast.show(price, concurrency, as_json=as_json)
+                money = _Money(generation_price(await client.get_model()), max_spend, spent)
+                forecast = _Forecast(Estimate(lambda pixels: polling.median(model, pixels)), money)
+                judge = partial(_judged, model=model, preview=preview, reads_files=True)
+                await forecast.add(rows, judge, screen.note)
+                return forecast.show(screen, concurrency, as_json=as_json)
             in_thread = asyncio.get_running_loop().run_in_executor  # it may take long
             manifest = stack.enter_context(await in_thread(None, Manifest, folder / "manifest.jsonl"))
             totals.total = len(first) if len(first) < _CHECKED_FIRST else await in_thread(None, _line_ends, file)
+            if not (quiet or emulator):
+                known = _Forecast(Estimate(), _Money(await run.price_of(client), max_spend, spent))
+                judge = partial(_judged, model=model, preview=preview, reads_files=False)
+                await known.add(_some_of(first), judge)
+                screen.say(known.announced(totals.total, len(first)))
             code = await run.Run(
                 client=client,
                 totals=totals,
@@ -201,10 +237,18 @@ def _named(names: Names, row: Row) -> str:
 def _format_of(file: str) -> FileFormat:
     """The format of a file, by the suffix of its name."""
     suffix = "txt" if file == "-" else Path(file).suffix.lower().removeprefix(".")
+    suffix = {"tsv": "csv", "tab": "csv", "ndjson": "jsonl"}.get(suffix, suffix)
     if suffix not in set(FileFormat):
         known = ", ".join(f".{name}" for name in FileFormat)
-        raise InvalidInputError(f"{Path(file).name!r:.80} does not end in {known}; pass --format")
+        way = _OTHER_SUFFIXES.get(suffix, "pass --format")
+        raise InvalidInputError(f"{Path(file).name!r:.80} does not end in {known}; {way}")
     return FileFormat(suffix)
+
+
+def _columns(file_format: FileFormat, prompt: str | None, *, ignore_extra: bool) -> Columns:
+    if (prompt is not None or ignore_extra) and file_format is not FileFormat.CSV:
+        raise typer.BadParameter("only .csv files have columns", param_hint="--prompt-column, --ignore-extra-columns")
+    return Columns("prompt" if prompt is None else prompt, ignore_extra)
 
 
 def _opened(file: str) -> BinaryIO:
@@ -222,11 +266,11 @@ def _opened(file: str) -> BinaryIO:
 
 
 def _rows(
-    stream: BinaryIO, file_format: FileFormat, model: str, folder: Path, options: dict[str, int]
+    stream: BinaryIO, file_format: FileFormat, model: str, folder: Path, columns: Columns, options: dict[str, int]
 ) -> Generator[Row, None, None]:
     """The rows of a file; what a row does not say itself is said by the options."""
     with stream:
-        for row in read_rows(stream, file_format, model=model, folder=folder):
+        for row in read_rows(stream, file_format, model=model, folder=folder, columns=columns):
             yield row if row.problem else row._replace(fields={**row.fields, **(options | row.fields)})
 
 
@@ -239,6 +283,11 @@ async def _some(rows: AsyncIterator[Row], count: int) -> AsyncIterator[Row]:
             return
 
 
+async def _some_of(rows: list[Row]) -> AsyncIterator[Row]:
+    for row in rows:
+        yield row
+
+
 async def _chained(first: list[Row], rest: AsyncIterator[Row]) -> AsyncIterator[Row]:
     for row in first:
         yield row
@@ -247,14 +296,15 @@ async def _chained(first: list[Row], rest: AsyncIterator[Row]) -> AsyncIterator[
 
 
 async def _check_token(account: JournalAccount, path: Path, *, new_token: bool) -> None:
-    """Refuse a token that the journal does not know: it would pay for everything again. The emulator's cost nothing."""
+    """Refuse an account that the journal does not know: it would pay for everything again. The emulator's is free."""
     ignored = (connect.EMULATED_TOKEN,)
     if new_token:
         await account.take_over(ignored=ignored)
     elif await account.is_stranger(ignored=ignored):
         raise JournalError(
-            f"The journal {path} was written with another token, and this run would pay for everything again: "
-            "if you renewed your token, pass --new-token; for another account, name another --journal"
+            f"The journal {path} was written with another token or for another address of the service, and this run "
+            "would pay for everything again: if you renewed your token or the service moved, pass --new-token; for "
+            "another account or service, name another --journal"
         )
 
 
@@ -275,54 +325,110 @@ def _refused(bad: list[Row], screen: Screen) -> ExitCode:
     return ExitCode.BAD_INPUT
 
 
+class _Money(NamedTuple):
+    """The price of a picture if it is known, and the bound if there is one, of which so much was spent before."""
+
+    price: Decimal | None
+    most: float | None
+    spent: float
+
+    @property
+    def affordable(self) -> int | None:
+        """How many pictures the bound has room for; None if that is not known, or there is no bound."""
+        if self.most is None or not self.price:
+            return None
+        return max(0, int((Decimal(str(self.most)) - Decimal(str(self.spent))) / self.price))
+
+    def bound(self) -> str:
+        """The bound, in words."""
+        if self.most is None:
+            return "no --max-spend"
+        return f"--max-spend {dollars(self.most)}" + (f", {dollars(self.spent)} spent before" if self.spent else "")
+
+
+async def _judged(row: Row, *, model: str, preview: Preview | None, reads_files: bool) -> tuple[Row, Action]:
+    """What a run would do with a row; one whose files are not read counts as new."""
+    if row.problem or preview is None:
+        return row, Action.SUBMIT
+    prepared = prepare(row.fields, model=None, width=None, height=None, default_model=model)
+    try:
+        if prepared.body.files:
+            if not reads_files:
+                return row, Action.SUBMIT
+            await asyncio.to_thread(digest_files, prepared.body, Limits())
+        return row, await preview(prepared.model, prepared.body.content, row.id)
+    except InvalidInputError as error:  # of its files; or the journal knows another input with this id
+        return row._replace(problem=str(error)), Action.SUBMIT
+
+
 class _Forecast:
     """What a run would do."""
 
-    def __init__(self, estimate: Estimate, screen: Screen) -> None:
+    def __init__(self, estimate: Estimate, money: _Money) -> None:
         self._estimate = estimate
-        self._screen = screen
+        self._money = money
         self._actions: Counter[Action] = Counter()
         self._bad = 0
+        self._ends_at: int | None = None  # the line for which there is no money
 
-    async def add(self, rows: AsyncIterator[Row], model: str, preview: Preview | None) -> None:
-        """Count the rows; print the first bad ones."""
-
-        async def judged(row: Row) -> tuple[Row, Action]:
-            if row.problem or preview is None:
-                return row, Action.SUBMIT
-            prepared = prepare(row.fields, model=None, width=None, height=None, default_model=model)
-            try:
-                if prepared.body.files:
-                    await asyncio.to_thread(digest_files, prepared.body, Limits())
-                return row, await preview(prepared.model, prepared.body.content, row.id)
-            except InvalidInputError as error:  # of its files; or the journal knows another input with this id
-                return row._replace(problem=str(error)), Action.SUBMIT
-
+    async def add(
+        self,
+        rows: AsyncIterator[Row],
+        judge: Callable[[Row], Awaitable[tuple[Row, Action]]],
+        note: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        """Count the rows, and note the first bad ones."""
         while some := [row async for row in _some(rows, _AT_ONCE)]:
-            for row, action in await asyncio.gather(*map(judged, some)):
-                if row.problem:
-                    self._bad += 1
-                    if self._bad <= _BAD_SHOWN:
-                        self._screen.note(f"Line {row.line}: {row.problem}")
+            for row, action in await asyncio.gather(*map(judge, some)):
+                if not row.problem:
+                    self._count(row, action)
                     continue
-                self._actions[action] += 1
-                if action is Action.SUBMIT:
-                    self._estimate.add(row.fields)
+                self._bad += 1
+                if self._bad <= _BAD_SHOWN:
+                    note(f"Line {row.line}: {row.problem}")
 
-    def show(self, price: Decimal | None, concurrency: int, *, as_json: bool) -> ExitCode:
+    def _count(self, row: Row, action: Action) -> None:
+        if action is Action.SUBMIT:
+            if self._actions[action] == self._money.affordable:
+                self._ends_at = row.line
+            self._estimate.add(row.fields)
+        self._actions[action] += 1
+
+    def announced(self, total: int | None, known: int) -> str:
+        """What is about to be paid for: the `known` rows exactly, and no more than all others of `total`."""
+        new = self._actions[Action.SUBMIT]
+        price, affordable = self._money.price, self._money.affordable
+        if total is None:
+            return f"Submitting lines as they come, {self._each()}; {self._money.bound()}"
+        most = new + total - known
+        upto = "" if total == known else "up to "
+        cost = "" if price is None else f": {upto}{dollars(price * most)} in all"
+        ends = f", which is enough for {affordable:,}" if affordable is not None and affordable < most else ""
+        return f"Submitting {upto}{most:,} of {total:,}, {self._each()}{cost}; {self._money.bound()}{ends}"
+
+    def _each(self) -> str:
+        return "at an unknown price" if self._money.price is None else f"at {dollars(self._money.price)} each"
+
+    def show(self, screen: Screen, concurrency: int, *, as_json: bool) -> ExitCode:
         """Print the counts, the cost and the time."""
+        price, affordable = self._money.price, self._money.affordable
         new = self._actions[Action.SUBMIT]
         seconds = self._estimate.seconds(concurrency)
         if as_json:
             counts = {action.name.lower(): self._actions[action] for action in Action}
             usd = None if price is None else float(price * new)
-            self._screen.out(json_line({**counts, "bad": self._bad, "cost_usd": usd, "seconds": round(seconds, 3)}))
+            facts = {"bad": self._bad, "cost_usd": usd, "affordable": affordable, "ends_at_line": self._ends_at}
+            screen.out(json_line({**counts, **facts, "seconds": round(seconds, 3)}))
         else:
             others = {_WORDS[action]: self._actions[action] for action in _WORDS} | {"bad": self._bad}
             listed = "".join(f", {count:,} {what}" for what, count in others.items() if count)
             cost = "unknown, the catalogue does not say it" if price is None else dollars(price * new)
             product = f" ({new:,} x {dollars(price)})" if price is not None and new > 1 else ""
-            self._screen.out(f"{new:,} to submit{listed}")
-            self._screen.out(f"Cost: {cost}{product}")
-            self._screen.out(f"Time: about {duration(seconds)} with {concurrency} at a time, without a queue")
+            screen.out(f"{new:,} to submit{listed}")
+            screen.out(f"Cost: {cost}{product}")
+            if self._money.most is not None and price is not None:
+                enough = "enough for all" if self._ends_at is None else f"enough for {affordable:,} of {new:,}"
+                ends = "" if self._ends_at is None else f"; the money ends before line {self._ends_at:,}"
+                screen.out(f"Bound: {self._money.bound()}: {enough}{ends}")
+            screen.out(f"Time: about {duration(seconds)} with {concurrency} at a time, without a queue")
         return ExitCode.BAD_INPUT if self._bad else ExitCode.OK if price is not None else ExitCode.OTHER

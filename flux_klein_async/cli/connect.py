@@ -1,7 +1,6 @@
 """What commands share: options, the service that the options name, and the printing of one answer."""
 
 import os
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -25,6 +24,7 @@ from flux_klein_async.paths import user_path
 from flux_klein_async.polling.adaptive import AdaptivePolling
 
 __all__ = [
+    "EMULATED_SERVICE",
     "EMULATED_TOKEN",
     "MissingExtraError",
     "answer",
@@ -39,6 +39,8 @@ __all__ = [
 STORE_VARIABLE = "FLUX_KLEIN_STORE"
 EMULATED_TOKEN: Final = "emulator-token"  # noqa: S105  # not a secret
 """The emulator's token, unless it is given another."""
+EMULATED_SERVICE: Final = "https://emulator.invalid"
+"""The service that a journal knows --emulator by: each has a port of its own, and saves files that the next finds."""
 # One record or many for --json, and the lines for output without it.
 Answer = tuple[ExitCode, Record | Sequence[Record], Sequence[str | Path]]
 
@@ -121,7 +123,9 @@ async def connected(screen: Screen, base_url: str | None, *, emulator: bool) -> 
         MissingExtraError: Pillow is not installed.
     """
     if not emulator:
-        yield Address(base_url, token_of(from_environ(os.environ)), store_path(os.environ, base_url))
+        environment = from_environ(os.environ)
+        ApiUrls(environment.base_url if base_url is None else base_url, allow_insecure=None)
+        yield Address(base_url, token_of(environment), store_path(os.environ, base_url))
         return
     async with emulated() as service:
         screen.note("Emulator: the pictures are placeholders, and nothing is charged.")
@@ -134,8 +138,7 @@ async def emulated() -> AsyncIterator[Address]:
     require_pillow()
     from flux_klein_async.emulator import Emulator  # noqa: PLC0415  # only this run needs the server
 
-    # Its own seed: ids name the files, and the next run must not replace the files of this one.
-    async with Emulator(seed=secrets.randbits(32), api_key=EMULATED_TOKEN) as emulator:
+    async with Emulator(api_key=EMULATED_TOKEN) as emulator:
         yield Address(emulator.base_url, emulator.api_key, None)
 
 

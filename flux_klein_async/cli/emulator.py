@@ -1,7 +1,6 @@
 """`flux-klein emulator`: the emulated service on a loopback port, until it is stopped."""
 
 import asyncio
-import secrets
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,9 +45,8 @@ def emulator(
             screen.out(f"{name:{width}}  {entry.meaning} ({', '.join(entry.endpoints)})")
         return
     connect.require_pillow()
-    # Ids name the files that clients save: the next emulator needs other ids.
-    seed = secrets.randbits(32) if seed is None else seed
-    server = _build(fault or (), port=port, profile=profile, workers=workers, seed=seed)
+    seeded = {} if seed is None else {"seed": seed}
+    server = _build(fault or (), port=port, profile=profile, workers=workers, **seeded)
     code = signals.run(lambda screen, _: _serve(server, port, screen))
     raise typer.Exit(ExitCode.OK if code in signals.SIGNALS.values() else code)
 

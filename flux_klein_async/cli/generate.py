@@ -34,13 +34,22 @@ class PromptCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse; text that starts with a dash is a prompt if it has several words or follows `--`."""
-        explicit = "--" in args
-        ctx.ignore_unknown_options = True
-        rest = super().parse_args(ctx, args)
-        prompt = ctx.params.get("prompt") or ""
-        if not explicit and len(prompt) > 1 and prompt.startswith("-") and len(prompt.split()) == 1:
-            ctx.fail(f"No such option: {prompt} (a prompt that starts with a dash goes after --)")
-        return list(rest)
+        args = list(args)
+        if "--" not in args:
+            takes_value = {
+                name for option in self.params if not getattr(option, "is_flag", True) for name in option.opts
+            }
+            for number, word in enumerate(args):
+                after = args[number - 1] if number else ""
+                if word.startswith("-") and len(word.partition("=")[0].split()) > 1 and after not in takes_value:
+                    args = [*args[:number], *args[number + 1 :], "--", word]
+                    break
+        ctx.allow_extra_args = True
+        rest = list(super().parse_args(ctx, args))
+        if ctx.args:
+            more = "; a prompt that starts with a dash goes after --" if ctx.args[0].startswith("-") else ""
+            ctx.fail(f"Got more than one prompt: put quotes around a prompt of several words{more}")
+        return rest
 
 
 def generate(
@@ -52,13 +61,14 @@ def generate(
         list[str] | None,
         typer.Option("--input", metavar="FIELD=VALUE", help="Another field; @FILE sends a local file. Repeatable."),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, max=_MOST, help="How many pictures.", metavar="N")] = 1,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=_MOST, help="How many pictures.", metavar="N")] = 1,
     width: run.Width = None,
     height: run.Height = None,
     steps: run.Steps = None,
     model: connect.ModelId = KLEIN_4B_TEXT_TO_IMAGE,
     output_dir: Annotated[
-        Path, typer.Option(help="Where the files go.", metavar="DIR", callback=connect.at_home)
+        Path,
+        typer.Option("--output-dir", "-o", help="Where the files go.", metavar="DIR", callback=connect.at_home),
     ] = Path("out"),
     concurrency: run.Concurrency = 64,
     timeout: run.Timeout = 120.0,
@@ -93,13 +103,15 @@ def generate(
         raise typer.BadParameter("standard input is closed", param_hint="PROMPT")
     if no_download and isinstance(sys.stdout, Nowhere):
         raise typer.BadParameter("standard output is closed: the URLs would be lost", param_hint="--no-download")
-    text = _decoded(sys.stdin.buffer.read()) if prompt == "-" else prompt
+    text = _decoded("The prompt on standard input", sys.stdin.buffer.read()) if prompt == "-" else prompt
+    if prompt is not None:  # what is no UTF-8 comes as lone surrogates
+        _decoded("The prompt", prompt.encode("utf-8", "surrogateescape"))
     inputs = _inputs(given or [])
     checked = checked_fields(model, inputs, prompt=text, width=width, height=height, steps=steps)
     directory = None if no_download else run.writable(output_dir)
 
     async def body(screen: Screen, stop: signals.Stop) -> ExitCode:
-        totals = run.Totals(total=count)
+        totals = run.Totals(total=count, charged=not emulator)
         async with (
             connect.connected(screen, base_url, emulator=emulator) as service,
             FluxKleinClient(
@@ -133,12 +145,15 @@ def generate(
     raise typer.Exit(signals.run(body, quiet=quiet))
 
 
-def _decoded(data: bytes) -> str:
-    """A prompt from standard input: UTF-8, without the one line end that editors and `echo` add."""
+def _decoded(what: str, data: bytes) -> str:
+    """A prompt in UTF-8, without the one line end that editors and `echo` add."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidInputError(f"The prompt on standard input is not UTF-8 (byte {error.start})") from None
+        raise InvalidInputError(
+            f"{what} is not UTF-8: byte {error.start} is 0x{data[error.start]:02X}, as in another encoding; convert it "
+            "first, for example with iconv -f WINDOWS-1252 -t UTF-8"
+        ) from None
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 

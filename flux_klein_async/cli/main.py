@@ -4,18 +4,22 @@ import logging
 import os
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from flux_klein_async._version import __version__
 from flux_klein_async.cli import batch, doctor, emulator, generate, journal, list_models, page, status
 from flux_klein_async.cli.exit_codes import HELP, ExitCode, exit_code
 from flux_klein_async.cli.output import Screen, print_help
 from flux_klein_async.errors import FluxKleinError
+from flux_klein_async.models import findings
+from flux_klein_async.text import shown
 
 __all__ = ["app", "run"]
 
+_LONGEST = 80  # characters of a mistyped option that are repeated
 DEBUG_VARIABLE = "FLUX_KLEIN_DEBUG"
 
 # Plain help: rich's panels waste columns. Pretty exceptions show the values of variables, which may be the token.
@@ -24,7 +28,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+# What users of other models look for.
+_ELSEWHERE = {
+    "--seed": "FLUX.2 [klein] takes no seed; for a model that does, `generate` takes --input seed=N",
+    "--negative-prompt": "FLUX.2 [klein] takes no negative prompt; say in the prompt what you want instead",
+    "--num-images": "FLUX.2 [klein] makes one picture per request; `flux-klein generate` takes --count",
+    "--guidance-scale": "FLUX.2 [klein] takes no guidance scale",
+    "--image": "FLUX.2 [klein] takes no picture; for a model that does, `generate` takes --input image_urls=@FILE",
+    "--lora": "FLUX.2 [klein] takes no LoRA",
+    "--size": "the sides are --width and --height",
+}
 
 
 def _print_version(wanted: bool) -> None:
@@ -64,6 +79,28 @@ app.add_typer(journal.app, name="journal")
 app.command("emulator")(emulator.emulator)
 
 
+def _usage_error(error: Any) -> str:
+    """What is wrong with the arguments, in a sentence."""
+    if not hasattr(error, "possibilities") or not hasattr(error, "option_name"):  # all but click's NoSuchOption
+        # Some releases of typer have pydantic read the values, and repeat its words.
+        if isinstance(error.__cause__, ValidationError):
+            error.message = "; ".join(findings(error.__cause__).values())
+        return str(error.format_message())
+    name = error.option_name
+    known = [option for parameter in error.ctx.command.params for option in parameter.opts] if error.ctx else []
+    # The rest of a name first ("--output", "--dir"), then what click finds alike, the nearest first.
+    near = [option for option in known if len(name) > 3 and name[1:] in option] or [*(error.possibilities or ())][:1]
+    if name in _ELSEWHERE:
+        advice = f": {_ELSEWHERE[name]}"
+    elif near:
+        advice = f"; did you mean {' or '.join(near)}?"
+    elif error.ctx and isinstance(error.ctx.command, generate.PromptCommand):
+        advice = "; a prompt that starts with a dash goes after --"
+    else:
+        advice = ""
+    return f"No such option {shown(name[:_LONGEST])}{advice}"
+
+
 def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code. Raises nothing but KeyboardInterrupt."""
     debug = bool(os.environ.get(DEBUG_VARIABLE))
@@ -87,7 +124,7 @@ def run(argv: Sequence[str]) -> int:
         if hasattr(error, "format_message"):  # click's, which typer bundles or imports, by release
             context = getattr(error, "ctx", None)
             usage = "" if context is None else f"{context.get_usage()}\nTry: {context.command_path} --help\n"
-            for line in f"{usage}Error: {error.format_message()}".splitlines():
+            for line in f"{usage}Error: {_usage_error(error)}".splitlines():
                 screen.note(line)
             return ExitCode.USAGE
         if debug:

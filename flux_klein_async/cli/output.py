@@ -5,11 +5,13 @@ matter so much: without a reader of stderr the command goes on.
 """
 
 import asyncio
+import logging
 import os
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
@@ -22,6 +24,7 @@ from rich.text import Text
 
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.streams import to_nowhere
+from flux_klein_async.journal.budget import dollars
 from flux_klein_async.text import shown
 
 if TYPE_CHECKING:
@@ -165,6 +168,7 @@ def _shown_if_possible(draw: Callable[[], object]) -> None:
 _WIDEST_BAR = 24
 _NARROWEST_BAR = 6
 _REDRAW = 0.1  # seconds between two updates of the progress display
+_SAMPLE, _SAMPLES = 1.0, 30  # seconds between two samples of the rate, and their number
 _PARTS = 4  # plain lines in a run: one at each quarter
 _SILENCE = 30.0  # seconds after which a plain line is due although no quarter was finished
 
@@ -176,6 +180,8 @@ class PlainLines:
         self._totals = totals
         self._clock = clock
         self._begun = self._last = clock()
+        self._ends = deque([(self._begun, 0)], maxlen=_SAMPLES)  # instants, and how many items had ended
+        self._rate = 0.0
         self._quarter = 0
 
     def tick(self) -> None:
@@ -194,17 +200,58 @@ class PlainLines:
     def hide(self) -> None:
         """Erase the display until the next tick."""
 
-    def _words(self) -> list[tuple[str, str]]:
-        """The counts and the time, each with its style."""
-        totals = self._totals
+    def _words(self, room: int | None = None) -> list[tuple[str, str]]:
+        """The counts, the money and the time, each with its style; with less room, without what matters least."""
+        totals, now = self._totals, self._clock()
         done = f"{totals.done}" if totals.total is None else f"{totals.done}/{totals.total}"
-        return [
-            (f"{done} done", "bold green" if totals.done else "bold"),
-            (f"{totals.running} running", "cyan" if totals.running else "dim"),
-            (f"{totals.queued} queued", "yellow" if totals.queued else "dim"),
-            (f"{totals.ends['failed']} failed", "bold red" if totals.ends["failed"] else "dim"),
-            (duration(self._clock() - self._begun), ""),
+        uncertain, failed, slowed = totals.ends["uncertain"], totals.ends["failed"], totals.slowed_for(now)
+        # What is dropped first has the highest number; None is not shown at all.
+        words: list[tuple[str | None, str, int]] = [
+            (f"{done} done", "bold green" if totals.done else "bold", 0),
+            (f"{totals.running} running", "cyan" if totals.running else "dim", 3),
+            (f"{totals.queued} queued" if totals.queued else None, "yellow", 6),
+            (f"{totals.saving} saving" if totals.saving else None, "cyan", 8),
+            (f"{failed} failed" if failed else None, "bold red", 1),
+            (f"{uncertain} uncertain" if uncertain else None, "bold red", 1),
+            (self._money(), "", 4),
+            (*self._held(now, slowed), 2),
+            (*self._speed(now), 7),
+            (self._left(), "", 5),
+            (duration(now - self._begun), "dim", 9),
         ]
+        shown = [word for word in words if word[0] is not None]
+        while room is not None and len(shown) > 1 and sum(len(text or "") + 2 for text, _, _ in shown) - 2 > room:
+            shown.remove(max(shown, key=lambda word: word[2]))
+        return [(text, style) for text, style, _ in shown if text is not None]
+
+    def _money(self) -> str | None:
+        totals = self._totals
+        spent = dollars(totals.spent_usd + totals.cost_usd)
+        if totals.bound_usd is not None:
+            return f"{spent} of {dollars(totals.bound_usd)}"
+        return spent if totals.charged and totals.cost_usd else None
+
+    def _held(self, now: float, slowed: float | None) -> tuple[str | None, str]:
+        """Whether the service wants a pause, or refuses calls, and for how long."""
+        if now < self._totals.held_until:
+            return f"held for {duration(self._totals.held_until - now)}", "bold yellow"
+        return None if slowed is None else f"service slow for {duration(slowed)}", "yellow"
+
+    def _speed(self, now: float) -> tuple[str | None, str]:
+        """Items a second over the last half minute."""
+        ended = self._totals.ends.total()
+        if now - self._ends[-1][0] >= _SAMPLE:
+            self._ends.append((now, ended))
+        begun, before = self._ends[0]
+        self._rate = (ended - before) / (now - begun) if now > begun else 0.0
+        return f"{self._rate:.1f}/s" if self._rate else None, ""
+
+    def _left(self) -> str | None:
+        """How long the rest takes at this rate."""
+        total = self._totals.total
+        if total is None or not self._rate:
+            return None
+        return f"ETA {duration(max(0, total - self._totals.ends.total()) / self._rate)}"
 
 
 class LiveLine(PlainLines):
@@ -243,7 +290,7 @@ class LiveLine(PlainLines):
     def line(self) -> RenderableType:
         """The line, fitted to the terminal: a narrow one loses the bar."""
         words = Text(no_wrap=True, overflow="ellipsis")
-        for number, (text, style) in enumerate(self._words()):
+        for number, (text, style) in enumerate(self._words(self._console.width - 1)):
             words.append(f"{'  ' if number else ''}{text}", style)
         bar = min(_WIDEST_BAR, self._console.width - words.cell_len - 3)
         if self._totals.total is None or bar < _NARROWEST_BAR:
@@ -251,6 +298,37 @@ class LiveLine(PlainLines):
         line = Table.grid(padding=(0, 2, 0, 0))
         line.add_row(ProgressBar(total=self._totals.total, completed=self._totals.ends.total(), width=bar), words)
         return line
+
+
+class _Notes(logging.Handler):
+    """Prints what libraries log or warn of as notes, so that it never tears the live line."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__(logging.WARNING)
+        self._screen = screen
+        self._loop = asyncio.get_running_loop()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record, from whatever thread it comes."""
+        lines = self.format(record).splitlines()
+        with suppress(RuntimeError):  # the loop is closed
+            for line in lines:
+                self._loop.call_soon_threadsafe(self._screen.note, line)
+
+
+@contextmanager
+def _logged_to(screen: Screen) -> Iterator[None]:
+    """Print as notes what would otherwise be written to stderr: warnings, and logs for which no handler is set up."""
+    last_resort, warned, notes = logging.lastResort, logging.getLogger("py.warnings"), _Notes(screen)
+    logging.lastResort = notes
+    logging.captureWarnings(True)
+    warned.addHandler(notes)
+    try:
+        yield
+    finally:
+        warned.removeHandler(notes)
+        logging.captureWarnings(False)
+        logging.lastResort = last_resort
 
 
 @asynccontextmanager
@@ -270,7 +348,8 @@ async def progress_shown(screen: Screen, totals: "Totals") -> AsyncIterator[None
     screen.attach(meter)
     ticking = asyncio.create_task(redraw())
     try:
-        yield
+        with _logged_to(screen):
+            yield
     finally:
         screen.restore()
         ticking.cancel()

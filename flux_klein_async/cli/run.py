@@ -4,10 +4,12 @@ It decides nothing about the service: the client and the journal know what to su
 """
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +31,7 @@ from flux_klein_async.errors import (
     NotFoundError,
     SubmissionUncertainError,
 )
-from flux_klein_async.events import Cancelled, Event, Finished, Polled, StateChanged, Submitted
+from flux_klein_async.events import Cancelled, Event, Finished, Held, Polled, Retrying, StateChanged, Submitted
 from flux_klein_async.journal.budget import dollars, generation_price
 from flux_klein_async.models import (
     Outcome,
@@ -50,12 +52,14 @@ __all__ = [
     "Timeout",
     "Totals",
     "Width",
+    "price_of",
     "writable",
 ]
 
 _GRACE = 30.0  # seconds for running generations once the command is told to stop
 _MOST_REPORTED = 20  # failures that are printed; a manifest has all of them
 _CLAIMED = "claimed by another run"
+_SLOWED = 10.0  # seconds after a refusal during which the service counts as slow
 _PRICED_WITHIN = 2.0  # seconds for the price of what may have been charged
 _UNCERTAIN, _NOT_SUBMITTED = "uncertain", "not submitted"
 _ENDS = {
@@ -105,6 +109,10 @@ class Totals:
         highest_usd: The highest cost of one of them, or None.
         unpriced: The ids of this run's requests that are or may be charged, with no cost reported and no result.
         unreported: How many of this run's results came without a cost.
+        charged: The service charges; an emulator does not.
+        bound_usd: What may be spent, or None.
+        spent_usd: What was spent of that before this run.
+        held_until: The instant before which the service wants no calls (`Retry-After`).
         polls, generations: Polls, and submits that were accepted.
         requests: The request ids and states of the items under way, by index of the fan-out.
     """
@@ -115,6 +123,12 @@ class Totals:
     highest_usd: float | None = None
     unpriced: set[str | None] = field(default_factory=set)
     unreported: int = 0
+    charged: bool = True
+    bound_usd: float | None = None
+    spent_usd: float = 0.0
+    held_until: float = -math.inf
+    _slowed: float = 0.0
+    _refused: float = -math.inf
     polls: int = 0
     generations: int = 0
     requests: dict[int, tuple[str, RequestState]] = field(default_factory=dict)
@@ -124,6 +138,11 @@ class Totals:
         self.polls += isinstance(event, Polled)
         self.generations += isinstance(event, Submitted)
         self._note_cost(event)
+        if isinstance(event, Held | Retrying) and event.kind in {"submit", "read"}:
+            self._slowed = self._slowed if self.slowed_for(event.at) is not None else event.at
+            self._refused = event.at
+            if isinstance(event, Held):
+                self.held_until = max(self.held_until, event.at + event.seconds)
         state, tag = _state_after(event), event.tag
         if state is None or not isinstance(tag, int) or event.request_id is None:
             return
@@ -171,9 +190,18 @@ class Totals:
         return sum(state is RequestState.IN_QUEUE for _, state in self.requests.values())
 
     @property
+    def saving(self) -> int:
+        """How many are finished, and their files not saved yet."""
+        return sum(state is RequestState.COMPLETED for _, state in self.requests.values())
+
+    @property
     def running(self) -> int:
-        """How many are generated or, finished, saved."""
-        return len(self.requests) - self.queued
+        """How many are generated."""
+        return len(self.requests) - self.queued - self.saving
+
+    def slowed_for(self, now: float) -> float | None:
+        """For how many seconds the service has been refusing calls; None 10 s after the last hold or refusal."""
+        return now - self._slowed if now <= max(self._refused, self.held_until) + _SLOWED else None
 
 
 def _state_after(event: Event) -> RequestState | None:
@@ -364,10 +392,8 @@ class Run:
         if not count or not self.charged:
             return ""
         each = self.totals.highest_usd
-        if each is None:
-            with suppress(FluxKleinError):
-                price = generation_price(await self.client.get_model(timeout=_PRICED_WITHIN))
-                each = None if price is None else float(price)
+        if each is None and (price := await price_of(self.client)) is not None:
+            each = float(price)
         amount = "an unknown amount" if each is None else f"up to {dollars(count * each)}"
         return f"; {amount} may have been charged for {count:,} request{'s' if count > 1 else ''} of unknown cost"
 
@@ -383,6 +409,13 @@ class Run:
             self.screen.note("Still queued or running, and may be charged; resume with:")
             for request_id in left:
                 self.screen.note(f"  {self.resume(request_id)}")
+
+
+async def price_of(client: FluxKleinClient) -> Decimal | None:
+    """The catalogue's price of a picture, for the terminal: None if it is not known in 2 s."""
+    with suppress(FluxKleinError):
+        return generation_price(await client.get_model(timeout=_PRICED_WITHIN))
+    return None
 
 
 async def _in_thread(job: Callable[[], object]) -> None:

@@ -45,7 +45,8 @@ def status(
 def result(
     request_id: RequestId,
     output_dir: Annotated[
-        Path | None, typer.Option(help="Save the files here.", metavar="DIR", callback=connect.at_home)
+        Path | None,
+        typer.Option("--output-dir", "-o", help="Save the files here.", metavar="DIR", callback=connect.at_home),
     ] = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until the request ends.", metavar="S")] = 0.0,
     file_host: connect.FileHosts = [],  # noqa: B006  # typer copies it

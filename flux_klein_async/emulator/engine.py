@@ -78,7 +78,7 @@ class EmulatorOptions(TypedDict, total=False):
 
     Keys:
         profile: `klein`, `queue`, `queue:WORKERS`, `fixed:SECONDS` or a `Profile`; default `klein`.
-        seed: decides request ids, durations, faults and pictures; default 0.
+        seed: decides request ids, durations, faults and pictures; default 0 in process, a random one on a port.
         workers: generations that run side by side, instead of the profile's number; 0: none ever starts.
         api_key: the one token that is accepted; default `emulator-token`.
         script: by endpoint, what its first calls get; see `Engine.script()`.
@@ -105,6 +105,7 @@ class Engine:
     reached and the wall clock's seconds at instant 0.
 
     Attributes:
+        seed: What decides ids, durations, faults and pictures.
         api_key: The token to give to a client.
         records: The last requests, oldest first.
         calls: How often each endpoint was called; `connect` counts attempts to connect.

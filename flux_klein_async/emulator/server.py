@@ -7,6 +7,7 @@ an answer says is the engine's affair.
 import asyncio
 import gzip
 import json
+import secrets
 import socket
 import struct
 import time
@@ -23,7 +24,9 @@ from flux_klein_async.emulator.engine import Action, EmulatorOptions, Engine
 from flux_klein_async.emulator.scripts import Answer, Drop, Endless, Garbage, Hang, Reply, Reset, Truncate, Unasked
 from flux_klein_async.emulator.service import Placeholder
 
-__all__ = ["Closing", "Emulator", "HttpServer", "encode_head", "encode_response"]
+__all__ = ["SERVER", "Closing", "Emulator", "HttpServer", "encode_head", "encode_response"]
+
+SERVER = "flux-klein-emulator"  # tells a client that what is unknown here was never charged
 
 # --- answers as bytes
 
@@ -48,6 +51,8 @@ def encode_head(
         lines.append("Transfer-Encoding: chunked")
     elif "content-length" not in given and "transfer-encoding" not in given:
         lines.append(f"Content-Length: {length}")
+    if "server" not in given:
+        lines.append(f"Server: {SERVER}")
     if "date" not in given:
         lines.append(f"Date: {_date(int(wall))}")
     if not keep:
@@ -294,12 +299,14 @@ class Emulator(Engine):
 
     `async with Emulator() as emulator:` listens on `emulator.base_url` until the block ends. `round_trip` seconds lie
     between a request and its answer, half before it takes effect and half after. Of `connect`, only `Drop` can be
-    scripted: the kernel does the rest.
+    scripted: the kernel does the rest. Without a `seed` it takes a random one: request ids name files and journal
+    entries, and the next emulator must not repeat those of this one.
     """
 
     def __init__(
         self, *, host: str = "127.0.0.1", port: int = 0, round_trip: float = 0.0, **options: Unpack[EmulatorOptions]
     ) -> None:
+        options.setdefault("seed", secrets.randbits(32))
         super().__init__(**options)
         self.round_trip = round_trip
         self._address = (host, port)

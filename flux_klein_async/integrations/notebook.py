@@ -5,8 +5,9 @@ there after the service deletes them. Needs no third party.
 """
 
 import os
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from html import escape
+from typing import Any, Final, NamedTuple
 
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.models import GenerationResult, Outcome
@@ -15,25 +16,47 @@ from flux_klein_async.paths import user_path
 
 __all__ = ["Pictures", "show"]
 
+_LONGEST: Final = 200  # characters of a prompt
 File = str | os.PathLike[str] | bytes  # a path, or the content of a file
 
 
 class Pictures:
-    """Files that a notebook shows as pictures, and everything else as names."""
+    """Files that a notebook shows as pictures with their prompts, failures as failures, everything else as names."""
 
-    def __init__(self, files: Iterable[tuple[str, bytes]], width: int) -> None:
+    def __init__(self, files: "Iterable[_Shown]", width: int) -> None:
         self._files = tuple(files)
         self._width = width
 
     def __repr__(self) -> str:
-        return f"Pictures({', '.join(name for name, _ in self._files)})"
+        return f"Pictures({', '.join(file.name for file in self._files)})"
 
     def _repr_html_(self) -> str:
-        return "".join(figure(name, content, self._width) for name, content in self._files)
+        return "".join(file.html(self._width) for file in self._files)
+
+
+class _Shown(NamedTuple):
+    """A file, or why there is none."""
+
+    name: str
+    content: bytes = b""
+    prompt: str | None = None
+    failure: str | None = None
+
+    def html(self, width: int) -> str:
+        label = self.name if self.prompt is None else self.prompt
+        if self.failure is not None:
+            return f'<p style="color: #c62828"><b>{escape(label)}</b>: {escape(self.failure)}</p>'
+        shown = figure(label, self.content, width)
+        if self.prompt is None or not shown.startswith(("<img", "<video")):
+            return shown
+        style = f"display: inline-block; margin: 0 8px 8px 0; width: {width}px; vertical-align: top"
+        return f'<figure style="{style}">{shown}<figcaption>{escape(label)}</figcaption></figure>'
 
 
 def show(files: Iterable[File | Outcome[Any]] | File | Outcome[Any], width: int = WIDTH) -> Pictures:
     """Show the files of `client.download(...)`, `client.download_bytes(...)` or outcomes.
+
+    An outcome is labelled with its prompt. One that failed shows its error.
 
     Args:
         files: One or many: paths, which are read now, contents, or outcomes of a fan-out with a directory.
@@ -45,8 +68,26 @@ def show(files: Iterable[File | Outcome[Any]] | File | Outcome[Any], width: int 
     """
     # A result is iterable as well: pydantic gives its fields.
     many = [files] if isinstance(files, str | bytes | os.PathLike | Outcome | GenerationResult) else files
-    flat = (item for file in many for item in (file.paths if isinstance(file, Outcome) else [file]))
-    return Pictures([_read(file, number) for number, file in enumerate(flat, 1)], int(width))
+    shown = (part for number, file in enumerate(many, 1) for part in _parts(file, number))
+    return Pictures(shown, int(width))
+
+
+def _parts(file: object, number: int) -> list[_Shown]:
+    if not isinstance(file, Outcome):
+        return [_Shown(*_read(file, number))]
+    prompt = _prompt(file)
+    if file.error is not None:
+        return [_Shown(f"item {file.index} failed", prompt=prompt, failure=str(file.error))]
+    return [_Shown(*_read(path, number), prompt=prompt) for path in file.paths]
+
+
+def _prompt(outcome: Outcome[Any]) -> str:
+    """The prompt of an item, as far as it is to be seen; otherwise its number."""
+    item = outcome.item
+    prompt = item.get("prompt") if isinstance(item, Mapping) else getattr(item, "prompt", item)
+    if not isinstance(prompt, str):
+        return f"item {outcome.index}"
+    return prompt if len(prompt) <= _LONGEST else prompt[: _LONGEST - 1] + "…"
 
 
 def _read(file: object, number: int) -> tuple[str, bytes]:

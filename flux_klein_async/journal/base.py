@@ -264,10 +264,13 @@ class RunJournal(Protocol):
 
 @runtime_checkable
 class AccountJournal(Protocol):
-    """A journal that keeps the requests of different tokens apart."""
+    """A journal that keeps apart the requests of different tokens, and of different services."""
 
-    def for_account(self, token: str) -> Journal:
-        """Return the journal of this token's account. The token itself is never stored."""
+    def for_account(self, token: str, base_url: str | None = None) -> Journal:
+        """Return the journal of this token's account at the service of this address (a client gives both).
+
+        The token itself is never stored.
+        """
         ...
 
 

@@ -61,8 +61,10 @@ _HIGHEST: Final = """
     CREATE TABLE highest_costs (
         account BIGINT NOT NULL, model TEXT NOT NULL, cost BIGINT NOT NULL, PRIMARY KEY (account, model))
 """
-VERSION: Final = 2  # of the schema
-UPGRADES: Final = {2: _HIGHEST}  # by version: the statement that makes it of the version before
+VERSION: Final = 3  # of the schema
+# By version: the statement that makes it of the version before. 3: accounts are named by service too, each when it is
+# used next; a program that knows only 2 would not find them, and pay again.
+UPGRADES: Final = {2: _HIGHEST, 3: "SELECT 1"}
 _RAISE: Final = (
     "INSERT INTO highest_costs (account, model, cost) VALUES (?, ?, ?)"
     " ON CONFLICT (account, model) DO UPDATE SET cost = excluded.cost"
@@ -234,23 +236,32 @@ class JournalStore(ABC):
         self.execute("DELETE FROM runs WHERE id = ?", (run,))
         return False
 
-    # --- accounts
+    # --- accounts. `token` is a token, or as `for_account` makes it a token and a service with a blank between them.
 
     def account(self, token: str) -> int:
         """The number of a token's account."""
         number = self._accounts.get(token)
         if number is None:
-            name = self.account_name(token)
+            name, old = self._names(token)
+            # An earlier version kept the account of a token for every service: the first that comes takes it over.
+            adopt = "UPDATE accounts SET name = ? WHERE name = ? AND NOT EXISTS (SELECT 1 FROM accounts WHERE name = ?)"
+            self.execute(adopt, (name, old, name))
             self.execute("INSERT INTO accounts (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
             [number] = self.execute("SELECT id FROM accounts WHERE name = ?", (name,)).fetchone()
             self._accounts[token] = number
         return number
 
     def account_name(self, token: str) -> str:
-        """The stored name of a token's account: a salted hash, from which the token cannot be told."""
+        """The stored name: a salted hash, from which the token cannot be told, and the service where one is given."""
+        return self._names(token)[0]
+
+    def _names(self, token: str) -> tuple[str, str]:
+        """The name of an account, and the one that earlier versions gave it."""
+        token, _, service = token.partition(" ")
         if not token:
-            return ""
-        return hashlib.blake2b(token.encode(), key=self._salt(), digest_size=16).hexdigest()
+            return "", ""
+        hashed = hashlib.blake2b(token.encode(), key=self._salt(), digest_size=16).hexdigest()
+        return f"{hashed}@{service}" if service else hashed, hashed
 
     def _salt(self) -> bytes:
         return bytes(self.execute("SELECT value FROM settings WHERE name = 'salt'").fetchone()[0])
@@ -263,19 +274,22 @@ class JournalStore(ABC):
     def other_accounts(self, token: str, ignored: Iterable[str] = ()) -> list[str]:
         """The names of all accounts in use, or none if this token's is; accounts of `ignored` tokens do not count."""
         used = {name for [name] in self.execute(_USED_ACCOUNTS)}
-        if self.account_name(token) in used:
+        if not used.isdisjoint(self._names(token)):
             return []
-        return sorted(used - {"", *map(self.account_name, ignored)})
+        hashes = {"", *map(self.account_name, ignored)}
+        return sorted(name for name in used if name.partition("@")[0] not in hashes)
 
     def take_over(self, token: str, ignored: Iterable[str] = ()) -> None:
-        """Give this token the account of the only other one, unless it has an account in use.
+        """Give this token the only other account, unless it has one in use.
 
         Raises:
             JournalError: There are several others.
         """
         names = self.other_accounts(token, ignored)
         if len(names) > 1:
-            raise JournalError(f"The journal knows {len(names)} other tokens, so it cannot tell which one was renewed")
+            raise JournalError(
+                f"The journal knows {len(names)} other accounts, so it cannot tell which one this token continues"
+            )
         for name in names:
             new = self.account_name(token)
             self.execute("DELETE FROM accounts WHERE name = ?", (new,))

@@ -17,7 +17,7 @@ from flux_klein_async.errors import JournalError
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.journal.lease import Lease, is_alive, is_same_file, sweep
 from flux_klein_async.journal.sql import UPGRADES, VERSION, JournalStore
-from flux_klein_async.journal.writer import FORKED, JournalAccount, Writer
+from flux_klein_async.journal.writer import FORKED, JournalAccount, Writer, account_of
 from flux_klein_async.paths import user_path
 
 __all__ = [
@@ -311,7 +311,8 @@ class SqliteJournal(JournalAccount):
     work, and `JournalError` then says so. Each process that uses the file holds a lock on a small file beside it, which
     shows that it is alive; a forked process cannot use its parent's object.
 
-    A client uses the account of its token. Used directly, the journal is an account without a token.
+    A client uses the account of its token at its service: what another token, or the same token at another address,
+    submitted is neither resumed nor recalled. Used directly, the journal is an account without a token.
 
     Args:
         path: The file.
@@ -368,6 +369,15 @@ class SqliteJournal(JournalAccount):
         """
         await self._writer.aclose()
 
-    def for_account(self, token: str) -> JournalAccount:
-        """Return the account of this token; the file contains a salted hash of the token, never the token itself."""
-        return JournalAccount(self._writer, token, self._again)
+    def for_account(self, token: str, base_url: str | None = None) -> JournalAccount:
+        """Return the account of this token at a service; the file contains a salted hash of the token, never the token.
+
+        Args:
+            token: The token, as the client has it.
+            base_url: The address of the service, as the client has it. None: RUNCOMFY_MODEL_API_BASE, then the
+                service's own.
+
+        Raises:
+            ConfigurationError: A bad base URL.
+        """
+        return JournalAccount(self._writer, account_of(token, base_url), self._again)

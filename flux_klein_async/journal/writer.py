@@ -10,11 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
+from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import FluxKleinError, JournalError
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState, from_nano
 from flux_klein_async.journal.sql import JournalStore
+from flux_klein_async.misuse import NEEDS_ASYNCIO
+from flux_klein_async.options import from_environ
 
-__all__ = ["FORKED", "ItemPass", "JournalAccount", "Spending", "Writer"]
+__all__ = ["FORKED", "ItemPass", "JournalAccount", "Spending", "Writer", "account_of"]
 
 T = TypeVar("T")
 _MOST: Final = 500  # operations in one transaction: other processes wait for its end
@@ -124,7 +127,10 @@ class Writer:
     def _bind(self) -> asyncio.AbstractEventLoop:
         if self._thread is not None and self._process != os.getpid():
             raise JournalError(FORKED)
-        loop = asyncio.get_running_loop()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise JournalError(NEEDS_ASYNCIO) from None
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
@@ -255,6 +261,16 @@ class Spending:
         return self.settled_usd + self.held_usd
 
 
+def account_of(token: str, base_url: str | None) -> str:
+    """Name the account of a token at a service, for a store; no token has a blank.
+
+    Raises:
+        ConfigurationError: A bad base URL.
+    """
+    address = from_environ(os.environ).base_url if base_url is None else base_url
+    return f"{token} {ApiUrls(address, allow_insecure=True).service}"  # the client has refused what is insecure
+
+
 class JournalAccount:
     """The entries and items of one account in a journal."""
 
@@ -312,7 +328,7 @@ class JournalAccount:
         return await self._writer.run(lambda store: store.ended_runs(marks))
 
     async def is_stranger(self, *, ignored: tuple[str, ...] = ()) -> bool:
-        """Whether the journal knows other tokens but not this one; `ignored` tokens do not count.
+        """Whether the journal knows other accounts but not this one; those of `ignored` tokens do not count.
 
         Raises:
             JournalError: The journal cannot be read.
@@ -320,12 +336,12 @@ class JournalAccount:
         return bool(await self._writer.run(lambda store: store.other_accounts(self._token, ignored)))
 
     async def take_over(self, *, ignored: tuple[str, ...] = ()) -> None:
-        """Use the account of the only other token from now on: this token is a renewed one of the same account.
+        """Use the only other account from now on: the token was renewed, or the service moved to another address.
 
-        Does nothing if this token was used before.
+        Does nothing if this account was used before.
 
         Raises:
-            JournalError: The journal cannot be written, or knows several other tokens.
+            JournalError: The journal cannot be written, or knows several other accounts.
         """
         await self._writer.run(lambda store: store.take_over(self._token, ignored))
 

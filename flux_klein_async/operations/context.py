@@ -19,6 +19,7 @@ from flux_klein_async.api.retry_after import retry_after
 from flux_klein_async.errors import ClientClosedError, ConfigurationError, FluxKleinError, JournalError
 from flux_klein_async.events import Closed, Event, Held
 from flux_klein_async.journal.base import Entry, EntryState, Journal, SpendingLimit
+from flux_klein_async.misuse import NEEDS_ASYNCIO
 from flux_klein_async.options import Limits, RetryPolicy
 from flux_klein_async.polling.policies import PollPolicy, SavedPolicy
 from flux_klein_async.transport.base import BodyGuard, Transport
@@ -242,7 +243,10 @@ class ClientContext:
         """
         if self.closing:
             raise ClientClosedError("The client is closed: make another, or call it inside its `async with`")
-        loop = asyncio.get_running_loop()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise ConfigurationError(NEEDS_ASYNCIO) from None
         if self._loop is not loop:
             if self._loop is not None:
                 raise ConfigurationError(

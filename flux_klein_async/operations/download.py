@@ -31,6 +31,7 @@ from flux_klein_async.models import GenerationResult, SavedFile, brief_url
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, wrapping_errors
 from flux_klein_async.operations.files import (
     START,
+    FileBytes,
     IncomingFile,
     InMemory,
     PartFile,
@@ -116,7 +117,7 @@ async def _sweep(context: ClientContext, directory: Path) -> str:
     return mark
 
 
-async def read(operation: Operation, result: GenerationResult) -> list[bytes]:
+async def read(operation: Operation, result: GenerationResult) -> list[FileBytes]:
     """Download every file of a result into memory.
 
     Raises:
@@ -124,7 +125,7 @@ async def read(operation: Operation, result: GenerationResult) -> list[bytes]:
     """
     _check_files(operation, result, "download_bytes")
     with _reported(operation, result, "download_bytes"), operation:
-        return [await _Transfer(operation, url, InMemory()).fetch() for url in result.urls]
+        return [FileBytes(await _Transfer(operation, url, InMemory()).fetch()) for url in result.urls]
 
 
 def _check_files(operation: Operation, result: GenerationResult, verb: str) -> None:

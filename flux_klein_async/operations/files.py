@@ -26,8 +26,10 @@ from flux_klein_async.errors import DownloadError, InvalidInputError
 from flux_klein_async.models import SavedFile
 
 __all__ = [
+    "MEDIA_TYPES",
     "START",
     "WIDTH",
+    "FileBytes",
     "InMemory",
     "IncomingFile",
     "PartFile",
@@ -69,6 +71,24 @@ _SIGNATURES = (
 _KNOWN = frozenset({"png", "jpg", "jpeg", "webp", "gif", "avif", "heic", "mp4", "webm"})
 _PAGE_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 _PAGE_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body")
+
+
+MEDIA_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".avif": "image/avif",
+    ".heic": "image/heic",
+    ".mp4": "video/mp4",
+    ".mov": "video/quicktime",
+    ".webm": "video/webm",
+    ".wav": "audio/wav",
+    ".mp3": "audio/mpeg",
+    ".m4a": "audio/mp4",
+    ".ogg": "audio/ogg",
+    ".flac": "audio/flac",
+}
 
 
 def suffix_of(start: bytes) -> str:
@@ -472,6 +492,22 @@ def figure(name: str, content: bytes, width: int) -> str:
     if suffix in _FILMS:
         return f'<video controls width="{width}" title="{label}" src="data:video/{kind};base64,{data}"></video>'
     return f'<img width="{width}" title="{label}" alt="{label}" src="data:image/{kind};base64,{data}">'
+
+
+class FileBytes(bytes):
+    """The content of a file, which knows what it is."""
+
+    __slots__ = ()
+
+    @property
+    def suffix(self) -> str:
+        """The suffix for a file of this content, such as `.png`; `.bin` for an unknown format."""
+        return suffix_of(self[:START])
+
+    @property
+    def media_type(self) -> str:
+        """Its media type, such as `image/png`; `application/octet-stream` for an unknown format."""
+        return MEDIA_TYPES.get(self.suffix, "application/octet-stream")
 
 
 class SavedPaths(list[Path]):

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final, NamedTuple, NoReturn
 
 from flux_klein_async.api.requests import InputBody, InputFile
 from flux_klein_async.errors import InvalidInputError
-from flux_klein_async.operations.files import suffix_of
+from flux_klein_async.operations.files import MEDIA_TYPES, suffix_of
 from flux_klein_async.options import Limits
 from flux_klein_async.text import shown
 
@@ -24,23 +24,7 @@ __all__ = ["check_files", "digest_files", "read_body"]
 
 _PIECE: Final = 192 * 1024  # bytes; divisible by 3, so that the pieces in base64 add up to the whole
 _LONGEST_PATH: Final = 100  # characters of a path in a message
-_TYPES: Final = {
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".webp": "image/webp",
-    ".gif": "image/gif",
-    ".avif": "image/avif",
-    ".heic": "image/heic",
-    ".mp4": "video/mp4",
-    ".mov": "video/quicktime",
-    ".webm": "video/webm",
-    ".wav": "audio/wav",
-    ".mp3": "audio/mpeg",
-    ".m4a": "audio/mp4",
-    ".ogg": "audio/ogg",
-    ".flac": "audio/flac",
-}
-_KNOWN: Final = ", ".join(suffix[1:].upper() for suffix in _TYPES)
+_KNOWN: Final = ", ".join(suffix[1:].upper() for suffix in MEDIA_TYPES)
 _PROBLEMS: Final = {
     errno.ENOENT: "does not exist",
     errno.ENOTDIR: "does not exist",
@@ -118,7 +102,7 @@ class _Found(NamedTuple):
     def of(cls, name: str, file: InputFile, stream: BinaryIO, limits: Limits) -> "_Found":
         """Look at the first piece."""
         start = stream.read(_PIECE)
-        media_type = _TYPES.get(suffix_of(start), "")
+        media_type = MEDIA_TYPES.get(suffix_of(start), "")
         found = cls(name, file, stream, os.fstat(stream.fileno()), start, media_type)
         if not start:
             found.refuse("is empty; name one with content")

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 from flux_klein_async.api.messages import Response
 from flux_klein_async.api.responses import read_result
+from flux_klein_async.api.urls import host_of, is_loopback, parsed
 from flux_klein_async.errors import (
     BudgetExceededError,
     ConfigurationError,
@@ -32,7 +33,7 @@ from flux_klein_async.errors import (
 from flux_klein_async.journal.base import Action, Claim, EntryState, ItemClaims, ItemJournal
 from flux_klein_async.models import GenerationResult, SavedFile, without_file
 from flux_klein_async.operations import download
-from flux_klein_async.operations.calls import cancel_abandoned, fetch_result, write_result
+from flux_klein_async.operations.calls import cancel_abandoned, fetch_result, status, write_result
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, wrapping_errors
 from flux_klein_async.operations.fanout import Product, dooms, not_submitted
 from flux_klein_async.operations.files import checked_stem, unwritable
@@ -43,8 +44,9 @@ from flux_klein_async.operations.wait import wait
 from flux_klein_async.options import OnAbandon
 from flux_klein_async.transport.throttle import Slot
 
-__all__ = ["ItemRunner"]
+__all__ = ["EMULATED", "ItemRunner"]
 
+EMULATED = "flux-klein-emulator"  # the Server header of the emulator, which the core does not import
 
 T = TypeVar("T")
 
@@ -121,6 +123,7 @@ class ItemRunner(Generic[T]):
         self._halted = False
         self._losses = _Losses(halt_after)
         self._generating: set[Operation] = set()
+        self._is_local = is_loopback(host_of(parsed(context.api.urls.origin)) or "")
         self._claims: ItemClaims | None = context.journal.items() if isinstance(context.journal, ItemJournal) else None
 
     async def make(self, index: int, item: T) -> Product:
@@ -225,21 +228,23 @@ class ItemRunner(Generic[T]):
         """Do what the journal's knowledge of the item calls for."""
         if claim.request_id is not None:
             self._context.known_ids.take(claim.request_id)
-        named = replace(item, prepared=replace(item.prepared, item=claim.item))
-        if claim.action is Action.SUBMIT:
-            return await self._submit(named)
-        if claim.action is Action.RESUME:
-            result = await self._resume(item, claim)
-            return Product(result, await self._files(item, result, again=True), from_journal=True)
-        if claim.action is Action.RECALL:
-            try:
+        if claim.action in {Action.FAILED, Action.UNCERTAIN, Action.CLAIMED}:
+            raise _left_alone(claim)
+        try:
+            if claim.action is Action.RESUME:
+                result = await self._resume(item, claim)
+                return Product(result, await self._files(item, result, again=True), from_journal=True)
+            if claim.action is Action.RECALL:
                 return await self._recall(item, claim)
-            except GenerationFailedError as error:
-                # Where the service could not be asked, it may hold a file by now.
-                if not claim.resubmits or not isinstance(error.__cause__, NotFoundError | None):
-                    raise
-            return await self._submit(named)
-        raise _left_alone(claim)
+        except NotFoundError as error:
+            if not self._died(error):
+                raise
+        except GenerationFailedError as error:
+            # Where the service could not be asked, it may hold a file by now.
+            resubmits = claim.action is Action.RECALL and claim.resubmits
+            if not resubmits or not isinstance(error.__cause__, NotFoundError | None):
+                raise
+        return await self._submit(replace(item, prepared=replace(item.prepared, item=claim.item)))
 
     # --- to a result
 
@@ -280,14 +285,33 @@ class ItemRunner(Generic[T]):
             asked=item.prepared.asked,
         )
         try:
+            await self._check_alive(item, accepted.request_id)
             return await self._in_slot(
                 item,
                 lambda operation: wait(operation, accepted, on_abandon=self._on_abandon),
                 request_id=accepted.request_id,
             )
         except NotFoundError as error:  # the service has deleted it: later runs must not wait for it again
-            await self._context.write(EntryState.FAILED, request_id=accepted.request_id, error=str(error))
+            state = EntryState.CANCELLED if self._died(error) else EntryState.FAILED
+            await self._context.write(state, request_id=accepted.request_id, error=str(error))
             raise
+
+    async def _check_alive(self, item: _Item, request_id: str) -> None:
+        """Raise at once if the request died with its emulator: a wait asks again for ten seconds."""
+        if self._is_local:
+            try:
+                with Operation(self._context, self._timeout, request_id=request_id, tag=item.index) as operation:
+                    await status(operation, request_id)
+            except FluxKleinError as error:
+                if isinstance(error, NotFoundError) and self._died(error):
+                    raise
+
+    def _died(self, error: NotFoundError) -> bool:
+        """Whether the request was of an emulator that has ended: nothing was charged, and it is submitted again.
+
+        The service proper may stand behind an address of this machine too. It does not say that it is an emulator.
+        """
+        return self._is_local and error.headers.get("server") == EMULATED
 
     async def _in_slot(
         self, item: _Item, run: Callable[[Operation], Awaitable[GenerationResult]], *, request_id: str | None = None
@@ -358,6 +382,8 @@ class ItemRunner(Generic[T]):
         try:
             result = await self._fetch(item, known.request_id)
         except FluxKleinError as error:
+            if isinstance(error, NotFoundError) and self._died(error):
+                raise
             raise without_file(known) from error
         if not result.urls:
             raise without_file(result)
@@ -368,7 +394,9 @@ class ItemRunner(Generic[T]):
         """The result as the service has it now, if it names other files; otherwise raise the error."""
         try:
             result = await self._fetch(item, known.request_id)
-        except NotFoundError:
+        except NotFoundError as missing:
+            if self._died(missing):
+                raise
             gone = (
                 "The files are missing and the service has deleted the result; to pay for it again, change the item or "
                 "give it a new id"

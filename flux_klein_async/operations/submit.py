@@ -32,6 +32,7 @@ from flux_klein_async.models import (
     Input,
     TextToImage9BInput,
     TextToImageInput,
+    findings,
 )
 from flux_klein_async.operations.calls import abandon, get_model
 from flux_klein_async.operations.context import ClientContext, log, wrapping_errors
@@ -144,10 +145,7 @@ def _typed(kind: type[TextToImageInput] | None, fields: dict[str, Any]) -> TextT
 
 def _invalid_input(error: ValidationError) -> InvalidInputError:
     """Pydantic's findings as one sentence: field, then what is wrong with it."""
-    fields = {
-        ".".join(map(str, item["loc"])): item["msg"].removeprefix("Value error, ")  # our own, which need no such title
-        for item in error.errors(include_url=False)
-    }
+    fields = findings(error)
     return InvalidInputError("; ".join(f"{name}: {message}" for name, message in fields.items()), fields=fields)
 
 

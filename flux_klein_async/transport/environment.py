@@ -105,7 +105,7 @@ def _parsed(text: str) -> Proxy:
     except ValueError:  # its text would show the credentials
         raise ValueError("it is no URL") from None
     if url.scheme not in {"http", "https"}:
-        advice = "for SOCKS, lend the client a session with a SOCKS connector, or pass trust_env=False"
+        advice = "name the host in NO_PROXY; in Python, a session with a SOCKS connector can be lent to the client"
         raise ValueError(f"{url.scheme} is neither http nor https ({advice})")
     if host is None or port is None:
         raise ValueError("it names no host")

@@ -53,7 +53,7 @@ _ADVICE: dict[type[BaseException], str] = {
         "otherwise check the clock and the CA certificates of this machine"
     ),
     aiohttp.ClientConnectorSSLError: "The TLS handshake failed: check the base URL and the proxy",
-    aiohttp.ClientProxyConnectionError: "The proxy cannot be reached: check HTTPS_PROXY, or pass trust_env=False",
+    aiohttp.ClientProxyConnectionError: "The proxy cannot be reached: check HTTPS_PROXY, or name the host in NO_PROXY",
     aiohttp.ClientHttpProxyError: (
         "The proxy refuses a tunnel to the service: check HTTPS_PROXY (407: add user and password), or add the "
         "service to NO_PROXY"

@@ -90,6 +90,13 @@ def test_a_path_that_is_no_file_cannot_be_read(tmp_path: Path) -> None:
     assert refusal(token_file="/a\0b").endswith("cannot be read: ValueError")
 
 
+@pytest.mark.parametrize("token", ['"abc-def"', "'abc-def'", " `abc-def`\n", "Bearer abc-def", "bearer abc-def"])
+def test_what_was_copied_around_a_token_is_named(token: str) -> None:
+    said = refusal(token)
+    assert ("in quotes" in said) != ("begins with 'Bearer'" in said)
+    assert "abc" not in said
+
+
 @pytest.mark.parametrize("path", [None, "missing"])
 def test_without_any_source_the_message_names_all_ways_to_give_a_token(path: str | None, tmp_path: Path) -> None:
     assert refusal(token_file=tmp_path / path if path else None) == (

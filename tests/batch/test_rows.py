@@ -17,6 +17,7 @@ import pytest
 
 from flux_klein_async.batch.rows import (
     LONGEST,
+    Columns,
     DiskMap,
     Estimate,
     FileFormat,
@@ -84,6 +85,14 @@ GOOD: list[tuple[FileFormat, bytes, list[Row]]] = [
     (CSV, b'prompt,id\n"a, ""b""",x\n,\n\n"c\nd",\n', [(2, 'a, "b"', "x"), (5, "c\nd")]),
     (CSV, b" height , prompt\r\n 64 ,a\r\n,b\r\n", [(2, "a", None, 64), (3, "b")]),
     (CSV, b'prompt\n"a\r\nb"\nc', [(2, "a\r\nb"), (4, "c")]),
+    # As spreadsheets and data frames write it.
+    (CSV, b"PROMPT;Height;\r\na, b;64;\r\nc;;;;\r\n", [(2, "a, b", None, 64), (3, "c")]),
+    (CSV, b'"prompt";"height"\n"a";"64"\n', [(2, "a", None, 64)]),
+    (CSV, b'"prompt","height"\n"a","64"\n', [(2, "a", None, 64)]),
+    (CSV, b"sep=;\r\nId;Prompt\r\nx;a\r\n", [(3, "a", "x")]),
+    (CSV, b"prompt\theight\na;b\t64.0\n", [(2, "a;b", None, 64)]),
+    (CSV, b"Unnamed: 0,,prompt,height\n0,7,a,64.0\n1,,b,\n", [(2, "a", None, 64), (3, "b")]),
+    (JSONL, b'{"prompt": "a", "height": 64.0}', [(1, "a", None, 64)]),
 ]  # type: ignore[list-item]
 
 
@@ -107,18 +116,18 @@ BAD: list[tuple[FileFormat, bytes, str]] = [
     (TXT, b"x" * (LONGEST + 1), f"longer than {LONGEST} bytes"),
     (TXT, b"a\x1b[2J", "prompt: the control character U+001B is not allowed"),
     (JSONL, b"{", "not JSON: Expecting property name"),
-    (JSONL, b'["a"]', 'not a JSON object: write a row as {"prompt": "a snow leopard"}'),
+    (JSONL, b'"a"', 'not a JSON object: write a row as {"prompt": "a snow leopard"}'),
     (JSONL, b'{"prompt": "a", "prompt": "b"}', "the field 'prompt' is there twice"),
     (JSONL, b'{"prompt": "a", "width": NaN}', "NaN is not a number in JSON"),
     (JSONL, b'{"prompt": "a", "width": 1' + b"0" * 5000 + b"}", "a number has too many digits"),
-    (JSONL, b"[" * 100_000, "nested too deeply"),
+    (JSONL, b'{"prompt": ' + b"[" * 100_000, "nested too deeply"),
     (JSONL, b'{"prompt": "a", "seed": 3}', "unknown field 'seed'; known are prompt, width, height, id"),
     (JSONL, b'{"prompt": "a", "b": 1, "c\\n": 2}', "unknown fields 'b', 'c\\n'"),
-    (JSONL, b'{"width": 64}', "prompt: Field required"),
-    (JSONL, b"{}", "prompt: Field required"),
-    (JSONL, b'{"prompt": " "}', "prompt: Value error, the prompt is blank"),
-    (JSONL, b'{"prompt": "a", "width": 63}', "width: Input should be greater than or equal to 64"),
-    (JSONL, b'{"prompt": "a", "height": "64"}', "height: Input should be a valid integer"),
+    (JSONL, b'{"width": 64}', "prompt: missing"),
+    (JSONL, b"{}", "prompt: missing"),
+    (JSONL, b'{"prompt": " "}', "prompt: the prompt is blank"),
+    (JSONL, b'{"prompt": "a", "width": 63}', "width: 63 is less than 64"),
+    (JSONL, b'{"prompt": "a", "height": "64"}', "height: '64' is not a whole number"),
     (JSONL, b'{"prompt": "\\ud800"}', "prompt: the control character U+D800 is not allowed"),
     (JSONL, b'{"prompt": "a", "id": true}', "id: neither text nor a whole number"),
     (JSONL, b'{"prompt": "a", "id": 1.5}', "id: neither text nor a whole number"),
@@ -126,6 +135,7 @@ BAD: list[tuple[FileFormat, bytes, str]] = [
     (JSONL, b'{"prompt": "a", "id": "' + b"x" * 201 + b'"}', "id: longer than 200 characters"),
     (JSONL, b'{"prompt": "a", "id": "\\n"}', "id: blank"),
     (JSONL, b'{"prompt": "a", "id": "a\\u2028"}', "id: the control character U+2028 is not allowed"),
+    (JSONL, b'{"prompt": "a", "width": 64.5}', "width: 64.5 is not a whole number"),
     (CSV, b"a,b", "2 cells, but the header has 1; put quotes around a prompt with commas"),
     (CSV, b'"a"b"c"', "not CSV"),
     (CSV, b"a\rb", "not CSV: new-line character seen in unquoted field"),
@@ -151,6 +161,17 @@ def test_a_csv_size_that_is_not_a_number_is_named() -> None:
     ]
 
 
+def test_columns_can_be_named_and_left_out() -> None:
+    data = b"notes,Text,prompt,,width\nn,a,p,u,64\n"
+    columns = Columns("text", ignore_extra=True)
+    assert list(read_rows(io.BytesIO(data), CSV, columns=columns)) == [prompt(2, "a", width=64)]
+    [row] = read_rows(io.BytesIO(data), CSV, columns=Columns("text"))
+    assert (row.problem or "").startswith("unknown columns 'notes', 'prompt'")
+    assert read(b"prompt,\na,x\n", CSV) == [
+        bad(2, "column 2 has no name and holds 'x'; --ignore-extra-columns ignores it")
+    ]
+
+
 # --- what ends the reading
 
 FATAL: list[tuple[FileFormat, bytes, int, str]] = [
@@ -159,9 +180,16 @@ FATAL: list[tuple[FileFormat, bytes, int, str]] = [
         CSV,
         b"text,id\na,b",
         1,
-        "unknown column 'text'; known are prompt, width, height, id (the first line is the header)",
+        "there is no column 'prompt'; the first line names 'text', 'id': name the column of prompts 'prompt', or pass",
     ),
-    (CSV, b"prompt;width\na;64", 1, "columns are separated by commas; this is one column, 'prompt;width'"),
+    (CSV, b"Prompt;notes\na;64", 1, "unknown column 'notes'; known are prompt, width, height, id (the first line is"),
+    (CSV, b'"a"b"c"\n', 1, "not CSV: "),
+    (CSV, b"prompt,a,b\n", 1, "unknown columns 'a', 'b'; known are"),
+    (CSV, b"prompt\tPROMPT\n", 1, "the column 'prompt' is there twice"),
+    (JSONL, b'[{"prompt": "a"}]', 1, "a JSON array; write an object on each line"),
+    (JSONL, b"\x1f\x8b\x08", 1, "the file is compressed with gzip"),
+    (CSV, b"PK\x03\x04", 1, "the file is an Excel workbook or another zip"),
+    (TXT, b"\xd0\xcf\x11\xe0", 1, "the file is an Excel workbook"),
     (CSV, b"id,id,prompt\n", 1, "the column 'id' is there twice"),
     (CSV, b"id\n", 1, "there is no column 'prompt'"),
     (CSV, b"\n,\ncaf\xe9\nprompt\na", 3, "not UTF-8 (byte 0xE9)"),
@@ -270,7 +298,7 @@ def test_rows_of_the_9b_model_have_its_fields() -> None:
     good, *others = read_rows(io.BytesIO(data), JSONL, model=KLEIN_9B_TEXT_TO_IMAGE)
     assert good.fields == rows[0]
     assert [row.problem for row in others] == [
-        "steps: Input should be less than or equal to 100",
+        "steps: 101 is more than 100",
         "unknown field 'seed'; known are prompt, width, height, steps, id",
     ]
 

@@ -1,5 +1,6 @@
 """`flux-klein batch`: a picture for every line, and nothing is paid for twice however a run ended."""
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -8,8 +9,12 @@ from typing import Any
 
 import pytest
 
+from flux_klein_async.cli import connect
 from flux_klein_async.cli.batch import _line_ends
 from flux_klein_async.emulator import Emulator, Reply, Rewrite, error_reply, fault
+from flux_klein_async.journal.base import Entry, EntryState
+from flux_klein_async.journal.sqlite import SqliteJournal
+from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from tests.fakes import png
 
 from .helpers import Command
@@ -325,8 +330,46 @@ def test_a_dry_run_knows_what_was_done_before_and_changes_nothing(served: Emulat
     for _ in range(2):
         ran = flux_klein(*ARGUMENTS, "--dry-run", "--json")
         counts = {"submit": 1, "resume": 0, "recall": 1, "failed": 1, "uncertain": 1, "claimed": 0, "bad": 0}
-        assert ran.records == [{**counts, "cost_usd": 0.01, "seconds": 0.065}]
+        assert ran.records == [{**counts, "cost_usd": 0.01, "affordable": None, "ends_at_line": None, "seconds": 0.065}]
     assert served.accepted == 3
+
+
+def test_a_dry_run_says_where_the_money_ends(served: Emulator, flux_klein: Command) -> None:
+    prompts(2)
+    flux_klein(*ARGUMENTS)
+    prompts(8)
+    ran = flux_klein(*ARGUMENTS, "--dry-run", "--max-spend", "0.05")
+    bound = "Bound: --max-spend $0.05, $0.02 spent before: "
+    assert ran.out.splitlines()[2] == f"{bound}enough for 3 of 6; the money ends before line 6"
+    [facts] = flux_klein(*ARGUMENTS, "--dry-run", "--max-spend", "0.05", "--json").records
+    assert (facts["affordable"], facts["ends_at_line"]) == (3, 6)
+    ran = flux_klein(*ARGUMENTS, "--dry-run", "--max-spend", "0.08")
+    assert ran.out.splitlines()[2] == "Bound: --max-spend $0.08, $0.02 spent before: enough for all"
+    assert served.accepted == 2
+
+
+def test_a_batch_says_what_it_is_about_to_spend(served: Emulator, flux_klein: Command) -> None:
+    prompts(2)
+    flux_klein(*ARGUMENTS)
+    prompts(8)
+    arguments = ("batch", "prompts.jsonl")
+    before = [served.accepted]
+    served.script("submit", *[error_reply(400, 400002, message="no balance left")] * 200)
+    ran = flux_klein(*arguments, "--max-spend", "0.05")
+    said = (
+        "Submitting 6 of 8, at $0.01 each: $0.06 in all; --max-spend $0.05, $0.02 spent before, which is enough for 3"
+    )
+    assert ran.err.splitlines()[0] == said
+    assert flux_klein(*arguments).err.startswith("Submitting 6 of 8, at $0.01 each: $0.06 in all; no --max-spend\n")
+    ran = flux_klein("batch", "-", "--format", "jsonl", stdin=Path("prompts.jsonl").read_bytes())
+    assert ran.err.startswith("Submitting 6 of 8, at $0.01 each: $0.06 in all; no --max-spend\n")
+    prompts(1001)
+    assert flux_klein(*arguments).err.startswith("Submitting up to 999 of 1,001, at $0.01 each: up to $9.99 in all; no")
+    ran = flux_klein("batch", "-", "--format", "jsonl", stdin=Path("prompts.jsonl").read_bytes())
+    assert ran.err.startswith("Submitting lines as they come, at $0.01 each; no --max-spend\n")
+    served.fault("model", Reply(500, "sorry"), probability=1)
+    assert flux_klein(*arguments).err.startswith("Submitting up to 999 of 1,001, at an unknown price; no --max-spend\n")
+    assert [served.accepted] == before
 
 
 def test_a_dry_run_counts_every_line_prints_the_first_bad_ones_and_guesses_no_price(
@@ -364,12 +407,6 @@ def test_the_lines_of_a_pipe_are_not_counted_ahead(tmp_path: Path) -> None:
     assert (_line_ends(str(tmp_path / "three.txt")), _line_ends("-")) == (3, None)
 
 
-def test_an_empty_file_is_done_at_once(served: Emulator, flux_klein: Command) -> None:
-    ran = flux_klein("batch", "-", stdin=b"")
-    assert (ran.code, ran.out) == (0, "")
-    assert "0 of 0 done" in ran.err
-
-
 def test_a_run_on_the_emulator_is_resumed_too(flux_klein: Command) -> None:
     prompts(3)
     ran = flux_klein("batch", "prompts.jsonl", "--emulator")
@@ -377,6 +414,24 @@ def test_a_run_on_the_emulator_is_resumed_too(flux_klein: Command) -> None:
     assert "spent" not in ran.err
     again = flux_klein("batch", "prompts.jsonl", "--emulator")
     assert "3 of 3 done in out, 3 done before" in again.err
+
+
+def test_what_a_killed_run_had_at_its_emulator_is_submitted_again(flux_klein: Command) -> None:
+    ends = {"submitted": "r-1", "uncertain": None, "failed": "r-2", "completed": "r-3"}
+    Path("prompts.jsonl").write_text("".join(json.dumps({"prompt": "x", "id": end}) + "\n" for end in ends))
+
+    async def earlier() -> None:
+        async with SqliteJournal("run.sqlite") as journal:
+            account = journal.for_account(connect.EMULATED_TOKEN, connect.EMULATED_SERVICE)
+            items = account.items()
+            for end, request_id in ends.items():
+                claim = await items.claim(KLEIN_4B_TEXT_TO_IMAGE, b'{"prompt":"x"}', end)
+                await account.record(Entry(state=EntryState.SUBMITTING, key=end, item=claim.item))
+                await account.record(Entry(state=EntryState(end), key=end, request_id=request_id))
+
+    asyncio.run(earlier())
+    ran = flux_klein("batch", "prompts.jsonl", "--emulator", "--journal", "run.sqlite")
+    assert (ran.code, len(pictures())) == (0, 4), ran.err
 
 
 def test_a_renewed_token_does_not_pay_for_everything_again(

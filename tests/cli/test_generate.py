@@ -62,6 +62,8 @@ def test_without_download_urls_are_printed_and_nothing_is_saved(served: Emulator
     ("arguments", "stdin", "prompt"),
     [
         (["-5 degrees"], b"", "-5 degrees"),
+        (["-5 degrees", "-n", "1"], b"", "-5 degrees"),
+        (["--output-dir", "-my pictures", "x"], b"", "x"),
         (["--dashes-- and words"], b"", "--dashes-- and words"),
         (["--", "--count"], b"", "--count"),
         (["--", "-"], "-é 🐆\nsecond line\n".encode(), "-é 🐆\nsecond line"),
@@ -145,10 +147,10 @@ def test_the_command_that_resumes_a_request_can_be_copied() -> None:
     [(b"a\n", "a"), (b"a\r\n", "a"), (b"a\n\n", "a\n"), (b"a\r", "a\r"), (b"-", "-"), ("é\n".encode(), "é")],
 )
 def test_a_prompt_from_a_pipe_loses_one_line_end(data: bytes, expected: str) -> None:
-    assert _decoded(data) == expected
+    assert _decoded("It", data) == expected
 
 
 @pytest.mark.parametrize("data", [b"caf\xe9", "\udc80".encode("utf-8", "surrogatepass")])
 def test_a_prompt_that_is_not_utf8_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidInputError, match="not UTF-8"):
-        _decoded(data)
+        _decoded("It", data)

@@ -2,17 +2,19 @@
 
 import asyncio
 import io
+import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from flux_klein_async.cli.output import LiveLine, PlainLines, Screen, duration, progress_shown, shortened
+from flux_klein_async.cli.output import LiveLine, PlainLines, Screen, _Notes, duration, progress_shown, shortened
 from flux_klein_async.cli.run import Totals
-from flux_klein_async.errors import DownloadError, FluxKleinError
-from flux_klein_async.events import Submitted
+from flux_klein_async.errors import DownloadError, FluxKleinError, SubmissionUncertainError
+from flux_klein_async.events import Finished, Held, Submitted
 from flux_klein_async.models import GenerationOutput, GenerationResult, Outcome, RequestState
 
 
@@ -189,10 +191,43 @@ def test_the_live_line_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     line = LiveLine(half_way(), clock)
     clock.now += 4.1
     text = rendered(line, 80)
-    assert "1/8 done  0 running  2 queued  1 failed  4.1 s" in text
+    assert "1/8 done  0 running  2 queued  1 failed  0.5/s  ETA 12.3 s  4.1 s" in text
     assert "━" in text
     assert len(text) < 80
-    assert rendered(line, 50) == "1/8 done  0 running  2 queued  1 failed  4.1 s", "no room for a bar"
+    assert rendered(line, 48) == "1/8 done  0 running  1 failed  ETA 12.3 s", "no room for a bar"
+
+
+def test_the_live_line_says_what_the_service_does_and_drops_what_matters_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_terminal(monkeypatch)
+    clock, totals = Clock(), half_way()
+    totals.bound_usd, totals.spent_usd, totals.cost_usd = 25.0, 1.0, 0.12
+    totals.end(ended(2, SubmissionUncertainError()))
+    totals.note(Finished(at=0.0, request_id="r", tag=3, seconds=1.0, polls=1, lag_max=0.0, cost_usd=None))
+    line = LiveLine(totals, clock)
+    clock.now += 6.0
+    totals.note(Held(at=clock.now - 1.0, kind="submit", seconds=8.0))
+    words = "1/8 done  0 running  1 saving  1 failed  1 uncertain  $1.12 of $25.00  held for 7.0 s  0.5/s  ETA 10.0 s"
+    assert rendered(line, 120).endswith(f"{words}  6.0 s")
+    assert rendered(line, 80) == "1/8 done  0 running  1 failed  1 uncertain  $1.12 of $25.00  held for 7.0 s"
+    assert rendered(line, 50) == "1/8 done  1 failed  1 uncertain  held for 7.0 s"
+    assert rendered(line, 9) == "1/8 done"
+    clock.now += 8.0
+    assert "service slow for 9.0 s" in rendered(line, 110)
+
+
+async def test_what_libraries_warn_of_is_printed_above_the_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, screen = on_terminal(monkeypatch), Screen()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    async with progress_shown(screen, half_way()):
+        logging.getLogger("some.library").warning("first!\nsecond!")
+        await asyncio.to_thread(logging.getLogger("another").error, "third!")
+        warnings.showwarning("fourth!", UserWarning, "a.py", 1)  # as `warnings.warn` calls it
+        await asyncio.sleep(0.01)
+    for note in ("first!", "second!", "third!", "UserWarning: fourth!"):
+        before, found, _ = terminal.getvalue().partition(note)
+        assert found, note
+        assert "\x1b[2K" in before.rpartition("1/8 done")[2], "the line was erased"
+    assert not isinstance(logging.lastResort, _Notes)
 
 
 def test_the_live_line_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,6 +313,6 @@ def test_a_long_silence_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
         clock.now += 1.0
         lines.tick()
     assert capsys.readouterr().err.splitlines() == [
-        "0/2 done, 0 running, 0 queued, 0 failed, 30.0 s",
-        "0/2 done, 0 running, 0 queued, 0 failed, 1:00",
+        "0/2 done, 0 running, 30.0 s",
+        "0/2 done, 0 running, 1:00",
     ]

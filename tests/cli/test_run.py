@@ -30,7 +30,7 @@ from flux_klein_async.errors import (
     NotFoundError,
     SubmissionUncertainError,
 )
-from flux_klein_async.events import Cancelled, Finished, Polled, StateChanged, Submitted
+from flux_klein_async.events import Cancelled, Finished, Held, Polled, Retrying, StateChanged, Submitted
 from flux_klein_async.journal.base import Action, Claim
 from flux_klein_async.models import GenerationOutput, GenerationResult, Outcome, RequestState
 from flux_klein_async.options import Limits
@@ -426,8 +426,22 @@ def test_the_totals_follow_the_events() -> None:
     ):
         totals.note(event)
         seen.append((totals.queued, totals.running))
-    assert seen == [(1, 0), (2, 0), (1, 1), (1, 1), (0, 2), (0, 2), (0, 2), (0, 2), (0, 2)]
-    assert (totals.polls, totals.generations) == (1, 3)
+    assert seen == [(1, 0), (2, 0), (1, 1), (1, 1), (0, 2), (0, 2), (0, 1), (0, 1), (0, 1)]
+    assert (totals.polls, totals.generations, totals.saving) == (1, 3, 1)
+
+
+def test_the_totals_know_that_the_service_is_slow() -> None:
+    totals = Totals()
+    refused = {"attempt": 2, "seconds": 0.1, "error": "503"}
+    assert totals.slowed_for(5.0) is None
+    totals.note(Retrying(at=3.0, kind="file", **refused))
+    assert totals.slowed_for(5.0) is None
+    totals.note(Retrying(at=5.0, kind="submit", **refused))
+    totals.note(Held(at=9.0, kind="submit", seconds=30.0))
+    assert [totals.slowed_for(at) for at in (9.0, 40.0, 49.0, 49.1)] == [4.0, 35.0, 44.0, None]
+    assert totals.held_until == 39.0
+    totals.note(Held(at=60.0, kind="read", seconds=1.0))
+    assert (totals.slowed_for(61.0), totals.held_until) == (1.0, 61.0)
 
 
 def test_every_end_is_counted_once() -> None:

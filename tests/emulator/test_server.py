@@ -54,12 +54,13 @@ def test_a_body_decides_its_type(body, data, content_type):
     assert headers == {
         "Content-Type": content_type,
         "Content-Length": str(len(data)),
+        "Server": "flux-klein-emulator",
         "Date": "Thu, 01 Jan 1970 00:00:00 GMT",
     }
 
 
 def test_given_headers_win():
-    given = {"content-TYPE": "a/b", "Content-length": "7", "date": "never"}
+    given = {"content-TYPE": "a/b", "Content-length": "7", "date": "never", "SERVER": "x"}
     _, headers, _ = split(encode_response(200, given, b"x", 0.0, keep=False))
     assert headers == {**given, "Connection": "close"}
 

@@ -46,7 +46,7 @@ class Books:
         """What the journal holds so far."""
         yield self._database
 
-    def for_account(self, token: str) -> "_Account":
+    def for_account(self, token: str, base_url: str | None = None) -> "_Account":  # one service
         return _Account(self._database, token, self._passes)
 
     async def record(self, entry: Entry) -> None:

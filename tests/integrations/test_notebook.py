@@ -3,7 +3,15 @@ import re
 
 import pytest
 
-from flux_klein_async import InvalidInputError
+from flux_klein_async import (
+    GenerationOutput,
+    GenerationResult,
+    InvalidInputError,
+    Outcome,
+    RequestState,
+    SavedFile,
+    TextToImageInput,
+)
 from flux_klein_async.integrations.notebook import show
 
 
@@ -22,9 +30,30 @@ async def test_outcomes_are_shown_as_their_files(klein_client, tmp_path):
     outcomes = await klein_client.generate_all(["a cat", " ", "a dog"], directory=tmp_path)
     names = [path.name for outcome in outcomes for path in outcome.paths]
     assert len(names) == 2
-    assert repr(show(outcomes)) == f"Pictures({', '.join(names)})"
+    assert repr(show(outcomes)) == f"Pictures({names[0]}, item 1 failed, {names[1]})"
+    page = show(outcomes)._repr_html_()
+    assert (page.count("<figcaption>a cat</figcaption>"), page.count('alt="a dog"')) == (1, 1)
+    assert "<b> </b>: prompt: the prompt is blank</p>" in page
     assert repr(show(outcomes[2])) == f"Pictures({names[1]})"
     assert show(outcomes, width=100)._repr_html_().count('<img width="100"') == 2
+
+
+def test_a_failure_is_labelled_with_its_prompt_as_text():
+    for item, label in (
+        ({"prompt": "<script>"}, "&lt;script&gt;"),
+        (TextToImageInput(prompt="x" * 300), "x" * 199 + "…"),
+        (7, "item 3"),
+    ):
+        failed = show(Outcome(index=3, item=item, error=InvalidInputError("<b>")))
+        assert f"<b>{label}</b>: &lt;b&gt;</p>" in failed._repr_html_()
+
+
+async def test_an_outcome_whose_file_is_no_picture_is_a_name(tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"nonsense")
+    saved = SavedFile(path=tmp_path / "a.bin", sha256="", size=8)
+    result = GenerationResult(request_id="r", state=RequestState.COMPLETED, output=GenerationOutput())
+    shown = show([Outcome(index=0, item="a cat", result=result, files=(saved,))])
+    assert shown._repr_html_() == "<p>a cat: no picture that a browser knows</p>"
 
 
 def test_contents_are_numbered():

@@ -604,8 +604,23 @@ def test_a_new_token_takes_over_what_the_old_one_had(start: Start) -> None:
 def test_which_of_several_tokens_was_renewed_nobody_knows(run: Run) -> None:
     buy(run, "old")
     buy(run, "another's")
-    with pytest.raises(JournalError, match="2 other tokens"), run.store.writing():
+    with pytest.raises(JournalError, match="2 other accounts"), run.store.writing():
         run.store.take_over("new")
+
+
+def test_an_account_of_an_earlier_version_goes_to_the_first_service_that_comes(start: Start) -> None:
+    buy(start(), "token")  # its name has no service
+    run = start()
+    assert others(run, "token https://a") == others(run, "token https://b") == 0
+    assert others(run, "new https://a") == 1
+    assert others(run, "new https://a", "token") == 0
+    assert run.claim(b"{}", "of token", token="token https://a").action is Action.RECALL
+    assert run.claim(b"{}", "of token", token="token https://b").action is Action.SUBMIT
+    assert run.claim(b"{}", "of token", token="token https://a").action is Action.RECALL
+    assert others(run, "token https://c") == 2
+    names = [name for [name] in run.store.execute("SELECT name FROM accounts ORDER BY id")]
+    assert [name.partition("@")[2] for name in names] == ["https://a", "https://b"]
+    check(run.store.path)
 
 
 # --- speed at any size

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from flux_klein_async.errors import JournalError
+from flux_klein_async.errors import ConfigurationError, JournalError
 from flux_klein_async.journal import sqlite
 from flux_klein_async.journal.base import AccountJournal, Action, ItemJournal, Reservation
 from flux_klein_async.journal.lease import Lease, is_alive
@@ -287,6 +287,20 @@ async def test_an_account_is_known_again_in_the_same_journal_alone(tmp_path: Pat
             names.append(await journal._writer.run(lambda store: store.execute("SELECT name FROM accounts").fetchall()))
             assert (await journal.for_account("token").spent()).usd == 0.01
     assert names[0] == names[1] != names[2]
+
+
+async def test_each_service_has_its_own_account_however_its_address_is_spelt(
+    journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spellings = ["https://model-api.runcomfy.net", "HTTPS://Model-API.runcomfy.net.:443/v1/", None]
+    others = ["https://model-api-int.runcomfy.net", "http://127.0.0.1:1", "http://127.0.0.1:2", "https://a.b/c"]
+    await journal.for_account("token").record(entry("completed", request_id="r", cost_usd=0.01))
+    assert [(await journal.for_account("token", url).spent()).usd for url in spellings] == [0.01] * 3
+    assert [(await journal.for_account("token", url).spent()).usd for url in others] == [0.0] * 4
+    monkeypatch.setenv("RUNCOMFY_MODEL_API_BASE", "https://a.b")
+    assert (await journal.for_account("token").spent()).usd == 0.0
+    with pytest.raises(ConfigurationError):
+        journal.for_account("token", "no address")
 
 
 async def test_what_an_account_spent(journal: SqliteJournal) -> None:

@@ -92,6 +92,14 @@ async def test_an_untrusted_address_is_never_asked(klein_emulator, connect, tmp_
     assert listing(tmp_path) == []
 
 
+async def test_bytes_say_what_they_are(klein_emulator, connect):
+    klein_emulator.script("file", Reply(200, PNG), Reply(200, b"{}", {"Content-Type": "application/json"}))
+    client = connect()
+    for suffix, media_type in ((".png", "image/png"), (".bin", "application/octet-stream")):
+        [file] = await client.download_bytes(result_of(OWN.replace(".png", ".json")))
+        assert (file.suffix, file.media_type) == (suffix, media_type)
+
+
 async def test_a_trusted_host_is_asked_in_whatever_case_it_is_written(klein_emulator, connect):
     klein_emulator.script("file", Reply(200, PNG))
     assert await connect().download_bytes(result_of("HTTPS://Files.RunComfy.NET/files/x.png")) == [PNG]

@@ -22,6 +22,7 @@ from flux_klein_async.emulator import (
     error_reply,
     fault,
 )
+from flux_klein_async.emulator.server import SERVER
 from flux_klein_async.errors import (
     AuthenticationError,
     BudgetExceededError,
@@ -41,6 +42,7 @@ from flux_klein_async.errors import (
 from flux_klein_async.events import Downloaded, Event, Failed, Finished, Held, Polled, Retrying, Submitted, Uncertain
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState
 from flux_klein_async.operations import items
+from flux_klein_async.operations.items import EMULATED
 from tests.fakes import now, settle, strays
 from tests.operations.helpers import EVERY_SECOND, Book
 
@@ -163,6 +165,38 @@ async def test_a_request_that_the_service_has_deleted_is_given_up_and_written_do
     assert isinstance(outcome.error, NotFoundError)
     assert [(entry.state, entry.request_id) for entry in shelf.entries] == [(EntryState.FAILED, "gone")]
     assert klein_emulator.accepted == 0
+
+
+DEAD = b'{"status": "completed", "output": {"image": "http://localhost:1/gone.png"}}'
+
+
+@pytest.mark.parametrize(
+    "known", [{"action": Action.RESUME}, {}, {"answer": b'{"status": "completed", "output": {}}'}, {"answer": DEAD}]
+)
+async def test_a_request_dies_with_its_emulator_and_is_submitted_again(klein_emulator, connect, tmp_path, known):
+    shelf = Shelf(claim(**{"action": Action.RECALL, "request_id": "gone"} | known))
+    klein_emulator.service.base_url = "http://localhost:8188"
+    client = connect(journal=shelf)
+    begun = now()
+    outcome = await only(client, shelf, directory=tmp_path)
+    assert (outcome.error, len(outcome.paths), klein_emulator.accepted) == (None, 1, 1)
+    assert now() - begun < 5, "it was not waited for"
+    dead = [entry.state for entry in shelf.entries if entry.request_id == "gone"]
+    assert dead == ([EntryState.CANCELLED] if known == {"action": Action.RESUME} else [])
+
+
+@pytest.mark.parametrize("answers", [[], [error_reply(500)] * 9])
+async def test_a_request_that_the_emulator_still_has_is_waited_for(klein_emulator, connect, answers):
+    klein_emulator.service.base_url = "http://localhost:8188"
+    handle = await connect().submit("a cat")
+    klein_emulator.script("status", *answers)
+    shelf = Shelf(claim(Action.RESUME, handle.request_id))
+    outcome = await only(connect(journal=shelf, timeout=60), shelf)
+    assert (outcome.result.request_id, klein_emulator.accepted) == (handle.request_id, 1)
+
+
+def test_the_emulator_says_what_it_is_in_one_word():
+    assert EMULATED == SERVER
 
 
 async def kept(client: Any) -> tuple[Any, Claim]:
@@ -453,12 +487,12 @@ async def test_each_token_has_a_journal_of_its_own(klein_emulator, connect):
     tokens = []
 
     class Keeper(Shelf):
-        def for_account(self, token: str) -> Shelf:
-            tokens.append(token)
+        def for_account(self, token: str, base_url: str | None = None) -> Shelf:
+            tokens.append((token, base_url))
             return self
 
     await connect(journal=Keeper()).generate("a cat")
-    assert tokens == [klein_emulator.api_key]
+    assert tokens == [(klein_emulator.api_key, klein_emulator.base_url)]
 
 
 # --- the directory

@@ -118,21 +118,39 @@ def test_an_input_becomes_one_request(
     assert (made.model, json.loads(made.body.template), made.pixels) == (model, body, pixels)
 
 
+class Index:
+    """A whole number of another type, as numpy's are."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __index__(self) -> int:
+        return self.number
+
+
+def test_what_can_be_an_index_is_a_whole_number() -> None:
+    side, steps = Index(64), Index(8)
+    typed = prepared("a", width=side, height=side)
+    assert (json.loads(typed.body.template), typed.pixels) == ({"prompt": "a", "width": 64, "height": 64}, 4096)
+    assert TextToImage9BInput(prompt="a", steps=steps).steps == 8  # type: ignore[arg-type]
+    assert json.loads(prepared({"prompt": "a", "n": [side]}).body.template) == {"prompt": "a", "n": [64]}
+
+
 @pytest.mark.parametrize(
     ("given", "settings", "text"),
     [
         ("", {}, "prompt: the prompt is blank"),
         (" \n", {}, "prompt: the prompt is blank"),
         (" \n", {"model": OTHER}, "prompt: the prompt is blank"),
-        ("a", {"width": 63}, "width: Input should be greater than or equal to 64"),
-        ("a", {"height": 2049}, "height: Input should be less than or equal to 2048"),
+        ("a", {"width": 63}, "width: 63 is less than 64"),
+        ("a", {"height": 2049}, "height: 2049 is more than 2048"),
         (
             "a",
             {"width": 512.0, "height": "512"},
-            "width: Input should be a valid integer; height: Input should be a valid integer",
+            "width: 512.0 is not a whole number; height: '512' is not a whole number",
         ),
-        ("a", {"width": True}, "width: Input should be a valid integer"),
-        (TextToImageInput(prompt="a"), {"width": 0}, "width: Input should be greater than or equal to 64"),
+        ("a", {"width": True}, "width: True is not a whole number"),
+        (TextToImageInput(prompt="a"), {"width": 0}, "width: 0 is less than 64"),
         ({"prompt": "a"}, {"width": 512}, "A Mapping goes as it is: put width and height into it"),
         ({"prompt": "a"}, {"height": 512}, "A Mapping goes as it is: put width and height into it"),
         (
@@ -208,7 +226,7 @@ def test_an_item_becomes_an_input(to_input: Any, made: Any) -> None:
     [
         (lambda row: row["text"], "to_input failed: KeyError: 'text'"),
         (lambda row: TextToImageInput(prompt=""), "prompt: the prompt is blank"),
-        (lambda row: TextToImageInput(prompt="a", width=1), "width: Input should be greater than or equal to 64"),
+        (lambda row: TextToImageInput(prompt="a", width=1), "width: 1 is less than 64"),
     ],
 )
 def test_what_goes_wrong_in_the_making_is_the_items_own_error(to_input: Any, text: str) -> None:

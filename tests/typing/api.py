@@ -14,6 +14,7 @@ from flux_klein_async import (
     Entry,
     EntryState,
     ExponentialPolling,
+    FileBytes,
     FixedPolling,
     FluxKleinClient,
     FluxKleinError,
@@ -138,7 +139,7 @@ async def one(client: FluxKleinClient, prompt: str) -> str | None:
     assert_type(result.timings.lag_max, float | None)
     assert_type(result.cost_usd, float | None)
     assert_type(await client.download(result, Path("out")), list[Path])
-    assert_type(await client.download_bytes(result), list[bytes])
+    assert_type(await client.download_bytes(result), list[FileBytes])
     assert_type(await client.cancel(result.request_id), CancelOutcome)
     assert_type(result.image_url, str)
     return result.image_url
