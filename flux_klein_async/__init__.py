@@ -93,7 +93,7 @@ from flux_klein_async.transport.throttle import Limiter
 
 if TYPE_CHECKING:
     # Not in __all__: `import *` must work without the extra.
-    from flux_klein_async.journal.postgres import PostgresJournal as PostgresJournal  # noqa: PLC0414  # exported
+    from flux_klein_async.journal.postgres import PostgresJournal as PostgresJournal  # exported
 
 __all__ = [
     "DEFAULT",

@@ -99,23 +99,24 @@ async def live_emulator() -> AsyncIterator[Emulator]:
 
 
 @pytest.fixture(scope="session")
-def _get_cluster() -> Iterator[Callable[[], Cluster]]:
+def get_cluster() -> Iterator[Callable[[], Cluster]]:
+    """Gives the PostgreSQL server of this run."""
     with cluster_or_skip() as get:
         yield get
 
 
 @pytest.fixture
-def cluster(_get_cluster: Callable[[], Cluster]) -> Cluster:
+def cluster(get_cluster: Callable[[], Cluster]) -> Cluster:
     """The PostgreSQL server of this run."""
-    return _get_cluster()
+    return get_cluster()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def new_location(
-    request: pytest.FixtureRequest, tmp_path: Path, _get_cluster: Callable[[], Cluster]
+    request: pytest.FixtureRequest, tmp_path: Path, get_cluster: Callable[[], Cluster]
 ) -> Callable[[], Location]:
     """Gives places where no journal is yet; a test that asks for it runs over both stores."""
     if request.param == "postgres":
-        return _get_cluster().new_location
+        return get_cluster().new_location
     numbers = itertools.count(1)
     return lambda: SqliteLocation(tmp_path / f"run{next(numbers)}.sqlite")

@@ -1,13 +1,14 @@
 """A PostgreSQL server of this run of the tests, and where journals can be: in files, and in its schemas."""
 
+import asyncio
 import itertools
 import os
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,16 @@ from flux_klein_async.journal.postgres import PostgresLocation
 
 from .networks import closed_port
 
-__all__ = ["Cluster", "cluster_or_skip"]
+__all__ = ["Cluster", "cluster_or_skip", "forwarded"]
 
-MISSING = "PostgreSQL is not installed, and its tests need it: apt-get install postgresql"
+MISSING = "PostgreSQL or PgBouncer is not installed, and their tests need both: apt-get install postgresql pgbouncer"
 _NOBODY = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}  # it refuses root
 
 
 def programs() -> Path | None:
-    """The folder of PostgreSQL's programs."""
+    """The folder of PostgreSQL's programs, if PgBouncer is there too."""
+    if shutil.which("pgbouncer") is None:
+        return None
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
     if found := shutil.which("initdb"):
         folders.append(Path(found).resolve().parent)
@@ -59,9 +62,10 @@ class Cluster:
         command = [self._bin / program, *map(str, arguments)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", **_NOBODY)  # type: ignore[call-overload]
 
-    def dsn(self, database: str = "postgres", *, tcp: bool = False, user: str = "owner") -> str:
-        if tcp:
-            return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
+    def dsn(self, database: str = "postgres", *, port: int | None = None, user: str = "owner") -> str:
+        """The address of a database, on the Unix socket or a loopback port."""
+        if port is not None:
+            return f"postgresql://{user}@127.0.0.1:{port}/{database}"
         return f"postgresql://{user}@/{database}?host={self.folder}&port={self.port}"
 
     def new_database(self, options: str = "") -> str:
@@ -92,6 +96,37 @@ class Cluster:
             assert time.monotonic() < end
             time.sleep(0.01)
 
+    @contextmanager
+    def pooler(self, mode: str, size: int = 20) -> Iterator[int]:
+        """The port of a PgBouncer before the server."""
+        port = closed_port()
+        settings = self.folder / f"pgbouncer-{port}.ini"
+        settings.write_text(f"""
+            [databases]
+            * = host={self.folder} port={self.port} user=owner
+            [pgbouncer]
+            listen_addr = 127.0.0.1
+            listen_port = {port}
+            unix_socket_dir =
+            auth_type = any
+            pool_mode = {mode}
+            default_pool_size = {size}
+        """)
+        command = [shutil.which("pgbouncer"), "-q", settings]
+        with subprocess.Popen(command, cwd="/", stderr=subprocess.DEVNULL, **_NOBODY) as process:  # type: ignore[call-overload]
+            try:
+                end = time.monotonic() + 30
+                while True:
+                    try:
+                        self.sql("SELECT 1", dsn=self.dsn(port=port))
+                        break
+                    except psycopg.OperationalError:
+                        assert time.monotonic() < end
+                        time.sleep(0.05)
+                yield port
+            finally:
+                process.kill()
+
 
 @contextmanager
 def cluster_or_skip() -> Iterator[Callable[[], Cluster]]:
@@ -113,3 +148,48 @@ def cluster_or_skip() -> Iterator[Callable[[], Cluster]]:
     for cluster in made:
         cluster.stop()
         shutil.rmtree(cluster.folder)
+
+
+class Link:
+    """A port of another machine, behind which is the server; the line can go silent both ways."""
+
+    def __init__(self, target: int) -> None:
+        self.port = 0
+        self._target = target
+        self._open = asyncio.Event()
+        self._open.set()
+        self._writers: list[asyncio.StreamWriter] = []
+
+    def silence(self) -> None:
+        self._open.clear()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        self._writers += [writer, far_writer]
+        await asyncio.gather(self._carry(reader, far_writer), self._carry(far_reader, writer), return_exceptions=True)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65_536):
+                await self._open.wait()
+                writer.write(data)
+        finally:
+            writer.close()
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+
+@asynccontextmanager
+async def forwarded(target: int) -> AsyncIterator[Link]:
+    """Another port for a server on this machine."""
+    link = Link(target)
+    server = await asyncio.start_server(link.serve, "127.0.0.1", 0)
+    link.port = server.sockets[0].getsockname()[1]
+    try:
+        yield link
+    finally:
+        server.close()
+        link.close()
+        await server.wait_closed()

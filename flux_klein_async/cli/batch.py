@@ -21,8 +21,9 @@ from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import InvalidInputError, JournalError
 from flux_klein_async.journal.base import Action
 from flux_klein_async.journal.budget import Budget, dollars, generation_price
-from flux_klein_async.journal.sqlite import SqliteJournal
-from flux_klein_async.journal.writer import JournalAccount
+from flux_klein_async.journal.reader import exists, locate
+from flux_klein_async.journal.sql import Location
+from flux_klein_async.journal.writer import JournalAccount, StoredJournal
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from flux_klein_async.operations.inputs import digest_files
 from flux_klein_async.operations.submit import prepare
@@ -49,7 +50,12 @@ Preview = Callable[[str, bytes, str | None], Awaitable[Action]]
 def batch(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Prompts: .txt, .jsonl or .csv; - reads standard input.")],
     *,
-    journal: Annotated[Path | None, typer.Option(help="The journal; else DIR/journal.sqlite.", metavar="PATH")] = None,
+    journal: Annotated[
+        Location | None,
+        typer.Option(
+            parser=connect.journal, help="A file or postgresql://; else DIR/journal.sqlite.", metavar="JOURNAL"
+        ),
+    ] = None,
     output_dir: Annotated[Path, typer.Option(help="Where files and manifest.jsonl go.", metavar="DIR")] = Path("out"),
     file_format: Annotated[FileFormat | None, typer.Option("--format", help="Else by the name of FILE.")] = None,
     concurrency: run.Concurrency = 64,
@@ -99,9 +105,8 @@ def batch(
     """  # noqa: D301  # \b: what follows is not to be wrapped
     folder = output_dir if dry_run else run.writable(output_dir)
     file_format = file_format or _format_of(file)
-    # A relative path in a row of standard input begins at the working directory, as "-" has no folder.
-    found = _rows(_opened(file), file_format, model, Path(file).parent)
-    path = journal or folder / "journal.sqlite"
+    found = _rows(_opened(file), file_format)
+    place = journal or locate(folder / "journal.sqlite")
 
     async def body(screen: Screen, stop: signals.Stop) -> ExitCode:
         async with AsyncExitStack() as stack:
@@ -111,13 +116,13 @@ def batch(
                 return _refused(bad, screen)
             service = await stack.enter_async_context(connect.connected(screen, base_url, emulator=emulator))
             account = None
-            store = SqliteJournal(path, retry_failed=retry_failed, resubmit_uncertain=resubmit_uncertain)
-            if path.exists() or not dry_run:  # a dry run makes none
+            store = StoredJournal(place, retry_failed=retry_failed, resubmit_uncertain=resubmit_uncertain)
+            if not dry_run or await asyncio.to_thread(exists, place):  # a dry run makes none
                 if not dry_run:
                     folder.mkdir(parents=True, exist_ok=True)
                 account = (await stack.enter_async_context(store)).for_account(service.token)
                 if not emulator:
-                    await _check_token(account, path, new_token=new_token)
+                    await _check_token(account, place, new_token=new_token)
             totals, polling = run.Totals(), AdaptivePolling(store=service.store)
             client = await stack.enter_async_context(
                 FluxKleinClient(
@@ -205,14 +210,14 @@ async def _chained(first: list[Row], rest: AsyncIterator[Row]) -> AsyncIterator[
         yield row
 
 
-async def _check_token(account: JournalAccount, path: Path, *, new_token: bool) -> None:
+async def _check_token(account: JournalAccount, place: Location, *, new_token: bool) -> None:
     """Refuse a token that the journal does not know: it would pay for everything again. The emulator's cost nothing."""
     ignored = (connect.EMULATED_TOKEN,)
     if new_token:
         await account.take_over(ignored=ignored)
     elif await account.is_stranger(ignored=ignored):
         raise JournalError(
-            f"The journal {path} was written with another token, and this run would pay for everything again: "
+            f"The journal {place} was written with another token, and this run would pay for everything again: "
             "if you renewed your token, pass --new-token; for another account, name another --journal"
         )
 

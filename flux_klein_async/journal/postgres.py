@@ -138,16 +138,11 @@ class PostgresLocation(Location):
                 "characters percent-encoded, or keywords such as host=HOST dbname=DATABASE"
             )
         self._conninfo = conninfo
+        self.has_password = bool(conninfo_to_dict(conninfo.text).get("password"))
         self._name = _name(conninfo) + ("" if schema == "flux_klein" else f", schema {schema}")
 
     def __str__(self) -> str:
         return self._name
-
-    @property
-    def has_password(self) -> bool:
-        """Whether the address itself holds a password."""
-        known = conninfo_to_dict(self._conninfo.text)
-        return bool(known.get("password") or known.get("sslpassword"))
 
     def exists(self) -> bool:
         """Whether the schema holds a journal."""

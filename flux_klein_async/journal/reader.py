@@ -19,7 +19,7 @@ from flux_klein_async.models import SavedFile
 if TYPE_CHECKING:
     import os
 
-__all__ = ["JournalReader", "JournaledRequest", "locate", "prune"]
+__all__ = ["JournalReader", "JournaledRequest", "exists", "locate", "prune"]
 
 _AT_ONCE: Final = 500  # requests pruned in one transaction: other processes wait for its end
 # The columns are in the order of JournaledRequest's fields.
@@ -184,6 +184,16 @@ def locate(journal: "str | os.PathLike[str] | Location") -> Location:
     except ImportError as error:
         raise ConfigurationError(str(error)) from None
     return PostgresLocation(str(journal))
+
+
+def exists(location: Location) -> bool:
+    """Whether there is a journal.
+
+    Raises:
+        JournalError: That cannot be told.
+    """
+    with _errors(location):
+        return location.exists()
 
 
 @contextlib.contextmanager

@@ -138,7 +138,13 @@ def files_from(text: str | None) -> tuple[SavedFile, ...]:
 
 
 class Location(ABC):
-    """Where a journal is. Its text names it in messages, and shows no password."""
+    """Where a journal is. Its text names it in messages, and shows no password.
+
+    Attributes:
+        has_password: Whether its name holds one.
+    """
+
+    has_password = False
 
     @abstractmethod
     def exists(self) -> bool:

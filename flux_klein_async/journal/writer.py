@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Collection
@@ -379,10 +380,16 @@ class StoredJournal(JournalAccount):
     """A journal with its store: what `SqliteJournal` and `PostgresJournal` share."""
 
     def __init__(
-        self, location: Location, *, retry_failed: bool, resubmit_uncertain: bool, clock: Callable[[], float]
+        self,
+        location: Location,
+        *,
+        retry_failed: bool = False,
+        resubmit_uncertain: bool = False,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._name = f"{type(self).__name__}({str(location)!r})"
         again = {EntryState.FAILED: retry_failed, EntryState.UNCERTAIN: resubmit_uncertain}
+        self._location = location
         writer = Writer(self._name, lambda: location.open(clock), location.to_error)
         super().__init__(writer, "", frozenset(state for state, wanted in again.items() if wanted))
 
