@@ -183,11 +183,11 @@ class PostgresLocation(Location):
         try:
             db = psycopg.connect(self._conninfo.text, autocommit=True)
         except psycopg.Error as error:
-            # The frames of the library hold the password.
-            error.__cause__ = error.__context__ = None
-            raise error.with_traceback(None)  # noqa: B904
-        _connections.add(db)
-        return db
+            failure = type(error)(*error.args)  # psycopg's own holds the password, and so do its frames
+        else:
+            _connections.add(db)
+            return db
+        raise failure
 
     def to_error(self, error: Exception) -> JournalError:
         """The error to raise for an exception while using the database."""
@@ -296,8 +296,10 @@ class PostgresStore(JournalStore):
         Raises:
             _RefusedError: They are from a newer version, or not a journal's.
         """
-        [table] = self.execute("SELECT to_regclass('settings')").fetchone()
-        if table is None:
+        usable = "SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = ?"
+        if self.execute(usable, (self.location.schema,)).fetchone() == (False,):
+            raise _RefusedError(_FORBIDDEN)
+        if self.execute("SELECT to_regclass('settings')").fetchone() == (None,):
             return 0
         row = self.execute("SELECT value FROM settings WHERE name = 'version'").fetchone()
         if row is None or not row[0].isdigit():
