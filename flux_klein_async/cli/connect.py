@@ -65,7 +65,10 @@ def known_models(typed: str) -> list[str]:
 
 def journal(name: str) -> Location:
     """The place of a journal; a password in it would be shown to everyone who lists processes."""
-    place = locate(name)
+    try:
+        place = locate(name)
+    except ConfigurationError as error:
+        raise typer.BadParameter(str(error)) from None
     if place.has_password:
         raise typer.BadParameter("leave the password out: set PGPASSWORD or PGPASSFILE, or name a service (PGSERVICE)")
     return place

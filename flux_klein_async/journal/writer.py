@@ -389,7 +389,7 @@ class StoredJournal(JournalAccount):
     ) -> None:
         self._name = f"{type(self).__name__}({str(location)!r})"
         again = {EntryState.FAILED: retry_failed, EntryState.UNCERTAIN: resubmit_uncertain}
-        self._location = location
+        self.location = location
         writer = Writer(self._name, lambda: location.open(clock), location.to_error)
         super().__init__(writer, "", frozenset(state for state, wanted in again.items() if wanted))
 

@@ -462,7 +462,7 @@ from flux_klein_async.journal import postgres
 from tests.journal.helpers import entry, journal_named
 postgres._SETTINGS.update({"idle_in_transaction_session_timeout": "1s", "tcp_keepalives_idle": "1",
     "tcp_keepalives_interval": "1", "tcp_keepalives_count": "1", "tcp_user_timeout": "1s"})
-store = journal_named(sys.argv[1])._location.open(time.time)
+store = journal_named(sys.argv[1]).location.open(time.time)
 with store.writing():
     claimed = store.claim("", 1, "a/b", b"{}", None, frozenset())
     store.record("", entry("submitting", key="k", item=claimed.item))
