@@ -122,7 +122,10 @@ class FluxKleinClient(NotWith):
         limits: How much at once, and how large; or your own `Limiter`. None: `Limits()`.
         polling: When to poll; None: `AdaptivePolling()`, which learns how long generations take.
         retry: How calls are repeated where that is safe; None: `RetryPolicy()`.
-        session: A session to borrow. It is never closed, and may have no credentials.
+        session: A session to borrow. It is never closed, and may have no credentials. Its connections get the same
+            checks as our own, and socket options that notice a dead path; a sleep of the machine is noticed on a
+            connection that this client has used before. How connections are made is the session's affair: the call has
+            30 s, and the time of its answer, to obtain one.
         journal: Where requests are recorded (`SqliteJournal`, `PostgresJournal`); None: nowhere. The client does not
             close it.
         budget: What bounds the spending (`Budget`); None: nothing.

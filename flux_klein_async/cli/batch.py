@@ -105,7 +105,8 @@ def batch(
     """  # noqa: D301  # \b: what follows is not to be wrapped
     folder = output_dir if dry_run else run.writable(output_dir)
     file_format = file_format or _format_of(file)
-    found = _rows(_opened(file), file_format)
+    # A relative path in a row of standard input begins at the working directory, as "-" has no folder.
+    found = _rows(_opened(file), file_format, model, Path(file).parent)
     place = journal or locate(folder / "journal.sqlite")
 
     async def body(screen: Screen, stop: signals.Stop) -> ExitCode:

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from flux_klein_async.api.credentials import Secret
 from flux_klein_async.errors import ConfigurationError, JournalError
-from flux_klein_async.journal.sql import VERSION, JournalStore, Location
+from flux_klein_async.journal.sql import ODD_VALUE, VERSION, JournalStore, Location
 from flux_klein_async.journal.writer import FORKED, StoredJournal
 
 try:
@@ -195,7 +195,7 @@ class PostgresLocation(Location):
             return JournalError(f"The journal {self} {error}")
         state = getattr(error, "sqlstate", None) or ""
         advice = _STATES.get(state) or _STATES.get(state[:2])
-        if isinstance(error, ValueError):
+        if isinstance(error, ODD_VALUE):
             advice = _DAMAGED
         elif isinstance(error, psycopg.OperationalError) and not state:
             advice = _UNREACHABLE

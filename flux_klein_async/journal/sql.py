@@ -37,9 +37,12 @@ from flux_klein_async.journal.base import (
 )
 from flux_klein_async.models import SavedFile
 
-__all__ = ["ITEM_ID", "VERSION", "JournalStore", "Location", "files_from"]
+__all__ = ["ITEM_ID", "ODD_VALUE", "VERSION", "JournalStore", "Location", "files_from"]
 
 VERSION: Final = 2  # of the tables
+# What a value that should not be there leads to: text that cannot be decoded, a state that does not exist, a text in a
+# column of amounts.
+ODD_VALUE: Final = (ValueError, TypeError, AttributeError, ArithmeticError)
 
 ITEM_ID: Final = b"id:"  # begins the name of an item that has an id
 _LONGEST: Final = 2100  # characters of an error: no sentence of this package is longer

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from flux_klein_async.errors import JournalError
 from flux_klein_async.journal.lease import Lease, is_alive, is_same_file, sweep
-from flux_klein_async.journal.sql import VERSION, JournalStore, Location
+from flux_klein_async.journal.sql import ODD_VALUE, VERSION, JournalStore, Location
 from flux_klein_async.journal.writer import FORKED, StoredJournal
 
 __all__ = ["APPLICATION_ID", "BUSY", "SqliteJournal", "SqliteLocation", "SqliteStore", "connect", "to_error"]
@@ -69,19 +69,13 @@ _NUMBERS: Final[Mapping[int | None, str]] = {
 }
 
 
-# What a value that should not be there leads to: text that cannot be decoded, a state that does not exist, a text in a
-# column of amounts.
-_ODD_VALUE: Final = (ValueError, TypeError, AttributeError, ArithmeticError)
-UNUSABLE: Final = (OSError, sqlite3.Error, *_ODD_VALUE)
-
-
 def to_error(path: Path, error: Exception) -> JournalError:
     """The error to raise for an exception while using the file."""
     said = f"{type(error).__name__}: {error}"
     if isinstance(error, OSError):
         advice = _NUMBERS.get(error.errno)
         said = error.strerror or type(error).__name__
-    elif isinstance(error, ValueError):  # text that cannot be decoded, a state that does not exist
+    elif isinstance(error, ODD_VALUE):
         advice = _DAMAGED
     else:
         code = getattr(error, "sqlite_errorcode", 0)
@@ -246,14 +240,6 @@ class SqliteStore(JournalStore):
             sweep(path)
             stack.pop_all()
         return store
-
-    def upgrade(self) -> None:
-        """Make the tables those of this version."""
-        [version] = self.execute("PRAGMA user_version").fetchone()
-        if version < VERSION:
-            for number in range(version + 1, VERSION + 1):
-                self.execute(UPGRADES[number])
-            self.execute(f"PRAGMA user_version = {VERSION}")
 
     def place(self) -> str:
         """Where the journal is."""

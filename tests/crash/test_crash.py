@@ -25,6 +25,7 @@ from flux_klein_async.journal.sql import Location
 from flux_klein_async.journal.sqlite import SqliteLocation
 from tests.crash import victim
 from tests.databases import Cluster
+from tests.fakes import png
 from tests.served import in_thread, once
 
 pytestmark = pytest.mark.slow
@@ -115,7 +116,7 @@ class Batch:
     @contextmanager
     def started(self, *how: str, options: tuple[str, ...] = ()) -> Iterator["subprocess.Popen[str]"]:
         limits = ("--concurrency", "4", "--max-spend", "1")
-        arguments = ["batch", "prompts.jsonl", *limits, "--quiet", "--no-report", *options]
+        arguments = ["batch", "prompts.jsonl", *limits, "--quiet", "--no-report", *self.options, *options]
         arguments += ["--journal", self.database] if self.database else []
         token = {"RUNCOMFY_MODEL_API_BASE": self.emulated.base_url, "RUNCOMFY_API_TOKEN": self.emulated.api_key}
         with subprocess.Popen(

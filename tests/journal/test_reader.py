@@ -3,7 +3,6 @@
 Pruning deletes what ended long ago, but not what it cost, and nothing that may still be paid for.
 """
 
-import contextlib
 import gc
 import sys
 from collections.abc import Callable, Iterator

@@ -348,16 +348,6 @@ def test_a_journal_opens_whatever_amounts_are_in_it(start: Start, location: Loca
         assert run.store.prune(2000.0, 10) == 5
 
 
-@pytest.mark.parametrize("answer", ["{}", 5, 1.5])
-def test_a_recorded_answer_that_is_none_is_asked_for_again(run: Run, answer: object) -> None:
-    claim = run.submit("a")
-    run.write(entry("completed", request_id="r-a", answer=b"{}"))
-    run.store.execute("UPDATE requests SET answer = ?", (answer,))
-    run.store.release(claim)
-    claim = run.claim()
-    assert (claim.action, claim.request_id, claim.answer) == (Action.RECALL, "r-a", None)
-
-
 def test_accounts_share_neither_requests_nor_money(run: Run) -> None:
     for token in ("one", "two"):
         write(run.store, intent(), entry("submitted", key="k", request_id="r"), token=token)

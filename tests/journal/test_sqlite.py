@@ -443,3 +443,13 @@ async def test_a_journal_that_cannot_be_opened_leaves_nothing_open(path: Path) -
         async with SqliteJournal(path.parent):
             raise AssertionError
     gc.collect()  # would warn
+
+
+@pytest.mark.parametrize("answer", ["{}", 5, 1.5])
+def test_a_recorded_answer_that_is_none_is_asked_for_again(run: Run, answer: object) -> None:
+    claim = run.submit("a")
+    run.write(entry("completed", request_id="r-a", answer=b"{}"))
+    run.store.execute("UPDATE requests SET answer = ?", (answer,))
+    run.store.release(claim)
+    claim = run.claim()
+    assert (claim.action, claim.request_id, claim.answer) == (Action.RECALL, "r-a", None)

@@ -456,6 +456,7 @@ asyncio.run(spend())
 """
 
 
+@pytest.mark.slow
 async def test_several_processes_never_spend_more_than_the_budget_together(location: Location, tmp_path: Path) -> None:
     command = [sys.executable, "-c", SPEND, named(location), str(tmp_path)]
     processes = [subprocess.Popen([*command, name]) for name in "abc"]  # noqa: ASYNC220
@@ -486,7 +487,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("lines", [1, 57, 333])
+@pytest.mark.parametrize("lines", [57, *(pytest.param(lines, marks=pytest.mark.slow) for lines in (1, 333))])
 def test_what_was_recorded_is_there_whenever_the_process_is_killed(location: Location, lines: int) -> None:
     process = subprocess.Popen([sys.executable, "-c", WRITE_ON, named(location)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
