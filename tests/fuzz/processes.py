@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from flux_klein_async import Budget, FluxKleinClient, FluxKleinError, Outcome
 from flux_klein_async.emulator import InProcessEmulator, VirtualTimeLoop
+from flux_klein_async.journal.lease import _held
 from flux_klein_async.journal.sqlite import SqliteLocation
 from flux_klein_async.transport.base import Transport
 from tests.databases import Cluster
@@ -205,6 +206,7 @@ class Process:
             self.world.cluster.wait_for(store.db.info.backend_pid)
             return
         os.close(store._lease._handle)
+        _held.discard(store._lease._handle)
         store._lease._handle = None
 
     async def _hang_up(self, connections: Transport) -> None:
