@@ -1,7 +1,7 @@
 """Batch processes that share a journal while calls go wrong, and an audit of journal, pictures and manifest.
 
 `run_batches` runs several batch processes, kills one, and then runs one more without faults. `audit` compares the
-journal with what the emulator accepted. It reads the journal's file itself, since the package's reader may be wrong.
+journal with what the emulator accepted. It reads the journal's tables itself, since the package's reader may be wrong.
 Each prompt must occur once.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from faulty_client import FALSE_PICTURES, PIXELS, Submit, accepted_submits
 
@@ -74,28 +74,39 @@ class Rules:
     finished: bool = True
 
 
-def read_requests(journal: Path) -> list[JournaledRequest]:
+def _rows(journal: Path | str, query: str) -> list[tuple[Any, ...]]:
+    """What is in a file, or in the default schema of a database that a URI names."""
+    if isinstance(journal, Path):
+        with closing(sqlite3.connect(journal)) as db:
+            return db.execute(query).fetchall()
+    import psycopg  # noqa: PLC0415  # an extra
+
+    with psycopg.connect(journal) as server:
+        server.execute("SET search_path TO flux_klein")
+        return server.execute(query).fetchall()
+
+
+def read_requests(journal: Path | str) -> list[JournaledRequest]:
     """All requests, oldest first. Nothing else may write to the journal meanwhile."""
-    with closing(sqlite3.connect(journal)) as db:
-        rows = db.execute("SELECT body, state, request_id, reserved, cost, files FROM requests ORDER BY id")
-        return [
-            JournaledRequest(
-                json.loads(body)["prompt"] if body else "",
-                state,
-                request_id,
-                reserved or 0,
-                cost,
-                tuple((path, sha256) for path, sha256, _ in json.loads(files or "[]")),
-            )
-            for body, state, request_id, reserved, cost, files in rows
-        ]
+    return [
+        JournaledRequest(
+            json.loads(body)["prompt"] if body else "",
+            state,
+            request_id,
+            reserved or 0,
+            cost,
+            tuple((path, sha256) for path, sha256, _ in json.loads(files or "[]")),
+        )
+        for body, state, request_id, reserved, cost, files in _rows(
+            journal, "SELECT body, state, request_id, reserved, cost, files FROM requests ORDER BY id"
+        )
+    ]
 
 
-def totals(journal: Path) -> tuple[int, int]:
+def totals(journal: Path | str) -> tuple[int, int]:
     """The journal's own totals over all accounts, settled and reserved, in billionths of a USD."""
-    with closing(sqlite3.connect(journal)) as db:
-        settled, held = db.execute("SELECT sum(settled), sum(held) FROM accounts").fetchone()
-    return settled or 0, held or 0
+    [(settled, held)] = _rows(journal, "SELECT sum(settled), sum(held) FROM accounts")
+    return int(settled or 0), int(held or 0)
 
 
 def ends(requests: Sequence[JournaledRequest]) -> Counter[str]:
@@ -112,7 +123,7 @@ class Accounts:
         allowed: Other files that it can send as a picture.
     """
 
-    journal: Path
+    journal: Path | str
     directory: Path
     submits: Sequence[Submit]
     prompts: Sequence[str]
@@ -253,6 +264,7 @@ class BatchPlan:
         killed_at: One process is killed after so many accepted submits.
         without: Names of faults that do not happen.
         timeout: Seconds for each picture.
+        journals: One way to the same journal for each process in turn, the first for the last one; none: a file.
     """
 
     count: int
@@ -266,6 +278,7 @@ class BatchPlan:
     timeout: float = 30.0
     profile: str = "klein"
     workers: int | None = None
+    journals: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -322,12 +335,13 @@ class _Processes:
             self.killed = True
             self.running[0].kill()
 
-    async def run(self, max_usd: float) -> tuple[int, str]:
+    async def run(self, max_usd: float, number: int = 0) -> tuple[int, str]:
         """Run one batch process to its end: exit code and standard error."""
-        plan = self.plan
+        plan, journals = self.plan, self.plan.journals
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "flux_klein_async", "batch", "prompts.jsonl", "--quiet", "--no-report"),
             *("--concurrency", str(plan.concurrency), "--max-spend", str(max_usd), "--timeout", str(plan.timeout)),
+            *(("--journal", journals[number % len(journals)]) if journals else ()),
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             env={
@@ -345,7 +359,8 @@ class _Processes:
     def accounts(self, prompts: list[str]) -> Accounts:
         out = self.folder / "out"
         submits = accepted_submits(self.emulator.records)
-        return Accounts(out / "journal.sqlite", out, submits, prompts, self.plan.seed, FALSE_PICTURES)
+        journal = self.plan.journals[0] if self.plan.journals else out / "journal.sqlite"
+        return Accounts(journal, out, submits, prompts, self.plan.seed, FALSE_PICTURES)
 
 
 async def run_batches(plan: BatchPlan, folder: Path) -> BatchesRun:
@@ -358,7 +373,7 @@ async def run_batches(plan: BatchPlan, folder: Path) -> BatchesRun:
         emulator.records = _WatchedRecords(processes.check)
         emulator.storm(plan.probability, without=plan.without)
         begun = time.perf_counter()
-        ran = await asyncio.gather(*(processes.run(plan.max_usd) for _ in range(plan.processes)))
+        ran = await asyncio.gather(*(processes.run(plan.max_usd, number) for number in range(plan.processes)))
         between, accepted, peak = processes.accounts(prompts), emulator.accepted, processes.peak_usd
         found = {f"{what}, with faults": count for what, count in audit(between, Rules(finished=False)).items()}
         emulator.calm()

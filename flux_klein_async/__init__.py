@@ -11,6 +11,8 @@ Where things are:
     integrations/    web frameworks, telemetry, notebooks
 """
 
+from typing import TYPE_CHECKING
+
 from flux_klein_async._version import __version__
 from flux_klein_async.api.messages import Kind
 from flux_klein_async.client import FluxKleinClient, RequestHandle
@@ -90,6 +92,10 @@ from flux_klein_async.polling.policies import (
 from flux_klein_async.schema import InputField
 from flux_klein_async.transport.throttle import Limiter
 
+if TYPE_CHECKING:
+    # Not in __all__: `import *` must work without the extra.
+    from flux_klein_async.journal.postgres import PostgresJournal as PostgresJournal  # exported
+
 __all__ = [
     "DEFAULT",
     "KLEIN_4B_TEXT_TO_IMAGE",
@@ -165,3 +171,12 @@ __all__ = [
     "WaitTimeoutError",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import what needs an extra when it is first used."""
+    if name == "PostgresJournal":
+        from flux_klein_async.journal.postgres import PostgresJournal  # noqa: PLC0415
+
+        return PostgresJournal
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -150,7 +150,8 @@ class FluxKleinClient(NotWith):
             checks as our own, and socket options that notice a dead path; a sleep of the machine is noticed on a
             connection that this client has used before. How connections are made is the session's affair: the call has
             30 s, and the time of its answer, to obtain one.
-        journal: Where requests are recorded (`SqliteJournal`); None: nowhere. The client does not close it.
+        journal: Where requests are recorded (`SqliteJournal`, `PostgresJournal`); None: nowhere. The client does not
+            close it.
         budget: What bounds the spending (`Budget`); None: nothing.
         on_event: A plain function that receives each `Event`; if it raises, that is logged and ignored.
         allow_insecure: Allow plain http to another machine, which sends the token in clear.

@@ -1,9 +1,11 @@
-"""Fixtures only: a clean environment, and clients of the in-process emulator that every test closes."""
+"""Fixtures only: a clean environment, clients of the in-process emulator that every test closes, stores of journals."""
 
 import asyncio
+import itertools
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,10 @@ from hypothesis import settings
 
 from flux_klein_async import FluxKleinClient
 from flux_klein_async.emulator import Emulator, InProcessEmulator
+from flux_klein_async.journal.sql import Location
+from flux_klein_async.journal.sqlite import SqliteLocation
 
+from .databases import Cluster, cluster_or_skip
 from .loops import chosen_loop
 
 NAMES = (
@@ -25,6 +30,17 @@ NAMES = (
     "XDG_CACHE_HOME",
     "FLUX_KLEIN_STORE",
     *("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "all_proxy", "no_proxy"),
+    *(
+        "PGHOST",
+        "PGPORT",
+        "PGUSER",
+        "PGPASSWORD",
+        "PGDATABASE",
+        "PGSERVICE",
+        "PGPASSFILE",
+        "PGSERVICEFILE",
+        "PGOPTIONS",
+    ),
     "NETRC",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
@@ -80,3 +96,27 @@ async def live_emulator() -> AsyncIterator[Emulator]:
     """The emulator on a loopback port; its generations take no time worth waiting for."""
     async with Emulator(profile="fixed:0.01") as emulator:
         yield emulator
+
+
+@pytest.fixture(scope="session")
+def get_cluster() -> Iterator[Callable[[], Cluster]]:
+    """Gives the PostgreSQL server of this run."""
+    with cluster_or_skip() as get:
+        yield get
+
+
+@pytest.fixture
+def cluster(get_cluster: Callable[[], Cluster]) -> Cluster:
+    """The PostgreSQL server of this run."""
+    return get_cluster()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+def new_location(
+    request: pytest.FixtureRequest, tmp_path: Path, get_cluster: Callable[[], Cluster]
+) -> Callable[[], Location]:
+    """Gives places where no journal is yet; a test that asks for it runs over both stores."""
+    if request.param == "postgres":
+        return get_cluster().new_location
+    numbers = itertools.count(1)
+    return lambda: SqliteLocation(tmp_path / f"run{next(numbers)}.sqlite")

@@ -24,8 +24,9 @@ from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import InvalidInputError, JournalError
 from flux_klein_async.journal.base import Action
 from flux_klein_async.journal.budget import Budget, dollars, generation_price
-from flux_klein_async.journal.sqlite import SqliteJournal
-from flux_klein_async.journal.writer import JournalAccount
+from flux_klein_async.journal.reader import exists, locate
+from flux_klein_async.journal.sql import Location
+from flux_klein_async.journal.writer import JournalAccount, StoredJournal
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from flux_klein_async.operations.files import safe_stem, slug
 from flux_klein_async.operations.inputs import digest_files
@@ -71,8 +72,10 @@ def batch(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Prompts: .txt, .jsonl or .csv; - reads standard input.")],
     *,
     journal: Annotated[
-        Path | None,
-        typer.Option(help="The journal; else DIR/journal.sqlite.", metavar="PATH", callback=connect.at_home),
+        Location | None,
+        typer.Option(
+            parser=connect.journal, help="A file or postgresql://; else DIR/journal.sqlite.", metavar="JOURNAL"
+        ),
     ] = None,
     output_dir: Annotated[
         Path,
@@ -153,7 +156,7 @@ def batch(
     checked_fields(model, {}, prompt="a prompt", **options)  # refuses the options before the file is read
     # A relative path in a row of standard input begins at the working directory, as "-" has no folder.
     found = _rows(_opened(file), file_format, model, user_path(file).parent, columns, options)
-    path = journal or folder / "journal.sqlite"
+    place = journal or locate(folder / "journal.sqlite")
 
     async def body(screen: Screen, stop: signals.Stop) -> ExitCode:
         async with AsyncExitStack() as stack:
@@ -165,17 +168,17 @@ def batch(
                 return _refused(bad, screen)
             service = await stack.enter_async_context(connect.connected(screen, base_url, emulator=emulator))
             account = None
-            store = SqliteJournal(
-                path, retry_failed=retry_failed or emulator, resubmit_uncertain=resubmit_uncertain or emulator
+            store = StoredJournal(
+                place, retry_failed=retry_failed or emulator, resubmit_uncertain=resubmit_uncertain or emulator
             )
-            if path.exists() or not dry_run:  # a dry run makes none
+            if not dry_run or await asyncio.to_thread(exists, place):  # a dry run makes none
                 if not dry_run:
                     folder.mkdir(parents=True, exist_ok=True)
                 account = (await stack.enter_async_context(store)).for_account(
                     service.token, connect.EMULATED_SERVICE if emulator else service.base_url
                 )
                 if not emulator:
-                    await _check_token(account, path, new_token=new_token)
+                    await _check_token(account, place, new_token=new_token)
             spent = (await account.spent()).usd if account is not None else 0.0
             totals = run.Totals(charged=not emulator, bound_usd=max_spend, spent_usd=spent)
             polling = AdaptivePolling(store=service.store)
@@ -295,14 +298,14 @@ async def _chained(first: list[Row], rest: AsyncIterator[Row]) -> AsyncIterator[
         yield row
 
 
-async def _check_token(account: JournalAccount, path: Path, *, new_token: bool) -> None:
+async def _check_token(account: JournalAccount, place: Location, *, new_token: bool) -> None:
     """Refuse an account that the journal does not know: it would pay for everything again. The emulator's is free."""
     ignored = (connect.EMULATED_TOKEN,)
     if new_token:
         await account.take_over(ignored=ignored)
     elif await account.is_stranger(ignored=ignored):
         raise JournalError(
-            f"The journal {path} was written with another token or for another address of the service, and this run "
+            f"The journal {place} was written with another token or for another address of the service, and this run "
             "would pay for everything again: if you renewed your token or the service moved, pass --new-token; for "
             "another account or service, name another --journal"
         )

@@ -18,6 +18,8 @@ from flux_klein_async.cli.output import Screen
 from flux_klein_async.cli.signals import Stop, run
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import ConfigurationError, FluxKleinError
+from flux_klein_async.journal.reader import locate
+from flux_klein_async.journal.sql import Location
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
 from flux_klein_async.options import TOKEN_VARIABLES, Environment, Limits, from_environ
 from flux_klein_async.paths import user_path
@@ -31,6 +33,7 @@ __all__ = [
     "at_home",
     "connected",
     "emulated",
+    "journal",
     "known_models",
     "store_path",
     "token_of",
@@ -62,6 +65,17 @@ def _one_service(context: typer.Context, parameter: typer.CallbackParam, value: 
 def known_models(typed: str) -> list[str]:
     """Shell completion of a model id."""
     return [model for model in (KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE) if model.startswith(typed)]
+
+
+def journal(name: str) -> Location:
+    """The place of a journal; a password in it would be shown to everyone who lists processes."""
+    try:
+        place = locate(name)
+    except ConfigurationError as error:
+        raise typer.BadParameter(str(error)) from None
+    if place.has_password:
+        raise typer.BadParameter("leave the password out: set PGPASSWORD or PGPASSFILE, or name a service (PGSERVICE)")
+    return place
 
 
 ModelId = Annotated[str, typer.Option(help="Model id.", metavar="ID", autocompletion=known_models)]

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +19,7 @@ from flux_klein_async.journal.base import EntryState
 from flux_klein_async.journal.budget import dollars
 from flux_klein_async.journal.reader import JournaledRequest, JournalReader
 from flux_klein_async.journal.reader import prune as delete
+from flux_klein_async.journal.sql import Location
 
 __all__ = ["app"]
 
@@ -29,9 +29,9 @@ _PROMPT, _LEAST = 200, 10  # characters of a prompt in a table, at most and at l
 
 app = typer.Typer(rich_markup_mode=None)
 
-JournalPath = Annotated[
-    Path,
-    typer.Option("--journal", help="The journal's file.", metavar="FILE", dir_okay=False, callback=connect.at_home),
+Place = Annotated[
+    Location,
+    typer.Option("--journal", parser=connect.journal, help="The journal: a file or postgresql://.", metavar="JOURNAL"),
 ]
 _STATES = f"Only those in this state; repeatable. One of {', '.join(EntryState)}."
 States = Annotated[list[EntryState] | None, typer.Option("--state", help=_STATES, metavar="STATE")]
@@ -52,6 +52,7 @@ def _root(context: typer.Context) -> None:
     Examples:
       flux-klein journal list --journal out/journal.sqlite
       flux-klein journal show ID --journal out/journal.sqlite
+      flux-klein journal list --journal postgresql://app@db.example/flux
     """  # noqa: D301  # \b: what follows is not to be wrapped
     if context.invoked_subcommand is None:
         print_help(context)
@@ -60,7 +61,7 @@ def _root(context: typer.Context) -> None:
 
 @app.command("list")
 def list_requests(
-    journal: JournalPath,
+    journal: Place,
     *,
     state: States = None,
     since: Since = None,
@@ -86,7 +87,7 @@ def list_requests(
 @app.command()
 def show(
     request_id: Annotated[str, typer.Argument(metavar="ID", help="The request's id.")],
-    journal: JournalPath,
+    journal: Place,
     as_json: AsJson = False,
 ) -> None:
     """Show one request in full.
@@ -106,7 +107,7 @@ def show(
 
 
 @app.command()
-def check(journal: JournalPath) -> None:
+def check(journal: Place) -> None:
     """Check the whole file for damage.
 
     \b
@@ -119,7 +120,7 @@ def check(journal: JournalPath) -> None:
 
 
 @app.command()
-def export(journal: JournalPath, *, state: States = None, since: Since = None) -> None:
+def export(journal: Place, *, state: States = None, since: Since = None) -> None:
     """Print every request as a JSON object a line, the oldest first.
 
     \b
@@ -134,7 +135,7 @@ def export(journal: JournalPath, *, state: States = None, since: Since = None) -
 
 @app.command()
 def prune(
-    journal: JournalPath,
+    journal: Place,
     *,
     older_than: Annotated[float, typer.Option(min=0, help="Days since the end.", metavar="DAYS")] = 7.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how many there are; delete nothing.")] = False,

@@ -1,4 +1,4 @@
-"""Reads an SQLite journal beside the runs that write it, without changing it; and prunes one.
+"""Reads a journal beside the runs that write it, without changing it; and prunes one.
 
 Pruning takes many short transactions, so that the runs that write meanwhile do not wait.
 """
@@ -7,17 +7,19 @@ import contextlib
 import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from flux_klein_async.errors import JournalError
+from flux_klein_async.errors import ConfigurationError, FluxKleinError
 from flux_klein_async.journal.base import EntryState, from_nano
-from flux_klein_async.journal.lease import is_alive
-from flux_klein_async.journal.sql import BALANCE, ITEM_ID, files_from
-from flux_klein_async.journal.sqlite import DAMAGED, UNUSABLE, SqliteStore, connect, to_error
+from flux_klein_async.journal.sql import ITEM_ID, Location, files_from
+from flux_klein_async.journal.sqlite import SqliteLocation
 from flux_klein_async.models import SavedFile
+from flux_klein_async.paths import user_path
 
-__all__ = ["JournalReader", "JournaledRequest", "prune"]
+if TYPE_CHECKING:
+    import os
+
+__all__ = ["JournalReader", "JournaledRequest", "exists", "locate", "prune"]
 
 _AT_ONCE: Final = 500  # requests pruned in one transaction: other processes wait for its end
 # The columns are in the order of JournaledRequest's fields.
@@ -73,22 +75,17 @@ class JournaledRequest:
 class JournalReader:
     """Reads a journal's requests. A submit that a dead process had under way is shown as uncertain."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, journal: "str | os.PathLike[str] | Location") -> None:
         """Open the journal.
 
         Raises:
             JournalError: It does not exist, is not a journal, or cannot be read.
         """
-        self.path = path.resolve()
-        with contextlib.ExitStack() as stack, self._errors():
-            try:
-                self._db = connect(self.path)
-            except FileNotFoundError:
-                raise JournalError(f"There is no journal {path}") from None
-            stack.callback(self._db.close)
-            self._db.execute("PRAGMA query_only = ON")
-            runs = self._db.execute("SELECT id, name FROM runs").fetchall()
-            alive = ", ".join(str(run) for run, name in runs if is_alive(self.path, name))
+        self._location = locate(journal)
+        with contextlib.ExitStack() as stack, _errors(self._location):
+            self._store = self._location.read()
+            stack.callback(self._store.close)
+            alive = ", ".join(map(str, [0, *self._store.living()]))  # no run has the number 0
             stack.pop_all()
         lost = f"state = '{EntryState.SUBMITTING}' AND requests.run NOT IN ({alive})"
         self._state = f"CASE WHEN {lost} THEN '{EntryState.UNCERTAIN}' ELSE state END"
@@ -97,7 +94,7 @@ class JournalReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._db.close()
+        self._store.close()
 
     def requests(
         self,
@@ -118,9 +115,9 @@ class JournalReader:
             oldest_first: Begin with the oldest.
 
         Raises:
-            JournalError: The file cannot be read.
+            JournalError: The journal cannot be read.
         """
-        conditions, values = ["1"], list[Any]()
+        conditions, values = ["1 = 1"], list[Any]()
         if states:
             conditions.append(f"{self._state} IN ({', '.join('?' * len(states))})")
             values += [state.value for state in states]
@@ -131,53 +128,82 @@ class JournalReader:
             conditions.append("requests.account IN (SELECT id FROM accounts) AND request_id = ?")
             values.append(request_id)
         query = f"{_SELECT.format(state=self._state)} WHERE {' AND '.join(conditions)} ORDER BY requests.id "
-        query += f"{'ASC' if oldest_first else 'DESC'} LIMIT ?"
-        with self._errors():
-            for row in self._db.execute(query, (*values, -1 if limit is None else limit)):
+        query += "ASC" if oldest_first else "DESC"
+        if limit is not None:
+            query += f" LIMIT {limit}"
+        with _errors(self._location):
+            for row in self._store.stream(query, values):
                 yield _request(row)
 
     def check(self) -> None:
-        """Check the whole file; takes seconds for each million requests.
+        """Check the whole journal; takes seconds for each million requests.
 
         Raises:
-            JournalError: The file is damaged.
+            JournalError: It is damaged.
         """
-        with self._errors():
-            findings = [text for [text] in self._db.execute("PRAGMA integrity_check(3)") if text != "ok"]
-            for name, settled, held, settled_sum, held_sum in self._db.execute(BALANCE):
-                findings.append(
-                    f"account {name or 'without a name'}: {settled}+{held}, not {settled_sum:.0f}+{held_sum:.0f}"
-                )
+        with _errors(self._location):
+            findings = self._store.findings()
         if findings:
-            raise JournalError(f"The journal {self.path} {DAMAGED}", cause="; ".join(findings)[:300])
+            failure = self._location.to_error(ValueError("; ".join(findings)))
+            raise failure
 
     def counts(self) -> dict[EntryState, int]:
         """How many requests are in each state; states without requests are left out.
 
         Raises:
-            JournalError: The file cannot be read.
+            JournalError: The journal cannot be read.
         """
-        with self._errors():
+        with _errors(self._location):
             query = f"SELECT {self._state}, count(*) FROM requests GROUP BY 1"  # noqa: S608
-            found = dict(self._db.execute(query).fetchall())
+            found = dict(self._store.execute(query).fetchall())
         return {state: found[state.value] for state in EntryState if state.value in found}
 
     def spent_usd(self) -> tuple[float, float]:
         """What all accounts together have spent and reserved, in USD.
 
         Raises:
-            JournalError: The file cannot be read.
+            JournalError: The journal cannot be read.
         """
-        with self._errors():
-            totals = self._db.execute("SELECT settled, held FROM accounts").fetchall()
-            return from_nano(sum(settled for settled, _ in totals)), from_nano(sum(held for _, held in totals))
+        with _errors(self._location):
+            totals = self._store.execute("SELECT settled, held FROM accounts").fetchall()
+        return from_nano(sum(settled for settled, _ in totals)), from_nano(sum(held for _, held in totals))
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except UNUSABLE as error:
-            raise to_error(self.path, error) from error
+
+def locate(journal: "str | os.PathLike[str] | Location") -> Location:
+    """Where a journal is: in a file, or in the database that a URI names (`postgresql://`).
+
+    Raises:
+        ConfigurationError: The URI cannot be read, or psycopg is not installed.
+    """
+    if isinstance(journal, Location):
+        return journal
+    if not str(journal).startswith(("postgresql:", "postgres:")):
+        return SqliteLocation(user_path(journal).absolute())
+    try:
+        from flux_klein_async.journal.postgres import PostgresLocation  # noqa: PLC0415  # an extra
+    except ImportError as error:
+        raise ConfigurationError(str(error)) from None
+    return PostgresLocation(str(journal))
+
+
+def exists(location: Location) -> bool:
+    """Whether there is a journal.
+
+    Raises:
+        JournalError: That cannot be told.
+    """
+    with _errors(location):
+        return location.exists()
+
+
+@contextlib.contextmanager
+def _errors(location: Location) -> Iterator[None]:
+    try:
+        yield
+    except FluxKleinError:
+        raise
+    except Exception as error:
+        raise location.to_error(error) from error
 
 
 def _request(row: tuple[Any, ...]) -> JournaledRequest:
@@ -201,20 +227,21 @@ def _parsed(text: bytes | None) -> Any:
     return None if text is None else json.loads(text, parse_constant=str)
 
 
-def prune(path: Path, before: float, *, clock: Callable[[], float], dry_run: bool = False) -> int:
+def prune(
+    journal: "str | os.PathLike[str] | Location", before: float, *, clock: Callable[[], float], dry_run: bool = False
+) -> int:
     """Delete the requests that ended before a time, and return how many; their cost stays counted.
 
-    An item whose requests are all deleted counts as never submitted. The file does not shrink; new requests reuse the
+    An item whose requests are all deleted counts as never submitted. A file does not shrink; new requests reuse the
     space. This blocks: in an application with a loop, call it in a thread.
 
     Raises:
         JournalError: There is no journal, or it cannot be written.
     """
-    path = path.resolve()
-    try:
-        if not path.exists():
-            raise JournalError(f"There is no journal {path}")
-        with contextlib.closing(SqliteStore.open(path, clock)) as store:
+    location = locate(journal)
+    with _errors(location):
+        location.read().close()  # makes none
+        with contextlib.closing(location.open(clock)) as store:
             if dry_run:
                 return store.prunable(before)
             total, count = 0, _AT_ONCE
@@ -223,5 +250,3 @@ def prune(path: Path, before: float, *, clock: Callable[[], float], dry_run: boo
                     count = store.prune(before, _AT_ONCE)
                 total += count
             return total
-    except UNUSABLE as error:
-        raise to_error(path, error) from error

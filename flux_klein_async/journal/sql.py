@@ -2,12 +2,17 @@
 
 A store derives from `JournalStore` and brings its connection, its placeholders and column types, its transactions, and
 its way to tell which runs are alive. Everything here runs in the store's thread and within a transaction.
+
+The SQL is what SQLite and PostgreSQL have in common. No value makes a statement fail, because PostgreSQL would then
+undo the whole transaction, with the entries of others in it: `record` refuses text that a store cannot hold before it
+writes.
 """
 
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from math import inf
@@ -32,12 +37,19 @@ from flux_klein_async.journal.base import (
 )
 from flux_klein_async.models import SavedFile
 
-__all__ = ["BALANCE", "ITEM_ID", "UPGRADES", "VERSION", "JournalStore", "files_from"]
+__all__ = ["ITEM_ID", "ODD_VALUE", "VERSION", "JournalStore", "Location", "files_from"]
+
+VERSION: Final = 3  # of the tables
+# What a value that should not be there leads to: text that cannot be decoded, a state that does not exist, a text in a
+# column of amounts.
+ODD_VALUE: Final = (ValueError, TypeError, AttributeError, ArithmeticError)
 
 ITEM_ID: Final = b"id:"  # begins the name of an item that has an id
 _LONGEST: Final = 2100  # characters of an error: no sentence of this package is longer
 _LOST: Final = "The process ended before the service's answer was written down"
 _NOTHING: Final = Charge(0, 0)
+_LONE_OR_NUL: Final = re.compile("[\0\ud800-\udfff]")
+_CLAIMED_ITEM: Final = re.compile("([0-9]{1,18})-([0-9]{1,18})")  # the run that claimed it, and the item
 
 
 def _listed(states: Iterable[EntryState]) -> str:
@@ -56,15 +68,6 @@ _INSERT: Final = (
     "INSERT INTO requests (account, item, key, request_id, state, run, reserved, cost, created, updated, model, error,"
     " files, answer, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
-# The highest cost of a model that was more than what was reserved for it. The price of the catalogue is no promise.
-_HIGHEST: Final = """
-    CREATE TABLE highest_costs (
-        account BIGINT NOT NULL, model TEXT NOT NULL, cost BIGINT NOT NULL, PRIMARY KEY (account, model))
-"""
-VERSION: Final = 3  # of the schema
-# By version: the statement that makes it of the version before. 3: accounts are named by service too, each when it is
-# used next; a program that knows only 2 would not find them, and pay again.
-UPGRADES: Final = {2: _HIGHEST, 3: "SELECT 1"}
 _RAISE: Final = (
     "INSERT INTO highest_costs (account, model, cost) VALUES (?, ?, ?)"
     " ON CONFLICT (account, model) DO UPDATE SET cost = excluded.cost"
@@ -78,7 +81,7 @@ _USED_ACCOUNTS: Final = """
 """
 # The accounts whose totals differ from the sums over their requests. Sums of integers can overflow; those of floats are
 # exact up to millions of USD, and the tolerance covers what they round beyond.
-BALANCE: Final = f"""
+_BALANCE: Final = f"""
     SELECT name, settled - pruned, held, coalesce(settled_sum, 0), coalesce(held_sum, 0)
     FROM accounts LEFT JOIN (
         SELECT account, sum(CAST(coalesce(cost, 0) AS DOUBLE PRECISION)) AS settled_sum,
@@ -108,8 +111,9 @@ class _Request(NamedTuple):
     def of(cls, entry: Entry) -> "_Request":
         reserved = None if entry.reservation is None else to_nano(entry.reservation.usd)
         cost = None if entry.cost_usd is None else to_nano(entry.cost_usd)
-        # A server may have written the error: it can be long, or not be valid Unicode.
-        error = None if entry.error is None else entry.error[:_LONGEST].encode(errors="backslashreplace").decode()
+        error = entry.error
+        if error is not None:  # a server may have written it: it can be long, or no text that a store can hold
+            error = error[:_LONGEST].replace("\0", "\\x00").encode(errors="backslashreplace").decode()
         files = json.dumps([[str(file.path), file.sha256, file.size] for file in entry.files]) if entry.files else None
         return cls(0, entry.state, entry.model, entry.request_id, reserved, cost, files, entry.answer, error)
 
@@ -124,9 +128,46 @@ def _resubmits(action: Action, newest: _Request | None, again: frozenset[EntrySt
     return lost and EntryState.FAILED in again
 
 
+def _check_text(entry: Entry) -> None:
+    """Refuse names that a store cannot hold: PostgreSQL has no NUL in texts, and no store lone surrogates."""
+    for text in (entry.key, entry.request_id, entry.model):
+        if text is not None and _LONE_OR_NUL.search(text):
+            raise JournalError(f"An entry cannot be written: {text[:40]!r} is no text that can be stored")
+
+
 def files_from(text: str | None) -> tuple[SavedFile, ...]:
     """Read files as they were stored."""
     return tuple(SavedFile(path=Path(path), sha256=sha, size=size) for path, sha, size in json.loads(text or "[]"))
+
+
+class Location(ABC):
+    """Where a journal is. Its text names it in messages, and shows no password.
+
+    Attributes:
+        has_password: Whether its name holds one.
+    """
+
+    has_password = False
+
+    @abstractmethod
+    def exists(self) -> bool:
+        """Whether there is something; `open` makes a journal where there is nothing."""
+
+    @abstractmethod
+    def open(self, clock: Callable[[], float]) -> "JournalStore":
+        """Open the journal, or make it, and begin a run."""
+
+    @abstractmethod
+    def read(self) -> "JournalStore":
+        """Open the journal to read it, without a run.
+
+        Raises:
+            JournalError: There is none.
+        """
+
+    @abstractmethod
+    def to_error(self, error: Exception) -> JournalError:
+        """The error to raise for an exception of the store."""
 
 
 class JournalStore(ABC):
@@ -134,7 +175,7 @@ class JournalStore(ABC):
 
     Attributes:
         clock: Gives the time that is written down, in seconds since 1970.
-        run: This run's number in the table of runs.
+        run: This run's number in the table of runs; 0 without a run.
     """
 
     row_id: ClassVar[str]  # the type of a primary key that is never given twice
@@ -144,7 +185,9 @@ class JournalStore(ABC):
         self.clock = clock
         self.run = 0
         self._name = ""
-        self._accounts: dict[str, int] = {}  # by token; a store clears it when it undoes a transaction
+        self._accounts: dict[str, int] = {}  # by token
+        self._salted = b""
+        self._buried: set[tuple[int, int]] = set()  # dead runs, and the accounts in which that was written down
         self._claimed: set[int] = set()  # the items that this run works on
 
     @abstractmethod
@@ -156,48 +199,73 @@ class JournalStore(ABC):
         """Insert a row and return its id; None if there was a conflict."""
 
     @abstractmethod
-    def writing(self) -> AbstractContextManager[None]:
-        """A transaction during which no other run writes: durable at its end, undone by an exception."""
+    def stream(self, sql: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query, which may be more than fit in memory."""
+
+    @abstractmethod
+    def writing(self, tokens: Collection[str] | None = None) -> AbstractContextManager[None]:
+        """A transaction: durable at its end, undone by an exception.
+
+        No other run writes to the accounts of these tokens meanwhile, or to any account if it is None.
+        """
 
     @abstractmethod
     def holds_lease(self, name: str) -> bool:
         """Whether the run of this name is alive."""
 
     @abstractmethod
+    def is_lost(self) -> bool:
+        """Whether this run has died while it was in use: what it claimed is free, and another run must begin."""
+
+    @abstractmethod
     def place(self) -> str:
         """Where the journal is: a copy of it elsewhere has runs of its own."""
+
+    @abstractmethod
+    def damage(self) -> list[str]:
+        """What is wrong with the storage, as sentences."""
 
     @abstractmethod
     def close(self) -> None:
         """End the run."""
 
     @classmethod
-    def schema(cls) -> list[str]:
-        """The statements that make the tables."""
-        return [
-            f"CREATE TABLE settings (name TEXT PRIMARY KEY, value {cls.blob} NOT NULL)",
-            # settled, held: the sums of the requests' charges in billionths of a USD; pruned: the part of settled whose
-            # requests were pruned.
-            f"""CREATE TABLE accounts (
-                id {cls.row_id}, name TEXT NOT NULL UNIQUE, settled BIGINT NOT NULL DEFAULT 0,
-                held BIGINT NOT NULL DEFAULT 0, pruned BIGINT NOT NULL DEFAULT 0)""",
-            f"CREATE TABLE runs (id {cls.row_id}, name TEXT NOT NULL UNIQUE, began DOUBLE PRECISION NOT NULL)",
-            f"""CREATE TABLE requests (
-                id {cls.row_id}, account BIGINT NOT NULL, item BIGINT, key TEXT, request_id TEXT,
-                state TEXT NOT NULL CHECK (state IN {_listed(STATES)}), run BIGINT NOT NULL,
-                reserved BIGINT, cost BIGINT, created DOUBLE PRECISION NOT NULL, updated DOUBLE PRECISION NOT NULL,
-                model TEXT, error TEXT, files TEXT, answer {cls.blob}, body {cls.blob})""",
-            "CREATE UNIQUE INDEX requests_by_key ON requests (account, key) WHERE key IS NOT NULL",
-            "CREATE INDEX requests_by_id ON requests (account, request_id) WHERE request_id IS NOT NULL",
-            "CREATE INDEX requests_by_item ON requests (item) WHERE item IS NOT NULL",
-            "CREATE INDEX requests_submitting ON requests (run) WHERE state = 'submitting'",
-            f"CREATE INDEX requests_without_cost ON requests (account, reserved, model) WHERE {_WITHOUT_COST}",
-            _HIGHEST,
-            # run: the run that claimed the item last; before_claim: the newest request that is not of that claim.
-            f"""CREATE TABLE items (
-                id {cls.row_id}, account BIGINT NOT NULL, name {cls.blob} NOT NULL, content {cls.blob} NOT NULL,
-                run BIGINT NOT NULL, before_claim BIGINT NOT NULL, UNIQUE (account, name))""",
+    def upgrade(cls, version: int) -> list[str]:
+        """The statements that bring the tables of a version up to date; version 0 has none."""
+        steps = [
+            [
+                f"CREATE TABLE settings (name TEXT PRIMARY KEY, value {cls.blob} NOT NULL)",
+                # settled, held: the sums of the requests' charges in billionths of a USD; pruned: the part of settled
+                # whose requests were pruned.
+                f"""CREATE TABLE accounts (
+                    id {cls.row_id}, name TEXT NOT NULL UNIQUE, settled BIGINT NOT NULL DEFAULT 0,
+                    held BIGINT NOT NULL DEFAULT 0, pruned BIGINT NOT NULL DEFAULT 0)""",
+                f"CREATE TABLE runs (id {cls.row_id}, name TEXT NOT NULL UNIQUE, began DOUBLE PRECISION NOT NULL)",
+                f"""CREATE TABLE requests (
+                    id {cls.row_id}, account BIGINT NOT NULL, item BIGINT, key TEXT, request_id TEXT,
+                    state TEXT NOT NULL CHECK (state IN {_listed(STATES)}), run BIGINT NOT NULL,
+                    reserved BIGINT, cost BIGINT, created DOUBLE PRECISION NOT NULL, updated DOUBLE PRECISION NOT NULL,
+                    model TEXT, error TEXT, files TEXT, answer {cls.blob}, body {cls.blob})""",
+                "CREATE UNIQUE INDEX requests_by_key ON requests (account, key) WHERE key IS NOT NULL",
+                "CREATE INDEX requests_by_id ON requests (account, request_id) WHERE request_id IS NOT NULL",
+                "CREATE INDEX requests_by_item ON requests (item) WHERE item IS NOT NULL",
+                "CREATE INDEX requests_submitting ON requests (run) WHERE state = 'submitting'",
+                f"CREATE INDEX requests_without_cost ON requests (account, reserved, model) WHERE {_WITHOUT_COST}",
+                # run: the run that claimed the item last; before_claim: the newest request that is not of that claim.
+                f"""CREATE TABLE items (
+                    id {cls.row_id}, account BIGINT NOT NULL, name {cls.blob} NOT NULL, content {cls.blob} NOT NULL,
+                    run BIGINT NOT NULL, before_claim BIGINT NOT NULL, UNIQUE (account, name))""",
+            ],
+            [
+                # The highest cost of a model that was more than its reservation: a catalogue's price is no promise.
+                """CREATE TABLE IF NOT EXISTS highest_costs (
+                    account BIGINT NOT NULL, model TEXT NOT NULL, cost BIGINT NOT NULL, PRIMARY KEY (account, model))"""
+            ],
+            # Accounts are named by service too, each when it is used next: a program that knows only version 2 would
+            # not find them, and pay again.
+            [],
         ]
+        return [statement for step in steps[version:] for statement in step]
 
     # --- runs
 
@@ -206,35 +274,53 @@ class JournalStore(ABC):
         # What came in each pass over items: on the disk, because it may be a million items.
         key = "PRIMARY KEY (pass, name)"
         self.execute(f"CREATE TEMP TABLE passed (pass BIGINT, name {self.blob}, count BIGINT, {key})")
-        for [run] in self.execute("SELECT id FROM runs").fetchall():
-            self.is_alive(run)
+        for run, other in self.execute("SELECT id, name FROM runs").fetchall():
+            if not self.holds_lease(other):
+                self._bury("run = ?", run)
+                self.execute("DELETE FROM runs WHERE id = ?", (run,))
         self.run = self.insert("INSERT INTO runs (name, began) VALUES (?, ?)", (name, self.clock())) or 0
         self._name = name
 
     def mark(self) -> str:
         """What names the files of this run: what is the same for all runs of the journal, and the run's own name."""
-        return f"{hashlib.blake2b(self.place().encode(), key=self._salt(), digest_size=6).hexdigest()}-{self._name}"
+        return f"{self._digest(self.place().encode(), 6).hex()}-{self._name}"
 
     def ended_runs(self, marks: Iterable[str]) -> set[str]:
         """Those of the marks that are of this journal's runs, and of runs that have ended."""
         journal = self.mark().partition("-")[0]
         return {mark for mark in marks if mark.startswith(f"{journal}-") and not self.holds_lease(mark[13:])}
 
-    def is_alive(self, run: int) -> bool:
-        """Whether a run has not ended; the submits that a dead run had under way become uncertain."""
+    def living(self) -> list[int]:
+        """The numbers of the runs that have not ended."""
+        runs = self.execute("SELECT id, name FROM runs").fetchall()
+        return [run for run, name in runs if self.holds_lease(name)]
+
+    def is_alive(self, run: int, account: int) -> bool:
+        """Whether a run has not ended; the submits that a dead run had under way in this account become uncertain.
+
+        The next run that begins does it for the other accounts.
+        """
         if run == self.run:
             return True
-        row = self.execute("SELECT name FROM runs WHERE id = ?", (run,)).fetchone()
-        if row is None:
-            return False
-        if self.holds_lease(row[0]):
-            return True
-        self.execute(
-            "UPDATE requests SET state = ?, error = ?, updated = ? WHERE run = ? AND state = 'submitting'",
-            (EntryState.UNCERTAIN.value, _LOST, self.clock(), run),
-        )
-        self.execute("DELETE FROM runs WHERE id = ?", (run,))
+        if (run, account) not in self._buried:
+            row = self.execute("SELECT name FROM runs WHERE id = ?", (run,)).fetchone()
+            if row is not None:
+                if self.holds_lease(row[0]):
+                    return True
+                self._bury("run = ? AND account = ?", run, account)
+            self._buried.add((run, account))
         return False
+
+    def _bury(self, condition: str, *values: int) -> None:
+        self.execute(
+            f"UPDATE requests SET state = ?, error = ?, updated = ? WHERE {condition} AND state = 'submitting'",  # noqa: S608
+            (EntryState.UNCERTAIN.value, _LOST, self.clock(), *values),
+        )
+
+    def _undone(self) -> None:
+        """Forget what a transaction noted that is undone."""
+        self._accounts.clear()
+        self._buried.clear()
 
     # --- accounts. `token` is a token, or as `for_account` makes it a token and a service with a blank between them.
 
@@ -260,11 +346,14 @@ class JournalStore(ABC):
         token, _, service = token.partition(" ")
         if not token:
             return "", ""
-        hashed = hashlib.blake2b(token.encode(), key=self._salt(), digest_size=16).hexdigest()
+        hashed = self._digest(token.encode(errors="surrogatepass"), 16).hex()
         return f"{hashed}@{service}" if service else hashed, hashed
 
-    def _salt(self) -> bytes:
-        return bytes(self.execute("SELECT value FROM settings WHERE name = 'salt'").fetchone()[0])
+    def _digest(self, data: bytes, size: int) -> bytes:
+        """A hash that is this journal's own."""
+        if not self._salted:
+            [self._salted] = self.execute("SELECT value FROM settings WHERE name = 'salt'").fetchone()
+        return hashlib.blake2b(data, key=self._salted, digest_size=size).digest()
 
     def totals(self, token: str) -> Charge:
         """What an account has spent and reserved."""
@@ -303,16 +392,18 @@ class JournalStore(ABC):
 
         Raises:
             BudgetExceededError: The intent reserves more money than is left.
-            JournalError: The entry does not say which request it is about; or (`charged` is then "unknown") its request
-                id belongs to another submit of the account, so that it says nothing about this one.
+            JournalError: The entry does not say which request it is about, or holds text that cannot be stored; it is
+                an intent for an item that this run has not claimed; or (`charged` is then "unknown") its request id
+                belongs to another submit of the account, so that it says nothing about this one.
         """
+        _check_text(entry)
         account, new = self.account(token), _Request.of(entry)
         if entry.state is EntryState.SUBMITTING:
             if entry.key is None:
                 raise JournalError("An intent needs the key of its submit")
             if entry.reservation is not None:
                 new = new._replace(reserved=self._check_budget(token, entry.model, entry.reservation))
-            self._insert(account, entry, new)
+            self._insert(account, entry, new, self._item(entry.item))
             return
         if entry.key is None and entry.request_id is None:
             raise JournalError(f"An entry of state {entry.state.value} names neither its submit nor its request")
@@ -324,6 +415,15 @@ class JournalStore(ABC):
             self._update(account, request, new)
         if not found and entry.state is not EntryState.REFUSED:  # refused before its intent was written: no request
             self._insert(account, entry, new)
+
+    def _item(self, claimed: str | None) -> int | None:
+        """The number of an item that this run has claimed: no run submits for the claim of another or dead one."""
+        if claimed is None:
+            return None
+        found = _CLAIMED_ITEM.fullmatch(claimed)
+        if found is None or int(found[1]) != self.run:
+            raise JournalError(f"This run has not claimed the item {claimed[:40]!r}, and must not submit it")
+        return int(found[2])
 
     def _check_id(self, account: int, entry: Entry) -> None:
         """Refuse a request id that another submit has: a service that gives one id to two has lost one of them."""
@@ -337,10 +437,7 @@ class JournalStore(ABC):
         rows = self.execute(f"SELECT {fields} FROM requests WHERE {condition}", values).fetchall()  # noqa: S608
         return [_Request(number, EntryState(state), *rest) for number, state, *rest in rows]
 
-    def _insert(self, account: int, entry: Entry, new: _Request) -> None:
-        if entry.item is not None and not entry.item.isdecimal():
-            raise JournalError(f"This journal gave no such item: {entry.item[:40]!r}")
-        item = None if entry.item is None else int(entry.item)
+    def _insert(self, account: int, entry: Entry, new: _Request, item: int | None = None) -> None:
         now, key, request_id = self.clock(), entry.key, entry.request_id
         row = (account, item, key, request_id, entry.state.value, self.run, new.reserved, new.cost, now, now)
         if self.insert(_INSERT, (*row, entry.model, new.error, new.files, new.answer, entry.body)) is None:
@@ -461,13 +558,15 @@ class JournalStore(ABC):
         """
         account, name, content = self._identified(token, pass_, model, body, item_id)
         item, action, newest = self._known(account, name, content, item_id, again)
+        is_new = item is None
         if item is None:
             insert = "INSERT INTO items (account, name, content, run, before_claim) VALUES (?, ?, ?, ?, 0)"
             item = self.insert(insert, (account, name, content, self.run)) or 0
-        claim = Claim(item=str(item), action=action, resubmits=_resubmits(action, newest, again))
+        claim = Claim(item=f"{self.run}-{item}", action=action, resubmits=_resubmits(action, newest, again))
         if claim.is_ours:
-            before = 0 if newest is None else newest.id - (action is Action.RESUME)
-            self.execute("UPDATE items SET run = ?, before_claim = ? WHERE id = ?", (self.run, before, item))
+            if not is_new:
+                before = 0 if newest is None else newest.id - (action is Action.RESUME)
+                self.execute("UPDATE items SET run = ?, before_claim = ? WHERE id = ?", (self.run, before, item))
             self._claimed.add(item)
         if newest is None or action is Action.SUBMIT:
             return claim
@@ -488,8 +587,9 @@ class JournalStore(ABC):
 
     def release(self, claim: Claim) -> None:
         """End this run's work on an item; can be called from any thread."""
-        if claim.is_ours:
-            self._claimed.discard(int(claim.item))
+        run, _, item = claim.item.partition("-")
+        if claim.is_ours and int(run) == self.run:
+            self._claimed.discard(int(item))
 
     def end_pass(self, pass_: int) -> None:
         """Forget what came in a pass."""
@@ -499,7 +599,7 @@ class JournalStore(ABC):
         self, token: str, pass_: int, model: str, body: bytes, item_id: str | None
     ) -> tuple[int, bytes, bytes]:
         """The account, name and content of an item; its name is its id, or its content and how often that came."""
-        content = hashlib.blake2b(model.encode() + b"\0" + body, digest_size=16).digest()
+        content = hashlib.blake2b(model.encode(errors="surrogatepass") + b"\0" + body, digest_size=16).digest()
         name = content if item_id is None else ITEM_ID + item_id.encode(errors="surrogatepass")
         upsert = "INSERT INTO passed VALUES (?, ?, 1) ON CONFLICT (pass, name) DO UPDATE SET count = passed.count + 1"
         self.execute(upsert, (pass_, name))
@@ -521,7 +621,7 @@ class JournalStore(ABC):
         item, known_content, run, before_claim = row
         if known_content != content:
             raise InvalidInputError(f"The journal knows another input by the id {(item_id or '')[:60]!r}")
-        alive = self.is_alive(run)  # first, because it may change the request
+        alive = self.is_alive(run, account)  # first, because it may change the request
         newest = next(iter(self._select("item = ? ORDER BY id DESC LIMIT 1", item)), None)
         if run == self.run:
             # An abandoned submit may still be under way after its claim was released.
@@ -535,7 +635,14 @@ class JournalStore(ABC):
             return item, Action.SUBMIT, newest
         return item, STATES[newest.state].action, newest
 
-    # --- pruning
+    # --- checking and pruning
+
+    def findings(self) -> list[str]:
+        """What is wrong with the storage, and which totals contradict the requests; takes a while."""
+        return self.damage() + [
+            f"account {name or 'without a name'}: {settled}+{held}, not {settled_sum:.0f}+{held_sum:.0f}"
+            for name, settled, held, settled_sum, held_sum in self.execute(_BALANCE).fetchall()
+        ]
 
     def prunable(self, before: float) -> int:
         """How many requests ended before this time."""
@@ -553,6 +660,6 @@ class JournalStore(ABC):
             # An item without requests goes too, unless a living run works on it.
             unused = "SELECT run FROM items WHERE id = ? AND NOT EXISTS (SELECT 1 FROM requests WHERE item = items.id)"
             for [run] in self.execute(unused, (item,)).fetchall():
-                if not self.is_alive(run):
+                if not self.is_alive(run, account):
                     self.execute("DELETE FROM items WHERE id = ?", (item,))
         return len(rows)

@@ -9,27 +9,17 @@ import sqlite3
 import stat
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from flux_klein_async.errors import JournalError
-from flux_klein_async.journal.base import EntryState
 from flux_klein_async.journal.lease import Lease, is_alive, is_same_file, sweep
-from flux_klein_async.journal.sql import UPGRADES, VERSION, JournalStore
-from flux_klein_async.journal.writer import FORKED, JournalAccount, Writer, account_of
+from flux_klein_async.journal.sql import ODD_VALUE, VERSION, JournalStore, Location
+from flux_klein_async.journal.writer import FORKED, StoredJournal
 from flux_klein_async.paths import user_path
 
-__all__ = [
-    "APPLICATION_ID",
-    "BUSY",
-    "DAMAGED",
-    "UNUSABLE",
-    "SqliteJournal",
-    "SqliteStore",
-    "connect",
-    "to_error",
-]
+__all__ = ["APPLICATION_ID", "BUSY", "SqliteJournal", "SqliteLocation", "SqliteStore", "connect", "to_error"]
 
 BUSY: Final = 5.0  # seconds that another process may hold the file
 APPLICATION_ID: Final = 0x464B4A31  # "FKJ1"
@@ -39,7 +29,7 @@ _LOCKED: Final = (
 )
 _FULL: Final = "cannot grow: the disk is full; make room, then go on with the same journal"
 _FORBIDDEN: Final = "cannot be written: make the file and its directory writable, or name another journal"
-DAMAGED: Final = "is damaged: keep the file, and go on with a backup or with what `sqlite3 FILE .recover` saves"
+_DAMAGED: Final = "is damaged: keep the file, and go on with a backup or with what `sqlite3 FILE .recover` saves"
 _DEVICE: Final = "cannot be read or written: the device reports an error; check the disk before going on"
 _NO_DIRECTORY: Final = "cannot be made: its directory does not exist; make it, or name another journal"
 _TOO_MANY: Final = "cannot be opened: this process has too many files open; raise its limit (ulimit -n)"
@@ -66,7 +56,7 @@ _CODES: Final[Mapping[int, str]] = {
     ),
     **dict.fromkeys((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED), _LOCKED),
     **dict.fromkeys((sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN), _FORBIDDEN),
-    **dict.fromkeys((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT), DAMAGED),
+    **dict.fromkeys((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT), _DAMAGED),
     sqlite3.SQLITE_FULL: _FULL,
     sqlite3.SQLITE_IOERR: _DEVICE,
 }
@@ -80,20 +70,14 @@ _NUMBERS: Final[Mapping[int | None, str]] = {
 }
 
 
-# What a value that should not be there leads to: text that cannot be decoded, a state that does not exist, a text in a
-# column of amounts.
-_ODD_VALUE: Final = (ValueError, TypeError, AttributeError, ArithmeticError)
-UNUSABLE: Final = (OSError, sqlite3.Error, *_ODD_VALUE)
-
-
 def to_error(path: Path, error: Exception) -> JournalError:
     """The error to raise for an exception while using the file."""
     said = f"{type(error).__name__}: {error}"
     if isinstance(error, OSError):
         advice = _NUMBERS.get(error.errno)
         said = error.strerror or type(error).__name__
-    elif isinstance(error, _ODD_VALUE):
-        advice = DAMAGED
+    elif isinstance(error, ODD_VALUE):
+        advice = _DAMAGED
     else:
         code = getattr(error, "sqlite_errorcode", 0)
         advice = _CODES.get(code) or _CODES.get(code & 0xFF)
@@ -185,7 +169,7 @@ def _make(path: Path, run: str) -> None:
         with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
             db.execute("PRAGMA synchronous = FULL")
             db.execute("BEGIN IMMEDIATE")
-            for statement in SqliteStore.schema():
+            for statement in SqliteStore.upgrade(0):
                 db.execute(statement)
             db.execute("INSERT INTO settings VALUES ('salt', ?)", (secrets.token_bytes(24),))
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -211,7 +195,10 @@ class SqliteStore(JournalStore):
     row_id = "INTEGER PRIMARY KEY AUTOINCREMENT"
     blob = "BLOB"
 
-    def __init__(self, path: Path, db: sqlite3.Connection, lease: Lease, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, path: Path, db: sqlite3.Connection, lease: Lease | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Without a lease it is not a run."""
         super().__init__(clock)
         self.path = path
         self.db = db
@@ -246,19 +233,14 @@ class SqliteStore(JournalStore):
                 db.execute(f"PRAGMA {pragma}")
             store = cls(path, db, lease, clock)
             with store.writing():
-                store.upgrade()
+                [version] = db.execute("PRAGMA user_version").fetchone()
+                for statement in cls.upgrade(version):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {VERSION}")
                 store.begin(lease.run)
             sweep(path)
             stack.pop_all()
         return store
-
-    def upgrade(self) -> None:
-        """Make the tables those of this version."""
-        [version] = self.execute("PRAGMA user_version").fetchone()
-        if version < VERSION:
-            for number in range(version + 1, VERSION + 1):
-                self.execute(UPGRADES[number])
-            self.execute(f"PRAGMA user_version = {VERSION}")
 
     def place(self) -> str:
         """Where the journal is."""
@@ -269,7 +251,8 @@ class SqliteStore(JournalStore):
         try:
             self.db.close()
         finally:
-            self._lease.release()
+            if self._lease is not None:
+                self._lease.release()
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         """Run one statement."""
@@ -280,8 +263,12 @@ class SqliteStore(JournalStore):
         cursor = self.db.execute(sql, values)
         return cursor.lastrowid if cursor.rowcount else None
 
+    def stream(self, sql: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query, which may be more than fit in memory."""
+        return iter(self.db.execute(sql, values))
+
     @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self, tokens: Collection[str] | None = None) -> Iterator[None]:  # noqa: ARG002  # locks the whole file
         """A transaction: durable at its end, undone by an exception."""
         if not is_same_file(self.path, self._file):  # what is written to a deleted file is lost
             raise JournalError(f"The journal {self.path} was deleted or replaced while it was in use")
@@ -290,7 +277,7 @@ class SqliteStore(JournalStore):
             yield
             self.db.execute("COMMIT")
         except BaseException:
-            self._accounts.clear()
+            self._undone()
             if self.db.in_transaction:  # a full disk may have ended it already
                 self.db.execute("ROLLBACK")
             raise
@@ -299,8 +286,52 @@ class SqliteStore(JournalStore):
         """Whether the run of this name is alive."""
         return is_alive(self.path, name)
 
+    def is_lost(self) -> bool:
+        """Whether this run has died while it was in use: its lock goes only with its process."""
+        return False
 
-class SqliteJournal(JournalAccount):
+    def damage(self) -> list[str]:
+        """What is wrong with the file."""
+        return [text for [text] in self.db.execute("PRAGMA integrity_check(3)") if text != "ok"]
+
+
+class SqliteLocation(Location):
+    """The path of a journal's file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def exists(self) -> bool:
+        """Whether there is a file."""
+        return self.path.exists()
+
+    def open(self, clock: Callable[[], float]) -> SqliteStore:
+        """Open the file, or make it, and begin a run."""
+        return SqliteStore.open(self.path.resolve(), clock)
+
+    def read(self) -> SqliteStore:
+        """Open the file to read it.
+
+        Raises:
+            JournalError: There is none.
+        """
+        path = self.path.resolve()
+        try:
+            db = connect(path)
+        except FileNotFoundError:
+            raise JournalError(f"There is no journal {self.path}") from None
+        db.execute("PRAGMA query_only = ON")
+        return SqliteStore(path, db)
+
+    def to_error(self, error: Exception) -> JournalError:
+        """The error to raise for an exception while using the file."""
+        return to_error(self.path, error)
+
+
+class SqliteJournal(StoredJournal):
     """A journal in an SQLite file: durable, shared by processes, and resumed after a crash.
 
     Use it as `async with SqliteJournal("run.sqlite") as journal, FluxKleinClient(journal=journal) as client`.
@@ -309,7 +340,7 @@ class SqliteJournal(JournalAccount):
     Concurrent entries share a transaction. The file is made at the first use, and only its owner can read it: it
     contains the prompts, but never the token. Keep it on a local disk: on a network or shared folder locks may not
     work, and `JournalError` then says so. Each process that uses the file holds a lock on a small file beside it, which
-    shows that it is alive; a forked process cannot use its parent's object.
+    shows that it is alive; a forked process cannot use its parent's object. `PostgresJournal` is for several machines.
 
     A client uses the account of its token at its service: what another token, or the same token at another address,
     submitted is neither resumed nor recalled. Used directly, the journal is an account without a token.
@@ -331,53 +362,6 @@ class SqliteJournal(JournalAccount):
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.path = user_path(path).absolute()
-        again = {EntryState.FAILED: retry_failed, EntryState.UNCERTAIN: resubmit_uncertain}
-        writer = Writer(
-            f"SqliteJournal({str(self.path)!r})",
-            lambda: SqliteStore.open(self.path.resolve(), clock),
-            lambda error: to_error(self.path, error),
+        super().__init__(
+            SqliteLocation(self.path), retry_failed=retry_failed, resubmit_uncertain=resubmit_uncertain, clock=clock
         )
-        super().__init__(writer, "", frozenset(state for state, wanted in again.items() if wanted))
-
-    def __repr__(self) -> str:
-        return f"SqliteJournal({str(getattr(self, 'path', ''))!r})"
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.open()
-        except BaseException:
-            await self.aclose()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    async def open(self) -> None:
-        """Open the file now instead of at the first entry; it is made if it does not exist.
-
-        Raises:
-            JournalError: It cannot be read or written, or is not a journal.
-        """
-        await self._writer.run(lambda _: None)
-
-    async def aclose(self) -> None:
-        """Write the pending entries and close the file. Later calls do nothing.
-
-        Raises:
-            JournalError: The file could not be closed properly.
-        """
-        await self._writer.aclose()
-
-    def for_account(self, token: str, base_url: str | None = None) -> JournalAccount:
-        """Return the account of this token at a service; the file contains a salted hash of the token, never the token.
-
-        Args:
-            token: The token, as the client has it.
-            base_url: The address of the service, as the client has it. None: RUNCOMFY_MODEL_API_BASE, then the
-                service's own.
-
-        Raises:
-            ConfigurationError: A bad base URL.
-        """
-        return JournalAccount(self._writer, account_of(token, base_url), self._again)

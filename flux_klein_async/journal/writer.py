@@ -3,21 +3,23 @@
 import asyncio
 import itertools
 import os
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import FluxKleinError, JournalError
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState, from_nano
-from flux_klein_async.journal.sql import JournalStore
+from flux_klein_async.journal.sql import JournalStore, Location
 from flux_klein_async.misuse import NEEDS_ASYNCIO
 from flux_klein_async.options import from_environ
 
-__all__ = ["FORKED", "ItemPass", "JournalAccount", "Spending", "Writer", "account_of"]
+__all__ = ["FORKED", "ItemPass", "JournalAccount", "Spending", "StoredJournal", "Writer"]
 
 T = TypeVar("T")
 _MOST: Final = 500  # operations in one transaction: other processes wait for its end
@@ -25,25 +27,41 @@ _MOST: Final = 500  # operations in one transaction: other processes wait for it
 # entries, and other callers arrive while one lasts.
 _INTERVAL: Final = 0.01
 FORKED: Final = "The journal was opened before this process was forked: open it in the process that uses it"
+_NOT_SENT: Final = "The journal was lost before the submit was sent"
 _AGAIN: Final = 1.0  # seconds until what could not be written is tried again
 _CLOSING: Final = 10.0  # seconds for which closing tries to write it; an attempt under way is not cut short
 
 
 class _Operation(NamedTuple):
-    """An operation that waits for a transaction; `kept`: it is tried again until it is written."""
+    """An operation that waits for a transaction.
+
+    Attributes:
+        token: Of the account that it uses; "" without a token, None for all accounts.
+        kept: It is tried again until it is written.
+        withdraw: What is written, and kept, if the run was lost: the operation may have been written, although its
+            caller was told that it was not.
+    """
 
     run: Callable[[JournalStore], Any]
     future: "asyncio.Future[Any]"
+    token: str | None
     kept: bool
+    withdraw: Callable[[JournalStore], Any] | None
+
+    def later(self, *, lost: bool) -> "_Operation | None":
+        """What is still to be written after a failure; `lost`: with the run."""
+        if lost and self.withdraw is not None:
+            return self._replace(run=self.withdraw, kept=True, withdraw=None)
+        return self if self.kept else None
 
 
 class _Done(NamedTuple):
-    """How an operation ended; `undone`: with its whole transaction, so that it may be tried again."""
+    """How an operation ended; `later`: what is still to be written."""
 
     operation: _Operation
     value: Any
     error: BaseException | None
-    undone: bool = False
+    later: _Operation | None = None
 
 
 class Writer:
@@ -54,6 +72,9 @@ class Writer:
 
     An operation that is kept and cannot be written, because another program holds the file or the disk is full, fails
     for its caller, and is tried again each second and while closing.
+
+    A run that is lost (its server let go of it) claims and submits nothing more. The next operation begins another run,
+    which also writes what the lost one could not.
     """
 
     def __init__(
@@ -65,6 +86,7 @@ class Writer:
         self._waiting: list[_Operation] = []
         self._unwritten: list[_Operation] = []  # kept, and failed before
         self.passes = itertools.count(1)  # numbers the passes over items
+        self.first_pass = 0  # passes with a lower number began in a run that is lost
         self.ended_passes: list[int] = []  # to be forgotten with the next transaction; any thread can append
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: ThreadPoolExecutor | None = None
@@ -80,14 +102,23 @@ class Writer:
         if self._thread is not None and self._closing is None and self._process == os.getpid():
             warnings.warn(f"unclosed {self.name}", ResourceWarning, source=self, stacklevel=2)
 
-    async def run(self, operation: Callable[[JournalStore], T], *, keep: bool = False) -> T:
+    async def run(
+        self,
+        operation: Callable[[JournalStore], T],
+        token: str | None = "",
+        *,
+        keep: bool = False,
+        withdraw: Callable[[JournalStore], Any] | None = None,
+    ) -> T:
         """Run an operation in a transaction, to its end even if its caller is cancelled.
 
         An error of this package must be raised before anything is written: it fails this operation alone.
 
         Args:
             operation: What to do with the store.
+            token: Of the account that it uses; "" without a token, None for all accounts.
             keep: If the store cannot be written, raise, and try again in the background and while closing.
+            withdraw: What to write so if the run is lost: the operation may have been written all the same.
 
         Raises:
             JournalError: The store cannot be read or written; nothing of the operation was written.
@@ -95,7 +126,7 @@ class Writer:
         if self._closing is not None:
             raise JournalError(f"{self.name} is closed")
         future: asyncio.Future[T] = self._bind().create_future()
-        self._waiting.append(_Operation(operation, future, keep))
+        self._waiting.append(_Operation(operation, future, token, keep, withdraw))
         if self._job is None and (self._timer is None or len(self._waiting) == 1):
             self._schedule()
         try:
@@ -160,9 +191,9 @@ class Writer:
 
     def _committed(self, job: "asyncio.Future[list[_Done]]") -> None:
         self._job = None
-        for operation, value, error, undone in job.result():
-            if undone and operation.kept:
-                self._unwritten.append(operation)
+        for operation, value, error, later in job.result():
+            if later is not None:
+                self._unwritten.append(later)
             if operation.future.done():  # its caller was cancelled, or heard of an earlier failure
                 self.release(value)
             elif error is None:
@@ -203,7 +234,8 @@ class Writer:
         try:
             if self._store is None:
                 self._store = self._open_store()
-            with self._store.writing():
+            tokens = [operation.token for operation in batch if operation.token is not None]
+            with self._store.writing(tokens if len(tokens) == len(batch) else None):
                 while self.ended_passes:
                     self._store.end_pass(self.ended_passes.pop())
                 for operation in batch:
@@ -211,9 +243,19 @@ class Writer:
         except Exception as error:  # noqa: BLE001  # whatever it is, each caller must hear of it
             for ended in done:
                 self.release(ended.value)
-            undone = not isinstance(error, JournalError)  # that is final: a deleted file, or one that is no journal
-            return [_Done(operation, None, self._failure(error), undone=undone) for operation in batch]
+            lost = self._store is not None and self._store.is_lost()
+            if self._store is not None and lost:
+                self._lose(self._store)
+            failures = [_Done(operation, None, self._failure(error)) for operation in batch]
+            if isinstance(error, JournalError):  # final: a deleted file, or one that is no journal
+                return failures
+            return [failed._replace(later=failed.operation.later(lost=lost)) for failed in failures]
         return done
+
+    def _lose(self, store: JournalStore) -> None:
+        """The run is dead: its passes are over, and the next operation begins another."""
+        self._store, self.mark, self.first_pass = None, "", next(self.passes)
+        store.close()
 
     def _close_store(self) -> None:
         if self._store is not None:
@@ -238,9 +280,6 @@ def _attempt(store: JournalStore, operation: _Operation) -> _Done:
         return _Done(operation, operation.run(store), None)
     except FluxKleinError as error:
         return _Done(operation, None, error.with_traceback(None))  # its frames hold the token
-    except (UnicodeEncodeError, OverflowError) as error:  # a value that the store cannot hold: nothing was written
-        failure = JournalError("An entry cannot be written", cause=f"{type(error).__name__}: {error}")
-        return _Done(operation, None, failure)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,7 +300,7 @@ class Spending:
         return self.settled_usd + self.held_usd
 
 
-def account_of(token: str, base_url: str | None) -> str:
+def _account_of(token: str, base_url: str | None) -> str:
     """Name the account of a token at a service, for a store; no token has a blank.
 
     Raises:
@@ -295,7 +334,14 @@ class JournalAccount:
             BudgetExceededError: The intent reserves more money than is left.
         """
         happened = entry.state is not EntryState.SUBMITTING
-        await self._writer.run(lambda store: store.record(self._token, entry), keep=happened)
+        # Nothing is sent for an intent of which its caller hears that it was not written.
+        refused = Entry(state=EntryState.REFUSED, key=entry.key, error=_NOT_SENT)
+        await self._writer.run(
+            lambda store: store.record(self._token, entry),
+            self._token,
+            keep=happened,
+            withdraw=None if happened else lambda store: store.record(self._token, refused),
+        )
 
     def items(self) -> "ItemPass":
         """Begin a pass over items."""
@@ -307,7 +353,7 @@ class JournalAccount:
         Raises:
             JournalError: The journal cannot be read.
         """
-        settled, held = await self._writer.run(lambda store: store.totals(self._token))
+        settled, held = await self._writer.run(lambda store: store.totals(self._token), self._token)
         return Spending(settled_usd=from_nano(settled), held_usd=from_nano(held))
 
     async def run_mark(self) -> str:
@@ -343,7 +389,68 @@ class JournalAccount:
         Raises:
             JournalError: The journal cannot be written, or knows several other accounts.
         """
-        await self._writer.run(lambda store: store.take_over(self._token, ignored))
+        await self._writer.run(lambda store: store.take_over(self._token, ignored), None)
+
+
+class StoredJournal(JournalAccount):
+    """A journal with its store: what `SqliteJournal` and `PostgresJournal` share."""
+
+    def __init__(
+        self,
+        location: Location,
+        *,
+        retry_failed: bool = False,
+        resubmit_uncertain: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._name = f"{type(self).__name__}({str(location)!r})"
+        again = {EntryState.FAILED: retry_failed, EntryState.UNCERTAIN: resubmit_uncertain}
+        self.location = location
+        writer = Writer(self._name, lambda: location.open(clock), location.to_error)
+        super().__init__(writer, "", frozenset(state for state, wanted in again.items() if wanted))
+
+    def __repr__(self) -> str:
+        return getattr(self, "_name", f"{type(self).__name__}('')")
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.open()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def open(self) -> None:
+        """Open the journal now instead of at the first entry; it is made if it does not exist.
+
+        Raises:
+            JournalError: It cannot be read or written, or is not a journal.
+        """
+        await self._writer.run(lambda _: None)
+
+    async def aclose(self) -> None:
+        """Write the pending entries and close the journal. Later calls do nothing.
+
+        Raises:
+            JournalError: Entries are lost, or the journal could not be closed properly.
+        """
+        await self._writer.aclose()
+
+    def for_account(self, token: str, base_url: str | None = None) -> JournalAccount:
+        """Return the account of this token at a service; the journal holds a salted hash of the token, never the token.
+
+        Args:
+            token: The token, as the client has it.
+            base_url: The address of the service, as the client has it. None: RUNCOMFY_MODEL_API_BASE, then the
+                service's own.
+
+        Raises:
+            ConfigurationError: A bad base URL.
+        """
+        return JournalAccount(self._writer, _account_of(token, base_url), self._again)
 
 
 class ItemPass:
@@ -363,8 +470,8 @@ class ItemPass:
             JournalError: The journal cannot be read or written.
             InvalidInputError: The id came before in this pass, or belongs to another input.
         """
-        number, again = self._number, self._again
-        return await self._writer.run(lambda store: store.claim(self._token, number, model, body, item_id, again))
+        claim = partial(self._ask, JournalStore.claim, model, body, item_id)
+        return await self._writer.run(claim, self._token)
 
     async def preview(self, model: str, body: bytes, item_id: str | None) -> Action:
         """Return the action that `claim` would return, without claiming the item.
@@ -372,9 +479,14 @@ class ItemPass:
         Raises:
             JournalError, InvalidInputError: As `claim`.
         """
-        number, again = self._number, self._again
-        return await self._writer.run(lambda store: store.preview(self._token, number, model, body, item_id, again))
+        preview = partial(self._ask, JournalStore.preview, model, body, item_id)
+        return await self._writer.run(preview, self._token)
 
     def release(self, claim: Claim) -> None:
         """End this run's work on the item. Returns at once and never raises."""
         self._writer.release(claim)
+
+    def _ask(self, method: Callable[..., T], model: str, body: bytes, item_id: str | None, store: JournalStore) -> T:
+        if self._number < self._writer.first_pass:  # what came before in this pass is not known any more
+            raise JournalError(f"The run of {self._writer.name} was lost: begin again with the items")
+        return method(store, self._token, self._number, model, body, item_id, self._again)

@@ -1,13 +1,16 @@
 """`flux-klein journal`, called as users call it."""
 
+import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from flux_klein_async.emulator import Emulator
 from flux_klein_async.journal.base import Reservation
 from flux_klein_async.models import SavedFile
+from tests.databases import Cluster
 from tests.journal.helpers import Run, entry
 
 from .helpers import Command
@@ -163,3 +166,37 @@ def test_a_file_that_is_no_journal_is_an_error_and_stays(
     assert (ran.code, path.read_text()) == (1, "notes")
     assert "is not a journal of this package and was left as it is" in ran.err
     assert flux_klein("journal", *arguments).code == 64
+
+
+@pytest.mark.parametrize("arguments", [("journal", "list"), ("batch", "prompts.txt")])
+def test_a_password_on_the_command_line_is_refused_and_not_told(
+    flux_klein: Command, arguments: tuple[str, ...]
+) -> None:
+    """Everyone on the machine can list the arguments of processes."""
+    Path("prompts.txt").touch()
+    for dsn in ("postgresql://me:pa55word@host/db", "postgresql://me:pa55@word@host/db"):
+        ran = flux_klein(*arguments, "--journal", dsn)
+        assert ran.code == 64
+        assert "PGPASSFILE" in ran.err or "cannot be read" in ran.err
+        assert "pa55" not in ran.out + ran.err
+
+
+@pytest.mark.slow
+def test_a_journal_in_a_database_is_used_as_one_in_a_file(
+    flux_klein: Command, served: Emulator, cluster: Cluster
+) -> None:
+    dsn = cluster.new_database()
+    where = ("--journal", dsn)
+    Path("prompts.txt").write_text("a cat\na dog\n")
+    batch = ("batch", "prompts.txt", *where, "--output-dir", "out")
+    assert "2 to submit" in flux_klein(*batch, "--dry-run").out
+    assert "There is no journal postgresql://owner@" in flux_klein("journal", "list", *where).err
+    assert flux_klein(*batch).code == 0
+    assert "0 to submit, 2 done before" in flux_klein(*batch, "--dry-run").out
+    shutil.rmtree("out")
+    assert flux_klein(*batch).code == 0, "another machine, which has none of the files"
+    assert (served.accepted, len(list(Path("out").glob("*.png")))) == (2, 2)
+    assert [record["state"] for record in flux_klein("journal", "export", *where).records] == ["downloaded"] * 2
+    assert "2 requests: 2 downloaded" in flux_klein("journal", "list", *where).err
+    assert "is sound" in flux_klein("journal", "check", *where).err
+    assert flux_klein("journal", "prune", *where, "--older-than", "0").out == "Deleted 2 requests\n"

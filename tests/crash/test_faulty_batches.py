@@ -1,9 +1,16 @@
-"""A small storm over a journal: three processes share it, one is killed, and the books are right at every end."""
+"""A small storm over a journal: three processes share it, one is killed, and the books are right at every end.
+
+On PostgreSQL they come from two machines, one of them behind a port of its own, and share no file but the pictures.
+"""
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from faulty_batches import LEFT_OUT, SLOW, BatchesRun, BatchPlan, run_batches
+
+from tests.databases import Cluster, forwarded
 
 pytestmark = pytest.mark.slow
 
@@ -21,9 +28,21 @@ PLAN = BatchPlan(
 )
 
 
-@pytest.fixture(scope="module")
-def raged(tmp_path_factory: pytest.TempPathFactory) -> BatchesRun:
-    return asyncio.run(run_batches(PLAN, tmp_path_factory.mktemp("storm")))
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def raged(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, get_cluster: Callable[[], Cluster]
+) -> BatchesRun:
+    async def run() -> BatchesRun:
+        folder = tmp_path_factory.mktemp("storm")
+        if request.param == "sqlite":
+            return await run_batches(PLAN, folder)
+        cluster = get_cluster()
+        database = cluster.new_database()
+        async with forwarded(cluster.port) as link:
+            other = cluster.dsn(database.split("?")[0].rpartition("/")[2], port=link.port)
+            return await run_batches(replace(PLAN, journals=(database, other)), folder)
+
+    return asyncio.run(run())
 
 
 def test_nothing_is_lost_nothing_is_paid_twice_and_the_budget_holds(raged: BatchesRun) -> None:

@@ -16,6 +16,8 @@ import sys
 from collections import Counter
 from typing import Any
 
+import psycopg
+
 from flux_klein_async.__main__ import main
 
 __all__ = ["PLACES"]
@@ -79,6 +81,30 @@ class Deadly(sqlite3.Connection):
         return cursor
 
 
+class DeadlySession:
+    """The same for a session with a server; a journal is made by the transaction that makes its schema."""
+
+    def __init__(self) -> None:
+        self._execute = psycopg.Connection.execute
+        self._making = False
+
+    def execute(self, session: Any, sql: str, *values: Any) -> Any:
+        self._making |= sql.startswith("CREATE SCHEMA")
+        ends = sql.startswith("COMMIT")
+        if ends:
+            here("making" if self._making else "commit")
+        here("begin" if sql.startswith("BEGIN") else "step")
+        cursor = self._execute(session, sql, *values)
+        if sql.startswith("INSERT INTO requests"):
+            here("intent")
+        if sql.startswith("UPDATE requests"):
+            here("change")
+        if ends:
+            here("made" if self._making else "committed")
+            self._making = False
+        return cursor
+
+
 class HalfWritten(io.BufferedWriter):
     """A file that may not live to its end."""
 
@@ -128,6 +154,8 @@ def hook() -> None:
     def deadly_connect(*given: Any, factory: type[sqlite3.Connection] = sqlite3.Connection, **more: Any) -> Any:
         return connect(*given, factory=type("Doomed", (Deadly, factory), {}), **more)
 
+    deadly = DeadlySession()
+    psycopg.Connection.execute = lambda *given, **_: deadly.execute(*given)  # type: ignore[method-assign]
     sqlite3.connect = deadly_connect  # type: ignore[assignment]
     builtins.open = io.open = deadly_open
     os.link, os.fsync, os.replace = deadly_link, deadly_sync, deadly_replace

@@ -92,7 +92,9 @@ def test_an_inline_picture_is_one():
 
 
 def test_the_error_of_an_unknown_fault_lists_similar_names():
-    with pytest.raises(ValueError, match=r"no fault '5033': there are 503, 503\+after, 503\+date, 503\+ms, 503\+reset$"):
+    with pytest.raises(
+        ValueError, match=r"no fault '5033': there are 503, 503\+after, 503\+date, 503\+ms, 503\+reset$"
+    ):
         fault("5033")
     with pytest.raises(ValueError, match="there are 400, "):
         fault("zebra")

@@ -3,19 +3,25 @@
 import asyncio
 import contextvars
 import os
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flux_klein_async import Budget, FluxKleinClient, FluxKleinError, Outcome
 from flux_klein_async.emulator import InProcessEmulator, VirtualTimeLoop
 from flux_klein_async.journal.lease import _held
-from flux_klein_async.journal.sqlite import SqliteJournal
+from flux_klein_async.journal.sqlite import SqliteLocation
 from flux_klein_async.transport.base import Transport
+from tests.databases import Cluster
+from tests.journal.helpers import journal_at
+
+if TYPE_CHECKING:
+    from flux_klein_async.journal.sql import JournalStore, Location
 
 __all__ = ["SMALL", "Process", "World"]
 
@@ -29,9 +35,10 @@ class _KilledError(Exception):
 
 
 class World:
-    """The service, the disk and the clock, which survive every process."""
+    """The service, the disk and the clock, which survive every process; with a server, the journal is there."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, cluster: Cluster | None, **options: Any) -> None:
+        self.cluster = cluster
         self.loop = VirtualTimeLoop()
         self.loop.set_task_factory(_owned)
         self.loop.set_default_executor(_AtOnce())
@@ -39,7 +46,9 @@ class World:
         self.emulator = InProcessEmulator(profile="fixed:1", round_trip=0.05, **options)
         memory = Path("/dev/shm")  # faster than a disk
         self._folder = tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None)
-        self.journal = Path(self._folder.name) / "run.sqlite"
+        path = Path(self._folder.name) / "run.sqlite"
+        self.journal: Location = SqliteLocation(path) if cluster is None else cluster.new_location()
+        self._reader: JournalStore | None = None
         self.pictures = Path(self._folder.name) / "pictures"
         self.deleted: set[Path] = set()
         self.heard: list[Any] = []
@@ -49,6 +58,14 @@ class World:
     def run(self, call: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(call)
 
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """What is in the journal, which may not be made yet."""
+        if self._reader is None:
+            if not self.journal.exists():
+                return []
+            self._reader = self.journal.read()
+        return list(self._reader.execute(query).fetchall())
+
     def delete_pictures(self) -> None:
         for path in list(self.pictures.glob("*.png")):
             path.unlink()
@@ -56,7 +73,7 @@ class World:
 
     def close(self) -> None:
         self.run(self.emulator.aclose())
-        for connection in self.open:
+        for connection in [*self.open, *([self._reader] if self._reader else [])]:
             connection.close()
         self.loop.close()
         self._folder.cleanup()
@@ -82,7 +99,7 @@ class Process:
         self.tasks: set[asyncio.Task[Any]] = set()
         self._begun: set[asyncio.Task[Any]] = set()
         self._fan_outs: list[Any] = []
-        self._journal = SqliteJournal(world.journal, clock=world.loop.time, **options)
+        self._journal = journal_at(world.journal, clock=world.loop.time, **options)
         self._journal._writer._thread = _Writer(self)
         self._session = world.run(_made(world.emulator.session))
         self.client = FluxKleinClient(
@@ -176,15 +193,21 @@ class Process:
             writer._timer.cancel()
         writer._closing = self.world.loop.create_future()  # type: ignore[assignment]
         if writer._store is not None:
-            lease = writer._store._lease
-            assert lease._handle is not None
-            os.close(lease._handle)
-            _held.discard(lease._handle)
-            lease._handle = None
-            self.world.open.append(writer._store.db)
+            self._cut(writer._store)
         context = contextvars.Context()  # not a task of the process
         self._hanging_up = self.world.loop.create_task(self._hang_up(connections), context=context)
         self.world.loop.call_soon(self._bury, 100)
+
+    def _cut(self, store: Any) -> None:
+        self.world.open.append(store.db)
+        if self.world.cluster is not None:
+            with socket.socket(fileno=os.dup(store.db.fileno())) as connection:
+                connection.shutdown(socket.SHUT_RDWR)
+            self.world.cluster.wait_for(store.db.info.backend_pid)
+            return
+        os.close(store._lease._handle)
+        _held.discard(store._lease._handle)
+        store._lease._handle = None
 
     async def _hang_up(self, connections: Transport) -> None:
         await connections.aclose()

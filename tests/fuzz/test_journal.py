@@ -1,20 +1,21 @@
 """Nothing paid is lost and nothing is paid twice, whatever fails, in any order, over any number of runs."""
 
 import asyncio
-import contextlib
 import json
-import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from flux_klein_async.emulator import Answer, Generation, fault
 from flux_klein_async.errors import GenerationFailedError, SubmissionUncertainError
+from flux_klein_async.journal.sql import Location
+from flux_klein_async.journal.sqlite import SqliteLocation
+from tests.databases import Cluster
 from tests.fakes import strays
 
 from .processes import SMALL, Process, World
@@ -56,6 +57,10 @@ class JournaledRequest(NamedTuple):
 class ItemJournal(RuleBasedStateMachine):
     """Two processes at most, one journal, one service."""
 
+    def __init__(self, cluster: Cluster | None) -> None:
+        super().__init__()
+        self.cluster = cluster
+
     @initialize(
         workers=st.sampled_from([1, 2, None]),
         budget=st.sampled_from([None, 0.02, 0.05, 1.0]),
@@ -63,7 +68,7 @@ class ItemJournal(RuleBasedStateMachine):
     )
     def begin(self, workers: int | None, budget: float | None, again: tuple[str, ...]) -> None:
         """`again`: what some runs are asked to submit again."""
-        self.world = World(workers=workers)
+        self.world = World(self.cluster, workers=workers)
         self.budget = budget
         self.again = again
         self.processes: dict[int, Process] = {}
@@ -190,9 +195,7 @@ class ItemJournal(RuleBasedStateMachine):
             return
         paid = PRICE * sum(job.state != "cancelled" for job in self._jobs().values())
         assert paid <= self.budget + 1e-9, "more was spent than the budget allows"
-        with self._database() as database:
-            rows = [] if database is None else database.execute("SELECT settled + held FROM accounts").fetchall()
-        counted = sum(nano for [nano] in rows) / 1e9
+        counted = sum(nano for [nano] in self.world.rows("SELECT settled + held FROM accounts")) / 1e9
         assert paid <= counted + 1e-9, "the journal counts with less than was spent"
         if all(request.prompt is not None for request in requests):  # none is known by its id alone
             assert counted <= self.budget + 1e-9
@@ -257,19 +260,9 @@ class ItemJournal(RuleBasedStateMachine):
     def _jobs(self) -> dict[str, Any]:
         return self.world.emulator.service.queue.jobs
 
-    @contextlib.contextmanager
-    def _database(self) -> Iterator[sqlite3.Connection | None]:
-        if not self.world.journal.exists():
-            yield None
-            return
-        with contextlib.closing(sqlite3.connect(self.world.journal)) as database:
-            yield database
-
     def _requests(self) -> Iterator[JournaledRequest]:
-        with self._database() as database:
-            if database is not None:
-                for state, request_id, body in database.execute("SELECT state, request_id, body FROM requests"):
-                    yield JournaledRequest(state, request_id, None if body is None else json.loads(body)["prompt"])
+        for state, request_id, body in self.world.rows("SELECT state, request_id, body FROM requests"):
+            yield JournaledRequest(state, request_id, None if body is None else json.loads(body)["prompt"])
 
 
 def _summary(outcome: Any) -> Any:
@@ -284,5 +277,12 @@ async def _left() -> list[str]:
     return strays()
 
 
-TestItemJournal = ItemJournal.TestCase
-TestItemJournal.settings = settings(examples(100), stateful_step_count=30)
+def test_nothing_paid_is_lost_or_paid_twice(
+    new_location: Callable[[], Location], get_cluster: Callable[[], Cluster]
+) -> None:
+    """On a server with fewer examples: it takes its time."""
+    on_disk = isinstance(new_location(), SqliteLocation)
+    cluster, count = (None, examples(100).max_examples) if on_disk else (get_cluster(), examples(100).max_examples // 5)
+    run_state_machine_as_test(
+        lambda: ItemJournal(cluster), settings=settings(max_examples=count, stateful_step_count=30, deadline=None)
+    )

@@ -1,4 +1,4 @@
-"""A journal's file, and runs that use it; each is closed after the test."""
+"""A journal's place, and runs that use it; each is closed after the test."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from flux_klein_async.journal.sqlite import SqliteJournal
+from flux_klein_async.journal.sql import Location
+from flux_klein_async.journal.writer import StoredJournal
 
-from .helpers import Run
+from .helpers import Run, journal_at
 
 
 @pytest.fixture
@@ -17,12 +18,17 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(path: Path) -> Iterator[Callable[[], Run]]:
-    """Begins a run; several share the file as processes do."""
+def location(new_location: Callable[[], Location]) -> Location:
+    return new_location()
+
+
+@pytest.fixture
+def start(location: Location) -> Iterator[Callable[[], Run]]:
+    """Begins a run; several share the journal as processes do."""
     runs = []
 
     def begin() -> Run:
-        runs.append(Run(path))
+        runs.append(Run(location))
         return runs[-1]
 
     yield begin
@@ -36,6 +42,6 @@ def run(start: Callable[[], Run]) -> Run:
 
 
 @pytest_asyncio.fixture
-async def journal(path: Path) -> AsyncIterator[SqliteJournal]:
-    async with SqliteJournal(path, clock=lambda: 1000.0) as journal:
+async def journal(location: Location) -> AsyncIterator[StoredJournal]:
+    async with journal_at(location, clock=lambda: 1000.0) as journal:
         yield journal

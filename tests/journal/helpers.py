@@ -1,19 +1,37 @@
 """Journals as tests use them: opened in the test's own thread, or by another process."""
 
 import signal
-import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState
-from flux_klein_async.journal.reader import JournalReader
-from flux_klein_async.journal.sqlite import SqliteStore
+from flux_klein_async.journal.reader import JournalReader, locate
+from flux_klein_async.journal.sql import JournalStore, Location
+from flux_klein_async.journal.sqlite import SqliteJournal, SqliteLocation
+from flux_klein_async.journal.writer import StoredJournal
 
-__all__ = ["AGAIN", "Run", "check", "child", "content", "entry", "files", "states", "write"]
+__all__ = [
+    "AGAIN",
+    "Run",
+    "check",
+    "child",
+    "content",
+    "entry",
+    "files",
+    "item",
+    "journal_at",
+    "journal_named",
+    "known",
+    "named",
+    "set_version",
+    "states",
+    "write",
+]
 
 AGAIN = frozenset({EntryState.REFUSED})
 
@@ -22,7 +40,7 @@ def entry(state: str, **facts: Any) -> Entry:
     return Entry(state=EntryState(state), **facts)
 
 
-def write(store: SqliteStore, *entries: Entry, token: str = "") -> None:
+def write(store: JournalStore, *entries: Entry, token: str = "") -> None:
     for one in entries:
         with store.writing():
             store.record(token, one)
@@ -31,9 +49,10 @@ def write(store: SqliteStore, *entries: Entry, token: str = "") -> None:
 class Run:
     """A run in this process; each claim is a pass over items of its own, unless `number` says otherwise."""
 
-    def __init__(self, path: Path, *, now: float = 1000.0) -> None:
+    def __init__(self, journal: Path | Location, *, now: float = 1000.0) -> None:
         self.now = now
-        self.store = SqliteStore.open(path, lambda: self.now)
+        self.location = locate(journal)
+        self.store: Any = self.location.open(lambda: self.now)
         self.passes = 1000
 
     def claim(
@@ -87,8 +106,30 @@ class Run:
         self.store.close()
 
 
-def check(path: Path) -> None:
-    with JournalReader(path) as reader:
+def journal_at(location: Any, **options: Any) -> StoredJournal:
+    """The public object for a place of either store."""
+    return journal_named(named(location), **options)
+
+
+def named(location: Any) -> str:
+    """A place in the words of a command line, for `journal_named`."""
+    if isinstance(location, SqliteLocation):
+        return str(location)
+    return f"{location.schema} {location._conninfo.text}"
+
+
+def journal_named(name: str, **options: Any) -> StoredJournal:
+    """In another process: the journal that `named` names."""
+    schema, _, conninfo = name.partition(" ")
+    if not conninfo:
+        return SqliteJournal(name, **options)
+    from flux_klein_async.journal.postgres import PostgresJournal
+
+    return PostgresJournal(conninfo, schema=schema, **options)
+
+
+def check(journal: Path | Location) -> None:
+    with JournalReader(journal) as reader:
         reader.check()
 
 
@@ -115,10 +156,30 @@ def child(code: str, *arguments: object) -> Iterator["subprocess.Popen[str]"]:
         process.stdout.close()
 
 
-def states(path: Path) -> list[str]:
-    """As another program reads them, which sees what was committed."""
-    with closing(sqlite3.connect(path)) as db:
-        return [state for [state] in db.execute("SELECT state FROM requests ORDER BY id")]
+def known(journal: Path | Location) -> list[tuple[str, str | None]]:
+    """State and id of each request, as another program reads them, which sees what was committed."""
+    with closing(locate(journal).read()) as store:
+        return list(store.execute("SELECT state, request_id FROM requests ORDER BY id").fetchall())
+
+
+def states(journal: Path | Location) -> list[str]:
+    return [state for state, _ in known(journal)]
+
+
+def item(claim: Claim) -> str:
+    """What is the same in each claim of an item."""
+    return claim.item.partition("-")[2]
+
+
+def set_version(location: Location, version: int, *statements: str) -> None:
+    """Make a journal one of another version of the package."""
+    with closing(location.open(time.time)) as store:
+        for statement in statements:
+            store.execute(statement)
+        if isinstance(location, SqliteLocation):
+            store.execute(f"PRAGMA user_version = {version}")
+        else:
+            store.execute("UPDATE settings SET value = ? WHERE name = 'version'", (b"%d" % version,))
 
 
 def files(path: Path) -> list[str]:

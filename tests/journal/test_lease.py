@@ -14,7 +14,7 @@ import pytest
 from flux_klein_async.errors import JournalError
 from flux_klein_async.journal import lease as module
 from flux_klein_async.journal.lease import Lease, is_alive, sweep
-from flux_klein_async.journal.sqlite import SqliteJournal
+from flux_klein_async.journal.sqlite import SqliteJournal, SqliteLocation
 
 from .helpers import Run, check, child, entry, files, states
 
@@ -23,6 +23,11 @@ from flux_klein_async.journal.lease import Lease
 lease = Lease.take(Path(sys.argv[1]))
 Path(sys.argv[1]).with_name(lease.run + ".is").touch()
 """
+
+
+@pytest.fixture
+def location(path: Path) -> SqliteLocation:
+    return SqliteLocation(path)
 
 
 @pytest.fixture
@@ -156,9 +161,10 @@ def test_a_forked_process_cannot_use_or_close_its_parents_journal(path: Path, st
 
 
 async def test_a_journal_that_was_used_before_a_fork_is_a_clear_error_after_it(
-    journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its thread is not there any more: an entry would never be written."""
+    journal = SqliteJournal(path)
     await journal.open()
     store = journal._writer._store
     assert store is not None
@@ -172,6 +178,7 @@ async def test_a_journal_that_was_used_before_a_fork_is_a_clear_error_after_it(
         store.close()
         journal._writer.__del__()  # warns of nothing
     await journal.record(entry("submitting", key="k"))
+    await journal.aclose()
 
 
 def test_sweeping_removes_what_the_dead_left_and_nothing_else(path: Path, lease: Lease) -> None:

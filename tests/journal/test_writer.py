@@ -1,10 +1,15 @@
-"""The journal's thread: it blocks nobody, shares transactions, and answers each caller."""
+"""The journal's thread, over each store: it blocks nobody, shares transactions, and answers each caller.
+
+Several processes share a journal; one that is killed at any time leaves everything that it recorded.
+"""
 
 import asyncio
 import gc
 import sqlite3
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +18,14 @@ import pytest
 from flux_klein_async.emulator import VirtualTimeLoop
 from flux_klein_async.errors import BudgetExceededError, InvalidInputError, JournalError
 from flux_klein_async.journal.base import Action, Reservation
-from flux_klein_async.journal.sqlite import SqliteJournal, SqliteStore
+from flux_klein_async.journal.sql import Location
+from flux_klein_async.journal.sqlite import SqliteJournal, SqliteLocation
+from flux_klein_async.journal.writer import Spending, StoredJournal
 
-from .helpers import entry, files, states
+from .helpers import Run, check, entry, journal_at, known, named, states
 
 ITEM = ("a/b", b"{}", None)
+ODD = sqlite3.OperationalError("odd")
 
 
 def in_virtual_time(body: Coroutine[Any, Any, float]) -> float:
@@ -25,44 +33,59 @@ def in_virtual_time(body: Coroutine[Any, Any, float]) -> float:
         return runner.run(body)
 
 
+class Holder:
+    """Another program that writes to the journal, until it ends."""
+
+    def __init__(self, location: Location) -> None:
+        self._run = Run(location)
+        if not isinstance(location, SqliteLocation):
+            self._run.store.execute("SET idle_in_transaction_session_timeout = 0")
+        self._writing = self._run.store.writing()
+        self._writing.__enter__()
+
+    def end(self) -> None:
+        if self._writing is not None:
+            self._writing.__exit__(None, None, None)
+            self._writing = None
+            self._run.close()
+
+
 @asynccontextmanager
-async def sharing(journal: SqliteJournal, path: Path) -> AsyncIterator[None]:
+async def sharing(journal: StoredJournal, location: Location) -> AsyncIterator[None]:
     """What the body starts shares a transaction, which begins at its end."""
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
+    other = Holder(location)
     first = asyncio.ensure_future(journal.open())
     await asyncio.sleep(0)
     yield
     await asyncio.sleep(0)  # all of them wait for the next transaction
-    other.execute("COMMIT")
-    other.close()
+    other.end()
     await first
 
 
-async def test_closing_waits_for_what_is_being_written(path: Path) -> None:
-    journal = SqliteJournal(path)
+async def test_closing_waits_for_what_is_being_written(location: Location) -> None:
+    journal = journal_at(location)
     writing = [asyncio.ensure_future(journal.record(entry("submitting", key=str(number)))) for number in range(1700)]
     await asyncio.sleep(0)
     await asyncio.gather(journal.aclose(), journal.aclose())
     await asyncio.gather(*writing)
-    assert len(states(path)) == 1700
+    assert len(states(location)) == 1700
 
 
-async def test_a_journal_that_is_dropped_unclosed_warns(path: Path) -> None:
-    journal = SqliteJournal(path)
+async def test_a_journal_that_is_dropped_unclosed_warns(location: Location) -> None:
+    journal = journal_at(location)
     await journal.open()
     store, thread = journal._writer._store, journal._writer._thread
     assert store is not None
     assert thread is not None
     thread.submit(int).result()  # the thread is done with its last job, and with the journal
-    with pytest.warns(ResourceWarning, match="unclosed SqliteJournal"):
+    with pytest.warns(ResourceWarning, match="unclosed [A-Za-z]+Journal"):
         del journal
         gc.collect()
     thread.submit(store.close).result()
 
 
-def test_one_object_belongs_to_one_loop(path: Path) -> None:
-    journal = SqliteJournal(path)
+def test_one_object_belongs_to_one_loop(location: Location) -> None:
+    journal = journal_at(location)
 
     async def elsewhere() -> None:
         for use in (journal.open, journal.spent, journal.aclose):
@@ -75,11 +98,11 @@ def test_one_object_belongs_to_one_loop(path: Path) -> None:
         runner.run(journal.aclose())
 
 
-def test_virtual_time_stands_still_while_it_writes(path: Path) -> None:
+def test_virtual_time_stands_still_while_it_writes(location: Location) -> None:
     async def body() -> float:
         loop = asyncio.get_running_loop()
         timer = loop.call_later(3600, lambda: None)
-        async with SqliteJournal(path) as journal:
+        async with journal_at(location) as journal:
             for number in range(20):
                 await journal.record(entry("submitting", key=str(number)))
             at = loop.time()
@@ -87,34 +110,41 @@ def test_virtual_time_stands_still_while_it_writes(path: Path) -> None:
         return at
 
     assert in_virtual_time(body()) == 0.0
-    assert len(states(path)) == 20
+    assert len(states(location)) == 20
 
 
-def test_many_who_write_one_after_the_other_share_transactions_ten_milliseconds_apart(path: Path) -> None:
+def test_many_who_write_one_after_the_other_share_transactions_ten_milliseconds_apart(location: Location) -> None:
     """Eight callers of five entries each; a lone caller's are not held up, as the test above shows."""
-    commits: list[str] = []
+    commits = 0
 
-    async def caller(journal: SqliteJournal, name: str) -> None:
+    async def caller(journal: StoredJournal, name: str) -> None:
         for number in range(5):
             await journal.record(entry("submitting", key=f"{name}{number}"))
 
     async def body() -> float:
-        async with SqliteJournal(path) as journal:
-            await journal._writer.run(lambda store: store.db.set_trace_callback(commits.append))
-            commits.clear()
+        async with journal_at(location) as journal:
+            store: Any = journal._writer._store
+            writing = store.writing
+
+            def counted(*tokens: Any) -> Any:
+                nonlocal commits
+                commits += 1
+                return writing(*tokens)
+
+            store.writing = counted
             await asyncio.gather(*(caller(journal, name) for name in "abcdefgh"))
             return asyncio.get_running_loop().time()
 
     elapsed = in_virtual_time(body())
-    assert len(states(path)) == 40
+    assert len(states(location)) == 40
     # The first goes at once and alone, and so do the seven that come meanwhile; then they go together.
-    assert commits.count("COMMIT") == 6
+    assert commits == 6
     assert elapsed == pytest.approx(0.04)
 
 
-def test_closing_does_not_wait_for_the_next_turn(path: Path) -> None:
+def test_closing_does_not_wait_for_the_next_turn(location: Location) -> None:
     async def body() -> float:
-        journal = SqliteJournal(path)
+        journal = journal_at(location)
         first = [asyncio.ensure_future(journal.record(entry("submitting", key=f"{number}"))) for number in range(9)]
         await asyncio.gather(*first)
         late = asyncio.ensure_future(journal.record(entry("submitting", key="late")))
@@ -124,11 +154,13 @@ def test_closing_does_not_wait_for_the_next_turn(path: Path) -> None:
         return asyncio.get_running_loop().time()
 
     assert in_virtual_time(body()) == 0.0
-    assert len(states(path)) == 10
+    assert len(states(location)) == 10
 
 
-async def test_the_loop_goes_on_while_another_program_holds_the_file(journal: SqliteJournal, path: Path) -> None:
-    async with sharing(journal, path):
+async def test_the_loop_goes_on_while_another_program_holds_the_file(
+    journal: StoredJournal, location: Location
+) -> None:
+    async with sharing(journal, location):
         writing = asyncio.ensure_future(journal.record(entry("submitting", key="k")))
         for _ in range(50):
             await asyncio.sleep(0)
@@ -136,7 +168,7 @@ async def test_the_loop_goes_on_while_another_program_holds_the_file(journal: Sq
     await writing
 
 
-async def test_what_one_entry_is_refused_for_concerns_it_alone(journal: SqliteJournal, path: Path) -> None:
+async def test_what_one_entry_is_refused_for_concerns_it_alone(journal: StoredJournal, location: Location) -> None:
     reservation = Reservation(usd=0.01, max_usd=0.02)
     items = journal.items()
     ended = await asyncio.gather(
@@ -149,19 +181,19 @@ async def test_what_one_entry_is_refused_for_concerns_it_alone(journal: SqliteJo
     )
     assert [type(one) for one in ended[:5]] == [type(None)] * 2 + [BudgetExceededError] * 2 + [JournalError]
     assert (getattr(ended[5], "action", None), type(ended[6]), ended[7]) == (Action.SUBMIT, InvalidInputError, None)
-    assert states(path) == ["submitting"] * 3
+    assert states(location) == ["submitting"] * 3
 
 
-async def test_an_entry_is_written_even_if_its_caller_is_cancelled(journal: SqliteJournal, path: Path) -> None:
+async def test_an_entry_is_written_even_if_its_caller_is_cancelled(journal: StoredJournal, location: Location) -> None:
     writing = asyncio.ensure_future(journal.record(entry("submitting", key="k")))
     await asyncio.sleep(0)
     writing.cancel()
     await journal.open()
     assert writing.cancelled()
-    assert states(path) == ["submitting"]
+    assert states(location) == ["submitting"]
 
 
-async def test_an_item_claimed_for_a_caller_who_was_cancelled_is_free(journal: SqliteJournal) -> None:
+async def test_an_item_claimed_for_a_caller_who_was_cancelled_is_free(journal: StoredJournal) -> None:
     claiming = asyncio.ensure_future(journal.items().claim(*ITEM))
     await asyncio.sleep(0)
     claiming.cancel()
@@ -170,13 +202,13 @@ async def test_an_item_claimed_for_a_caller_who_was_cancelled_is_free(journal: S
 
 
 async def test_an_item_claimed_in_the_instant_in_which_its_caller_is_cancelled_is_free(
-    journal: SqliteJournal, path: Path
+    journal: StoredJournal, location: Location
 ) -> None:
     async def cancel() -> None:
         await journal.open()
         claiming.cancel()  # between the claim's result and the step of the task that waits for it
 
-    async with sharing(journal, path):
+    async with sharing(journal, location):
         cancelling = asyncio.ensure_future(cancel())
         claiming = asyncio.ensure_future(journal.items().claim(*ITEM))
     await cancelling
@@ -185,7 +217,7 @@ async def test_an_item_claimed_in_the_instant_in_which_its_caller_is_cancelled_i
     assert (await journal.items().claim(*ITEM)).action is Action.SUBMIT
 
 
-async def test_a_pass_that_was_dropped_is_forgotten(journal: SqliteJournal) -> None:
+async def test_a_pass_that_was_dropped_is_forgotten(journal: StoredJournal) -> None:
     def remembered(store: Any) -> int:
         return int(store.execute("SELECT count(*) FROM passed").fetchone()[0])
 
@@ -197,14 +229,16 @@ async def test_a_pass_that_was_dropped_is_forgotten(journal: SqliteJournal) -> N
     assert await journal._writer.run(remembered) == 0
 
 
-async def test_an_error_of_the_store_fails_all_that_shared_the_transaction(journal: SqliteJournal, path: Path) -> None:
+async def test_an_error_of_the_store_fails_all_that_shared_the_transaction(
+    journal: StoredJournal, location: Location
+) -> None:
     def fail(_: object) -> None:
-        raise sqlite3.OperationalError("odd")
+        raise ODD
 
     earlier = journal.items()
     earlier.release(await earlier.claim(*ITEM))
     items = journal.items()
-    async with sharing(journal, path):
+    async with sharing(journal, location):
         ending = asyncio.gather(
             journal.record(entry("submitting", key="k")),
             items.claim(*ITEM),
@@ -214,121 +248,118 @@ async def test_an_error_of_the_store_fails_all_that_shared_the_transaction(journ
     ended = await ending
     assert [type(one) for one in ended] == [JournalError] * 3
     assert len({id(one) for one in ended}) == 3, "each caller has an error of its own"
-    assert states(path) == []
+    assert states(location) == []
     assert (await journal.items().claim(*ITEM)).action is Action.SUBMIT, "nobody has it"
     await journal.record(entry("submitting", key="k2"))
 
 
-async def test_a_clock_that_raises_ends_no_wait_without_an_answer(path: Path) -> None:
+async def test_a_clock_that_raises_ends_no_wait_without_an_answer(location: Location) -> None:
     ticks = iter([1.0])
-    async with SqliteJournal(path, clock=lambda: next(ticks)) as journal:
+    async with journal_at(location, clock=lambda: next(ticks)) as journal:
         with pytest.raises(JournalError, match="cannot be used: StopIteration"):
             await journal.record(entry("submitting", key="k"))
 
 
-async def test_an_error_while_closing_is_raised(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    journal = SqliteJournal(path)
+async def test_an_error_while_closing_is_raised(location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = journal_at(location)
     await journal.open()
-    close = SqliteStore.close
+    store: Any = journal._writer._store
+    close = store.close
 
-    def fail(store: SqliteStore) -> None:
-        close(store)
-        raise sqlite3.OperationalError("odd")
+    def fail() -> None:
+        close()
+        raise ODD
 
-    monkeypatch.setattr(SqliteStore, "close", fail)
+    monkeypatch.setattr(store, "close", fail)
     with pytest.raises(JournalError, match="odd"):
         await journal.aclose()
 
 
 @asynccontextmanager
-async def lost(path: Path) -> AsyncIterator[tuple[SqliteJournal, sqlite3.Connection]]:
+async def lost(location: Location) -> AsyncIterator[tuple[StoredJournal, Holder]]:
     """A journal that an accepted submit could not be written to, because another program holds the file."""
-    journal = SqliteJournal(path)
-    await journal._writer.run(lambda store: store.execute("PRAGMA busy_timeout = 1"))
+    journal = journal_at(location)
     await journal.record(entry("submitting", key="k"))
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(JournalError, match="is locked"):
+    impatient = "PRAGMA busy_timeout = 1" if isinstance(location, SqliteLocation) else "SET lock_timeout = 1"
+    await journal._writer.run(lambda store: store.execute(impatient))
+    other = Holder(location)
+    with pytest.raises(JournalError, match=r"is locked|is busy"):
         await journal.record(entry("submitted", key="k", request_id="r"))
     try:
         yield journal, other
     finally:
-        other.close()
-        await journal.aclose()
-
-
-def known(path: Path) -> list[tuple[str, str | None]]:
-    with closing(sqlite3.connect(path)) as db:
-        return db.execute("SELECT state, request_id FROM requests ORDER BY id").fetchall()
+        try:
+            await journal.aclose()
+        finally:
+            other.end()
 
 
 @pytest.mark.parametrize("seconds", [0, 8, 3600])
-def test_an_id_that_could_not_be_written_is_written_as_soon_as_it_can_be(path: Path, seconds: float) -> None:
+def test_an_id_that_could_not_be_written_is_written_as_soon_as_it_can_be(location: Location, seconds: float) -> None:
     async def body() -> float:
-        async with lost(path) as (_, other):
+        async with lost(location) as (_, other):
             await asyncio.sleep(seconds)
-            assert known(path) == [("submitting", None)]
-            other.execute("COMMIT")
+            assert known(location) == [("submitting", None)]
+            other.end()
             await asyncio.sleep(1.01)
-            assert known(path) == [("submitted", "r")]
+            assert known(location) == [("submitted", "r")]
         return asyncio.get_running_loop().time()
 
     assert in_virtual_time(body()) == pytest.approx(seconds + 1.01)
 
 
-def test_the_next_entry_brings_what_could_not_be_written_and_does_not_wait_for_it(path: Path) -> None:
+def test_the_next_entry_brings_what_could_not_be_written_and_does_not_wait_for_it(location: Location) -> None:
     async def body() -> float:
-        async with lost(path) as (journal, other):
-            other.execute("COMMIT")
+        async with lost(location) as (journal, other):
+            other.end()
             await journal.record(entry("submitting", key="l"))
             at = asyncio.get_running_loop().time()
-            assert known(path) == [("submitted", "r"), ("submitting", None)]
+            assert known(location) == [("submitted", "r"), ("submitting", None)]
             await asyncio.gather(*(journal.record(entry("submitting", key=f"{number}")) for number in range(3)))
         return at
 
     assert in_virtual_time(body()) == 0.0
-    assert len(states(path)) == 5
+    assert len(states(location)) == 5
 
 
 @pytest.mark.parametrize(("seconds", "took"), [(0, 0), (8, 8), (9.5, 10)])
-def test_closing_waits_for_what_could_not_be_written(path: Path, seconds: float, took: float) -> None:
+def test_closing_waits_for_what_could_not_be_written(location: Location, seconds: float, took: float) -> None:
     async def body() -> float:
         loop = asyncio.get_running_loop()
-        async with lost(path) as (journal, other):
+        async with lost(location) as (journal, other):
             if seconds:
-                loop.call_later(seconds, other.execute, "COMMIT")
+                loop.call_later(seconds, other.end)
             else:
-                other.execute("COMMIT")
+                other.end()
             await journal.aclose()
         return loop.time()
 
     assert in_virtual_time(body()) == pytest.approx(took)
-    assert known(path) == [("submitted", "r")]
+    assert known(location) == [("submitted", "r")]
 
 
-def test_closing_ends_after_ten_seconds_and_says_what_is_lost(path: Path) -> None:
+def test_closing_ends_after_ten_seconds_and_says_what_is_lost(location: Location) -> None:
     async def body() -> float:
         with pytest.raises(JournalError, match="could not be written: 1 of its entries are lost"):
-            async with lost(path) as (journal, _):
+            async with lost(location) as (journal, _):
                 await journal.aclose()
         return asyncio.get_running_loop().time()
 
     assert in_virtual_time(body()) == pytest.approx(10.0)
-    assert files(path) == ["run.sqlite"], "closed all the same"
 
 
-def test_nothing_is_written_later_for_which_nothing_was_sent(path: Path) -> None:
+def test_nothing_is_written_later_for_which_nothing_was_sent(location: Location) -> None:
     """An intent, a claim; and of what did happen, nothing that the journal refuses."""
 
     async def body() -> float:
-        async with lost(path) as (journal, other):
+        async with lost(location) as (journal, other):
             failing = [journal.record(entry("submitting", key="l")), journal.items().claim(*ITEM)]
             failing.append(journal.record(entry("submitted", key="m", request_id="r")))
             ended = await asyncio.gather(*failing, return_exceptions=True)
             assert {type(one) for one in ended} == {JournalError}
-            other.execute("COMMIT")
+            other.end()
             await asyncio.sleep(10)
-            assert known(path) == [("submitted", "r")]
+            assert known(location) == [("submitted", "r")]
             assert (await journal.items().claim(*ITEM)).action is Action.SUBMIT
         return 0.0
 
@@ -354,3 +385,120 @@ async def test_a_journal_that_could_not_be_opened_can_be_tried_again(path: Path)
     (path.parent / "folder").mkdir()
     await journal.record(entry("submitting", key="k"))
     await journal.aclose()
+
+
+# --- accounts and options
+
+
+async def test_what_an_account_spent(journal: StoredJournal) -> None:
+    await journal.record(entry("submitting", key="k", reservation=Reservation(usd=0.02, max_usd=1.0)))
+    await journal.record(entry("completed", request_id="r", cost_usd=0.01))
+    assert await journal.spent() == Spending(settled_usd=0.01, held_usd=0.02)
+    assert (await journal.spent()).usd == 0.03
+    assert (await journal.for_account("token").spent()).usd == 0.0
+
+
+async def test_a_renewed_token_takes_over_an_account(journal: StoredJournal) -> None:
+    old, new = journal.for_account("old"), journal.for_account("new")
+    await old.record(entry("completed", request_id="r", cost_usd=0.01))
+    assert (await new.is_stranger(), await new.is_stranger(ignored=("old",))) == (True, False)
+    await new.take_over()
+    assert ((await new.spent()).usd, await new.is_stranger()) == (0.01, False)
+
+
+@pytest.mark.parametrize(
+    ("end", "option"),
+    [
+        ("refused", {}),
+        ("cancelled", {}),
+        ("failed", {"retry_failed": True}),
+        ("uncertain", {"resubmit_uncertain": True}),
+    ],
+)
+async def test_an_item_without_a_result_is_submitted_again_as_the_options_say(
+    location: Location, end: str, option: dict[str, Any]
+) -> None:
+    async with journal_at(location) as journal:
+        claimed = await journal.items().claim("a/b", b"{}", None)
+        await journal.record(entry("submitting", key="k", item=claimed.item))
+        await journal.record(entry(end, key="k"))
+    async with journal_at(location) as journal:
+        action = await journal.items().preview("a/b", b"{}", None)
+        assert action is (Action(end) if option else Action.SUBMIT)
+    async with journal_at(location, **option) as journal:
+        assert (await journal.items().claim("a/b", b"{}", None)).action is Action.SUBMIT
+
+
+# --- several processes
+
+SPEND = """
+import asyncio, sys, time
+from pathlib import Path
+from flux_klein_async.errors import BudgetExceededError
+from flux_klein_async.journal.base import Reservation
+from tests.journal.helpers import entry, journal_named
+
+where, folder, name = sys.argv[1:]
+PRICE = Reservation(usd=0.01, max_usd=0.5)
+
+async def spend():
+    async with journal_named(where) as journal:
+        Path(folder, f"{name}.here").touch()
+        alone = time.monotonic() + 60
+        while len(list(Path(folder).glob("*.here"))) < 3 and time.monotonic() < alone:
+            time.sleep(0.001)
+        for begin in range(0, 100, 4):
+            intents = [entry("submitting", key=f"{name}-{begin + n}", reservation=PRICE) for n in range(4)]
+            for end in await asyncio.gather(*map(journal.record, intents), return_exceptions=True):
+                assert end is None or isinstance(end, BudgetExceededError), end
+
+asyncio.run(spend())
+"""
+
+
+@pytest.mark.slow
+async def test_several_processes_never_spend_more_than_the_budget_together(location: Location, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SPEND, named(location), str(tmp_path)]
+    processes = [subprocess.Popen([*command, name]) for name in "abc"]  # noqa: ASYNC220
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    async with journal_at(location) as journal:
+        assert (await journal.spent()).usd == 0.5
+    assert len(states(location)) == 50
+
+
+WRITE_ON = """
+import asyncio, itertools, sys
+from tests.journal.helpers import entry, journal_named
+
+async def main():
+    journal = journal_named(sys.argv[1])
+
+    async def caller(name):
+        for number in itertools.count():
+            key = f"{name}-{number}"
+            await journal.record(entry("submitting", key=key))
+            print("intent", key, flush=True)
+            await journal.record(entry("submitted", key=key, request_id="r-" + key))
+            print("id", key, flush=True)
+
+    await asyncio.gather(*(caller(name) for name in range(8)))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("lines", [57, *(pytest.param(lines, marks=pytest.mark.slow) for lines in (1, 333))])
+def test_what_was_recorded_is_there_whenever_the_process_is_killed(location: Location, lines: int) -> None:
+    process = subprocess.Popen([sys.executable, "-c", WRITE_ON, named(location)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    told = [process.stdout.readline().split() for _ in range(lines)]
+    process.kill()
+    told += [line.split() for line in process.stdout if line.endswith("\n")]
+    process.stdout.close()
+    process.wait()
+    run = Run(location)
+    found = {request["key"]: request["request_id"] for request in run.requests()}
+    assert {key for _, key in told} <= set(found)
+    assert {key: f"r-{key}" for what, key in told if what == "id"}.items() <= found.items()
+    check(location)
+    run.close()
