@@ -183,7 +183,7 @@ def _newer(path: Path) -> None:
         (lambda path: path.write_bytes(b"SQLite format 3\x00"), "is not a journal"),
         (_foreign, "is not a journal"),
         (lambda path: _foreign(path, 0x0F055112), "is not a journal"),
-        (_newer, r"newer version .* \(its format is 3, known here is 2\): update the package"),
+        (_newer, rf"newer version .* \(its format is {VERSION + 1}, known here is {VERSION}\): update the package"),
     ],
 )
 async def test_what_is_not_a_journal_of_this_version_is_left_as_it_is(
