@@ -222,7 +222,11 @@ class Operation:
             )
         if self.uncertain and not isinstance(last, SubmissionUncertainError):
             return SubmissionUncertainError("The deadline passed before the submit was answered")
-        where = " before the submit's turn came (Limits.submits_per_second)" if self._in_line else ""
+        where = (
+            " before the submit's turn came (submits_per_second, or a limiter that is unavailable)"
+            if self._in_line
+            else ""
+        )
         return last or APITimeoutError(f"The deadline passed{where}", sent=False)
 
     # --- events
