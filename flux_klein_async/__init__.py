@@ -11,6 +11,8 @@ Where things are:
     integrations/    web frameworks, telemetry, notebooks
 """
 
+from typing import TYPE_CHECKING
+
 from flux_klein_async._version import __version__
 from flux_klein_async.api.messages import Kind
 from flux_klein_async.client import FluxKleinClient, RequestHandle
@@ -87,7 +89,11 @@ from flux_klein_async.polling.policies import (
     SavedPolicy,
 )
 from flux_klein_async.schema import InputField
-from flux_klein_async.transport.throttle import Limiter
+from flux_klein_async.transport.throttle import Limiter, SharedLimiter
+
+if TYPE_CHECKING:
+    # Not in __all__: `import *` must work without the extra.
+    from flux_klein_async.transport.redis import RedisLimiter as RedisLimiter  # exported
 
 __all__ = [
     "DEFAULT",
@@ -153,6 +159,7 @@ __all__ = [
     "SavedFile",
     "SavedPolicy",
     "ServerError",
+    "SharedLimiter",
     "Spending",
     "SpendingLimit",
     "SqliteJournal",
@@ -163,3 +170,12 @@ __all__ = [
     "WaitTimeoutError",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import what needs an extra when it is first used."""
+    if name == "RedisLimiter":
+        from flux_klein_async.transport.redis import RedisLimiter  # noqa: PLC0415
+
+        return RedisLimiter
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
