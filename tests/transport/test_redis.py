@@ -6,7 +6,7 @@ The script itself runs in virtual time on a model of the server; `test_redis_ser
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -248,6 +248,8 @@ def test_credentials_that_redis_refuses_end_the_call():
             with pytest.raises(ConfigurationError, match="invalid username-password pair"):
                 await limiter.turn(Kind.SUBMIT)
             await limiter.turn(Kind.READ)
+            await asyncio.sleep(1)
+            assert limiter._tasks[0].done()
 
     virtual(main())
 
@@ -331,15 +333,19 @@ def test_it_shows_no_password():
     assert "hidden" not in repr(RedisLimiter("redis://:hidden@host", max_in_flight=1))
 
 
-def test_the_script_is_not_reached_by_an_unexpected_answer(caplog):
+def test_an_answer_that_makes_no_sense_counts_as_none(caplog):
     class Odd(ModelServer):
         async def exchange(self, report: str) -> str:
             await asyncio.sleep(0.001)
             return "nonsense"
 
+        async def news(self) -> AsyncIterator[None]:
+            raise ConnectionResetError
+            yield
+
     async def main() -> None:
         async with attached(Odd(), 1) as (limiter,):
-            await asyncio.sleep(1)
+            await asyncio.sleep(3)
             assert limiter._unavailable is not None
 
     caplog.set_level(logging.WARNING)
