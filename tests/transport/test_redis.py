@@ -14,7 +14,7 @@ import pytest
 from redis.exceptions import AuthenticationError
 from redis_model import ModelledLimiter, ModelServer
 
-from flux_klein_async import ConfigurationError, FluxKleinClient, Limits, RedisLimiter
+from flux_klein_async import APITimeoutError, ConfigurationError, FluxKleinClient, Limits, RedisLimiter
 from flux_klein_async.api.messages import Kind
 from flux_klein_async.emulator import InProcessEmulator, VirtualTimeLoop
 from flux_klein_async.events import LimiterChanged
@@ -281,6 +281,8 @@ def test_a_client_opens_and_closes_it_tells_its_events_and_two_share_it():
                 assert len(await client.generate_all(["a"] * 9)) == 9
                 server.stop()
                 await asyncio.sleep(1)
+                with pytest.raises(APITimeoutError, match="the limiter's, or it is unavailable"):
+                    await client.submit("a", timeout=1)
                 waiting = asyncio.ensure_future(client.generate("a"))
                 await asyncio.sleep(1)
                 server.error = None
