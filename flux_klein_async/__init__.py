@@ -90,11 +90,12 @@ from flux_klein_async.polling.policies import (
     SavedPolicy,
 )
 from flux_klein_async.schema import InputField
-from flux_klein_async.transport.throttle import Limiter
+from flux_klein_async.transport.throttle import Limiter, SharedLimiter
 
 if TYPE_CHECKING:
-    # Not in __all__: `import *` must work without the extra.
+    # Not in __all__: `import *` must work without their extras.
     from flux_klein_async.journal.postgres import PostgresJournal as PostgresJournal  # exported
+    from flux_klein_async.transport.redis import RedisLimiter as RedisLimiter  # exported
 
 __all__ = [
     "DEFAULT",
@@ -161,6 +162,7 @@ __all__ = [
     "SavedFile",
     "SavedPolicy",
     "ServerError",
+    "SharedLimiter",
     "Spending",
     "SpendingLimit",
     "SqliteJournal",
@@ -179,4 +181,8 @@ def __getattr__(name: str) -> object:
         from flux_klein_async.journal.postgres import PostgresJournal  # noqa: PLC0415
 
         return PostgresJournal
+    if name == "RedisLimiter":
+        from flux_klein_async.transport.redis import RedisLimiter  # noqa: PLC0415
+
+        return RedisLimiter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -41,7 +41,7 @@ from flux_klein_async.polling.adaptive import AdaptivePolling
 from flux_klein_async.polling.policies import PollPolicy, SavedPolicy
 from flux_klein_async.transport.aiohttp import AiohttpTransport
 from flux_klein_async.transport.retry import Backoff
-from flux_klein_async.transport.throttle import InProcessLimiter, Lanes, Limiter, Slot
+from flux_klein_async.transport.throttle import InProcessLimiter, Lanes, Limiter, SharedLimiter, Slot
 
 if TYPE_CHECKING:
     import aiohttp
@@ -143,7 +143,8 @@ class FluxKleinClient(NotWith):
         base_url: None: RUNCOMFY_MODEL_API_BASE, then the service's own.
         model: The model that `submit` and `generate*` run by default.
         timeout: Seconds for each call as a whole (120); None is no limit. `DEFAULT` in a call means this value.
-        limits: How much at once, and how large; or your own `Limiter`. None: `Limits()`.
+        limits: How much at once, and how large; `RedisLimiter(url)`, for all processes of an
+            account; or your own `Limiter`. None: `Limits()`.
         polling: When to poll; None: `AdaptivePolling()`, which learns how long generations take.
         retry: How calls are repeated where that is safe; None: `RetryPolicy()`.
         session: A session to borrow. It is never closed, and may have no credentials. Its connections get the same
@@ -196,7 +197,8 @@ class FluxKleinClient(NotWith):
             settings = limits or Limits()
             limiter: Limiter = InProcessLimiter(settings)
         else:
-            settings, limiter = Limits(), guarded(limits, "The limiter")
+            settings = limits.limits if isinstance(limits, SharedLimiter) else Limits()
+            limiter = guarded(limits, "The limiter")
         addresses = ApiUrls(
             environment.base_url if base_url is None else base_url,
             allow_insecure=allow_insecure,
@@ -228,6 +230,7 @@ class FluxKleinClient(NotWith):
             redact=redactor.text,
             polls_result=poll_endpoint == "result",
             limiter=limiter,
+            shared=limits if isinstance(limits, SharedLimiter) else None,
             polling=policy,
             learning=policy if isinstance(policy, SavedPolicy) else None,
             retry=retry,

@@ -16,6 +16,7 @@ __all__ = [
     "Failed",
     "Finished",
     "Held",
+    "LimiterChanged",
     "Polled",
     "Retrying",
     "StateChanged",
@@ -93,6 +94,19 @@ class Held(Event):
 
     kind: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimiterChanged(Event):
+    """A limiter shared between processes became unavailable, or available again.
+
+    Attributes:
+        available: Whether it is available now.
+        error: Why it is not, or None.
+    """
+
+    available: bool
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,7 @@ PURE = """text errors schema models events options api.messages api.urls api.req
 IMPORTERS = {
     "aiohttp": {"transport.aiohttp", "transport.failures"},
     "tenacity": {"transport.retry"},
+    "redis": {"transport.redis"},
     "sqlite3": {"batch.rows", "journal.sqlite"},
     "psycopg": {"journal.postgres"},
 }
@@ -51,7 +52,19 @@ THIRD_PARTIES = {
     "integrations.opentelemetry": {"opentelemetry"},
     "integrations.pillow": {"PIL"},
 }
-EXTRAS = {"psycopg", "typer", "rich", "click", "jinja2", "PIL", "pytest", "opentelemetry", "fastapi", "starlette"}
+EXTRAS = {
+    "psycopg",
+    "redis",
+    "typer",
+    "rich",
+    "click",
+    "jinja2",
+    "PIL",
+    "pytest",
+    "opentelemetry",
+    "fastapi",
+    "starlette",
+}
 
 
 @cache

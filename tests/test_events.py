@@ -22,6 +22,7 @@ FIELDS = {
     "Failed": {"call", "error", "error_type", "model", "seconds", "verb"},
     "Finished": {"cost_usd", "lag_max", "polls", "model", "seconds"},
     "Held": {"kind", "seconds"},
+    "LimiterChanged": {"available", "error"},
     "Polled": {"error", "poll", "state"},
     "Retrying": {"attempt", "call", "error", "kind", "seconds"},
     "StateChanged": {"queue_position", "state"},

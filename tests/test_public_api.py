@@ -16,7 +16,7 @@ from flux_klein_async import FluxKleinClient, FluxKleinError, RequestHandle
 
 VERBS = """submit status result cancel wait_for_result generate generate_many generate_all handle updates get_model
     list_models download download_bytes aclose"""
-SEAMS = "PollPolicy SavedPolicy Journal ItemJournal AccountJournal SpendingLimit Limiter"
+SEAMS = "PollPolicy SavedPolicy Journal ItemJournal AccountJournal SpendingLimit Limiter SharedLimiter"
 UNRESOLVED = {"aiohttp": aiohttp, "os": os, "Path": Path, "FluxKleinClient": FluxKleinClient}  # imported for checkers
 
 

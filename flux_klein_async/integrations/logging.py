@@ -8,7 +8,18 @@ import logging
 import re
 from collections.abc import Callable
 
-from flux_klein_async.events import Cancelled, Closed, Event, Failed, Held, Polled, Retrying, StateChanged, Uncertain
+from flux_klein_async.events import (
+    Cancelled,
+    Closed,
+    Event,
+    Failed,
+    Held,
+    LimiterChanged,
+    Polled,
+    Retrying,
+    StateChanged,
+    Uncertain,
+)
 from flux_klein_async.text import clipped, plain
 
 __all__ = ["LogEvents", "combine"]
@@ -22,6 +33,7 @@ _LEVELS: dict[type[Event], int] = {
     Polled: logging.DEBUG,
     StateChanged: logging.DEBUG,
     Held: logging.WARNING,
+    LimiterChanged: logging.WARNING,
     Retrying: logging.WARNING,
     Failed: logging.ERROR,
     Uncertain: logging.ERROR,

@@ -17,14 +17,14 @@ from flux_klein_async.api.messages import Kind, Request, Response
 from flux_klein_async.api.requests import Api
 from flux_klein_async.api.retry_after import retry_after
 from flux_klein_async.errors import ClientClosedError, ConfigurationError, FluxKleinError, JournalError
-from flux_klein_async.events import Closed, Event, Held
+from flux_klein_async.events import Closed, Event, Held, LimiterChanged
 from flux_klein_async.journal.base import Entry, EntryState, Journal, SpendingLimit
 from flux_klein_async.misuse import NEEDS_ASYNCIO
 from flux_klein_async.options import Limits, RetryPolicy
 from flux_klein_async.polling.policies import PollPolicy, SavedPolicy
 from flux_klein_async.transport.base import BodyGuard, Transport
 from flux_klein_async.transport.retry import Backoff, RetryQuota
-from flux_klein_async.transport.throttle import Lanes, Limiter
+from flux_klein_async.transport.throttle import Lanes, Limiter, SharedLimiter
 
 if TYPE_CHECKING:
     from flux_klein_async.operations.operation import Operation
@@ -37,6 +37,7 @@ T = TypeVar("T")
 _Job = Callable[[], Coroutine[Any, Any, None]]
 
 _CLOSE_WITHIN = 5.0  # seconds that closing may take beyond its drain
+_DETACH_WITHIN = 0.2  # of those, for a shared limiter to tell the other processes
 _IDS_LOGGED = 10
 _WORDS_LOGGED = 100
 
@@ -188,6 +189,7 @@ class ClientContext:
         limits: How large local files of an input may be.
         operations: The calls under way.
         known_ids: Which request ids belong to submits already.
+        shared: The limiter itself, if it is opened and closed with its clients.
         learning: The poll policy, if it saves what it learned.
         left_running: Ids that may still run with nobody waiting for them, found while closing.
         threads: For work on files; an application may fill asyncio's own.
@@ -215,6 +217,7 @@ class ClientContext:
     known_ids: KnownIds = field(default_factory=KnownIds)
     left_running: set[str] = field(default_factory=set)
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "flux-klein-files"))
+    shared: SharedLimiter | None = None
     learning: SavedPolicy | None = None
     swept: set[Path] = field(default_factory=set)
     closing: bool = False
@@ -253,8 +256,13 @@ class ClientContext:
                     "This client was first used in another event loop: make one for each loop, "
                     "in the coroutine that uses it and not where a module is imported"
                 )
+            if self.shared is not None:
+                self.shared.attach(self._limiter_changed)
             self._loop = loop
         return loop
+
+    def _limiter_changed(self, error: str | None) -> None:
+        self.emit(lambda at: LimiterChanged(at=at, available=error is None, error=error))
 
     def emit(self, make: Callable[[float], Event]) -> None:
         """Give the handler, if there is one, the event that `make` returns for the loop's time."""
@@ -316,8 +324,12 @@ class ClientContext:
                 operation.close()
             await self._drained(_CLOSE_WITHIN)
             self.save_learned()
-            await self.background.finish(end - self.loop.time())
+            kept = 0.0 if self.shared is None else _DETACH_WITHIN
+            await self.background.finish(end - self.loop.time() - kept)
         finally:  # also where the loop ends, and cancels this
+            if self.shared is not None:
+                with ignoring_errors("The limiter"):
+                    await self.shared.detach(self._limiter_changed)
             self.threads.shutdown(wait=False)
             await self.transport.aclose()
         left = tuple(sorted(self.left_running))

@@ -222,7 +222,10 @@ class Operation:
             )
         if self.uncertain and not isinstance(last, SubmissionUncertainError):
             return SubmissionUncertainError("The deadline passed before the submit was answered")
-        where = " before the submit's turn came (Limits.submits_per_second)" if self._in_line else ""
+        where = ""
+        if self._in_line:
+            why = "Limits.submits_per_second" if self.context.shared is None else "the limiter's, or it is unavailable"
+            where = f" before the submit's turn came ({why})"
         return last or APITimeoutError(f"The deadline passed{where}", sent=False)
 
     # --- events

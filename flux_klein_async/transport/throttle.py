@@ -8,12 +8,12 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from flux_klein_async.api.messages import Kind
 from flux_klein_async.options import Limits
 
-__all__ = ["InProcessLimiter", "Lanes", "Limiter", "Pace", "PollPrice", "Ramp", "Slot", "Slots"]
+__all__ = ["InProcessLimiter", "Lanes", "Limiter", "Pace", "PollPrice", "Ramp", "SharedLimiter", "Slot", "Slots"]
 
 
 _SHRINK = 0.5
@@ -35,6 +35,21 @@ class Slots:
     def limit(self) -> int:
         """How many may be held at once now; a smaller limit takes no slot away."""
         return int(self._limit)
+
+    @property
+    def taken(self) -> int:
+        """How many are held; more than `limit` while those above a smaller limit are not given back."""
+        return self._taken
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for one."""
+        return sum(not turn.done() for turn in self._waiting)
+
+    def resize(self, limit: int) -> None:
+        """Set the limit."""
+        self._limit = float(limit)
+        self._fill()
 
     async def acquire(self) -> None:
         """Wait for a slot, first come first served. A cancelled waiter holds no slot."""
@@ -179,6 +194,27 @@ class Limiter(Protocol):
         """
 
 
+@runtime_checkable
+class SharedLimiter(Limiter, Protocol):
+    """A limiter that has connections and tasks of its own: open from its first client's first call to its last's end.
+
+    Attributes:
+        limits: What else each of its clients is to keep to: connections, sizes, hosts.
+    """
+
+    limits: Limits
+
+    def attach(self, tell: Callable[[str | None], None]) -> None:
+        """A client begins to use it, in the running loop. `tell` receives why it is unavailable, or None: it is again.
+
+        Raises:
+            ConfigurationError: It is in use in another loop.
+        """
+
+    async def detach(self, tell: Callable[[str | None], None]) -> None:
+        """The client is closed."""
+
+
 class Slot:
     """One generation's slot (`async with`); it may be given back for a while and taken again."""
 
@@ -275,22 +311,49 @@ class PollPrice:
 
 
 class Pace:
-    """Turns, first come first served, evenly spaced: at most so many a second. None: no limit."""
+    """Turns, first come first served, evenly spaced: at most so many a second. None: no limit; 0: none for now."""
 
     def __init__(self, per_second: float | None) -> None:
-        self._spacing = 1 / per_second if per_second else 0.0
-        self._next = -math.inf
+        self.per_second = per_second
+        self.waiting = 0
+        self._last = -math.inf
+        self._not_before = -math.inf
         self._line = asyncio.Lock()
+        self._alarm: asyncio.Future[None] | None = None
+
+    def change(self, per_second: float, not_before: float = -math.inf) -> None:
+        """Set another rate; the next turn comes no earlier than `not_before`."""
+        self.per_second = per_second
+        self._not_before = not_before
+        self._ring()
+
+    @property
+    def _due(self) -> float:
+        return max(self._last + 1 / self.per_second, self._not_before) if self.per_second else math.inf
+
+    def _ring(self) -> None:
+        if self._alarm is not None and not self._alarm.done():
+            self._alarm.set_result(None)
 
     async def turn(self) -> None:
         """Wait for a turn. A cancelled waiter takes none."""
-        if not self._spacing:
+        if self.per_second is None:
             return
         loop = asyncio.get_running_loop()
-        async with self._line:
-            if (pause := self._next - loop.time()) > 0:
-                await asyncio.sleep(pause)
-            self._next = loop.time() + self._spacing
+        self.waiting += 1
+        try:
+            async with self._line:
+                while (due := self._due) > loop.time():
+                    self._alarm = loop.create_future()
+                    timer = None if due == math.inf else loop.call_at(due, self._ring)
+                    try:
+                        await self._alarm
+                    finally:
+                        if timer is not None:
+                            timer.cancel()
+                self._last = loop.time()
+        finally:
+            self.waiting -= 1
 
 
 class InProcessLimiter:

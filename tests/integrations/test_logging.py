@@ -76,6 +76,7 @@ TABLE = [
         "state_changed request_id=r state=in_queue queue_position=0",
     ),
     (events.Held(at=1.0, kind="read", seconds=3.0), WARNING, "held kind=read seconds=3.000"),
+    (events.LimiterChanged(at=1.0, available=False, error="e"), WARNING, "limiter_changed available=False error=e"),
     (events.Retrying(at=1.0, attempt=2, seconds=0.1, error="e"), WARNING, "retrying attempt=2 seconds=0.100 error=e"),
     (
         events.Finished(at=1.0, request_id="r", seconds=1.0, polls=2, lag_max=0.1, cost_usd=None),
