@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
+from flux_klein_async.api.credentials import Secret
 from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import FluxKleinError, JournalError
 from flux_klein_async.journal.base import Action, Claim, Entry, EntryState, from_nano
@@ -30,13 +31,14 @@ FORKED: Final = "The journal was opened before this process was forked: open it 
 _NOT_SENT: Final = "The journal was lost before the submit was sent"
 _AGAIN: Final = 1.0  # seconds until what could not be written is tried again
 _CLOSING: Final = 10.0  # seconds for which closing tries to write it; an attempt under way is not cut short
+_NOBODY: Final = Secret("")  # the account without a token
 
 
 class _Operation(NamedTuple):
     """An operation that waits for a transaction.
 
     Attributes:
-        token: Of the account that it uses; "" without a token, None for all accounts.
+        account: The one that it uses; None for all.
         kept: It is tried again until it is written.
         withdraw: What is written, and kept, if the run was lost: the operation may have been written, although its
             caller was told that it was not.
@@ -44,7 +46,7 @@ class _Operation(NamedTuple):
 
     run: Callable[[JournalStore], Any]
     future: "asyncio.Future[Any]"
-    token: str | None
+    account: Secret | None
     kept: bool
     withdraw: Callable[[JournalStore], Any] | None
 
@@ -105,7 +107,7 @@ class Writer:
     async def run(
         self,
         operation: Callable[[JournalStore], T],
-        token: str | None = "",
+        account: Secret | None = _NOBODY,
         *,
         keep: bool = False,
         withdraw: Callable[[JournalStore], Any] | None = None,
@@ -116,7 +118,7 @@ class Writer:
 
         Args:
             operation: What to do with the store.
-            token: Of the account that it uses; "" without a token, None for all accounts.
+            account: The one that it uses; None for all.
             keep: If the store cannot be written, raise, and try again in the background and while closing.
             withdraw: What to write so if the run is lost: the operation may have been written all the same.
 
@@ -126,7 +128,7 @@ class Writer:
         if self._closing is not None:
             raise JournalError(f"{self.name} is closed")
         future: asyncio.Future[T] = self._bind().create_future()
-        self._waiting.append(_Operation(operation, future, token, keep, withdraw))
+        self._waiting.append(_Operation(operation, future, account, keep, withdraw))
         if self._job is None and (self._timer is None or len(self._waiting) == 1):
             self._schedule()
         try:
@@ -234,7 +236,7 @@ class Writer:
         try:
             if self._store is None:
                 self._store = self._open_store()
-            tokens = [operation.token for operation in batch if operation.token is not None]
+            tokens = [operation.account.text for operation in batch if operation.account is not None]
             with self._store.writing(tokens if len(tokens) == len(batch) else None):
                 while self.ended_passes:
                     self._store.end_pass(self.ended_passes.pop())
@@ -300,23 +302,23 @@ class Spending:
         return self.settled_usd + self.held_usd
 
 
-def _account_of(token: str, base_url: str | None) -> str:
+def _account_of(token: str, base_url: str | None) -> Secret:
     """Name the account of a token at a service, for a store; no token has a blank.
 
     Raises:
         ConfigurationError: A bad base URL.
     """
     address = from_environ(os.environ).base_url if base_url is None else base_url
-    return f"{token} {ApiUrls(address, allow_insecure=True).service}"  # the client has refused what is insecure
+    return Secret(f"{token} {ApiUrls(address, allow_insecure=True).service}")  # the client has refused what is insecure
 
 
 class JournalAccount:
     """The entries and items of one account in a journal."""
 
-    def __init__(self, writer: Writer, token: str, again: frozenset[EntryState]) -> None:
+    def __init__(self, writer: Writer, account: Secret, again: frozenset[EntryState]) -> None:
         """`again`: the states of a request after which its item is submitted again."""
         self._writer = writer
-        self._token = token
+        self._account = account
         self._again = again
 
     def __repr__(self) -> str:
@@ -337,15 +339,15 @@ class JournalAccount:
         # Nothing is sent for an intent of which its caller hears that it was not written.
         refused = Entry(state=EntryState.REFUSED, key=entry.key, error=_NOT_SENT)
         await self._writer.run(
-            lambda store: store.record(self._token, entry),
-            self._token,
+            lambda store: store.record(self._account.text, entry),
+            self._account,
             keep=happened,
-            withdraw=None if happened else lambda store: store.record(self._token, refused),
+            withdraw=None if happened else lambda store: store.record(self._account.text, refused),
         )
 
     def items(self) -> "ItemPass":
         """Begin a pass over items."""
-        return ItemPass(self._writer, self._token, self._again)
+        return ItemPass(self._writer, self._account, self._again)
 
     async def spent(self) -> Spending:
         """What the account has spent.
@@ -353,7 +355,7 @@ class JournalAccount:
         Raises:
             JournalError: The journal cannot be read.
         """
-        settled, held = await self._writer.run(lambda store: store.totals(self._token), self._token)
+        settled, held = await self._writer.run(lambda store: store.totals(self._account.text), self._account)
         return Spending(settled_usd=from_nano(settled), held_usd=from_nano(held))
 
     async def run_mark(self) -> str:
@@ -379,7 +381,7 @@ class JournalAccount:
         Raises:
             JournalError: The journal cannot be read.
         """
-        return bool(await self._writer.run(lambda store: store.other_accounts(self._token, ignored)))
+        return bool(await self._writer.run(lambda store: store.other_accounts(self._account.text, ignored)))
 
     async def take_over(self, *, ignored: tuple[str, ...] = ()) -> None:
         """Use the only other account from now on: the token was renewed, or the service moved to another address.
@@ -389,7 +391,7 @@ class JournalAccount:
         Raises:
             JournalError: The journal cannot be written, or knows several other accounts.
         """
-        await self._writer.run(lambda store: store.take_over(self._token, ignored), None)
+        await self._writer.run(lambda store: store.take_over(self._account.text, ignored), None)
 
 
 class StoredJournal(JournalAccount):
@@ -407,7 +409,7 @@ class StoredJournal(JournalAccount):
         again = {EntryState.FAILED: retry_failed, EntryState.UNCERTAIN: resubmit_uncertain}
         self.location = location
         writer = Writer(self._name, lambda: location.open(clock), location.to_error)
-        super().__init__(writer, "", frozenset(state for state, wanted in again.items() if wanted))
+        super().__init__(writer, _NOBODY, frozenset(state for state, wanted in again.items() if wanted))
 
     def __repr__(self) -> str:
         return getattr(self, "_name", f"{type(self).__name__}('')")
@@ -456,9 +458,9 @@ class StoredJournal(JournalAccount):
 class ItemPass:
     """One pass over the items of an account."""
 
-    def __init__(self, writer: Writer, token: str, again: frozenset[EntryState]) -> None:
+    def __init__(self, writer: Writer, account: Secret, again: frozenset[EntryState]) -> None:
         self._writer = writer
-        self._token = token
+        self._account = account
         self._again = again
         self._number = next(writer.passes)
         weakref.finalize(self, writer.ended_passes.append, self._number).atexit = False
@@ -471,7 +473,7 @@ class ItemPass:
             InvalidInputError: The id came before in this pass, or belongs to another input.
         """
         claim = partial(self._ask, JournalStore.claim, model, body, item_id)
-        return await self._writer.run(claim, self._token)
+        return await self._writer.run(claim, self._account)
 
     async def preview(self, model: str, body: bytes, item_id: str | None) -> Action:
         """Return the action that `claim` would return, without claiming the item.
@@ -480,7 +482,7 @@ class ItemPass:
             JournalError, InvalidInputError: As `claim`.
         """
         preview = partial(self._ask, JournalStore.preview, model, body, item_id)
-        return await self._writer.run(preview, self._token)
+        return await self._writer.run(preview, self._account)
 
     def release(self, claim: Claim) -> None:
         """End this run's work on the item. Returns at once and never raises."""
@@ -489,4 +491,4 @@ class ItemPass:
     def _ask(self, method: Callable[..., T], model: str, body: bytes, item_id: str | None, store: JournalStore) -> T:
         if self._number < self._writer.first_pass:  # what came before in this pass is not known any more
             raise JournalError(f"The run of {self._writer.name} was lost: begin again with the items")
-        return method(store, self._token, self._number, model, body, item_id, self._again)
+        return method(store, self._account.text, self._number, model, body, item_id, self._again)
