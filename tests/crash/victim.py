@@ -129,7 +129,7 @@ class Appended(io.FileIO):
 
 
 def hook() -> None:
-    connect, opened, link, sync, replace = sqlite3.connect, io.open, os.link, os.fsync, os.replace
+    connect, opened, link, sync = sqlite3.connect, io.open, os.link, os.fsync
 
     def deadly_open(file: Any, mode: str = "r", *rest: Any, **more: Any) -> Any:
         if more.get("buffering") == 0:
@@ -138,18 +138,14 @@ def hook() -> None:
         return HalfWritten(handle.detach()) if mode == "xb" else handle
 
     def deadly_link(*paths: Any, **more: Any) -> None:
-        here("making")
+        before, after = ("naming", "named") if str(paths[0]).endswith(".part") else ("making", "made")
+        here(before)
         link(*paths, **more)
-        here("made")
+        here(after)
 
     def deadly_sync(handle: int) -> None:
         here("sync")
         sync(handle)
-
-    def deadly_replace(*paths: Any, **more: Any) -> None:
-        here("naming")
-        replace(*paths, **more)
-        here("named")
 
     def deadly_connect(*given: Any, factory: type[sqlite3.Connection] = sqlite3.Connection, **more: Any) -> Any:
         return connect(*given, factory=type("Doomed", (Deadly, factory), {}), **more)
@@ -158,7 +154,7 @@ def hook() -> None:
     psycopg.Connection.execute = lambda *given, **_: deadly.execute(*given)  # type: ignore[method-assign]
     sqlite3.connect = deadly_connect  # type: ignore[assignment]
     builtins.open = io.open = deadly_open
-    os.link, os.fsync, os.replace = deadly_link, deadly_sync, deadly_replace
+    os.link, os.fsync = deadly_link, deadly_sync
 
 
 if __name__ == "__main__":
