@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.slow
 
 FLUX_KLEIN = [sys.executable, "-m", "flux_klein_async"]
 SMALL = ["--width", "64", "--height", "64"]
+ON_ITS_WAY = re.compile(r"Stopped (before the submit was answered|when it had just been submitted \(request \S+\))$")
 
 
 def environment_of(emulated: Emulator) -> dict[str, str]:
@@ -70,14 +72,20 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:
-    command = f"{' '.join(FLUX_KLEIN)} generate x --count 50 --concurrency 5 --emulator --width 64 --quiet | head -1"
-    ran = subprocess.run(command, shell=True, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=20)
-    assert (tmp_path / ran.stdout.strip()).is_file()
-    first, *others = without_remarks(ran.stderr).splitlines()
+    """As `| head -1` does."""
+    arguments = ["generate", "x", "--count", "500", "--concurrency", "5", "--emulator", "--width", "64", "--quiet"]
+    with start(*arguments, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        path = process.stdout.readline().strip()
+        process.stdout.close()
+        assert process.stderr is not None
+        first, *others = without_remarks(process.stderr.read()).splitlines()
+        assert process.wait(60) == 141
+    assert (tmp_path / path).is_file()
     assert first == "Emulator: the pictures are placeholders, and nothing is charged."
-    # A submit that was on its way is named: whether it was accepted is not known.
-    assert all("Stopped while it was submitted" in line for line in others)
-    assert len(list((tmp_path / "out").iterdir())) < 50
+    # A submit that was on its way is named: it may have been accepted.
+    assert [line for line in others if not ON_ITS_WAY.search(line)] == []
+    assert len(list((tmp_path / "out").iterdir())) < 500
 
 
 def test_nobody_at_either_stream_is_no_traceback(tmp_path: Path) -> None:
@@ -85,7 +93,7 @@ def test_nobody_at_either_stream_is_no_traceback(tmp_path: Path) -> None:
     for stream in (process.stdout, process.stderr):
         assert stream is not None
         stream.close()
-    assert process.wait(10) == 141
+    assert process.wait(60) == 141
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -122,7 +130,7 @@ def test_a_stopped_batch_waits_for_what_runs_and_the_next_run_does_the_rest(
         records = [json.loads(line) for line in out.splitlines()]
         cancelled = [record for record in records if record["state"] == "cancelled"]
         for error in (record["error"] for record in cancelled):
-            assert (error["charged"] == "no") == (not error["message"].startswith("Stopped while it was submitted"))
+            assert (error["charged"] == "no") == (ON_ITS_WAY.search(error["message"]) is None)
         finished = [record for record in records if record["error"] is None]
         assert 4 < len(finished) < 30
         # What was on its way when the signal came says so: it may have been accepted, and the next run resumes it.
