@@ -22,7 +22,7 @@ from faulty_client import accepted_submits
 
 from flux_klein_async.emulator import Emulator
 from tests.crash import victim
-from tests.served import in_thread, once
+from tests.served import PATIENCE, in_thread, once
 
 pytestmark = pytest.mark.slow
 
@@ -89,16 +89,16 @@ class Batch:
         """Run it until it is killed; how its process ended."""
         if not instant.heard:
             with self.started(victim.__file__, instant.place, str(instant.number)) as process:
-                return process.wait(60)
+                return process.wait(PATIENCE)
         before = self.emulated.calls[instant.place]
         with self.started("-m", "flux_klein_async") as process:
             once(self.emulated, lambda: self.emulated.calls[instant.place] >= before + instant.number, process.kill)
-            return process.wait(60)
+            return process.wait(PATIENCE)
 
     def ended(self, *options: str) -> tuple[int, str]:
         """Run it to its end: its exit code, and what it told."""
         with self.started("-m", "flux_klein_async", options=options) as process:
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=PATIENCE)
         return process.returncode, err
 
     @contextmanager
