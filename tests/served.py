@@ -12,7 +12,7 @@ from .loops import chosen_loop
 
 __all__ = ["PATIENCE", "in_thread", "once"]
 
-PATIENCE = 120.0  # seconds: on the busiest machine, a process or a thread that takes longer hangs
+PATIENCE = 180.0  # seconds: on the busiest machine, a process or a thread that takes longer hangs
 
 
 @contextmanager

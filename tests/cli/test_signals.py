@@ -109,7 +109,7 @@ _HUNG_RESOLVER = """
 import socket, sys, threading, time
 def hang(*_, **__):
     print("resolving", flush=True)
-    time.sleep(300)  # more than PATIENCE
+    time.sleep(600)  # more than PATIENCE
 socket.getaddrinfo = hang
 from flux_klein_async.__main__ import main
 sys.exit(main())
