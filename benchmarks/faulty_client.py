@@ -5,6 +5,7 @@ emulator knows. The caller decides where the emulator runs, and in virtual or re
 """
 
 import asyncio
+import base64
 import json
 import random
 from collections import Counter
@@ -22,7 +23,7 @@ from flux_klein_async import (
     SubmissionUncertainError,
     TextToImageInput,
 )
-from flux_klein_async.emulator import Generation, Pass, Record, Reply, Rewrite, faults_at, pictures
+from flux_klein_async.emulator import Generation, Pass, Record, Reply, Rewrite, fault, faults_at, pictures
 from flux_klein_async.events import Uncertain
 
 __all__ = ["FALSE_PICTURES", "PIXELS", "Item", "Plan", "RunRecord", "Submit", "accepted_submits", "audit", "run_items"]
@@ -30,10 +31,23 @@ __all__ = ["FALSE_PICTURES", "PIXELS", "Item", "Plan", "RunRecord", "Submit", "a
 PIXELS = 64  # width and height of every picture
 _ENDLESS = 1e6  # seconds
 _ABANDONED_WITHIN = 5.0  # seconds
+
+
+def _inline_picture() -> bytes:
+    answer = fault("out-inline")
+    assert isinstance(answer, Rewrite)
+    return base64.b64decode(answer.fields["output"]["image"].partition(",")[2])
+
+
 FALSE_PICTURES = frozenset(  # what a server can send as a picture without a sign that it is none
-    answer.body if isinstance(answer.body, bytes) else answer.body.encode()
-    for answer in faults_at("file")
-    if isinstance(answer, Reply) and answer.status == 200 and isinstance(answer.body, bytes | str)
+    {
+        _inline_picture(),
+        *(
+            answer.body if isinstance(answer.body, bytes) else answer.body.encode()
+            for answer in faults_at("file")
+            if isinstance(answer, Reply) and answer.status == 200 and isinstance(answer.body, bytes | str)
+        ),
+    }
 )
 
 

@@ -10,7 +10,9 @@ from flux_klein_async.emulator import Emulator, Record
 
 from .loops import chosen_loop
 
-__all__ = ["in_thread", "once"]
+__all__ = ["PATIENCE", "in_thread", "once"]
+
+PATIENCE = 180.0  # seconds: on the busiest machine, a process or a thread that takes longer hangs
 
 
 @contextmanager
@@ -29,12 +31,12 @@ def in_thread(emulator: Emulator) -> Iterator[Emulator]:
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert ready.wait(30)
+    assert ready.wait(PATIENCE)
     try:
         yield emulator
     finally:
         loop.call_soon_threadsafe(over.set)
-        thread.join(30)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
 
 

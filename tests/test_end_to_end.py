@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,12 +14,13 @@ import pytest
 
 from flux_klein_async.emulator import Emulator, Generation, Hang
 from tests.fakes import without_remarks
-from tests.served import in_thread, once
+from tests.served import PATIENCE, in_thread, once
 
 pytestmark = pytest.mark.slow
 
 FLUX_KLEIN = [sys.executable, "-m", "flux_klein_async"]
 SMALL = ["--width", "64", "--height", "64"]
+ON_ITS_WAY = re.compile(r"Stopped (before the submit was answered|when it had just been submitted \(request \S+\))$")
 
 
 def environment_of(emulated: Emulator) -> dict[str, str]:
@@ -34,7 +36,7 @@ def test_ctrl_c_waits_for_what_runs_and_cancels_what_is_queued(tmp_path: Path) -
     arguments = ["generate", "a leopard", "--count", "4", *SMALL, "--json"]
     all_known = threading.Event()
     with in_thread(Emulator(workers=1, api_key="token-of-the-test")) as emulated:
-        emulated.script("submit", Generation(after=0.01), *[Generation(after=2.0)] * 3)
+        emulated.script("submit", Generation(after=0.01), *[Generation(after=6.0)] * 3)
 
         def polled() -> int:
             return len({record.request_id for record in emulated.records if record.endpoint == "status"})
@@ -43,9 +45,9 @@ def test_ctrl_c_waits_for_what_runs_and_cancels_what_is_queued(tmp_path: Path) -
         with start(*arguments, emulated=emulated, cwd=tmp_path) as process:
             assert process.stdout is not None
             first = process.stdout.readline()
-            assert all_known.wait(30)
+            assert all_known.wait(PATIENCE)
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130, err
         records = [json.loads(line) for line in [first, *out.splitlines()]]
         assert sorted(record["state"] for record in records) == ["cancelled", "cancelled", "completed", "completed"]
@@ -63,21 +65,27 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
         with start("generate", "x", "--count", "40", emulated=emulated, cwd=tmp_path) as process:
             once(emulated, lambda: emulated.calls["status"] > 0, lambda: process.send_signal(signal.SIGINT))
             once(emulated, lambda: emulated.calls["cancel"] > 0, lambda: process.send_signal(signal.SIGINT))
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert " done" not in err.splitlines()[-1], "it did not wait for a summary"
     assert err.count("  flux-klein result ") > 0, "it says how to resume what it leaves"
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:
-    command = f"{' '.join(FLUX_KLEIN)} generate x --count 50 --concurrency 5 --emulator --width 64 --quiet | head -1"
-    ran = subprocess.run(command, shell=True, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=20)
-    assert (tmp_path / ran.stdout.strip()).is_file()
-    first, *others = without_remarks(ran.stderr).splitlines()
+    """As `| head -1` does."""
+    arguments = ["generate", "x", "--count", "500", "--concurrency", "5", "--emulator", "--width", "64", "--quiet"]
+    with start(*arguments, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        path = process.stdout.readline().strip()
+        process.stdout.close()
+        assert process.stderr is not None
+        first, *others = without_remarks(process.stderr.read()).splitlines()
+        assert process.wait(PATIENCE) == 141
+    assert (tmp_path / path).is_file()
     assert first == "Emulator: the pictures are placeholders, and nothing is charged."
-    # A submit that was on its way is named: whether it was accepted is not known.
-    assert all("Stopped while it was submitted" in line for line in others)
-    assert len(list((tmp_path / "out").iterdir())) < 50
+    # A submit that was on its way is named: it may have been accepted.
+    assert [line for line in others if not ON_ITS_WAY.search(line)] == []
+    assert len(list((tmp_path / "out").iterdir())) < 500
 
 
 def test_nobody_at_either_stream_is_no_traceback(tmp_path: Path) -> None:
@@ -85,7 +93,7 @@ def test_nobody_at_either_stream_is_no_traceback(tmp_path: Path) -> None:
     for stream in (process.stdout, process.stderr):
         assert stream is not None
         stream.close()
-    assert process.wait(10) == 141
+    assert process.wait(PATIENCE) == 141
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -96,7 +104,7 @@ def test_a_full_disk_under_the_results_still_names_what_was_paid_for() -> None:
         Path("/dev/full").open("w") as full,
         start(*arguments, emulated=emulated, stdout=full) as process,
     ):
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     assert "Results cannot be written" in err
     assert "flux-klein result " in err
@@ -117,12 +125,12 @@ def test_a_stopped_batch_waits_for_what_runs_and_the_next_run_does_the_rest(
     with in_thread(Emulator(workers=2, profile="fixed:0.05")) as emulated:
         with start(*command, emulated=emulated, cwd=tmp_path) as process:
             once(emulated, lambda: emulated.calls["result"] > 4, lambda: process.send_signal(number))
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == code, err
         records = [json.loads(line) for line in out.splitlines()]
         cancelled = [record for record in records if record["state"] == "cancelled"]
         for error in (record["error"] for record in cancelled):
-            assert (error["charged"] == "no") == (not error["message"].startswith("Stopped while it was submitted"))
+            assert (error["charged"] == "no") == (ON_ITS_WAY.search(error["message"]) is None)
         finished = [record for record in records if record["error"] is None]
         assert 4 < len(finished) < 30
         # What was on its way when the signal came says so: it may have been accepted, and the next run resumes it.
@@ -134,7 +142,7 @@ def test_a_stopped_batch_waits_for_what_runs_and_the_next_run_does_the_rest(
         assert "Report: out/index.html" in err
         assert (tmp_path / "out" / "index.html").is_file()
         with start(*command, emulated=emulated, cwd=tmp_path) as process:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
         done = {record["input"]["prompt"]: record for record in map(json.loads, out.splitlines())}
         assert len(done) == 30
@@ -150,10 +158,10 @@ def test_a_batch_that_is_left_at_once_loses_nothing_but_what_it_calls_uncertain(
         with start(*command, emulated=emulated, cwd=tmp_path) as process:
             once(emulated, lambda: emulated.calls["result"] > 2, lambda: process.send_signal(signal.SIGINT))
             once(emulated, lambda: emulated.calls["cancel"] > 0, lambda: process.send_signal(signal.SIGINT))
-            process.communicate(timeout=60)
+            process.communicate(timeout=PATIENCE)
         assert process.returncode == 130
         with start(*command, emulated=emulated, cwd=tmp_path) as process:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=PATIENCE)
         records = [json.loads(line) for line in out.splitlines()]
         uncertain = [record for record in records if record["error"]]
         assert {record["error"]["type"] for record in uncertain} <= {"SubmissionUncertainError"}, err

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import without_remarks
+from tests.served import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 def run(program: str, cwd: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program], cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert (done.returncode, without_remarks(done.stderr)) == (0, "")
     return done.stdout
@@ -35,7 +36,7 @@ def test_the_example_project_passes_its_own_tests_in_a_folder_of_its_own(tmp_pat
         cwd=project,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stdout

@@ -61,14 +61,14 @@ _MOST_REPORTED = 20  # failures that are printed; a manifest has all of them
 _CLAIMED = "claimed by another run"
 _SLOWED = 10.0  # seconds after a refusal during which the service counts as slow
 _PRICED_WITHIN = 2.0  # seconds for the price of what may have been charged
-_UNCERTAIN, _NOT_SUBMITTED = "uncertain", "not submitted"
+_NOT_SUBMITTED = "not submitted"
 _ENDS = {
-    SubmissionUncertainError: _UNCERTAIN,
+    SubmissionUncertainError: "uncertain",
     ItemClaimedError: _CLAIMED,
     GenerationCancelledError: "cancelled",
     FanOutHaltedError: _NOT_SUBMITTED,
 }
-_OVER = (GenerationFailedError, GenerationCancelledError, NotFoundError)  # nothing is left to resume
+_OVER = (GenerationFailedError, NotFoundError)  # nothing is left to resume
 _AGAIN = {SubmissionUncertainError: "--resubmit-uncertain", GenerationFailedError: "--retry-failed"}
 
 
@@ -108,6 +108,7 @@ class Totals:
         cost_usd: The cost of this run's generations, as far as the service reports it.
         highest_usd: The highest cost of one of them, or None.
         unpriced: The ids of this run's requests that are or may be charged, with no cost reported and no result.
+        uncertain: The indices of the items whose submit may have been accepted, with no id known.
         unreported: How many of this run's results came without a cost.
         charged: The service charges; an emulator does not.
         bound_usd: What may be spent, or None.
@@ -122,6 +123,7 @@ class Totals:
     cost_usd: float = 0.0
     highest_usd: float | None = None
     unpriced: set[str | None] = field(default_factory=set)
+    uncertain: set[object] = field(default_factory=set)
     unreported: int = 0
     charged: bool = True
     bound_usd: float | None = None
@@ -152,6 +154,7 @@ class Totals:
     def _note_cost(self, event: Event) -> None:
         if isinstance(event, Submitted):
             self.unpriced.add(event.request_id)
+            self.uncertain.discard(event.tag)  # its id came after its item had ended
         elif isinstance(event, Cancelled) and event.cancelled:
             self.unpriced.discard(event.request_id)
         elif isinstance(event, Finished) and event.cost_usd is not None and event.request_id in self.unpriced:
@@ -167,6 +170,8 @@ class Totals:
             self.unreported += 1
         elif outcome.error is not None and outcome.error.charged == "no":
             self.unpriced.discard(outcome.error.request_id)
+        if isinstance(outcome.error, SubmissionUncertainError):
+            self.uncertain.add(outcome.index)
         if outcome.result is None:
             self.ends[next((words for kind, words in _ENDS.items() if isinstance(outcome.error, kind)), "failed")] += 1
         elif outcome.from_journal:
@@ -177,12 +182,17 @@ class Totals:
     @property
     def possibly_charged(self) -> int:
         """How many requests may have been charged at a cost that is not known."""
-        return len(self.unpriced) + self.unreported + self.ends[_UNCERTAIN]
+        return len(self.unpriced) + len(self.uncertain) + self.unreported
 
     @property
     def done(self) -> int:
         """How many items have a result."""
         return self.ends["done"] + self.ends["done before"]
+
+    @property
+    def left(self) -> list[str]:
+        """The ids of the requests under way, without those that were cancelled."""
+        return [request_id for request_id, state in self.requests.values() if state is not RequestState.CANCELLED]
 
     @property
     def queued(self) -> int:
@@ -265,7 +275,10 @@ class Run:
         async with progress_shown(self.screen, self.totals):
             await self._generate(rows)
             self._report_repeated()
-        self.screen.say(self._summary(clock() - begun) + await self._possibly_charged())
+            seconds = clock() - begun
+            price = await self._price_of_unknown()
+            await self.client.aclose()  # a submit that was on its way may still get its id, and its cancel an answer
+        self.screen.say(self._summary(seconds) + self._possibly_charged(price))
         self._print_left()
         return worst(self._codes) if self.stop.code is None else self.stop.code
 
@@ -343,7 +356,8 @@ class Run:
         if isinstance(error, ItemClaimedError | FanOutHaltedError):
             return  # the summary counts them
         paid = error.charged == "yes"  # its result may still hold a file later
-        if self.resume is not None and error.request_id is not None and (paid or not isinstance(error, _OVER)):
+        resumable = paid or (error.charged == "unknown" and not isinstance(error, _OVER))
+        if self.resume is not None and error.request_id is not None and resumable:
             self._report(row.line, f"{error}; resume with:", f"  {self.resume(error.request_id)}")
             return
         again = next((option for kind, option in _AGAIN.items() if isinstance(error, kind)), None)
@@ -377,7 +391,7 @@ class Run:
         totals = self.totals
         total = "" if totals.total is None else f" of {totals.total:,}"
         names = ("done before", "failed", *(end for end in _ENDS.values() if end != _NOT_SUBMITTED), "bad")
-        counts = {**{name: totals.ends[name] for name in names}, "left running": len(totals.requests)}
+        counts = {**{name: totals.ends[name] for name in names}, "left running": len(totals.left)}
         others = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
         where = f" in {self.directory}" if self.directory is not None and totals.done else ""
         spent = f"; {dollars(totals.cost_usd)} spent" if self.charged else ""
@@ -386,20 +400,23 @@ class Run:
         polls = f", {totals.polls / totals.generations:.1f} polls each" if totals.generations else ""
         return f"{totals.done:,}{total} done{where}{others}{spent}{rate}{polls}, {duration(seconds)}"
 
-    async def _possibly_charged(self) -> str:
-        """What requests without a known cost may have cost: the highest of this run, else the catalogue's, for each."""
+    async def _price_of_unknown(self) -> float | None:
+        """What a request without a known cost may have cost, in USD: the highest of this run, else the catalogue's."""
+        if self.totals.highest_usd is not None or not self.charged or not self.totals.possibly_charged:
+            return self.totals.highest_usd
+        price = await price_of(self.client)
+        return None if price is None else float(price)
+
+    def _possibly_charged(self, each: float | None) -> str:
         count = self.totals.possibly_charged
         if not count or not self.charged:
             return ""
-        each = self.totals.highest_usd
-        if each is None and (price := await price_of(self.client)) is not None:
-            each = float(price)
         amount = "an unknown amount" if each is None else f"up to {dollars(count * each)}"
         return f"; {amount} may have been charged for {count:,} request{'s' if count > 1 else ''} of unknown cost"
 
     def _print_left(self) -> None:
         """Print how to resume what is left."""
-        left = [id_ for id_, state in self.totals.requests.values() if state is not RequestState.CANCELLED]
+        left = self.totals.left
         if self.resume is None:
             if self.manifest is not None and (
                 left or self.totals.ends[_ENDS[ItemClaimedError]] or self.stop.code is not None

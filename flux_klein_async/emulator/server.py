@@ -12,6 +12,7 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -102,6 +103,7 @@ _MAX_BODY = 96 * 2**20  # the service refuses less than that
 _DRAIN_ABOVE = 65_536
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _PICTURES_KEPT = 8
+_ACCEPT_TURNS = 3  # of the loop, in which asyncio makes a connection of a socket that it has taken
 
 
 class _Sent(web.StreamResponse):
@@ -333,10 +335,27 @@ class Emulator(Engine):
         if self._running is None:
             return
         (listener, server), self._running = self._running, None
-        listener.close()
-        await server.aclose()
+        try:
+            await _stop_accepting(listener)
+        finally:
+            listener.close()
+            await server.aclose()
         await listener.wait_closed()
 
     def can_answer(self, endpoint: str, answer: Answer | None) -> bool:
         """Whether a port is able to do this: it can only drop a connection."""
         return endpoint != "connect" or answer is None or isinstance(answer, Drop)
+
+
+async def _stop_accepting(listener: asyncio.Server) -> None:
+    """Take no more sockets from the kernel, and wait until those that were taken are connections that can be closed.
+
+    A server that is closed earlier would lose them: asyncio makes no connection for it any more, and leaves the sockets
+    open.
+    """
+    loop = listener.get_loop()
+    with suppress(NotImplementedError):  # Windows
+        for sock in listener.sockets:
+            loop.remove_reader(sock.fileno())
+    for _ in range(_ACCEPT_TURNS):
+        await asyncio.sleep(0)

@@ -21,6 +21,7 @@ from flux_klein_async.emulator import Emulator
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
 from tests.fakes import without_remarks
 from tests.pages import with_this_python
+from tests.served import PATIENCE
 
 from .helpers import Command
 
@@ -304,7 +305,7 @@ def test_bash_completes_what_is_typed(flux_klein: Command, monkeypatch: pytest.M
         script += _COMPLETE.format(words=" ".join(words), last=len(words) - 1)
     bash = shutil.which("bash")
     assert bash is not None
-    ran = subprocess.run([bash, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    ran = subprocess.run([bash, "-c", script], capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert (ran.returncode, without_remarks(ran.stderr)) == (0, "")
     assert dict(zip(TYPED, ran.stdout.splitlines(), strict=True)) == TYPED
 

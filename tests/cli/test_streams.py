@@ -19,6 +19,7 @@ from flux_klein_async.cli import streams
 from flux_klein_async.cli.main import app
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
+from tests.served import PATIENCE
 
 from .helpers import Command
 
@@ -187,7 +188,8 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("at_once")
-def test_a_process_without_threads_of_its_own_ends_as_usual() -> None:
+def test_a_process_without_threads_of_its_own_ends_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_PATIENCE", PATIENCE)  # a busy machine may keep the first thread from its end
     threading.Thread(target=time.sleep, args=(0.01,)).start()
     threading.Thread(target=time.sleep, args=(1.0,), daemon=True).start()
     assert streams.leave(7) == 7
@@ -237,7 +239,7 @@ def test_a_process_started_without_standard_streams(
         ["sh", "-c", f'"$@" {closed}', "sh", *line],
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert ran.returncode == CASES[name][1], ran.stderr
@@ -255,7 +257,7 @@ def test_the_next_file_does_not_get_the_descriptor_of_a_closed_stream(closed: st
     script = "import os; from flux_klein_async.cli.streams import open_closed; open_closed(); os._exit(os.open('/', 0))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     line = ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", script]
-    assert subprocess.run(line, check=False, timeout=60, env=environment).returncode >= 3
+    assert subprocess.run(line, check=False, timeout=PATIENCE, env=environment).returncode >= 3
 
 
 @pytest.mark.slow
@@ -268,7 +270,7 @@ def test_a_process_whose_output_nobody_reads(arguments: Callable[[str], list[str
             stdout=writer,
             stderr=subprocess.PIPE,
             check=False,
-            timeout=60,
+            timeout=PATIENCE,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         )
     assert ran.returncode == (141 if prints else code), ran.stderr

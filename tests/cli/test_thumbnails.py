@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from flux_klein_async.cli.thumbnails import Thumbnail, make_thumbnails
+from tests.served import PATIENCE
 
 
 def pictures(folder: Path, count: int) -> dict[str, Path]:
@@ -77,10 +78,10 @@ def test_the_processes_end_with_the_command(tmp_path: Path, stopped: signal.Sign
             os.killpg(process.pid, stopped)  # as a terminal does
         else:
             process.kill()
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE)
     if stopped == signal.SIGINT:
         assert (process.returncode, out, err) == (130, f"{tmp_path}/index.html\n".encode(), b"")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:  # until nothing of its session is left
         try:
             os.killpg(process.pid, 0)

@@ -1,18 +1,22 @@
 """The books show what is wrong: each thing that must not be is counted when it is."""
 
+import asyncio
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_batches import PRICE, Accounts, Rules, audit, ends, read_requests, totals
-from faulty_client import Submit
+from faulty_batches import LEFT_OUT, PRICE, SLOW, Accounts, Rules, audit, ends, read_requests, totals
+from faulty_client import FALSE_PICTURES, PIXELS, Submit, accepted_submits
 
+from flux_klein_async import Budget, FluxKleinClient, Limits
 from flux_klein_async.batch.manifest import Manifest
 from flux_klein_async.batch.rows import Row
-from flux_klein_async.emulator import pictures
+from flux_klein_async.emulator import InProcessEmulator, VirtualTimeLoop, faults_at, pictures
+from flux_klein_async.emulator.faults import UNTOLD
 from flux_klein_async.journal.base import Reservation
+from flux_klein_async.journal.sqlite import SqliteJournal
 from flux_klein_async.models import GenerationOutput, GenerationResult, Outcome, RequestState, SavedFile
 from tests.journal.helpers import Run, entry
 
@@ -149,3 +153,47 @@ def test_the_books_say_how_items_ended_and_what_they_cost(tmp_path: Path) -> Non
     scene.found([], set())
     assert ends(read_requests(tmp_path / "journal.sqlite")) == {"downloaded": 1}
     assert totals(tmp_path / "journal.sqlite") == (0, 2 * PRICE)
+
+
+async def run(emulator: InProcessEmulator, folder: Path, rows: list[Row]) -> None:
+    """One run over the rows, with journal, budget and manifest."""
+    loop, limits = asyncio.get_running_loop(), Limits(max_in_flight=8, halt_after=None)
+    with Manifest(folder / "manifest.jsonl") as manifest:
+        async with (
+            emulator.session() as session,
+            SqliteJournal(folder / "journal.sqlite", clock=loop.time) as journal,
+            FluxKleinClient(
+                emulator.api_key,
+                base_url=emulator.base_url,
+                session=session,
+                journal=journal,
+                budget=Budget(10),
+                limits=limits,
+            ) as client,
+        ):
+            for outcome in await client.generate_all(rows, to_input=lambda row: row.fields, directory=folder):
+                manifest.append(outcome)
+
+
+def test_no_fault_of_a_storm_contradicts_the_books(tmp_path: Path) -> None:
+    """Each happens once: which of them a storm meets is chance."""
+    faults = {at: faults_at(at, {*LEFT_OUT, *SLOW, *UNTOLD}) for at in ("submit", "status", "result", "file")}
+    prompts = [f"a snow leopard, number {number}" for number in range(max(map(len, faults.values())) + 20)]
+    rows = [
+        Row(n + 1, {"prompt": prompt, "width": PIXELS, "height": PIXELS}, number=n) for n, prompt in enumerate(prompts)
+    ]
+
+    async def rage() -> None:
+        async with InProcessEmulator(profile="fixed:0.05") as emulator:
+            for endpoint, answers in faults.items():
+                emulator.script(endpoint, *answers)
+            for rules in (Rules(finished=False), Rules()):
+                await run(emulator, tmp_path, rows)
+                submits = accepted_submits(emulator.records)
+                books = Accounts(tmp_path / "journal.sqlite", tmp_path, submits, prompts, emulator.seed, FALSE_PICTURES)
+                assert {what: count for what, count in audit(books, rules).items() if count} == {}
+            assert all(emulator.calls[endpoint] > len(answers) for endpoint, answers in faults.items())
+            assert len(submits) > len(prompts) / 2
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(rage())

@@ -26,7 +26,7 @@ from flux_klein_async.journal.sqlite import SqliteLocation
 from tests.crash import victim
 from tests.databases import Cluster
 from tests.fakes import png
-from tests.served import in_thread, once
+from tests.served import PATIENCE, in_thread, once
 
 pytestmark = pytest.mark.slow
 
@@ -101,16 +101,16 @@ class Batch:
         """Run it until it is killed; how its process ended."""
         if not instant.heard:
             with self.started(victim.__file__, instant.place, str(instant.number)) as process:
-                return process.wait(60)
+                return process.wait(PATIENCE)
         before = self.emulated.calls[instant.place]
         with self.started("-m", "flux_klein_async") as process:
             once(self.emulated, lambda: self.emulated.calls[instant.place] >= before + instant.number, process.kill)
-            return process.wait(60)
+            return process.wait(PATIENCE)
 
     def ended(self, *options: str) -> tuple[int, str]:
         """Run it to its end: its exit code, and what it told."""
         with self.started("-m", "flux_klein_async", options=options) as process:
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=PATIENCE)
         return process.returncode, err
 
     @contextmanager

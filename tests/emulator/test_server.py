@@ -6,6 +6,7 @@ import io
 import re
 import socket
 import threading
+from contextlib import suppress
 
 import aiohttp
 import pytest
@@ -318,6 +319,21 @@ async def test_closing_does_not_wait_for_handlers(answer):
                 await asyncio.sleep(0)
         assert isinstance((await asyncio.gather(call, return_exceptions=True))[0], aiohttp.ClientError)
         await session.close()
+
+
+async def test_a_connection_that_comes_as_it_closes_is_closed_too():
+    """In whichever turn of the loop: the kernel has it, or asyncio is about to make it."""
+    loop = asyncio.get_running_loop()
+    for turns in range(6):
+        async with Emulator() as emulator:
+            address = ("127.0.0.1", int(emulator.base_url.rpartition(":")[2]))
+            client = socket.create_connection(address)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        with client, suppress(ConnectionResetError):
+            client.setblocking(False)
+            async with asyncio.timeout(10):
+                assert await loop.sock_recv(client, 1) == b"", turns
 
 
 async def test_a_port_is_taken_until_the_emulator_is_closed_and_an_emulator_can_be_opened_again():
