@@ -28,7 +28,7 @@ from flux_klein_async.errors import (
 from flux_klein_async.events import Downloaded
 from flux_klein_async.journal.base import EntryState, RunJournal
 from flux_klein_async.models import GenerationResult, SavedFile, brief_url
-from flux_klein_async.operations.context import ClientContext, ignoring_errors, wrapping_errors
+from flux_klein_async.operations.context import ClientContext, ignoring_errors
 from flux_klein_async.operations.files import (
     START,
     FileBytes,
@@ -110,10 +110,10 @@ async def _sweep(context: ClientContext, directory: Path) -> str:
             mark = await journal.run_mark()
             if directory not in context.swept:
                 context.swept.add(directory)
-                left = await context.loop.run_in_executor(context.threads, part_files, directory)
+                left = await context.in_thread(partial(part_files, directory))
                 ended = await journal.ended_runs(left) if left else ()
                 for run in ended:
-                    await context.loop.run_in_executor(context.threads, remove_files, left[run])
+                    await context.in_thread(partial(remove_files, left[run]))
     return mark
 
 
@@ -262,10 +262,9 @@ class _Transfer(Generic[T]):
         return bytes(gathered)
 
     async def _in_thread(self, job: Callable[[], R]) -> R:
-        """Run a job in a thread, where it continues if its caller is cancelled; any failure is a `DownloadError`."""
+        """Run a job in a thread; any failure is a `DownloadError`."""
         self._begun = True
-        with wrapping_errors("The thread that saves files", DownloadError):
-            return await self._context.loop.run_in_executor(self._context.threads, job)
+        return await self._context.in_thread(job, DownloadError)
 
     def _shown(self, url: str) -> str:
         """A URL without its query, which may hold a signature, and without the token, which a redirect may echo."""

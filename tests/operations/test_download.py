@@ -715,14 +715,6 @@ async def test_a_failure_in_a_thread_is_a_download_error_and_the_file_not_asked_
     assert (klein_emulator.calls["file"], listing(tmp_path)) == (1, [])
 
 
-async def test_a_download_for_which_no_thread_can_start_is_a_download_error(klein_emulator, connect, tmp_path):
-    client = connect()
-    client._context.threads.shutdown()
-    klein_emulator.script("file", Reply(200, PNG))
-    error = await outcome(client.download(result_of(OWN), tmp_path))
-    assert (type(error), "thread" in str(error), listing(tmp_path)) == (DownloadError, True, [])
-
-
 # --- trouble with the disk
 
 
