@@ -7,12 +7,12 @@ runs in the client's own threads: an application may fill asyncio's default exec
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from flux_klein_async.api.messages import Kind, Response
 from flux_klein_async.api.outputs import inline_file, is_inline, too_large
@@ -88,7 +88,7 @@ async def save(
                 await _Transfer(operation, url, file).fetch() for url, file in zip(result.urls, files, strict=True)
             ]
         found = tuple(replace(file, path=file.path.absolute()) for file in saved)
-        await context.write(EntryState.DOWNLOADED, request_id=result.request_id, files=found)
+        await _record(operation, context.write(EntryState.DOWNLOADED, request_id=result.request_id, files=found))
     context.emit(
         lambda at: Downloaded(
             at=at,
@@ -100,6 +100,19 @@ async def save(
         )
     )
     return saved
+
+
+async def _record(operation: Operation, writing: Coroutine[Any, Any, None]) -> None:
+    """Wait for an entry of the journal until the deadline; the files are there, and it is written in the background."""
+    context, task = operation.context, asyncio.ensure_future(writing)
+    left = None if operation.deadline is None else operation.deadline - context.loop.time()
+    try:
+        await asyncio.wait({task}, timeout=left)
+    finally:
+        if not task.done():
+            context.background.keep(task)
+    if task.done():
+        task.result()
 
 
 async def _sweep(context: ClientContext, directory: Path) -> str:
