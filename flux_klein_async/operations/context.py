@@ -257,7 +257,8 @@ class ClientContext:
                     "in the coroutine that uses it and not where a module is imported"
                 )
             if self.shared is not None:
-                self.shared.attach(self._limiter_changed)
+                with wrapping_errors("The limiter"):
+                    self.shared.attach(self._limiter_changed)
             self._loop = loop
         return loop
 
