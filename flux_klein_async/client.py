@@ -405,7 +405,9 @@ class FluxKleinClient(NotWith):
         Raises:
             InvalidInputError: It is no request id.
         """
-        return RequestHandle(self, request_id)
+        handle = RequestHandle(self, request_id)
+        self._context.known_ids.take(handle.request_id)  # no later submit can be it
+        return handle
 
     def updates(self, request: str | RequestHandle, *, timeout: Timeout = DEFAULT) -> AsyncIterator[RequestStatus]:
         """Iterate over the changes of state or queue position; the final `RequestStatus` comes last.

@@ -302,14 +302,16 @@ class Spending:
         return self.settled_usd + self.held_usd
 
 
-def _account_of(token: str, base_url: str | None) -> Secret:
+def _account_of(token: Secret, base_url: str | None) -> Secret:
     """Name the account of a token at a service, for a store; no token has a blank.
 
     Raises:
         ConfigurationError: A bad base URL.
     """
     address = from_environ(os.environ).base_url if base_url is None else base_url
-    return Secret(f"{token} {ApiUrls(address, allow_insecure=True).service}")  # the client has refused what is insecure
+    return Secret(
+        f"{token.text} {ApiUrls(address, allow_insecure=True).service}"
+    )  # the client has refused what is insecure
 
 
 class JournalAccount:
@@ -381,7 +383,11 @@ class JournalAccount:
         Raises:
             JournalError: The journal cannot be read.
         """
-        return bool(await self._writer.run(lambda store: store.other_accounts(self._account.text, ignored)))
+        others, ignored = [Secret(token) for token in ignored], ()
+        known = await self._writer.run(
+            lambda store: store.other_accounts(self._account.text, [other.text for other in others])
+        )
+        return bool(known)
 
     async def take_over(self, *, ignored: tuple[str, ...] = ()) -> None:
         """Use the only other account from now on: the token was renewed, or the service moved to another address.
@@ -391,7 +397,10 @@ class JournalAccount:
         Raises:
             JournalError: The journal cannot be written, or knows several other accounts.
         """
-        await self._writer.run(lambda store: store.take_over(self._account.text, ignored), None)
+        others, ignored = [Secret(token) for token in ignored], ()
+        await self._writer.run(
+            lambda store: store.take_over(self._account.text, [other.text for other in others]), None
+        )
 
 
 class StoredJournal(JournalAccount):
@@ -452,7 +461,8 @@ class StoredJournal(JournalAccount):
         Raises:
             ConfigurationError: A bad base URL.
         """
-        return JournalAccount(self._writer, _account_of(token, base_url), self._again)
+        secret, token = Secret(token), ""  # no traceback's variable holds it
+        return JournalAccount(self._writer, _account_of(secret, base_url), self._again)
 
 
 class ItemPass:

@@ -257,7 +257,8 @@ class ClientContext:
                     "in the coroutine that uses it and not where a module is imported"
                 )
             if self.shared is not None:
-                self.shared.attach(self._limiter_changed)
+                with wrapping_errors("The limiter"):
+                    self.shared.attach(self._limiter_changed)
             self._loop = loop
         return loop
 
@@ -287,11 +288,21 @@ class ClientContext:
             with wrapping_errors("The journal", JournalError):
                 await self.journal.record(Entry(state=state, **facts))
 
+    async def in_thread(self, job: Callable[[], T], kind: type[FluxKleinError] = ConfigurationError) -> T:
+        """Run a job in a thread of the client, where it continues if its caller is cancelled.
+
+        Raises:
+            FluxKleinError: Of this kind, if no thread can start or the job raises what is no error of the package.
+        """
+        with wrapping_errors("The thread for files", kind):
+            return await self.loop.run_in_executor(self.threads, job)
+
     def save_learned(self, at_least: int = 1) -> None:
         """Save in a thread what the policy learned, if so many waits are new."""
-        save = self.learning.unsaved(at_least) if self.learning is not None else None
-        if save is not None:
-            self.background.keep(self.loop.run_in_executor(self.threads, save))
+        with ignoring_errors("Saving what the poll policy learned"):
+            save = self.learning.unsaved(at_least) if self.learning is not None else None
+            if save is not None:
+                self.background.keep(self.loop.run_in_executor(self.threads, save))
 
     async def send(self, request: Request, guard: BodyGuard | None = None) -> Response:
         """Send a request that was admitted, and tell the limiter what came of it."""

@@ -7,12 +7,12 @@ runs in the client's own threads: an application may fill asyncio's default exec
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from flux_klein_async.api.messages import Kind, Response
 from flux_klein_async.api.outputs import inline_file, is_inline, too_large
@@ -28,7 +28,7 @@ from flux_klein_async.errors import (
 from flux_klein_async.events import Downloaded
 from flux_klein_async.journal.base import EntryState, RunJournal
 from flux_klein_async.models import GenerationResult, SavedFile, brief_url
-from flux_klein_async.operations.context import ClientContext, ignoring_errors, wrapping_errors
+from flux_klein_async.operations.context import ClientContext, ignoring_errors
 from flux_klein_async.operations.files import (
     START,
     FileBytes,
@@ -88,7 +88,7 @@ async def save(
                 await _Transfer(operation, url, file).fetch() for url, file in zip(result.urls, files, strict=True)
             ]
         found = tuple(replace(file, path=file.path.absolute()) for file in saved)
-        await context.write(EntryState.DOWNLOADED, request_id=result.request_id, files=found)
+        await _record(operation, context.write(EntryState.DOWNLOADED, request_id=result.request_id, files=found))
     context.emit(
         lambda at: Downloaded(
             at=at,
@@ -102,6 +102,19 @@ async def save(
     return saved
 
 
+async def _record(operation: Operation, writing: Coroutine[Any, Any, None]) -> None:
+    """Wait for an entry of the journal until the deadline; the files are there, and it is written in the background."""
+    context, task = operation.context, asyncio.ensure_future(writing)
+    left = None if operation.deadline is None else operation.deadline - context.loop.time()
+    try:
+        await asyncio.wait({task}, timeout=left)
+    finally:
+        if not task.done():
+            context.background.keep(task)
+    if task.done():
+        task.result()
+
+
 async def _sweep(context: ClientContext, directory: Path) -> str:
     """Remove what dead runs of the same journal left in a directory, once; return the mark of this run's files."""
     mark, journal = "", context.journal
@@ -110,10 +123,10 @@ async def _sweep(context: ClientContext, directory: Path) -> str:
             mark = await journal.run_mark()
             if directory not in context.swept:
                 context.swept.add(directory)
-                left = await context.loop.run_in_executor(context.threads, part_files, directory)
+                left = await context.in_thread(partial(part_files, directory))
                 ended = await journal.ended_runs(left) if left else ()
                 for run in ended:
-                    await context.loop.run_in_executor(context.threads, remove_files, left[run])
+                    await context.in_thread(partial(remove_files, left[run]))
     return mark
 
 
@@ -262,10 +275,9 @@ class _Transfer(Generic[T]):
         return bytes(gathered)
 
     async def _in_thread(self, job: Callable[[], R]) -> R:
-        """Run a job in a thread, where it continues if its caller is cancelled; any failure is a `DownloadError`."""
+        """Run a job in a thread; any failure is a `DownloadError`."""
         self._begun = True
-        with wrapping_errors("The thread that saves files", DownloadError):
-            return await self._context.loop.run_in_executor(self._context.threads, job)
+        return await self._context.in_thread(job, DownloadError)
 
     def _shown(self, url: str) -> str:
         """A URL without its query, which may hold a signature, and without the token, which a redirect may echo."""

@@ -270,8 +270,7 @@ class ItemRunner(Generic[T]):
         async with self._checking:
             if self._checked:  # for another item, meanwhile
                 return
-            check = partial(unwritable, self._directory)
-            problem = await self._context.loop.run_in_executor(self._context.threads, check)
+            problem = await self._context.in_thread(partial(unwritable, self._directory))
             if problem is not None:
                 raise ConfigurationError(f"Nothing can be written to {str(self._directory)!r:.200}: {problem}")
             self._checked = True
@@ -422,12 +421,12 @@ class ItemRunner(Generic[T]):
     ) -> tuple[SavedFile, ...]:
         if self._directory is None:
             return ()
-        if len(known) == len(result.urls) and known:
-            there = partial(_all_there, known, self._directory)
-            if await self._context.loop.run_in_executor(self._context.threads, there):
-                return tuple(replace(file, path=self._directory / file.path.name) for file in known)
-        operation = Operation(self._context, self._timeout, request_id=result.request_id, tag=item.index)
-        return tuple(await download.save(operation, result, self._directory, stem=item.stem, again=again))
+        directory, context = self._directory, self._context
+        complete = len(known) == len(result.urls) and len(known) > 0
+        if complete and await context.in_thread(partial(_all_there, known, directory), DownloadError):
+            return tuple(replace(file, path=directory / file.path.name) for file in known)
+        operation = Operation(context, self._timeout, request_id=result.request_id, tag=item.index)
+        return tuple(await download.save(operation, result, directory, stem=item.stem, again=again))
 
 
 def _left_alone(claim: Claim) -> FluxKleinError:

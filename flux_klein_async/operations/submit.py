@@ -8,6 +8,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
@@ -213,9 +214,10 @@ async def in_thread(context: ClientContext, job: Callable[[InputBody, Limits], T
 
     Raises:
         InvalidInputError: A file cannot be sent.
+        ConfigurationError: No thread can start.
     """
     try:
-        return await context.loop.run_in_executor(context.threads, job, body, context.limits)
+        return await context.in_thread(partial(job, body, context.limits))
     except InvalidInputError as error:
         raise error.with_traceback(None) from None  # the frames hold what was read
 

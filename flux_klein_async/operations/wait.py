@@ -312,27 +312,29 @@ async def wait(
         WaitTimeoutError: The deadline is too near for the hold that the service asked for.
     """
     context, request_id = operation.context, accepted.request_id
+    users = False  # what the user's own function raises says nothing about the request, whatever its class
     try:
         poller = Poller(operation, accepted)
         while True:
             status = await poller.next_change()
             if on_status is not None:
+                users = True
                 on_status(status)
+                users = False
             if status.state.final:
                 break
         result = poller.early_result() or await _conclude(operation, status, poller.timings, accepted.asked)
         poller.teach(result)
         context.save_learned(_SAVED_EVERY)
-    except (GenerationFailedError, GenerationCancelledError) as error:
-        cancelled = isinstance(error, GenerationCancelledError)
-        context.budget.settle(request_id, 0.0 if cancelled else None)
-        state = EntryState.CANCELLED if cancelled else EntryState.FAILED
-        await context.write(state, request_id=request_id, error=str(error))
-        raise
     except GeneratorExit:  # collected after its loop has stopped: nothing runs that could ask for a cancel
         raise
     except BaseException as error:
-        if not isinstance(error, FluxKleinError) or isinstance(error, WaitTimeoutError | ConfigurationError):
+        if not users and isinstance(error, GenerationFailedError | GenerationCancelledError):
+            cancelled = isinstance(error, GenerationCancelledError)
+            context.budget.settle(request_id, 0.0 if cancelled else None)
+            state = EntryState.CANCELLED if cancelled else EntryState.FAILED
+            await context.write(state, request_id=request_id, error=str(error))
+        elif users or not isinstance(error, FluxKleinError) or isinstance(error, WaitTimeoutError | ConfigurationError):
             abandon(operation, request_id, on_abandon)
         raise
     context.budget.settle(request_id, result.cost_usd)

@@ -17,6 +17,7 @@ from dataclasses import replace
 from importlib.resources import files
 from typing import Any, Literal, Protocol
 
+from flux_klein_async.api.credentials import Secret
 from flux_klein_async.api.messages import Kind
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.options import Limits
@@ -62,11 +63,11 @@ class Server(Protocol):
 
 
 class _RedisServer:
-    def __init__(self, url: str, account: str) -> None:
+    def __init__(self, url: Secret, account: str) -> None:
         # One repeat, at once: a server that was restarted has closed the connection.
         retry = Retry(NoBackoff(), 1)
         self._client = Redis.from_url(
-            url, decode_responses=True, socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE, retry=retry
+            url.text, decode_responses=True, socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE, retry=retry
         )
         # The braces keep the keys on one node of a cluster.
         self._keys = [f"flux_klein:{{{account}}}:{name}" for name in ("leases", "parts", "state")]
@@ -130,6 +131,8 @@ class RedisLimiter(InProcessLimiter):
         when_unavailable: Literal["stop", "share"] = "stop",
         limits: Limits | None = None,
     ) -> None:
+        self._url, url = Secret(url), ""  # no traceback's variable holds the password
+        self._account = account
         if when_unavailable not in ("stop", "share"):
             raise ConfigurationError('when_unavailable must be "stop" or "share"')
         self.limits = replace(
@@ -138,17 +141,21 @@ class RedisLimiter(InProcessLimiter):
             polls_per_second=polls_per_second,
             submits_per_second=submits_per_second,
         )
-        self._url = url
-        self._account = account
         self._shares = when_unavailable == "share"
         self._clients: list[Callable[[str | None], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         try:
             self._server()
-        except ValueError:  # its text may hold a piece of the password
-            raise ConfigurationError("RedisLimiter needs a URL such as redis://host:6379/0") from None
+        except Exception:  # noqa: BLE001  # its text and its frames may hold a piece of the password
+            usable = False
+        else:
+            usable = True
+        if not usable:
+            raise ConfigurationError("RedisLimiter needs a URL such as redis://host:6379/0")
 
     def __repr__(self) -> str:
+        if not hasattr(self, "limits"):
+            return "<RedisLimiter not made>"
         return f"RedisLimiter(account={self._account!r}, max_in_flight={self.limits.max_in_flight})"
 
     def _server(self) -> Server:
@@ -195,7 +202,7 @@ class RedisLimiter(InProcessLimiter):
         self._usable = asyncio.Event()
         self._wake = asyncio.Event()
         self._unavailable: str | None = None
-        self._refusal: ConfigurationError | None = None
+        self._refusal: str | None = None  # why the credentials are refused for good
         server = self._server()
         self._tasks = [loop.create_task(self._renew(server)), loop.create_task(self._listen(server))]
 
@@ -262,8 +269,8 @@ class RedisLimiter(InProcessLimiter):
             await self._usable.wait()
 
     def _may_submit(self) -> bool:
-        if self._refusal is not None:
-            raise self._refusal
+        if self._refusal is not None:  # a new error for each submit: one that is raised twice mixes up their tracebacks
+            raise ConfigurationError("Redis refuses the limiter's credentials", cause=self._refusal)
         if self._unavailable is None and asyncio.get_running_loop().time() >= self._lease_ends:
             self._usable.clear()  # this process was suspended, or has just begun
         return self._usable.is_set()
@@ -383,7 +390,7 @@ class RedisLimiter(InProcessLimiter):
         self._tells_holds = True
         text = f"{type(error).__name__}: {error}"
         if final:  # never accepted: the URL is wrong
-            self._refusal = ConfigurationError("Redis refuses the limiter's credentials", cause=text)
+            self._refusal = text
             self._slots.resize(self.limits.max_in_flight)  # those who wait for a slot are told at the submit
             for pace in self._paces.values():
                 pace.per_second = None if pace.per_second is None else _UNKNOWN_RATE

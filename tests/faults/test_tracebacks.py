@@ -16,6 +16,7 @@ import pytest
 from flux_klein_async import (
     Budget,
     BudgetExceededError,
+    ConfigurationError,
     FixedPolling,
     FluxKleinClient,
     FluxKleinError,
@@ -218,6 +219,27 @@ def test_no_variable_holds_the_token_of_the_vendors_file(monkeypatch, tmp_path, 
     with pytest.raises(FluxKleinError) as caught:
         FluxKleinClient()
     assert shown_by(caught.value, TOKEN) == []
+
+
+async def test_no_variable_of_an_account_that_is_refused_holds_the_token(tmp_path):
+    journal = SqliteJournal(tmp_path)  # a directory
+    account = journal.for_account(TOKEN)
+
+    async def elsewhere() -> None:
+        journal.for_account(TOKEN, "ftp://h.example")
+
+    errors = [
+        await outcome(call)
+        for call in (
+            elsewhere(),
+            account.spent(),
+            account.is_stranger(ignored=(TOKEN,)),
+            account.take_over(ignored=(TOKEN,)),
+        )
+    ]
+    assert [type(error) for error in errors] == [ConfigurationError] + [JournalError] * 3
+    assert [shown_by(error, TOKEN) for error in errors] == [[]] * 4
+    await journal.aclose()
 
 
 @pytest.mark.parametrize("trouble", ["broken", "spent"])

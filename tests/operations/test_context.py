@@ -12,6 +12,7 @@ import pytest
 from flux_klein_async import (
     ClientClosedError,
     ConfigurationError,
+    DownloadError,
     FixedPolling,
     FluxKleinClient,
     FluxKleinError,
@@ -24,15 +25,17 @@ from flux_klein_async import (
     RateLimitError,
     RetryPolicy,
     ServerError,
+    SqliteJournal,
 )
 from flux_klein_async.api.messages import Kind
 from flux_klein_async.emulator import Generation, Hang, InProcessEmulator, Pass, Reply, VirtualTimeLoop, error_reply
 from flux_klein_async.events import Closed, Held, Retrying
 from flux_klein_async.journal.base import NoBudget
+from flux_klein_async.operations import wait
 from flux_klein_async.operations.context import Background, KnownIds
 from flux_klein_async.operations.operation import sleep_until
 from flux_klein_async.transport.throttle import InProcessLimiter
-from tests.fakes import Events, now, outcome, settle, strays
+from tests.fakes import Events, now, outcome, png, settle, strays
 from tests.operations.helpers import EVERY_SECOND, Book, abandoned, sent
 
 pytestmark = pytest.mark.usefixtures("klein_emulator")  # for its virtual time
@@ -420,6 +423,48 @@ async def test_what_a_policy_learned_is_saved_every_two_hundred_waits_and_at_the
     await connect(polling=pupil).aclose()  # nothing is left to save
     assert pupil.saved == [200, 1]
     assert threading.get_ident() not in pupil.threads
+
+
+class Unlucky(Pupil):
+    """A policy that can never tell what it learned."""
+
+    def unsaved(self, at_least: int = 1) -> Callable[[], None] | None:
+        raise OSError("the disk is gone")
+
+
+@pytest.mark.parametrize("trouble", ["policy", "thread"])
+async def test_what_cannot_be_saved_costs_no_result(klein_emulator, connect, monkeypatch, trouble):
+    monkeypatch.setattr(wait, "_SAVED_EVERY", 1)
+    client = connect(polling=Unlucky() if trouble == "policy" else Pupil())
+    if trouble == "thread":
+        client._context.threads.shutdown()
+    assert (await client.generate("a cat")).urls
+    await client.aclose()
+    assert klein_emulator.calls["cancel"] == 0
+
+
+async def test_where_no_thread_can_start_each_verb_has_its_own_error_and_pays_for_nothing(
+    klein_emulator, connect, tmp_path
+):
+    """An executor that is shut down refuses a job as one does that can start no thread."""
+    (tmp_path / "in.png").write_bytes(png())
+    edit: dict[str, Any] = {"prompt": "night", "image_urls": [tmp_path / "in.png"]}
+    journal = SqliteJournal(tmp_path / "run.sqlite")
+    client = connect(journal=journal)
+    [known] = await client.generate_all(["a cat"], directory=tmp_path / "out")
+    paid = klein_emulator.accepted
+    client._context.threads.shutdown()
+    errors = [
+        await outcome(client.submit(edit)),
+        (await client.generate_all([edit]))[0].error,
+        (await client.generate_all(["a dog"], directory=tmp_path / "out"))[0].error,
+        (await client.generate_all(["a cat"], directory=tmp_path / "out"))[0].error,
+        await outcome(client.download(known.result, tmp_path)),
+    ]
+    await journal.aclose()
+    assert [type(error) for error in errors] == [ConfigurationError] * 3 + [DownloadError] * 2
+    assert all("thread" in str(error) for error in errors)
+    assert (klein_emulator.accepted, list(tmp_path.glob(".*"))) == (paid, [])
 
 
 # --- many calls at once

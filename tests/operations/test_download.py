@@ -34,6 +34,7 @@ from flux_klein_async.journal.sqlite import SqliteJournal
 from flux_klein_async.operations import download
 from flux_klein_async.operations.files import InMemory, PartFile, part_files
 from tests.fakes import Events, now, outcome, png, settle, strays, without_remarks
+from tests.operations.helpers import Book
 
 PNG = png(60)
 JPEG = b"\xff\xd8\xff" + bytes(50) + b"\xff\xd9"
@@ -715,12 +716,16 @@ async def test_a_failure_in_a_thread_is_a_download_error_and_the_file_not_asked_
     assert (klein_emulator.calls["file"], listing(tmp_path)) == (1, [])
 
 
-async def test_a_download_for_which_no_thread_can_start_is_a_download_error(klein_emulator, connect, tmp_path):
-    client = connect()
-    client._context.threads.shutdown()
-    klein_emulator.script("file", Reply(200, PNG))
-    error = await outcome(client.download(result_of(OWN), tmp_path))
-    assert (type(error), "thread" in str(error), listing(tmp_path)) == (DownloadError, True, [])
+async def test_a_journal_that_is_slow_holds_no_download_beyond_its_deadline(klein_emulator, connect, tmp_path):
+    """The files are there, and the entry is written meanwhile."""
+    book = Book(downloaded=4.0)
+    client = connect(journal=book)
+    result = await client.generate("a cat")
+    began = now()
+    paths = await client.download(result, tmp_path, timeout=2)
+    assert (round(now() - began, 6), [path.exists() for path in paths], book.lines[-1]) == (2.0, [True], "completed")
+    await client.aclose()
+    assert (round(now() - began, 6), book.lines[-1]) == (4.0, "downloaded")
 
 
 # --- trouble with the disk

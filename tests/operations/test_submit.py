@@ -663,10 +663,13 @@ async def test_an_id_that_this_client_knows_of_another_submit_is_no_id(klein_emu
     assert (await first.wait_for_result()).request_id == first.request_id
 
 
-async def test_an_id_that_this_client_was_asked_about_is_no_id_of_a_later_submit(klein_emulator, connect):
+@pytest.mark.parametrize("verb", ["status", "handle"])
+async def test_an_id_that_this_client_was_asked_about_is_no_id_of_a_later_submit(klein_emulator, connect, verb):
     first = await connect().submit("a cat")
     client = connect()
-    await client.handle(first.request_id).status()
+    asking = getattr(client, verb)(first.request_id)
+    if verb == "status":
+        await asking
     klein_emulator.script("submit", mixed_up(first.request_id))
     with pytest.raises(SubmissionUncertainError):
         await client.submit("a dog")

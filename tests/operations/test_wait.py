@@ -17,6 +17,7 @@ from flux_klein_async import (
     GenerationCancelledError,
     GenerationFailedError,
     InsufficientBalanceError,
+    JournalError,
     Limits,
     NotFoundError,
     Observation,
@@ -859,13 +860,21 @@ async def test_a_cancelled_wait_does_with_the_request_as_was_said(
     assert (klein_emulator.calls["cancel"], strays()) == (cancels, [])
 
 
-async def test_an_exception_of_on_status_leaves_unwrapped_and_abandons(klein_emulator, connect):
-    def on_status(_status):
-        raise KeyError("mine")
+@pytest.mark.parametrize(
+    "error", [KeyError("mine"), GenerationCancelledError("mine"), GenerationFailedError("mine"), JournalError("mine")]
+)
+async def test_an_exception_of_on_status_leaves_unwrapped_and_abandons(klein_emulator, connect, error):
+    """Whatever its class, it is no answer of the service: the money stays reserved, and the request is no failure."""
 
-    client = connect(polling=EVERY_SECOND)
-    with pytest.raises(KeyError):
+    def on_status(_status):
+        raise error
+
+    book = Book()
+    client = connect(polling=EVERY_SECOND, journal=book, budget=book)
+    with pytest.raises(type(error)) as caught:
         await client.generate("a cat", on_status=on_status)
+    assert caught.value is error
+    assert book.lines == ["reserve", "submitting", "accepted", "submitted"]
     await client.aclose()
     assert klein_emulator.calls["cancel"] == 1
 

@@ -21,6 +21,7 @@ from flux_klein_async.events import LimiterChanged
 from flux_klein_async.transport.redis import LEASE
 from flux_klein_async.transport.throttle import InProcessLimiter, SharedLimiter
 from tests.fakes import Events, now, strays
+from tests.tracebacks import shown_by
 
 
 def virtual(main: Coroutine[Any, Any, Any]) -> Any:
@@ -328,7 +329,8 @@ def test_unusable_settings_are_refused_without_the_password(url, options, words)
     with pytest.raises(ConfigurationError, match=words) as refused:
         RedisLimiter(url, **{"max_in_flight": 1, **options})
     assert "word" not in str(refused.value)
-    assert refused.value.__cause__ is None
+    assert refused.value.__cause__ is refused.value.__context__ is None
+    assert shown_by(refused.value, "redis://") == []  # nor does a variable of a frame hold it, and every repr works
 
 
 def test_it_shows_no_password():
