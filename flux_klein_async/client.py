@@ -351,7 +351,7 @@ class FluxKleinClient(NotWith):
             GenerationFailedError, GenerationCancelledError: It ended so; or it completed, and is charged ("yes"),
                 without a file; or for 10 s status and result held an error beside a state that nobody documented.
             APIStatusError: The service refused every poll for 10 s.
-            ResultNotReadyError: "completed", yet no result for 10 s.
+            ResultNotReadyError: "completed", yet for 10 s the result said "not yet".
         """
         accepted = self._accepted(request)
         _check_wait_options(on_abandon, on_status)

@@ -184,8 +184,10 @@ def read_result(
 ) -> GenerationResult:
     """The result of a completed request; `timings` is called once it is there, `origin` and `asked` as `read_output`.
 
+    It may be completed without an output: yet, or for good, if every file was filtered.
+
     Raises:
-        ResultNotReadyError: The request has not ended, or has no output yet.
+        ResultNotReadyError: The request has not ended.
         GenerationFailedError, GenerationCancelledError: It ended that way.
         APIStatusError, InvalidResponseError: As `_answer`.
     """
@@ -195,12 +197,11 @@ def read_result(
         raise GenerationFailedError(request_id=request_id, detail=_message(data) or data.get("error"))
     if state is RequestState.CANCELLED:
         raise GenerationCancelledError(request_id=request_id)
-    output = data.get("output")
-    if output is None or state is not RequestState.COMPLETED:
+    if state is not RequestState.COMPLETED:
         raise ResultNotReadyError(
             f"The result is not ready, the service says {str(data.get('status'))[:40]!r}", request_id=request_id
         )
-    files, missing = read_output(output, origin, asked)
+    files, missing = read_output(data.get("output"), origin, asked)
     return GenerationResult(
         request_id=request_id,
         state=state,

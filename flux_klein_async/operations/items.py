@@ -405,7 +405,7 @@ class ItemRunner(Generic[T]):
             ) from None
         except FluxKleinError:
             raise error from None
-        if result.urls == known.urls:
+        if not result.urls or result.urls == known.urls:
             raise error
         await write_result(self._context, result)
         return result

@@ -27,7 +27,15 @@ from flux_klein_async.errors import (
 from flux_klein_async.events import Finished, Polled, StateChanged
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.misuse import NotForLoop
-from flux_klein_async.models import GenerationResult, RequestState, RequestStatus, Timings, missing_files, without_file
+from flux_klein_async.models import (
+    GenerationResult,
+    RequestState,
+    RequestStatus,
+    Timings,
+    missing_files,
+    said_without_file,
+    without_file,
+)
 from flux_klein_async.operations.calls import abandon, fetch_result, write_result
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, log, wrapping_errors
 from flux_klein_async.operations.operation import Operation, sleep_until
@@ -245,11 +253,12 @@ class Poller:
             return None
         try:
             accepted, origin = self._accepted, self._context.api.urls.origin
-            return read_result(
+            result = read_result(
                 self._result_answer, accepted.request_id, self.timings, origin=origin, asked=accepted.asked
             )
         except ResultNotReadyError:
             return None
+        return None if _lags(result) else result
 
     def teach(self, result: GenerationResult) -> None:
         """Let the policy learn from this wait."""
@@ -308,7 +317,7 @@ async def wait(
 
     Raises:
         GenerationFailedError, GenerationCancelledError: It ended so, or completed without a file (charged "yes").
-        ResultNotReadyError, NotFoundError: "completed", but no result for 10 s.
+        ResultNotReadyError, NotFoundError: "completed", but for 10 s the result said "not yet", or was not there.
         WaitTimeoutError: The deadline is too near for the hold that the service asked for.
     """
     context, request_id = operation.context, accepted.request_id
@@ -359,7 +368,8 @@ async def _conclude(
 ) -> GenerationResult:
     """Turn a final state into the result, or into the error that it stands for.
 
-    The result's own word decides: a picture that is there is not lost to a status that said "failed".
+    The result's own word decides: a picture that is there is not lost to a status that said "failed". A result that is
+    completed without an output, and says nothing about it, may still get one: it is asked for again for 10 s.
     """
     loop = operation.context.loop
     if status.state is RequestState.CANCELLED:
@@ -367,23 +377,38 @@ async def _conclude(
     until, pause = loop.time() + PATIENCE, _FIRST_AGAIN
     while True:
         try:
-            return await fetch_result(operation, status.request_id, timings, asked=asked)
+            result = await fetch_result(operation, status.request_id, timings, asked=asked)
+            last = loop.time() + pause > until
+            if not _lags(result) or (last and status.state is RequestState.COMPLETED):
+                return result
         except (GenerationFailedError, GenerationCancelledError):
             raise
         except FluxKleinError as error:
-            if not _late(error, status.state) or loop.time() + pause > until:
+            last = loop.time() + pause > until
+            if not _late(error, status.state) or last:
                 if status.state is RequestState.FAILED:
-                    said = (status.raw.get(key) for key in ("error_message", "message", "error"))
-                    detail = next(filter(None, said), None)
-                    raise GenerationFailedError(request_id=status.request_id, detail=detail) from error
+                    raise _failed(status) from error
                 raise
+        if last:
+            raise _failed(status)
         await sleep_until(loop, loop.time() + pause)
         pause = min(2 * pause, _LONGEST_AGAIN)
+
+
+def _failed(status: RequestStatus) -> GenerationFailedError:
+    """The error of a status that says "failed"."""
+    said = (status.raw.get(key) for key in ("error_message", "message", "error"))
+    return GenerationFailedError(request_id=status.request_id, detail=next(filter(None, said), None))
 
 
 def _error_in(status: RequestStatus) -> Any:
     """What an answer says went wrong; None, or something empty, if it says nothing."""
     return status.raw.get("error_message") or status.raw.get("error")
+
+
+def _lags(result: GenerationResult) -> bool:
+    """Whether the output may come later than the word "completed"."""
+    return result.raw.get("output") is None and said_without_file(result) is None
 
 
 def _late(error: FluxKleinError, state: RequestState) -> bool:

@@ -117,11 +117,13 @@ def written(books: Books | OnDisk, token: str) -> Written:
     """Read what the journal holds for a token."""
     with books.opened() as database:
         with database.writing():
-            account = database.account(token)
+            name = database.account_name(token)  # of any service: a token has one
+        of_token = "SELECT id FROM accounts WHERE name = ? OR name LIKE ?"
+        [account] = database.db.execute(of_token, (name, f"{name}@%")).fetchone() or (None,)
         requests = "SELECT state, request_id FROM requests WHERE account = ? ORDER BY id"
         *earlier, last = [(NOTHING, None), *database.db.execute(requests, (account,))]
         totals = "SELECT settled + held FROM accounts WHERE id = ?"
-        [nano] = database.db.execute(totals, (account,)).fetchone()
+        [nano] = database.db.execute(totals, (account,)).fetchone() or (0,)
     assert {state for state, _ in earlier} <= SUBMITTED_AGAIN, "it was submitted again, and should not have been"
     return Written(*last, from_nano(nano))
 

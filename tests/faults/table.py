@@ -180,9 +180,10 @@ def _results(good: Cell, *, retryable: bool) -> list[Row]:
         (BROKEN, good, ends("APIConnectionError")),
         (SILENT + SLOW, good, ends("WaitTimeoutError")),
         ((*NO_ANSWER, "other-id"), good, ends("InvalidResponseError")),
-        ((*BARE, "no-output"), good, ends("ResultNotReadyError")),
+        (BARE, good, ends("ResultNotReadyError")),
         _same((*FINE, *_ODD_RESULTS), good),
         _same(_WITHOUT_FILE, Cell("GenerationFailedError", 1, "completed", "yes")),
+        (("no-output",), good, Cell("GenerationFailedError", 1, "completed", "yes")),
     ]
 
 
@@ -199,8 +200,8 @@ def _result_polls(good: Cell, *, retryable: bool) -> list[Row]:
         *((faults, good, ends(error, passing=False)) for faults, error in REFUSED.items()),
         ((*_NOT_NOW, *SILENT, *SLOW), good, ends("WaitTimeoutError")),
         ((*NO_ANSWER, "other-id"), good, ends("InvalidResponseError")),
-        ((*BARE, "no-output"), good, ends("ResultNotReadyError")),
-        (_WITHOUT_FILE, good, Cell("GenerationFailedError", 1, "completed", "yes")),
+        (BARE, good, ends("ResultNotReadyError")),
+        ((*_WITHOUT_FILE, "no-output"), good, Cell("GenerationFailedError", 1, "completed", "yes")),
         _same((*FINE, *_ODD_RESULTS), good),
     ]
 
@@ -305,8 +306,8 @@ TABLE: dict[tuple[str, str], list[Row]] = {
     ),
     ("result", "connect"): _connecting(_GENERATED, _HAD),
     ("result", "result"): [
-        *_single(_GENERATED, _HAD, fine=_ODD_RESULTS + _WITHOUT_FILE, none=("other-id",)),
-        _same((*BARE, "no-output"), _HAD._replace(error="ResultNotReadyError", retryable=True)),
+        *_single(_GENERATED, _HAD, fine=(*_ODD_RESULTS, *_WITHOUT_FILE, "no-output"), none=("other-id",)),
+        _same(BARE, _HAD._replace(error="ResultNotReadyError", retryable=True)),
     ],
     ("cancel", "connect"): _connecting(Cell(OK, 1, "cancelled"), _KNOWN),
     ("cancel", "cancel"): _cancels(),

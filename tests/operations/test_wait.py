@@ -42,6 +42,7 @@ from flux_klein_async.emulator import (
     Pass,
     Reply,
     Reset,
+    Rewrite,
     Truncate,
     error_reply,
 )
@@ -603,24 +604,45 @@ async def test_a_result_that_is_refused_for_a_moment_is_asked_for_again(klein_em
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind"),
+    ("answer", "kind", "charged", "status"),
     [
-        (Reply(200, {"status": "in_progress"}), ResultNotReadyError),
-        (Reply(200, {"status": "completed"}), ResultNotReadyError),
-        (Reply(404, {}), NotFoundError),
+        (Reply(200, {"status": "in_progress"}), ResultNotReadyError, "unknown", None),
+        (Reply(200, {"status": "completed"}), GenerationFailedError, "yes", None),
+        (Reply(200, {"status": "completed", "output": None}), GenerationFailedError, "yes", None),
+        (Reply(200, {"status": "completed", "output": None}), GenerationFailedError, "unknown", "failed"),
+        (Reply(404, {}), NotFoundError, "unknown", None),
     ],
 )
 async def test_a_completed_request_without_a_result_is_given_up_after_ten_seconds(
-    klein_emulator, connect, answer, kind
+    klein_emulator, connect, answer, kind, charged, status
 ):
-    klein_emulator.script("submit", Generation(after=0.5))
+    klein_emulator.script("submit", Generation(after=0.5, words={"completed": status} if status else {}))
     klein_emulator.script("result", *[answer] * 100)
     error = await outcome(connect(polling=EVERY_SECOND).generate("a cat"))
-    assert (type(error), error.charged, error.retryable) == (kind, "unknown", False)
+    assert (type(error), error.charged, error.retryable) == (kind, charged, False)
     calls = sent(klein_emulator, "result")
     pauses = [later - earlier for earlier, later in itertools.pairwise(calls)]
     assert pauses == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8, *[1.0] * 8])
     assert now() == calls[-1]
+
+
+@pytest.mark.parametrize("endpoint", ["status", "result"])
+@pytest.mark.parametrize("later", [None, {"output": None, "error": "all pictures were filtered"}])
+async def test_an_output_that_is_not_there_yet_is_asked_for_again_until_the_service_says_why(
+    klein_emulator, connect, endpoint, later
+):
+    klein_emulator.script("submit", Generation(after=0.5))
+    not_yet = Rewrite({"output": None, "error": None})
+    klein_emulator.script("result", not_yet, not_yet, *([Rewrite(later)] if later else []))
+    client = connect(polling=EVERY_SECOND, poll_endpoint=endpoint)
+    found = await outcome(client.generate("a cat"))
+    assert (len(sent(klein_emulator, "result")), now() < 2.0) == (3, True)
+    if later is None:
+        assert found.image_url
+    else:
+        assert (type(found), found.charged, found.detail) == (GenerationFailedError, "yes", later["error"])
+        klein_emulator.script("result", not_yet)
+        assert (await client.result(found.request_id)).urls == []
 
 
 @pytest.mark.parametrize(
