@@ -164,14 +164,15 @@ class Totals:
 
     def end(self, outcome: Outcome[Any]) -> None:
         """An item has ended."""
-        self.requests.pop(outcome.index, None)
+        if not isinstance(outcome.error, SubmissionUncertainError):
+            self.requests.pop(outcome.index, None)
+        elif outcome.index not in self.requests:  # else its id has just come
+            self.uncertain.add(outcome.index)
         if outcome.result is not None and outcome.result.request_id in self.unpriced:
             self.unpriced.discard(outcome.result.request_id)
             self.unreported += 1
         elif outcome.error is not None and outcome.error.charged == "no":
             self.unpriced.discard(outcome.error.request_id)
-        if isinstance(outcome.error, SubmissionUncertainError):
-            self.uncertain.add(outcome.index)
         if outcome.result is None:
             self.ends[next((words for kind, words in _ENDS.items() if isinstance(outcome.error, kind)), "failed")] += 1
         elif outcome.from_journal:

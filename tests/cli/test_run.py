@@ -502,6 +502,19 @@ def test_every_end_is_counted_once() -> None:
         assert totals.possibly_charged == possibly_charged
 
 
+@pytest.mark.parametrize("id_first", [True, False])
+def test_an_uncertain_submit_whose_id_comes_late_is_one_request_that_is_left(id_first: bool) -> None:
+    totals, submitted = Totals(), Submitted(at=0.0, seconds=0.0, request_id="r", tag=0)
+    if id_first:
+        totals.note(submitted)
+    totals.end(Outcome(index=0, item="x", error=SubmissionUncertainError()))
+    if not id_first:
+        totals.note(submitted)
+    assert (totals.left, totals.possibly_charged, totals.ends["uncertain"]) == (["r"], 1, 1)
+    totals.note(Cancelled(at=0.0, cancelled=True, request_id="r", tag=0))
+    assert (totals.left, totals.possibly_charged) == ([], 0)
+
+
 def test_the_cost_of_a_run_is_that_of_its_own_submits() -> None:
     totals, one, two = Totals(), {"request_id": "r", "tag": 1}, {"request_id": "s", "tag": 2}
     facts = {"at": 0.0, "seconds": 1.0, "polls": 1, "lag_max": 0.0}
