@@ -38,6 +38,7 @@ _Job = Callable[[], Coroutine[Any, Any, None]]
 
 _CLOSE_WITHIN = 5.0  # seconds that closing may take beyond its drain
 _DETACH_WITHIN = 0.2  # of those, for a shared limiter to tell the other processes
+_CLOSED = "The client is closed: make another, or call it inside its `async with`"
 _IDS_LOGGED = 10
 _WORDS_LOGGED = 100
 
@@ -221,6 +222,7 @@ class ClientContext:
     learning: SavedPolicy | None = None
     swept: set[Path] = field(default_factory=set)
     closing: bool = False
+    closed: bool = False
     polls_result: bool = False
     no_early_results: int = 0
     _loop: asyncio.AbstractEventLoop | None = None
@@ -245,7 +247,7 @@ class ClientContext:
             ConfigurationError: It belongs to another loop.
         """
         if self.closing:
-            raise ClientClosedError("The client is closed: make another, or call it inside its `async with`")
+            raise ClientClosedError(_CLOSED)
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -292,9 +294,12 @@ class ClientContext:
         """Run a job in a thread of the client, where it continues if its caller is cancelled.
 
         Raises:
+            ClientClosedError: The client is closed.
             FluxKleinError: Of this kind, if no thread can start or the job raises what is no error of the package.
         """
         with wrapping_errors("The thread for files", kind):
+            if self.closed:  # meanwhile
+                raise ClientClosedError(_CLOSED)
             return await self.loop.run_in_executor(self.threads, job)
 
     def save_learned(self, at_least: int = 1) -> None:
@@ -341,6 +346,7 @@ class ClientContext:
             if self.shared is not None:
                 with ignoring_errors("The limiter"):
                     await self.shared.detach(self._limiter_changed)
+            self.closed = True
             self.threads.shutdown(wait=False)
             await self.transport.aclose()
         left = tuple(sorted(self.left_running))

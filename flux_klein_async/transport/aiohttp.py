@@ -156,6 +156,7 @@ class _GuardedBody(aiohttp.BytesPayload):
 
     Attributes:
         bypassed: A middleware of the session keeps this body from telling whether anything was sent.
+        whole: The last of it is written, or will be in this very step of the loop.
     """
 
     def __init__(self, body: bytes | memoryview, guard: BodyGuard) -> None:
@@ -164,7 +165,7 @@ class _GuardedBody(aiohttp.BytesPayload):
         self._value: bytes | memoryview = body  # type: ignore[assignment]
         self._size = len(body)
         self._guard = guard
-        self.bypassed = False
+        self.bypassed = self.whole = False
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         await self.write_with_length(writer, None)
@@ -180,10 +181,10 @@ class _GuardedBody(aiohttp.BytesPayload):
             # Not CancelledError: where tasks begin eagerly (Python 3.12), aiohttp does not handle it.
             raise ConnectionAbortedError(errno.ECONNABORTED, "The body was given up, or has been sent before")
         self._guard.wrote()  # before it is true: a KeyboardInterrupt may cut the write short
-        await stream.write(self._value[:_WRITTEN], drain=False)  # the headers too, in this very step of the loop
-        await stream.drain()
-        for start in range(_WRITTEN, len(self._value), _WRITTEN):
-            await stream.write(self._value[start : start + _WRITTEN], drain=False)
+        for start in range(0, len(self._value), _WRITTEN):
+            piece = self._value[start : start + _WRITTEN]
+            self.whole = start + len(piece) == len(self._value)
+            await stream.write(piece, drain=False)  # the first with the headers, in this very step of the loop
             await stream.drain()
 
     def leaves_in(self, sent: aiohttp.ClientRequest) -> None:
@@ -338,15 +339,27 @@ class AiohttpTransport:
         guarded = None if request.body is None or guard is None else _GuardedBody(request.body, guard)
         answering = self._answer(request, guarded or request.body, inflate=False)
         async with self._limit(request), await answering as answer:
-            if guarded is not None and guard is not None and not guard.written and not guarded.bypassed:
-                guard.drop()
-                _close(answer)
-                raise ConnectionResetError(errno.ECONNRESET, "An answer came before the request was sent")
-            body = await _read_bounded(answer, self._limits.max_json_bytes)
-            headers: Mapping[str, str] = answer.headers
-            if answer.status >= 400 or b"error_code" in body:  # an error keeps them
-                headers = {name.lower(): self._redactor.text(value) for name, value in headers.items()}
-            return Response(status=answer.status, headers=headers, body=self._redactor.body(body))
+            if guarded is not None and guard is not None and not guarded.whole and not guarded.bypassed:
+                return self._early(answer, guard)
+            return self._response(answer, await _read_bounded(answer, self._limits.max_json_bytes))
+
+    def _response(self, answer: aiohttp.ClientResponse, body: bytes) -> Response:
+        headers: Mapping[str, str] = answer.headers
+        if answer.status >= 400 or b"error_code" in body:  # an error keeps them
+            headers = {name.lower(): self._redactor.text(value) for name, value in headers.items()}
+        return Response(status=answer.status, headers=headers, body=self._redactor.body(body))
+
+    def _early(self, answer: aiohttp.ClientResponse, guard: BodyGuard) -> Response:
+        """An answer that came before the whole body was written, the rest of which now never is.
+
+        It is no answer to this request, unless it refuses it: a gateway need not read a large body for that.
+        """
+        guard.drop()
+        said = answer.content.read_nowait() if answer.content.is_eof() else b""
+        _close(answer)
+        if guard.written and 400 <= answer.status < 500:
+            return self._response(answer, said)
+        raise ConnectionResetError(errno.ECONNRESET, "An answer came before the request was sent")
 
     @asynccontextmanager
     async def stream(self, request: Request) -> AsyncIterator[tuple[Response, AsyncIterator[bytes]]]:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -619,6 +619,18 @@ async def test_a_fan_out_under_way_while_closing_ends_with_client_closed(klein_e
     outcomes = await running
     assert len([found for found in outcomes if found.error is None]) == 6
     assert {type(found.error) for found in outcomes if found.error} == {ClientClosedError}
+
+
+async def test_an_item_that_comes_after_the_closing_is_told_so(connect, tmp_path):
+    async def late() -> AsyncIterator[str]:
+        await asyncio.sleep(1)
+        yield "a cat"
+
+    client = connect()
+    running = asyncio.ensure_future(client.generate_all(late(), directory=tmp_path))
+    await settle()
+    await client.aclose()
+    assert [type(found.error) for found in await running] == [ClientClosedError]
 
 
 @pytest.mark.parametrize("drain", [-1, "5", float("nan")])

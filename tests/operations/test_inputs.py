@@ -12,6 +12,7 @@ import pytest
 
 from flux_klein_async import (
     APITimeoutError,
+    GenerationResult,
     InputRejectedError,
     InvalidInputError,
     Limits,
@@ -20,12 +21,12 @@ from flux_klein_async import (
 )
 from flux_klein_async.api.messages import Kind
 from flux_klein_async.api.requests import InputBody, encode_input
-from flux_klein_async.emulator import Generation, Hang, Reset, catalogue, error_reply, service
+from flux_klein_async.emulator import Generation, Hang, Reset, catalogue, error_reply, fault, service
 from flux_klein_async.events import Failed
 from flux_klein_async.journal.reader import JournalReader
 from flux_klein_async.operations import inputs
 from flux_klein_async.operations.inputs import check_files, digest_files, read_body
-from tests.fakes import Events, png, settle, strays
+from tests.fakes import Events, outcome, png, settle, strays
 from tests.operations.helpers import Book, give_up
 
 EDIT = "blackforestlabs/flux-2/dev/edit"
@@ -305,6 +306,25 @@ async def test_a_read_that_is_abandoned_sends_nothing(klein_emulator, connect, t
         assert (type(outcome.error), outcome.error.charged) == (APITimeoutError, "no")
         await client.aclose()
     assert (klein_emulator.calls["submit"], strays()) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("stray", "kind", "accepted"),
+    [
+        ("stray-200", SubmissionUncertainError, 0),
+        ("stray-422", InputRejectedError, 0),
+        ("stray-429", GenerationResult, 1),  # refused, and so repeated
+    ],
+)
+async def test_what_comes_before_a_large_body_is_written_is_no_id_and_the_rest_never_leaves(
+    klein_emulator, connect, tmp_path, stray, kind, accepted
+):
+    (tmp_path / "in.png").write_bytes(png(600_000))
+    client = connect()
+    klein_emulator.script("model", fault(f"{stray}+head"))
+    await client.get_model()
+    found = await outcome(client.generate({"prompt": "night", "image_urls": [tmp_path / "in.png"]}, model=EDIT))
+    assert (type(found), klein_emulator.accepted) == (kind, accepted)
 
 
 async def test_an_error_keeps_no_body(klein_emulator, connect, sent, tmp_path):
