@@ -292,14 +292,22 @@ class GenerationFailedError(FluxKleinError):
     Attributes:
         detail: What the service says went wrong, or None.
         raw: The whole answer of a generation that completed without a file, or None.
+        cost_usd: What that cost in USD, or None if the service does not say.
     """
 
     def __init__(
-        self, message: str = "", *, detail: Any = None, raw: Mapping[str, Any] | None = None, **facts: Any
+        self,
+        message: str = "",
+        *,
+        detail: Any = None,
+        raw: Mapping[str, Any] | None = None,
+        cost_usd: float | None = None,
+        **facts: Any,
     ) -> None:
         super().__init__(message, **facts)
         self.detail = detail
         self.raw = raw
+        self.cost_usd = cost_usd
 
     def _summary(self) -> str:
         return f"{super()._summary()}: {self.detail}"[:_LONGEST] if self.detail else super()._summary()

@@ -378,12 +378,15 @@ def without_file(result: GenerationResult, what: str = "a file") -> GenerationFa
         charged="yes",
         cause="; ".join(causes) or None,
         raw=result.raw,
+        cost_usd=result.cost_usd,
     )
 
 
 def missing_files(result: GenerationResult) -> str:
     """A sentence about a result that has files and lacks others."""
-    return f"{result.missing} of the files are missing, {len(result.urls)} are there (request {result.request_id})"
+    missing, there = result.missing or 0, len(result.urls)
+    lacks = f"{missing:,} {'file is' if missing == 1 else 'files are'} missing"
+    return f"{lacks}, {there:,} {'is' if there == 1 else 'are'} there (request {result.request_id})"
 
 
 def brief_url(url: str) -> str:

@@ -20,7 +20,7 @@ def _at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_tilde_is_the_home_directory_and_nothing_else_changes(tmp_path: Path) -> None:
     for given, expanded in (("~", "home"), ("~/x", "home/x"), (Path("~/x/y"), "home/x/y")):
         assert user_path(given) == tmp_path / expanded
-    for given in ("x", "x/~", "./~/x", "~nobody-of-this-name/x", ""):
+    for given in ("x", "x/~", "./~/x", "~nobody-of-this-name/x", "~a\0b/x", "~\ud800/x", ""):
         assert user_path(given) == Path(given)
 
 
@@ -29,7 +29,9 @@ async def test_every_path_that_the_library_takes_may_begin_with_it(tmp_path, kle
     async with SqliteJournal("~/run.sqlite") as journal:
         client = connect(journal=journal, polling=store)
         [made] = await client.generate_all(["a cat"], width=64, height=64, directory="~/many")
-        await client.download(made.result, Path("~/one"))
+        [path] = await client.download(made.result, Path("~/one"))
+        edit = {"prompt": "a cat", "image_urls": [Path("~/one") / path.name]}
+        await client.generate(edit, model="blackforestlabs/flux-2/dev/edit")
         await client.aclose()
     with Manifest("~/manifest.jsonl"):
         assert list(read_manifest("~/manifest.jsonl")) == []

@@ -43,7 +43,9 @@ _SUFFIXES = {
     **dict.fromkeys(("glb", "gltf", "obj", "fbx", "ply", "usdz", "stl", "zip", "safetensors"), "other"),
 }
 _URL = re.compile(r"(https?)://\S", re.IGNORECASE)
-_DATA = re.compile(r"data:(?:([\w.+-]+)/[\w.+-]+(?:;[\w.+-]+=[^;,]*)*(?:;base64)?|;base64),", re.IGNORECASE | re.ASCII)
+_DATA = re.compile(
+    r'data:(?:([\w.+-]+)/[\w.+-]+)?(?:;[\w.+-]+=(?:"[^"]*"|[^;,"]*))*(;base64)?,', re.IGNORECASE | re.ASCII
+)
 _SPACE = re.compile(r"\s")
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?//[^\s/]\S*")  # of whatever scheme, or of none
 _COUNTS = ("filtered", "num_filtered", "filtered_count")  # files that are left out, in words of the service
@@ -68,10 +70,11 @@ def inline_file(url: str, most: int) -> tuple[str, bytes]:
     Raises:
         DownloadError: It is larger than `most` bytes, or not valid base64.
     """
-    head, _, text = url.partition(",")
-    content_type, *rest = head[len("data:") :].lower().split(";")
-    content = unquote_to_bytes(text)
-    if "base64" in rest:
+    head = _DATA.match(url)
+    start = head.end() if head else 0
+    content_type = url[len("data:") : start - 1].partition(";")[0].lower()
+    content = unquote_to_bytes(url[start:])
+    if head and head[2]:
         content = b"".join(content.split())
         try:  # padding may be left out, as in browsers
             content = binascii.a2b_base64(content + b"=" * (-len(content) % 4), strict_mode=True)
@@ -184,7 +187,9 @@ class _Walk:
                 )
 
     def _text(self, text: str, kind: str | None, told: bool, inside: bool, top: str) -> None:
-        if (data := _DATA.match(text)) is not None:
+        text = text.strip()
+        # Words may begin with "data:,".
+        if (data := _DATA.match(text)) is not None and (told or data[1] or data[2]):
             major = (data[1] or "").lower()
             told, kind = True, major if major in ("image", "video") else kind or "other"
         elif self._is_taken(text):

@@ -1,7 +1,8 @@
 """Every call of the API as a frozen `Request`, and the JSON of a submit (source: docs/wire.md)."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import index
 from pathlib import Path
@@ -15,6 +16,7 @@ from flux_klein_async.api.messages import Kind, Request
 from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.misuse import slip
+from flux_klein_async.text import shown
 
 __all__ = ["PAGE", "Api", "InputBody", "InputFile", "canonical", "checked_word", "encode_input"]
 
@@ -121,6 +123,8 @@ class InputFile:
     __slots__ = ("path", "sha256", "size")
 
     def __init__(self, path: object) -> None:
+        if isinstance(path, bytes):  # as `os.fsdecode` reads it
+            path = path.decode("utf-8", "surrogateescape")
         if not isinstance(path, str):
             raise TypeError(f"a path is text, not {type(path).__name__}")
         self.path = Path(path)
@@ -128,7 +132,7 @@ class InputFile:
         self.sha256: str | None = None
 
     def __repr__(self) -> str:
-        return f"InputFile({str(self.path)!r})"
+        return f"the file {str(self.path)!r}"
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -183,10 +187,25 @@ def _plain(value: object) -> Any:
         return dict(value)
     if _is_path(value):
         return _FILE
-    if hasattr(value, "__index__"):
-        return index(value)  # a whole number of another type, such as numpy's
-    hint = "; a local file is a pathlib.Path" if isinstance(value, bytes) or hasattr(value, "read") else ""
-    raise TypeError(f"{type(value).__name__} has no place in JSON{hint}")
+    with suppress(TypeError):  # classes and arrays have the method too
+        if hasattr(value, "__index__"):
+            return index(value)  # a whole number of another type, such as numpy's
+    way = _FILE_WAY if isinstance(value, bytes | bytearray | memoryview) else None
+    if way is None and not isinstance(value, type):
+        way = next((way for name, way in _WAYS.items() if hasattr(value, name)), None)
+    raise TypeError(f"{type(value).__name__} has no place in JSON{f'; {way}' if way else ''}")
+
+
+_FILE_WAY = "a local file is a pathlib.Path"
+# What to write instead, by a method that tells the kind of value.
+_WAYS = {
+    "read": _FILE_WAY,
+    "save": "save the picture, and give its pathlib.Path",
+    "tolist": f"write its .tolist(); {_FILE_WAY}",
+    "isoformat": "write its .isoformat()",
+    "__float__": "write float(...)",
+    "__iter__": "write list(...)",
+}
 
 
 # json.dumps would make a new encoder for each call.
@@ -200,18 +219,61 @@ def encode_input(value: BaseModel | Mapping[str, Any]) -> InputBody:
         InvalidInputError: It is no JSON object: a foreign type, NaN, a lone surrogate, a cycle.
     """
     try:
-        fields = _plain(value)
-        if not isinstance(fields, dict):
-            raise TypeError("an input is a JSON object")
-        text = _ENCODER.encode(fields)
-        files: tuple[tuple[str, InputFile], ...] = ()
-        if f'"{_FILE}"' in text:
-            files = tuple(_files_in(fields))
-            text = text.replace(f'"{_FILE}"', "\0", len(files))
-        return InputBody(text.encode(), files)
-    except (TypeError, ValueError, RecursionError) as error:
-        cause = error.reason if isinstance(error, UnicodeEncodeError) else str(error)  # its text holds the input
+        return _encoded(value)
+    except _UNWRITABLE as error:
+        name, cause = _culprit(value, error)
+        if name:
+            raise InvalidInputError(f"{name}: {cause}", fields={name: cause}) from None
         raise InvalidInputError("The input cannot be written as JSON", cause=cause) from None
+
+
+_UNWRITABLE = (TypeError, ValueError, RecursionError)
+
+
+def _encoded(value: object) -> InputBody:
+    fields = _plain(value)
+    if not isinstance(fields, dict):
+        raise TypeError("an input is a JSON object")
+    text = _ENCODER.encode(fields)
+    files: tuple[tuple[str, InputFile], ...] = ()
+    if f'"{_FILE}"' in text:
+        files = tuple(_files_in(fields))
+        text = text.replace(f'"{_FILE}"', "\0", len(files))
+    return InputBody(text.encode(), files)
+
+
+_LONGEST_NAME = 100  # characters of a field's name in an error
+
+
+def _culprit(value: object, error: Exception) -> tuple[str, str]:
+    """The innermost field that cannot be written ("" for the input as a whole), and why."""
+    names: list[str] = []
+    inner: tuple[object, object, Exception] | None = ("", value, error)
+    while inner is not None:
+        key, value, error = inner
+        names.append(str(key))
+        if len(names) > 1 and (isinstance(error, RecursionError) or "Circular" in str(error)):
+            break  # its parts are in themselves
+        inner = next(_unwritable(value), None)
+    cause = error.reason if isinstance(error, UnicodeEncodeError) else str(error)  # its text holds the input
+    if isinstance(value, float):
+        cause = f"{value}: {cause}"
+    return shown(".".join(names[1:])[-_LONGEST_NAME:]), cause
+
+
+def _unwritable(value: object) -> Iterator[tuple[object, object, Exception]]:
+    for key, part in _parts(value):
+        try:
+            _encoded({"": part})
+        except _UNWRITABLE as error:
+            yield key, part, error
+
+
+def _parts(value: object) -> Iterable[tuple[object, object]]:
+    value = _plain(value) if isinstance(value, BaseModel | Mapping) else value
+    if isinstance(value, dict):
+        return value.items()
+    return enumerate(value) if isinstance(value, list | tuple) else ()
 
 
 def _files_in(value: Any, name: str = "") -> Iterator[tuple[str, InputFile]]:
@@ -219,9 +281,7 @@ def _files_in(value: Any, name: str = "") -> Iterator[tuple[str, InputFile]]:
     if _is_path(value) and not isinstance(value, str):
         yield name, value if isinstance(value, InputFile) else InputFile(value.__fspath__())
         return
-    value = _plain(value) if isinstance(value, BaseModel | Mapping) else value
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
-    for key, part in parts:
+    for key, part in _parts(value):
         yield from _files_in(part, f"{name}.{key}" if name else str(key))
 
 

@@ -267,7 +267,7 @@ def read_models(response: Response) -> ModelPage:
 
 
 def _model(data: dict[str, Any]) -> ModelInfo | None:
-    if not isinstance(data.get("model_id"), str):
+    if not (_text(data.get("model_id")) or "").strip():
         return None
     categories = data.get("categories")
     return ModelInfo(

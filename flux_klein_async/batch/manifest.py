@@ -46,7 +46,8 @@ def record(outcome: Outcome[Row]) -> Record:
     if outcome.result is not None:
         facts |= result_facts(outcome.result)
     if error is not None:
-        facts |= {"request_id": error.request_id, "state": _state_after(error)}
+        cost = error.cost_usd if isinstance(error, errors.GenerationFailedError) else None
+        facts |= {"request_id": error.request_id, "state": _state_after(error), "cost_usd": cost}
     facts["files"] = [file_facts(file) for file in outcome.files]
     failure = None if error is None else error_facts(error)
     return {"index": row.number, "id": row.id, "input": _without_bytes(row.fields), **facts, "error": failure}

@@ -135,7 +135,7 @@ def read_rows(
         JournalError: There is no room for the temporary file that remembers the ids.
     """
     with closing(DiskMap()) as lines_of_ids:
-        check = partial(_checked, TYPED.get(model), Path(folder), lines_of_ids)
+        check = partial(_checked, TYPED.get(model), Path(folder).absolute(), lines_of_ids)
         for number, row in enumerate(_rows(stream, file_format, columns or Columns(), check)):
             yield row._replace(number=number)
 

@@ -138,7 +138,7 @@ def generate(
                 as_json=as_json,
                 charged=not emulator,
                 to_name=lambda _: slug(text or "") or "picture",
-                label=lambda line: f"Picture {line} of {count}" if count > 1 else "Failed",
+                label=lambda line, what: f"Picture {line} of {count}" if count > 1 else what,
                 resume=None if emulator else _resume(directory, base_url),
             ).generate(_rows(fields, count))
 

@@ -157,10 +157,14 @@ class Totals:
             self.uncertain.discard(event.tag)  # its id came after its item had ended
         elif isinstance(event, Cancelled) and event.cancelled:
             self.unpriced.discard(event.request_id)
-        elif isinstance(event, Finished) and event.cost_usd is not None and event.request_id in self.unpriced:
-            self.unpriced.discard(event.request_id)
-            self.cost_usd += event.cost_usd
-            self.highest_usd = max(event.cost_usd, self.highest_usd or 0.0)
+        elif isinstance(event, Finished):
+            self._charge(event.request_id, event.cost_usd)
+
+    def _charge(self, request_id: str | None, cost_usd: float | None) -> None:
+        if cost_usd is not None and request_id in self.unpriced:
+            self.unpriced.discard(request_id)
+            self.cost_usd += cost_usd
+            self.highest_usd = max(cost_usd, self.highest_usd or 0.0)
 
     def end(self, outcome: Outcome[Any]) -> None:
         """An item has ended."""
@@ -173,6 +177,8 @@ class Totals:
             self.unreported += 1
         elif outcome.error is not None and outcome.error.charged == "no":
             self.unpriced.discard(outcome.error.request_id)
+        elif isinstance(outcome.error, GenerationFailedError):
+            self._charge(outcome.error.request_id, outcome.error.cost_usd)
         if outcome.result is None:
             self.ends[next((words for kind, words in _ENDS.items() if isinstance(outcome.error, kind)), "failed")] += 1
         elif outcome.from_journal:
@@ -240,7 +246,7 @@ class Run:
         charged: The service charges; an emulator does not.
         manifest: Where each end is written too.
         to_name: Gives the stem of a row's files; None: the request id.
-        label: Names the row of a line in a message.
+        label: Names the row of a line in a message; what happened to it may be its name.
         resume: The command that resumes a request, for runs without a journal.
     """
 
@@ -254,7 +260,7 @@ class Run:
     charged: bool
     manifest: Manifest | None = None
     to_name: Callable[[Row], str] | None = None
-    label: Callable[[int], str] = "Line {}".format
+    label: Callable[[int, str], str] = "Line {}".format
     resume: Callable[[str], str] | None = None
     _codes: set[ExitCode] = field(default_factory=set, init=False)
     _stopping: bool = field(default=False, init=False)
@@ -340,7 +346,7 @@ class Run:
         if error is not None:
             self._fail(outcome.item, error)
         elif outcome.result is not None and outcome.result.missing:
-            self._report(outcome.item.line, missing_files(outcome.result))
+            self._report(outcome.item.line, missing_files(outcome.result), what="Incomplete")
         if self.as_json:
             self.screen.out(json_line(record(outcome)))
         elif outcome.result is not None:
@@ -367,7 +373,7 @@ class Run:
         else:
             self._report(row.line, f"{error}; {again} submits it again")
 
-    def _report(self, line: int, sentence: str, *resume: str) -> None:
+    def _report(self, line: int, sentence: str, *resume: str, what: str = "Failed") -> None:
         """Print a failure, unless there are too many; without a manifest, equal ones once."""
         if self.manifest is None:
             self._failures[sentence] += 1
@@ -377,7 +383,7 @@ class Run:
             self._hidden += 1
             return
         self._reported += 1
-        for part in (f"{self.label(line)}: {sentence}", *resume):
+        for part in (f"{self.label(line, what)}: {sentence}", *resume):
             self.screen.note(part)
 
     def _report_repeated(self) -> None:

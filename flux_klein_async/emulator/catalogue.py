@@ -61,9 +61,11 @@ class Field:
 _TYPES: dict[str, Any] = {"string": str, "integer": int, "float": int | float, "boolean": bool}
 # What files a field takes: by kind, how they begin and how large they may be.
 _BEGIN = {
-    "image": re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8|RIFF....WEBP", re.DOTALL),
-    "video": re.compile(rb"....ftyp|\x1a\x45\xdf\xa3", re.DOTALL),
-    "audio": re.compile(rb"RIFF....WAVE|ID3|\xff[\xe2-\xfb]|OggS|fLaC", re.DOTALL),
+    "image": re.compile(
+        rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8|RIFF....WEBP|BM|II\*\0|MM\0\*|....ftyp(avi[fs]|he[iv]|mif1)", re.DOTALL
+    ),
+    "video": re.compile(rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI ", re.DOTALL),
+    "audio": re.compile(rb"RIFF....WAVE|ID3|\xff[\xe2-\xfb]|OggS|fLaC|....ftypM4A", re.DOTALL),
 }
 _MOST_BYTES = {"image": 6 * 2**20, "video": 32 * 2**20, "audio": 32 * 2**20}
 _MOST_PIXELS = 32_000_000

@@ -57,18 +57,24 @@ _SIGNATURES = (
     (0, (b"\xff\xd8\xff",), ".jpg"),
     (8, (b"WEBP",), ".webp"),
     (0, (b"GIF8",), ".gif"),
+    (0, (b"II*\0", b"MM\0*"), ".tif"),
+    (0, (b"BM",), ".bmp"),
     (4, (b"ftypavif", b"ftypavis"), ".avif"),
     (4, (b"ftyphei", b"ftyphev", b"ftypmif1"), ".heic"),
     (4, (b"ftypqt",), ".mov"),
     (4, (b"ftypM4A",), ".m4a"),
     (4, (b"ftyp",), ".mp4"),
     (0, (b"\x1aE\xdf\xa3",), ".webm"),
+    (8, (b"AVI ",), ".avi"),
     (8, (b"WAVE",), ".wav"),
-    (0, (b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2"), ".mp3"),
+    (0, (b"ID3", b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2", b"\xff\xe3", b"\xff\xe2"), ".mp3"),
+    (0, (b"\xff\xf1", b"\xff\xf9"), ".aac"),
     (0, (b"OggS",), ".ogg"),
     (0, (b"fLaC",), ".flac"),
 )
-_KNOWN = frozenset({"png", "jpg", "jpeg", "webp", "gif", "avif", "heic", "mp4", "webm"})
+# Formats that always begin with one of these. A TIFF or MOV may begin otherwise.
+_PROMISED = frozenset({"png", "jpg", "jpeg", "webp", "gif", "avif", "heic", "mp4", "webm"})
+_KNOWN = _PROMISED | {"tif", "tiff", "bmp", "mov", "avi"}  # suffixes in names
 _PAGE_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 _PAGE_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body")
 
@@ -80,11 +86,15 @@ MEDIA_TYPES = {
     ".gif": "image/gif",
     ".avif": "image/avif",
     ".heic": "image/heic",
+    ".tif": "image/tiff",
+    ".bmp": "image/bmp",
     ".mp4": "video/mp4",
     ".mov": "video/quicktime",
     ".webm": "video/webm",
+    ".avi": "video/x-msvideo",
     ".wav": "audio/wav",
     ".mp3": "audio/mpeg",
+    ".aac": "audio/aac",
     ".m4a": "audio/mp4",
     ".ogg": "audio/ogg",
     ".flac": "audio/flac",
@@ -109,9 +119,9 @@ def problem_with(start: bytes, headers: Mapping[str, str], url: str) -> str | No
         return "A web page came in place of the file"
     kind, _, subtype = content_type.partition("/")
     if kind in {"image", "video", "audio", "model"}:
-        promised = kind in {"image", "video"} and subtype in _KNOWN
+        promised = kind in {"image", "video"} and subtype in _PROMISED
     else:  # octet-stream, or text/html from a gateway: the URL says more
-        promised = suffix in _KNOWN
+        promised = suffix in _PROMISED
     return "A picture or video was promised, but the file has no known format" if promised else None
 
 
@@ -469,7 +479,7 @@ def _with_suffix(name: str, suffix: str) -> str:
     """
     stem, dot, given = name.rpartition(".")
     given = f".{given.lower()}" if dot else ""
-    if suffix == ".bin" or {".jpeg": ".jpg"}.get(given, given) == suffix:
+    if suffix == ".bin" or {".jpeg": ".jpg", ".tiff": ".tif"}.get(given, given) == suffix:
         return name
     if given.removeprefix(".") in _KNOWN:
         raise DownloadError(f"names: {name[:80]!r} would hold a file of another format; name it {stem[:80] + suffix!r}")

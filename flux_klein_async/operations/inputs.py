@@ -18,6 +18,7 @@ from flux_klein_async.api.requests import InputBody, InputFile
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.operations.files import MEDIA_TYPES, suffix_of
 from flux_klein_async.options import Limits
+from flux_klein_async.paths import user_path
 from flux_klein_async.text import shown
 
 __all__ = ["check_files", "digest_files", "read_body"]
@@ -77,6 +78,7 @@ def _take(body: InputBody, limits: Limits, use: Callable[["_Found", int], None])
     """Open the files one after the other; `use` gets each with its number."""
     size = len(body.template) - len(body.files)
     for number, (name, file) in enumerate(body.files):
+        file.path = user_path(file.path)
         with _explained(name, file), open(file.path, "rb", opener=_opened) as stream:  # Path.open takes no opener
             found = _Found.of(name, file, stream, limits)
             size += len(found.prefix) + -(-found.size // 3) * 4 + 1
@@ -166,8 +168,6 @@ def _explained(name: str, file: InputFile) -> Iterator[None]:
 
 
 def _where(file: InputFile) -> str:
-    if str(file.path).startswith("~"):
-        return "; Python does not replace the ~: write Path(...).expanduser()"
     if file.path.is_absolute():
         return "; name one that does"
     return "; a relative path begins at the working directory"

@@ -133,7 +133,9 @@ class ItemRunner(Generic[T]):
             FluxKleinError: The item's own error.
         """
         self._check_wanted()
-        made = _Item(index, self._to_prepared(item), self._stem(item))
+        with wrapping_errors("The input", InvalidInputError):  # a Mapping or path of the user's may raise anything
+            prepared = self._to_prepared(item)
+        made = _Item(index, prepared, self._stem(item))
         if self._claims is None:
             return await self._submit(made)
         item_id = self._id(item)

@@ -40,9 +40,11 @@ def found(value, **options):
         ({"image": INLINE}, [INLINE]),
         ({"parts": [{"x": "DATA:audio/wav;base64,UklG"}, {"x": A}]}, [A, "DATA:audio/wav;base64,UklG"]),
         ({"image": "data:;base64,iVBO"}, ["data:;base64,iVBO"]),
+        ({"file": " data:,hello\n", "text": "data:, a poem"}, ["data:,hello"]),
         # how a URL is written
         ("HTTPS://files.runcomfy.net/X", ["HTTPS://files.runcomfy.net/X"]),
         ({"image": CDN + "my file.png"}, [CDN + "my file.png"]),
+        ({"image": f" {BARE}\r\n"}, [BARE]),
         # no files: links to the API and to pages, the input repeated, words
         ({"image": A, "status_url": API, "result_url": API, "cancel_url": API, "page": CDN + "p"}, [A]),
         ({"image": A, "input": {"image": B}, "input_image": B, "parameters": {"mask_url": B}}, [A]),
@@ -133,6 +135,8 @@ def test_counts_what_is_missing_only_where_something_says_it(value, asked, missi
         ("data:;base64,QUI=", "", b"AB"),
         ("data:image/svg+xml,%3Csvg/%3E", "image/svg+xml", b"<svg/>"),
         ("data:text/plain,", "text/plain", b""),
+        ("data:,a%20b,c", "", b"a b,c"),
+        ('data:;charset="a,b;base64",QUI=', "", b"QUI="),
     ],
 )
 def test_decodes_a_data_uri(url, kind, content):

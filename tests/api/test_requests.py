@@ -4,6 +4,7 @@ import io
 import json
 import math
 import types
+from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -131,7 +132,7 @@ def test_a_path_anywhere_in_an_input_is_a_file_of_its_field():
         "text": "a.png",
         "images": [paths[1], (PICTURE, types.MappingProxyType({"x": paths[2]}))],
         "deep": Deep(mask=paths[3], more={"again": [paths[3], PurePosixPath("e")]}),
-        "entry": Entry("f"),
+        "entry": Entry(b"f"),
     }
     body = encode_input(given)
     names = ["first", "images.0", "images.1.1.x", "deep.mask", "deep.more.again.0", "deep.more.again.1", "entry"]
@@ -143,7 +144,7 @@ def test_a_path_anywhere_in_an_input_is_a_file_of_its_field():
     recorded = json.loads(body.recorded)
     assert recorded["first"] == {"file": "a", "size": 5, "sha256": "00"}
     assert (recorded["text"], recorded["images"][1][0]) == ("a.png", PICTURE.url)
-    assert repr(body.files[0][1]) == "InputFile('a')"
+    assert repr(body.files[0][1]) == "the file 'a'"
 
 
 def test_a_file_is_recognised_by_its_digest_alone_and_never_taken_for_a_text():
@@ -192,7 +193,12 @@ def deep() -> dict[str, Any]:
         (deep(), ""),  # the interpreter's own words, which change
         ({"a": b"bytes"}, "bytes has no place in JSON; a local file is a pathlib.Path"),
         ({"a": io.BytesIO()}, "BytesIO has no place in JSON; a local file is a pathlib.Path"),
-        ({"a": Entry(b"a")}, "a path is text, not bytes"),
+        ({"a": Entry(3)}, "a: a path is text, not int"),
+        ({"a": {"b": [1, (bytearray(b"x"),)]}}, "a.b.1.0: bytearray has no place in JSON; a local file is a"),
+        ({"a": "\ud800", "b": b"x"}, "a: surrogates"),
+        ({"a": [1, math.nan]}, "a.1: nan: "),
+        ({"a": int}, "a: type has no place in JSON"),
+        ({"x" * 500 + "\x1b": Decimal(1)}, r"xxx\x1b: Decimal has no place in JSON; write float(...)"),
         ({"a": Path("x"), "b": "\ud800"}, "surrogates not allowed"),
         ({"a": "\ud800", "b": Path("x")}, "surrogates not allowed"),
         ({"a": "\ud800"}, "surrogates not allowed"),
@@ -208,14 +214,16 @@ def deep() -> dict[str, Any]:
         (None, "NoneType has no place in JSON"),
         (PICTURE, "an input is a JSON object"),
     ],
-    ids=range(26),
+    ids=range(31),
 )
 def test_refuses_what_is_no_json_object(value: Any, cause: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         encode_input(value)
-    assert str(caught.value).startswith("The input cannot be written as JSON: ")
+    said = "".join(f"{name}: {problem}" for name, problem in caught.value.fields.items())
+    assert str(caught.value).startswith(said or "The input cannot be written as JSON: ")
     assert cause in str(caught.value)
     assert "private" not in str(caught.value)
+    assert len(str(caught.value)) < 300
     assert (caught.value.__cause__, caught.value.__suppress_context__) == (None, True)
 
 

@@ -121,7 +121,7 @@ def test_paths_are_relative_to_the_manifest_wherever_the_process_stands(
         (InvalidInputError("bad"), None, None),
         (SubmissionUncertainError("lost"), None, "unknown"),
         (GenerationFailedError(request_id="abc"), "abc", "failed"),
-        (GenerationFailedError(request_id="abc", charged="yes"), "abc", "completed"),  # without a file
+        (GenerationFailedError(request_id="abc", charged="yes", cost_usd=0.5), "abc", "completed"),  # without a file
         (GenerationCancelledError(request_id="abc"), "abc", "cancelled"),
         (WaitTimeoutError(request_id="abc", state="in_progress"), "abc", "in_progress"),
         (WaitTimeoutError(request_id="abc"), "abc", "unknown"),
@@ -137,7 +137,8 @@ def test_an_item_without_a_result_has_its_error(
     assert (line["request_id"], line["state"]) == (request_id, state)
     facts = {"message": str(error), "charged": error.charged, "retryable": error.retryable}
     assert line["error"] == {"type": type(error).__name__, **facts}
-    assert (line["urls"], line["files"], line["cost_usd"], line["timings"]) == ([], [], None, None)
+    assert (line["urls"], line["files"], line["timings"]) == ([], [], None)
+    assert line["cost_usd"] == getattr(error, "cost_usd", None)
 
 
 def test_an_item_that_another_run_has_claimed_is_left_to_it(tmp_path: Path) -> None:

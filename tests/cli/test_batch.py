@@ -260,11 +260,11 @@ def test_a_file_inside_the_answer_is_saved_and_its_bytes_are_printed_nowhere(
     assert (Path(file["path"]).read_bytes(), file["sha256"]) == (data, hashlib.sha256(data).hexdigest())
     brief = f"data:image/png;base64,... ({len(inline) - 22} characters)"
     assert (line["urls"], manifest()[0]["urls"]) == ([brief], [brief])
-    assert f"Line 1: 1 of the files are missing, 1 are there (request {line['request_id']})" in ran.err
+    assert f"Line 1: 1 file is missing, 1 is there (request {line['request_id']})" in ran.err
     for arguments in (["generate", "x", "--no-download"], ["result", line["request_id"]]):
         ran = flux_klein(*arguments)
         assert (ran.code, ran.out) == (0, f"{brief}\n")
-        assert "1 of the files are missing, 1 are there" in ran.err
+        assert "1 file is missing, 1 is there" in ran.err
 
 
 def test_a_failure_is_submitted_again_on_request_and_a_refusal_always(served: Emulator, flux_klein: Command) -> None:

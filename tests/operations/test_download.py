@@ -385,7 +385,7 @@ async def test_a_broken_file_inside_the_answer_is_a_download_error_that_does_not
         ([PNG, b"what?"], {"names": ["画", "notes.txt"]}, ["画.png", "notes.txt"]),
         ([Reply(200, JPEG, {"Content-Type": "image/png"})], {}, ["some-id.jpg"]),  # mislabelled
         ([Reply(200, gzip.compress(PNG), {"Content-Encoding": "gzip"})], {}, ["some-id.png"]),
-        ([Reply(200, b"II*\0", {"Content-Type": "image/tiff"})], {}, ["some-id.bin"]),  # not promised: kept
+        ([Reply(200, b"II+\0", {"Content-Type": "image/tiff"})], {}, ["some-id.bin"]),  # not promised: kept
     ],
 )
 async def test_files_are_named_by_id_number_and_content_or_as_given(

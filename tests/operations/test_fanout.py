@@ -629,6 +629,19 @@ async def test_one_input_instead_of_many_is_refused(klein_emulator, connect, ite
         connect().generate_many(items)
 
 
+async def test_an_input_whose_own_code_raises_is_the_error_of_its_item(klein_emulator, connect):
+    class Lost:
+        def __fspath__(self) -> str:
+            raise LookupError("the table is gone")
+
+    lost, found = await connect().generate_all([{"prompt": "a", "image": Lost()}, "a"])
+    assert (type(lost.error), str(lost.error)) == (
+        InvalidInputError,
+        "The input failed: LookupError: the table is gone",
+    )
+    assert (found.error, klein_emulator.accepted) == (None, 1)
+
+
 @pytest.mark.parametrize("concurrency", [0, -1, 1.5, True, "8"])
 async def test_a_concurrency_that_is_no_count_is_refused(connect, concurrency):
     with pytest.raises(InvalidInputError):

@@ -85,7 +85,7 @@ PICTURES = {
         (b"\x89PNG", ".bin"),
         (b"\xff\xd8", ".bin"),
         (b"RIFF\x24\0\0\0WAVEfmt ", ".wav"),
-        (b"RIFF\x24\0\0\0AVI LIST", ".bin"),
+        (b"RIFF\x24\0\0\0AVI LIST", ".avi"),
         (b"ID3\x04\0\0", ".mp3"),
         (b"\xff\xfb\x90\x64", ".mp3"),
         (b"OggS\0\x02", ".ogg"),

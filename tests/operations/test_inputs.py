@@ -57,6 +57,11 @@ def uris(body: bytes | str) -> list[tuple[str, bytes]]:
         (b"GIF89a", "image/gif"),
         (b"\0\0\0\x1cftypavif", "image/avif"),
         (b"\0\0\0\x18ftypheic", "image/heic"),
+        (b"MM\0*", "image/tiff"),
+        (b"BM\x8a\0", "image/bmp"),
+        (b"RIFF\0\0\0\0AVI ", "video/x-msvideo"),
+        (b"\xff\xf1", "audio/aac"),
+        (b"\xff\xfa", "audio/mpeg"),
         (MP4, "video/mp4"),
         (b"\0\0\0\x14ftypqt  ", "video/quicktime"),
         (b"\x1aE\xdf\xa3", "video/webm"),
@@ -107,6 +112,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "text").write_text("a snow leopard")
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setenv("HOME", "/nowhere")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     sparse(tmp_path / "large.png", PNG, 2 * MIB + 1)
     sparse(tmp_path / "large.mp4", MP4, 3 * MIB + 1)
@@ -120,10 +126,12 @@ def folder(tmp_path, monkeypatch):
         ("no\n.png", r"the file 'no\n.png' does not exist; a relative path begins at the working directory"),
         ("/no.png", "the file '/no.png' does not exist; name one that does"),
         ("text/a.png", "the file 'text/a.png' does not exist; a relative path begins at the working directory"),
+        ("~/a.png", "the file '/nowhere/a.png' does not exist; name one that does"),
         (
-            "~/a.png",
-            "the file '~/a.png' does not exist; Python does not replace the ~: write Path(...).expanduser()",
+            "~no-one/a",
+            "the file '~no-one/a' does not exist; a relative path begins at the working directory",
         ),
+        ("~a\0b/a", r"the file '~a\x00b/a' has a name that no file can have"),
         ("folder", "the file 'folder' is a directory; name one of its files"),
         ("", "the file '.' is a directory; name one of its files"),
         ("empty", "the file 'empty' is empty; name one with content"),

@@ -74,7 +74,7 @@ async def test_a_wait_for_a_generation_without_a_file_fails_and_says_that_it_is_
     [request_id] = klein_emulator.completions
     for found in (error, await outcome(client.wait_for_result(request_id))):
         assert (type(found), found.charged, found.retryable) == (GenerationFailedError, "yes", False)
-        assert (found.request_id, found.detail) == (request_id, None)
+        assert (found.request_id, found.detail, found.cost_usd) == (request_id, None, 0.01)
     assert book.lines[-2:] == [("settle", 0.01), "completed"]
     assert (len(events.of(Failed)), events.of(Finished)) == (2, [])
     result = await client.result(request_id)  # as it is
@@ -800,7 +800,8 @@ async def test_a_result_that_lost_files_keeps_the_others_and_says_how_many_are_m
     for found in (result, await handle.result()):
         assert (len(found.urls), found.missing) == (1, missing)
     told = [record.getMessage() for record in caplog.records]
-    assert told == [f"{missing} of the files are missing, 1 are there (request {i})" for i in ids(told)]
+    what = f"{missing} files are" if missing and missing > 1 else "1 file is"
+    assert told == [f"{what} missing, 1 is there (request {i})" for i in ids(told)]
     assert len(told) == (2 if missing else 0)
 
 
