@@ -200,8 +200,24 @@ def test_every_module_has_a_docstring_sorted_exports_and_a_test_file() -> None:
 
 
 def test_importing_the_package_imports_no_extra() -> None:
-    code = "import sys, flux_klein_async; print(*sorted(sys.modules))"
+    code = "import sys; from flux_klein_async import *; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     unwanted = [name for name in loaded if name.split(".")[0] in EXTRAS - {"pytest"}]
     unwanted += [name for name in loaded if name.startswith(("aiohttp.web", "flux_klein_async.integrations"))]
     assert unwanted == []
+
+
+def test_a_name_of_the_package_comes_from_where_type_checkers_find_it() -> None:
+    source = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    [checked] = [node.body for node in source.body if isinstance(node, ast.If)]
+    homes = {alias.name: node.module for node in checked if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert homes == flux_klein_async._MODULES
+    assert {*homes, "__version__"} - {"PostgresJournal", "RedisLimiter"} == set(flux_klein_async.__all__)
+    for name in flux_klein_async.__all__:
+        assert name == "__version__" or getattr(flux_klein_async, name) is vars(sys.modules[homes[name]])[name]
+
+
+def test_importing_the_package_imports_none_of_its_dependencies() -> None:
+    code = "import sys, flux_klein_async; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"aiohttp", "pydantic", "tenacity", "asyncio"} & set(loaded) == set()

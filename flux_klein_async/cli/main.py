@@ -1,20 +1,21 @@
-"""The `flux-klein` application: its commands, and the exit code of an error that ends one of them."""
+"""The `flux-klein` application: its commands, and the exit code of an error that ends one of them.
 
-import logging
+A command's module is imported when the command runs, or when its own help or options are asked for.
+"""
+
 import os
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
+from typer.core import TyperCommand, TyperGroup
 
 from flux_klein_async._version import __version__
-from flux_klein_async.cli import batch, doctor, emulator, generate, journal, list_models, page, status
 from flux_klein_async.cli.exit_codes import HELP, ExitCode, exit_code
 from flux_klein_async.cli.output import Screen, print_help
 from flux_klein_async.errors import FluxKleinError
-from flux_klein_async.models import findings
 from flux_klein_async.text import shown
 
 __all__ = ["app", "run"]
@@ -22,9 +23,75 @@ __all__ = ["app", "run"]
 _LONGEST = 80  # characters of a mistyped option that are repeated
 DEBUG_VARIABLE = "FLUX_KLEIN_DEBUG"
 
+# Module and function of each command (or its group), and the first line of its help.
+_COMMANDS = {
+    "generate": ("generate:generate", "Generate pictures from a prompt and print their paths."),
+    "batch": ("batch:batch", "Generate a picture for each line of a file."),
+    "report": ("page:report", "Write a page that shows what a batch made, and print its path."),
+    "status": ("status:status", "Print the state of a request."),
+    "result": ("status:result", "Print the URLs of a request's files, or save them."),
+    "cancel": ("status:cancel", "Cancel a request that is still queued."),
+    "doctor": ("doctor:doctor", "Check what a generation needs: versions, token, network, price."),
+    "emulator": ("emulator:emulator", "Emulate the service on this machine: no account, no charge."),
+    "models": ("list_models:app", "List the models of the service, with what they do and cost."),
+    "journal": ("journal:app", "Read or prune the journal of a batch."),
+}
+_WITHOUT_EXIT_CODES = {"emulator", "journal"}  # in their help
+
+
+class _Completing:
+    """Completes from the words alone: to convert them, typer would load pydantic, which takes longer than the rest."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse; for a completion, without converting or checking a value."""
+        if ctx.resilient_parsing:
+            for parameter in self.get_params(ctx):  # type: ignore[attr-defined]
+                parameter.process_value = lambda _, value: value
+        return list(super().parse_args(ctx, args))  # type: ignore[misc]
+
+
+class Commands(_Completing, TyperGroup):
+    """Lists the commands from the table, and loads one when it is named."""
+
+    def __init__(self, **attributes: Any) -> None:
+        listed = {name: TyperCommand(name, help=told) for name, (_, told) in _COMMANDS.items()}
+        super().__init__(**{**attributes, "commands": listed})
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """The command that the first word names, and the other words."""
+        name, _, rest = super().resolve_command(ctx, args)
+        if not ctx.resilient_parsing:  # the command may run
+            _quieten_log()
+        return name, None if name is None else loaded(name), rest
+
+
+def _quieten_log() -> None:
+    import logging
+
+    log = logging.getLogger("flux_klein_async")
+    if not os.environ.get(DEBUG_VARIABLE) and not log.handlers:
+        log.addHandler(logging.NullHandler())  # the error itself is printed once, by `run`
+
+
+def loaded(name: str) -> Any:
+    """One command, or group of commands, as the parser wants it."""
+    where, _, attribute = _COMMANDS[name][0].partition(":")
+    module = import_module(f"flux_klein_async.cli.{where}")
+    found = getattr(module, attribute)
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.callback()(lambda: None)  # so that typer makes a group, which holds the command under its name
+    epilog = None if name in _WITHOUT_EXIT_CODES else HELP
+    if isinstance(found, typer.Typer):
+        alone.add_typer(found, name=name, epilog=epilog)
+    else:
+        alone.command(name, cls=getattr(module, "PromptCommand", None), epilog=epilog)(found)
+    return typer.main.get_command(alone).commands[name]  # type: ignore[attr-defined]
+
+
 # Plain help: rich's panels waste columns. Pretty exceptions show the values of variables, which may be the token.
 app = typer.Typer(
     name="flux-klein",
+    cls=Commands,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
@@ -71,16 +138,12 @@ def _root(
         raise typer.Exit(ExitCode.USAGE)
 
 
-app.command("generate", cls=generate.PromptCommand, epilog=HELP)(generate.generate)
-for command in (batch.batch, page.report, status.status, status.result, status.cancel, doctor.doctor):
-    app.command(command.__name__, epilog=HELP)(command)
-app.add_typer(list_models.app, name="models", epilog=HELP)
-app.add_typer(journal.app, name="journal")
-app.command("emulator")(emulator.emulator)
-
-
 def _usage_error(error: Any) -> str:
     """What is wrong with the arguments, in a sentence."""
+    from pydantic import ValidationError
+
+    from flux_klein_async.models import findings
+
     if not hasattr(error, "possibilities") or not hasattr(error, "option_name"):  # all but click's NoSuchOption
         # Some releases of typer have pydantic read the values, and repeat its words.
         if isinstance(error.__cause__, ValidationError):
@@ -94,7 +157,7 @@ def _usage_error(error: Any) -> str:
         advice = f": {_ELSEWHERE[name]}"
     elif near:
         advice = f"; did you mean {' or '.join(near)}?"
-    elif error.ctx and isinstance(error.ctx.command, generate.PromptCommand):
+    elif error.ctx and error.ctx.command.name == "generate":
         advice = "; a prompt that starts with a dash goes after --"
     else:
         advice = ""
@@ -103,10 +166,6 @@ def _usage_error(error: Any) -> str:
 
 def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code. Raises nothing but KeyboardInterrupt."""
-    debug = bool(os.environ.get(DEBUG_VARIABLE))
-    log = logging.getLogger("flux_klein_async")
-    if not debug and not log.handlers:
-        log.addHandler(logging.NullHandler())  # the error itself is printed below, once
     screen = Screen()
     try:
         command = typer.main.get_command(app)
@@ -127,7 +186,7 @@ def run(argv: Sequence[str]) -> int:
             for line in f"{usage}Error: {_usage_error(error)}".splitlines():
                 screen.note(line)
             return ExitCode.USAGE
-        if debug:
+        if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()  # without the values of variables
         screen.note(f"Unexpected {type(error).__name__}; {DEBUG_VARIABLE}=1 shows where.")
         return ExitCode.OTHER

@@ -4,7 +4,6 @@ A reader that goes away (`| head -1`) is not an error: the stream falls silent a
 matter so much: without a reader of stderr the command goes on.
 """
 
-import asyncio
 import logging
 import os
 import stat
@@ -15,19 +14,16 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
+import rich  # noqa: F401  # if the extra is not installed, say so before anything is done
 import typer
-from rich.console import Console, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.streams import to_nowhere
-from flux_klein_async.journal.budget import dollars
 from flux_klein_async.text import shown
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from flux_klein_async.cli.run import Totals
 
 __all__ = [
@@ -225,6 +221,8 @@ class PlainLines:
         return [(text, style) for text, style, _ in shown if text is not None]
 
     def _money(self) -> str | None:
+        from flux_klein_async.journal.budget import dollars
+
         totals = self._totals
         spent = dollars(totals.spent_usd + totals.cost_usd)
         if totals.bound_usd is not None:
@@ -258,6 +256,9 @@ class LiveLine(PlainLines):
     """Bar, counts and time on the last line of the terminal. It has no thread: `tick` redraws it."""
 
     def __init__(self, totals: "Totals", clock: Callable[[], float]) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
         super().__init__(totals, clock)
         self._shown = False
         # `is_terminal` decides; rich would also believe FORCE_COLOR and its like. It honours NO_COLOR itself.
@@ -287,8 +288,12 @@ class LiveLine(PlainLines):
         """Erase, and give the cursor back, until the next tick."""
         self._live.stop()
 
-    def line(self) -> RenderableType:
+    def line(self) -> "RenderableType":
         """The line, fitted to the terminal: a narrow one loses the bar."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
         words = Text(no_wrap=True, overflow="ellipsis")
         for number, (text, style) in enumerate(self._words(self._console.width - 1)):
             words.append(f"{'  ' if number else ''}{text}", style)
@@ -304,6 +309,8 @@ class _Notes(logging.Handler):
     """Prints what libraries log or warn of as notes, so that it never tears the live line."""
 
     def __init__(self, screen: Screen) -> None:
+        import asyncio
+
         super().__init__(logging.WARNING)
         self._screen = screen
         self._loop = asyncio.get_running_loop()
@@ -334,6 +341,8 @@ def _logged_to(screen: Screen) -> Iterator[None]:
 @asynccontextmanager
 async def progress_shown(screen: Screen, totals: "Totals") -> AsyncIterator[None]:
     """Progress for the length of the block: a live line on a terminal, else plain lines."""
+    import asyncio
+
     display = LiveLine if is_terminal(sys.stderr) else PlainLines
     if screen.quiet:
         yield

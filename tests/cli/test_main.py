@@ -16,7 +16,7 @@ import typer
 
 from flux_klein_async import __version__
 from flux_klein_async.cli import batch, connect, generate
-from flux_klein_async.cli.main import app
+from flux_klein_async.cli.main import _COMMANDS, app, loaded
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
 from tests.fakes import without_remarks
@@ -218,7 +218,9 @@ def commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
         yield from commands(inner, *path, name)
 
 
-EVERY = dict(commands(typer.main.get_command(app)))
+EVERY = {(): typer.main.get_command(app)}
+for name in _COMMANDS:
+    EVERY |= dict(commands(loaded(name), name))
 GROUPS = [path for path, command in EVERY.items() if hasattr(command, "commands")]
 BARE = [path for path in GROUPS if path != ("models",)]  # it lists models by itself
 
@@ -308,6 +310,32 @@ def test_bash_completes_what_is_typed(flux_klein: Command, monkeypatch: pytest.M
     ran = subprocess.run([bash, "-c", script], capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert (ran.returncode, without_remarks(ran.stderr)) == (0, "")
     assert dict(zip(TYPED, ran.stdout.splitlines(), strict=True)) == TYPED
+
+
+def test_the_table_of_commands_has_the_first_line_of_the_help_of_each() -> None:
+    assert {name: loaded(name).help.splitlines()[0] for name in _COMMANDS} == {
+        name: told for name, (_, told) in _COMMANDS.items()
+    }
+
+
+_RUN = """
+import sys
+from flux_klein_async.__main__ import main
+assert main(sys.argv[1:]) == 0
+print(*sys.modules)
+"""
+
+
+@pytest.mark.parametrize("typed", ["--help", "mo"])
+def test_help_and_completion_load_neither_pydantic_nor_aiohttp_nor_asyncio(typed: str) -> None:
+    """What they load decides what they take."""
+    completing = {"_FLUX_KLEIN_COMPLETE": "complete_bash", "COMP_WORDS": f"flux-klein {typed}", "COMP_CWORD": "1"}
+    environment = os.environ | ({} if typed == "--help" else completing)
+    command = [sys.executable, "-c", _RUN, "--help"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    *said, modules = ran.stdout.splitlines()
+    assert said[0].startswith("Usage: flux-klein" if typed == "--help" else "models")
+    assert {"pydantic", "aiohttp", "asyncio", "rich.console"} & set(modules.split()) == set()
 
 
 def test_ctrl_c_outside_a_loop_is_130(flux_klein: Command, monkeypatch: pytest.MonkeyPatch) -> None:
