@@ -27,7 +27,7 @@ def chosen_loop() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def on_chosen_loop(item: pytest.Item) -> bool:
-    """Whether a test runs on the chosen loop: it is async without virtual time, or it is served by a loop in a thread."""
+    """Whether a test runs on the chosen loop: it is async and not in virtual time, or one in a thread serves it."""
     fixtures = getattr(item, "fixturenames", ())
     if is_async_test(item) and "klein_emulator" not in fixtures:
         return True
