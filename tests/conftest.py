@@ -18,7 +18,7 @@ from flux_klein_async.journal.sql import Location
 from flux_klein_async.journal.sqlite import SqliteLocation
 
 from .databases import Cluster, cluster_or_skip
-from .loops import chosen_loop
+from .loops import LOOP_VARIABLE, chosen_loop, on_chosen_loop
 
 NAMES = (
     "RUNCOMFY_API_TOKEN",
@@ -63,6 +63,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]] | None:
     """The loop that the environment asks for, where the plugin would not choose virtual time."""
     return None if "klein_emulator" in getattr(item, "fixturenames", ()) else {"chosen": chosen_loop()}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where the environment asks for another loop, leave out the tests that never run on it."""
+    if os.environ.get(LOOP_VARIABLE):
+        left_out = [item for item in items if not on_chosen_loop(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest.fixture(autouse=True)

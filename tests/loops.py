@@ -7,8 +7,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from pytest_asyncio import is_async_test
 
-__all__ = ["LOOP_VARIABLE", "begin_tasks_eagerly", "chosen_loop"]
+__all__ = ["LOOP_VARIABLE", "begin_tasks_eagerly", "chosen_loop", "on_chosen_loop"]
 
 LOOP_VARIABLE = "FLUX_KLEIN_TEST_LOOP"
 
@@ -23,6 +24,14 @@ def chosen_loop() -> Callable[[], asyncio.AbstractEventLoop]:
     import uvloop
 
     return uvloop.new_event_loop
+
+
+def on_chosen_loop(item: pytest.Item) -> bool:
+    """Whether a test runs on the chosen loop: it is async and not in virtual time, or one in a thread serves it."""
+    fixtures = getattr(item, "fixturenames", ())
+    if is_async_test(item) and "klein_emulator" not in fixtures:
+        return True
+    return "served" in fixtures or not {"chosen_loop", "in_thread"}.isdisjoint(vars(getattr(item, "module", item)))
 
 
 class _EagerTask(asyncio.tasks._PyTask):  # type: ignore[name-defined,misc]

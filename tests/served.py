@@ -29,7 +29,7 @@ def in_thread(emulator: Emulator) -> Iterator[Emulator]:
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.run(serve())
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, daemon=True)  # it is joined below; nothing else is to wait for it
     thread.start()
     assert ready.wait(PATIENCE)
     try:

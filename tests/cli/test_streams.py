@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -17,9 +19,9 @@ from flux_klein_async.cli import streams
 from flux_klein_async.cli.main import _COMMANDS, loaded
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
-from tests.served import PATIENCE
+from tests.served import PATIENCE, in_thread
 
-from .helpers import Command
+from .helpers import TOKEN
 
 ROOT = Path(__file__).parent.parent.parent
 # Every command: its arguments, its exit code where its output is read, and whether it prints to stdout.
@@ -58,15 +60,37 @@ def test_the_table_has_every_command() -> None:
     assert sorted(COMMANDS) == sorted(names)
 
 
+class Made(NamedTuple):
+    """A folder in which a batch of two prompts was made, and what a command needs to call the same emulator."""
+
+    folder: Path
+    environment: dict[str, str]
+    request_id: str
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "prompts.txt").write_text("a cat\na dog\n")
+    with in_thread(Emulator(profile="fixed:0.01", api_key=TOKEN)) as emulator, pytest.MonkeyPatch.context() as patch:
+        environment = {"RUNCOMFY_MODEL_API_BASE": emulator.base_url, "RUNCOMFY_API_TOKEN": emulator.api_key}
+        for name, value in {**environment, "HOME": str(folder / "home")}.items():
+            patch.setenv(name, value)
+        patch.chdir(folder)
+        assert main(["batch", "prompts.txt", "--output-dir", "made", "--quiet"]) == 0
+        patch.undo()
+        yield Made(folder, environment, emulator.records[0].request_id or "")
+
+
 @pytest.fixture
-def arguments(served: Emulator, flux_klein: Command) -> Callable[[str], list[str]]:
-    """The arguments of a case, after a batch of two prompts."""
-    Path("prompts.txt").write_text("a cat\na dog\n")
-    assert flux_klein("batch", "prompts.txt", "--output-dir", "made").code == 0
-    request_id = flux_klein("journal", "export", "--journal", "made/journal.sqlite").records[0]["request_id"]
+def arguments(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """The arguments of a case, in a copy of that folder."""
+    monkeypatch.chdir(shutil.copytree(made.folder, tmp_path / "here"))
+    for name, value in made.environment.items():
+        monkeypatch.setenv(name, value)
 
     def of(name: str) -> list[str]:
-        words = {"ID": request_id, "OUT": f"out-{time.monotonic_ns()}"}
+        words = {"ID": made.request_id, "OUT": f"out-{time.monotonic_ns()}"}
         return [words.get(word, word) for word in CASES[name][0].split()]
 
     return of
