@@ -309,9 +309,8 @@ def _account_of(token: Secret, base_url: str | None) -> Secret:
         ConfigurationError: A bad base URL.
     """
     address = from_environ(os.environ).base_url if base_url is None else base_url
-    return Secret(
-        f"{token.text} {ApiUrls(address, allow_insecure=True).service}"
-    )  # the client has refused what is insecure
+    service = ApiUrls(address, allow_insecure=True).service  # the client has refused what is insecure
+    return Secret(f"{token.text} {service}")
 
 
 class JournalAccount:
