@@ -203,6 +203,8 @@ _SPECIAL = tuple(
         ),
     )
 )
+# The middle of an address that holds an IPv4 address, in any network (ISATAP, RFC 5214, 6.1).
+_TUNNELS = (b"\0\0\x5e\xfe", b"\x02\0\x5e\xfe")
 
 
 def host_of(url: URL) -> str | None:
@@ -233,6 +235,8 @@ def is_public(host: str) -> bool:
     address = _address(host)
     if address is not None:
         if any(address in network for network in _SPECIAL if network.version == address.version):
+            return False
+        if address.packed[8:12] in _TUNNELS:
             return False
         local = address.is_multicast or address.is_reserved or getattr(address, "scope_id", None) is not None
         return address.is_global and not local

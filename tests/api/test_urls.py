@@ -257,6 +257,7 @@ def test_what_is_loopback_and_what_is_public():
         assert (is_loopback(host), is_public(host)) == (False, True), host
     for host in (
         *("10.0.0.1", "224.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::"),
+        *("2606:4700::5efe:10.0.0.1", "2606:4700::200:5efe:a00:1"),
         *("intranet", "printer.local", "a.test", "a.onion", "a.0x7f", "a.1"),
     ):
         assert (is_loopback(host), is_public(host)) == (False, False), host
