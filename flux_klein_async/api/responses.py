@@ -198,8 +198,11 @@ def read_result(
     if state is RequestState.CANCELLED:
         raise GenerationCancelledError(request_id=request_id)
     if state is not RequestState.COMPLETED:
+        said = _message(data) if state is RequestState.UNKNOWN else None
         raise ResultNotReadyError(
-            f"The result is not ready, the service says {str(data.get('status'))[:40]!r}", request_id=request_id
+            f"The result is not ready, the service says {str(data.get('status'))[:40]!r}",
+            request_id=request_id,
+            cause=None if said is None else str(said)[:_EXCERPT],
         )
     files, missing = read_output(data.get("output"), origin, asked)
     return GenerationResult(

@@ -349,15 +349,15 @@ class _Money(NamedTuple):
         return f"--max-spend {dollars(self.most)}" + (f", {dollars(self.spent)} spent before" if self.spent else "")
 
 
-async def _judged(row: Row, *, model: str, preview: Preview | None, reads_files: bool) -> tuple[Row, Action]:
-    """What a run would do with a row; one whose files are not read counts as new."""
+async def _judged(row: Row, *, model: str, preview: Preview | None, reads_files: bool) -> tuple[Row, Action | None]:
+    """What a run would do with a row; None if that is not known, because its files are not read."""
     if row.problem or preview is None:
         return row, Action.SUBMIT
     prepared = prepare(row.fields, model=None, width=None, height=None, default_model=model)
     try:
         if prepared.body.files:
             if not reads_files:
-                return row, Action.SUBMIT
+                return row, None
             await asyncio.to_thread(digest_files, prepared.body, Limits())
         return row, await preview(prepared.model, prepared.body.content, row.id)
     except InvalidInputError as error:  # of its files; or the journal knows another input with this id
@@ -371,20 +371,21 @@ class _Forecast:
         self._estimate = estimate
         self._money = money
         self._actions: Counter[Action] = Counter()
-        self._bad = 0
+        self._bad = self._unread = 0
         self._ends_at: int | None = None  # the line for which there is no money
 
     async def add(
         self,
         rows: AsyncIterator[Row],
-        judge: Callable[[Row], Awaitable[tuple[Row, Action]]],
+        judge: Callable[[Row], Awaitable[tuple[Row, Action | None]]],
         note: Callable[[str], object] = lambda _: None,
     ) -> None:
         """Count the rows, and note the first bad ones."""
         while some := [row async for row in _some(rows, _AT_ONCE)]:
             for row, action in await asyncio.gather(*map(judge, some)):
                 if not row.problem:
-                    self._count(row, action)
+                    self._unread += action is None
+                    self._count(row, action or Action.SUBMIT)
                     continue
                 self._bad += 1
                 if self._bad <= _BAD_SHOWN:
@@ -398,13 +399,16 @@ class _Forecast:
         self._actions[action] += 1
 
     def announced(self, total: int | None, known: int) -> str:
-        """What is about to be paid for: the `known` rows exactly, and no more than all others of `total`."""
+        """What is about to be paid for: the `known` rows exactly, and no more than all others of `total`.
+
+        Rows whose files were not read may be new, or done before.
+        """
         new = self._actions[Action.SUBMIT]
         price, affordable = self._money.price, self._money.affordable
         if total is None:
             return f"Submitting lines as they come, {self._each()}; {self._money.bound()}"
         most = new + total - known
-        upto = "" if total == known else "up to "
+        upto = "" if total == known and not self._unread else "up to "
         cost = "" if price is None else f": {upto}{dollars(price * most)} in all"
         ends = f", which is enough for {affordable:,}" if affordable is not None and affordable < most else ""
         return f"Submitting {upto}{most:,} of {total:,}, {self._each()}{cost}; {self._money.bound()}{ends}"

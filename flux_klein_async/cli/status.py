@@ -10,10 +10,13 @@ import typer
 from flux_klein_async.batch.manifest import file_facts, result_facts
 from flux_klein_async.cli import connect
 from flux_klein_async.cli.exit_codes import ExitCode
+from flux_klein_async.cli.output import shortened
 from flux_klein_async.client import FluxKleinClient
-from flux_klein_async.models import SavedFile, brief_url, missing_files, without_file
+from flux_klein_async.models import RequestState, SavedFile, brief_url, missing_files, without_file
 
 __all__ = ["cancel", "result", "status"]
+
+_WORD = 40  # characters of a state that nobody documented
 
 RequestId = Annotated[str, typer.Argument(metavar="ID", help="The request's id.")]
 
@@ -37,7 +40,9 @@ def status(
         facts = {"request_id": found.request_id, "state": found.state.value, "queue_position": found.queue_position}
         place = f", position {found.queue_position}" if found.queue_position is not None else ""
         record = {**facts, "instance_id": found.instance_id, "error": None}
-        return ExitCode.OK, record, [f"{found.request_id}: {found.state.value}{place}"]
+        unknown = found.state is RequestState.UNKNOWN
+        word = f" ({shortened(str(found.raw['status']), _WORD)})" if unknown else ""
+        return ExitCode.OK, record, [f"{found.request_id}: {found.state.value}{word}{place}"]
 
     raise connect.answer(ask, base_url, emulator=emulator, as_json=as_json, subject={"request_id": request_id})
 

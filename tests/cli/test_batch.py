@@ -123,7 +123,7 @@ def test_a_batch_of_edits_is_recognised_by_what_its_files_hold(served: Emulator,
     (folder / "edits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def run(*options: str) -> Any:
-        return flux_klein("batch", str(folder / "edits.jsonl"), "--model", EDIT, "--quiet", *options)
+        return flux_klein("batch", str(folder / "edits.jsonl"), "--model", EDIT, *options)
 
     assert "3 to submit" in run("--dry-run").out
     assert (run().code, served.accepted) == (0, 3)
@@ -134,7 +134,9 @@ def test_a_batch_of_edits_is_recognised_by_what_its_files_hold(served: Emulator,
     assert {json.loads(record.body)["prompt"] for record in served.records if record.endpoint == "submit"} == {"@home"}
     folder = folder.rename("moved")
     assert "0 to submit, 3 done before" in run("--dry-run").out
-    assert (run().code, served.accepted) == (0, 3)
+    ran = run()
+    assert (ran.code, served.accepted) == (0, 3)
+    assert "Submitting up to 3 of 3, at $0.025 each: up to $0.075 in all" in ran.err  # the files are not read for it
     (folder / "refs" / "b.png").write_bytes(png(999))
     assert (run().code, served.accepted) == (0, 4)
     (folder / "refs" / "c.png").unlink()

@@ -32,6 +32,8 @@ def test_status_says_where_a_request_stands(served: Emulator, flux_klein: Comman
     [record] = flux_klein("status", request_id, "--json").records
     assert list(record) == ["request_id", "state", "queue_position", "instance_id", "error"]
     assert record["request_id"] == request_id
+    served.script("status", Reply(200, {"status": "TIMED\x1b_OUT"}))
+    assert flux_klein("status", request_id).out == f"{request_id}: unknown (TIMED\\x1b_OUT)\n"
 
 
 def test_result_prints_urls_or_saves_files(served: Emulator, flux_klein: Command) -> None:
