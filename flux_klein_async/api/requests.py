@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import index
 from pathlib import Path
@@ -15,6 +16,7 @@ from flux_klein_async.api.messages import Kind, Request
 from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.misuse import slip
+from flux_klein_async.text import shown
 
 __all__ = ["PAGE", "Api", "InputBody", "InputFile", "canonical", "checked_word", "encode_input"]
 
@@ -168,6 +170,7 @@ class InputBody:
         )
 
 
+_LONGEST_NAME = 80  # characters of a field's name in an error message
 _FILE = "\ud800"  # stands for a file in the encoder's output: a text that cannot be encoded, so that no input holds it
 
 
@@ -185,7 +188,9 @@ def _plain(value: object) -> Any:
         return _FILE
     if hasattr(value, "__index__"):
         return index(value)  # a whole number of another type, such as numpy's
-    hint = "; a local file is a pathlib.Path" if isinstance(value, bytes) or hasattr(value, "read") else ""
+    # Bytes, an open file and a picture of Pillow stand for a file.
+    is_file = isinstance(value, bytes) or hasattr(value, "read") or hasattr(value, "save")
+    hint = "; a local file is a pathlib.Path" if is_file else ""
     raise TypeError(f"{type(value).__name__} has no place in JSON{hint}")
 
 
@@ -199,6 +204,7 @@ def encode_input(value: BaseModel | Mapping[str, Any]) -> InputBody:
     Raises:
         InvalidInputError: It is no JSON object: a foreign type, NaN, a lone surrogate, a cycle.
     """
+    fields = None
     try:
         fields = _plain(value)
         if not isinstance(fields, dict):
@@ -211,18 +217,36 @@ def encode_input(value: BaseModel | Mapping[str, Any]) -> InputBody:
         return InputBody(text.encode(), files)
     except (TypeError, ValueError, RecursionError) as error:
         cause = error.reason if isinstance(error, UnicodeEncodeError) else str(error)  # its text holds the input
-        raise InvalidInputError("The input cannot be written as JSON", cause=cause) from None
+        raise InvalidInputError("The input cannot be written as JSON", cause=f"{_misfit(fields)}{cause}") from None
 
 
-def _files_in(value: Any, name: str = "") -> Iterator[tuple[str, InputFile]]:
+def _misfit(fields: Any) -> str:
+    """The field of the first value that is no JSON, for an error message; none for a bad name, a cycle or the depth."""
+    with suppress(RecursionError):
+        for name, value in _leaves(fields):
+            try:
+                _ENCODER.encode("" if _is_path(value) else value).encode()
+            except (TypeError, ValueError):
+                return f"{shown(name[:_LONGEST_NAME])}: " if name else ""
+    return ""
+
+
+def _files_in(fields: Any) -> Iterator[tuple[str, InputFile]]:
     """The files of an input with their fields, in the order in which the encoder writes them."""
-    if _is_path(value) and not isinstance(value, str):
-        yield name, value if isinstance(value, InputFile) else InputFile(value.__fspath__())
+    for name, value in _leaves(fields):
+        if _is_path(value) and not isinstance(value, str):
+            yield name, value if isinstance(value, InputFile) else InputFile(value.__fspath__())
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """All values of an input that hold no others, with their fields."""
+    if isinstance(value, BaseModel | Mapping) and not _is_path(value):
+        value = _plain(value)
+    if not isinstance(value, dict | list | tuple):
+        yield name, value
         return
-    value = _plain(value) if isinstance(value, BaseModel | Mapping) else value
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
-    for key, part in parts:
-        yield from _files_in(part, f"{name}.{key}" if name else str(key))
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from _leaves(part, f"{name}.{key}" if name else str(key))
 
 
 def canonical(body: bytes) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from pydantic import BaseModel
 
 from flux_klein_async.api.messages import Kind, Request
@@ -181,7 +182,7 @@ def deep() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("value", "cause"),
     [
-        ({"a": math.nan}, "Out of range float values"),
+        ({"a": math.nan}, "JSON: a: Out of range float values"),
         ({"a": [math.inf]}, "Out of range float values"),
         ({"a": -math.inf}, "Out of range float values"),
         ({"a": "\ud800 private"}, "surrogates not allowed"),
@@ -190,7 +191,8 @@ def deep() -> dict[str, Any]:
         (cyclic(lambda value: [value]), "Circular reference"),
         (cyclic(types.MappingProxyType), ""),
         (deep(), ""),  # the interpreter's own words, which change
-        ({"a": b"bytes"}, "bytes has no place in JSON; a local file is a pathlib.Path"),
+        ({"a": [1, {"b\n": b"bytes"}]}, "JSON: a.1.b\\n: bytes has no place in JSON; a local file is a pathlib.Path"),
+        ({"a": Image.new("L", (1, 1))}, "a: Image has no place in JSON; a local file is a pathlib.Path"),
         ({"a": io.BytesIO()}, "BytesIO has no place in JSON; a local file is a pathlib.Path"),
         ({"a": Entry(b"a")}, "a path is text, not bytes"),
         ({"a": Path("x"), "b": "\ud800"}, "surrogates not allowed"),
@@ -208,7 +210,7 @@ def deep() -> dict[str, Any]:
         (None, "NoneType has no place in JSON"),
         (PICTURE, "an input is a JSON object"),
     ],
-    ids=range(26),
+    ids=range(27),
 )
 def test_refuses_what_is_no_json_object(value: Any, cause: str) -> None:
     with pytest.raises(InvalidInputError) as caught:

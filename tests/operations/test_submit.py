@@ -156,9 +156,9 @@ def test_what_can_be_an_index_is_a_whole_number() -> None:
         (
             {"prompt": b"a"},
             {},
-            "The input cannot be written as JSON: bytes has no place in JSON; a local file is a pathlib.Path",
+            "The input cannot be written as JSON: prompt: bytes has no place in JSON; a local file is a pathlib.Path",
         ),
-        ({"a": {1}}, {}, "The input cannot be written as JSON: set has no place in JSON"),
+        ({"a": {1}}, {}, "The input cannot be written as JSON: a: set has no place in JSON"),
         ("a", {"model": "../requests"}, "Not a model id such as 'owner/model/variant': '../requests'"),
         ("a", {"model": ""}, "Not a model id such as 'owner/model/variant': ''"),
         ("a", {"default_model": "/a"}, "Not a model id such as 'owner/model/variant': '/a'"),
