@@ -12,6 +12,16 @@ __all__ = ["NEEDS_ASYNCIO", "NotForLoop", "NotWith", "is_plain", "refuse_fields"
 NEEDS_ASYNCIO = "No asyncio event loop runs here: use asyncio.run(...), also in a thread beside trio or another loop"
 
 
+_SAVED = "One picture is saved by client.download(result, directory); generate_many and generate_all take directory="
+# What other clients take here, by name, and what to write instead.
+_ELSEWHERE = {
+    "prompt": "The prompt is the first argument: generate('a snow leopard')",
+    **dict.fromkeys(("directory", "output", "output_dir", "path"), _SAVED),
+    **dict.fromkeys(("n", "num_images"), "A request makes one picture: generate_many and generate_all make many"),
+    "size": "The sides are width= and height=, in pixels",
+}
+
+
 def slip(value: object) -> str:
     """What a value is, for an error message; with advice where `await` was forgotten."""
     name = type(value).__name__
@@ -31,11 +41,13 @@ def refuse_fields(method: Callable[..., object], known: Collection[str], given: 
     Raises:
         TypeError: Not all that is given is known.
     """
-    if unknown := [name for name in given if name not in known]:
-        raise TypeError(
-            f"{method.__qualname__}() has no argument {unknown[0]!r}. FLUX.2 [klein] takes a prompt, a width and a "
-            f"height; the fields of another model go into the input: {{'prompt': ..., {unknown[0]!r}: ...}}"
-        )
+    for name in given:
+        if name not in known:
+            advice = _ELSEWHERE.get(name) or (
+                "FLUX.2 [klein] takes a prompt, a width and a height; the fields of another model go into the input: "
+                f"{{'prompt': ..., {name!r}: ...}}"
+            )
+            raise TypeError(f"{method.__qualname__}() has no argument {name!r}. {advice}")
 
 
 class NotWith:

@@ -113,10 +113,10 @@ def shortened(value: Any) -> Any:
         return _Bare(value.isoformat())
     if isinstance(value, float):
         return float(f"{value:.6g}")  # more digits of seconds and dollars are noise
+    if type(value).__module__.startswith("flux_klein_async."):  # also what was shortened before
+        return value
     if isinstance(value, str):
         return _cut(value, _URL if value.startswith(("https://", "http://")) and " " not in value else _TEXT)
-    if type(value).__module__.startswith("flux_klein_async."):
-        return value
     return _Bare(_cut(repr(value), _URL))
 
 

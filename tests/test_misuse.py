@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import re
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -23,6 +23,15 @@ from flux_klein_async.misuse import slip
 from tests.served import in_thread
 
 MADE_AT_IMPORT = FluxKleinClient("some-token", base_url="http://127.0.0.1:9")
+
+
+class Frame:
+    """As far as a data frame of pandas or polars is known here; iterating over one gives its columns' names."""
+
+    columns, dtypes = ("prompt",), (str,)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
 
 
 @pytest.fixture
@@ -66,6 +75,22 @@ SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], t
         )
         for name in ("submit", "generate", "generate_many", "generate_all")
     },
+    **{
+        f"{name}= of other clients": (
+            lambda c: c,
+            lambda c, name=name: _await(c.generate(**{name: "x"})),
+            TypeError,
+            f"generate() has no argument '{name}'. {advice}",
+        )
+        for name, advice in {
+            "prompt": "The prompt is the first argument",
+            "output_dir": "One picture is saved by client.download(result, directory)",
+            "num_images": "A request makes one picture",
+            "size": "The sides are width= and height=",
+        }.items()
+    },
+    "a data frame": (lambda c: c.generate_all(Frame()), _await, InvalidInputError, "frame.to_dict('records')"),
+    "a queue": (lambda c: c.generate_all(asyncio.Queue()), _await, InvalidInputError, "an async generator that gets"),  # type: ignore[arg-type]
     "bytes for a search": (lambda c: c.list_models(search=b"x"), _await, InvalidInputError, "search must be text"),
     "half a letter": (lambda c: c.list_models(category="\ud800"), _await, InvalidInputError, "a URL can hold"),
     "await generate_many": (lambda c: c.generate_many(["a"]), _await, TypeError, "FanOut"),
@@ -97,12 +122,15 @@ def test_without_an_asyncio_loop_a_call_says_that_it_needs_one(tmp_path):
     journal, token = SqliteJournal(tmp_path / "run.sqlite"), "some-token"
     for make in (
         lambda: FluxKleinClient(token).generate("a cat"),
+        lambda: FluxKleinClient(token).generate_many(["a cat"]).__aenter__(),
         lambda: FluxKleinClient(token).aclose(),
         journal.open,
     ):
         made = make()
         with pytest.raises(FluxKleinError, match="No asyncio event loop runs here: use asyncio"):
             made.send(None)
+    with pytest.raises(RuntimeError, match="The emulator needs an asyncio event loop: use asyncio"):
+        Emulator().__aenter__().send(None)
 
 
 def test_what_is_not_awaited_does_not_claim_to_be_awaitable(klein_client):

@@ -60,6 +60,7 @@ TABLE: list[tuple[Any, str]] = [
     (CLIENT.generate_many([PROMPT]), "<FanOut not entered, 0 of 64 items under way>"),
     (RESULT, SHOWN_RESULT),
     (Outcome(index=7, item=PROMPT, result=RESULT), f"Outcome(index=7, item={CUT}, result={SHOWN_RESULT})"),
+    (Outcome(index=7, item={"prompt": "x" * 99}), f"Outcome(index=7, item={{'prompt': '{'x' * 99}'}})"),
     (
         Outcome(index=7, item=PROMPT, error=GONE),
         f"Outcome(index=7, item={CUT}, error=NotFoundError('No such request (request r-1)'))",

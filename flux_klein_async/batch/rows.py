@@ -40,6 +40,7 @@ __all__ = [
     "Estimate",
     "FileFormat",
     "Row",
+    "count_rows",
     "lines",
     "local_file",
     "published",
@@ -138,6 +139,15 @@ def read_rows(
         check = partial(_checked, TYPED.get(model), Path(folder).absolute(), lines_of_ids)
         for number, row in enumerate(_rows(stream, file_format, columns or Columns(), check)):
             yield row._replace(number=number)
+
+
+def count_rows(stream: BinaryIO, file_format: FileFormat) -> int:
+    """How many rows a file has, as far as it can be read; none of them is checked."""
+    is_csv, count = file_format is FileFormat.CSV, 0
+    with suppress(_UnreadableError):  # `read_rows` says so
+        for _, record in _records(stream, multiline=is_csv):
+            count += bool(record.strip())
+    return max(count - is_csv, 0)  # without the header
 
 
 # --- lines and records

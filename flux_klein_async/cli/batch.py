@@ -15,7 +15,7 @@ from typing import Annotated, BinaryIO, NamedTuple
 import typer
 
 from flux_klein_async.batch.manifest import Manifest, json_line
-from flux_klein_async.batch.rows import Columns, Estimate, FileFormat, Row, read_ahead, read_rows
+from flux_klein_async.batch.rows import Columns, Estimate, FileFormat, Row, count_rows, read_ahead, read_rows
 from flux_klein_async.cli import connect, page, run, signals
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.generate import checked_fields
@@ -205,7 +205,9 @@ def batch(
                 return forecast.show(screen, concurrency, as_json=as_json)
             in_thread = asyncio.get_running_loop().run_in_executor  # it may take long
             manifest = stack.enter_context(await in_thread(None, Manifest, folder / "manifest.jsonl"))
-            totals.total = len(first) if len(first) < _CHECKED_FIRST else await in_thread(None, _line_ends, file)
+            totals.total = (
+                len(first) if len(first) < _CHECKED_FIRST else await in_thread(None, _count, file, file_format)
+            )
             if not (quiet or emulator):
                 known = _Forecast(Estimate(), _Money(await run.price_of(client), max_spend, spent))
                 judge = partial(_judged, model=model, preview=preview, reads_files=False)
@@ -239,6 +241,8 @@ def _named(names: Names, row: Row) -> str:
 
 def _format_of(file: str) -> FileFormat:
     """The format of a file, by the suffix of its name."""
+    if file != "-" and user_path(file).is_dir():
+        raise typer.BadParameter(f"{file!r} is a directory: name a file of prompts")
     suffix = "txt" if file == "-" else Path(file).suffix.lower().removeprefix(".")
     suffix = {"tsv": "csv", "tab": "csv", "ndjson": "jsonl"}.get(suffix, suffix)
     if suffix not in set(FileFormat):
@@ -311,12 +315,12 @@ async def _check_token(account: JournalAccount, place: Location, *, new_token: b
         )
 
 
-def _line_ends(file: str) -> int | None:
-    """The line ends of a file, for the progress display; None for anything but a plain file."""
+def _count(file: str, file_format: FileFormat) -> int | None:
+    """How many rows a file has, for the progress display; None for anything but a plain file."""
     if not user_path(file).is_file():
         return None
     with open(user_path(file), "rb") as stream:  # noqa: PTH123
-        return sum(piece.count(b"\n") for piece in iter(lambda: stream.read(1 << 20), b""))
+        return count_rows(stream, file_format)
 
 
 def _refused(bad: list[Row], screen: Screen) -> ExitCode:

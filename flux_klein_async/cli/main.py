@@ -6,6 +6,7 @@ A command's module is imported when the command runs, or when its own help or op
 import os
 import traceback
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from flux_klein_async.text import shown
 
 __all__ = ["app", "run"]
 
+_ALIKE = 0.7  # click's own 0.6 finds --json for --n
 _LONGEST = 80  # characters of a mistyped option that are repeated
 DEBUG_VARIABLE = "FLUX_KLEIN_DEBUG"
 
@@ -97,15 +99,21 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# What users of other models look for.
+_COUNT = "FLUX.2 [klein] makes one picture per request; `flux-klein generate` takes --count"
+_ACCESS = "the token comes from RUNCOMFY_API_TOKEN, where other users of this machine cannot read it"
+_GUIDANCE = "FLUX.2 [klein] takes no guidance"
+_SIZE = "the sides are --width and --height"
+# What users of other models and other commands look for.
 _ELSEWHERE = {
     "--seed": "FLUX.2 [klein] takes no seed; for a model that does, `generate` takes --input seed=N",
     "--negative-prompt": "FLUX.2 [klein] takes no negative prompt; say in the prompt what you want instead",
-    "--num-images": "FLUX.2 [klein] makes one picture per request; `flux-klein generate` takes --count",
-    "--guidance-scale": "FLUX.2 [klein] takes no guidance scale",
+    **dict.fromkeys(("--n", "--num", "--num-images"), _COUNT),
+    **dict.fromkeys(("--guidance", "--guidance-scale"), _GUIDANCE),
     "--image": "FLUX.2 [klein] takes no picture; for a model that does, `generate` takes --input image_urls=@FILE",
     "--lora": "FLUX.2 [klein] takes no LoRA",
-    "--size": "the sides are --width and --height",
+    **dict.fromkeys(("--aspect-ratio", "--size"), _SIZE),
+    "--prompt": 'a prompt needs no option: `flux-klein generate "a snow leopard"`',
+    **dict.fromkeys(("--api-key", "--token"), _ACCESS),
 }
 
 
@@ -151,8 +159,9 @@ def _usage_error(error: Any) -> str:
         return str(error.format_message())
     name = error.option_name
     known = [option for parameter in error.ctx.command.params for option in parameter.opts] if error.ctx else []
-    # The rest of a name first ("--output", "--dir"), then what click finds alike, the nearest first.
-    near = [option for option in known if len(name) > 3 and name[1:] in option] or [*(error.possibilities or ())][:1]
+    # The rest of a name first ("-m", "--output", "--dir"), then the nearest of what click finds alike.
+    near = [option for option in known if option.startswith(f"-{name}") or (len(name) > 3 and name[1:] in option)]
+    near = near or get_close_matches(name, error.possibilities or (), 1, _ALIKE)
     if name in _ELSEWHERE:
         advice = f": {_ELSEWHERE[name]}"
     elif near:
@@ -188,5 +197,6 @@ def run(argv: Sequence[str]) -> int:
             return ExitCode.USAGE
         if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()  # without the values of variables
-        screen.note(f"Unexpected {type(error).__name__}; {DEBUG_VARIABLE}=1 shows where.")
+        why = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
+        screen.note(f"Unexpected {type(error).__name__}{why}; {DEBUG_VARIABLE}=1 shows where.")
         return ExitCode.OTHER

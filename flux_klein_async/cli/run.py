@@ -77,7 +77,7 @@ _AGAIN = {SubmissionUncertainError: "--resubmit-uncertain", GenerationFailedErro
 
 def _positive(seconds: float) -> float:
     if not seconds > 0:
-        raise typer.BadParameter("must be more than 0 seconds")
+        raise typer.BadParameter(f"{seconds:g} is not more than 0 seconds")
     return seconds
 
 

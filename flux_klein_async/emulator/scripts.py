@@ -238,12 +238,15 @@ def check_answer(endpoint: str, answer: Answer | None) -> None:
 
     Raises:
         ValueError: There is no such endpoint, or the answer belongs to another one.
+        TypeError: It is no answer, such as the number 503.
     """
     if endpoint not in ENDPOINTS:
         raise ValueError(f"no endpoint {endpoint!r}: there are {', '.join(ENDPOINTS)}")
     if answer is None:
         return
     kind = type(answer).__name__
+    if not isinstance(answer, Answer):
+        raise TypeError(f"{answer!r:.80} is no answer: write one such as fault('503'), Reply(503) or Generation()")
     if endpoint == "connect":
         if not isinstance(answer, Pass | Hang | Refuse | Drop):
             raise ValueError(f"'connect' can be answered with Pass, Hang, Refuse or Drop, not with {kind}")

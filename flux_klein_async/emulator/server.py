@@ -319,8 +319,12 @@ class Emulator(Engine):
 
         Raises:
             OSError: The port is taken, or you may not use it.
+            RuntimeError: No asyncio event loop runs here.
         """
-        loop = asyncio.get_running_loop()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError("The emulator needs an asyncio event loop: use asyncio.run(...)") from None
         server = HttpServer(self, round_trip=self.round_trip)
         host, port = self._address
         listener = await loop.create_server(server.listening, host, port, backlog=_BACKLOG)

@@ -28,7 +28,7 @@ from flux_klein_async.errors import (
     PermissionDeniedError,
     by_known_code,
 )
-from flux_klein_async.misuse import NotForLoop, NotWith
+from flux_klein_async.misuse import NEEDS_ASYNCIO, NotForLoop, NotWith
 from flux_klein_async.models import GenerationResult, Outcome, SavedFile
 
 __all__ = ["FanOut", "Product", "dooms", "not_submitted"]
@@ -116,6 +116,10 @@ class FanOut(NotWith, NotForLoop, Generic[T]):
     async def __aenter__(self) -> Self:
         if self._entered:
             raise ConfigurationError("A fan-out can be entered only once")
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise ConfigurationError(NEEDS_ASYNCIO) from None
         self._entered = True
         self._hire()
         return self
@@ -285,11 +289,17 @@ def _reader(items: Iterable[T] | AsyncIterable[T]) -> Callable[[], Awaitable[T]]
         raise InvalidInputError("generate_many takes many inputs; one string would make a picture of each letter")
     if isinstance(items, Mapping | BaseModel):
         raise InvalidInputError("generate_many takes many inputs; this is one: put it into a list")
+    if hasattr(items, "columns") and hasattr(items, "dtypes"):  # of pandas or polars
+        raise InvalidInputError(
+            "generate_many takes inputs, and a data frame gives the names of its columns: pass one of its columns, or "
+            "its rows as dictionaries (pandas: frame.to_dict('records'), polars: frame.to_dicts())"
+        )
     if isinstance(items, AsyncIterable):
         return items.__aiter__().__anext__
     if not isinstance(items, Iterable):
+        hint = ": write an async generator that gets the items from it" if isinstance(items, asyncio.Queue) else ""
         raise InvalidInputError(
-            f"generate_many takes an iterable or async iterable of inputs, not {type(items).__name__}"
+            f"generate_many takes an iterable or async iterable of inputs, not {type(items).__name__}{hint}"
         )
     iterator = iter(items)
 

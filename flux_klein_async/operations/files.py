@@ -283,7 +283,7 @@ class InMemory(IncomingFile[bytes]):
         self._data.clear()
 
 
-_NO_ROOM = "the disk or the quota is full; make room, then download again"
+_NO_ROOM = "the disk or the quota is full; make room, then try again"
 _NO_RIGHT = "it may not be written to; choose another directory"
 _IN_THE_WAY = "a file stands where a directory should be; choose another directory"
 _SAME_NAME = "a directory has the name of the file; move it, or give another name"
@@ -294,7 +294,7 @@ _ADVICE = {
     errno.EROFS: _NO_RIGHT,
     errno.EACCES: _NO_RIGHT,
     errno.EPERM: _NO_RIGHT,
-    errno.ENOENT: "the directory vanished, or cannot be made; make it again, then download again",
+    errno.ENOENT: "the directory vanished, or cannot be made; make it, or choose another",
     errno.EEXIST: _IN_THE_WAY,
     errno.ENOTDIR: _IN_THE_WAY,
     errno.EISDIR: _SAME_NAME,

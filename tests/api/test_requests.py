@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from pydantic import BaseModel
 
 from flux_klein_async.api.messages import Kind, Request
@@ -182,7 +183,7 @@ def deep() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("value", "cause"),
     [
-        ({"a": math.nan}, "Out of range float values"),
+        ({"a": math.nan}, "a: nan: Out of range float values"),
         ({"a": [math.inf]}, "Out of range float values"),
         ({"a": -math.inf}, "Out of range float values"),
         ({"a": "\ud800 private"}, "surrogates not allowed"),
@@ -191,7 +192,8 @@ def deep() -> dict[str, Any]:
         (cyclic(lambda value: [value]), "Circular reference"),
         (cyclic(types.MappingProxyType), ""),
         (deep(), ""),  # the interpreter's own words, which change
-        ({"a": b"bytes"}, "bytes has no place in JSON; a local file is a pathlib.Path"),
+        ({"a": [1, {"b\n": b"bytes"}]}, "a.1.b\\n: bytes has no place in JSON; a local file is a pathlib.Path"),
+        ({"a": Image.new("L", (1, 1))}, "a: Image has no place in JSON; save the picture, and give its pathlib.Path"),
         ({"a": io.BytesIO()}, "BytesIO has no place in JSON; a local file is a pathlib.Path"),
         ({"a": Entry(3)}, "a: a path is text, not int"),
         ({"a": {"b": [1, (bytearray(b"x"),)]}}, "a.b.1.0: bytearray has no place in JSON; a local file is a"),
@@ -214,7 +216,7 @@ def deep() -> dict[str, Any]:
         (None, "NoneType has no place in JSON"),
         (PICTURE, "an input is a JSON object"),
     ],
-    ids=range(31),
+    ids=range(32),
 )
 def test_refuses_what_is_no_json_object(value: Any, cause: str) -> None:
     with pytest.raises(InvalidInputError) as caught:

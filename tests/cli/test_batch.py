@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from flux_klein_async.batch.rows import FileFormat
 from flux_klein_async.cli import connect
-from flux_klein_async.cli.batch import _line_ends
+from flux_klein_async.cli.batch import _count
 from flux_klein_async.emulator import Emulator, Reply, Rewrite, error_reply, fault
 from flux_klein_async.journal.base import Entry, EntryState
 from flux_klein_async.journal.sqlite import SqliteJournal
@@ -410,9 +411,10 @@ def test_lines_come_from_standard_input(served: Emulator, flux_klein: Command) -
     assert (ran.code, served.accepted) == (0, 3)
 
 
-def test_the_lines_of_a_pipe_are_not_counted_ahead(tmp_path: Path) -> None:
-    (tmp_path / "three.txt").write_text("a\nb\nc\n")
-    assert (_line_ends(str(tmp_path / "three.txt")), _line_ends("-")) == (3, None)
+def test_the_rows_of_a_file_are_counted_ahead_but_not_those_of_a_pipe(tmp_path: Path) -> None:
+    (tmp_path / "rows").write_text('prompt\n"a\nb"\n\nc\n"torn')
+    assert [_count(str(tmp_path / "rows"), kind) for kind in (FileFormat.CSV, FileFormat.TXT)] == [2, 5]
+    assert _count("-", FileFormat.TXT) is None
 
 
 def test_a_run_on_the_emulator_is_resumed_too(flux_klein: Command) -> None:

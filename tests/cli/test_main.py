@@ -125,6 +125,14 @@ NEWCOMER = [
     Stumble("generate x --seed 3", 64, "No such option --seed: FLUX.2 [klein] takes no seed", "extra argument"),
     Stumble("batch x.txt --negative-prompt y", 64, "takes no negative prompt"),
     Stumble("generate x --num-images 2", 64, "takes --count"),
+    Stumble("generate x --n 2", 64, "takes --count", "--json"),
+    Stumble("generate x --token abc", 64, "RUNCOMFY_API_TOKEN", "--json"),
+    Stumble("generate --prompt x", 64, "a prompt needs no option"),
+    Stumble("generate x --aspect-ratio 16:9", 64, "the sides are --width and --height"),
+    Stumble("generate x -m a/b", 64, "No such option -m; did you mean --model?"),
+    Stumble("generate x --timeout 0", 64, "0 is not more than 0 seconds"),
+    Stumble("batch .", 64, "'.' is a directory: name a file of prompts", "does not end in"),
+    Stumble("batch x.txt --output-dir /proc/x", 64, "cannot be made; make it, or choose another", "download again"),
     Stumble("generate a snow leopard", 64, "put quotes around a prompt of several words"),
     Stumble("generate a --x leopard -- b", 64, "No such option --x"),
     Stumble("generate x -n 0", 64, "'--count' / '-n': ", "Input should"),  # typer's releases differ in the rest
@@ -363,14 +371,21 @@ def test_the_hosts_that_are_named_may_have_the_files(
     assert made == [("cdn.example.net", ".example.com")]
 
 
-def test_a_defect_is_a_sentence_without_values(flux_klein: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("defect", "said"),
+    [(LookupError("a value"), "LookupError"), (OSError(28, "No space", "a value"), "OSError: No space")],
+    ids=("any", "system"),
+)
+def test_a_defect_is_a_sentence_without_values(
+    flux_klein: Command, monkeypatch: pytest.MonkeyPatch, defect: Exception, said: str
+) -> None:
     def broken(*_: object, **__: object) -> None:
         token = "secret-token-of-the-test"
-        raise LookupError(len(token))
+        raise defect if token else LookupError
 
     monkeypatch.setattr(generate, "prepare", broken)
     ran = flux_klein("generate", "x")
     assert ran.code == 1
-    assert ran.err == "Unexpected LookupError; FLUX_KLEIN_DEBUG=1 shows where.\n"
+    assert ran.err == f"Unexpected {said}; FLUX_KLEIN_DEBUG=1 shows where.\n"
     monkeypatch.setenv("FLUX_KLEIN_DEBUG", "1")
     assert "in broken" in flux_klein("generate", "x").err.replace('secret-token-of-the-test"', "")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from flux_klein_async.emulator.faults import fault
 from flux_klein_async.emulator.scripts import (
     ENDPOINTS,
     Cut,
@@ -48,6 +49,13 @@ def test_every_answer_has_its_endpoints():
 def test_an_answer_at_the_wrong_endpoint_is_refused(endpoint, answer, sentence):
     with pytest.raises(ValueError, match=sentence):
         check_answer(endpoint, answer)
+
+
+def test_what_is_no_answer_is_refused_when_it_is_given():
+    """And not when it is due, as a 500 of the emulator that looks like one of the service."""
+    for wrong in (503, "503", fault, Generation, {"status": 503}, [fault("503")], ()):
+        with pytest.raises(TypeError, match=r"is no answer: write .* fault\('503'\)"):
+            check_answer("submit", wrong)
 
 
 @pytest.mark.parametrize("headers", [{"A": "b\r\nC: d"}, {"A\n": "b"}])

@@ -501,8 +501,8 @@ def link(folder: Path, to: str) -> Path:
         (lambda folder: in_the_way(folder) / "deeper", "a file stands where a directory should be"),
         (lambda folder: link(folder, "nowhere"), "a file stands where a directory should be"),
         (lambda folder: link(folder, "way") / "deeper", "try another directory"),
-        (lambda _folder: Path("/proc"), "the directory vanished, or cannot be made"),
-        (lambda _folder: Path("/proc/new"), "the directory vanished, or cannot be made"),
+        (lambda _folder: Path("/proc"), "the directory vanished, or cannot be made; make it, or choose another"),
+        (lambda _folder: Path("/proc/new"), "the directory vanished, or cannot be made; make it, or choose another"),
         (lambda folder: folder / ("x" * 300), "the name is too long"),
         (lambda folder: folder / "a\0b", "try another directory"),
         (lambda folder: folder / "a\ud800b", "try another directory"),
@@ -556,7 +556,7 @@ def test_a_full_disk_is_a_download_error_at_any_time_and_leaves_nothing(tmp_path
     for end in (lambda part: part.add(bytes(100_000)), lambda part: part.finish(b"x", {}, URL)):
         part = PartFile(tmp_path, "a")
         part._file = Path("/dev/full").open("wb")  # noqa: SIM115  # closed by the part
-        with pytest.raises(DownloadError, match="make room, then download again"):
+        with pytest.raises(DownloadError, match="make room, then try again"):
             end(part)
         part.drop()
     part = PartFile(tmp_path, "a")
