@@ -17,9 +17,8 @@ from statistics import NormalDist, fmean
 from typing import NamedTuple
 
 from flux_klein_async.models import RequestState
-from flux_klein_async.polling.durations import Distribution
 from flux_klein_async.polling.policies import FixedPolling, Observation, PollPolicy, Progress, Queued
-from flux_klein_async.polling.schedule import Schedule
+from flux_klein_async.polling.schedule import Distribution, Schedule
 
 PRICE = 0.010  # seconds a poll
 MODEL = "blackforestlabs/flux-2-klein/4b/text-to-image"
@@ -50,6 +49,20 @@ def tabulate(cdf: Callable[[float], float], times: Iterable[float]) -> Distribut
     return Distribution([0.0, *times], [0.0, *map(cdf, times)])
 
 
+def area(distribution: Distribution, seconds: float) -> float:
+    """The integral of F from 0 to t: the mean time that has passed since the end."""
+    times, cdf = distribution.times, distribution.cdf
+    if seconds <= 0:
+        return 0.0
+    if seconds >= times[-1]:
+        missing = (1.0 - cdf[-1]) * times[-1] * math.log(seconds / times[-1])
+        return distribution.areas[-1] + seconds - times[-1] - missing
+    index = bisect_right(times, seconds) - 1
+    step = seconds - times[index]
+    slope = (cdf[index + 1] - cdf[index]) / (times[index + 1] - times[index])
+    return distribution.areas[index] + step * (cdf[index] + slope * step / 2)
+
+
 def expected_cost(distribution: Distribution, after: Callable[[float], float]) -> Cost:
     """The exact cost of polling at `after(0)`, at `after` of that, and so on."""
     excess = polls = age = 0.0
@@ -59,7 +72,7 @@ def expected_cost(distribution: Distribution, after: Callable[[float], float]) -
             break
         poll = after(age)
         polls += 1.0 - ended
-        excess += distribution.area(poll) - distribution.area(age) - ended * (poll - age)
+        excess += area(distribution, poll) - area(distribution, age) - ended * (poll - age)
         age = poll
     return Cost(excess, polls)
 
@@ -148,38 +161,109 @@ PEERS: dict[str, Callable[[], PollPolicy]] = {
 }
 
 
+# --- two policies that are as simple as can be
+
+
+@dataclass
+class RunningMean:
+    """Polls at nine tenths of the mean of the last waits, and every 50 ms from then on."""
+
+    mean: float = 0.57
+    first: float = 0.9
+
+    def next_poll(self, progress: Progress) -> float:
+        """The interval."""
+        return 0.05 if progress.polls else self.first * self.mean
+
+    def observe(self, observation: Observation) -> None:
+        """Learns the mean."""
+        took = (observation.not_before + (observation.sent or observation.not_after)) / 2
+        self.mean += 0.1 * (took - self.mean)
+
+
+@dataclass
+class LearnedFactor:
+    """Learns one factor on the published time: polls at 0.9 of it, then every 0.06 of its square root.
+
+    Its constants know the emulator's spread of 15 %. Stragglers are polled every sqrt(0.02 * age).
+    """
+
+    factor: float = 0.0  # a logarithm
+
+    def _expected(self, pixels: int | None) -> float:
+        return (0.063 + 0.483 * (pixels or SQUARE) / 1e6) * math.exp(self.factor)
+
+    def next_poll(self, progress: Progress) -> float:
+        """The interval."""
+        expected = self._expected(progress.pixels)
+        if not progress.polls:
+            return 0.9 * expected
+        return 0.06 * math.sqrt(expected) if progress.age < 1.5 * expected else math.sqrt(0.02 * progress.age)
+
+    def observe(self, observation: Observation) -> None:
+        """Learns the factor."""
+        took = (observation.not_before + (observation.sent or observation.not_after)) / 2
+        self.factor += 0.1 * min(max(math.log(took / self._expected(observation.pixels)), -0.5), 0.5)
+
+
+BASELINES: dict[str, Callable[[], PollPolicy]] = {
+    "a learned factor": LearnedFactor,
+    "a running mean": RunningMean,
+}
+
+
 # --- services
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A service that takes `slow` times the published time, and `then` times that from request number `after` on."""
+    """A service that takes `slow` times the published time, and `then` times that from request number `after` on.
+
+    Attributes:
+        spread: Standard deviation of log time.
+        stragglers: The fraction of requests that take five times as long.
+        fast: The fraction that takes a third.
+        drift: The number of requests over which it becomes twice as slow.
+        workers: How many requests run at a time; the others wait in a queue.
+        burst: How many requests come at once, and the seconds from burst to burst; None: each when another ends.
+    """
 
     sizes: tuple[int, ...] = (SQUARE,)
     slow: float = 1.0
-    stragglers: float = 0.0  # fraction of requests that take five times as long
+    spread: float = SPREAD
+    stragglers: float = 0.0
+    fast: float = 0.0
     after: int | None = None
     then: float = 2.0
+    drift: int | None = None
     workers: int | None = None
+    burst: tuple[int, float] | None = None
 
     def median(self, number: int, pixels: int) -> float:
         """The median of request `number`, in seconds."""
         shifted = self.after is not None and number >= self.after
-        return (0.063 + 0.483 * pixels / 1e6) * self.slow * (self.then if shifted else 1.0)
+        drifted = 2 ** (number // 50 * 50 / self.drift) if self.drift else 1.0
+        return (0.063 + 0.483 * pixels / 1e6) * self.slow * (self.then if shifted else 1.0) * drifted
+
+    @property
+    def parts(self) -> tuple[tuple[float, float], ...]:
+        """Fractions of the requests, and how many times the median they take."""
+        return ((1 - self.stragglers - self.fast, 1.0), (self.stragglers, 5.0), (self.fast, 1 / 3))
 
     def draw(self, rng: random.Random, number: int) -> tuple[int, float]:
         """A request's pixels and duration."""
         pixels = rng.choice(self.sizes)
-        seconds = self.median(number, pixels) * rng.lognormvariate(0, SPREAD)
-        return pixels, seconds * (5 if rng.random() < self.stragglers else 1)
+        seconds = self.median(number, pixels) * rng.lognormvariate(0, self.spread)
+        fractions, factors = zip(*self.parts, strict=True)
+        return pixels, seconds * rng.choices(factors, fractions)[0]
 
     def distribution(self, number: int, pixels: int) -> Distribution:
         """The distribution of that duration."""
-        return _distribution(self.median(number, pixels), self.stragglers)
+        return _distribution(self.median(number, pixels), self.spread, self.parts)
 
     def optimum(self, number: int, pixels: int) -> float:
         """J* for it."""
-        return _optimum(self.median(number, pixels), self.stragglers)
+        return _optimum(self.median(number, pixels), self.spread, self.parts)
 
     @property
     def warm(self) -> int:
@@ -188,21 +272,24 @@ class Profile:
 
 
 @cache
-def _distribution(median: float, stragglers: float) -> Distribution:
-    """Log-normal, a part of it five times slower, in a table of 4,000 entries."""
+def _distribution(median: float, spread: float, parts: tuple[tuple[float, float], ...]) -> Distribution:
+    """Log-normal, in parts, in a table of 4,000 entries."""
 
     def cdf(seconds: float) -> float:
-        log = math.log(seconds / median)
-        slow = stragglers * NORMAL.cdf((log - math.log(5)) / SPREAD) if stragglers else 0.0
-        return (1 - stragglers) * NORMAL.cdf(log / SPREAD) + slow
+        return sum(
+            fraction * NORMAL.cdf(math.log(seconds / median / factor) / spread)
+            for fraction, factor in parts
+            if fraction
+        )
 
-    low, high = -6 * SPREAD, 7 * SPREAD + (math.log(5) if stragglers else 0.0)
+    used = [math.log(factor) for fraction, factor in parts if fraction]
+    low, high = min(used) - 6 * spread, max(used) + 7 * spread
     return tabulate(cdf, (median * math.exp(low + (high - low) * entry / 4000) for entry in range(4001)))
 
 
 @cache
-def _optimum(median: float, stragglers: float) -> float:
-    return Schedule(_distribution(median, stragglers), PRICE).cost
+def _optimum(median: float, spread: float, parts: tuple[tuple[float, float], ...]) -> float:
+    return Schedule(_distribution(median, spread, parts), PRICE).cost
 
 
 PROFILES = {
@@ -211,6 +298,13 @@ PROFILES = {
     "heavy": Profile(stragglers=0.03),
     "shift": Profile(after=400),
     "queue": Profile(workers=4),
+    # Nothing was tuned on these.
+    "spread 5 %": Profile(spread=0.05),
+    "spread 50 %": Profile(spread=0.5),
+    "two modes": Profile(fast=0.5),
+    "drift": Profile(drift=2000),
+    "bursts": Profile(workers=4, burst=(64, 15.0)),
+    "9B": Profile(slow=14.0),
 }
 COLD = {
     "klein": Profile(),
@@ -241,6 +335,7 @@ class Wait:
     start: float
     position: Callable[[float], int]
     round_trip: float
+    fell_to_at: Callable[[float], Callable[[int], float | None]]
     polls: int = 0
     sent: float = 0.0
     not_before: float = 0.0
@@ -254,27 +349,34 @@ class Wait:
         interval = None
         while True:
             age = self.sent + (self.round_trip if self.polls else 0.0)
-            position = self.queued.position if self.queued and self.state is RequestState.IN_QUEUE else None
-            interval = policy.next_poll(
-                progress(
-                    polls=self.polls,
-                    age=age,
-                    round_trip=self.round_trip,
-                    pixels=self.pixels,
-                    state=self.state,
-                    state_age=age - self.changed,
-                    queue_position=position,
-                    last_interval=interval,
-                    sent=self.sent,
-                    queued=self.queued,
-                )
-            )
+            interval = self._interval(policy, age, interval)
+            while getattr(policy, "replans", False) and self.sent + interval > age:
+                age = self.sent + interval
+                interval = self._interval(policy, age, interval)
             self.sent = max(self.sent + interval, age)
             self.polls += 1
             if self.sent >= self.end:
                 return self.sent - self.end
             self.not_before = self.sent
             self._poll()
+
+    def _interval(self, policy: PollPolicy, age: float, interval: float | None) -> float:
+        position = self.queued.position if self.queued and self.state is RequestState.IN_QUEUE else None
+        return policy.next_poll(
+            progress(
+                polls=self.polls,
+                age=age,
+                round_trip=self.round_trip,
+                pixels=self.pixels,
+                state=self.state,
+                state_age=age - self.changed,
+                queue_position=position,
+                last_interval=interval,
+                sent=self.sent,
+                queued=self.queued,
+                fell_to=self.fell_to_at(age),
+            )
+        )
 
     def _poll(self) -> None:
         sent, answered = self.sent, self.sent + self.round_trip
@@ -303,7 +405,27 @@ class Wait:
             polls=self.polls,
             sent=self.sent,
             queued=self.queued,
+            fell_to=self.fell_to_at(self.sent + self.round_trip),
         )
+
+
+def fell_to_of(accepted: float, noticed: list[float]) -> Callable[[float], Callable[[int], float | None]]:
+    """What a client knows of its generations before one, from the instants at which their ends were noticed.
+
+    Of an age, a function of a number: seconds from acceptance until at most so many were left.
+    """
+    ends = sorted(end for end in noticed if end > accepted)
+
+    def at(age: float) -> Callable[[int], float | None]:
+        def fell_to(count: int) -> float | None:
+            if len(ends) <= count:
+                return 0.0
+            seconds = ends[len(ends) - count - 1] - accepted
+            return seconds if seconds <= age else None
+
+        return fell_to
+
+    return at
 
 
 def simulate(
@@ -318,11 +440,18 @@ def simulate(
 ) -> list[Row]:
     """So many requests, `concurrency` at once, served in their order by the profile's workers."""
     rng = random.Random(seed)
-    slots = [0.0] * concurrency
+    if profile.burst is not None:
+        concurrency = count
+    slots = (
+        [0.0] * concurrency
+        if profile.burst is None
+        else [n // profile.burst[0] * profile.burst[1] for n in range(count)]
+    )
     workers = [0.0] * (profile.workers or concurrency)
     heapify(slots)
     heapify(workers)
     starts: list[float] = []
+    noticed: list[float] = []
     ended: list[tuple[float, int, Observation]] = []
     rows = []
     for number in range(count):
@@ -338,9 +467,12 @@ def simulate(
             return ahead - bisect_right(starts, now + sent + round_trip, 0, ahead)
 
         end = start + seconds - now
-        wait = Wait(pixels, max(end - round_trip, 0.0), start - now - round_trip, position, round_trip)
+        ahead = fell_to_of(now, noticed[-1024:])
+        wait = Wait(pixels, max(end - round_trip, 0.0), start - now - round_trip, position, round_trip, ahead)
         rows.append(Row(wait.run(policy), wait.polls, profile.optimum(number, pixels)))
-        heappush(slots, now + wait.sent + round_trip)
+        if profile.burst is None:
+            heappush(slots, now + wait.sent + round_trip)
+        noticed.append(now + wait.sent + round_trip)
         reported = math.floor(end * 1000) / 1000 if served else None  # the service's times are whole milliseconds
         heappush(ended, (now + wait.sent + round_trip, number, wait.observation(reported)))
     return rows

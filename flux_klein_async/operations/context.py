@@ -5,7 +5,7 @@ It knows no single call (`operation`) and no flow of calls (`submit`, `wait`, `d
 
 import asyncio
 import logging
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,7 +29,16 @@ from flux_klein_async.transport.throttle import Lanes, Limiter, SharedLimiter
 if TYPE_CHECKING:
     from flux_klein_async.operations.operation import Operation
 
-__all__ = ["Background", "ClientContext", "KnownIds", "guarded", "ignoring_errors", "log", "wrapping_errors"]
+__all__ = [
+    "Background",
+    "ClientContext",
+    "KnownIds",
+    "UnderWay",
+    "guarded",
+    "ignoring_errors",
+    "log",
+    "wrapping_errors",
+]
 
 
 log = logging.getLogger("flux_klein_async")
@@ -180,6 +189,33 @@ class KnownIds:
         return True
 
 
+class UnderWay:
+    """The client's own generations of one model: how many are under way, and when the last ones ended."""
+
+    def __init__(self) -> None:
+        self._count = self._ended = 0
+        self._ends: deque[float] = deque(maxlen=4096)  # instants
+
+    def enter(self, accepted: float) -> Callable[[int], float | None]:
+        """One more was accepted: when, in seconds from then, at most so many of those before it were left (or None)."""
+        ahead, before = self._count, self._ended
+        self._count += 1
+
+        def fell_to(count: int) -> float | None:
+            if ahead <= count:
+                return 0.0
+            later = self._ended - before - (ahead - count)  # ends since then
+            return self._ends[-1 - later] - accepted if 0 <= later < len(self._ends) else None
+
+        return fell_to
+
+    def end(self, now: float) -> None:
+        """One has ended, or nobody waits for it any more."""
+        self._count -= 1
+        self._ended += 1
+        self._ends.append(now)
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class ClientContext:
     """The parts of one client.
@@ -189,6 +225,7 @@ class ClientContext:
         max_file_bytes: The largest file that is downloaded.
         limits: How large local files of an input may be.
         operations: The calls under way.
+        under_way: By model, the generations that are waited for.
         known_ids: Which request ids belong to submits already.
         shared: The limiter itself, if it is opened and closed with its clients.
         learning: The poll policy, if it saves what it learned.
@@ -216,6 +253,7 @@ class ClientContext:
     background: Background = field(default_factory=Background)
     operations: "set[Operation]" = field(default_factory=set)
     known_ids: KnownIds = field(default_factory=KnownIds)
+    under_way: defaultdict[str | None, UnderWay] = field(default_factory=lambda: defaultdict(UnderWay))
     left_running: set[str] = field(default_factory=set)
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "flux-klein-files"))
     shared: SharedLimiter | None = None

@@ -69,6 +69,7 @@ class Poller:
         self._status_request = context.api.poll(accepted.request_id)  # the same for every poll
         self._result_request = context.api.poll_result(accepted.request_id) if context.polls_result else None
         self._result_answer: Response | None = None  # to the last poll, if it asked for the result
+        self.fell_to: Callable[[int], float | None] | None = None
         self._at_once = False
         self._had_last = False
         self._poll_price = 1.0
@@ -77,11 +78,11 @@ class Poller:
         self._last: RequestStatus | None = None
         self._queued: Queued | None = None
         # Instants.
-        self._begun = self._loop.time() if accepted.accepted_at is None else accepted.accepted_at
-        self._sent = self._begun  # when the last poll was sent
-        self._not_yet = self._begun  # when the last poll was sent that found no end
-        self._seen = self._begun  # when the last poll was answered
-        self._changed = self._begun
+        self.begun = self._loop.time() if accepted.accepted_at is None else accepted.accepted_at
+        self._sent = self.begun  # when the last poll was sent
+        self._not_yet = self.begun  # when the last poll was sent that found no end
+        self._seen = self.begun  # when the last poll was answered
+        self._changed = self.begun
         self._refused_since: float | None = None
         self._error_since: float | None = None
         self._left_queue: float | None = None
@@ -180,30 +181,39 @@ class Poller:
 
     async def _until_due(self) -> None:
         """Sleep until the policy wants a poll."""
+        while (due := self._next_poll()) > self._loop.time():
+            await self._operation.nap_until(due)
+            if not self._replans or self._operation.late:
+                return
+
+    def _next_poll(self) -> float:
+        """The instant of the next poll."""
         now, last = self._loop.time(), self._last
         self._poll_price = self._context.limiter.poll_price()
         progress = Progress(
-            model=self._accepted.model,
-            pixels=self._accepted.pixels,
-            polls=self._operation.polls,
-            age=now - self._begun,
-            state=last.state if last else None,
-            state_age=now - self._changed,
-            queue_position=last.queue_position if last else None,
-            last_interval=self._interval,
-            round_trip=self._round_trip,
-            sent=self._sent - self._begun,
-            queued=self._queued,
-            price=self._poll_price,
+            self._accepted.model,
+            self._accepted.pixels,
+            self._operation.polls,
+            now - self.begun,
+            last.state if last else None,
+            now - self._changed,
+            last.queue_position if last else None,
+            self._interval,
+            self._round_trip,
+            self._sent - self.begun,
+            self._queued,
+            self._poll_price,
+            self.fell_to,
         )
         with wrapping_errors("The poll policy"):
             self._interval = checked_interval(self._context.polling.next_poll(progress))
         self._operation.check_hold(Kind.READ)
         due = self._sent + self._interval
-        if self._error_since is not None:
-            due = min(due, self._error_since + PATIENCE)
-        if due > self._loop.time():
-            await self._operation.nap_until(due)
+        return due if self._error_since is None else min(due, self._error_since + PATIENCE)
+
+    @property
+    def _replans(self) -> bool:
+        return bool(getattr(self._context.polling, "replans", False))
 
     def _check_refusal(self, failure: FluxKleinError | None) -> None:
         """Raise a refusal that time does not heal once it has stood for 10 s: gateways err."""
@@ -239,7 +249,7 @@ class Poller:
         return True
 
     def _note_queued(self, position: int | None) -> None:
-        sent, queued = self._sent - self._begun, self._queued
+        sent, queued = self._sent - self.begun, self._queued
         if queued is None:
             self._queued = Queued(sent, position, sent, position, sent)
         elif queued.position == position:
@@ -266,13 +276,14 @@ class Poller:
         observation = Observation(
             model=self._accepted.model,
             pixels=self._accepted.pixels,
-            not_before=self._not_yet - self._begun,
-            not_after=self._seen - self._begun,
-            running_since=None if self._running is None else self._running - self._begun,
+            not_before=self._not_yet - self.begun,
+            not_after=self._seen - self.begun,
+            running_since=None if self._running is None else self._running - self.begun,
             served=(finished - created).total_seconds() if created and finished else None,
             polls=self._operation.polls,
-            sent=self._sent - self._begun,
+            sent=self._sent - self.begun,
             queued=self._queued,
+            fell_to=self.fell_to,
         )
         with ignoring_errors("The poll policy"):
             self._context.polling.observe(observation)
@@ -282,7 +293,7 @@ class Poller:
         known = self._accepted.accepted_at is not None
         return Timings(
             submit=self._accepted.submit_seconds,
-            queued=self._left_queue - self._begun if self._left_queue is not None and known else None,
+            queued=self._left_queue - self.begun if self._left_queue is not None and known else None,
             running=None if self._running is None else self._seen - self._running,
             fetch=self._loop.time() - self._seen,
             lag_max=self._seen - self._not_yet,
@@ -324,14 +335,19 @@ async def wait(
     users = False  # what the user's own function raises says nothing about the request, whatever its class
     try:
         poller = Poller(operation, accepted)
-        while True:
-            status = await poller.next_change()
-            if on_status is not None:
-                users = True
-                on_status(status)
-                users = False
-            if status.state.final:
-                break
+        under_way = context.under_way[accepted.model]
+        poller.fell_to = under_way.enter(poller.begun)
+        try:
+            while True:
+                status = await poller.next_change()
+                if on_status is not None:
+                    users = True
+                    on_status(status)
+                    users = False
+                if status.state.final:
+                    break
+        finally:
+            under_way.end(context.loop.time())
         result = poller.early_result() or await _conclude(operation, status, poller.timings, accepted.asked)
         poller.teach(result)
         context.save_learned(_SAVED_EVERY)

@@ -1,16 +1,23 @@
 """`AdaptivePolling`, the default policy: learns how long generations take, and polls when a poll is worth its price.
 
-The clock of a wait starts at acceptance, or at the step to running if the request was queued. All times are those at
-which polls are sent, so a round trip shifts them equally and costs no poll. `Store` keeps what was learned between
-processes, in one JSON file. If the file is damaged or cannot be written, the policy logs one warning and starts cold.
+Four durations are learned, each by its own `Prediction`, and the one that has predicted best decides:
+
+- `whole`, from acceptance to the end;
+- `queue`, from the first poll that reported a position in the queue to the end;
+- `running`, from the step to running to the end, of requests that were queued;
+- `turns`, from the instant at which so many of the client's own generations ahead were left to the end. Where the
+  service works through a queue in order, this shows the start of a generation without a poll.
+
+All times are those at which polls are sent, so a round trip shifts them equally and costs no poll. `Store` keeps what
+was learned between processes, in one JSON file. If the file is damaged or cannot be written, the policy logs one
+warning and starts cold.
 """
 
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import astuple
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -18,80 +25,213 @@ from pydantic import BaseModel, Field, ValidationError
 
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.models import RequestState, brief_repr
-from flux_klein_async.paths import user_path
-from flux_klein_async.polling.durations import Histogram, ModelEstimate, QueueSpeed, ServiceClock, Size, size_of
-from flux_klein_async.polling.policies import Observation, Progress, require_at_least
-from flux_klein_async.polling.schedule import Prediction
+from flux_klein_async.polling.durations import Prediction
+from flux_klein_async.polling.policies import Observation, Progress, Queued, require_at_least
 
 __all__ = ["AdaptivePolling"]
 
 _log = logging.getLogger("flux_klein_async")
 
-_Seconds = Annotated[float, Field(ge=9e-5, le=2e4)]
-_Variance = Annotated[float, Field(ge=0, le=10)]
-_Octave = Annotated[int, Field(ge=0, le=1000)] | None
-_Bin = Annotated[int, Field(ge=-1000, le=2000)]
-_Weight = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+_Bins = dict[Annotated[int, Field(ge=-1200, le=2000)], Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]]
+_Factor = Annotated[float, Field(ge=-20, le=20)]
+_Count = Annotated[int, Field(ge=1)]
 
 
 class ModelSnapshot(BaseModel, extra="forbid", frozen=True):
-    """What was learned about one model: the arguments of its `QueueSpeed`, of each `Size`, and of its `Histogram`."""
+    """What is kept of one model; how its queue moves is learned anew."""
 
     model: str | None
-    queue: tuple[_Seconds, _Variance, Annotated[int, Field(ge=1)]]
-    sizes: list[tuple[_Octave, bool, Annotated[dict[_Bin, _Weight], Field(min_length=1)]]]
+    whole: _Bins
+    sizes: dict[Annotated[int, Field(ge=0, le=1000)], tuple[_Factor, _Count]]
 
 
 class Snapshot(BaseModel, extra="forbid", frozen=True):
     """The content of a store."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     models: list[ModelSnapshot]
 
 
 _MAX_BYTES: Final = 1024 * 1024  # a larger file is cut off there, so that it is no valid JSON
 
 
-class Store:
-    """A file with a `Snapshot`. A file that cannot be read or written is ignored; the first failure is logged."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = user_path(path)
-        self._warned = False
-
-    def load(self) -> Snapshot | None:
-        """The file's content; None if there is no file or it is unusable."""
-        try:
-            with self.path.open("rb") as file:
-                return Snapshot.model_validate_json(file.read(_MAX_BYTES))
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            self._warn(f"cannot be read ({error.strerror})")
-        except ValidationError as error:
-            self._warn(f"is damaged or from another version ({error.error_count()} errors)")
+def load(path: Path) -> Snapshot | str | None:
+    """The content of a file; what is wrong with it; or None if there is none."""
+    try:
+        with path.open("rb") as file:
+            return Snapshot.model_validate_json(file.read(_MAX_BYTES))
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    except ValidationError as error:
+        return f"is damaged or from another version ({error.error_count()} errors)"
 
-    def save(self, snapshot: Snapshot) -> None:
-        """Replaces the file in one step. Blocks: on an event loop, call it in a thread."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{self.path.name}.", dir=self.path.parent) as folder:
-                new = Path(folder, self.path.name)
-                new.write_text(snapshot.model_dump_json(), encoding="utf-8")
-                new.replace(self.path)
-        except OSError as error:
-            self._warn(f"cannot be written ({error.strerror})")
 
-    def _warn(self, problem: str) -> None:
-        if not self._warned:
-            self._warned = True
-            _log.warning("The store of learned poll times %s %s; it is not used", self.path, problem)
+def save(path: Path, snapshot: Snapshot) -> str | None:
+    """Replaces a file in one step; what went wrong, or None. Blocks: on an event loop, call it in a thread."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            new = Path(folder, path.name)
+            new.write_text(snapshot.model_dump_json(), encoding="utf-8")
+            new.replace(path)
+    except OSError as error:
+        return f"cannot be written ({error.strerror})"
+    return None
+
+
+_UNKNOWN_SIZE: Final = 8 * 20  # counts as 1024 x 1024
+_LARGEST: Final = 8 * 50  # 2 ** 50 pixels, so that no arithmetic overflows
+_FACTOR_SAMPLES: Final = 64  # of one size, over which its factor is averaged
+_FACTOR_STEP: Final = 0.5  # of log time, by which one sample counts at most: most stragglers are no larger pictures
+_SPEED_GAIN: Final = 0.1
+_LEAD_GAIN, _LEAD_STEP = 0.1, 2.0
+_ABOUT: Final = 0.02  # seconds around the end, for its probability
+_TURNS: Final = (1, 3, 7, 15, 31, 63)  # numbers of generations ahead
+_SETTLED: Final = 64  # waits after which only every fourth teaches turns that are not used
+_FEW: Final = 8.0  # samples below which a turn is not used
+_BETTER: Final = 0.95  # of the cost of the whole
+_MISS_GAIN, _MOST_MISSED = 0.05, 0.03
+
+
+def _octave(pixels: int | None) -> int:
+    """log2 of the pixels in eighths, so that nearly equal sizes are one."""
+    return min(round(8 * math.log2(pixels)), _LARGEST) if pixels and pixels > 0 else _UNKNOWN_SIZE
+
+
+def _places(position: int | None) -> int:
+    return min(max(position or 0, 0), 10**6) + 1
+
+
+class ModelEstimate:
+    """What was learned about one model.
+
+    Attributes:
+        sizes: By octave, how far (in log time) a size is from what the published times say, and its samples.
+        place: Seconds from one place in the queue to the next, and samples; the first guess is four workers at 0.57 s.
+        lead: By how much (in log likelihood) the position in the queue predicted the ends better than the whole did.
+        turn: The number of the client's generations ahead from which on the end is best predicted; None: from none.
+    """
+
+    def __init__(self, saved: ModelSnapshot | None = None) -> None:
+        self.whole = Prediction(None if saved is None else saved.whole)
+        self.queue, self.running = Prediction(), Prediction()
+        self.turns = {count: Prediction() for count in _TURNS}
+        self.turn: int | None = None
+        self.sizes = {} if saved is None else dict(saved.sizes)
+        self.place = (0.15, 1)
+        self.lead = 1.0
+        self._missed = dict.fromkeys(_TURNS, 0.0)  # the fraction that ended before their turn
+        self._waits = 0
+        self._expected: dict[int | None, float] = {}  # by pixels, for speed
+
+    def expected(self, pixels: int | None) -> float:
+        """Seconds that a picture of this size takes, as published (docs/wire.md) and corrected by what was learned."""
+        found = self._expected.get(pixels)
+        if found is None:
+            octave = _octave(pixels)
+            if len(self._expected) >= _LOOKUPS:
+                self._expected.clear()
+            # Of a single size there is nothing to correct: its distribution says it all.
+            factor = self.sizes.get(octave, (0.0, 1))[0] if len(self.sizes) > 1 else 0.0
+            found = self._expected[pixels] = (0.063 + 0.483 * 2 ** (octave / 8) / 1e6) * math.exp(factor)
+        return found
+
+    def _in_queue(self, position: int | None, pixels: int | None) -> float:
+        """Seconds expected from a place in the queue to the end."""
+        return _places(position) * self.place[0] + self.expected(pixels)
+
+    def after(self, progress: Progress, sent: float, price: float) -> float:
+        """When to poll next, in seconds since acceptance."""
+        queued, pixels, fell_to = progress.queued, progress.pixels, progress.fell_to
+        expected = self.expected(pixels)
+        if self.turn is not None and fell_to is not None:
+            prediction, start = self.turns[self.turn], fell_to(self.turn)
+            if start is None:  # it comes now at the earliest
+                return progress.age + prediction.after(0.0, expected, price)
+            return start + prediction.after(max(sent - start, 0.0), expected, price)
+        if queued is not None:
+            if progress.state is RequestState.IN_QUEUE:
+                start, prediction, rest = queued.since, self.queue, self._in_queue(queued.position, pixels)
+            else:
+                start = _start(queued, progress.age - progress.state_age - (progress.round_trip or 0.0))
+                prediction, rest = self.running if self.running.total else self.whole, expected
+            if self.lead > 0:
+                return start + prediction.after(max(sent - start, 0.0), rest, price)
+        return self.whole.after(sent, expected, price)
+
+    def add(self, observation: Observation, low: float, high: float, price: float) -> None:
+        """Learns from a wait that ended between `low` and `high`."""
+        pixels, queued, expected = observation.pixels, observation.queued, self.expected(observation.pixels)
+        if queued is not None:
+            self._add_queued(observation, queued, low, high)
+        self._waits += 1
+        if observation.fell_to is not None and (
+            self.turn is not None or self._waits < _SETTLED or self._waits % 4 == 0
+        ):
+            self._add_turns(observation.fell_to, low, high, expected, price)
+        # Those that were seen in the queue do not show a change: the last of a burst wait longest.
+        self.whole.add(low / expected, high / expected, charted=queued is None)
+        octave = _octave(pixels)
+        factor, samples = self.sizes.get(octave, (0.0, 0))
+        if len(self.sizes) > 1:
+            rest = math.log(max((low + high) / 2, 1e-6) / expected / self.whole.distribution().quantile(0.5))
+            factor += min(max(rest, -_FACTOR_STEP), _FACTOR_STEP) / (samples + 2)
+        self.sizes[octave] = factor, min(samples + 1, _FACTOR_SAMPLES)
+        self._expected.clear()
+
+    def _add_turns(
+        self, fell_to: Callable[[int], float | None], low: float, high: float, expected: float, price: float
+    ) -> None:
+        for count, prediction in self.turns.items():
+            start = fell_to(count)
+            missed = start is None or start > low
+            self._missed[count] += _MISS_GAIN * (missed - self._missed[count])
+            if start is not None and not missed:
+                prediction.add((low - start) / expected, (high - start) / expected)
+        if self._waits % 8 == 0:
+            costs = {
+                self.turns[count].cost(expected, price): count
+                for count in _TURNS
+                if self._missed[count] <= _MOST_MISSED and self.turns[count].total >= _FEW
+            }
+            least = min(costs, default=math.inf)
+            self.turn = costs[least] if least < _BETTER * self.whole.cost(expected, price) else None
+
+    def _add_queued(self, observation: Observation, queued: Queued, low: float, high: float) -> None:
+        pixels, expected = observation.pixels, self.expected(observation.pixels)
+        about = max((_ABOUT - (high - low)) / 2, 0.0)
+        near, far, rest = low - about, high + about, self._in_queue(queued.position, pixels)
+        ages = ((near - queued.since) / rest, (far - queued.since) / rest, (queued.until - queued.since) / rest)
+        gain = self.queue.log_likelihood(*ages) - self.whole.log_likelihood(
+            near / expected, far / expected, queued.until / expected
+        )
+        self.lead += _LEAD_GAIN * (min(max(gain, -_LEAD_STEP), _LEAD_STEP) - self.lead)
+        for at, position in {queued.entered: queued.entered_position, queued.since: queued.position}.items():
+            rest = self._in_queue(position, pixels)
+            self.queue.add((low - at) / rest, (high - at) / rest)
+        if observation.running_since is not None:
+            trip = 0.0 if observation.sent is None else observation.not_after - observation.sent
+            start = min(_start(queued, observation.running_since - trip), low)
+            self.running.add((low - start) / expected, (high - start) / expected)
+        if queued.entered_position is not None:
+            waited = (low + high) / 2 - queued.entered - self.running.distribution().quantile(0.5) * expected
+            taken = min(max(waited / _places(queued.entered_position), 1e-3), 1e3)
+            seconds, samples = self.place
+            self.place = seconds * (taken / seconds) ** max(1 / (samples + 1), _SPEED_GAIN), samples + 1
+
+
+def _start(queued: Queued, running: float) -> float:
+    """The middle between the last poll that reported it as queued and the first that reported it as running."""
+    return (queued.until + max(running, queued.until)) / 2
 
 
 _MODELS, _LOOKUPS = 64, 4096  # kept; the oldest model is dropped first
 _MAX_SECONDS: Final = 1e9  # of a wait
 _MAX_EXCESS: Final = 10.0  # seconds by which the service's duration may exceed the observed one
+_TOLERANCE: Final = 0.003  # seconds: the service reports whole milliseconds
+_MAX_PRICE: Final = 1024.0
 
 
 class AdaptivePolling:
@@ -117,38 +257,37 @@ class AdaptivePolling:
         store: str | os.PathLike[str] | None = None,
     ) -> None:
         self.poll_cost, self.minimum, self.maximum = poll_cost, minimum, maximum
-        self._models: dict[str | None, ModelEstimate] = {}
         require_at_least(1e-6, poll_cost=poll_cost, minimum=minimum, maximum=maximum)
         if maximum < minimum:
             raise ConfigurationError("maximum must not be below minimum")
-        self._predictions: dict[tuple[str | None, Size], Prediction] = {}
-        self._lookups: dict[tuple[str | None, int | None, bool], Prediction] = {}  # without arithmetic, for speed
-        self._clock = ServiceClock()
+        self._models: dict[str | None, ModelEstimate] = {}
         self._logged: set[str] = set()
-        self._new = 0
-        self._store = None if store is None else Store(store)
-        if self._store is not None and (snapshot := self._store.load()) is not None:
-            self._restore(snapshot)
+        self._new, self._noted = 0, False
+        self._store = None if store is None else Path(store)
+        found = None if self._store is None else load(self._store)
+        if isinstance(found, Snapshot):
+            self._models = {saved.model: ModelEstimate(saved) for saved in found.models[-_MODELS:]}
+        self._note(found)
 
     def __repr__(self) -> str:
         settings = {"poll_cost": self.poll_cost, "minimum": self.minimum, "maximum": self.maximum}
         return brief_repr(self, settings | {"models": len(self._models)})
 
+    @property
+    def replans(self) -> bool:
+        """Whether to ask again when a poll is due: the end of another generation may have changed the answer."""
+        return any(estimate.turn is not None for estimate in self._models.values())
+
     def next_poll(self, progress: Progress) -> float:
         """Seconds from the start of the last poll to the next; between `minimum` and `maximum`."""
-        model, pixels, polls, age, state, state_age, _, _, round_trip, sent, queued, price = progress
+        sent = progress.sent
         if sent is None:
-            sent = max(age - (round_trip or 0.0), 0.0) if polls else 0.0
-        if queued is None:
-            if model is None and not polls:
-                return self.minimum  # submitted by another process: it may have ended long ago
-            poll = self.prediction(model, pixels).schedule(self.poll_cost, price).after(sent)
-        else:
-            prediction = self.prediction(model, pixels, queued=True)
-            left = None if state is RequestState.IN_QUEUE else age - state_age - (round_trip or 0.0)
-            low, high = prediction.estimate.queue.start(queued, left)
-            poll = low + prediction.schedule(self.poll_cost, price, high - low).after(max(sent - low, 0.0))
-        return min(self.maximum, max(self.minimum, poll - sent))
+            sent = max(progress.age - (progress.round_trip or 0.0), 0.0) if progress.polls else 0.0
+        if progress.model is None and not progress.polls:
+            return self.minimum  # submitted by another process: it may have ended long ago
+        price = self.poll_cost * (min(progress.price, _MAX_PRICE) if progress.price > 1 else 1.0)
+        interval = self.estimate(progress.model).after(progress, sent, price) - sent
+        return min(self.maximum, max(self.minimum, interval))
 
     def observe(self, observation: Observation) -> None:
         """Learns from a finished wait."""
@@ -156,76 +295,54 @@ class AdaptivePolling:
         if not _plausible(observation, low, high):
             self._warn("A wait cannot have ended between %r and %r s; it is ignored", low, high)
             return
-        round_trip, served, queued = observation.not_after - high, observation.served, observation.queued
+        round_trip, served = observation.not_after - high, observation.served
         if served is not None:
             if not 0 <= served <= high + _MAX_EXCESS:
                 self._warn("The service reports an impossible duration of %r s; such reports are ignored", served)
-            low, high = self._clock.narrow(low, high, served, round_trip)
-            if not self._clock.trusted:
-                self._warn("The service's durations (finished_at - created_at) contradict the polls; they are not used")
-        prediction = self.prediction(observation.model, observation.pixels, queued=queued is not None)
-        if queued is not None:
-            running = observation.running_since
-            left = high if running is None else min(max(running - round_trip, queued.until), high)
-            # It started one generation before its end, between the last poll that reported it as queued and the next.
-            started = (low + high) / 2 - prediction.distribution().quantile(0.5)
-            prediction.estimate.queue.add(queued, min(max(started, queued.until), left))
-            low, high = max(low - left, 0.0), max(high - queued.until, 0.0)
-        prediction.add(low, high)
+            # Both ends of it are on the service's clock. Where the polls contradict it, they are right.
+            elif low - _TOLERANCE <= served - round_trip <= high + _TOLERANCE:
+                low = high = min(max(served - round_trip, low), high)
+        self.estimate(observation.model).add(observation, low, high, self.poll_cost)
         self._new += 1
 
-    def prediction(self, model: str | None, pixels: int | None, *, queued: bool = False) -> Prediction:
-        """The current prediction; `queued`: for the time from the step to running of a queued request."""
-        found = self._lookups.get((model, pixels, queued))
+    def estimate(self, model: str | None) -> ModelEstimate:
+        """What was learned about a model."""
+        found = self._models.get(model)
         if found is None:
-            if len(self._lookups) >= _LOOKUPS:
-                self._lookups.clear()
-            if model not in self._models and len(self._models) >= _MODELS:
-                oldest = next(iter(self._models))
-                del self._models[oldest]
-                self._predictions = {key: kept for key, kept in self._predictions.items() if key[0] != oldest}
-                self._lookups.clear()
-            size, estimate = size_of(pixels, queued), self._models.setdefault(model, ModelEstimate())
-            found = self._predictions.setdefault((model, size), Prediction(estimate, size))
-            self._lookups[model, pixels, queued] = found
+            if len(self._models) >= _MODELS:
+                del self._models[next(iter(self._models))]
+            found = self._models[model] = ModelEstimate()
         return found
 
     def median(self, model: str | None, pixels: int | None) -> float | None:
         """The median duration in seconds for this model and size; None before any sample."""
-        prediction = self.prediction(model, pixels)
-        known = any(histogram.total > 0 for histogram in prediction.estimate.histograms.values())
-        return prediction.distribution().quantile(0.5) if known else None
+        found = self.estimate(model)
+        whole = found.whole
+        return whole.distribution().quantile(0.5) * found.expected(pixels) if whole.total > 0 else None
 
     def unsaved(self, at_least: int = 1) -> Callable[[], None] | None:
         """Returns a function that writes the store, for a thread; None without a store or enough new waits."""
         if self._store is None or self._new < at_least:
             return None
         self._new = 0
-        return partial(self._store.save, self._snapshot())
+        models = [ModelSnapshot(model=model, whole=of.whole.bins, sizes=of.sizes) for model, of in self._models.items()]
+        store, snapshot = self._store, Snapshot(models=models)
+        return lambda: self._note(save(store, snapshot))
 
     def save(self) -> None:
         """Writes the store now if there is one and something is new. Blocks."""
         if (write := self.unsaved()) is not None:
             write()
 
+    def _note(self, problem: object) -> None:
+        if isinstance(problem, str) and not self._noted:
+            self._noted = True
+            _log.warning("The store of learned poll times %s %s; it is not used", self._store, problem)
+
     def _warn(self, message: str, *values: object) -> None:
         if message not in self._logged:
             self._logged.add(message)
             _log.warning(message, *values)
-
-    def _snapshot(self) -> Snapshot:
-        models = []
-        for model, estimate in self._models.items():
-            sizes = [(*size, histogram.bins) for size, histogram in estimate.histograms.items() if histogram.bins]
-            models.append(ModelSnapshot(model=model, queue=astuple(estimate.queue), sizes=sizes))
-        return Snapshot(models=models)
-
-    def _restore(self, snapshot: Snapshot) -> None:
-        for saved in snapshot.models[-_MODELS:]:
-            self._models[saved.model] = estimate = ModelEstimate()
-            estimate.queue = QueueSpeed(*saved.queue)
-            for octave, queued, bins in saved.sizes:
-                estimate.histograms[Size(octave, queued)] = Histogram(bins)
 
 
 def _plausible(observation: Observation, low: float, high: float) -> bool:
@@ -233,6 +350,6 @@ def _plausible(observation: Observation, low: float, high: float) -> bool:
     queued, running = observation.queued, observation.running_since
     return (
         0 <= low <= high <= observation.not_after <= _MAX_SECONDS
-        and (queued is None or 0 <= queued.entered <= queued.until <= high)
+        and (queued is None or 0 <= queued.entered <= queued.since <= queued.until <= high)
         and (running is None or 0 <= running <= _MAX_SECONDS)
     )

@@ -25,6 +25,9 @@ __all__ = [
 ]
 
 
+FellTo = Callable[[int], float | None]
+
+
 class Queued(NamedTuple):
     """What polls reported about a request in the queue. Times are those of sent polls, in seconds since acceptance.
 
@@ -59,6 +62,8 @@ class Progress(NamedTuple):  # made for every poll: a frozen dataclass takes thr
         sent: When the last poll was sent, in seconds since acceptance; 0 before the first. None: `age - round_trip`.
         queued: What polls reported about the queue, also after the request has left it; None if it was never queued.
         price: How many times its usual price a poll costs now; above 1 while the service or a ceiling asks for fewer.
+        fell_to: Seconds from acceptance until at most so many of the client's own earlier generations were left, or
+            None while there are more. Where a queue moves in order, this shows the start without a poll.
     """
 
     model: str | None
@@ -73,20 +78,17 @@ class Progress(NamedTuple):  # made for every poll: a frozen dataclass takes thr
     sent: float | None = None
     queued: Queued | None = None
     price: float = 1.0
+    fell_to: FellTo | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
-    """A finished wait. All times are in seconds since the request was accepted.
+class Observation(NamedTuple):
+    """A finished wait, in seconds since it was accepted. `model`, `pixels`, `polls`, `fell_to` are as in `Progress`.
 
     Attributes:
-        model: The model's id, or None for a request that another process submitted.
-        pixels: Width times height, or None where unknown.
         not_before: When the last poll that reported "not yet" was sent (0 where there was none).
         not_after: When the poll that reported the end was answered.
         running_since: When the request was first reported as running, or None.
         served: The service's own `finished_at - created_at`, or None.
-        polls: Polls in all.
         sent: When the poll that reported the end was sent, or None.
         queued: What polls reported about the queue, or None if it was never queued.
     """
@@ -100,10 +102,14 @@ class Observation:
     polls: int
     sent: float | None = None
     queued: Queued | None = None
+    fell_to: FellTo | None = None
 
 
 class PollPolicy(Protocol):
-    """Decides when to poll. One policy serves all waits of a client and is asked before each poll."""
+    """Decides when to poll. One policy serves all waits of a client and is asked before each poll.
+
+    If it has a true attribute `replans`, it is asked again when the poll is due: other ends may have put it off.
+    """
 
     def next_poll(self, progress: Progress) -> float:
         """Seconds from the start of the last poll (from acceptance, before the first) to the next one.

@@ -18,13 +18,56 @@ Keller's density is used where polls should be closer together than the entries,
 """
 
 import math
-from bisect import bisect_left
-from itertools import pairwise
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Final
 
-from flux_klein_async.polling.durations import TAIL, Distribution, ModelEstimate, Size
+__all__ = ["TAIL", "Distribution", "Schedule"]
 
-__all__ = ["Prediction", "Schedule"]
+# Exponent of the Pareto tail: behind the table, survival falls as t ** -TAIL, and the hazard is TAIL / t. At 1, the
+# expected rest of a wait grows with its age.
+TAIL: Final = 1.0
+
+
+class Distribution:
+    """A cumulative distribution, linear between table entries.
+
+    The mass that the last entry lacks to 1 lies in the tail behind it.
+
+    Attributes:
+        times: Increasing from 0.
+        cdf: F at each of `times`, never decreasing, from 0 to at most 1.
+        areas: The integral of F from 0 to each of `times`.
+    """
+
+    def __init__(self, times: Sequence[float], cdf: Sequence[float]) -> None:
+        self.times = times
+        self.cdf = cdf
+        steps = zip(times, times[1:], cdf, cdf[1:], strict=False)
+        self.areas = list(
+            accumulate(((end - start) * (low + high) / 2 for start, end, low, high in steps), initial=0.0)
+        )
+
+    def at(self, time: float) -> float:
+        """F(t), the probability of an end by then."""
+        times, cdf = self.times, self.cdf
+        if time >= times[-1]:
+            return 1.0 - (1.0 - cdf[-1]) * times[-1] / time
+        if time <= 0:
+            return 0.0
+        index = bisect_right(times, time)
+        start, low = times[index - 1], cdf[index - 1]
+        return low + (cdf[index] - low) * (time - start) / (times[index] - start)
+
+    def quantile(self, probability: float) -> float:
+        """The time t with F(t) = `probability`, which is below 1."""
+        times, cdf = self.times, self.cdf
+        if probability >= cdf[-1]:
+            return times[-1] * (1.0 - cdf[-1]) / (1.0 - probability) if cdf[-1] < 1 else times[-1]
+        index = max(bisect_right(cdf, probability), 1)
+        start, low = times[index - 1], cdf[index - 1]
+        return start + (times[index] - start) * max(probability - low, 0.0) / (cdf[index] - low)
 
 
 class Schedule:
@@ -82,62 +125,3 @@ def _solve(distribution: Distribution, price: float) -> tuple[list[int], float]:
         slopes.append(time)
         entries.append(entry)
     return polls, value
-
-
-_MAX_NEW: Final = 192.0  # new samples after which any prediction is out of date
-_FEW_OWN: Final = 4.0  # own samples below which samples of other sizes make a prediction out of date too
-_SCHEDULES: Final = 256  # kept by a prediction
-_MAX_PRICE: Final = 1024.0
-_MIN_WIDTH: Final = 0.01  # seconds; if the start is known better than this, it counts as known
-
-
-class Prediction:
-    """The current distribution for one size of a model, and the schedules made from it.
-
-    It is made again after each sample at first, then after as many samples as it was made from.
-    """
-
-    def __init__(self, estimate: ModelEstimate, size: Size) -> None:
-        self.estimate = estimate
-        self.size = size
-        self._schedules: dict[tuple[float, int], Schedule] = {}
-        self._distribution: Distribution | None = None
-        self._new_left = self._expires_at = 0.0
-        self._resets = 0
-
-    def add(self, low: float, high: float) -> None:
-        """Adds a generation that took between `low` and `high` seconds."""
-        self.estimate.add(self.size, low, high, self.distribution())
-        self._new_left -= 1
-        if self._new_left <= 0:
-            self._distribution = None
-
-    def distribution(self) -> Distribution:
-        """The distribution of durations, made again if it is out of date."""
-        estimate, known = self.estimate, self._distribution
-        if known is None or estimate.samples >= self._expires_at or self._resets != estimate.resets:
-            known = self._distribution = estimate.distribution(self.size)
-            self._schedules.clear()
-            own = estimate.histograms[self.size].total if self.size in estimate.histograms else 0.0
-            self._new_left = min(max(1.0, own), _MAX_NEW)
-            self._expires_at = estimate.samples + (math.inf if own >= _FEW_OWN else max(2.0, estimate.samples))
-            self._resets = estimate.resets
-        return known
-
-    def schedule(self, poll_cost: float, price: float = 1.0, width: float = 0.0) -> Schedule:
-        """The best polls at `poll_cost * price` seconds a poll, after a start within `width` seconds.
-
-        Price and width are rounded to half octaves, so that few schedules are made.
-        """
-        distribution = self.distribution()
-        if price != 1.0:
-            price = 2 ** (round(2 * math.log2(min(price, _MAX_PRICE))) / 2) if price > 1 else 1.0
-        steps = max(round(2 * math.log2(width / _MIN_WIDTH)), 0) if width > _MIN_WIDTH else 0
-        found = self._schedules.get((poll_cost * price, steps))
-        if found is None:
-            if steps:
-                distribution = distribution.delayed(_MIN_WIDTH * 2 ** (steps / 2))
-            if len(self._schedules) >= _SCHEDULES:
-                self._schedules.clear()
-            found = self._schedules[poll_cost * price, steps] = Schedule(distribution, poll_cost * price)
-        return found

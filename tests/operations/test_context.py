@@ -32,7 +32,7 @@ from flux_klein_async.emulator import Generation, Hang, InProcessEmulator, Pass,
 from flux_klein_async.events import Closed, Held, Retrying
 from flux_klein_async.journal.base import NoBudget
 from flux_klein_async.operations import wait
-from flux_klein_async.operations.context import Background, KnownIds
+from flux_klein_async.operations.context import Background, KnownIds, UnderWay
 from flux_klein_async.operations.operation import sleep_until
 from flux_klein_async.transport.throttle import InProcessLimiter
 from tests.fakes import Events, now, outcome, png, settle, strays
@@ -701,3 +701,18 @@ def test_the_ids_of_submits_are_remembered_up_to_a_bound():
     assert all(ids.take(f"other {number}") for number in range(KnownIds.MOST - 1))
     assert [ids.take(name) for name in ("2", "1", "other 5")] == [False, True, False]
     assert len(ids._ids) == KnownIds.MOST
+
+
+def test_the_ends_of_earlier_generations_tell_when_so_many_were_left():
+    line = UnderWay()
+    for instant in range(3):
+        line.enter(float(instant))
+    fell_to = line.enter(10.0)
+    assert [fell_to(count) for count in (3, 2)] == [0.0, None]
+    line.end(12.0)
+    line.end(15.0)
+    assert [fell_to(count) for count in (2, 1, 0)] == [2.0, 5.0, None]
+    for _ in range(5000):
+        line.enter(20.0)
+        line.end(20.0)
+    assert fell_to(2) is None, "only the last ends are kept"

@@ -1,10 +1,6 @@
-"""Schedules are optimal: against brute force, against theory, and on tables as coarse as those of waits.
-
-Predictions are made again when enough samples are new.
-"""
+"""Schedules are optimal: against brute force, against theory, and on tables as coarse as those of waits."""
 
 import math
-import random
 from itertools import pairwise
 
 import pytest
@@ -12,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulation import expected_cost, optimum
 
-from flux_klein_async.polling.durations import TAIL, Distribution, ModelEstimate, Size, size_of
-from flux_klein_async.polling.schedule import Prediction, Schedule
+from flux_klein_async.polling.schedule import TAIL, Distribution, Schedule
 
 from .known import KNOWN, table
 
@@ -123,71 +118,41 @@ def test_behind_the_table_intervals_grow() -> None:
     assert gaps[-1] == pytest.approx(math.sqrt(2 * 0.01 * ages[-2]))
 
 
-ONE, OTHER = size_of(1024 * 1024), size_of(512 * 512)
-PRICE = 0.01
+# --- distributions
 
 
-def taught(prediction: Prediction, count: int, median: float = 0.57, *, seed: int = 0) -> Prediction:
-    rng = random.Random(seed)
-    for _ in range(count):
-        seconds = median * rng.lognormvariate(0, 0.15)
-        prediction.add(seconds, seconds)
-    return prediction
+RAMP = Distribution([0.0, 1.0, 2.0, 4.0], [0.0, 0.0, 0.5, 0.75])
 
 
-def made(prediction: Prediction, count: int) -> int:
-    """How many distributions are made during so many samples."""
-    kept = []
-    for seed in range(count):
-        kept.append(taught(prediction, 1, seed=seed).distribution())
-    return len({id(distribution) for distribution in kept})
+@pytest.mark.parametrize(
+    ("seconds", "probability"),
+    [
+        (-1.0, 0.0),
+        (0.0, 0.0),
+        (1.0, 0.0),
+        (1.5, 0.25),
+        (2.0, 0.5),
+        (3.0, 0.625),
+        (4.0, 0.75),
+        (8.0, 0.875),
+        (400, 0.9975),
+    ],
+)
+def test_it_is_linear_between_entries_and_pareto_behind_them(seconds: float, probability: float) -> None:
+    assert RAMP.at(seconds) == pytest.approx(probability)
 
 
-def predictions(*sizes: Size) -> list[Prediction]:
-    """Of one model."""
-    estimate = ModelEstimate()
-    return [Prediction(estimate, size) for size in sizes]
+@pytest.mark.parametrize(("probability", "seconds"), [(0.0, 1.0), (0.25, 1.5), (0.5, 2.0), (0.75, 4.0), (0.875, 8.0)])
+def test_a_quantile_is_the_time_of_a_probability(probability: float, seconds: float) -> None:
+    assert RAMP.quantile(probability) == pytest.approx(seconds)
 
 
-def test_a_distribution_is_made_again_ever_more_rarely() -> None:
-    (prediction,) = predictions(ONE)
-    counts = [made(prediction, samples) for samples in (8, 200, 640)]
-    assert counts[0] >= 4
-    assert counts[1] <= 12
-    assert 4 <= counts[2] <= 8
-    assert prediction.distribution() is prediction.distribution()
+def test_a_table_that_reaches_one_has_no_tail() -> None:
+    whole = Distribution([0.0, 1.0, 2.0], [0.0, 0.5, 1.0])
+    assert (whole.quantile(1.0), whole.at(3.0)) == (2.0, 1.0)
 
 
-def test_a_size_with_few_samples_of_its_own_follows_the_others() -> None:
-    one, other = predictions(ONE, OTHER)
-    taught(one, 1)
-    before = other.distribution()
-    taught(one, 40)
-    assert other.distribution() is not before
-    settled = taught(other, 10, 0.19).distribution()
-    taught(one, 100, seed=1)
-    assert other.distribution() is settled
-
-
-@pytest.mark.parametrize("factor", [0.4, 0.6, 1.7, 2.0, 5.0])
-def test_a_changed_service_is_believed_within_fifty_samples_at_every_size(factor: float) -> None:
-    one, other = predictions(ONE, OTHER)
-    taught(one, 400)
-    before = taught(other, 100, 0.19).distribution()
-    taught(one, 50, 0.57 * factor, seed=1)
-    assert one.distribution().quantile(0.5) == pytest.approx(0.57 * factor, rel=0.08)
-    assert other.distribution() is not before
-    assert abs(math.log(other.distribution().quantile(0.5) / 0.19)) > 0.2
-
-
-def test_schedules_are_kept_by_price_and_by_how_well_the_start_is_known() -> None:
-    (prediction,) = predictions(ONE)
-    plain = taught(prediction, 50).schedule(PRICE)
-    for same in ((1.0,), (1.1,), (0.1,), (math.nan,), (1.0, 0.005)):
-        assert prediction.schedule(PRICE, *same) is plain
-    assert prediction.schedule(PRICE, 4.0).cost > plain.cost
-    assert prediction.schedule(PRICE, math.inf) is prediction.schedule(PRICE, 1024.0)
-    assert prediction.schedule(PRICE, 1.0, 0.5).after(0) > plain.after(0)
-    for step in range(300):
-        prediction.schedule(PRICE + step / 1000)
-    assert prediction.schedule(PRICE) is not plain, "only so many are kept"
+@given(st.sampled_from(sorted(KNOWN)), st.floats(0.001, 0.999))
+def test_a_quantile_is_the_inverse(name: str, probability: float) -> None:
+    known = table(name, 200)
+    assert known.at(known.quantile(probability)) == pytest.approx(probability, abs=1e-6)

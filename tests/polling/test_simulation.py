@@ -37,7 +37,7 @@ def test_no_fixed_interval_costs_less_than_the_optimum(name: str) -> None:
 
 def test_the_simulator_has_the_same_optimum() -> None:
     best = optimum(table("log-normal", 4000), 0.01).total(0.01)
-    assert simulation._optimum(0.57, 0.0) == pytest.approx(best, rel=1e-3)
+    assert simulation._optimum(0.57, 0.15, ((1.0, 1.0),)) == pytest.approx(best, rel=1e-3)
 
 
 def test_a_schedule_that_gets_nowhere_ends() -> None:
