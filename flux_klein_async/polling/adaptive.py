@@ -25,6 +25,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.models import RequestState, brief_repr
+from flux_klein_async.paths import user_path
 from flux_klein_async.polling.durations import Prediction
 from flux_klein_async.polling.policies import Observation, Progress, Queued, require_at_least
 
@@ -263,7 +264,7 @@ class AdaptivePolling:
         self._models: dict[str | None, ModelEstimate] = {}
         self._logged: set[str] = set()
         self._new, self._noted = 0, False
-        self._store = None if store is None else Path(store)
+        self._store = None if store is None else user_path(store)
         found = None if self._store is None else load(self._store)
         if isinstance(found, Snapshot):
             self._models = {saved.model: ModelEstimate(saved) for saved in found.models[-_MODELS:]}
@@ -271,7 +272,7 @@ class AdaptivePolling:
 
     def __repr__(self) -> str:
         settings = {"poll_cost": self.poll_cost, "minimum": self.minimum, "maximum": self.maximum}
-        return brief_repr(self, settings | {"models": len(self._models)})
+        return brief_repr(self, settings | {"models": len(getattr(self, "_models", ()))})
 
     @property
     def replans(self) -> bool:

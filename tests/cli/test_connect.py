@@ -10,7 +10,7 @@ from flux_klein_async.cli.connect import emulated, store_path
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
-from flux_klein_async.polling.adaptive import AdaptivePolling
+from flux_klein_async.polling.adaptive import Snapshot, load
 
 from .helpers import Command
 
@@ -96,10 +96,11 @@ def test_an_address_that_is_none_has_no_file() -> None:
         store_path(HOME, "http://example.com")
 
 
-def samples(path: Path) -> float:
+def samples(path: Path) -> int:
     """What was learned in all, of models by their name."""
-    snapshot = AdaptivePolling(store=path)._store.load()
-    return sum(sum(bins.values()) for kept in snapshot.models for *_, bins in kept.sizes)
+    snapshot = load(path)
+    assert isinstance(snapshot, Snapshot)
+    return sum(count for kept in snapshot.models for _, count in kept.sizes.values())
 
 
 def test_a_second_run_begins_with_what_the_first_has_learned(

@@ -201,13 +201,13 @@ def test_the_live_line_says_what_the_service_does_and_drops_what_matters_least(m
     on_terminal(monkeypatch)
     clock, totals = Clock(), half_way()
     totals.bound_usd, totals.spent_usd, totals.cost_usd = 25.0, 1.0, 0.12
-    totals.end(ended(2, SubmissionUncertainError()))
+    totals.end(ended(4, SubmissionUncertainError()))
     totals.note(Finished(at=0.0, request_id="r", tag=3, seconds=1.0, polls=1, lag_max=0.0, cost_usd=None))
     line = LiveLine(totals, clock)
     clock.now += 6.0
     totals.note(Held(at=clock.now - 1.0, kind="submit", seconds=8.0))
-    words = "1/8 done  0 running  1 saving  1 failed  1 uncertain  $1.12 of $25.00  held for 7.0 s  0.5/s  ETA 10.0 s"
-    assert rendered(line, 120).endswith(f"{words}  6.0 s")
+    words = "1/8 done  0 running  1 queued  1 saving  1 failed  1 uncertain  $1.12 of $25.00  held for 7.0 s  0.5/s"
+    assert rendered(line, 130).endswith(f"{words}  ETA 10.0 s  6.0 s")
     assert rendered(line, 80) == "1/8 done  0 running  1 failed  1 uncertain  $1.12 of $25.00  held for 7.0 s"
     assert rendered(line, 50) == "1/8 done  1 failed  1 uncertain  held for 7.0 s"
     assert rendered(line, 9) == "1/8 done"

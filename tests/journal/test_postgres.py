@@ -122,6 +122,7 @@ async def test_a_journal_without_its_server_is_an_error_that_holds_no_password()
 def test_without_psycopg_the_advice_is_to_install_it(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "flux_klein_async.journal.postgres")
     monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(vars(sys.modules["flux_klein_async"]), "PostgresJournal", raising=False)
     with pytest.raises(ImportError, match=r"pip install 'flux_klein_async\[postgres\]'"):
         from flux_klein_async import PostgresJournal as _
     with pytest.raises(AttributeError, match="Nonsense"):
