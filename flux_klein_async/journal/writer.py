@@ -188,7 +188,11 @@ class Writer:
         batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
         self._next = loop.time() + _INTERVAL if len(batch) > 1 else 0.0  # a lone caller never waits
         again, self._unwritten = self._unwritten, []
-        self._job = loop.run_in_executor(self._thread, self._commit, again + batch)
+        try:
+            self._job = loop.run_in_executor(self._thread, self._commit, again + batch)
+        except RuntimeError as error:  # at the first use; what waits in the executor would be written later
+            self._thread = None
+            raise JournalError(f"{self.name} cannot be used", cause=f"{type(error).__name__}: {error}") from error
         self._job.add_done_callback(self._committed)
 
     def _committed(self, job: "asyncio.Future[list[_Done]]") -> None:

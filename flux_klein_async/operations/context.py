@@ -46,7 +46,7 @@ T = TypeVar("T")
 _Job = Callable[[], Coroutine[Any, Any, None]]
 
 _CLOSE_WITHIN = 5.0  # seconds that closing may take beyond its drain
-_DETACH_WITHIN = 0.2  # of those, for a shared limiter to tell the other processes
+_DETACH_WITHIN = 0.4  # of those, for a shared limiter to tell the other processes
 _CLOSED = "The client is closed: make another, or call it inside its `async with`"
 _IDS_LOGGED = 10
 _WORDS_LOGGED = 100
@@ -381,12 +381,15 @@ class ClientContext:
             kept = 0.0 if self.shared is None else _DETACH_WITHIN
             await self.background.finish(end - self.loop.time() - kept)
         finally:  # also where the loop ends, and cancels this
-            if self.shared is not None:
-                with ignoring_errors("The limiter"):
-                    await self.shared.detach(self._limiter_changed)
-            self.closed = True
-            self.threads.shutdown(wait=False)
-            await self.transport.aclose()
+            try:
+                if self.shared is not None:
+                    with ignoring_errors("The limiter"):
+                        async with asyncio.timeout(_DETACH_WITHIN):
+                            await self.shared.detach(self._limiter_changed)
+            finally:
+                self.closed = True
+                self.threads.shutdown(wait=False)
+                await self.transport.aclose()
         left = tuple(sorted(self.left_running))
         if left:
             more = f" and {len(left) - _IDS_LOGGED} more" if len(left) > _IDS_LOGGED else ""

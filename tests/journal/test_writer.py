@@ -8,6 +8,7 @@ import gc
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -388,6 +389,19 @@ async def test_a_journal_that_could_not_be_opened_can_be_tried_again(path: Path)
 
 
 # --- accounts and options
+
+
+async def test_where_no_thread_can_start_nothing_is_written_later(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    journal = SqliteJournal(path)
+    with monkeypatch.context() as patch, pytest.raises(JournalError, match="can't start new thread"):
+        patch.setattr(threading.Thread, "start", refuse)
+        await journal.record(entry("submitting", key="refused"))
+    await journal.record(entry("submitting", key="written"))
+    await journal.aclose()
+    assert states(SqliteLocation(path)) == ["submitting"]
 
 
 async def test_what_an_account_spent(journal: StoredJournal) -> None:

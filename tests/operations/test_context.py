@@ -599,6 +599,34 @@ async def test_closing_takes_five_seconds_at_most_beyond_its_drain(klein_emulato
     assert strays() == []
 
 
+class Stubborn(InProcessLimiter):
+    """A shared limiter that does not let go, or cannot be attached."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.limits = Limits()
+        self.error = error
+        super().__init__(self.limits)
+
+    def attach(self, _tell: Callable[[str | None], None]) -> None:
+        if self.error is not None:
+            raise self.error
+
+    async def detach(self, _tell: Callable[[str | None], None]) -> None:
+        await asyncio.sleep(100)
+
+
+async def test_a_shared_limiter_holds_up_no_closing_and_its_failure_is_an_error_of_ours(connect, caplog):
+    broken = FluxKleinClient("t", base_url="http://127.0.0.1:9", limits=Stubborn(LookupError("no")))
+    with pytest.raises(ConfigurationError, match="The limiter failed: LookupError: no"):
+        await broken.get_model()
+    client = connect(limits=Stubborn())
+    await client.get_model()
+    began = now()
+    await client.aclose()
+    assert (now() - began < 1, client._context.threads._shutdown) == (True, True)
+    assert "The limiter raised; ignored" in caplog.text
+
+
 async def test_a_submit_under_way_while_closing_is_seen_through(klein_emulator, connect):
     client = connect()
     klein_emulator.script("submit", Pass(delay=3.0))

@@ -12,6 +12,7 @@ import pytest
 
 from flux_klein_async import (
     APITimeoutError,
+    AuthenticationError,
     GenerationResult,
     InputRejectedError,
     InvalidInputError,
@@ -21,7 +22,7 @@ from flux_klein_async import (
 )
 from flux_klein_async.api.messages import Kind
 from flux_klein_async.api.requests import InputBody, encode_input
-from flux_klein_async.emulator import Generation, Hang, Reset, catalogue, error_reply, fault, service
+from flux_klein_async.emulator import Generation, Hang, Reply, Reset, Unasked, catalogue, error_reply, service
 from flux_klein_async.events import Failed
 from flux_klein_async.journal.reader import JournalReader
 from flux_klein_async.operations import inputs
@@ -319,9 +320,12 @@ async def test_a_read_that_is_abandoned_sends_nothing(klein_emulator, connect, t
 @pytest.mark.parametrize(
     ("stray", "kind", "accepted"),
     [
-        ("stray-200", SubmissionUncertainError, 0),
-        ("stray-422", InputRejectedError, 0),
-        ("stray-429", GenerationResult, 1),  # refused, and so repeated
+        (Reply(200, {"request_id": "somebody-elses"}), SubmissionUncertainError, 0),
+        (Reply(422, {"request_id": "somebody-elses"}), InputRejectedError, 0),
+        (Reply(422, "x" * 300_000), InputRejectedError, 0),
+        (error_reply(401, 400004), AuthenticationError, 0),
+        (error_reply(500), SubmissionUncertainError, 0),
+        (error_reply(429), GenerationResult, 1),  # refused, and so repeated
     ],
 )
 async def test_what_comes_before_a_large_body_is_written_is_no_id_and_the_rest_never_leaves(
@@ -329,7 +333,7 @@ async def test_what_comes_before_a_large_body_is_written_is_no_id_and_the_rest_n
 ):
     (tmp_path / "in.png").write_bytes(png(600_000))
     client = connect()
-    klein_emulator.script("model", fault(f"{stray}+head"))
+    klein_emulator.script("model", Unasked(stray, with_head=True))
     await client.get_model()
     found = await outcome(client.generate({"prompt": "night", "image_urls": [tmp_path / "in.png"]}, model=EDIT))
     assert (type(found), klein_emulator.accepted) == (kind, accepted)
