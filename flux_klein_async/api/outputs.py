@@ -43,8 +43,8 @@ _SUFFIXES = {
     **dict.fromkeys(("glb", "gltf", "obj", "fbx", "ply", "usdz", "stl", "zip", "safetensors"), "other"),
 }
 _URL = re.compile(r"(https?)://\S", re.IGNORECASE)
-_DATA = re.compile(
-    r'data:(?:([\w.+-]+)/[\w.+-]+)?(?:;[\w.+-]+=(?:"[^"]*"|[^;,"]*))*(;base64)?,', re.IGNORECASE | re.ASCII
+_DATA = re.compile(  # possessive: megabytes that are none are read once
+    r'data:(?:([\w.+-]++)/[\w.+-]++)?(?:;[\w.+-]++=(?:"[^"]*+"|[^;,"]*+))*+(;base64)?,', re.IGNORECASE | re.ASCII
 )
 _SPACE = re.compile(r"\s")
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?//[^\s/]\S*")  # of whatever scheme, or of none
