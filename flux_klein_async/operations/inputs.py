@@ -168,7 +168,7 @@ def _explained(name: str, file: InputFile) -> Iterator[None]:
 
 
 def _where(file: InputFile) -> str:
-    if str(file.path).startswith(("https:", "http:")):
+    if {"https:", "http:"} & set(file.path.parts):
         return "; a URL is given as text, not as a path"
     if file.path.is_absolute():
         return "; name one that does"
