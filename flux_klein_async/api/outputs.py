@@ -215,8 +215,10 @@ class _Walk:
 
 
 def _is_gap(item: Any) -> bool:
+    """Whether an element of a list of files, which holds none, stands for one that is left out."""
     if isinstance(item, Mapping):
-        return any(part in (None, "") for key, part in item.items() if key.lower() in _FILES)
+        named = (part for key, part in item.items() if key.lower() in _FILES)
+        return any(part in (None, "") for part in named) or bool(item.get("error") or item.get("error_message"))
     return item is None or item == ""
 
 
