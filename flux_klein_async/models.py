@@ -354,17 +354,12 @@ class GenerationResult(_AnswerModel):
         raise without_file(self, "an image")
 
 
-def said_without_file(result: GenerationResult) -> Any:
-    """What the service says of a generation that it completed without a file; None, if it says nothing."""
+def without_file(result: GenerationResult, what: str = "a file") -> GenerationFailedError:
+    """The error of a completed generation without a file: it is charged, and only its result may be asked for again."""
     output = result.raw.get("output")
     places = (result.raw, output) if isinstance(output, Mapping) else (result.raw,)
     words = (place.get(key) for place in places for key in ("error_message", "message", "error", "detail"))
-    return next((text for text in words if text), None)
-
-
-def without_file(result: GenerationResult, what: str = "a file") -> GenerationFailedError:
-    """The error of a completed generation without a file: it is charged, and only its result may be asked for again."""
-    output, said = result.raw.get("output"), said_without_file(result)
+    said = next((text for text in words if text), None)
     causes = [] if said is None else [str(said)[:_SAID]]
     if result.output.not_taken:
         causes.append(f"no https:// URL: {', '.join(map(repr, result.output.not_taken))}")

@@ -184,7 +184,7 @@ class _Reader:
         name = file[1] if file else inner.file if many else None
         words = f"list of {inner.words}" if many and inner.words != "any" else kind
         if name is not None:
-            words = f"{name} {'files' if many else 'file'}"
+            words = f"{name} {'files' if many else 'file'}".removeprefix("file ")
         ranges = [_range_of(facts, choices), inner.range if many and inner is not _ANY else ""]
         numeric = kind in ("integer", "number")
         return _Shape(

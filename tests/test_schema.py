@@ -32,6 +32,7 @@ FIELDS: list[tuple[Any, dict[str, Any]]] = [
     ({"type": "latent", "title": "L"}, {"type": "latent", "description": "L"}),
     # What it takes: files.
     (FILE, {"type": "image file", "file": "image"}),
+    ({"type": "string", "format": "file_uri"}, {"type": "file", "file": "file"}),
     ({"type": "string", "format": "audio_uris"}, {"type": "audio files", "file": "audio", "many": True}),
     ({"type": "array", "format": "image_uris", "items": {"type": "string"}},
      {"type": "image files", "file": "image", "many": True}),

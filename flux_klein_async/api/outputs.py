@@ -43,8 +43,8 @@ _SUFFIXES = {
     **dict.fromkeys(("glb", "gltf", "obj", "fbx", "ply", "usdz", "stl", "zip", "safetensors"), "other"),
 }
 _URL = re.compile(r"(https?)://\S", re.IGNORECASE)
-_DATA = re.compile(
-    r'data:(?:([\w.+-]+)/[\w.+-]+)?(?:;[\w.+-]+=(?:"[^"]*"|[^;,"]*))*(;base64)?,', re.IGNORECASE | re.ASCII
+_DATA = re.compile(  # possessive: megabytes that are none are read once
+    r'data:(?:([\w.+-]++)/[\w.+-]++)?(?:;[\w.+-]++=(?:"[^"]*+"|[^;,"]*+))*+(;base64)?,', re.IGNORECASE | re.ASCII
 )
 _SPACE = re.compile(r"\s")
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?//[^\s/]\S*")  # of whatever scheme, or of none
@@ -215,8 +215,10 @@ class _Walk:
 
 
 def _is_gap(item: Any) -> bool:
+    """Whether an element of a list of files, which holds none, stands for one that is left out."""
     if isinstance(item, Mapping):
-        return any(part in (None, "") for key, part in item.items() if key.lower() in _FILES)
+        named = (part for key, part in item.items() if key.lower() in _FILES)
+        return any(part in (None, "") for part in named) or bool(item.get("error") or item.get("error_message"))
     return item is None or item == ""
 
 

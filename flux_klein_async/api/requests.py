@@ -255,9 +255,12 @@ def _culprit(value: object, error: Exception) -> tuple[str, str]:
         if len(names) > 1 and (isinstance(error, RecursionError) or "Circular" in str(error)):
             break  # its parts are in themselves
         inner = next(_unwritable(value), None)
-    cause = error.reason if isinstance(error, UnicodeEncodeError) else str(error)  # its text holds the input
-    if isinstance(value, float):
-        cause = f"{value}: {cause}"
+    if isinstance(error, UnicodeEncodeError):  # its text holds the input
+        cause = f"{error.reason}; write whole characters"
+    elif isinstance(value, float):
+        cause = f"{value} is no number in JSON; write a finite one"
+    else:
+        cause = str(error)
     return shown(".".join(names[1:])[-_LONGEST_NAME:]), cause
 
 

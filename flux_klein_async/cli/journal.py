@@ -6,10 +6,11 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from flux_klein_async.api.outputs import is_inline
 from flux_klein_async.batch.manifest import Record, file_facts, json_line
 from flux_klein_async.cli import connect
 from flux_klein_async.cli.exit_codes import ExitCode
@@ -20,6 +21,7 @@ from flux_klein_async.journal.budget import dollars
 from flux_klein_async.journal.reader import JournaledRequest, JournalReader
 from flux_klein_async.journal.reader import prune as delete
 from flux_klein_async.journal.sql import Location
+from flux_klein_async.models import brief_url
 
 __all__ = ["app"]
 
@@ -172,8 +174,17 @@ def _record(request: JournaledRequest) -> Record:
         "error": request.error,
         "created": datetime.fromtimestamp(request.created, UTC).isoformat(),
         "updated": datetime.fromtimestamp(request.updated, UTC).isoformat(),
-        "answer": request.answer,
+        "answer": _brief(request.answer),
     }
+
+
+def _brief(answer: Any) -> Any:
+    """An answer with the type and length of each file that it holds, in place of its bytes."""
+    if isinstance(answer, dict):
+        return {name: _brief(part) for name, part in answer.items()}
+    if isinstance(answer, list):
+        return [_brief(part) for part in answer]
+    return brief_url(answer) if isinstance(answer, str) and is_inline(answer) else answer
 
 
 def _lines(request: JournaledRequest) -> Iterator[str]:

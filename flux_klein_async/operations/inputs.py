@@ -168,6 +168,8 @@ def _explained(name: str, file: InputFile) -> Iterator[None]:
 
 
 def _where(file: InputFile) -> str:
+    if {"https:", "http:"} & set(file.path.parts):
+        return "; a URL is given as text, not as a path"
     if file.path.is_absolute():
         return "; name one that does"
     return "; a relative path begins at the working directory"

@@ -33,7 +33,6 @@ from flux_klein_async.models import (
     RequestStatus,
     Timings,
     missing_files,
-    said_without_file,
     without_file,
 )
 from flux_klein_async.operations.calls import abandon, fetch_result, write_result
@@ -385,7 +384,7 @@ async def _conclude(
     """Turn a final state into the result, or into the error that it stands for.
 
     The result's own word decides: a picture that is there is not lost to a status that said "failed". A result that is
-    completed without an output, and says nothing about it, may still get one: it is asked for again for 10 s.
+    completed without an output, and says no error, may still get one: it is asked for again for 10 s.
     """
     loop = operation.context.loop
     if status.state is RequestState.CANCELLED:
@@ -417,14 +416,14 @@ def _failed(status: RequestStatus) -> GenerationFailedError:
     return GenerationFailedError(request_id=status.request_id, detail=next(filter(None, said), None))
 
 
-def _error_in(status: RequestStatus) -> Any:
+def _error_in(answer: RequestStatus | GenerationResult) -> Any:
     """What an answer says went wrong; None, or something empty, if it says nothing."""
-    return status.raw.get("error_message") or status.raw.get("error")
+    return answer.raw.get("error_message") or answer.raw.get("error")
 
 
 def _lags(result: GenerationResult) -> bool:
     """Whether the output may come later than the word "completed"."""
-    return result.raw.get("output") is None and said_without_file(result) is None
+    return result.raw.get("output") is None and not _error_in(result)
 
 
 def _late(error: FluxKleinError, state: RequestState) -> bool:

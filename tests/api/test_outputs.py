@@ -110,6 +110,7 @@ def test_is_bounded_in_depth_and_number():
     [
         ({"images": [A, None, "", B]}, None, 2),
         ({"images": [{"url": A}, {"url": None}, {"url": A, "path": None}]}, None, 1),
+        ({"images": [{"url": A}, {"error": "nsfw"}, {"seed": 3}]}, None, 1),
         ([A, None], None, 1),
         ({"images": [A], "filtered": 2}, None, 2),
         ({"images": [], "num_filtered": 0}, None, 0),

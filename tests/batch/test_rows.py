@@ -276,7 +276,7 @@ def test_a_row_of_another_model_has_any_field_and_local_files(tmp_path: Path) ->
             {"image": {"file": "~no-such-user/a.png"}},
             "image: the file '/~no-such-user/a.png' does not exist; name one that does",
         ),
-        ({"text": "\ud800"}, "text: surrogates not allowed"),
+        ({"text": "\ud800"}, "text: surrogates not allowed; write whole characters"),
         ({"prompt": "\x1b[31m"}, "prompt: the control character U+001B is not allowed"),
         ({"width": 10**30, "id": ""}, "id: blank; leave it out if the row has none"),
     ],

@@ -32,7 +32,12 @@ def journal(tmp_path: Path) -> str:
     )
     run.write(
         entry("submitted", key="k0", request_id="r0"),
-        entry("completed", request_id="r0", cost_usd=0.01, answer=b'{"output": {}}'),
+        entry(
+            "completed",
+            request_id="r0",
+            cost_usd=0.01,
+            answer=b'{"output": ["data:image/png;base64,iVBORw0K", "data: 5"]}',
+        ),
         entry("downloaded", request_id="r0", files=(FILE,)),
     )
     for number, state in enumerate(("failed", "submitted", "submitting"), 1):
@@ -119,7 +124,7 @@ def test_the_export_has_every_fact_of_every_request_the_oldest_first(flux_klein:
         "error": None,
         "created": "2024-03-01T12:00:00+00:00",
         "updated": "2024-03-01T12:00:00+00:00",
-        "answer": {"output": {}},
+        "answer": {"output": ["data:image/png;base64,... (8 characters)", "data: 5"]},
     }
     assert [record["state"] for record in others] == ["failed", "submitted", "uncertain"]
     assert [first] == flux_klein("journal", "show", "r0", "--journal", journal, "--json").records

@@ -126,6 +126,7 @@ def folder(tmp_path, monkeypatch):
     [
         ("no\n.png", r"the file 'no\n.png' does not exist; a relative path begins at the working directory"),
         ("/no.png", "the file '/no.png' does not exist; name one that does"),
+        ("https://x/a.png", "the file 'https:/x/a.png' does not exist; a URL is given as text, not as a path"),
         ("text/a.png", "the file 'text/a.png' does not exist; a relative path begins at the working directory"),
         ("~/a.png", "the file '/nowhere/a.png' does not exist; name one that does"),
         (

@@ -632,7 +632,7 @@ async def test_an_output_that_is_not_there_yet_is_asked_for_again_until_the_serv
     klein_emulator, connect, endpoint, later
 ):
     klein_emulator.script("submit", Generation(after=0.5))
-    not_yet = Rewrite({"output": None, "error": None})
+    not_yet = Rewrite({"output": None, "error": None, "message": "done"})
     klein_emulator.script("result", not_yet, not_yet, *([Rewrite(later)] if later else []))
     client = connect(polling=EVERY_SECOND, poll_endpoint=endpoint)
     found = await outcome(client.generate("a cat"))
