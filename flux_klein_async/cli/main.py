@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from typer.core import TyperGroup
 
 from flux_klein_async._version import __version__
 from flux_klein_async.cli import batch, doctor, emulator, generate, journal, list_models, page, status
@@ -24,9 +26,29 @@ _ALIKE = 0.7  # click's own 0.6 finds --json for --n
 _LONGEST = 80  # characters of a mistyped option that are repeated
 DEBUG_VARIABLE = "FLUX_KLEIN_DEBUG"
 
+
+class Commands(TyperGroup):
+    """Says which command is meant, where that can be known."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the first word names."""
+        word = args[0]
+        if word in self.commands:
+            return super().resolve_command(ctx, args)
+        near = [name for name in self.commands if name.startswith(word)] or get_close_matches(word, self.commands, 1)
+        if " " in word:
+            advice = f": write flux-klein generate {shlex.quote(shown(word[:_LONGEST]))}"
+        elif word in {"help", "version"}:
+            advice = f"; did you mean --{word}?"
+        else:
+            advice = f"; did you mean {' or '.join(near)}?" if near else ""
+        return ctx.fail(f"No such command {word[:_LONGEST]!r}{advice}")
+
+
 # Plain help: rich's panels waste columns. Pretty exceptions show the values of variables, which may be the token.
 app = typer.Typer(
     name="flux-klein",
+    cls=Commands,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
@@ -105,6 +127,8 @@ def _usage_error(error: Any) -> str:
         advice = f"; did you mean {' or '.join(near)}?"
     elif error.ctx and isinstance(error.ctx.command, generate.PromptCommand):
         advice = "; a prompt that starts with a dash goes after --"
+    elif error.ctx and isinstance(error.ctx.command, Commands):
+        advice = "; the options of a command go after its name"
     else:
         advice = ""
     return f"No such option {shown(name[:_LONGEST])}{advice}"
