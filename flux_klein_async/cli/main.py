@@ -4,6 +4,7 @@ A command's module is imported when the command runs, or when its own help or op
 """
 
 import os
+import shlex
 import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -60,11 +61,23 @@ class Commands(_Completing, TyperGroup):
         super().__init__(**{**attributes, "commands": listed})
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
-        """The command that the first word names, and the other words."""
+        """The command that the first word names, and the other words; says which is meant, where that can be known."""
+        if args[0] not in self.commands and not ctx.resilient_parsing:
+            ctx.fail(self._unknown(args[0]))
         name, _, rest = super().resolve_command(ctx, args)
         if not ctx.resilient_parsing:  # the command may run
             _quieten_log()
         return name, None if name is None else loaded(name), rest
+
+    def _unknown(self, word: str) -> str:
+        near = [name for name in self.commands if name.startswith(word)] or get_close_matches(word, self.commands, 1)
+        if " " in word:
+            advice = f": write flux-klein generate {shlex.quote(shown(word[:_LONGEST]))}"
+        elif word in {"help", "version"}:
+            advice = f"; did you mean --{word}?"
+        else:
+            advice = f"; did you mean {' or '.join(near)}?" if near else ""
+        return f"No such command {word[:_LONGEST]!r}{advice}"
 
 
 def _quieten_log() -> None:
@@ -168,6 +181,8 @@ def _usage_error(error: Any) -> str:
         advice = f"; did you mean {' or '.join(near)}?"
     elif error.ctx and error.ctx.command.name == "generate":
         advice = "; a prompt that starts with a dash goes after --"
+    elif error.ctx and isinstance(error.ctx.command, Commands):
+        advice = "; the options of a command go after its name"
     else:
         advice = ""
     return f"No such option {shown(name[:_LONGEST])}{advice}"

@@ -135,6 +135,12 @@ NEWCOMER = [
     Stumble("batch x.txt --output-dir /proc/x", 64, "cannot be made; make it, or choose another", "download again"),
     Stumble("generate a snow leopard", 64, "put quotes around a prompt of several words"),
     Stumble("generate a --x leopard -- b", 64, "No such option --x"),
+    Stumble(["a snow leopard"], 64, "'a snow leopard': write flux-klein generate 'a snow leopard'"),
+    Stumble("gen x", 64, "No such command 'gen'; did you mean generate?"),
+    Stumble("btach x", 64, "did you mean batch?"),
+    Stumble(["\x1b[2J"], 64, "No such command '\\x1b[2J'"),
+    Stumble("help", 64, "did you mean --help?"),
+    Stumble("--emulator generate x", 64, "the options of a command go after its name"),
     Stumble("generate x -n 0", 64, "'--count' / '-n': ", "Input should"),  # typer's releases differ in the rest
     Stumble("generate x -n two -o out", 64, "'two' is not a", "Input should"),
     Stumble("generate x --width 4000", 65, "width: 4000 is more than 2048", "Input should"),

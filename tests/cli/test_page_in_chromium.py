@@ -37,6 +37,11 @@ TOO_WIDE = """[...document.querySelectorAll("body *")].filter(e => e.getBounding
     !e.closest(".unseen, .skip, svg") && getComputedStyle(e.parentElement).overflow === "visible"
     ).map(e => e.outerHTML.slice(0, 90))"""
 
+# Reasons and advice that end in the middle of a line.
+CUT = """[...document.querySelectorAll(".remark, .remark .why")].filter(e => e.matches(".why")
+    ? e.clientHeight % parseFloat(getComputedStyle(e).lineHeight) > 1
+    : e.scrollHeight > e.clientHeight + 1).map(e => e.outerHTML.slice(0, 90))"""
+
 
 def item(index: int, prompt: str, *paths: str) -> dict[str, Any]:
     fields = {"prompt": prompt, "width": 96, "height": 64}
@@ -56,7 +61,7 @@ def a_report(folder: Path) -> str:
     rows[0]["files"].append({"path": "tone.wav"})
     rows += [item(20, "a sound", "tone.wav"), item(21, "gone", "gone.png"), item(22, "outside", "/etc/passwd.png")]
     rows += [
-        failed(kind, 30 + n, "unknown", f"{n} {HOSTILE[n]}")
+        failed(kind, 30 + n, "unknown", f"{n} {HOSTILE[n]}{' why' * 90}")
         for n, kind in enumerate(("DownloadError", "SubmissionUncertainError"))
     ]
     rows += [failed("<img src=x onerror=window.hacked=1>", 40), record(41, id="i" * 500, request_id="r" * 128)]
@@ -82,7 +87,7 @@ async def test_the_page_is_quiet_keeps_to_its_folder_and_fits(tmp_path: Path) ->
             folder = address.removesuffix("index.html")
             assert [url for url in page.requests if not url.startswith((folder, "data:"))] == []
             assert await page.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [width, width]
-            assert await page.evaluate(TOO_WIDE) == []
+            assert await page.evaluate(f"[...{TOO_WIDE}, ...{CUT}]") == []
             assert (
                 await page.evaluate("[...document.images].map(i => [i.naturalWidth, Boolean(i.alt)])")
                 == [[96, True]] * 9
