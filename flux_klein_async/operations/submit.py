@@ -99,6 +99,7 @@ class AcceptedRequest:
 # --- from an input to a request
 
 
+@wrapping_errors("The input", InvalidInputError)  # a lazy Mapping or a path of the user's own may raise anything
 def prepare(
     input: Input,  # noqa: A002  # the public name
     *,

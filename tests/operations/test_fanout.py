@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -220,6 +220,36 @@ async def test_to_input_makes_inputs_and_its_failures_are_outcomes(klein_emulato
     assert klein_emulator.accepted == 1
     refused = await client.generate_all([1], to_input=lambda _: client.handle("../x"))  # type: ignore[arg-type]
     assert "Not a request id" in str(refused[0].error)
+
+
+class Lazy(Mapping[str, Any]):
+    """A row that is read when it is used."""
+
+    def __getitem__(self, _key: str) -> Any:
+        raise OSError("the table is gone")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["prompt"])
+
+    def __len__(self) -> int:
+        return 1
+
+
+class Share:
+    """A path that is found when it is used."""
+
+    def __fspath__(self) -> str:
+        raise OSError("the share is gone")
+
+
+@pytest.mark.parametrize("broken", [Lazy(), {"prompt": "b", "image_urls": [Share()]}], ids=["row", "path"])
+async def test_an_input_whose_own_code_raises_is_the_error_of_its_item_alone(klein_emulator, connect, broken):
+    client = connect()
+    outcomes = await client.generate_all(["a", broken, "c"])
+    assert [type(found.error) for found in outcomes] == [type(None), InvalidInputError, type(None)]
+    assert "is gone" in str(outcomes[1].error)
+    with pytest.raises(InvalidInputError, match="is gone"):
+        await client.submit(broken)
 
 
 DOOMS = [
