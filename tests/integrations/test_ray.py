@@ -158,12 +158,22 @@ async def test_a_journal_that_was_lost_for_a_while_is_used_again(live_emulator: 
 
 
 @pytest.fixture(scope="module")
-def nodes(ray: Any) -> Iterator[Any]:
+def service() -> Iterator[Emulator]:
+    """What the environment of the nodes names."""
+    with in_thread(Emulator(profile="fixed:0.01")) as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="module")
+def nodes(ray: Any, service: Emulator) -> Iterator[Any]:
     """A head and a second node, each with one core."""
     from ray.cluster_utils import Cluster as Nodes
 
-    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    nodes.second = nodes.add_node(num_cpus=1)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RUNCOMFY_MODEL_API_BASE", service.base_url)
+        patched.setenv("RUNCOMFY_API_TOKEN", service.api_key)
+        nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        nodes.second = nodes.add_node(num_cpus=1)
     ray.init(address=nodes.address, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield nodes
@@ -191,24 +201,27 @@ def test_options_are_checked_before_anything_runs(ray: Any, nodes: Any) -> None:
 
 
 def test_the_program_of_the_page_runs(
-    ray: Any, nodes: Any, cluster: Cluster, redis_server: RedisServer, tmp_path: Path
+    ray: Any, nodes: Any, service: Emulator, cluster: Cluster, redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    ray.data.from_items(prompts("a", "b", "c")).write_parquet(f"{tmp_path}/prompts")
-    with in_thread(Emulator(profile="fixed:0.01")) as emulator:
-        Programs(tmp_path, emulator, cluster, redis_server).run("rows.py", RAY_ADDRESS=nodes.address)
-        ended = ray.data.read_parquet(f"{tmp_path}/ends").take_all()
-        assert [row["error"] for row in ended] == [None] * 3
-        assert {Path(file) for row in ended for file in row["files"]} == set((tmp_path / "pictures").iterdir())
-        assert emulator.accepted == 3
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "prompts").mkdir()
+    pq.write_table(pa.Table.from_pylist(prompts("a", "b", "c")), tmp_path / "prompts" / "1.parquet")
+    before = service.accepted
+    Programs(tmp_path, service, cluster, redis_server).run("rows.py", RAY_ADDRESS=nodes.address)
+    ended = pq.read_table(tmp_path / "ends").to_pylist()
+    assert [row["error"] for row in ended] == [None] * 3
+    assert {Path(file) for row in ended for file in row["files"]} == set((tmp_path / "pictures").iterdir())
+    assert service.accepted - before == 3
 
 
 def test_rows_are_read_and_written_in_other_formats(ray: Any, nodes: Any, tmp_path: Path) -> None:
     from flux_klein_async.integrations.ray import generate_dataset
 
     Path(tmp_path, "in.csv").write_text("prompt,width,height\na,64,64\nb,,\n")
-    with in_thread(Emulator(profile="fixed:0.01")) as emulator:
-        rows = ray.data.read_csv(f"{tmp_path}/in.csv")
-        made = generate_dataset(rows, make_client=maker(emulator, f"{tmp_path}/run.sqlite")).materialize()
+    rows = ray.data.read_csv(f"{tmp_path}/in.csv")
+    made = generate_dataset(rows, make_client=FluxKleinClient).materialize()
     assert {row["error"] for row in made.take_all()} == {None}
     made.write_json(f"{tmp_path}/jsonl")
     # The expression is the page's.
