@@ -191,17 +191,12 @@ def redis_or_skip() -> Iterator[RedisServer]:
 
 
 class Link:
-    """A port of another machine, behind which is the server; the line can go silent both ways."""
+    """A port of another machine, behind which is the server."""
 
     def __init__(self, target: int) -> None:
         self.port = 0
         self._target = target
-        self._open = asyncio.Event()
-        self._open.set()
         self._writers: list[asyncio.StreamWriter] = []
-
-    def silence(self) -> None:
-        self._open.clear()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
@@ -211,7 +206,6 @@ class Link:
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(65_536):
-                await self._open.wait()
                 writer.write(data)
         finally:
             writer.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -224,9 +225,8 @@ def test_rows_are_read_and_written_in_other_formats(ray: Any, nodes: Any, tmp_pa
     made = generate_dataset(rows, make_client=FluxKleinClient).materialize()
     assert {row["error"] for row in made.take_all()} == {None}
     made.write_json(f"{tmp_path}/jsonl")
-    # The expression is the page's.
-    text = next(line for line in (ROOT / "docs/howto/scale.md").read_text().splitlines() if "write_csv(...)" in line)
-    exec(text.strip("().`").replace("write_csv(...", f"write_csv('{tmp_path}/csv'"), {"pictures": made})
+    [expression] = re.findall(r"`(pictures\.map.*)`", (ROOT / "docs/howto/scale.md").read_text())
+    eval(expression.replace("...", repr(f"{tmp_path}/csv")), {"pictures": made})
     for again in (ray.data.read_json(f"{tmp_path}/jsonl"), ray.data.read_csv(f"{tmp_path}/csv")):
         assert sorted(row["request_id"] for row in again.take_all()) == sorted(r["request_id"] for r in made.take_all())
 
