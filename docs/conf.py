@@ -26,6 +26,7 @@ myst_heading_anchors = 3
 highlight_language = "text"  # what is code says in which language
 
 default_role = "code"  # docstrings quote as Markdown does
+autodoc_mock_imports = ["pyarrow", "ray"]  # an environment of their own has them
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 smartquotes_action = "D"  # dashes alone: a quoted word is an argument as it is typed

@@ -17,7 +17,7 @@ from flux_klein_async.emulator import Emulator, InProcessEmulator
 from flux_klein_async.journal.sql import Location
 from flux_klein_async.journal.sqlite import SqliteLocation
 
-from .databases import Cluster, cluster_or_skip
+from .databases import Cluster, RedisServer, cluster_or_skip, redis_or_skip
 from .loops import LOOP_VARIABLE, chosen_loop, on_chosen_loop
 
 NAMES = (
@@ -117,6 +117,13 @@ def get_cluster() -> Iterator[Callable[[], Cluster]]:
 def cluster(get_cluster: Callable[[], Cluster]) -> Cluster:
     """The PostgreSQL server of this run."""
     return get_cluster()
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis server."""
+    with redis_or_skip() as server:
+        yield server
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])

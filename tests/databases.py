@@ -1,4 +1,4 @@
-"""A PostgreSQL server of this run of the tests, and where journals can be: in files, and in its schemas."""
+"""Servers of this run of the tests: PostgreSQL, PgBouncer and Redis."""
 
 import asyncio
 import itertools
@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psycopg
 import pytest
@@ -19,9 +19,10 @@ from flux_klein_async.journal.postgres import PostgresLocation
 
 from .networks import closed_port
 
-__all__ = ["Cluster", "cluster_or_skip", "forwarded"]
+__all__ = ["Cluster", "RedisServer", "cluster_or_skip", "forwarded", "redis_or_skip"]
 
 MISSING = "PostgreSQL or PgBouncer is not installed, and their tests need both: apt-get install postgresql pgbouncer"
+MISSING_REDIS = "Redis is not installed, and its tests need it: apt-get install redis-server"
 _NOBODY = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}  # it refuses root
 
 
@@ -128,6 +129,12 @@ class Cluster:
                 process.kill()
 
 
+def _fail_or_skip(missing: str) -> NoReturn:
+    if os.environ.get("FLUX_KLEIN_TEST_REQUIRE"):
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
 @contextmanager
 def cluster_or_skip() -> Iterator[Callable[[], Cluster]]:
     """Gives the server, which starts when it is first asked for; skips the test where it is not installed."""
@@ -137,9 +144,7 @@ def cluster_or_skip() -> Iterator[Callable[[], Cluster]]:
         if not made:
             bin_folder = programs()
             if bin_folder is None:
-                if os.environ.get("FLUX_KLEIN_TEST_REQUIRE"):
-                    pytest.fail(MISSING)
-                pytest.skip(MISSING)
+                _fail_or_skip(MISSING)
             made.append(Cluster(Path(tempfile.mkdtemp(prefix="fk-")), bin_folder))
             made[0].start()
         return made[0]
@@ -150,18 +155,48 @@ def cluster_or_skip() -> Iterator[Callable[[], Cluster]]:
         shutil.rmtree(cluster.folder)
 
 
+class RedisServer:
+    """A server on a Unix socket that writes nothing to disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.socket = folder / "redis"
+        self.url = f"unix://{self.socket}"
+
+    def start(self) -> None:
+        options = f"--port 0 --unixsocket {self.socket} --loglevel warning --save".split()
+        self.process = subprocess.Popen(
+            ["redis-server", *options, ""], stdout=subprocess.DEVNULL, cwd=self.socket.parent
+        )
+        end = time.monotonic() + 30
+        while not self.socket.exists():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.socket.unlink(missing_ok=True)
+
+
+@contextmanager
+def redis_or_skip() -> Iterator[RedisServer]:
+    """Gives a server of its own; skips the test where Redis is not installed."""
+    if shutil.which("redis-server") is None:
+        _fail_or_skip(MISSING_REDIS)
+    with tempfile.TemporaryDirectory(prefix="fk-") as folder:
+        server = RedisServer(Path(folder))
+        server.start()
+        yield server
+        server.kill()
+
+
 class Link:
-    """A port of another machine, behind which is the server; the line can go silent both ways."""
+    """A port of another machine, behind which is the server."""
 
     def __init__(self, target: int) -> None:
         self.port = 0
         self._target = target
-        self._open = asyncio.Event()
-        self._open.set()
         self._writers: list[asyncio.StreamWriter] = []
-
-    def silence(self) -> None:
-        self._open.clear()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
@@ -171,7 +206,6 @@ class Link:
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(65_536):
-                await self._open.wait()
                 writer.write(data)
         finally:
             writer.close()

@@ -168,8 +168,8 @@ def unused_files(page: str) -> Iterator[Block]:
     """The files of a page that no later block uses."""
     all_of_them = blocks(page)
     for number, block in enumerate(all_of_them):
-        later = "".join(other.text for other in all_of_them[number + 1 :] if other.do in _RUN)
-        if block.do == "file" and block.file not in later:
+        later = "".join(other.text for other in all_of_them[number + 1 :] if other.do in (*_RUN, "file"))
+        if block.do == "file" and block.file.removesuffix(".py") not in later:  # a module is used by its name
             yield block
 
 

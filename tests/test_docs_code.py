@@ -27,6 +27,10 @@ ELSEWHERE = {
     ("README.md", "python3 -m venv .venv && . .venv/bin/activate && pip install -e '.[dev]'"): "test_it",
     ("CONTRIBUTING.md", "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]'"): "all steps",
     ("docs/tutorial.md", "python3 -m venv .venv\n"): "tutorial",
+    ("docs/howto/scale.md", "python rows.py\n"): "on_ray",
+    # tests/test_scale.py
+    ("docs/howto/scale.md", "taskiq worker "): "covered_slow",
+    ("docs/howto/scale.md", "celery --app "): "covered_slow",
 }
 
 # The README is also the package's page on an index, which may show comments: what it does not define stands here.

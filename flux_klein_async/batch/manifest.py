@@ -24,7 +24,17 @@ from flux_klein_async.errors import FluxKleinError, ItemClaimedError, JournalErr
 from flux_klein_async.models import GenerationResult, Outcome, RequestState, SavedFile, brief_url
 from flux_klein_async.paths import user_path
 
-__all__ = ["Manifest", "Record", "error_facts", "file_facts", "json_line", "read_manifest", "record", "result_facts"]
+__all__ = [
+    "Manifest",
+    "Record",
+    "end_facts",
+    "error_facts",
+    "file_facts",
+    "json_line",
+    "read_manifest",
+    "record",
+    "result_facts",
+]
 
 Record = dict[str, Any]
 
@@ -41,7 +51,13 @@ def record(outcome: Outcome[Row]) -> Record:
     `urls`, `files` (path, sha256, size), `cost_usd`, `timings` (s), and `error` (null or type, message, charged,
     retryable).
     """
-    row, error = outcome.item, outcome.error
+    row = outcome.item
+    return {"index": row.number, "id": row.id, "input": _without_bytes(row.fields), **end_facts(outcome)}
+
+
+def end_facts(outcome: Outcome[Any]) -> Record:
+    """The end of an item without the item, as JSON."""
+    error = outcome.error
     facts: Record = {"request_id": None, "state": None, "urls": [], "files": [], "cost_usd": None, "timings": None}
     if outcome.result is not None:
         facts |= result_facts(outcome.result)
@@ -49,8 +65,7 @@ def record(outcome: Outcome[Row]) -> Record:
         cost = error.cost_usd if isinstance(error, errors.GenerationFailedError) else None
         facts |= {"request_id": error.request_id, "state": _state_after(error), "cost_usd": cost}
     facts["files"] = [file_facts(file) for file in outcome.files]
-    failure = None if error is None else error_facts(error)
-    return {"index": row.number, "id": row.id, "input": _without_bytes(row.fields), **facts, "error": failure}
+    return {**facts, "error": None if error is None else error_facts(error)}
 
 
 def _without_bytes(value: Any) -> Any:

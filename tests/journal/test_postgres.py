@@ -1,8 +1,11 @@
 """A journal in a database: what it refuses, who waits for whom, and how a run ends that loses its connection."""
 
 import asyncio
+import ctypes
 import os
 import signal
+import socket
+import struct
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -431,8 +434,9 @@ async def test_an_intent_whose_commit_is_not_confirmed_is_taken_back(
 
 
 @slow
+@pytest.mark.parametrize("restart", [False, True])
 async def test_the_items_of_a_client_that_lost_its_connection_are_resumed(
-    cluster: Cluster, location: PostgresLocation, tmp_path: Path
+    cluster: Cluster, location: PostgresLocation, tmp_path: Path, restart: bool
 ) -> None:
     """In the same process, and by another machine, which fetches the files again."""
     async with Emulator(profile="fixed:0.3") as emulator, journal_at(location) as journal:
@@ -445,7 +449,10 @@ async def test_the_items_of_a_client_that_lost_its_connection_are_resumed(
                     async with client.generate_many(texts, concurrency=3, width=64, height=64) as outcomes:
                         async for outcome in outcomes:
                             ended.append(outcome)
-                            if len(ended) == 2 and attempt == 0:
+                            if len(ended) == 2 and attempt == 0 and restart:
+                                await asyncio.to_thread(cluster.stop)
+                                await asyncio.to_thread(cluster.start)
+                            elif len(ended) == 2 and attempt == 0:
                                 cluster.end_session(session_of(journal))  # type: ignore[arg-type]
             last = ended[-len(texts) :]
         assert [type(outcome.error) for outcome in last if outcome.result is None] == []
@@ -505,6 +512,51 @@ def test_a_stopped_process_keeps_its_items_and_holds_up_nobody(cluster: Cluster,
         assert run.claim(b"3").action is Action.SUBMIT
         assert time.monotonic() - begun < 4
     run.close()
+
+
+def hear_nothing(connection: "psycopg.Connection[Any]") -> None:
+    """Have the system drop every packet that arrives on it, as if the cable were pulled: none is acknowledged."""
+    drop = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))  # a filter of one instruction: keep 0 bytes
+    with socket.socket(fileno=os.dup(connection.fileno())) as line:
+        line.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HP", 1, ctypes.addressof(drop)))  # SO_ATTACH_FILTER
+
+
+@slow
+@pytest.mark.parametrize("idle", [True, False])
+async def test_a_run_whose_line_falls_silent_is_dead_to_both_sides(
+    cluster: Cluster, location: PostgresLocation, monkeypatch: pytest.MonkeyPatch, idle: bool
+) -> None:
+    settings, parameters = postgres._SETTINGS, postgres._PARAMETERS
+    names = ("idle", "interval", "count")
+    # As shipped, 5 + 3 * 2 seconds, on both sides; a test need not wait so long.
+    assert [settings[f"tcp_keepalives_{name}"] for name in names] == ["5", "2", "3"]
+    assert [parameters[f"keepalives_{name}"] for name in names] == [5, 2, 3]
+    assert (settings["tcp_user_timeout"], parameters["tcp_user_timeout"]) == ("11s", 11_000)
+    quick = {f"tcp_keepalives_{name}": "1" for name in names} | {"tcp_user_timeout": "2s"}
+    monkeypatch.setattr(postgres, "_SETTINGS", {**settings, **quick})
+    quick_client = {f"keepalives_{name}": 1 for name in names} | {"tcp_user_timeout": 2000}
+    monkeypatch.setattr(postgres, "_PARAMETERS", {**parameters, **quick_client})
+
+    other = Run(location)
+    async with journal_at(PostgresLocation(cluster.dsn(port=cluster.port), location.schema)) as journal:
+        claimed = await journal.items().claim("a/b", b"{}", None)
+        await journal.record(entry("submitting", key="k", item=claimed.item))
+        assert other.preview() is Action.CLAIMED
+        hear_nothing(journal._writer._store.db)  # type: ignore[union-attr]
+        begun = time.monotonic()
+        if not idle:
+            with pytest.raises(JournalError, match="cannot be reached"):
+                await journal.record(entry("submitting", key="l"))
+        while other.preview() is Action.CLAIMED:
+            assert time.monotonic() - begun < 30
+            await asyncio.sleep(0.1)
+        assert other.claim().action is Action.UNCERTAIN
+        if idle:
+            with pytest.raises(JournalError, match="cannot be reached"):
+                await journal.record(entry("submitting", key="l"))
+        await journal.record(entry("submitted", key="k", request_id="r"))
+    assert known(location) == [("submitted", "r")]
+    other.close()
 
 
 FORK = (

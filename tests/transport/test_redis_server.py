@@ -1,15 +1,12 @@
 """Six processes, a real Redis: the limits hold at the service's own count, through kills, silence and lost data."""
 
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,56 +14,13 @@ import pytest
 from flux_klein_async import RedisLimiter
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.transport.redis import LEASE
+from tests.databases import RedisServer
 from tests.served import in_thread
 
 pytestmark = pytest.mark.slow
 
-MISSING = "Redis is not installed, and its tests need it: apt-get install redis-server"
 WORKER = Path(__file__).with_name("redis_worker.py")
 SECONDS = 2.0  # that a generation takes at the service
-
-
-class RedisServer:
-    """A server on a Unix socket that writes nothing to disk."""
-
-    def __init__(self, folder: Path) -> None:
-        self._socket = folder / "redis"
-        self.url = f"unix://{self._socket}"
-
-    def start(self) -> None:
-        command = [
-            "redis-server",
-            "--port",
-            "0",
-            "--unixsocket",
-            str(self._socket),
-            "--save",
-            "",
-            "--loglevel",
-            "warning",
-        ]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=self._socket.parent)
-        end = time.monotonic() + 30
-        while not self._socket.exists():
-            assert time.monotonic() < end
-            time.sleep(0.02)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self._socket.unlink(missing_ok=True)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    if shutil.which("redis-server") is None:
-        if os.environ.get("FLUX_KLEIN_TEST_REQUIRE"):
-            pytest.fail(MISSING)
-        pytest.skip(MISSING)
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.kill()
 
 
 class Count:
@@ -89,12 +43,12 @@ class Count:
         return max(bisect_left(instants, at + seconds) - first for first, at in enumerate(instants))
 
 
-def test_six_processes_keep_the_limits_through_kills_silence_and_lost_data(server: RedisServer) -> None:
+def test_six_processes_keep_the_limits_through_kills_silence_and_lost_data(redis_server: RedisServer) -> None:
     emulator = Emulator(profile=f"fixed:{SECONDS:g}", max_records=100_000)
     with in_thread(emulator):
         workers = [
             subprocess.Popen(
-                [sys.executable, WORKER, f"w{number}", server.url, emulator.base_url, emulator.api_key],
+                [sys.executable, WORKER, f"w{number}", redis_server.url, emulator.base_url, emulator.api_key],
                 stdin=subprocess.PIPE,
             )
             for number in range(6)
@@ -112,14 +66,14 @@ def test_six_processes_keep_the_limits_through_kills_silence_and_lost_data(serve
                 worker.kill()
             phase("leases over", LEASE + 2 * SECONDS)
             phase("four", 6)
-            server.process.send_signal(signal.SIGSTOP)
+            redis_server.process.send_signal(signal.SIGSTOP)
             phase("noticed", 4)
             phase("silent", 5)
-            server.process.send_signal(signal.SIGCONT)
+            redis_server.process.send_signal(signal.SIGCONT)
             phase("back", 4)
-            server.kill()
+            redis_server.kill()
             phase("gone", 3)
-            server.start()  # empty
+            redis_server.start()  # empty
             phase("settled", LEASE + 3)
             phase("again", 5)
         finally:
@@ -146,13 +100,13 @@ def test_six_processes_keep_the_limits_through_kills_silence_and_lost_data(serve
     assert count.between("submit", marks["silent"], marks["back"]) > 0
 
 
-async def test_the_script_runs_and_wakes_others_on_a_real_server(server: RedisServer) -> None:
+async def test_the_script_runs_and_wakes_others_on_a_real_server(redis_server: RedisServer) -> None:
     import asyncio
 
     from flux_klein_async.api.messages import Kind
     from tests.fakes import now
 
-    one, two = (RedisLimiter(server.url, account="a b", max_in_flight=2, polls_per_second=50) for _ in range(2))
+    one, two = (RedisLimiter(redis_server.url, account="a b", max_in_flight=2, polls_per_second=50) for _ in range(2))
     one.attach(print)
     two.attach(print)
     await one.acquire()
