@@ -204,7 +204,7 @@ class PlainLines:
         # What is dropped first has the highest number; None is not shown at all.
         words: list[tuple[str | None, str, int]] = [
             (f"{done} done", "bold green" if totals.done else "bold", 0),
-            (f"{totals.running} running", "cyan" if totals.running else "dim", 3),
+            (f"{totals.running} running", "cyan" if totals.running else "dim", 5),
             (f"{totals.queued} queued" if totals.queued else None, "yellow", 6),
             (f"{totals.saving} saving" if totals.saving else None, "cyan", 8),
             (f"{failed} failed" if failed else None, "bold red", 1),
@@ -212,7 +212,7 @@ class PlainLines:
             (self._money(), "", 4),
             (*self._held(now, slowed), 2),
             (*self._speed(now), 7),
-            (self._left(), "", 5),
+            (self._left(), "", 3),
             (duration(now - self._begun), "dim", 9),
         ]
         shown = [word for word in words if word[0] is not None]
