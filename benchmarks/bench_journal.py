@@ -32,7 +32,7 @@ from flux_klein_async.journal.budget import Budget
 from flux_klein_async.journal.sqlite import SqliteJournal
 from flux_klein_async.journal.writer import StoredJournal
 
-BAR = 1.20
+BAR = 1.12
 INTERVAL = 0.6  # seconds between polls
 PROFILE = "fixed:1.5"  # ends between the second poll and the third, 0.3 s from either
 CALLS = {"submit": 1, "status": 3, "result": 1}

@@ -1,6 +1,7 @@
 """How near does the learned schedule come to the optimum, and how much CPU does it take?
 
     python benchmarks/bench_policy.py [--requests 2000] [--seeds 4] [--fresh 200] [--concurrency 1 16] [--no-served]
+    python benchmarks/bench_policy.py --table [--requests 2000] [--seeds 4]
     python benchmarks/bench_policy.py --cpu [--requests 3000] [--rounds 3]
 
 In pure numbers (`simulation.py`): every policy on the same seeded waits, J over J*. The figures repeat exactly.
@@ -17,7 +18,7 @@ from statistics import median
 
 import aiohttp
 from harness import Service, verdict
-from simulation import COLD, PEERS, PROFILES, Profile, Row, simulate, summary
+from simulation import BASELINES, COLD, PEERS, PROFILES, Profile, Row, simulate, summary
 
 from flux_klein_async.polling.adaptive import AdaptivePolling
 from flux_klein_async.polling.policies import Observation, Progress
@@ -35,7 +36,7 @@ def compare(options: argparse.Namespace) -> None:
     kept = {"served": not options.no_served, "round_trip": options.round_trip}
     for concurrency in options.concurrency:
         for name, profile in PROFILES.items():
-            for policy, make in {"adaptive, warm": AdaptivePolling, **PEERS}.items():
+            for policy, make in {"adaptive, warm": AdaptivePolling, **BASELINES, **PEERS}.items():
                 rows: list[Row] = []
                 for seed in range(options.seeds):
                     run = simulate(make(), profile, options.requests, seed=seed, concurrency=concurrency, **kept)
@@ -46,6 +47,25 @@ def compare(options: argparse.Namespace) -> None:
             for seed in range(options.fresh):
                 rows += simulate(AdaptivePolling(), profile, 20, seed=seed, concurrency=concurrency, **kept)
             report(f"{name} x{concurrency}: adaptive, first 20", rows)
+
+
+def table(requests: int, seeds: int) -> bool:
+    """Print J / J* of ours, of both simple policies and of the peers, sixteen at once; whether the bars are met."""
+    policies = {"ours": AdaptivePolling, **BASELINES, **PEERS}
+    print(f"{'J / J*':14}" + "".join(f"{name:>20}" for name in policies))
+    met = True
+    for name, profile in PROFILES.items():
+        ratios = {}
+        for policy, make in policies.items():
+            rows: list[Row] = []
+            for seed in range(seeds):
+                rows += simulate(make(), profile, requests, seed=seed, concurrency=16)[profile.warm :]
+            ratios[policy] = summary(rows)[2]
+        bar = min(1.25, *(ratios[baseline] for baseline in BASELINES))
+        met = met and ratios["ours"] <= bar
+        figures = "".join(f"{ratio:20.3f}" for ratio in ratios.values())
+        print(f"{name:14}{figures}   bar {bar:.2f}: {verdict(ratios['ours'] <= bar)}", flush=True)
+    return met
 
 
 class Recorded(AdaptivePolling):
@@ -114,6 +134,7 @@ def measure_cpu(requests: int, rounds: int) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--table", action="store_true", help="J / J* of every policy on every profile")
     parser.add_argument("--requests", type=int)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=4)
@@ -125,6 +146,8 @@ def main() -> int:
     options.requests = options.requests or (3000 if options.cpu else 2000)
     if options.cpu:
         return 0 if measure_cpu(options.requests, options.rounds) else 1
+    if options.table:
+        return 0 if table(options.requests, options.seeds) else 1
     compare(options)
     return 0
 

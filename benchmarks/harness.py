@@ -247,12 +247,21 @@ class HandwrittenClient:
     `Retry-After`, and cannot tell an uncertain submit from a refused one.
     """
 
-    def __init__(self, base_url: str, api_key: str, *, interval: float, timeout: float, connections: int = 100) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        *,
+        interval: float,
+        timeout: float,
+        connections: int = 100,
+        session: aiohttp.ClientSession | None = None,
+    ) -> None:
         self._base = f"{base_url}/v1"
         self._interval = interval
         self._timeout = timeout
-        self._session = aiohttp.ClientSession(
-            headers={"Authorization": f"Bearer {api_key}", "Accept": "application/json"},
+        self._headers = {"Authorization": f"Bearer {api_key}", "Accept": "application/json"}
+        self._session = session or aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=connections),
             timeout=aiohttp.ClientTimeout(sock_connect=10, sock_read=30),
         )
@@ -281,7 +290,8 @@ class HandwrittenClient:
             return await self._call("GET", f"{request}/result?include_cost=true")
 
     async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        async with self._session.request(method, self._base + path, json=body, allow_redirects=False) as answer:
+        options: dict[str, Any] = {"json": body, "headers": self._headers, "allow_redirects": False}
+        async with self._session.request(method, self._base + path, **options) as answer:
             data = json.loads(await self._read(answer))
             if answer.status != 200 or data.get("error_code") is not None:
                 raise RuntimeError(f"HTTP {answer.status}: {data}")

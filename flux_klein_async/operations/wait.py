@@ -62,6 +62,8 @@ class Poller:
     def __init__(self, operation: Operation, accepted: AcceptedRequest) -> None:
         context = operation.context
         self._context = context
+        if not context.lanes.held_for:  # until the first poll
+            context.lanes.held_for = accepted.submit_seconds or 0.0
         self._operation = operation
         self._accepted = accepted
         self._loop = context.loop
@@ -155,7 +157,7 @@ class Poller:
                 if direct and (isinstance(error, InvalidResponseError | APITimeoutError) or not error.retryable):
                     self._poll_status(error)
         self._seen = self._loop.time()
-        self._round_trip = self._seen - self._sent
+        self._round_trip = context.lanes.held_for = self._seen - self._sent
         operation.emit(
             Polled,
             poll=operation.polls,
@@ -179,14 +181,19 @@ class Poller:
         self._at_once = True
 
     async def _until_due(self) -> None:
-        """Sleep until the policy wants a poll."""
-        while (due := self._next_poll()) > self._loop.time():
+        """Sleep until the policy wants a poll.
+
+        Calls that wait for a connection make a poll dear only when it is due: by then, many may have gone.
+        """
+        lanes, delay = self._context.lanes, 0.0
+        while (due := self._next_poll(delay)) > self._loop.time():
             await self._operation.nap_until(due)
-            if not self._replans or self._operation.late:
+            delay = lanes.delay
+            if self._operation.late or not (delay or self._replans):
                 return
 
-    def _next_poll(self) -> float:
-        """The instant of the next poll."""
+    def _next_poll(self, delay: float) -> float:
+        """The instant of the next poll, where a poll takes so many seconds from others."""
         now, last = self._loop.time(), self._last
         self._poll_price = self._context.limiter.poll_price()
         progress = Progress(
@@ -202,6 +209,7 @@ class Poller:
             self._sent - self.begun,
             self._queued,
             self._poll_price,
+            delay,
             self.fell_to,
         )
         with wrapping_errors("The poll policy"):

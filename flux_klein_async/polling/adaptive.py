@@ -286,7 +286,7 @@ class AdaptivePolling:
             sent = max(progress.age - (progress.round_trip or 0.0), 0.0) if progress.polls else 0.0
         if progress.model is None and not progress.polls:
             return self.minimum  # submitted by another process: it may have ended long ago
-        price = self.poll_cost * (min(progress.price, _MAX_PRICE) if progress.price > 1 else 1.0)
+        price = self.poll_cost * (min(progress.price, _MAX_PRICE) if progress.price > 1 else 1.0) + progress.delay
         interval = self.estimate(progress.model).after(progress, sent, price) - sent
         return min(self.maximum, max(self.minimum, interval))
 

@@ -62,6 +62,7 @@ class Progress(NamedTuple):  # made for every poll: a frozen dataclass takes thr
         sent: When the last poll was sent, in seconds since acceptance; 0 before the first. None: `age - round_trip`.
         queued: What polls reported about the queue, also after the request has left it; None if it was never queued.
         price: How many times its usual price a poll costs now; above 1 while the service or a ceiling asks for fewer.
+        delay: Seconds that one more poll takes from calls that wait for a connection: it adds to its price.
         fell_to: Seconds from acceptance until at most so many of the client's own earlier generations were left, or
             None while there are more. Where a queue moves in order, this shows the start without a poll.
     """
@@ -78,6 +79,7 @@ class Progress(NamedTuple):  # made for every poll: a frozen dataclass takes thr
     sent: float | None = None
     queued: Queued | None = None
     price: float = 1.0
+    delay: float = 0.0
     fell_to: FellTo | None = None
 
 

@@ -89,16 +89,23 @@ _RANKS = {Kind.CANCEL: 0, Kind.READ: 0, Kind.FILE: 1, Kind.SUBMIT: 2}
 class Lanes:
     """One lane for each connection.
 
-    A quarter of them is kept for what is small and urgent: cancels, polls and results never wait for slow submits or
-    files. Another quarter is kept from files, which take long, for submits. Of few connections at least one is kept.
+    A tenth of them is kept for what is small and urgent: cancels, polls and results never wait for slow submits or
+    files. Another tenth is kept from files, which take long, for submits. Of few connections at least one is kept.
     """
 
     def __init__(self, connections: int) -> None:
-        kept = max(connections // 4, 1)
+        kept = max(connections // 10, 1)
+        self._connections = connections
+        self.held_for = 0.0  # seconds that the last poll held its connection
         self._free = connections
         self._free_for_submits = max(connections - kept, 1)  # for submits and files together
         self._free_for_files = max(connections - 2 * kept, 1)
         self._waiting: tuple[deque[asyncio.Future[None]], ...] = (deque(), deque(), deque())
+
+    @property
+    def delay(self) -> float:
+        """Seconds that one more poll takes from the calls that wait for a connection, all together."""
+        return self.held_for * sum(map(len, self._waiting)) / self._connections
 
     def take(self, kind: Kind) -> bool:
         """Take a lane if one is free."""

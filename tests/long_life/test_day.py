@@ -122,7 +122,7 @@ async def test_a_day_leaves_nothing_behind(monkeypatch):
         for _ in range(21):
             await day.hour()
         grown = held() - early
-        # For each price of a poll, in quarters of an octave, a schedule of each size (429 raises it, to 64 at most);
+        # For each price of a poll, in quarters of an octave, a schedule (429 raises the price, to 64 at the most);
         # a hold for each kind of call; the distribution that a size had before its latest samples.
         for name, most in {"polling.schedule.Schedule": 25, "transport.throttle.Ramp": 3}.items():
             assert grown.pop(f"flux_klein_async.{name}", 0) <= most

@@ -48,7 +48,7 @@ from flux_klein_async.emulator import (
 )
 from flux_klein_async.events import Failed, Finished, Held, Polled, StateChanged, Submitted
 from flux_klein_async.journal.base import EntryState
-from flux_klein_async.transport.throttle import InProcessLimiter
+from flux_klein_async.transport.throttle import InProcessLimiter, Lanes
 from tests.fakes import Events, now, outcome, settle, strays
 from tests.operations.helpers import EVERY_SECOND, Book, abandoned, asked, sent
 
@@ -1018,3 +1018,38 @@ async def test_the_wait_knows_how_long_the_submit_took_and_when_it_was_accepted(
     assert timings.submit == pytest.approx(3.6, abs=0.1)  # the refused one, the hold, the accepted one
     whole = (timings.submit or 0) + (timings.queued or 0) + (timings.running or 0) + (timings.fetch or 0)
     assert whole == pytest.approx(now() - begun)
+
+
+async def test_a_poll_that_is_due_is_planned_again_while_calls_wait_for_a_connection_or_the_policy_replans(
+    klein_emulator, connect
+):
+    class Later(Spy):
+        replans = False
+
+        def next_poll(self, progress):
+            super().next_poll(progress)
+            return 1.5 if progress.delay or (self.replans and progress.age) else 1.0
+
+    for replans, crowded, polled in ((False, 0.0, 1.0), (False, 0.5, 1.5), (True, 0.0, 1.5)):
+        spy = Later()
+        spy.replans = replans
+        client = connect(polling=spy)
+        klein_emulator.script("submit", Generation(after=0.1))
+        handle = await client.submit("a cat")
+        client._context.lanes = CrowdedLanes(crowded)
+        begun = now()
+        await handle.wait_for_result()
+        assert now() - begun == polled
+        assert [progress.delay for progress in spy.progress] == [0.0, *[crowded] * (len(spy.progress) - 1)]
+
+
+class CrowdedLanes(Lanes):
+    """As if others waited for a connection."""
+
+    def __init__(self, delay: float) -> None:
+        super().__init__(10)
+        self._delay = delay
+
+    @property
+    def delay(self) -> float:
+        return self._delay

@@ -151,9 +151,9 @@ async def test_reads_go_before_files_and_files_before_submits():
     assert gone == [Kind.READ, Kind.CANCEL, Kind.READ, Kind.FILE, Kind.SUBMIT, Kind.SUBMIT]
 
 
-async def test_submits_and_files_leave_a_quarter_of_the_lanes_to_what_is_urgent_and_files_another_to_submits():
-    lanes = Lanes(8)
-    assert [lanes.take(Kind.FILE) for _ in range(5)] == [True] * 4 + [False]
+async def test_submits_and_files_leave_a_tenth_of_the_lanes_to_what_is_urgent_and_files_another_to_submits():
+    lanes = Lanes(20)
+    assert [lanes.take(Kind.FILE) for _ in range(17)] == [True] * 16 + [False]
     gone, _ = await queue_up(lanes, [Kind.FILE])
     assert [lanes.take(Kind.SUBMIT) for _ in range(3)] == [True, True, False]
     assert [lanes.take(kind) for kind in (Kind.READ, Kind.CANCEL, Kind.READ)] == [True, True, False]
@@ -166,6 +166,16 @@ async def test_submits_and_files_leave_a_quarter_of_the_lanes_to_what_is_urgent_
     lanes.leave(Kind.FILE)
     await settle()
     assert gone == [Kind.FILE]
+
+
+async def test_a_poll_delays_the_calls_that_wait_by_its_round_trip_for_each_of_the_connections():
+    lanes = Lanes(10)
+    lanes.held_for = 0.04
+    while lanes.take(Kind.SUBMIT):
+        pass
+    assert lanes.delay == 0
+    await queue_up(lanes, [Kind.SUBMIT] * 25)
+    assert lanes.delay == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("connections", [2, 3, 4, 10, 100])

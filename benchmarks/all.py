@@ -1,0 +1,56 @@
+"""Every claim of benchmarks/README.md, taken anew: a table of the claims, with bar, figure and command.
+
+    python benchmarks/all.py --quick     # all of them, in under 10 minutes, with few turns
+    python benchmarks/all.py             # as the page has them; an hour
+
+Exits with 1 if a bar is missed. Lines that a benchmark prints as a bar are the claims.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+# The arguments of each benchmark, and those that make it quick.
+RUNS: list[tuple[str, str, str]] = [
+    ("bench_start.py", "", "--turns 5"),
+    ("bench_policy.py", "--table", "--table --requests 800 --seeds 1"),
+    ("bench_polling.py", "", "--count 500 --fresh 10 --ours"),
+    ("bench_burst.py", "--virtual", "--virtual"),
+    ("bench_burst.py", "", "--turns 1"),
+    ("bench_overhead.py", "", "--generations 64 --concurrency 64 --turns 5"),
+    ("bench_events.py", "", "--generations 32 --turns 3"),
+    ("bench_journal.py", "", "--generations 64 --turns 3"),
+    ("bench_in_flight.py", "", "--count 200 --seconds 20"),
+    ("bench_faults.py", "", "--quick"),
+]
+_BAR = re.compile(r"\b(met|MISSED)\b|\bbars?\b|at most", re.IGNORECASE)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
+    failed = []
+    for script, full, quick in RUNS:
+        arguments = (quick if options.quick else full).split()
+        begun = time.monotonic()
+        ran = subprocess.run([sys.executable, HERE / script, *arguments], capture_output=True, text=True, check=False)
+        print(f"\n## {script} {' '.join(arguments)}   ({time.monotonic() - begun:.0f} s)", flush=True)
+        lines = ran.stdout.splitlines() or ran.stderr.splitlines()[-3:]
+        for line in lines:
+            if options.quick is False or _BAR.search(line) or ran.returncode not in {0, 1} or "J/J*" in line:
+                print(f"  {line.strip()}", flush=True)
+        if ran.returncode:
+            failed.append(script)
+    print(f"\nload after: {os.getloadavg()[0]:.1f}; bars missed or failed: {', '.join(failed) or 'none'}")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
