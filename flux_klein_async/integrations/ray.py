@@ -57,14 +57,15 @@ def generate_dataset(
     actors: int | tuple[int, int] = 1,
     num_cpus: float = 0.2,
 ) -> Dataset:
-    """Generate for each row of a Ray dataset; lazily, as everything there.
+    """Generate for each row of a Ray dataset; lazily, as all of Ray Data.
 
     Each row comes back once, with these columns, which replace columns of the same name: `request_id`, `state`, `urls`,
     `files` (paths), `cost_usd`, `charged` ("yes", "no", "unknown") and `error` (class and message, or null). A row that
     fails has an error, and does not fail the job; nor does an error that dooms every further submit: the rows after it
     have it too. Run the job again with the same journal to go on. What was paid for then costs nothing.
 
-    Without a journal, a row that Ray runs again is paid for again.
+    Ray generates when the dataset that you get is read, and again each time that it is read: with a journal that is free.
+    Without one, what Ray runs again is paid for again.
 
     Args:
         dataset: The rows.
@@ -93,6 +94,7 @@ def generate_dataset(
         # Two calls at once, so that an actor is busy while the last rows of a block generate.
         compute=ActorPoolStrategy(min_size=fewest, max_size=most, max_concurrent_calls_per_actor=2),
         num_cpus=num_cpus,
+        udf_modifying_row_count=False,  # `limit(10)` and `take(10)` generate ten
         fn_constructor_kwargs={
             "make_client": make_client,
             "batches": batches,

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from redis.exceptions import AuthenticationError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis_model import ModelledLimiter, ModelServer
 
 from flux_klein_async import APITimeoutError, ConfigurationError, FluxKleinClient, Limits, RedisLimiter
@@ -236,6 +237,30 @@ def test_a_process_that_was_suspended_past_its_lease_renews_it_before_it_submits
             await limiter.turn(Kind.SUBMIT)
             assert server.exchanges > before
             limiter.release()
+
+    virtual(main())
+
+
+def test_it_closes_even_if_an_error_while_closing_hides_the_cancellation():
+    class Abrupt(ModelServer):
+        async def news(self) -> AsyncIterator[None]:
+            try:
+                async for _ in super().news():
+                    yield
+            finally:
+                raise RedisConnectionError("Connection closed by server")
+
+        async def exchange(self, report: str) -> str:
+            try:
+                return await super().exchange(report)
+            except asyncio.CancelledError:
+                raise RedisConnectionError("Connection closed by server") from None
+
+    async def main() -> None:
+        for seconds in (0.0, 0.0002, 1.0):  # before anything, in an exchange, between two
+            async with asyncio.timeout(10), attached(Abrupt(), 2):
+                await asyncio.sleep(seconds)
+        assert strays() == []
 
     virtual(main())
 
