@@ -64,8 +64,8 @@ def generate_dataset(
     fails has an error, and does not fail the job; nor does an error that dooms every further submit: the rows after it
     have it too. Run the job again with the same journal to go on. What was paid for then costs nothing.
 
-    Ray generates when the dataset that you get is read, and again each time that it is read: with a journal that is free.
-    Without one, what Ray runs again is paid for again.
+    Ray generates when the dataset that you get is read, and again each time that it is read: with a journal that costs
+    nothing. Without one, what Ray runs again is paid for again.
 
     Args:
         dataset: The rows.

@@ -92,12 +92,6 @@ def script() -> str:
     return files(__package__).joinpath("limiter.lua").read_text(encoding="utf-8")
 
 
-def _is_cancelled() -> bool:
-    """Whether the current task is to end, even if an error while a connection closes has taken the place of that."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
 class RedisLimiter(InProcessLimiter):
     """The limits of one account, shared by all processes that name it: `FluxKleinClient(limits=RedisLimiter(...))`.
 
@@ -217,9 +211,12 @@ class RedisLimiter(InProcessLimiter):
         if tell in self._clients:
             self._clients.remove(tell)
             if not self._clients:
-                for task in self._tasks:
-                    task.cancel()
-                await asyncio.wait(self._tasks)
+                left = set(self._tasks)
+                while left:
+                    for task in left:
+                        task.cancel()
+                    # Again, for a task that goes on: redis-py may end a cancelled call with an answer or an error.
+                    _, left = await asyncio.wait(left, timeout=2 * _FAREWELL)
 
     # --- what a client asks, and tells
 
@@ -295,8 +292,6 @@ class RedisLimiter(InProcessLimiter):
                 except (AuthenticationError, NoPermissionError) as error:
                     self._lost(error, final=not self._epoch)
                 except Exception as error:  # noqa: BLE001  # whatever it is, requests that run are waited for
-                    if _is_cancelled():
-                        break
                     self._lost(error)
                 else:
                     self._apply(report["may"], reply, sent)
@@ -323,8 +318,6 @@ class RedisLimiter(InProcessLimiter):
             with suppress(Exception):
                 async for _ in server.news():
                     self._wake.set()
-            if _is_cancelled():
-                break
             await asyncio.sleep(_IDLE_BEAT)
 
     def _rates(self) -> dict[str, float]:
