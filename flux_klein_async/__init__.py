@@ -140,13 +140,10 @@ else:  # where each name is; type checkers read the imports above
 
     def __getattr__(name: str) -> object:
         if name in _MODULES:
-            found = getattr(import_module(_MODULES[name]), name)
-        elif name in _PUBLIC_MODULES:
-            found = import_module(f"{__name__}.{name}")
-        else:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
-        globals()[name] = found
-        return found
+            return getattr(import_module(_MODULES[name]), name)
+        if name in _PUBLIC_MODULES:
+            return import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__, *_PUBLIC_MODULES})

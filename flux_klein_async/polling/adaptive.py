@@ -258,10 +258,10 @@ class AdaptivePolling:
         store: str | os.PathLike[str] | None = None,
     ) -> None:
         self.poll_cost, self.minimum, self.maximum = poll_cost, minimum, maximum
+        self._models: dict[str | None, ModelEstimate] = {}
         require_at_least(1e-6, poll_cost=poll_cost, minimum=minimum, maximum=maximum)
         if maximum < minimum:
             raise ConfigurationError("maximum must not be below minimum")
-        self._models: dict[str | None, ModelEstimate] = {}
         self._logged: set[str] = set()
         self._new, self._noted = 0, False
         self._store = None if store is None else user_path(store)
