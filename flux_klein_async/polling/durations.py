@@ -179,8 +179,6 @@ class Prediction:
 def _smoothed(masses: list[float], width: float) -> list[float]:
     """Two running means, one to each side, that together are a kernel with a standard deviation of `width` steps."""
     reach = round(math.sqrt(6 * width**2 + 1))
-    if reach <= 1:
-        return masses
     for left in (reach // 2, reach - 1 - reach // 2):
         sums = list(accumulate(masses, initial=0.0))
         sums = [0.0] * left + sums + [sums[-1]] * (reach - 1 - left)
