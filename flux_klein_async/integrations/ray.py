@@ -65,7 +65,8 @@ def generate_dataset(
     have it too. Run the job again with the same journal to go on. What was paid for then costs nothing.
 
     Ray generates when the dataset that you get is read, and again each time that it is read: with a journal that costs
-    nothing. Without one, what Ray runs again is paid for again.
+    nothing. Without one, what Ray runs again is paid for again. `take` and `limit` on it generate more rows than they
+    give: limit the input.
 
     Args:
         dataset: The rows.
@@ -94,7 +95,6 @@ def generate_dataset(
         # Two calls at once, so that an actor is busy while the last rows of a block generate.
         compute=ActorPoolStrategy(min_size=fewest, max_size=most, max_concurrent_calls_per_actor=2),
         num_cpus=num_cpus,
-        udf_modifying_row_count=False,  # `limit(10)` and `take(10)` generate ten
         fn_constructor_kwargs={
             "make_client": make_client,
             "batches": batches,

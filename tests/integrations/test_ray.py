@@ -217,15 +217,6 @@ def test_the_program_of_the_page_runs(
     assert service.accepted - before == 3
 
 
-def test_what_is_not_taken_is_not_generated(ray: Any, nodes: Any, service: Emulator) -> None:
-    from flux_klein_async.integrations.ray import generate_dataset
-
-    before = service.accepted
-    rows = ray.data.from_items(prompts(*(f"row {number}" for number in range(300))))
-    assert len(generate_dataset(rows, make_client=FluxKleinClient).take(2)) == 2
-    assert service.accepted - before == 2
-
-
 def test_rows_are_read_and_written_in_other_formats(ray: Any, nodes: Any, tmp_path: Path) -> None:
     from flux_klein_async.integrations.ray import generate_dataset
 
