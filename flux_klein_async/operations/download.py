@@ -57,12 +57,12 @@ async def save(
     directory: Path,
     names: Sequence[str] | None = None,
     stem: str | None = None,
-    again: bool = False,
+    compared: float = 0,
 ) -> list[SavedFile]:
     """Download every file of a result into a directory.
 
     `names` replace files of the same names, and so does the request id, which names the files by default. With `stem`
-    no file is replaced; `again` recognises those that an earlier run has saved.
+    no file is replaced; with `compared` names the files of another run are recognised (`PartFile`).
 
     Raises:
         InvalidInputError: `names` are not plain file names, one for each file.
@@ -81,7 +81,7 @@ async def save(
             mark = await _sweep(context, directory)
             exact = names is not None
             files = [
-                PartFile(directory, name, exact=exact, number=number, again=again, mark=mark)
+                PartFile(directory, name, exact=exact, number=number, compared=compared, mark=mark)
                 for name, number in zip(chosen, numbers, strict=True)
             ]
             saved = [

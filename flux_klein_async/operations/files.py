@@ -358,21 +358,21 @@ class PartFile(IncomingFile[SavedFile]):
         *,
         exact: bool = False,
         number: int | None = None,
-        again: bool = False,
+        compared: float = 0,
         mark: str = "",
     ) -> None:
         """`name` gets the suffix that the content calls for; `mark` tells whose file it is.
 
         An `exact` name may hold the suffix already. Without `number` a file of the same name is replaced. With it none
-        is: the file gets the first free of `name`, `name-2`, `name-3`... from this number on, unless the very file is
-        there and may be: it was saved `again`.
+        is: the file gets the first free of `name`, `name-2`, `name-3`... from this number on, unless the very file has
+        one of so many names that are `compared`, or was just given one: another run saved it.
         """
         super().__init__()
         self._directory = directory
         self._name = name
         self._exact = exact
         self._number = number
-        self._again = again
+        self._compared = compared
         hidden = f".{mark}{'-' if mark else ''}{secrets.token_hex(8)}.part"  # nobody can guess it and put a link there
         self._hidden = directory / hidden
         self._file: BinaryIO | None = None
@@ -396,6 +396,7 @@ class PartFile(IncomingFile[SavedFile]):
                 os.replace(self._hidden, final)  # noqa: PTH105  # atomic; replaces a link and does not follow it
             else:
                 final = self._placed(self._number, suffix, size)
+                self._hidden.unlink(missing_ok=True)
         return SavedFile(path=final, sha256=self._hash.hexdigest(), size=size)
 
     def _placed(self, first: int, suffix: str, size: int) -> Path:
@@ -404,13 +405,11 @@ class PartFile(IncomingFile[SavedFile]):
         def path(number: int) -> Path:
             return self._directory / f"{self._name}{'' if number == 1 else f'-{number}'}{suffix}"
 
-        if self._again:
-            number = first
-            while os.path.lexists(there := path(number)):
-                if self._is_at(there, size):
-                    self._hidden.unlink()
-                    return there
-                number += 1
+        number = first
+        while number - first < self._compared and os.path.lexists(there := path(number)):
+            if self._is_at(there, size):
+                return there
+            number += 1
         # A directory may hold thousands of the name: from a free number on, search for the lowest.
         taken, free = first - 1, first
         while os.path.lexists(path(free)):
@@ -419,6 +418,8 @@ class PartFile(IncomingFile[SavedFile]):
             middle = (taken + free) // 2
             taken, free = (middle, free) if os.path.lexists(path(middle)) else (taken, middle)
         while not self._claimed(path(free)):  # others work here too
+            if self._compared and self._is_at(path(free), size):
+                break
             free += 1
         return path(free)
 
@@ -434,8 +435,6 @@ class PartFile(IncomingFile[SavedFile]):
             except FileExistsError:
                 return False
             os.replace(self._hidden, path)  # noqa: PTH105
-        else:
-            self._hidden.unlink()
         return True
 
     def _is_at(self, path: Path, size: int) -> bool:

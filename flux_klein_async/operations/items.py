@@ -5,6 +5,7 @@ have been. How many items run at once is not decided here (`fanout`).
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -428,7 +429,9 @@ class ItemRunner(Generic[T]):
         if complete and await context.in_thread(partial(_all_there, known, directory), DownloadError):
             return tuple(replace(file, path=directory / file.path.name) for file in known)
         operation = Operation(context, self._timeout, request_id=result.request_id, tag=item.index)
-        return tuple(await download.save(operation, result, directory, stem=item.stem, again=again))
+        # An earlier run may have given the files any number; one that works on the item now, the first that is free.
+        compared = math.inf if again else 1 if self._claims is not None else 0
+        return tuple(await download.save(operation, result, directory, stem=item.stem, compared=compared))
 
 
 def _left_alone(claim: Claim) -> FluxKleinError:

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import itertools
+import math
 import os
 import pickle
 import re
@@ -250,8 +251,8 @@ def test_a_file_appears_under_its_name_when_it_is_complete(tmp_path: Path) -> No
     assert listing(tmp_path) == ["out", "out/deeper", "out/deeper/a.gif"]
 
 
-def numbered(directory: Path, data: bytes, first: int = 1, *, again: bool = False) -> str:
-    return PartFile(directory, "a", number=first, again=again).finish(data, {}, URL).path.name
+def numbered(directory: Path, data: bytes, first: int = 1, *, compared: float = 0) -> str:
+    return PartFile(directory, "a", number=first, compared=compared).finish(data, {}, URL).path.name
 
 
 def without_links(*_: object) -> None:
@@ -291,10 +292,23 @@ def test_only_the_very_file_is_recognised_again(tmp_path: Path) -> None:
     (tmp_path / "a.gif").symlink_to("a-3.gif")
     (tmp_path / "a-2.gif").write_bytes(b"GIF87a")
     (tmp_path / "a-3.gif").write_bytes(b"GIF89a")
-    assert numbered(tmp_path, b"GIF89a", again=True) == "a-3.gif"
-    assert numbered(tmp_path, b"GIF89a") == "a-4.gif"
-    assert numbered(tmp_path, b"GIF8??", again=True) == "a-5.gif"
+    assert numbered(tmp_path, b"GIF89a", compared=math.inf) == "a-3.gif"
+    assert numbered(tmp_path, b"GIF89a", 3, compared=1) == "a-3.gif"
+    assert numbered(tmp_path, b"GIF89a", compared=1) == "a-4.gif"
+    assert numbered(tmp_path, b"GIF8??", compared=math.inf) == "a-5.gif"
     assert len(listing(tmp_path)) == 5
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_two_runs_that_save_the_same_file_at_the_same_instant_save_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    monkeypatch.setattr(os.path, "lexists", lambda _: False)
+    if not links:
+        monkeypatch.setattr(os, "link", without_links)
+    assert [numbered(tmp_path, b"GIF89a", compared=1) for _ in range(2)] == ["a.gif"] * 2
+    assert numbered(tmp_path, b"GIF87a", compared=1) == "a-2.gif"
+    assert listing(tmp_path) == ["a-2.gif", "a.gif"]
 
 
 TEXTS = {
