@@ -27,6 +27,7 @@ from flux_klein_async.journal.base import Action, Reservation
 from flux_klein_async.journal.budget import Budget
 from flux_klein_async.journal.postgres import PostgresLocation, PostgresStore
 from flux_klein_async.journal.reader import JournalReader
+from flux_klein_async.journal.sql import VERSION
 from tests.databases import Cluster
 from tests.tracebacks import shown_by
 
@@ -180,8 +181,9 @@ def test_what_cannot_keep_a_journal_is_refused_with_advice(
     with monkeypatch.context() as patched:
         patched.setattr(postgres, "_SESSION", postgres._SESSION.replace("pg_is_in_recovery()", "true"))
         assert "is read-only: connect to the primary server" in opened(location)
-    set_version(location, 3)
-    assert "newer version of this package (its format is 3, known here is 2): update the package" in opened(location)
+    set_version(location, VERSION + 1)
+    known = f"its format is {VERSION + 1}, known here is {VERSION}"
+    assert f"newer version of this package ({known}): update the package" in opened(location)
 
 
 @slow
