@@ -79,7 +79,7 @@ def test_an_error_response_says_what_concerns_the_http_client_and_no_more(error,
 
 
 def test_every_class_of_error_has_a_case():
-    classes = {value for value in vars(fk).values() if isinstance(value, type)}
+    classes = {value for name in fk.__all__ if isinstance(value := getattr(fk, name), type)}
     assert {type(error) for error, *_ in CASES} == {kind for kind in classes if issubclass(kind, fk.FluxKleinError)}
 
 
