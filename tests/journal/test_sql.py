@@ -635,7 +635,7 @@ def test_an_account_of_an_earlier_version_goes_to_the_first_service_that_comes(s
     assert others(run, "token https://c") == 2
     names = [name for [name] in run.store.execute("SELECT name FROM accounts ORDER BY id")]
     assert [name.partition("@")[2] for name in names] == ["https://a", "https://b"]
-    check(run.store.path)
+    check(run.location)
 
 
 # --- speed at any size

@@ -90,7 +90,9 @@ def test_it_costs_less_than_any_other_client(name: str, concurrency: int) -> Non
     for make in (AdaptivePolling, *PEERS.values()):
         rows = simulate(make(), PROFILES[name], 1000, seed=1, concurrency=concurrency)
         costs.append(summary(rows[PROFILES[name].warm :])[2])
-    assert costs[0] < 0.6 * min(costs[1:])
+    best = min(costs[1:])
+    # Where even the optimum, which is 1, costs more than 0.6 of the best: nearly the optimum.
+    assert costs[0] < (0.6 * best if best > 1.8 else min(best, 1.06))
 
 
 @pytest.mark.parametrize(("served", "round_trip"), cells([True, False], [0.0, 0.04], fast=[(False, 0.04)]))
