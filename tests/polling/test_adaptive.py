@@ -418,8 +418,13 @@ def test_a_new_process_starts_warm(tmp_path: Path) -> None:
     first = AdaptivePolling(store=tmp_path / "times.json")
     simulate(first, COLD["twice as slow"], 300)
     first.save()
-    second = AdaptivePolling(store=str(tmp_path / "times.json"))
-    assert summary(simulate(second, COLD["twice as slow"], 200, seed=1))[2] < 1.08
+    store = str(tmp_path / "times.json")
+    rows = [
+        row
+        for seed in range(30)
+        for row in simulate(AdaptivePolling(store=store), COLD["twice as slow"], 20, seed=seed)
+    ]
+    assert summary(rows)[2] < 1.08
 
 
 def test_what_an_earlier_process_learned_is_soon_outweighed(tmp_path: Path) -> None:
