@@ -62,6 +62,14 @@ def test_every_exported_name_exists_and_no_other_class_is_public():
     assert all(hasattr(flux_klein_async, name) for name in flux_klein_async.__all__)
 
 
+def test_the_modules_with_vocabulary_are_attributes():
+    import_lazily = vars(flux_klein_async)["__getattr__"]
+    assert [import_lazily(name).__name__ for name in ("errors", "events")] == [
+        "flux_klein_async.errors",
+        "flux_klein_async.events",
+    ]
+
+
 def test_every_error_is_exported():
     def walk(cls: type[BaseException]) -> set[type[BaseException]]:
         return {cls}.union(*map(walk, cls.__subclasses__()))

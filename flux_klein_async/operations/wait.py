@@ -268,13 +268,10 @@ class Poller:
         """The result, if the last poll asked for it and it is whole."""
         if self._result_answer is None:
             return None
-        try:
-            accepted, origin = self._accepted, self._context.api.urls.origin
-            result = read_result(
-                self._result_answer, accepted.request_id, self.timings, origin=origin, asked=accepted.asked
-            )
-        except ResultNotReadyError:
-            return None
+        accepted, origin = self._accepted, self._context.api.urls.origin
+        result = read_result(
+            self._result_answer, accepted.request_id, self.timings, origin=origin, asked=accepted.asked
+        )
         return None if _lags(result) else result
 
     def teach(self, result: GenerationResult) -> None:
