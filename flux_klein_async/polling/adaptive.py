@@ -149,7 +149,7 @@ class ModelEstimate:
         expected = self.expected(pixels)
         if self.turn is not None and fell_to is not None:
             prediction, start = self.turns[self.turn], fell_to(self.turn)
-            if start is None:  # it comes now at the earliest
+            if start is None or not math.isfinite(start):  # it comes now at the earliest
                 return progress.age + prediction.after(0.0, expected, price)
             return start + prediction.after(max(sent - start, 0.0), expected, price)
         if queued is not None:
@@ -187,7 +187,7 @@ class ModelEstimate:
     ) -> None:
         for count, prediction in self.turns.items():
             start = fell_to(count)
-            missed = start is None or start > low
+            missed = start is None or not -_MAX_SECONDS <= start <= low  # neither is what is no number
             self._missed[count] += _MISS_GAIN * (missed - self._missed[count])
             if start is not None and not missed:
                 prediction.add((low - start) / expected, (high - start) / expected)

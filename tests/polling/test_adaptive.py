@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import simulation
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from simulation import BASELINES, COLD, MODEL, PEERS, PROFILES, SQUARE, Profile, simulate, summary
 
@@ -369,10 +369,12 @@ observations = st.builds(
     polls=st.integers(0, 100),
     sent=st.one_of(st.none(), wild),
     queued=queues,
+    fell_to=st.one_of(st.none(), st.builds(lambda at: lambda _: at, st.one_of(st.none(), wild))),
 )
 
 
 @given(st.lists(observations, max_size=10), sizes, queues, wild)
+@example([Observation(None, 1, 0.0, 0.0, 0.0, 0.0, 0, 0.0, fell_to=lambda _: math.nan)], None, None, 0.0)
 @settings(max_examples=60)
 def test_any_observations_leave_intervals_within_bounds_and_are_outweighed(
     history: list[Observation], pixels: int | None, queued: Queued | None, price: float
