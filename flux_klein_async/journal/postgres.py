@@ -353,8 +353,12 @@ class PostgresStore(JournalStore):
 
     def close(self) -> None:
         """End the run."""
-        if self._process == os.getpid():
-            self.db.close()
+        if self._process != os.getpid():
+            return
+        if self._name and not self.is_lost():
+            with contextlib.suppress(psycopg.Error):  # the server does it too, a little after the session has ended
+                self.execute("SELECT pg_advisory_unlock(?)", (self._key(f"run {self._name}"),))
+        self.db.close()
 
     def is_lost(self) -> bool:
         """Whether the session has ended, or is another."""
