@@ -1,6 +1,8 @@
-"""Every claim of benchmarks/README.md, taken anew: a table of the claims, with bar, figure and command.
+"""The claims of benchmarks/README.md, taken anew: a table of them, with bar, figure and command.
 
-    python benchmarks/all.py --quick     # all of them, in under 10 minutes, with few turns
+Not those of memory, a million lines, and what needs a Redis or PostgreSQL server: these have commands of their own.
+
+    python benchmarks/all.py --quick     # with few turns; some 10 minutes
     python benchmarks/all.py             # as the page has them; an hour
 
 Exits with 1 if a bar is missed. The claims are the lines in which a benchmark says whether a bar is met.

@@ -42,23 +42,19 @@ _COMMANDS = {
 _WITHOUT_EXIT_CODES = {"emulator", "journal"}  # in their help
 
 
-class _Completing:
-    """Completes from the words alone: to convert them, typer would load pydantic, which takes longer than the rest."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse; for a completion, without converting or checking a value."""
-        if ctx.resilient_parsing:
-            for parameter in self.get_params(ctx):  # type: ignore[attr-defined]
-                parameter.process_value = lambda _, value: value
-        return list(super().parse_args(ctx, args))  # type: ignore[misc]
-
-
-class Commands(_Completing, TyperGroup):
+class Commands(TyperGroup):
     """Lists the commands from the table, and loads one when it is named."""
 
     def __init__(self, **attributes: Any) -> None:
         listed = {name: TyperCommand(name, help=told) for name, (_, told) in _COMMANDS.items()}
         super().__init__(**{**attributes, "commands": listed})
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse; for a completion from the words alone: to convert them, typer would load pydantic."""
+        if ctx.resilient_parsing:
+            for parameter in self.get_params(ctx):
+                parameter.process_value = lambda _, value: value  # type: ignore[method-assign,assignment]
+        return list(super().parse_args(ctx, args))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         """The command that the first word names, and the other words; says which is meant, where that can be known."""
@@ -161,11 +157,11 @@ def _root(
 
 def _usage_error(error: Any) -> str:
     """What is wrong with the arguments, in a sentence."""
-    from pydantic import ValidationError
-
-    from flux_klein_async.models import findings
-
     if not hasattr(error, "possibilities") or not hasattr(error, "option_name"):  # all but click's NoSuchOption
+        from pydantic import ValidationError
+
+        from flux_klein_async.models import findings
+
         # Some releases of typer have pydantic read the values, and repeat its words.
         if isinstance(error.__cause__, ValidationError):
             error.message = "; ".join(findings(error.__cause__).values())

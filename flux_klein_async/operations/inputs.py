@@ -102,7 +102,7 @@ class _Found(NamedTuple):
 
     @classmethod
     def of(cls, name: str, file: InputFile, stream: BinaryIO, limits: Limits) -> "_Found":
-        """Look at the first piece."""
+        """Read the first piece."""
         start = stream.read(_PIECE)
         media_type = MEDIA_TYPES.get(suffix_of(start), "")
         found = cls(name, file, stream, os.fstat(stream.fileno()), start, media_type)

@@ -27,14 +27,7 @@ from flux_klein_async.errors import (
 from flux_klein_async.events import Finished, Polled, StateChanged
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.misuse import NotForLoop
-from flux_klein_async.models import (
-    GenerationResult,
-    RequestState,
-    RequestStatus,
-    Timings,
-    missing_files,
-    without_file,
-)
+from flux_klein_async.models import GenerationResult, RequestState, RequestStatus, Timings, missing_files, without_file
 from flux_klein_async.operations.calls import abandon, fetch_result, write_result
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, log, wrapping_errors
 from flux_klein_async.operations.operation import Operation, sleep_until

@@ -8,9 +8,8 @@ Four durations are learned, each by its own `Prediction`, and the one that has p
 - `turns`, from the instant at which so many of the client's own generations ahead were left to the end. Where the
   service works through a queue in order, this shows the start of a generation without a poll.
 
-All times are those at which polls are sent, so a round trip shifts them equally and costs no poll. `Store` keeps what
-was learned between processes, in one JSON file. If the file is damaged or cannot be written, the policy logs one
-warning and starts cold.
+All times are those at which polls are sent, so a round trip shifts them equally and costs no poll. A JSON file may keep
+what was learned between processes. If it is damaged or cannot be written, the policy logs one warning and starts cold.
 """
 
 import logging
@@ -192,7 +191,7 @@ class ModelEstimate:
             if start is not None and not missed:
                 prediction.add((low - start) / expected, (high - start) / expected)
         if self._waits % 8 == 0:
-            costs = {
+            costs = {  # of turns that cost the same, such as those that nobody had to wait for, the last
                 self.turns[count].cost(expected, price): count
                 for count in _TURNS
                 if self._missed[count] <= _MOST_MISSED and self.turns[count].total >= _FEW
