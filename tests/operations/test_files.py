@@ -255,16 +255,17 @@ def numbered(directory: Path, data: bytes, first: int = 1, *, compared: float = 
     return PartFile(directory, "a", number=first, compared=compared).finish(data, {}, URL).path.name
 
 
-def without_links(*_: object) -> None:
-    raise OSError(errno.EPERM, "this file system has no hard links")
+@pytest.fixture(params=["with hard links", "without"])
+def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "this file system has no hard links")
+
+    if request.param == "without":
+        monkeypatch.setattr(os, "link", refuse)
 
 
-@pytest.mark.parametrize("links", [True, False])
-def test_a_numbered_file_gets_a_free_name_and_replaces_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
-) -> None:
-    if not links:
-        monkeypatch.setattr(os, "link", without_links)
+@pytest.mark.usefixtures("file_system")
+def test_a_numbered_file_gets_a_free_name_and_replaces_none(tmp_path: Path) -> None:
     data = [b"GIF8" + bytes([number]) for number in range(12)]
     assert [numbered(tmp_path, each) for each in data[:9]] == ["a.gif", *(f"a-{n}.gif" for n in range(2, 10))]
     (tmp_path / "a-4.gif").unlink()
@@ -275,14 +276,12 @@ def test_a_numbered_file_gets_a_free_name_and_replaces_none(
     assert len(listing(tmp_path)) == 11
 
 
-@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.usefixtures("file_system")
 def test_a_name_that_is_taken_in_this_very_instant_is_left_to_its_taker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a file system that ignores case, where another spelling has the name."""
     monkeypatch.setattr(os.path, "lexists", lambda _: False)
-    if not links:
-        monkeypatch.setattr(os, "link", without_links)
     (tmp_path / "a.gif").touch()
     assert numbered(tmp_path, b"GIF89a") == "a-2.gif"
     assert listing(tmp_path) == ["a-2.gif", "a.gif"]
@@ -299,13 +298,11 @@ def test_only_the_very_file_is_recognised_again(tmp_path: Path) -> None:
     assert len(listing(tmp_path)) == 5
 
 
-@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.usefixtures("file_system")
 def test_two_runs_that_save_the_same_file_at_the_same_instant_save_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os.path, "lexists", lambda _: False)
-    if not links:
-        monkeypatch.setattr(os, "link", without_links)
     assert [numbered(tmp_path, b"GIF89a", compared=1) for _ in range(2)] == ["a.gif"] * 2
     assert numbered(tmp_path, b"GIF87a", compared=1) == "a-2.gif"
     assert listing(tmp_path) == ["a-2.gif", "a.gif"]
