@@ -25,6 +25,7 @@ VARIANTS: dict[str, tuple[list[str], dict[str, str], str, float | None]] = {
     "client": ([sys.executable, "-c", "from flux_klein_async import FluxKleinClient"], {}, "dependencies", None),
     "typer, rich": ([sys.executable, "-c", "import typer, rich"], {}, "typer, rich", None),
     "flux-klein --help": ([*CLI, "--help"], {}, "typer, rich", 1.3),
+    "flux-klein batch --help": ([*CLI, "batch", "--help"], {}, "typer, rich", 1.3),
     "completion of a command": (CLI, COMPLETION, "typer, rich", 1.3),
     "completion of an option": (
         CLI,

@@ -19,7 +19,7 @@ MODULES = {
 
 # A module imports only from its own line and from lines above it.
 LAYERS = [
-    ["_version", "paths", "text", "errors", "misuse", "schema", "api.urls"],
+    ["_version", "klein", "paths", "text", "errors", "misuse", "schema", "api.urls"],
     ["models"],
     ["events", "options"],
     ["api."],
@@ -34,7 +34,7 @@ LAYERS = [
 OUTER = ("emulator.", "testing.", "cli.", "integrations.", "__main__")
 
 # No coroutine, clock, randomness or file, neither itself nor through what it imports.
-PURE = """text errors schema models events options api.messages api.urls api.requests api.outputs polling.policies
+PURE = """klein text errors schema models events options api.messages api.urls api.requests api.outputs polling.policies
     polling.durations polling.schedule journal.base emulator.scripts emulator.profiles emulator.catalogue
     emulator.service emulator.faults emulator.engine"""
 # Third parties and stores, and who imports them.

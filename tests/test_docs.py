@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from flux_klein_async import events
-from flux_klein_async.cli.main import _COMMANDS, loaded
+from flux_klein_async.cli.commands import PARTS, built
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -62,8 +62,8 @@ def test_every_command_is_in_the_reference():
     told = re.findall(r"^```{command-help} ([\w ]+)$", REFERENCE, re.MULTILINE)
     assert re.findall(r"^## flux-klein ([\w ]+)$", REFERENCE, re.MULTILINE) == told
     commands = set()
-    for name in _COMMANDS:
-        command = loaded(name)
+    for name in PARTS:
+        command = built(name)
         below = getattr(command, "commands", {})
         commands |= {f"{name} {each}" for each in below}
         if not below or len(command.params) > 0:  # it does more than show its help

@@ -15,7 +15,6 @@ import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
-from enum import StrEnum
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, NoReturn
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, NoReturn
 from pydantic import ValidationError
 
 from flux_klein_async.api.requests import InputFile, encode_input
+from flux_klein_async.batch.formats import FileFormat, foreign
 from flux_klein_async.errors import JournalError
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, TextToImageInput, findings
 from flux_klein_async.operations.inputs import check_files
@@ -38,7 +38,6 @@ __all__ = [
     "Columns",
     "DiskMap",
     "Estimate",
-    "FileFormat",
     "Row",
     "count_rows",
     "lines",
@@ -59,14 +58,6 @@ _PIECE: Final = 64 * 1024  # bytes read at a time of a line that is skipped
 _LONGEST_ID: Final = 200  # characters
 _SHOWN: Final = 60  # characters of a user's text in a message
 _UTF8_MARK: Final = b"\xef\xbb\xbf"
-_NOT_UTF8: Final = "not UTF-8; convert it first: iconv -f UTF-16 -t UTF-8"
-# What a file begins with that is no text in UTF-8, and what it is.
-_SIGNATURES: Final = {
-    **dict.fromkeys((b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff"), _NOT_UTF8),  # UTF-16 and UTF-32
-    b"\x1f\x8b": "compressed with gzip; unpack it first: gunzip -k FILE",
-    b"PK\x03\x04": "an Excel workbook or another zip archive; save the sheet as CSV in UTF-8",
-    b"\xd0\xcf\x11\xe0": "an Excel workbook; save the sheet as CSV in UTF-8",
-}
 _SEPARATORS: Final = ",;\t|"  # spreadsheets write the second where a comma is the decimal point
 _UNNAMED: Final = re.compile(r"(unnamed: [0-9]+)?", re.IGNORECASE)  # as data frames write and read their index
 # A prompt may hold tabs and line breaks. Terminals obey the other control characters (ECMA-48), and half a surrogate
@@ -107,14 +98,6 @@ class Columns(NamedTuple):
 
     prompt: str = "prompt"
     ignore_extra: bool = False
-
-
-class FileFormat(StrEnum):
-    """The format of a file of prompts."""
-
-    TXT = "txt"
-    JSONL = "jsonl"
-    CSV = "csv"
 
 
 def read_rows(
@@ -180,7 +163,7 @@ def _records(stream: BinaryIO, *, multiline: bool) -> Iterator[tuple[int, bytes]
     record = bytearray()
     try:
         for number, line in lines(stream):
-            if number == 1 and (what := _foreign(line)) is not None:
+            if number == 1 and (what := foreign(line)) is not None:
                 raise _UnreadableError(1, f"the file is {what}")
             begun = begun if record else number
             record += line.removeprefix(_UTF8_MARK) if number == 1 else line
@@ -195,12 +178,6 @@ def _records(stream: BinaryIO, *, multiline: bool) -> Iterator[tuple[int, bytes]
         raise _UnreadableError(number + 1, f"the rest cannot be read: {error.strerror or error}") from error
     if record:
         raise _UnreadableError(begun, "a quote that opens in this record is never closed")
-
-
-def _foreign(line: bytes) -> str | None:
-    """What a file is whose first line is no text in UTF-8; None if it may be."""
-    known = next((what for start, what in _SIGNATURES.items() if line.startswith(start)), None)
-    return known or (_NOT_UTF8 if 4 * line.count(0) >= len(line) else None)
 
 
 def _rows(

@@ -7,16 +7,17 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, aclosing
 from decimal import Decimal
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import typer
 
+from flux_klein_async.batch.formats import FileFormat, format_of
 from flux_klein_async.batch.manifest import Manifest, json_line
-from flux_klein_async.batch.rows import Columns, Estimate, FileFormat, Row, count_rows, read_ahead, read_rows
+from flux_klein_async.batch.rows import Columns, Estimate, Row, count_rows, read_ahead, read_rows
 from flux_klein_async.cli import connect, page, run, signals
+from flux_klein_async.cli.commands import Names
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.generate import checked_fields
 from flux_klein_async.cli.output import Screen, duration
@@ -27,7 +28,6 @@ from flux_klein_async.journal.budget import Budget, dollars, generation_price
 from flux_klein_async.journal.reader import exists, locate
 from flux_klein_async.journal.sql import Location
 from flux_klein_async.journal.writer import JournalAccount, StoredJournal
-from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from flux_klein_async.operations.files import safe_stem, slug
 from flux_klein_async.operations.inputs import digest_files
 from flux_klein_async.operations.submit import prepare
@@ -41,13 +41,6 @@ _CHECKED_FIRST = 1000  # rows that are checked before the first of them is submi
 _BAD_SHOWN = 20  # bad lines that are printed one by one
 _AT_ONCE = 256  # rows about which the journal is asked together
 
-# What files with other suffixes hold, and how to read them.
-_OTHER_SUFFIXES = {
-    "json": "write an object on each line (jq -c '.[]' FILE > FILE.jsonl), or pass --format jsonl if it is so already",
-    "gz": "unpack it first: gunzip -k FILE",
-    **dict.fromkeys(("xlsx", "xls", "ods"), "save the sheet as CSV in UTF-8"),
-    "parquet": "write it as JSON lines: DataFrame.to_json(orient='records', lines=True)",
-}
 _WORDS = {
     Action.RECALL: "done before",
     Action.RESUME: "to be resumed",
@@ -57,98 +50,40 @@ _WORDS = {
 }
 
 
-class Names(StrEnum):
-    """What files are named by."""
-
-    ID = "id"
-    INDEX = "index"
-    REQUEST = "request"
-
-
 Preview = Callable[[str, bytes, str | None], Awaitable[Action]]
 
 
 def batch(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="Prompts: .txt, .jsonl or .csv; - reads standard input.")],
     *,
-    journal: Annotated[
-        Location | None,
-        typer.Option(
-            parser=connect.journal, help="A file or postgresql://; else DIR/journal.sqlite.", metavar="JOURNAL"
-        ),
-    ] = None,
-    output_dir: Annotated[
-        Path,
-        typer.Option(
-            "--output-dir", "-o", help="Where files and manifest.jsonl go.", metavar="DIR", callback=connect.at_home
-        ),
-    ] = Path("out"),
-    file_format: Annotated[FileFormat | None, typer.Option("--format", help="Else by the name of FILE.")] = None,
-    prompt_column: Annotated[
-        str | None, typer.Option(help="The column of a .csv file with the prompts.", metavar="NAME")
-    ] = None,
-    ignore_extra_columns: Annotated[
-        bool, typer.Option("--ignore-extra-columns", help="Leave out unknown columns of a .csv file.")
-    ] = False,
-    concurrency: run.Concurrency = 64,
-    max_spend: Annotated[float | None, typer.Option(min=0, help="For all runs on the journal.", metavar="USD")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file and print what it would cost.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Submit failed lines again.")] = False,
-    resubmit_uncertain: Annotated[
-        bool, typer.Option("--resubmit-uncertain", help="Submit uncertain lines again; they may be charged twice.")
-    ] = False,
-    new_token: Annotated[
-        bool,
-        typer.Option(
-            "--new-token", help="Resume what your previous token, or the service at its old address, submitted."
-        ),
-    ] = False,
-    model: connect.ModelId = KLEIN_4B_TEXT_TO_IMAGE,
-    width: run.Width = None,
-    height: run.Height = None,
-    steps: run.Steps = None,
-    timeout: run.Timeout = 120.0,
-    no_download: run.NoDownload = False,
-    names: Annotated[
-        Names, typer.Option(help="Files by the line's id (else as index), index and prompt, or request id.")
-    ] = Names.ID,
-    report: Annotated[
-        bool | None,
-        typer.Option("--report/--no-report", help="Write DIR/index.html; else if a picture was saved."),
-    ] = None,
-    file_host: connect.FileHosts = [],  # noqa: B006  # typer copies it
-    as_json: run.JsonLines = False,
-    quiet: run.Quiet = False,
-    emulator: connect.Emulated = False,
-    base_url: connect.BaseUrl = None,
-) -> None:
-    """Generate a picture for each line of a file.
-
-    A .txt file has one prompt per line, also where the line begins with #; a .jsonl file one object per line; a .csv
-    file a header, and commas, semicolons or tabs. Fields: prompt, and optionally width and height (pixels) and id.
-    --width, --height and --steps are for lines without their own. The id recognises a line in the next run; a line
-    without one is recognised by its content. The first 1,000 lines are checked before anything is submitted.
-
-    For a model other than the klein models a .jsonl line has any field of its input. {"file": "ref.png"} in place of a
-    value sends a local file; a relative path begins at the folder of FILE.
-
-    However a run ends, run the same command again to resume it. The journal records every submit before it is sent, so
-    nothing is submitted twice. A submit with an unknown outcome is reported, and resubmitted only with
-    --resubmit-uncertain.
-    DIR/manifest.jsonl says what happened to each line, and DIR/index.html shows it, as flux-klein report does.
-
-    Ctrl-C ends submitting, cancels what is queued and waits up to 30 s for running generations; press it again to quit
-    at once.
-
-    \b
-    Examples:
-      flux-klein batch prompts.txt --emulator
-      flux-klein batch prompts.csv --dry-run
-      flux-klein batch prompts.jsonl --journal run.sqlite --max-spend 25
-      flux-klein batch edits.jsonl --model blackforestlabs/flux-2/dev/edit
-      generate-prompts | flux-klein batch - --no-download --json > done.jsonl
-    """  # noqa: D301  # \b: what follows is not to be wrapped
+    file: str,
+    journal: str | None,
+    output_dir: Path,
+    file_format: FileFormat | None,
+    prompt_column: str | None,
+    ignore_extra_columns: bool,
+    concurrency: int,
+    max_spend: float | None,
+    dry_run: bool,
+    retry_failed: bool,
+    resubmit_uncertain: bool,
+    new_token: bool,
+    model: str,
+    width: int | None,
+    height: int | None,
+    steps: int | None,
+    timeout: float,
+    no_download: bool,
+    names: Names,
+    report: bool | None,
+    file_host: list[str],
+    as_json: bool,
+    quiet: bool,
+    emulator: bool,
+    base_url: str | None,
+) -> ExitCode:
+    """Generate a picture for each line of a file."""
     folder = output_dir if dry_run else run.writable(output_dir)
+    place = locate(folder / "journal.sqlite") if journal is None else connect.journal(journal)
     file_format = file_format or _format_of(file)
     columns = _columns(file_format, prompt_column, ignore_extra=ignore_extra_columns)
     given = {"width": width, "height": height, "steps": steps}
@@ -156,7 +91,6 @@ def batch(
     checked_fields(model, {}, prompt="a prompt", **options)  # refuses the options before the file is read
     # A relative path in a row of standard input begins at the working directory, as "-" has no folder.
     found = _rows(_opened(file), file_format, model, user_path(file).parent, columns, options)
-    place = journal or locate(folder / "journal.sqlite")
 
     async def body(screen: Screen, stop: signals.Stop) -> ExitCode:
         async with AsyncExitStack() as stack:
@@ -230,7 +164,7 @@ def batch(
                 await page.after_batch(folder, screen, stop)
             return code if stop.code is None else stop.code
 
-    raise typer.Exit(signals.run(body, quiet=quiet))
+    return signals.run(body, quiet=quiet)
 
 
 def _named(names: Names, row: Row) -> str:
@@ -240,16 +174,11 @@ def _named(names: Names, row: Row) -> str:
 
 
 def _format_of(file: str) -> FileFormat:
-    """The format of a file, by the suffix of its name."""
-    if file != "-" and user_path(file).is_dir():
+    if file == "-":
+        return FileFormat.TXT
+    if user_path(file).is_dir():
         raise typer.BadParameter(f"{file!r} is a directory: name a file of prompts")
-    suffix = "txt" if file == "-" else Path(file).suffix.lower().removeprefix(".")
-    suffix = {"tsv": "csv", "tab": "csv", "ndjson": "jsonl"}.get(suffix, suffix)
-    if suffix not in set(FileFormat):
-        known = ", ".join(f".{name}" for name in FileFormat)
-        way = _OTHER_SUFFIXES.get(suffix, "pass --format")
-        raise InvalidInputError(f"{Path(file).name!r:.80} does not end in {known}; {way}")
-    return FileFormat(suffix)
+    return format_of(file)
 
 
 def _columns(file_format: FileFormat, prompt: str | None, *, ignore_extra: bool) -> Columns:

@@ -1,17 +1,17 @@
-"""What commands share: options, the service that the options name, and the printing of one answer."""
+"""What commands share: the service that the options name, and the printing of one answer."""
 
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import typer
 from yarl import URL
 
 from flux_klein_async.api.credentials import find_token
-from flux_klein_async.api.urls import ApiUrls, file_host, host_of, is_loopback
+from flux_klein_async.api.urls import ApiUrls, host_of, is_loopback
 from flux_klein_async.batch.manifest import Record, error_facts, json_line
 from flux_klein_async.cli.exit_codes import ExitCode, exit_code
 from flux_klein_async.cli.output import Screen
@@ -20,7 +20,6 @@ from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import ConfigurationError, FluxKleinError
 from flux_klein_async.journal.reader import locate
 from flux_klein_async.journal.sql import Location
-from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
 from flux_klein_async.options import TOKEN_VARIABLES, Environment, Limits, from_environ
 from flux_klein_async.paths import user_path
 from flux_klein_async.polling.adaptive import AdaptivePolling
@@ -30,11 +29,9 @@ __all__ = [
     "EMULATED_TOKEN",
     "MissingExtraError",
     "answer",
-    "at_home",
     "connected",
     "emulated",
     "journal",
-    "known_models",
     "store_path",
     "token_of",
 ]
@@ -52,66 +49,18 @@ class MissingExtraError(FluxKleinError):
     """The command needs something that is not installed."""
 
 
-# --- options
-
-
-def _one_service(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
-    """Refuse --emulator together with --base-url, in either order."""
-    if value and context.params.get("base_url" if parameter.name == "emulator" else "emulator"):
-        raise typer.BadParameter("--emulator has its own address; leave out --base-url")
-    return value
-
-
-def known_models(typed: str) -> list[str]:
-    """Shell completion of a model id."""
-    return [model for model in (KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE) if model.startswith(typed)]
-
-
 def journal(name: str) -> Location:
     """The place of a journal; a password in it would be shown to everyone who lists processes."""
     try:
         place = locate(name)
     except ConfigurationError as error:
-        raise typer.BadParameter(str(error)) from None
+        raise typer.BadParameter(str(error), param_hint="--journal") from None
     if place.has_password:
-        raise typer.BadParameter("leave the password out: set PGPASSWORD or PGPASSFILE, or name a service (PGSERVICE)")
+        raise typer.BadParameter(
+            "leave the password out: set PGPASSWORD or PGPASSFILE, or name a service (PGSERVICE)",
+            param_hint="--journal",
+        )
     return place
-
-
-ModelId = Annotated[str, typer.Option(help="Model id.", metavar="ID", autocompletion=known_models)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Emulated = Annotated[
-    bool,
-    typer.Option(
-        "--emulator", help="Use a new local emulator: placeholder pictures, no token, no charge.", callback=_one_service
-    ),
-]
-BaseUrl = Annotated[
-    str | None, typer.Option(help="Address of the API, instead of the default.", metavar="URL", callback=_one_service)
-]
-
-
-def at_home(path: Path | None) -> Path | None:
-    """A path of an option, with `~` expanded: a shell leaves it alone in `--output-dir=~/x`."""
-    return None if path is None else user_path(path)
-
-
-def _public(names: list[str]) -> list[str]:
-    for name in names:
-        if file_host(name) is None:
-            raise typer.BadParameter(
-                f"{name!r:.80} is no public host: write its name alone, such as cdn.example.com, or .example.com for "
-                "all hosts below it"
-            )
-    return names
-
-
-FileHosts = Annotated[
-    list[str],
-    typer.Option(
-        "--file-host", help="Another host that files may come from; repeatable.", metavar="HOST", callback=_public
-    ),
-]
 
 
 # --- the service
@@ -215,8 +164,8 @@ def answer(
     waits: bool = False,
     notes: Sequence[str] = (),
     file_hosts: Sequence[str] = (),
-) -> typer.Exit:
-    """Ask the service, print the answer or the error, and return the exit.
+) -> ExitCode:
+    """Ask the service, print the answer or the error, and return the exit code.
 
     The JSON of an error begins with `subject`. A call that `waits` for a generation stores what that teaches. `notes`:
     what `ask` has to say besides, for the terminal.
@@ -242,4 +191,4 @@ def answer(
             screen.note(note)
         return code
 
-    return typer.Exit(run(body))
+    return run(body)

@@ -18,7 +18,6 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any
 
-import typer
 from yarl import URL
 
 from flux_klein_async import errors
@@ -337,18 +336,8 @@ def _lines(finding: Finding, width: int | None) -> list[str]:
     )
 
 
-def doctor(emulator: connect.Emulated = False, base_url: connect.BaseUrl = None) -> None:
-    """Check what a generation needs: versions, token, network, price.
-
-    Nothing is submitted. A line that is not "ok" says what to do; a warning leaves the exit code 0. The token is never
-    shown.
-
-    \b
-    Examples:
-      flux-klein doctor
-      flux-klein doctor --base-url http://127.0.0.1:8000
-      flux-klein doctor > report.txt
-    """  # noqa: D301  # \b: what follows is not to be wrapped
+def doctor(*, emulator: bool, base_url: str | None) -> ExitCode:
+    """Print a line for each check."""
     width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
 
     async def body(screen: Screen, _stop: signals.Stop) -> ExitCode:
@@ -364,4 +353,4 @@ def doctor(emulator: connect.Emulated = False, base_url: connect.BaseUrl = None)
             machine.base_url, machine.base_url_option = service.base_url, "--emulator"
             return worst(finding.code for finding in await examine(machine, show))
 
-    raise typer.Exit(signals.run(body))
+    return signals.run(body)

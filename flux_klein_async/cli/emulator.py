@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -17,38 +17,21 @@ __all__ = ["emulator"]
 
 
 def emulator(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.", metavar="PORT")] = 0,
-    profile: Annotated[str, typer.Option(help="Times: klein, queue, queue:WORKERS or fixed:SECONDS.")] = "klein",
-    workers: Annotated[int | None, typer.Option(min=0, help="Generations at a time, even 0.", metavar="N")] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides ids, times, faults and pictures.", metavar="N")] = None,
-    fault: Annotated[
-        list[str] | None,
-        typer.Option(help="A fault and its probability, such as status:503=0.05; repeatable.", metavar="FAULT"),
-    ] = None,
-    faults: Annotated[bool, typer.Option("--faults", help="List every fault by name, and exit.")] = False,
-) -> None:
-    """Emulate the service on this machine: no account, no charge.
-
-    Its pictures are placeholders. It prints its address, its token and the lines that make another shell use it, and
-    runs until Ctrl-C.
-
-    \b
-    Examples:
-      flux-klein emulator --port 8188 --profile queue:2
-      flux-klein emulator --seed 7 --fault submit:reset+accepted=0.01
-    """  # noqa: D301  # \b: what follows is not to be wrapped
+    *, port: int, profile: str, workers: int | None, seed: int | None, fault: list[str] | None, faults: bool
+) -> ExitCode:
+    """Serve until a signal, or list the faults."""
     if faults:
         from flux_klein_async.emulator import FAULTS  # noqa: PLC0415  # for this command
 
         screen, width = Screen(), max(map(len, FAULTS))
         for name, entry in FAULTS.items():
             screen.out(f"{name:{width}}  {entry.meaning} ({', '.join(entry.endpoints)})")
-        return
+        return ExitCode.OK
     connect.require_pillow()
     seeded = {} if seed is None else {"seed": seed}
     server = _build(fault or (), port=port, profile=profile, workers=workers, **seeded)
     code = signals.run(lambda screen, _: _serve(server, port, screen))
-    raise typer.Exit(ExitCode.OK if code in signals.SIGNALS.values() else code)
+    return ExitCode.OK if code in signals.SIGNALS.values() else code
 
 
 def _build(faults: Iterable[str], *, profile: str, **options: Any) -> "Emulator":

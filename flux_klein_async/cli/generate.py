@@ -5,10 +5,9 @@ import shlex
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import typer
-from typer.core import TyperCommand
 
 from flux_klein_async.batch.rows import Row, local_file, with_files
 from flux_klein_async.cli import connect, run, signals
@@ -17,88 +16,36 @@ from flux_klein_async.cli.output import Screen, shortened
 from flux_klein_async.cli.streams import Nowhere
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import FluxKleinError, InvalidInputError
-from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
+from flux_klein_async.models import KLEIN_9B_TEXT_TO_IMAGE
 from flux_klein_async.operations.files import slug
 from flux_klein_async.operations.inputs import check_files
 from flux_klein_async.operations.submit import TYPED, made_input, prepare
 from flux_klein_async.options import Limits
 from flux_klein_async.polling.adaptive import AdaptivePolling
 
-__all__ = ["PromptCommand", "checked_fields", "generate"]
-
-_MOST = 1_000_000  # pictures in one call: a typing error should not cost more
-
-
-class PromptCommand(TyperCommand):
-    """Accepts a prompt such as "-5 degrees", and still refuses a mistyped option."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse; text that starts with a dash is a prompt if it has several words or follows `--`."""
-        args = list(args)
-        if "--" not in args:
-            takes_value = {
-                name for option in self.params if not getattr(option, "is_flag", True) for name in option.opts
-            }
-            for number, word in enumerate(args):
-                after = args[number - 1] if number else ""
-                if word.startswith("-") and len(word.partition("=")[0].split()) > 1 and after not in takes_value:
-                    args = [*args[:number], *args[number + 1 :], "--", word]
-                    break
-        ctx.allow_extra_args = True
-        rest = list(super().parse_args(ctx, args))
-        if ctx.args:
-            more = "; a prompt that starts with a dash goes after --" if ctx.args[0].startswith("-") else ""
-            ctx.fail(f"Got more than one prompt: put quotes around a prompt of several words{more}")
-        return rest
+__all__ = ["checked_fields", "generate"]
 
 
 def generate(
-    prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="What to paint; - reads it from standard input.")
-    ] = None,
     *,
-    given: Annotated[
-        list[str] | None,
-        typer.Option("--input", metavar="FIELD=VALUE", help="Another field; @FILE sends a local file. Repeatable."),
-    ] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, max=_MOST, help="How many pictures.", metavar="N")] = 1,
-    width: run.Width = None,
-    height: run.Height = None,
-    steps: run.Steps = None,
-    model: connect.ModelId = KLEIN_4B_TEXT_TO_IMAGE,
-    output_dir: Annotated[
-        Path,
-        typer.Option("--output-dir", "-o", help="Where the files go.", metavar="DIR", callback=connect.at_home),
-    ] = Path("out"),
-    concurrency: run.Concurrency = 64,
-    timeout: run.Timeout = 120.0,
-    no_download: run.NoDownload = False,
-    file_host: connect.FileHosts = [],  # noqa: B006  # typer copies it
-    as_json: run.JsonLines = False,
-    quiet: run.Quiet = False,
-    emulator: connect.Emulated = False,
-    base_url: connect.BaseUrl = None,
-) -> None:
-    """Generate pictures from a prompt and print their paths.
-
-    Progress goes to standard error, results to standard output as they finish. Ctrl-C cancels what is queued and
-    waits up to 30 s for running generations; press it again to quit at once.
-
-    --input sets any field of the model's input: @FILE is a local file, anything else JSON, and what is no JSON is text;
-    @@ begins a text with @. A field that is given several times, or that the catalogue says is a list, is a list.
-
-    \b
-    Examples:
-      flux-klein generate "a snow leopard at dawn" --emulator
-      flux-klein generate "a snow leopard at dawn" --count 8 --output-dir leopards
-      flux-klein generate "a poster" --width 768 --height 1024 --json
-      flux-klein generate "a map" --steps 8 \\
-          --model blackforestlabs/flux-2-klein/9b/text-to-image
-      flux-klein generate "make it night" --input image_urls=@in.png \\
-          --input seed=3 --model blackforestlabs/flux-2/dev/edit
-      flux-klein generate -- "--dashes--, an abstract painting"
-      cat prompt.txt | flux-klein generate - --no-download
-    """  # noqa: D301  # \b: what follows is not to be wrapped
+    prompt: str | None,
+    given: list[str] | None,
+    count: int,
+    width: int | None,
+    height: int | None,
+    steps: int | None,
+    model: str,
+    output_dir: Path,
+    concurrency: int,
+    timeout: float,
+    no_download: bool,
+    file_host: list[str],
+    as_json: bool,
+    quiet: bool,
+    emulator: bool,
+    base_url: str | None,
+) -> ExitCode:
+    """Generate pictures of one prompt."""
     if prompt == "-" and sys.stdin is None:
         raise typer.BadParameter("standard input is closed", param_hint="PROMPT")
     if no_download and isinstance(sys.stdout, Nowhere):
@@ -142,7 +89,7 @@ def generate(
                 resume=None if emulator else _resume(directory, base_url),
             ).generate(_rows(fields, count))
 
-    raise typer.Exit(signals.run(body, quiet=quiet))
+    return signals.run(body, quiet=quiet)
 
 
 def _decoded(what: str, data: bytes) -> str:

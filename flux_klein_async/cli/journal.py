@@ -6,154 +6,76 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from flux_klein_async.api.outputs import is_inline
 from flux_klein_async.batch.manifest import Record, file_facts, json_line
 from flux_klein_async.cli import connect
 from flux_klein_async.cli.exit_codes import ExitCode
-from flux_klein_async.cli.output import Screen, print_help, shortened, shown
+from flux_klein_async.cli.output import Screen, shortened, shown
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.journal.base import EntryState
 from flux_klein_async.journal.budget import dollars
 from flux_klein_async.journal.reader import JournaledRequest, JournalReader
 from flux_klein_async.journal.reader import prune as delete
-from flux_klein_async.journal.sql import Location
 from flux_klein_async.models import brief_url
 
-__all__ = ["app"]
+__all__ = ["check", "export", "list_requests", "prune", "show"]
 
 _DAY = 24 * 60 * 60.0
 _WIDTH = 120  # columns, where stdout is not a terminal
 _PROMPT, _LEAST = 200, 10  # characters of a prompt in a table, at most and at least
 
-app = typer.Typer(rich_markup_mode=None)
 
-Place = Annotated[
-    Location,
-    typer.Option("--journal", parser=connect.journal, help="The journal: a file or postgresql://.", metavar="JOURNAL"),
-]
-_STATES = f"Only those in this state; repeatable. One of {', '.join(EntryState)}."
-States = Annotated[list[EntryState] | None, typer.Option("--state", help=_STATES, metavar="STATE")]
-_FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
-Since = Annotated[
-    datetime | None, typer.Option(formats=_FORMATS, help="Only those submitted since then, local time.", metavar="DATE")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for each.")]
-
-
-@app.callback(invoke_without_command=True)
-def _root(context: typer.Context) -> None:
-    """Read or prune the journal of a batch.
-
-    `batch` writes it to DIR/journal.sqlite unless you pass --journal.
-
-    \b
-    Examples:
-      flux-klein journal list --journal out/journal.sqlite
-      flux-klein journal show ID --journal out/journal.sqlite
-      flux-klein journal list --journal postgresql://app@db.example/flux
-    """  # noqa: D301  # \b: what follows is not to be wrapped
-    if context.invoked_subcommand is None:
-        print_help(context)
-        raise typer.Exit(ExitCode.USAGE)
-
-
-@app.command("list")
 def list_requests(
-    journal: Place,
-    *,
-    state: States = None,
-    since: Since = None,
-    limit: Annotated[int, typer.Option(min=1, help="The most to list.", metavar="N")] = 20,
-    as_json: AsJson = False,
-) -> None:
-    """List requests, the newest first.
-
-    \b
-    Examples:
-      flux-klein journal list --journal run.sqlite
-      flux-klein journal list --journal run.sqlite --state uncertain --state failed
-      flux-klein journal list --journal run.sqlite --since 2026-03-01 --limit 100
-    """  # noqa: D301  # \b: what follows is not to be wrapped
+    *, journal: str, state: list[EntryState] | None, since: datetime | None, limit: int, as_json: bool
+) -> ExitCode:
+    """List requests, the newest first."""
     screen = Screen()
-    with JournalReader(journal) as reader:
+    with JournalReader(connect.journal(journal)) as reader:
         found = reader.requests(states=state or (), since=_instant(since), limit=limit)
         for line in (json_line(_record(request)) for request in found) if as_json else _table(list(found)):
             screen.out(line)
         screen.note(_summary(reader))
+    return ExitCode.OK
 
 
-@app.command()
-def show(
-    request_id: Annotated[str, typer.Argument(metavar="ID", help="The request's id.")],
-    journal: Place,
-    as_json: AsJson = False,
-) -> None:
-    """Show one request in full.
-
-    \b
-    Example:
-      flux-klein journal show ID --journal run.sqlite
-    """  # noqa: D301  # \b: what follows is not to be wrapped
+def show(*, request_id: str, journal: str, as_json: bool) -> ExitCode:
+    """Show one request in full."""
     screen = Screen()
-    with JournalReader(journal) as reader:
+    with JournalReader(connect.journal(journal)) as reader:
         found = list(reader.requests(request_id=request_id))
     if not found:
         raise InvalidInputError(f"The journal knows no request {shortened(request_id, 100)}")
     for request in found:
         for line in [json_line(_record(request))] if as_json else _lines(request):
             screen.out(line)
+    return ExitCode.OK
 
 
-@app.command()
-def check(journal: Place) -> None:
-    """Check the whole file for damage.
-
-    \b
-    Example:
-      flux-klein journal check --journal run.sqlite
-    """  # noqa: D301  # \b: what follows is not to be wrapped
-    with JournalReader(journal) as reader:
+def check(*, journal: str) -> ExitCode:
+    """Check the whole file for damage."""
+    place = connect.journal(journal)
+    with JournalReader(place) as reader:
         reader.check()
-    Screen().note(f"{journal} is sound.")
+    Screen().note(f"{place} is sound.")
+    return ExitCode.OK
 
 
-@app.command()
-def export(journal: Place, *, state: States = None, since: Since = None) -> None:
-    """Print every request as a JSON object a line, the oldest first.
-
-    \b
-    Example:
-      flux-klein journal export --journal run.sqlite > run.jsonl
-    """  # noqa: D301  # \b: what follows is not to be wrapped
+def export(*, journal: str, state: list[EntryState] | None, since: datetime | None) -> ExitCode:
+    """Print every request as a JSON object a line, the oldest first."""
     screen = Screen()
-    with JournalReader(journal) as reader:
+    with JournalReader(connect.journal(journal)) as reader:
         for request in reader.requests(states=state or (), since=_instant(since), oldest_first=True):
             screen.out(json_line(_record(request)))
+    return ExitCode.OK
 
 
-@app.command()
-def prune(
-    journal: Place,
-    *,
-    older_than: Annotated[float, typer.Option(min=0, help="Days since the end.", metavar="DAYS")] = 7.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how many there are; delete nothing.")] = False,
-) -> None:
-    """Delete requests that ended long ago.
-
-    The service deletes their results after 7 days. Requests under way and uncertain ones stay, and so does the sum of
-    what was spent. The next run of a batch submits and pays for deleted items again.
-
-    \b
-    Examples:
-      flux-klein journal prune --journal run.sqlite --dry-run
-      flux-klein journal prune --journal run.sqlite --older-than 30
-    """  # noqa: D301  # \b: what follows is not to be wrapped
-    count = delete(journal, time.time() - older_than * _DAY, clock=time.time, dry_run=dry_run)
+def prune(*, journal: str, older_than: float, dry_run: bool) -> ExitCode:
+    """Delete requests that ended long ago."""
+    count = delete(connect.journal(journal), time.time() - older_than * _DAY, clock=time.time, dry_run=dry_run)
     Screen().out(f"{'Would delete' if dry_run else 'Deleted'} {count} request{'' if count == 1 else 's'}")
+    return ExitCode.OK
 
 
 def _instant(when: datetime | None) -> float | None:

@@ -4,73 +4,23 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from decimal import Decimal
-from typing import Annotated, Any
-
-import typer
-from typer.core import TyperGroup
 
 from flux_klein_async.batch.manifest import Record
 from flux_klein_async.cli import connect
-from flux_klein_async.cli.exit_codes import HELP, ExitCode
+from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen, shortened
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.journal.budget import dollars
 from flux_klein_async.models import ModelInfo
 from flux_klein_async.schema import InputField
 
-__all__ = ["app", "per_unit"]
+__all__ = ["models", "per_unit", "show"]
 
 _ID, _CELL = 256, 120  # characters: ids are never cut, since they are copied
 
-app = typer.Typer(rich_markup_mode=None)
 
-
-class SearchOrCommand(TyperGroup):
-    """Takes a search with its options, or one of its commands as the first word."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """List the parameters; the usage of a command below has no SEARCH before its name."""
-        return [param for param in super().get_params(ctx) if ctx.command is self or param.name != "search"]
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse; after `--`, a command's name is a search too."""
-        if args and args[0] in self.commands:
-            return list(super().parse_args(ctx, ["", *args]))
-        ctx.allow_interspersed_args, ctx.allow_extra_args = True, False
-        return list(super().parse_args(ctx, args))
-
-
-def _commands(typed: str) -> list[str]:
-    """Shell completion of the first word."""
-    return [name for name in ("show",) if name.startswith(typed)]
-
-
-@app.callback(cls=SearchOrCommand, invoke_without_command=True, subcommand_metavar="| show ID")
-def models(
-    context: typer.Context,
-    search: Annotated[
-        str, typer.Argument(metavar="SEARCH", help="What ids and names contain.", autocompletion=_commands)
-    ] = "",
-    *,
-    category: Annotated[str | None, typer.Option(help="Only these, such as text-to-image.", metavar="NAME")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each model.")] = False,
-    emulator: connect.Emulated = False,
-    base_url: connect.BaseUrl = None,
-) -> None:
-    """List the models of the service, with what they do and cost.
-
-    A missing price is unknown, not free. Nothing is submitted.
-
-    \b
-    Examples:
-      flux-klein models
-      flux-klein models "flux edit"
-      flux-klein models --category image-to-video --json
-      flux-klein models show blackforestlabs/flux-2/dev/edit
-      flux-klein models -- show          # searches for the word "show"
-    """  # noqa: D301  # \b: what follows is not to be wrapped
-    if context.invoked_subcommand is not None:
-        return
+def models(*, search: str, category: str | None, as_json: bool, emulator: bool, base_url: str | None) -> ExitCode:
+    """Print the models of the catalogue."""
 
     async def ask(client: FluxKleinClient) -> connect.Answer:
         found = [model async for model in client.list_models(search=search, category=category)]
@@ -79,26 +29,11 @@ def models(
         return ExitCode.OK, [{**_facts(info), "error": None} for info in found], list(_list(found))
 
     subject = {"search": search or None, "category": category}
-    raise connect.answer(ask, base_url, emulator=emulator, as_json=as_json, subject=subject)
+    return connect.answer(ask, base_url, emulator=emulator, as_json=as_json, subject=subject)
 
 
-@app.command(epilog=HELP)
-def show(
-    model: Annotated[str, typer.Argument(metavar="ID", help="The model's id.", autocompletion=connect.known_models)],
-    *,
-    as_json: connect.AsJson = False,
-    emulator: connect.Emulated = False,
-    base_url: connect.BaseUrl = None,
-) -> None:
-    """Show a model's price and the fields of its input.
-
-    A missing price is unknown, not free. Nothing is submitted.
-
-    \b
-    Examples:
-      flux-klein models show blackforestlabs/flux-2-klein/4b/text-to-image
-      flux-klein models show blackforestlabs/flux-2/dev/edit --json
-    """  # noqa: D301  # \b: what follows is not to be wrapped
+def show(*, model: str, as_json: bool, emulator: bool, base_url: str | None) -> ExitCode:
+    """Print a model's price and the fields of its input."""
 
     async def ask(client: FluxKleinClient) -> connect.Answer:
         info = await client.get_model(model)
@@ -107,7 +42,7 @@ def show(
         record = {**_facts(info), "input_fields": told, "input_schema": info.input_schema, "error": None}
         return ExitCode.OK, record, list(_details(info, fields))
 
-    raise connect.answer(ask, base_url, emulator=emulator, as_json=as_json, subject={"model_id": model})
+    return connect.answer(ask, base_url, emulator=emulator, as_json=as_json, subject={"model_id": model})
 
 
 def per_unit(info: ModelInfo) -> str:

@@ -15,13 +15,11 @@ from functools import partial
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from flux_klein_async.batch.manifest import json_line
 from flux_klein_async.batch.report import MANIFEST, STATES, Report
-from flux_klein_async.cli import connect, run, signals
+from flux_klein_async.cli import signals
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen
 from flux_klein_async.cli.thumbnails import Thumbnail, make_thumbnails, replacing
@@ -42,35 +40,15 @@ _INTERNAL = ("path", "key", "saved")  # facts of a file that the page does not u
 _MOST_FAILURES = 20  # kinds of error that are listed
 
 
-def report(
-    directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A batch's --output-dir.", callback=connect.at_home)
-    ] = Path("out"),
-    *,
-    contact_sheet: Annotated[
-        bool, typer.Option("--contact-sheet", help=f"Write DIR/{_SHEET} too: all pictures on one.")
-    ] = False,
-    quiet: run.Quiet = False,
-) -> None:
-    """Write a page that shows what a batch made, and print its path.
-
-    DIR/index.html shows the pictures with their prompts, costs and times, what failed and what to do about it. It
-    opens from disk in any browser and loads nothing from elsewhere. `flux-klein batch` writes it at its end; during
-    a run, this command writes how far it is. Ctrl-C ends the making of thumbnails; the page is written without them.
-
-    \b
-    Examples:
-      flux-klein report out
-      flux-klein report out --contact-sheet
-    """  # noqa: D301  # \b: what follows is not to be wrapped
-    folder = directory.expanduser()
+def report(*, directory: Path, contact_sheet: bool, quiet: bool) -> ExitCode:
+    """Write the page of a batch's directory, and print its path."""
 
     async def body(screen: Screen, stop: signals.Stop) -> ExitCode:
-        for path in await _written(folder, screen, stop, contact_sheet=contact_sheet):
+        for path in await _written(directory, screen, stop, contact_sheet=contact_sheet):
             screen.out(path)
         return ExitCode.OK if stop.code is None else stop.code
 
-    raise typer.Exit(signals.run(body, quiet=quiet))
+    return signals.run(body, quiet=quiet)
 
 
 async def after_batch(folder: Path, screen: Screen, stop: signals.Stop) -> None:

@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from flux_klein_async.batch.manifest import Manifest, json_line, record
 from flux_klein_async.batch.rows import Row
 from flux_klein_async.cli.exit_codes import ExitCode, exit_code, worst
-from flux_klein_async.cli.output import Screen, duration, progress_shown
+from flux_klein_async.cli.output import Screen, duration
+from flux_klein_async.cli.progress import progress_shown
 from flux_klein_async.cli.signals import Stop
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import (
@@ -42,16 +43,8 @@ from flux_klein_async.models import (
 from flux_klein_async.operations.files import unwritable
 
 __all__ = [
-    "Concurrency",
-    "Height",
-    "JsonLines",
-    "NoDownload",
-    "Quiet",
     "Run",
-    "Steps",
-    "Timeout",
     "Totals",
-    "Width",
     "price_of",
     "writable",
 ]
@@ -70,25 +63,6 @@ _ENDS = {
 }
 _OVER = (GenerationFailedError, NotFoundError)  # nothing is left to resume
 _AGAIN = {SubmissionUncertainError: "--resubmit-uncertain", GenerationFailedError: "--retry-failed"}
-
-
-# --- options
-
-
-def _positive(seconds: float) -> float:
-    if not seconds > 0:
-        raise typer.BadParameter(f"{seconds:g} is not more than 0 seconds")
-    return seconds
-
-
-Concurrency = Annotated[int, typer.Option(min=1, help="Generations at a time.", metavar="N")]
-Timeout = Annotated[float, typer.Option(help="Seconds for each picture.", metavar="S", callback=_positive)]
-NoDownload = Annotated[bool, typer.Option("--no-download", help="Print URLs instead of saving files.")]
-JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per picture, one per line.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress, only errors.")]
-Width = Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")]
-Height = Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")]
-Steps = Annotated[int | None, typer.Option(help="1 to 100, for the 9B model; 25 if not given.", metavar="N")]
 
 
 def writable(directory: Path) -> Path:

@@ -3,9 +3,6 @@
 import asyncio
 import hashlib
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from flux_klein_async.batch.manifest import file_facts, result_facts
 from flux_klein_async.cli import connect
@@ -18,22 +15,9 @@ __all__ = ["cancel", "result", "status"]
 
 _WORD = 40  # characters of a state that nobody documented
 
-RequestId = Annotated[str, typer.Argument(metavar="ID", help="The request's id.")]
 
-
-def status(
-    request_id: RequestId,
-    as_json: connect.AsJson = False,
-    emulator: connect.Emulated = False,
-    base_url: connect.BaseUrl = None,
-) -> None:
-    """Print the state of a request.
-
-    \b
-    Examples:
-      flux-klein status ID
-      flux-klein status ID --json
-    """  # noqa: D301  # \b: what follows is not to be wrapped
+def status(*, request_id: str, as_json: bool, emulator: bool, base_url: str | None) -> ExitCode:
+    """Print the state of a request."""
 
     async def ask(client: FluxKleinClient) -> connect.Answer:
         found = await client.status(request_id)
@@ -44,28 +28,20 @@ def status(
         word = f" ({shortened(str(found.raw['status']), _WORD)})" if unknown else ""
         return ExitCode.OK, record, [f"{found.request_id}: {found.state.value}{word}{place}"]
 
-    raise connect.answer(ask, base_url, emulator=emulator, as_json=as_json, subject={"request_id": request_id})
+    return connect.answer(ask, base_url, emulator=emulator, as_json=as_json, subject={"request_id": request_id})
 
 
 def result(
-    request_id: RequestId,
-    output_dir: Annotated[
-        Path | None,
-        typer.Option("--output-dir", "-o", help="Save the files here.", metavar="DIR", callback=connect.at_home),
-    ] = None,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until the request ends.", metavar="S")] = 0.0,
-    file_host: connect.FileHosts = [],  # noqa: B006  # typer copies it
-    as_json: connect.AsJson = False,
-    emulator: connect.Emulated = False,
-    base_url: connect.BaseUrl = None,
-) -> None:
-    """Print the URLs of a request's files, or save them.
-
-    \b
-    Examples:
-      flux-klein result ID --output-dir out
-      flux-klein result ID --wait 60 --json
-    """  # noqa: D301  # \b: what follows is not to be wrapped
+    *,
+    request_id: str,
+    output_dir: Path | None,
+    wait: float,
+    file_host: list[str],
+    as_json: bool,
+    emulator: bool,
+    base_url: str | None,
+) -> ExitCode:
+    """Print the URLs of a request's files, or save them."""
 
     async def ask(client: FluxKleinClient) -> connect.Answer:
         waiting = client.wait_for_result(request_id, timeout=wait) if wait > 0 else client.result(request_id)
@@ -81,7 +57,7 @@ def result(
 
     notes: list[str] = []
     subject = {"request_id": request_id}
-    raise connect.answer(
+    return connect.answer(
         ask,
         base_url,
         emulator=emulator,
@@ -98,21 +74,8 @@ def _saved(path: Path) -> SavedFile:
         return SavedFile(path=path, sha256=hashlib.file_digest(file, "sha256").hexdigest(), size=file.tell())
 
 
-def cancel(
-    request_id: RequestId,
-    as_json: connect.AsJson = False,
-    emulator: connect.Emulated = False,
-    base_url: connect.BaseUrl = None,
-) -> None:
-    """Cancel a request that is still queued.
-
-    A running request continues and is charged; the exit code is then 1.
-
-    \b
-    Examples:
-      flux-klein cancel ID
-      flux-klein cancel ID --json
-    """  # noqa: D301  # \b: what follows is not to be wrapped
+def cancel(*, request_id: str, as_json: bool, emulator: bool, base_url: str | None) -> ExitCode:
+    """Cancel a request that is still queued; one that has started is exit code 1."""
 
     async def ask(client: FluxKleinClient) -> connect.Answer:
         found = await client.cancel(request_id)
@@ -121,4 +84,4 @@ def cancel(
         code = ExitCode.OK if found.cancelled else ExitCode.OTHER
         return code, {**record, "error": None}, [f"{found.request_id}: {words}"]
 
-    raise connect.answer(ask, base_url, emulator=emulator, as_json=as_json, subject={"request_id": request_id})
+    return connect.answer(ask, base_url, emulator=emulator, as_json=as_json, subject={"request_id": request_id})

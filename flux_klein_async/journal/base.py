@@ -12,9 +12,12 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite
-from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, runtime_checkable
 
-from flux_klein_async.models import ModelInfo, SavedFile, brief_repr
+from flux_klein_async.text import brief_repr
+
+if TYPE_CHECKING:  # its states are an option's values, and the command line is to be quick
+    from flux_klein_async.models import ModelInfo, SavedFile
 
 __all__ = [
     "FULL",
@@ -170,7 +173,7 @@ class Entry:
     reservation: Reservation | None = None
     cost_usd: float | None = None
     answer: bytes | None = None
-    files: tuple[SavedFile, ...] = ()
+    files: "tuple[SavedFile, ...]" = ()
     error: str | None = None
 
     __repr__ = _repr_without_prompt
@@ -194,7 +197,7 @@ class Claim:
     action: Action
     request_id: str | None = None
     answer: bytes | None = None
-    files: tuple[SavedFile, ...] = ()
+    files: "tuple[SavedFile, ...]" = ()
     error: str | None = None
     resubmits: bool = False
 
@@ -281,7 +284,7 @@ class SpendingLimit(Protocol):
     other methods raise is logged and ignored.
     """
 
-    async def reserve(self, key: str, model: str, price: Callable[[str], Awaitable[ModelInfo]]) -> Reservation | None:
+    async def reserve(self, key: str, model: str, price: "Callable[[str], Awaitable[ModelInfo]]") -> Reservation | None:
         """Reserve the price of one submit before it is sent; `price` reads the catalogue.
 
         Returns:
@@ -311,7 +314,7 @@ class NoBudget:
     def __repr__(self) -> str:
         return "NoBudget()"
 
-    async def reserve(self, key: str, model: str, price: Callable[[str], Awaitable[ModelInfo]]) -> Reservation | None:
+    async def reserve(self, key: str, model: str, price: "Callable[[str], Awaitable[ModelInfo]]") -> Reservation | None:
         """Reserve nothing."""
 
     def release(self, key: str) -> None:

@@ -23,12 +23,12 @@ from flux_klein_async.models import (
     ModelInfo,
     RequestStatus,
     Timings,
-    brief_repr,
     without_file,
 )
 from flux_klein_async.operations.context import ClientContext, log
 from flux_klein_async.operations.operation import Operation
 from flux_klein_async.options import OnAbandon
+from flux_klein_async.text import brief_repr
 
 __all__ = ["ModelList", "abandon", "cancel", "cancel_abandoned", "fetch_result", "get_model", "status", "write_result"]
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
+from flux_klein_async.batch.formats import FileFormat
 from flux_klein_async.batch.rows import (
     LONGEST,
     Columns,
     DiskMap,
     Estimate,
-    FileFormat,
     Row,
     lines,
     published,

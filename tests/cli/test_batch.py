@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flux_klein_async.batch.rows import FileFormat
+from flux_klein_async.batch.formats import FileFormat
 from flux_klein_async.cli import connect
 from flux_klein_async.cli.batch import _count
 from flux_klein_async.emulator import Emulator, Reply, Rewrite, error_reply, fault

@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 
 from flux_klein_async import FluxKleinClient
-from flux_klein_async.cli import connect
 from flux_klein_async.cli.connect import emulated, store_path
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.errors import ConfigurationError
-from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
+from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from flux_klein_async.polling.adaptive import Snapshot, load
 
 from .helpers import Command
@@ -55,11 +54,6 @@ def test_every_command_that_calls_the_service_takes_the_emulator_without_a_token
         refused = flux_klein(*line.split(), *options)
         assert (refused.code, refused.out) == (64, "")
         assert "leave out --base-url" in refused.err
-
-
-def test_a_model_id_is_completed() -> None:
-    assert connect.known_models("") == [KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE]
-    assert connect.known_models(KLEIN_9B_TEXT_TO_IMAGE[:-8]) == [KLEIN_9B_TEXT_TO_IMAGE]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from flux_klein_async.batch.manifest import Manifest, read_manifest
 from flux_klein_async.batch.rows import Row
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen
-from flux_klein_async.cli.run import Run, Totals, _positive, writable
+from flux_klein_async.cli.run import Run, Totals, writable
 from flux_klein_async.cli.signals import Stop
 from flux_klein_async.emulator import Emulator, Generation, Hang, Pass, Reply, Reset, Rewrite, error_reply
 from flux_klein_async.emulator.scripts import Answer
@@ -526,13 +526,6 @@ def test_the_cost_of_a_run_is_that_of_its_own_submits() -> None:
 
 
 # --- options are checked before anything is paid for
-
-
-def test_seconds_are_positive() -> None:
-    assert [_positive(seconds) for seconds in (0.001, 1.0, float("inf"))] == [0.001, 1.0, float("inf")]
-    for seconds in (0.0, -1.0, float("nan")):
-        with pytest.raises(typer.BadParameter):
-            _positive(seconds)
 
 
 def test_a_directory_that_can_be_made_is_writable_and_not_made_yet(tmp_path: Path) -> None:

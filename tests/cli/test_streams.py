@@ -16,7 +16,7 @@ import pytest
 
 from flux_klein_async.__main__ import main
 from flux_klein_async.cli import streams
-from flux_klein_async.cli.main import _COMMANDS, loaded
+from flux_klein_async.cli.commands import PARTS, built
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from tests.served import PATIENCE, in_thread
@@ -55,8 +55,8 @@ CASES = {**COMMANDS, **OTHERS}
 
 
 def test_the_table_has_every_command() -> None:
-    names = ["", *_COMMANDS]
-    names += [f"{group} {name}" for group in ("journal", "models") for name in loaded(group).commands]
+    names = ["", *PARTS]
+    names += [f"{group} {name}" for group in ("journal", "models") for name in built(group).commands]
     assert sorted(COMMANDS) == sorted(names)
 
 

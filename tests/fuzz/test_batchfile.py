@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_klein_async.api.requests import encode_input
-from flux_klein_async.batch.rows import FileFormat, Row, read_rows
+from flux_klein_async.batch.formats import FileFormat
+from flux_klein_async.batch.rows import Row, read_rows
 from flux_klein_async.models import TextToImageInput
 from tests.batch.generated import Generated
 

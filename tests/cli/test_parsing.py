@@ -1,0 +1,184 @@
+"""What is typed: what the command line understands, what it refuses, and what it says then."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from flux_klein_async.emulator import Emulator
+from flux_klein_async.models import KLEIN_9B_TEXT_TO_IMAGE
+
+from .helpers import Command
+
+EDIT = "blackforestlabs/flux-2/dev/edit"
+NINE = KLEIN_9B_TEXT_TO_IMAGE
+# Arguments, exit code, and what the message says. Nothing is sent, and nothing is printed to standard output.
+REFUSED: list[tuple[str | list[str], int, str]] = [
+    ("genrate", 64, "No such command"),
+    ("--nonsense", 64, "No such option"),
+    (["\x1b[31m"], 64, "No such command"),
+    ("generate", 64, "PROMPT: give a prompt, or --input for a model that takes none"),
+    ("generate --widht=512", 64, "No such option"),
+    ("generate x --widht 512", 64, "--widht"),
+    ("generate x y", 64, "put quotes around a prompt of several words"),
+    ("generate x --count 0", 64, "--count"),
+    (f"generate x --count {'9' * 20}", 64, "--count"),
+    ("generate x --timeout 0", 64, "more than 0 seconds"),
+    ("generate x --concurrency 0", 64, "--concurrency"),
+    (["generate", "x", "--output-dir", __file__], 64, "nothing can be written"),
+    ("generate x --width 63", 65, "width"),
+    ("generate x --height 2049", 65, "height"),
+    ("generate ' '", 65, "prompt"),
+    ("generate -", 65, "UTF-8"),
+    (["generate", "\udcff"], 65, "The prompt is not UTF-8: byte 0 is 0xFF"),
+    ("generate x --model ../x", 65, "model"),
+    ("generate x --steps 8", 64, f"4b/text-to-image takes no steps; --model {NINE} does"),
+    ("generate x --steps 8 --model emulator/any/text-to-video", 64, "text-to-video takes no steps"),
+    (f"generate x --steps eight --model {NINE}", 64, "eight' is not a"),
+    (f"generate x --steps 0 --model {NINE}", 65, "steps: "),
+    (f"generate x --steps 101 --model {NINE}", 65, "steps: "),
+    (f"generate ' ' --steps 8 --model {NINE}", 65, "prompt: the prompt is blank"),
+    (f"generate x --input image_urls --model {EDIT}", 64, "'image_urls' is no field and value: write FIELD=VALUE"),
+    (f"generate x --input =3 --model {EDIT}", 64, "write FIELD=VALUE"),
+    (f"generate x --input prompt=y --model {EDIT}", 64, "prompt is given twice"),
+    (f"generate x --width 64 --input width=64 --model {EDIT}", 64, "width is given twice"),
+    (["generate", "x", "--input", "a=[1\x1b", "--model", EDIT], 64, r"a: '[1\x1b' is no JSON; a text that begins so"),
+    (
+        f"generate x --input image_urls=@no.png --model {EDIT}",
+        65,
+        "the file 'no.png' does not exist; a relative path begins at",
+    ),
+    (f"generate x --input image_urls=@prompts.txt --model {EDIT}", 65, "prompts.txt' is of no known type; convert it"),
+    (f"generate x --input image_urls=@ --model {EDIT}", 65, "is a directory; name one of its files"),
+    (["generate", "x", "--input", 'a=[{"file": "no.png"}]', "--model", EDIT], 65, "a.0: the file '"),
+    ("generate x --input seed=3", 65, "seed: the model has no such field"),
+    ("generate --input width=64", 65, "prompt: missing"),
+    ("batch", 64, "Missing argument"),
+    ("batch none.txt", 64, "cannot be read"),
+    ("batch prompts.doc", 65, ".txt, .jsonl, .csv"),
+    ("batch prompts.txt --format xml", 64, "xml"),
+    (["batch", "prompts.txt", "--output-dir", __file__], 64, "nothing can be written"),
+    ("batch prompts.txt --max-spend -1", 64, "--max-spend"),
+    ("batch prompts.txt --concurrency 0", 64, "--concurrency"),
+    ("batch prompts.txt --steps 8", 64, f"4b/text-to-image takes no steps; --model {NINE} does"),
+    (f"batch prompts.txt --steps 101 --model {NINE}", 65, "steps: "),
+    ("batch prompts.txt --width 63", 65, "width: "),
+    *[(f"{verb} x --file-host https://a.example.com/", 64, "--file-host") for verb in ("generate", "batch", "result")],
+    ("batch prompts.txt --journal prompts.txt", 1, "prompts.txt"),
+    ("models flux edit", 64, "unexpected extra argument"),
+    ("models --emulator show x", 64, "unexpected extra argument"),
+    ("models --nonsense", 64, "No such option"),
+    (["models", "\udcff"], 65, "search must be text"),
+    ("models show", 64, "Missing argument 'ID'"),
+    ("models show a b", 64, "unexpected extra argument"),
+    ("models show ../x", 65, "model id"),
+    ("emulator --profile slow", 64, "--profile"),
+    ("emulator --port 65536", 64, "--port"),
+    ("emulator --workers -1", 64, "--workers"),
+    ("emulator --seed x", 64, "--seed"),
+    ("emulator extra", 64, "unexpected extra argument"),
+    *[
+        (["emulator", "--fault", fault], 64, "--fault")
+        for fault in ("", "status:503", "status:503=2", "status:none=0.1", "connect:refuse=0.1")
+    ],
+    *[([verb, "../../\x1b[31m"], 65, "request id") for verb in ("status", "result", "cancel")],
+    # Plain http to another machine would show the token.
+    ("status abc --base-url http://example.com", 77, "https"),
+]
+
+
+class Stumble(NamedTuple):
+    """What a newcomer typed and piped in with which variables set, and what the answer says, and does not say."""
+
+    arguments: str | list[str]
+    code: int
+    says: str = ""
+    never: str = "Traceback"
+    stdin: bytes = b""
+    environment: Mapping[str, str] = {}
+
+
+CSV = "batch - --format csv --dry-run"
+JSONL = "batch - --format jsonl --dry-run"
+NEWCOMER = [
+    Stumble("generate x --output out", 64, "No such option --output; did you mean --output-dir?", "extra argument"),
+    Stumble("generate x --dir out", 64, "did you mean --output-dir?"),
+    Stumble("generate x --widht 64", 64, "did you mean --width?"),
+    Stumble("generate x -z", 64, "No such option -z; a prompt that starts with a dash goes after --"),
+    Stumble(["generate", f"--{'x' * 300}"], 64, f"No such option --{'x' * 78};"),
+    Stumble(["models", "--\x1b[2J"], 64, "No such option --\\x1b[2J"),
+    Stumble("generate x --seed 3", 64, "No such option --seed: FLUX.2 [klein] takes no seed", "extra argument"),
+    Stumble("batch x.txt --negative-prompt y", 64, "takes no negative prompt"),
+    Stumble("generate x --num-images 2", 64, "takes --count"),
+    Stumble("generate x --n 2", 64, "takes --count", "--json"),
+    Stumble("generate x --token abc", 64, "RUNCOMFY_API_TOKEN", "--json"),
+    Stumble("generate --prompt x", 64, "a prompt needs no option"),
+    Stumble("generate x --aspect-ratio 16:9", 64, "the sides are --width and --height"),
+    Stumble("generate x -m a/b", 64, "No such option -m; did you mean --model?"),
+    Stumble("generate x --timeout 0", 64, "0 is not more than 0 seconds"),
+    Stumble("batch .", 64, "'.' is a directory: name a file of prompts", "does not end in"),
+    Stumble("batch x.txt --output-dir /proc/x", 64, "cannot be made; make it, or choose another", "download again"),
+    Stumble("generate a snow leopard", 64, "put quotes around a prompt of several words"),
+    Stumble("generate a --x leopard -- b", 64, "No such option --x"),
+    Stumble(["a snow leopard"], 64, "'a snow leopard': write flux-klein generate 'a snow leopard'"),
+    Stumble("gen x", 64, "No such command 'gen'; did you mean generate?"),
+    Stumble("btach x", 64, "did you mean batch?"),
+    Stumble(["\x1b[2J"], 64, "No such command '\\x1b[2J'"),
+    Stumble("help", 64, "did you mean --help?"),
+    Stumble("--emulator generate x", 64, "the options of a command go after its name"),
+    Stumble("generate x -n 0", 64, "'--count' / '-n': ", "Input should"),  # typer's releases differ in the rest
+    Stumble("generate x -n two -o out", 64, "'two' is not a", "Input should"),
+    Stumble("generate x --width 4000", 65, "width: 4000 is more than 2048", "Input should"),
+    Stumble("generate x --base-url http://example.com", 77, "use https", "allow_insecure"),
+    Stumble("generate x", 77, "RUNCOMFY_API_TOKEN", "api_key", environment={"RUNCOMFY_API_TOKEN": ""}),
+    Stumble("models", 77, "The token is in quotes", '"abc', environment={"RUNCOMFY_API_TOKEN": '"abc-def-ghi"'}),
+    Stumble("models", 77, "begins with 'Bearer'", "abc-def", environment={"RUNCOMFY_API_TOKEN": "Bearer abc-def"}),
+    Stumble(["generate", "caf\udce9"], 65, "The prompt is not UTF-8: byte 3 is 0xE9", "surrogate"),
+    Stumble(CSV, 0, "2 to submit", stdin=b"Prompt;Width;\na, b;64.0;\nc;;\n"),
+    Stumble(CSV, 0, "1 to submit", stdin=b",prompt\n0,a cat\n"),
+    Stumble(CSV, 65, "unknown column 'notes'", stdin=b"prompt,notes\na,b\n"),
+    Stumble(f"{CSV} --ignore-extra-columns", 0, "1 to submit", stdin=b"prompt,notes\na,b\n"),
+    Stumble(CSV, 65, "--prompt-column", stdin=b"caption\na cat\n"),
+    Stumble(f"{CSV} --prompt-column caption", 0, "1 to submit", stdin=b"caption\na cat\n"),
+    Stumble(f"{JSONL} --prompt-column caption", 64, "only .csv files have columns", stdin=b"{}"),
+    Stumble(JSONL, 0, "1 to submit", stdin=b'{"prompt": "a", "width": 64.0}'),
+    Stumble(JSONL, 65, "a JSON array", "Traceback", stdin=b'[\n{"prompt": "a"}\n]'),
+    Stumble(JSONL, 65, "compressed with gzip", stdin=b"\x1f\x8b\x08\x00"),
+    Stumble(CSV, 65, "an Excel workbook", stdin=b"PK\x03\x04\x14"),
+    Stumble(CSV, 65, "iconv -f UTF-16 -t UTF-8", stdin="prompt\na\n".encode("utf-16")),
+    Stumble("batch - --dry-run", 65, "There is no prompt in standard input"),
+    Stumble(CSV, 65, "There is no prompt in standard input", stdin=b"prompt\n"),
+    Stumble("batch empty.txt", 65, "There is no prompt in 'empty.txt'"),
+    Stumble("batch -", 0, "1 of 1 done", stdin=b"# a number sign\n"),
+    Stumble("batch prompts.json", 65, "jq -c '.[]'"),
+    Stumble("batch prompts.jsonl.gz", 65, "gunzip"),
+    Stumble("batch prompts.xlsx", 65, "save the sheet as CSV in UTF-8"),
+    Stumble("batch -h", 0, "also where the line begins with #"),
+]
+
+
+@pytest.mark.parametrize("stumble", NEWCOMER, ids=lambda it: str(it.arguments)[:60])
+def test_what_a_newcomer_types_is_understood_or_answered_with_what_to_write(
+    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch, stumble: Stumble
+) -> None:
+    Path("empty.txt").touch()
+    for name, value in stumble.environment.items():
+        monkeypatch.setenv(name, value)
+    arguments, code, says, never, stdin, _ = stumble
+    ran = flux_klein(*(shlex.split(arguments) if isinstance(arguments, str) else arguments), stdin=stdin)
+    said = " ".join((ran.out + ran.err).split())
+    assert (ran.code, says in said, never in said, "\x1b" in said) == (code, True, False, False), said
+    assert served.accepted == (says == "1 of 1 done")
+
+
+def test_a_wrong_call_is_refused_with_a_message_before_anything_is_sent(served: Emulator, flux_klein: Command) -> None:
+    Path("prompts.txt").write_text("a cat\na dog\n")
+    for line, code, message in REFUSED:
+        ran = flux_klein(*(shlex.split(line) if isinstance(line, str) else line), stdin=b"caf\xe9")
+        assert (ran.code, ran.out) == (code, ""), line
+        assert code != 64 or "Error: " in ran.err, line
+        assert message in " ".join(ran.err.split()), line
+        assert "\x1b" not in ran.err, line
+    assert not served.records
