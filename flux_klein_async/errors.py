@@ -237,7 +237,31 @@ class NotFoundError(APIStatusError):
 
 
 class InputRejectedError(APIStatusError):
-    """The service refused the input."""
+    """The service refused the input.
+
+    Attributes:
+        file_names: By field, a string that the service refused there and that looks like the name of a local file.
+        advice: What to do about them: the end of the sentence.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        file_names: Mapping[str, str] | None = None,
+        advice: str | None = None,
+        **facts: Any,
+    ) -> None:
+        super().__init__(message, **facts)
+        self.file_names = dict(file_names or {})
+        self.advice = advice
+
+    def _summary(self) -> str:
+        paths = (
+            f"{name}: a string goes as it is; pass pathlib.Path({text!r}) to send a local file"
+            for name, text in self.file_names.items()
+        )
+        return "; ".join(filter(None, (super()._summary(), self.advice or "; ".join(paths))))
 
 
 class RateLimitError(APIStatusError):

@@ -64,6 +64,7 @@ FACTS: dict[type[FluxKleinError], dict[str, Any]] = {
         "body": '{"detail": []}',
         "retry_after": 1.5,
     },
+    InputRejectedError: {"file_names": {"image": "a.png"}, "advice": "write it otherwise"},
     InvalidResponseError: {"status_code": 302},
     SubmissionUncertainError: {"raw": "<html>"},
     GenerationFailedError: {"detail": {"reason": "out of memory"}, "raw": {"output": {}}, "cost_usd": 0.01},
@@ -107,6 +108,17 @@ SENTENCES: list[tuple[FluxKleinError, str]] = [
             "The service refused the input [HTTP 422]: prompt: Field required; no object; "
             "{'loc': 'x', 'msg': 'odd'}; {'loc': ['size', 0], 'msg': 7}; odd too"
         ),
+    ),
+    (
+        InputRejectedError(status_code=422, detail="image: not a URL", file_names={"image": "a.png"}),
+        (
+            "The service refused the input [HTTP 422]: image: not a URL; image: a string goes as it is; "
+            "pass pathlib.Path('a.png') to send a local file"
+        ),
+    ),
+    (
+        InputRejectedError(status_code=422, file_names={"image": "a.png"}, advice="use @"),
+        "The service refused the input [HTTP 422]; use @",
     ),
     (
         RateLimitError(status_code=429, error_code=0, retry_after=2.5),

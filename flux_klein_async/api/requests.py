@@ -1,9 +1,11 @@
 """Every call of the API as a frozen `Request`, and the JSON of a submit (source: docs/wire.md)."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,15 @@ from urllib.parse import quote, urlencode
 
 from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic import BaseModel
+from pydantic_core import from_json
 
 from flux_klein_async.api.messages import Kind, Request
 from flux_klein_async.api.urls import ApiUrls
-from flux_klein_async.errors import InvalidInputError
+from flux_klein_async.errors import InputRejectedError, InvalidInputError
 from flux_klein_async.misuse import slip
 from flux_klein_async.text import shown
 
-__all__ = ["PAGE", "Api", "InputBody", "InputFile", "canonical", "checked_word", "encode_input"]
+__all__ = ["PAGE", "Api", "InputBody", "InputFile", "canonical", "checked_word", "encode_input", "file_names"]
 
 # Seconds of silence on the socket. A half-open connection never answers, so a poll fails soon and the next one tries
 # again. Other calls are small, files may come from cold storage, and losing a submit costs money.
@@ -27,6 +30,7 @@ _CALL_SILENCE = 10.0
 _FILE_SILENCE = 30.0
 _SUBMIT_SILENCE = 60.0
 _WITH_COST = "?include_cost=true"
+_MOST_NAMED = 5  # file names in an advice
 PAGE = 100  # models; a service that gives fewer at once is asked more often
 
 
@@ -286,6 +290,23 @@ def _files_in(value: Any, name: str = "") -> Iterator[tuple[str, InputFile]]:
         return
     for key, part in _parts(value):
         yield from _files_in(part, f"{name}.{key}" if name else str(key))
+
+
+_FILE_NAME = re.compile(  # one line with the suffix of what inputs take, and no URL
+    r"(?!\w+://|data:)[^\n]{1,200}\.(png|jpe?g|webp|gif|bmp|avif|heic|tiff?|mp4|mov|webm|mkv|mp3|wav)", re.IGNORECASE
+)
+
+
+def file_names(recorded: bytes, error: InputRejectedError) -> dict[str, str]:
+    """By field, a text that looks like the name of a local file, where the service names that field at fault."""
+    said, found = str(error), dict[str, str]()
+    with suppress(ValueError):  # too deep for an advice
+        for name, value in from_json(recorded).items():
+            texts = (text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str))
+            text = next(filter(_FILE_NAME.fullmatch, texts), None)
+            if text is not None and "prompt" not in name and re.search(rf"\b{re.escape(name)}\b", said):
+                found[name] = text
+    return dict(islice(found.items(), _MOST_NAMED))
 
 
 def canonical(body: bytes) -> bytes:

@@ -37,22 +37,23 @@ _ENDS: Final = {
     "FanOutHaltedError": "not submitted",
 }
 _AGAIN: Final = "Run the same command again."
+# Commands and options are in backticks.
 _ADVICE: Final[dict[type[FluxKleinError], str]] = {
     errors.SubmissionUncertainError: (
         "Look for it on the site under Library, Generations. If it is not there, run the command again with "
-        "--resubmit-uncertain; otherwise you may pay twice."
+        "`--resubmit-uncertain`; otherwise you may pay twice."
     ),
-    errors.GenerationFailedError: "Run the command again with --retry-failed.",
+    errors.GenerationFailedError: "Run the command again with `--retry-failed`.",
     errors.GenerationCancelledError: "Nothing was made. Run the same command again to submit it.",
     errors.WaitTimeoutError: "It may still finish. Run the same command again to collect it.",
     errors.DownloadError: (
         "It is paid for. Run the same command again within 7 days of the generation to download it for free."
     ),
-    errors.AuthenticationError: "Check the token with flux-klein doctor, then run the same command again.",
+    errors.AuthenticationError: "Check the token with `flux-klein doctor`, then run the same command again.",
     errors.PermissionDeniedError: "Ask the owner of the account, then run the same command again.",
     errors.InsufficientBalanceError: "Top up the balance, then run the same command again.",
-    errors.ConfigurationError: "Check the set-up with flux-klein doctor, then run the same command again.",
-    errors.BudgetExceededError: "Raise --max-spend, then run the same command again.",
+    errors.ConfigurationError: "Check the set-up with `flux-klein doctor`, then run the same command again.",
+    errors.BudgetExceededError: "Raise `--max-spend`, then run the same command again.",
     errors.InvalidInputError: "Correct this line of the file, then run the same command again.",
     errors.InputRejectedError: "Correct this line of the file, then run the same command again.",
     errors.NotFoundError: "Check the model's name. Requests are gone after 7 days.",
@@ -62,7 +63,7 @@ _ADVICE: Final[dict[type[FluxKleinError], str]] = {
     errors.FluxKleinError: _AGAIN,
 }
 _PAID_WITHOUT_FILE: Final = (
-    "It was charged and gave no file. Change the prompt, or run the command again with --retry-failed to pay again."
+    "It was charged and gave no file. Change the prompt, or run the command again with `--retry-failed` to pay again."
 )
 
 _SUFFIXES: Final = {
@@ -226,7 +227,6 @@ def row(record: Record, folder: str) -> dict[str, Any]:
     """
     fields = record["input"] if isinstance(record["input"], dict) else {}
     error = record["error"]
-    prompt = fields.get("prompt")
     sides = [fields.get("width"), fields.get("height")]
     files = record["files"] if isinstance(record["files"], list) else []
     timings = _timings(record.get("timings"))
@@ -234,7 +234,7 @@ def row(record: Record, folder: str) -> dict[str, Any]:
         "index": record["index"],
         "id": _text(record["id"]),
         "state": _state(error),
-        "prompt": _text(prompt if isinstance(prompt, str) else json.dumps(record["input"]), _LONGEST_PROMPT),
+        "prompt": _text(_asked(record["input"]), _LONGEST_PROMPT),
         "size": sides if all(type(side) is int and 0 < side < 10**6 for side in sides) else None,
         "cost": _number(record.get("cost_usd")),
         "request": _text(record["request_id"]),
@@ -243,6 +243,12 @@ def row(record: Record, folder: str) -> dict[str, Any]:
         "files": [_file(file, folder) for file in files[:_MOST_FILES]],
         "error": None if error is None else _error(error),
     }
+
+
+def _asked(given: object) -> str:
+    """The prompt, else all of the input; nothing of a line that could not be read."""
+    prompt = given.get("prompt") if isinstance(given, dict) else None
+    return prompt if isinstance(prompt, str) else json.dumps(given) if given else ""
 
 
 def _state(error: object) -> str:

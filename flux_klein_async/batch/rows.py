@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from flux_klein_async.api.requests import InputFile, encode_input
 from flux_klein_async.batch.formats import FileFormat, foreign
-from flux_klein_async.errors import JournalError
+from flux_klein_async.errors import InvalidInputError, JournalError
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, TextToImageInput, findings
 from flux_klein_async.operations.inputs import check_files
 from flux_klein_async.operations.submit import TYPED
@@ -39,6 +39,7 @@ __all__ = [
     "DiskMap",
     "Estimate",
     "Row",
+    "check_prompt",
     "count_rows",
     "lines",
     "local_file",
@@ -75,7 +76,7 @@ class Row(NamedTuple):
 
     Attributes:
         line: Where it begins in the file, from 1.
-        fields: What is posted, with an `InputFile` in place of each local file.
+        fields: What is posted, with an `InputFile` in place of each local file; of a bad row its prompt.
         id: The user's own id for it, or None.
         number: Its place among all rows of the file, from 0.
         problem: Why it cannot be submitted, in a printable sentence; None for a good row.
@@ -378,17 +379,31 @@ def _checked(
     row_id = fields.pop("id", None)
     row_id = str(row_id) if type(row_id) is int else row_id
     _check_id(row_id)
-    if isinstance(prompt := fields.get("prompt"), str):
-        _refuse_control("prompt", prompt, _NOT_IN_PROMPTS)
-    if typed is not None:
-        typed(**fields)
-    else:
-        check_files(encode_input(fields), Limits())
+    if row_id is not None and (before := lines_of_ids.get(row_id.encode())) is not None:
+        raise ValueError(f"line {before!r} has the same id")
+    prompt = fields.get("prompt")
+    try:
+        check_prompt(prompt)
+        if typed is not None:
+            typed(**fields)
+        else:
+            check_files(encode_input(fields), Limits())
+    except ValueError as error:
+        asked = {"prompt": prompt} if isinstance(prompt, str) else {}  # other fields may hold what is no JSON
+        return Row(line, asked, row_id, problem=_sentence(error))
     if row_id is not None:
-        if (before := lines_of_ids.get(row_id.encode())) is not None:
-            raise ValueError(f"line {before!r} has the same id")
         lines_of_ids.put(row_id.encode(), line)
     return Row(line, fields, row_id)
+
+
+def check_prompt(prompt: object) -> None:
+    """Refuse a prompt with control characters: they come from a terminal or a wrong encoding, and describe nothing.
+
+    Raises:
+        InvalidInputError: It has one.
+    """
+    if isinstance(prompt, str):
+        _refuse_control("prompt", prompt, _NOT_IN_PROMPTS)
 
 
 def _check_id(row_id: object) -> None:
@@ -405,7 +420,7 @@ def _check_id(row_id: object) -> None:
 
 def _refuse_control(name: str, text: str, refused: re.Pattern[str]) -> None:
     if found := refused.search(text):
-        raise ValueError(f"{name}: the control character U+{ord(found[0]):04X} is not allowed")
+        raise InvalidInputError(f"{name}: the control character U+{ord(found[0]):04X} is not allowed; remove it")
 
 
 def _refuse_unknown(word: str, names: Iterable[str], known: tuple[str, ...]) -> None:

@@ -164,7 +164,7 @@ def batch(
                 await page.after_batch(folder, screen, stop)
             return code if stop.code is None else stop.code
 
-    return signals.run(body, quiet=quiet)
+    return signals.run(body, quiet=quiet, stopped="Nothing was submitted.")
 
 
 def _named(names: Names, row: Row) -> str:

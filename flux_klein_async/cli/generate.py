@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from flux_klein_async.batch.rows import Row, local_file, with_files
+from flux_klein_async.batch.rows import Row, check_prompt, local_file, with_files
 from flux_klein_async.cli import connect, run, signals
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen, shortened
@@ -87,9 +87,12 @@ def generate(
                 to_name=lambda _: slug(text or "") or "picture",
                 label=lambda line, what: f"Picture {line} of {count}" if count > 1 else what,
                 resume=None if emulator else _resume(directory, base_url),
+                local_file=lambda name, text: (
+                    f"{name}: a text goes as it is; to send a local file write --input {shlex.quote(f'{name}=@{text}')}"
+                ),
             ).generate(_rows(fields, count))
 
-    return signals.run(body, quiet=quiet)
+    return signals.run(body, quiet=quiet, stopped="Nothing was submitted.")
 
 
 def _decoded(what: str, data: bytes) -> str:
@@ -142,6 +145,7 @@ def _bad_input(sentence: str) -> typer.BadParameter:
 def checked_fields(model: str, inputs: dict[str, Any], **options: Any) -> dict[str, Any]:
     """What is posted for each picture, checked as far as it can be here."""
     options = {name: value for name, value in options.items() if value is not None}
+    check_prompt(options.get("prompt", inputs.get("prompt")))
     if twice := options.keys() & inputs.keys():
         raise _bad_input(f"{min(twice)} is given twice")
     if "prompt" not in options and not inputs:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from flux_klein_async.errors import (
     FluxKleinError,
     GenerationCancelledError,
     GenerationFailedError,
+    InputRejectedError,
+    InvalidInputError,
     ItemClaimedError,
     NotFoundError,
     SubmissionUncertainError,
@@ -207,6 +210,10 @@ def _state_after(event: Event) -> RequestState | None:
     return None
 
 
+def _file_in_row(name: str, text: str) -> str:
+    return f"{name}: a text goes as it is; to send a local file write {json_line({'file': text})} in its place"
+
+
 @dataclass(kw_only=True)
 class Run:
     """One run over rows.
@@ -222,6 +229,7 @@ class Run:
         to_name: Gives the stem of a row's files; None: the request id.
         label: Names the row of a line in a message; what happened to it may be its name.
         resume: The command that resumes a request, for runs without a journal.
+        local_file: How to write that a text of a field is the name of a local file.
     """
 
     client: FluxKleinClient
@@ -236,6 +244,8 @@ class Run:
     to_name: Callable[[Row], str] | None = None
     label: Callable[[int, str], str] = "Line {}".format
     resume: Callable[[str], str] | None = None
+    local_file: Callable[[str, str], str] = _file_in_row
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _codes: set[ExitCode] = field(default_factory=set, init=False)
     _stopping: bool = field(default=False, init=False)
     _failures: Counter[str] = field(default_factory=Counter, init=False)
@@ -307,28 +317,37 @@ class Run:
                 continue
             self.totals.ends["bad"] += 1
             self._codes.add(ExitCode.BAD_INPUT)
+            error = InvalidInputError(f"Line {row.line}: {row.problem}")
+            await self._written(Outcome(index=row.number, item=row, error=error))
             self._report(row.line, row.problem)
         self.totals.total = count
 
     async def _end(self, outcome: Outcome[Row]) -> None:
         self.totals.end(outcome)
         error = outcome.error
+        if isinstance(error, InputRejectedError) and error.file_names:
+            error.advice = "; ".join(starmap(self.local_file, error.file_names.items()))
         # An item without a turn before the run was stopped: what the manifest says of it stays true.
         had_no_turn = self._stopping and isinstance(error, GenerationCancelledError) and error.request_id is None
-        if self.manifest is not None and not had_no_turn:
-            await _in_thread(partial(self.manifest.append, outcome))
+        await self._written(outcome, in_manifest=not had_no_turn)
         if error is not None:
             self._fail(outcome.item, error)
         elif outcome.result is not None and outcome.result.missing:
             self._report(outcome.item.line, missing_files(outcome.result), what="Incomplete")
-        if self.as_json:
-            self.screen.out(json_line(record(outcome)))
-        elif outcome.result is not None:
+        if outcome.result is not None and not self.as_json:
             for line in outcome.paths or map(brief_url, outcome.result.urls):
                 self.screen.out(line)
         lost = self.screen.results_lost or (self.screen.reader_gone and self.directory is None)
         if lost and outcome.result is not None and self.resume is not None:
             self.screen.note(f"Not printed: {self.resume(outcome.result.request_id)}")
+
+    async def _written(self, outcome: Outcome[Row], *, in_manifest: bool = True) -> None:
+        """Write an end to the manifest and, with --json, to stdout. Bad rows end while others do."""
+        if self.manifest is not None and in_manifest:
+            async with self._writing:
+                await _in_thread(partial(self.manifest.append, outcome))
+        if self.as_json:
+            self.screen.out(json_line(record(outcome)))
 
     def _fail(self, row: Row, error: FluxKleinError) -> None:
         if isinstance(error, GenerationCancelledError) and error.charged == "no" and self._stopping:

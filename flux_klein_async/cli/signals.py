@@ -72,8 +72,10 @@ class _Threads(ThreadPoolExecutor):
         super().shutdown(wait=False, cancel_futures=cancel_futures)
 
 
-def run(body: Callable[[Screen, Stop], Awaitable[ExitCode]], *, quiet: bool = False) -> ExitCode:
-    """Run a command; its exit code, or that of what stopped it."""
+def run(
+    body: Callable[[Screen, Stop], Awaitable[ExitCode]], *, quiet: bool = False, stopped: str | None = None
+) -> ExitCode:
+    """Run a command; its exit code, or that of what stopped it. `stopped`: what to say where its task is cancelled."""
 
     async def supervised() -> ExitCode:
         task = asyncio.current_task()
@@ -93,6 +95,8 @@ def run(body: Callable[[Screen, Stop], Awaitable[ExitCode]], *, quiet: bool = Fa
         except asyncio.CancelledError:
             if stop.code is None:
                 raise
+            if stopped is not None:
+                screen.note(stopped)
             return stop.code
 
     with asyncio.Runner() as runner:

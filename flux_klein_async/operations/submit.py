@@ -14,11 +14,12 @@ from typing import Any, Final, TypeVar
 from pydantic import ValidationError
 
 from flux_klein_async.api.messages import Kind
-from flux_klein_async.api.requests import InputBody, encode_input
+from flux_klein_async.api.requests import InputBody, encode_input, file_names
 from flux_klein_async.api.responses import excerpt, read_submit
 from flux_klein_async.api.urls import checked_model_id
 from flux_klein_async.errors import (
     FluxKleinError,
+    InputRejectedError,
     InvalidInputError,
     InvalidResponseError,
     JournalError,
@@ -270,8 +271,8 @@ class _Submission:
         except BaseException:
             self._context.budget.release(self._key)
             raise
+        recorded = prepared.body.recorded
         try:
-            recorded = prepared.body.recorded
             await self._write(EntryState.SUBMITTING, item=prepared.item, body=recorded, reservation=reservation)
             request_id = await operation.repeat(Kind.SUBMIT, self._attempt, allows=self._may_repeat, attempts=None)
         except asyncio.CancelledError:
@@ -282,6 +283,8 @@ class _Submission:
             await self._uncertain(error)
             raise
         except FluxKleinError as error:
+            if isinstance(error, InputRejectedError):
+                error.file_names = file_names(recorded, error)
             if error.request_id is None:  # otherwise it was accepted, and only the journal failed
                 await self._refused(error)
             raise

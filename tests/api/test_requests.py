@@ -15,9 +15,9 @@ from PIL import Image
 from pydantic import BaseModel
 
 from flux_klein_async.api.messages import Kind, Request
-from flux_klein_async.api.requests import Api, InputBody, canonical, encode_input
+from flux_klein_async.api.requests import Api, InputBody, canonical, encode_input, file_names
 from flux_klein_async.api.urls import ApiUrls
-from flux_klein_async.errors import InvalidInputError
+from flux_klein_async.errors import InputRejectedError, InvalidInputError
 from flux_klein_async.models import HostedFile, TextToImage9BInput, TextToImageInput
 
 API = Api(ApiUrls("https://h.example"), "s3cr3t-token", "flux_klein_async/1.0")
@@ -296,3 +296,29 @@ def test_the_one_spelling_is_compact_and_stays():
 @pytest.mark.parametrize("body", [b"[" * 200_000 + b"]" * 200_000, b"no JSON"], ids=["deep", "none"])
 def test_what_cannot_be_read_is_its_own_spelling(body):
     assert canonical(body) == body
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "found"),
+    [
+        ("image_urls", ["https://a.example/a.png", "ref.png"], "ref.png"),
+        ("image_url", "~/my pictures/REF.JPEG", "~/my pictures/REF.JPEG"),
+        ("image", "C:\\a.webp", "C:\\a.webp"),
+        ("image", "https://a.example/a.png", None),
+        ("image", "data:image/png", None),
+        ("image", ["a cat", 3, None], None),
+        ("image", {"file": "ref.png", "sha256": None}, None),
+        ("prompt", "ref.png", None),
+        ("other", "ref.png", None),
+    ],
+)
+def test_a_string_that_looks_like_a_file_in_a_field_at_fault_is_found(
+    field: str, value: Any, found: str | None
+) -> None:
+    error = InputRejectedError(status_code=422, detail="image_urls, image_url, image, prompt: not a URL")
+    recorded = json.dumps({"note": "ref.png", field: value}).encode()
+    assert file_names(recorded, error) == ({} if found is None else {field: found})
+
+
+def test_an_input_too_deep_to_be_read_gives_no_advice() -> None:
+    assert file_names(b"[" * 1000 + b"]" * 1000, InputRejectedError()) == {}

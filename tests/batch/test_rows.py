@@ -277,14 +277,21 @@ def test_a_row_of_another_model_has_any_field_and_local_files(tmp_path: Path) ->
             "image: the file '/~no-such-user/a.png' does not exist; name one that does",
         ),
         ({"text": "\ud800"}, "text: surrogates not allowed; write whole characters"),
-        ({"prompt": "\x1b[31m"}, "prompt: the control character U+001B is not allowed"),
+        ({"prompt": "\x1b"}, "prompt: the control character U+001B is not allowed; remove it"),
         ({"width": 10**30, "id": ""}, "id: blank; leave it out if the row has none"),
     ],
 )
 def test_a_bad_row_of_another_model_says_why(data: dict[str, Any], problem: str) -> None:
     assert list(read_rows(io.BytesIO(json.dumps(data).encode()), JSONL, model="owner/other", folder="/")) == [
-        bad(1, problem)
+        Row(1, {"prompt": data["prompt"]} if "prompt" in data else {}, problem=problem)
     ]
+
+
+def test_a_bad_row_keeps_its_prompt_and_an_id_that_is_its_own() -> None:
+    rows = [{"id": "a", "prompt": "x", "width": 1}, {"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}]
+    first, _, twice = read("\n".join(map(json.dumps, rows)).encode(), JSONL)
+    assert (first.id, first.fields, first.problem) == ("a", {"prompt": "x"}, "width: 1 is less than 64")
+    assert twice == bad(3, "line 2 has the same id")
 
 
 def test_a_row_nested_too_deeply_is_bad() -> None:

@@ -4,19 +4,23 @@ import asyncio
 import base64
 import hashlib
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flux_klein_async.batch.formats import FileFormat
+from flux_klein_async.batch.manifest import read_manifest
 from flux_klein_async.cli import connect
 from flux_klein_async.cli.batch import _count
-from flux_klein_async.emulator import Emulator, Reply, Rewrite, error_reply, fault
+from flux_klein_async.emulator import Emulator, Hang, Reply, Rewrite, error_reply, fault
 from flux_klein_async.journal.base import Entry, EntryState
 from flux_klein_async.journal.sqlite import SqliteJournal
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from tests.fakes import png
+from tests.served import once
 
 from .helpers import Command
 
@@ -200,6 +204,14 @@ def test_bad_lines_among_the_first_thousand_stop_everything_before_it_begins(
     assert not Path("out").exists()
 
 
+def test_ctrl_c_before_the_first_submit_says_that_nothing_was_submitted(served: Emulator, flux_klein: Command) -> None:
+    prompts(1)
+    served.script("model", Hang())  # the price
+    once(served, lambda: bool(served.records), lambda: os.kill(os.getpid(), signal.SIGINT))
+    ran = flux_klein("batch", "prompts.jsonl")
+    assert (ran.code, ran.out, ran.err, served.accepted) == (130, "", "Nothing was submitted.\n", 0)
+
+
 @pytest.mark.parametrize("first", [20, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_later_bad_line_is_reported_and_the_others_are_made(
     first: int, served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
@@ -207,11 +219,21 @@ def test_a_later_bad_line_is_reported_and_the_others_are_made(
     """Later than the first 1,000; or than fewer, which does not take as long."""
     if first != 1000:
         monkeypatch.setattr("flux_klein_async.cli.batch._CHECKED_FIRST", first)
-    prompts(first + 1, BAD, {"prompt": "the last", "width": 64, "height": 64})
-    ran = flux_klein(*ARGUMENTS, "--no-download")
-    assert (ran.code, served.accepted, len(ran.out.splitlines())) == (65, first + 2, first + 2)
+    bad = {"id": "b", "prompt": "too small", "width": 1}
+    prompts(first + 1, BAD, bad, {"prompt": "the last", "width": 64, "height": 64})
+    ran = flux_klein("batch", "prompts.jsonl", "--no-download", "--json", "--report")
+    assert (ran.code, served.accepted, len(ran.records)) == (65, first + 2, first + 4)
     assert f"Line {first + 2}: prompt: " in ran.err
-    assert {line["index"] for line in manifest()} == {*range(first + 1), first + 2}
+    assert {line["index"] for line in manifest()} == {*range(first + 4)}
+    text, small = (line for line in manifest() if line["error"])
+    assert [line for line in ran.records if line["error"]] == [text, small]
+    assert (text["index"], text["id"], small["id"], small["input"]) == (first + 1, None, "b", {"prompt": "too small"})
+    message = f"Line {first + 3}: width: 1 is less than 64"
+    assert small["error"] == {"type": "InvalidInputError", "message": message, "charged": "no", "retryable": False}
+    assert any(message in part.read_text() for part in Path("out/index_files").glob("*.js"))
+    prompts(first + 1, {"prompt": "mended"}, bad | {"width": 64})
+    assert flux_klein(*ARGUMENTS, "--no-download").code == 0
+    assert [line["error"] for line in read_manifest("out/manifest.jsonl")] == [None] * (first + 4)
 
 
 def test_an_uncertain_submit_is_reported_and_never_resubmitted_unasked(served: Emulator, flux_klein: Command) -> None:

@@ -31,7 +31,7 @@ def test_eight_pictures_are_eight_different_files(served: Emulator, flux_klein: 
 
 
 def test_json_is_one_object_a_line_for_each_picture(served: Emulator, flux_klein: Command) -> None:
-    prompt = 'a "quoted" 🐆 שלום\n\x1b[31m\u2028'
+    prompt = 'a "quoted" 🐆 שלום\n[31m\u2028'
     ran = flux_klein("generate", prompt, "--count", "3", "--json", "--output-dir", "deep/er", "--quiet")
     assert (ran.code, ran.err) == (0, "")
     assert sorted(record["index"] for record in ran.records) == [0, 1, 2]

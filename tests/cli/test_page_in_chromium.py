@@ -42,6 +42,8 @@ CUT = """[...document.querySelectorAll(".remark, .remark .why")].filter(e => e.m
     ? e.clientHeight % parseFloat(getComputedStyle(e).lineHeight) > 1
     : e.scrollHeight > e.clientHeight + 1).map(e => e.outerHTML.slice(0, 90))"""
 
+LINES = "command => [command.textContent, command.getClientRects().length]"
+
 
 def item(index: int, prompt: str, *paths: str) -> dict[str, Any]:
     fields = {"prompt": prompt, "width": 96, "height": 64}
@@ -65,6 +67,7 @@ def a_report(folder: Path) -> str:
         for n, kind in enumerate(("DownloadError", "SubmissionUncertainError"))
     ]
     rows += [failed("<img src=x onerror=window.hacked=1>", 40), record(41, id="i" * 500, request_id="r" * 128)]
+    rows += [failed("GenerationFailedError", 42, "no"), failed("InvalidInputError", 43, "no") | {"input": {}}]
     write(folder, *rows, "{torn")
     write_report(folder, stop=threading.Event())
     return (folder / "index.html").as_uri()
@@ -98,7 +101,10 @@ async def test_the_page_is_quiet_keeps_to_its_folder_and_fits(tmp_path: Path) ->
             assert await page.evaluate("document.querySelectorAll('.card svg title').length") == 13
             body = await page.evaluate("document.body.innerText")
             assert "Look for it on the site under Library, Generations" in body
-            assert "Line 17 could not be read." in body
+            told = await page.evaluate(f"[...document.querySelectorAll('.todo code')].map({LINES})")
+            assert ["--retry-failed", 1] in told
+            assert {lines for _, lines in told} == {1}, "no command is broken at its hyphen"
+            assert "Line 19 could not be read." in body
             light = await page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (light == "rgb(250, 250, 249)") is not dark
             assert await page.evaluate("window.hacked") is None

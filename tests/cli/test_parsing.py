@@ -102,6 +102,8 @@ class Stumble(NamedTuple):
 
 CSV = "batch - --format csv --dry-run"
 JSONL = "batch - --format jsonl --dry-run"
+EDITS = "batch - --format jsonl"
+TEXT_FOR_FILE = b'{"prompt": "x", "image_urls": ["a.png"]}'
 NEWCOMER = [
     Stumble("generate x --output out", 64, "No such option --output; did you mean --output-dir?", "extra argument"),
     Stumble("generate x --dir out", 64, "did you mean --output-dir?"),
@@ -136,6 +138,11 @@ NEWCOMER = [
     Stumble("models", 77, "The token is in quotes", '"abc', environment={"RUNCOMFY_API_TOKEN": '"abc-def-ghi"'}),
     Stumble("models", 77, "begins with 'Bearer'", "abc-def", environment={"RUNCOMFY_API_TOKEN": "Bearer abc-def"}),
     Stumble(["generate", "caf\udce9"], 65, "The prompt is not UTF-8: byte 3 is 0xE9", "surrogate"),
+    Stumble(["generate", "a\x1b[2J"], 65, "prompt: the control character U+001B is not allowed; remove it"),
+    Stumble(["generate", "--input", 'prompt="a\\u0007"'], 65, "prompt: the control character U+0007 is not allowed"),
+    Stumble("batch -", 65, "Line 1: prompt: the control character U+001B is not allowed; remove it", stdin=b"a\x1b"),
+    Stumble(f"generate x --input image_urls=a.png --model {EDIT}", 65, "write --input image_urls=@a.png", "pathlib"),
+    Stumble(f"{EDITS} --model {EDIT}", 65, 'write {"file": "a.png"} in its place', "pathlib", stdin=TEXT_FOR_FILE),
     Stumble(CSV, 0, "2 to submit", stdin=b"Prompt;Width;\na, b;64.0;\nc;;\n"),
     Stumble(CSV, 0, "1 to submit", stdin=b",prompt\n0,a cat\n"),
     Stumble(CSV, 65, "unknown column 'notes'", stdin=b"prompt,notes\na,b\n"),

@@ -121,7 +121,7 @@ def rows(count: int) -> list[Row]:
 
 
 def bad(line: int) -> Row:
-    return Row(line, {}, problem="blank")
+    return Row(line, {}, number=line - 1, problem="blank")
 
 
 async def given(found: Iterable[Row]) -> AsyncIterator[Row]:
@@ -171,7 +171,7 @@ async def test_every_row_is_printed_and_json_lines_and_the_manifest_have_one_sch
     out, err = capsys.readouterr()
     printed = [json.loads(line) for line in out.splitlines()]
     assert printed == list(read_manifest(tmp_path / "manifest.jsonl"))
-    assert [record["index"] for record in printed] == [0, 2]
+    assert {record["index"]: record["error"] is None for record in printed} == {0: True, 1: False, 2: True}
     assert err.splitlines()[0] == "Line 2: blank"
     assert "2 of 3 done, 1 bad; $0.02 spent" in err.splitlines()[-1]
 

@@ -22,6 +22,7 @@
     element.append(...children.filter((child) => child !== null && child !== undefined));
     return element;
   };
+  const marked = (text) => text.split("`").map((part, number) => (number % 2 ? made("code", {}, part) : part));
   const drawn = (tag, attributes, ...children) => {
     const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
     for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
@@ -80,7 +81,7 @@
     made("div", { class: `tile remark ${row.error ? tone(row.state) : ""}` },
       made("span", { class: "state" }, row.error ? row.state : "no preview"),
       made("p", { class: "why", dir: "auto" }, row.error ? row.error.message : note),
-      row.error ? made("p", { class: "todo" }, row.error.todo) : null);
+      row.error ? made("p", { class: "todo" }, ...marked(row.error.todo)) : null);
 
   const tile = (row) => {
     const file = row.files.find((found) => found.href) || row.files[0];
@@ -151,7 +152,7 @@
         made("div", { class: "moves" }, move(-1), move(1), close),
         made("p", { class: "whole", dir: "auto" }, row.prompt),
         row.error ? made("p", { class: "whole", dir: "auto" }, `${row.error.type}: ${row.error.message}`) : null,
-        row.error ? made("p", { class: "todo" }, row.error.todo) : null,
+        row.error ? made("p", { class: "todo" }, ...marked(row.error.todo)) : null,
         row.timings && row.seconds !== null ? timeline(row) : null,
         list));
     viewer.setAttribute("aria-label", `${label(row)}, ${row.state}`);
