@@ -68,7 +68,8 @@ _NOT_IN_IDS: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _SIDES: Final = {name: TextToImageInput.model_fields[name].default for name in ("width", "height")}
 _MOST_PIXELS: Final = 65_536  # of a side, in an estimate
 _STEPS: Final = 16  # an octave of pixels: sizes within a step differ by less than 5 %
-_WHOLE: Final = re.compile(r"\s*([+-]?[0-9]{1,9})(?:\.0*)?\s*")  # data frames write 1024.0 beside an empty cell
+# Data frames write 1024.0 beside an empty cell, and spreadsheets 1024,0 where the comma is the decimal point.
+_WHOLE: Final = re.compile(r"\s*([+-]?[0-9]{1,9})(?:\.0*|,0{1,2})?\s*")
 
 
 class Row(NamedTuple):

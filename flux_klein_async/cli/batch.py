@@ -102,17 +102,13 @@ def batch(
                 return _refused(bad, screen)
             service = await stack.enter_async_context(connect.connected(screen, base_url, emulator=emulator))
             account = None
-            store = StoredJournal(
-                place, retry_failed=retry_failed or emulator, resubmit_uncertain=resubmit_uncertain or emulator
-            )
+            if not dry_run:
+                folder.mkdir(parents=True, exist_ok=True)
             if not dry_run or await asyncio.to_thread(exists, place):  # a dry run makes none
-                if not dry_run:
-                    folder.mkdir(parents=True, exist_ok=True)
-                account = (await stack.enter_async_context(store)).for_account(
-                    service.token, connect.EMULATED_SERVICE if emulator else service.base_url
+                store = StoredJournal(
+                    place, retry_failed=retry_failed or emulator, resubmit_uncertain=resubmit_uncertain or emulator
                 )
-                if not emulator:
-                    await _check_token(account, place, new_token=new_token)
+                account = await _opened_account(stack, store, place, service, emulator=emulator, new_token=new_token)
             spent = (await account.spent()).usd if account is not None else 0.0
             totals = run.Totals(charged=not emulator, bound_usd=max_spend, spent_usd=spent)
             polling = AdaptivePolling(store=service.store)
@@ -131,22 +127,19 @@ def batch(
             )
             rows = _chained(first, rest)
             preview = account.items().preview if account is not None else None
+            judge = partial(_judged, model=model, preview=preview, reads_files=dry_run)
             if dry_run:
                 money = _Money(generation_price(await client.get_model()), max_spend, spent)
                 forecast = _Forecast(Estimate(lambda pixels: polling.median(model, pixels)), money)
-                judge = partial(_judged, model=model, preview=preview, reads_files=True)
                 await forecast.add(rows, judge, screen.note)
                 return forecast.show(screen, concurrency, as_json=as_json)
-            in_thread = asyncio.get_running_loop().run_in_executor  # it may take long
-            manifest = stack.enter_context(await in_thread(None, Manifest, folder / "manifest.jsonl"))
-            totals.total = (
-                len(first) if len(first) < _CHECKED_FIRST else await in_thread(None, _count, file, file_format)
-            )
+            manifest = stack.enter_context(await asyncio.to_thread(Manifest, folder / "manifest.jsonl"))
+            whole = len(first) < _CHECKED_FIRST
+            totals.total = len(first) if whole else await asyncio.to_thread(_count, file, file_format)
             if not (quiet or emulator):
-                known = _Forecast(Estimate(), _Money(await run.price_of(client), max_spend, spent))
-                judge = partial(_judged, model=model, preview=preview, reads_files=False)
-                await known.add(_some_of(first), judge)
-                screen.say(known.announced(totals.total, len(first)))
+                forecast = _Forecast(Estimate(), _Money(await run.price_of(client), max_spend, spent))
+                await forecast.add(_some_of(first), judge)
+                screen.say(forecast.announced(totals.total, len(first)))
             code = await run.Run(
                 client=client,
                 totals=totals,
@@ -231,8 +224,20 @@ async def _chained(first: list[Row], rest: AsyncIterator[Row]) -> AsyncIterator[
         yield row
 
 
-async def _check_token(account: JournalAccount, place: Location, *, new_token: bool) -> None:
-    """Refuse an account that the journal does not know: it would pay for everything again. The emulator's is free."""
+async def _opened_account(
+    stack: AsyncExitStack,
+    store: StoredJournal,
+    place: Location,
+    service: connect.Address,
+    *,
+    emulator: bool,
+    new_token: bool,
+) -> JournalAccount:
+    """What the journal holds of this account. Refuses one that it does not know: it would pay for everything again."""
+    await stack.enter_async_context(store)
+    if emulator:  # is free
+        return store.for_account(service.token, connect.EMULATED_SERVICE)
+    account = store.for_account(service.token, service.base_url)
     ignored = (connect.EMULATED_TOKEN,)
     if new_token:
         await account.take_over(ignored=ignored)
@@ -242,6 +247,7 @@ async def _check_token(account: JournalAccount, place: Location, *, new_token: b
             "would pay for everything again: if you renewed your token or the service moved, pass --new-token; for "
             "another account or service, name another --journal"
         )
+    return account
 
 
 def _count(file: str, file_format: FileFormat) -> int | None:

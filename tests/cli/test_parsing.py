@@ -143,7 +143,7 @@ NEWCOMER = [
     Stumble("batch -", 65, "Line 1: prompt: the control character U+001B is not allowed; remove it", stdin=b"a\x1b"),
     Stumble(f"generate x --input image_urls=a.png --model {EDIT}", 65, "write --input image_urls=@a.png", "pathlib"),
     Stumble(f"{EDITS} --model {EDIT}", 65, 'write {"file": "a.png"} in its place', "pathlib", stdin=TEXT_FOR_FILE),
-    Stumble(CSV, 0, "2 to submit", stdin=b"Prompt;Width;\na, b;64.0;\nc;;\n"),
+    Stumble(CSV, 0, "2 to submit", stdin=b"Prompt;Width;Height;\na, b;64.0;64,0;\nc;;;\n"),
     Stumble(CSV, 0, "1 to submit", stdin=b",prompt\n0,a cat\n"),
     Stumble(CSV, 65, "unknown column 'notes'", stdin=b"prompt,notes\na,b\n"),
     Stumble(f"{CSV} --ignore-extra-columns", 0, "1 to submit", stdin=b"prompt,notes\na,b\n"),
