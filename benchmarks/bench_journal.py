@@ -27,9 +27,10 @@ from pathlib import Path
 from harness import Comparison, Service, in_parallel, prompts, verdict
 
 from flux_klein_async import FixedPolling, FluxKleinClient, Limits, TextToImageInput
-from flux_klein_async.journal.base import Claim, Entry, EntryState, Reservation
+from flux_klein_async.journal.base import Claim, Entry, Reservation
 from flux_klein_async.journal.budget import Budget
 from flux_klein_async.journal.sqlite import SqliteJournal
+from flux_klein_async.journal.states import EntryState
 from flux_klein_async.journal.writer import StoredJournal
 
 BAR = 1.12

@@ -51,10 +51,8 @@ if TYPE_CHECKING:
     from flux_klein_async.events import Event
     from flux_klein_async.journal.base import (
         AccountJournal,
-        Action,
         Claim,
         Entry,
-        EntryState,
         ItemClaims,
         ItemJournal,
         Journal,
@@ -66,6 +64,7 @@ if TYPE_CHECKING:
     # Not in __all__: `import *` must work without their extras.
     from flux_klein_async.journal.postgres import PostgresJournal as PostgresJournal  # exported
     from flux_klein_async.journal.sqlite import SqliteJournal
+    from flux_klein_async.journal.states import Action, EntryState
     from flux_klein_async.journal.writer import Spending
     from flux_klein_async.models import (
         KLEIN_4B_TEXT_TO_IMAGE,
@@ -114,11 +113,11 @@ else:  # where each name is; type checkers read the imports above
         """,
         "events": "Event",
         "journal.base": """
-            AccountJournal Action Claim Entry EntryState ItemClaims ItemJournal Journal Reservation
-            SpendingLimit
+            AccountJournal Claim Entry ItemClaims ItemJournal Journal Reservation SpendingLimit
         """,
         "journal.budget": "Budget",
         "journal.sqlite": "SqliteJournal",
+        "journal.states": "Action EntryState",
         "journal.writer": "Spending",
         "models": """
             KLEIN_4B_TEXT_TO_IMAGE KLEIN_9B_TEXT_TO_IMAGE CancelOutcome GenerationOutput GenerationResult

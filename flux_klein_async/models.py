@@ -7,7 +7,7 @@ below and keeps the whole answer in `raw`.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
+from enum import Enum, StrEnum
 from operator import index
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
@@ -17,7 +17,6 @@ from flux_klein_async.api.urls import host_of, is_public, parsed
 from flux_klein_async.errors import FluxKleinError, GenerationFailedError
 from flux_klein_async.klein import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
 from flux_klein_async.schema import InputField, input_fields
-from flux_klein_async.text import brief_repr, cut, shortened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,9 +75,19 @@ _STATES = {
     "canceled": RequestState.CANCELLED,
 }
 
-_INPUT = 40  # characters of what was given, in an error
+_TEXT = 40  # characters of a prompt, and of any other text, in a repr
 _SAID = 2000  # characters of what the service says, in an error
 _SHOWN = 300  # characters of an output without a file, in an error
+_URL = 120  # characters of a URL: useless without its end, but signatures are long
+
+
+class _Bare(str):
+    """Text shown without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 class BriefModel(BaseModel):
@@ -86,6 +95,31 @@ class BriefModel(BaseModel):
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         return ((name, shortened(value)) for name, value in super().__repr_args__() if value not in (None, ()))
+
+
+def brief_repr(value: object, facts: Mapping[str, Any]) -> str:
+    """The `repr` of any other object: the facts that are known, shortened."""
+    shown = (f"{name}={shortened(fact)!r}" for name, fact in facts.items() if fact not in (None, ()))
+    return f"{type(value).__name__}({', '.join(shown)})"
+
+
+def shortened(value: Any) -> Any:
+    """What a `repr` shows in place of a value."""
+    if isinstance(value, Enum):
+        return _Bare(value.value)
+    if isinstance(value, datetime):
+        return _Bare(value.isoformat())
+    if isinstance(value, float):
+        return float(f"{value:.6g}")  # more digits of seconds and dollars are noise
+    if type(value).__module__.startswith("flux_klein_async."):  # also what was shortened before
+        return value
+    if isinstance(value, str):
+        return _cut(value, _URL if value.startswith(("https://", "http://")) and " " not in value else _TEXT)
+    return _Bare(_cut(repr(value), _URL))
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 # --- inputs
@@ -100,7 +134,7 @@ def _finding(found: "ErrorDetails") -> str:
     words = _FINDINGS.get(found["type"])
     if words is None:
         return found["msg"].removeprefix("Value error, ")  # our own sentences need no such title
-    return words.format_map({**found.get("ctx", {}), "value": cut(repr(found["input"]), _INPUT)})
+    return words.format_map({**found.get("ctx", {}), "value": _cut(repr(found["input"]), _TEXT)})
 
 
 # By pydantic's type of error; what is not here says what pydantic says.

@@ -1,17 +1,11 @@
-"""Text on one line: a stranger's, for logs, terminals and pipes, and what a `repr` shows. Pure."""
+"""A stranger's text on one line: what the service, a server or a file says, for logs, terminals and pipes. Pure."""
 
 import unicodedata
-from collections.abc import Mapping
-from datetime import datetime
-from enum import Enum
-from typing import Any
 
-__all__ = ["brief_repr", "clipped", "cut", "plain", "shortened", "shown"]
+__all__ = ["clipped", "plain", "shown"]
 
 _MAX_TEXT = 300  # characters: an error's sentence, not a gateway's page
 _MAX_ENTRIES = 10  # of a tuple
-_TEXT = 40  # characters of a prompt, and of any other text, in a repr
-_URL = 120  # characters of a URL: useless without its end, but signatures are long
 _INT64 = 2**63  # telemetry protocols hold no larger integer
 # Categories that move the cursor, break the line, reorder or hide the characters around them, or are no characters.
 _ESCAPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -51,41 +45,3 @@ def plain(value: object) -> str | bool | int | float | tuple[str, ...]:
     if isinstance(value, tuple) and all(isinstance(item, str) for item in value):
         return tuple(clipped(item) for item in value[:_MAX_ENTRIES])
     return type(value).__name__
-
-
-# --- in a repr
-
-
-class _Bare(str):
-    """Text shown without quotes."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-def brief_repr(value: object, facts: Mapping[str, Any]) -> str:
-    """The `repr` of any other object: the facts that are known, shortened."""
-    told = (f"{name}={shortened(fact)!r}" for name, fact in facts.items() if fact not in (None, ()))
-    return f"{type(value).__name__}({', '.join(told)})"
-
-
-def shortened(value: Any) -> Any:
-    """What a `repr` shows in place of a value."""
-    if isinstance(value, Enum):
-        return _Bare(value.value)
-    if isinstance(value, datetime):
-        return _Bare(value.isoformat())
-    if isinstance(value, float):
-        return float(f"{value:.6g}")  # more digits of seconds and dollars are noise
-    if type(value).__module__.startswith("flux_klein_async."):  # also what was shortened before
-        return value
-    if isinstance(value, str):
-        return cut(value, _URL if value.startswith(("https://", "http://")) and " " not in value else _TEXT)
-    return _Bare(cut(repr(value), _URL))
-
-
-def cut(text: str, length: int) -> str:
-    """The text, of at most `length` characters."""
-    return text if len(text) <= length else text[: length - 3] + "..."

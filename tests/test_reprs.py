@@ -31,7 +31,7 @@ from flux_klein_async import (
     Timings,
 )
 from flux_klein_async.journal.base import NoBudget
-from flux_klein_async.text import brief_repr, shortened
+from flux_klein_async.models import brief_repr, shortened
 
 TOKEN = "secret-token-0123456789"
 PROMPT = "a snow leopard at dawn, " * 20

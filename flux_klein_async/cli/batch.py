@@ -23,10 +23,10 @@ from flux_klein_async.cli.generate import checked_fields
 from flux_klein_async.cli.output import Screen, duration
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import InvalidInputError, JournalError
-from flux_klein_async.journal.base import Action
 from flux_klein_async.journal.budget import Budget, dollars, generation_price
 from flux_klein_async.journal.reader import exists, locate
 from flux_klein_async.journal.sql import Location
+from flux_klein_async.journal.states import Action
 from flux_klein_async.journal.writer import JournalAccount, StoredJournal
 from flux_klein_async.operations.files import safe_stem, slug
 from flux_klein_async.operations.inputs import digest_files

@@ -14,10 +14,10 @@ from flux_klein_async.cli import connect
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen, shortened, shown
 from flux_klein_async.errors import InvalidInputError
-from flux_klein_async.journal.base import EntryState
 from flux_klein_async.journal.budget import dollars
 from flux_klein_async.journal.reader import JournaledRequest, JournalReader
 from flux_klein_async.journal.reader import prune as delete
+from flux_klein_async.journal.states import EntryState
 from flux_klein_async.models import brief_url
 
 __all__ = ["check", "export", "list_requests", "prune", "show"]

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 from decimal import Decimal
 
 from flux_klein_async.errors import BudgetExceededError, ConfigurationError
-from flux_klein_async.journal.base import Reservation, to_nano
+from flux_klein_async.journal.base import Reservation
+from flux_klein_async.journal.states import to_nano
 from flux_klein_async.models import ModelInfo
 
 __all__ = ["Budget", "dollars", "generation_price"]

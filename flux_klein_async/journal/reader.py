@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from flux_klein_async.errors import ConfigurationError, FluxKleinError
-from flux_klein_async.journal.base import EntryState, from_nano
 from flux_klein_async.journal.sql import ITEM_ID, Location, files_from
 from flux_klein_async.journal.sqlite import SqliteLocation
+from flux_klein_async.journal.states import EntryState, from_nano
 from flux_klein_async.models import SavedFile
 from flux_klein_async.paths import user_path
 

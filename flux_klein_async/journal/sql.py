@@ -20,16 +20,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 
 from flux_klein_async.errors import BudgetExceededError, InvalidInputError, JournalError
-from flux_klein_async.journal.base import (
+from flux_klein_async.journal.base import Claim, Entry, Reservation
+from flux_klein_async.journal.states import (
     FULL,
     LARGEST_COST,
     STATES,
     Action,
     Charge,
-    Claim,
-    Entry,
     EntryState,
-    Reservation,
     charge,
     from_nano,
     supersedes,

@@ -15,8 +15,9 @@ from typing import Any, Final, NamedTuple, Self, TypeVar
 from flux_klein_async.api.credentials import Secret
 from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import FluxKleinError, JournalError
-from flux_klein_async.journal.base import Action, Claim, Entry, EntryState, from_nano
+from flux_klein_async.journal.base import Claim, Entry
 from flux_klein_async.journal.sql import JournalStore, Location
+from flux_klein_async.journal.states import Action, EntryState, from_nano
 from flux_klein_async.misuse import NEEDS_ASYNCIO
 from flux_klein_async.options import from_environ
 

@@ -15,7 +15,7 @@ from flux_klein_async.api.requests import PAGE, checked_word
 from flux_klein_async.api.responses import ModelPage, read_cancel, read_model, read_models, read_result, read_status
 from flux_klein_async.errors import FluxKleinError, InvalidResponseError
 from flux_klein_async.events import Cancelled
-from flux_klein_async.journal.base import EntryState
+from flux_klein_async.journal.states import EntryState
 from flux_klein_async.misuse import NotForLoop
 from flux_klein_async.models import (
     CancelOutcome,
@@ -23,12 +23,12 @@ from flux_klein_async.models import (
     ModelInfo,
     RequestStatus,
     Timings,
+    brief_repr,
     without_file,
 )
 from flux_klein_async.operations.context import ClientContext, log
 from flux_klein_async.operations.operation import Operation
 from flux_klein_async.options import OnAbandon
-from flux_klein_async.text import brief_repr
 
 __all__ = ["ModelList", "abandon", "cancel", "cancel_abandoned", "fetch_result", "get_model", "status", "write_result"]
 

@@ -18,7 +18,8 @@ from flux_klein_async.api.requests import Api
 from flux_klein_async.api.retry_after import retry_after
 from flux_klein_async.errors import ClientClosedError, ConfigurationError, FluxKleinError, JournalError
 from flux_klein_async.events import Closed, Event, Held, LimiterChanged
-from flux_klein_async.journal.base import Entry, EntryState, Journal, SpendingLimit
+from flux_klein_async.journal.base import Entry, Journal, SpendingLimit
+from flux_klein_async.journal.states import EntryState
 from flux_klein_async.misuse import NEEDS_ASYNCIO
 from flux_klein_async.options import Limits, RetryPolicy
 from flux_klein_async.polling.policies import PollPolicy, SavedPolicy

@@ -26,7 +26,8 @@ from flux_klein_async.errors import (
     status_error_class,
 )
 from flux_klein_async.events import Downloaded
-from flux_klein_async.journal.base import EntryState, RunJournal
+from flux_klein_async.journal.base import RunJournal
+from flux_klein_async.journal.states import EntryState
 from flux_klein_async.models import GenerationResult, SavedFile, brief_url
 from flux_klein_async.operations.context import ClientContext, ignoring_errors
 from flux_klein_async.operations.files import (

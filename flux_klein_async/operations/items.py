@@ -31,7 +31,8 @@ from flux_klein_async.errors import (
     ResultNotReadyError,
     SubmissionUncertainError,
 )
-from flux_klein_async.journal.base import Action, Claim, EntryState, ItemClaims, ItemJournal
+from flux_klein_async.journal.base import Claim, ItemClaims, ItemJournal
+from flux_klein_async.journal.states import Action, EntryState
 from flux_klein_async.models import GenerationResult, SavedFile, without_file
 from flux_klein_async.operations import download
 from flux_klein_async.operations.calls import cancel_abandoned, fetch_result, status, write_result

@@ -26,7 +26,7 @@ from flux_klein_async.errors import (
     SubmissionUncertainError,
 )
 from flux_klein_async.events import Submitted, Uncertain
-from flux_klein_async.journal.base import EntryState
+from flux_klein_async.journal.states import EntryState
 from flux_klein_async.misuse import slip
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,

@@ -25,7 +25,7 @@ from flux_klein_async.errors import (
     WaitTimeoutError,
 )
 from flux_klein_async.events import Finished, Polled, StateChanged
-from flux_klein_async.journal.base import EntryState
+from flux_klein_async.journal.states import EntryState
 from flux_klein_async.misuse import NotForLoop
 from flux_klein_async.models import GenerationResult, RequestState, RequestStatus, Timings, missing_files, without_file
 from flux_klein_async.operations.calls import abandon, fetch_result, write_result

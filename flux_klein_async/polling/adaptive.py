@@ -23,11 +23,10 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from flux_klein_async.errors import ConfigurationError
-from flux_klein_async.models import RequestState
+from flux_klein_async.models import RequestState, brief_repr
 from flux_klein_async.paths import user_path
 from flux_klein_async.polling.durations import Prediction
 from flux_klein_async.polling.policies import Observation, Progress, Queued, require_at_least
-from flux_klein_async.text import brief_repr
 
 __all__ = ["AdaptivePolling"]
 

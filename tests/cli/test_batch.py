@@ -16,8 +16,9 @@ from flux_klein_async.batch.manifest import read_manifest
 from flux_klein_async.cli import connect
 from flux_klein_async.cli.batch import _count
 from flux_klein_async.emulator import Emulator, Hang, Reply, Rewrite, error_reply, fault
-from flux_klein_async.journal.base import Entry, EntryState
+from flux_klein_async.journal.base import Entry
 from flux_klein_async.journal.sqlite import SqliteJournal
+from flux_klein_async.journal.states import EntryState
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from tests.fakes import png
 from tests.served import once

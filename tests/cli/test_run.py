@@ -31,7 +31,8 @@ from flux_klein_async.errors import (
     SubmissionUncertainError,
 )
 from flux_klein_async.events import Cancelled, Finished, Held, Polled, Retrying, StateChanged, Submitted
-from flux_klein_async.journal.base import Action, Claim, Entry, EntryState
+from flux_klein_async.journal.base import Claim, Entry
+from flux_klein_async.journal.states import Action, EntryState
 from flux_klein_async.models import GenerationOutput, GenerationResult, Outcome, RequestState
 from flux_klein_async.options import Limits
 from tests.fakes import now

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from flux_klein_async.emulator import InProcessEmulator
-from flux_klein_async.journal.base import Claim, Entry, EntryState, Journal, NoBudget, Reservation, from_nano
+from flux_klein_async.journal.base import Claim, Entry, Journal, NoBudget, Reservation
 from flux_klein_async.journal.sqlite import SqliteJournal, SqliteStore
+from flux_klein_async.journal.states import EntryState, from_nano
 from flux_klein_async.models import ModelInfo
 
 __all__ = ["NOTHING", "SUBMITTED_AGAIN", "Books", "Fixed", "OnDisk", "Written", "agree", "written"]

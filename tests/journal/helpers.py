@@ -9,10 +9,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from flux_klein_async.journal.base import Action, Claim, Entry, EntryState
+from flux_klein_async.journal.base import Claim, Entry
 from flux_klein_async.journal.reader import JournalReader, locate
 from flux_klein_async.journal.sql import JournalStore, Location
 from flux_klein_async.journal.sqlite import SqliteJournal, SqliteLocation
+from flux_klein_async.journal.states import Action, EntryState
 from flux_klein_async.journal.writer import StoredJournal
 
 __all__ = [

@@ -23,11 +23,12 @@ from flux_klein_async import FluxKleinClient, PostgresJournal
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.errors import ConfigurationError, JournalError
 from flux_klein_async.journal import postgres
-from flux_klein_async.journal.base import Action, Reservation
+from flux_klein_async.journal.base import Reservation
 from flux_klein_async.journal.budget import Budget
 from flux_klein_async.journal.postgres import PostgresLocation, PostgresStore
 from flux_klein_async.journal.reader import JournalReader
 from flux_klein_async.journal.sql import VERSION
+from flux_klein_async.journal.states import Action
 from tests.databases import Cluster
 from tests.tracebacks import shown_by
 

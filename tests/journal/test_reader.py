@@ -14,10 +14,11 @@ import pytest
 
 from flux_klein_async.errors import ConfigurationError, JournalError
 from flux_klein_async.journal import reader
-from flux_klein_async.journal.base import Action, EntryState, Reservation
+from flux_klein_async.journal.base import Reservation
 from flux_klein_async.journal.reader import JournalReader, exists, locate, prune
 from flux_klein_async.journal.sql import Location
 from flux_klein_async.journal.sqlite import SqliteLocation
+from flux_klein_async.journal.states import Action, EntryState
 from flux_klein_async.models import SavedFile
 
 from .helpers import Run, check, entry, states

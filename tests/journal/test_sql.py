@@ -15,14 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flux_klein_async.errors import BudgetExceededError, InvalidInputError, JournalError
-from flux_klein_async.journal.base import Action, Claim, Entry, EntryState, Reservation, charge
+from flux_klein_async.journal.base import Claim, Entry, Reservation
 from flux_klein_async.journal.reader import JournalReader
 from flux_klein_async.journal.sql import Location, files_from
 from flux_klein_async.journal.sqlite import SqliteLocation
+from flux_klein_async.journal.states import Action, EntryState, charge
 from flux_klein_async.models import SavedFile
 
 from .helpers import AGAIN, Run, check, entry, item, set_version, write
-from .test_base import AFTER
+from .test_states import AFTER
 
 Start = Callable[[], Run]
 LOST = "The process ended before the service's answer was written down"

@@ -22,7 +22,7 @@ import pytest_asyncio
 
 from flux_klein_async.errors import ConfigurationError, JournalError
 from flux_klein_async.journal import sqlite
-from flux_klein_async.journal.base import AccountJournal, Action, ItemJournal
+from flux_klein_async.journal.base import AccountJournal, ItemJournal
 from flux_klein_async.journal.lease import Lease, is_alive
 from flux_klein_async.journal.sql import VERSION
 from flux_klein_async.journal.sqlite import (
@@ -33,6 +33,7 @@ from flux_klein_async.journal.sqlite import (
     connect,
     to_error,
 )
+from flux_klein_async.journal.states import Action
 
 from .helpers import Run, content, entry, files, states
 

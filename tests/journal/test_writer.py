@@ -18,9 +18,10 @@ import pytest
 
 from flux_klein_async.emulator import VirtualTimeLoop
 from flux_klein_async.errors import BudgetExceededError, InvalidInputError, JournalError
-from flux_klein_async.journal.base import Action, Reservation
+from flux_klein_async.journal.base import Reservation
 from flux_klein_async.journal.sql import Location
 from flux_klein_async.journal.sqlite import SqliteJournal, SqliteLocation
+from flux_klein_async.journal.states import Action
 from flux_klein_async.journal.writer import Spending, StoredJournal
 
 from .helpers import Run, check, entry, journal_at, known, named, states

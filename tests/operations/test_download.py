@@ -29,8 +29,9 @@ from flux_klein_async import (
 )
 from flux_klein_async.emulator import Cut, Endless, Garbage, Hang, Pass, Refuse, Reply, Reset, Truncate, error_reply
 from flux_klein_async.events import Downloaded, Failed, Retrying
-from flux_klein_async.journal.base import Entry, EntryState
+from flux_klein_async.journal.base import Entry
 from flux_klein_async.journal.sqlite import SqliteJournal
+from flux_klein_async.journal.states import EntryState
 from flux_klein_async.operations import download
 from flux_klein_async.operations.files import InMemory, PartFile, part_files
 from tests.fakes import Events, now, outcome, png, settle, strays, without_remarks

@@ -12,7 +12,8 @@ import pytest
 from flux_klein_async import FluxKleinClient
 from flux_klein_async.emulator import InProcessEmulator, Pass, Reset, VirtualTimeLoop
 from flux_klein_async.emulator.inprocess import Pipe
-from flux_klein_async.journal.base import STATES, Action, Claim, Entry, supersedes
+from flux_klein_async.journal.base import Claim, Entry
+from flux_klein_async.journal.states import STATES, Action, supersedes
 from tests.cells import cells
 
 MOST = 400  # steps; a run has fewer

@@ -40,7 +40,8 @@ from flux_klein_async.errors import (
     SubmissionUncertainError,
 )
 from flux_klein_async.events import Downloaded, Event, Failed, Finished, Held, Polled, Retrying, Submitted, Uncertain
-from flux_klein_async.journal.base import Action, Claim, Entry, EntryState
+from flux_klein_async.journal.base import Claim, Entry
+from flux_klein_async.journal.states import Action, EntryState
 from flux_klein_async.operations import items
 from flux_klein_async.operations.items import EMULATED
 from tests.fakes import now, settle, strays

@@ -47,7 +47,8 @@ from flux_klein_async.emulator import (
 )
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.events import Cancelled, Submitted, Uncertain
-from flux_klein_async.journal.base import Entry, EntryState
+from flux_klein_async.journal.base import Entry
+from flux_klein_async.journal.states import EntryState
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
     KLEIN_9B_TEXT_TO_IMAGE,

@@ -47,7 +47,7 @@ from flux_klein_async.emulator import (
     error_reply,
 )
 from flux_klein_async.events import Failed, Finished, Held, Polled, StateChanged, Submitted
-from flux_klein_async.journal.base import EntryState
+from flux_klein_async.journal.states import EntryState
 from flux_klein_async.transport.throttle import InProcessLimiter, Lanes
 from tests.fakes import Events, now, outcome, settle, strays
 from tests.operations.helpers import EVERY_SECOND, Book, abandoned, asked, sent
