@@ -63,10 +63,11 @@ class Limits:
     Attributes:
         max_in_flight: Generations that `generate*` runs at the same time.
         max_connections: Open connections to the API.
-        polls_per_second: Ceiling for the polls of all waits of the client together, or None.
-        submits_per_second: Ceiling for the submits of the client, repeats included, or None. A submit that waits for
-            its turn is neither sent nor recorded. The timeout of a fan-out's item stands still meanwhile; that of a
-            single call does not.
+        polls_per_second: Ceiling for the polls of all waits of the client together, or None. It holds for any second at
+            the service, too, if no call takes more than 1 s longer than the others.
+        submits_per_second: Ceiling for the submits of the client, repeats included, or None; as exact. A submit that
+            waits for its turn is neither sent nor recorded. The timeout of a fan-out's item stands still meanwhile;
+            that of a single call does not.
         max_json_bytes: Largest answer, after decompression (8 MiB).
         max_file_bytes: Largest file that is downloaded (64 MiB).
         max_picture_bytes: Largest local picture in an input (6 MiB; source: docs/wire.md, "Input").

@@ -445,7 +445,10 @@ class Admission:
             self._leave()
 
     def _leave(self, _: object = None) -> None:
-        self._operation.context.lanes.leave(self._kind)
+        context = self._operation.context
+        if self._poll_price is not None or self._kind is Kind.SUBMIT:
+            context.limiter.over(self._kind)
+        context.lanes.leave(self._kind)
 
 
 async def sleep_until(

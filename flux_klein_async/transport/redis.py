@@ -104,6 +104,9 @@ class RedisLimiter(InProcessLimiter):
     part, and until they end; it submits nothing more before it has renewed. Where `polls_per_second` or
     `submits_per_second` is less than twenty for each process, one second may have one turn more for each process.
 
+    Both hold for any second of the service's own count, if no call takes more than 1 s longer than the others: a turn
+    counts until a second after its call must have arrived.
+
     It opens with its first client's first call, in that loop, and closes with its last client.
 
     Args:

@@ -200,6 +200,9 @@ class Limiter(Protocol):
         A cancelled waiter takes no turn.
         """
 
+    def over(self, kind: Kind) -> None:
+        """A submit or a poll that had its turn has ended, with or without an answer."""
+
 
 @runtime_checkable
 class SharedLimiter(Limiter, Protocol):
@@ -318,13 +321,28 @@ class PollPrice:
 
 
 class Pace:
-    """Turns, first come first served, evenly spaced: at most so many a second. None: no limit; 0: none for now."""
+    """Turns, first come first served, evenly spaced: at most so many a second. None: no limit; 0: none for now.
+
+    The limit holds in any second of the service's own count, although not all calls travel equally long. A turn counts
+    until a second after its call must have arrived: after its end, less the shortest time that a call takes. A call
+    that takes LATEST seconds more than that counts as arrived.
+
+    A turn that a busy loop gives late does not put off those after it, except by what exceeds CATCH_UP seconds.
+    """
+
+    LATEST = 1.0
+    CATCH_UP = 0.1
+    _MEMORY = 30.0  # seconds, twice, in which the shortest time is looked for: the route may change
 
     def __init__(self, per_second: float | None) -> None:
         self.per_second = per_second
         self.waiting = 0
-        self._last = -math.inf
+        self._last = -math.inf  # when the last turn was due
         self._not_before = -math.inf
+        self._under_way: deque[float] = deque()  # turns whose calls have not ended
+        self._ended: deque[float] = deque()  # ends of calls that still count
+        self._shortest = self._shortest_before = math.inf  # seconds from turn to end
+        self._shortest_since = -math.inf
         self._line = asyncio.Lock()
         self._alarm: asyncio.Future[None] | None = None
 
@@ -334,9 +352,31 @@ class Pace:
         self._not_before = not_before
         self._ring()
 
-    @property
-    def _due(self) -> float:
-        return max(self._last + 1 / self.per_second, self._not_before) if self.per_second else math.inf
+    def over(self, now: float) -> None:
+        """One of the calls ended; which one makes no difference to how many have arrived."""
+        if self._under_way:
+            if now - self._shortest_since > self._MEMORY:
+                self._shortest_before, self._shortest, self._shortest_since = self._shortest, math.inf, now
+            self._shortest = min(self._shortest, now - self._under_way.popleft())
+            self._ended.append(now)
+            if len(self._ended) == 1:
+                self._ring()
+
+    def _due(self, now: float) -> float:
+        """When the next turn is due, as far as is known."""
+        if not self.per_second:
+            return math.inf
+        usual = min(self._shortest, self._shortest_before)
+        usual = 0.9 * usual if usual < math.inf else 0.0  # the shortest that was seen was delayed a little, too
+        longest, counts = usual + self.LATEST, max(1 - usual, 0.0)
+        while self._under_way and self._under_way[0] <= now - longest:
+            self._ended.append(self._under_way.popleft() + longest)
+        while self._ended and self._ended[0] <= now - counts:
+            self._ended.popleft()
+        due = max(self._last + 1 / self.per_second, self._not_before)
+        if len(self._under_way) + len(self._ended) < math.ceil(self.per_second):
+            return due
+        return max(due, self._ended[0] + counts if self._ended else self._under_way[0] + longest)
 
     def _ring(self) -> None:
         if self._alarm is not None and not self._alarm.done():
@@ -347,10 +387,11 @@ class Pace:
         if self.per_second is None:
             return
         loop = asyncio.get_running_loop()
+        arrived = loop.time()
         self.waiting += 1
         try:
             async with self._line:
-                while (due := self._due) > loop.time():
+                while (due := self._due(now := loop.time())) > now:
                     self._alarm = loop.create_future()
                     timer = None if due == math.inf else loop.call_at(due, self._ring)
                     try:
@@ -358,7 +399,8 @@ class Pace:
                     finally:
                         if timer is not None:
                             timer.cancel()
-                self._last = loop.time()
+                self._last = max(due, arrived, now - self.CATCH_UP)
+                self._under_way.append(now)
         finally:
             self.waiting -= 1
 
@@ -424,3 +466,7 @@ class InProcessLimiter:
         if kind is Kind.READ:
             self._price.asked(asyncio.get_running_loop().time(), price)
         await self._paces[kind].turn()
+
+    def over(self, kind: Kind) -> None:
+        """The call has arrived at the service by now."""
+        self._paces[kind].over(asyncio.get_running_loop().time())

@@ -489,6 +489,11 @@ async def test_submits_keep_their_distance_and_the_time_of_an_item_stands_still(
     assert submits[-1] <= 18
 
 
+async def test_submits_come_as_often_as_their_ceiling_allows(klein_emulator, connect):
+    await connect(limits=Limits(submits_per_second=4)).generate_all(["a cat"] * 9)
+    assert sent(klein_emulator, "submit") == [number / 4 for number in range(9)]
+
+
 async def test_a_single_submit_whose_turn_comes_too_late_is_neither_sent_nor_recorded(klein_emulator, connect):
     book = Book()
     client = connect(timeout=3, journal=book, limits=Limits(submits_per_second=0.1))

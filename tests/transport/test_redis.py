@@ -54,6 +54,7 @@ class Service:
         try:
             await limiter.turn(Kind.SUBMIT)
             self.calls[Kind.SUBMIT].append(now())
+            limiter.over(Kind.SUBMIT)
             self.in_flight += 1
             self.most = max(self.most, self.in_flight)
             for _ in range(polls):
@@ -61,6 +62,7 @@ class Service:
                 price = limiter.poll_price()
                 await limiter.turn(Kind.READ, price)
                 self.calls[Kind.READ].append(now())
+                limiter.over(Kind.READ)
             self.in_flight -= 1
             self.done[who] += 1
         finally:

@@ -3,8 +3,10 @@
 import asyncio
 import itertools
 import math
+import random
+from bisect import bisect_left
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -253,6 +255,7 @@ async def turn(shared: InProcessLimiter, kind: Kind, at: float) -> float:
     loop = asyncio.get_running_loop()
     await asyncio.sleep(at - loop.time())
     await shared.turn(kind)
+    shared.over(kind)
     return loop.time()
 
 
@@ -306,6 +309,65 @@ def test_those_who_give_up_while_waiting_for_a_turn_have_taken_none() -> None:
         return await turn(shared, Kind.SUBMIT, 0.5)
 
     assert in_virtual_time(main()) == 1.0
+
+
+@pytest.mark.parametrize("rate", [1.0, 2.5, 20.0, 200.0])
+def test_no_second_at_the_service_has_more_calls_than_the_ceiling_however_unevenly_they_travel(rate: float) -> None:
+    chance = random.Random(5)
+    arrived: list[float] = []
+
+    async def main() -> None:
+        shared, loop = limiter(rate=rate), asyncio.get_running_loop()
+        stalled = -1.0
+
+        async def call() -> None:
+            await shared.turn(Kind.READ)
+            await asyncio.sleep(0.05 + chance.expovariate(200))  # there
+            await asyncio.sleep(max(0.0, stalled - loop.time()))
+            arrived.append(loop.time())
+            await asyncio.sleep(0.02 + chance.expovariate(200))  # and back
+            shared.over(Kind.READ)
+
+        async def calls() -> None:
+            while loop.time() < 30:
+                await call()
+
+        busy = asyncio.gather(*(calls() for _ in range(200)))
+        await asyncio.sleep(10)
+        for _ in range(30):  # the service answers nothing for a while
+            await asyncio.sleep(chance.uniform(0.1, 1))
+            stalled = loop.time() + chance.uniform(0, 0.9)
+        await busy
+
+    in_virtual_time(main())
+    arrived.sort()
+    assert max(bisect_left(arrived, at + 1) - first for first, at in enumerate(arrived)) <= math.ceil(rate)
+    assert bisect_left(arrived, 10) - bisect_left(arrived, 1) >= 0.9 * 9 * rate
+
+
+def test_turns_that_a_blocked_loop_gives_late_put_off_none_of_the_others_and_do_not_all_come_at_once() -> None:
+    async def main(blocked: float) -> list[float]:
+        shared, loop = limiter(rate=50.0), cast("VirtualTimeLoop", asyncio.get_running_loop())
+        turns = [asyncio.ensure_future(turn(shared, Kind.READ, 0.0)) for _ in range(20)]
+        await asyncio.sleep(0.1)
+        loop._jump(loop.time() + blocked)
+        return [round(at, 6) for at in await asyncio.gather(*turns)]
+
+    for blocked, at_once in ((0.05, 3), (5.0, 6)):
+        granted = in_virtual_time(main(blocked))
+        assert granted.count(round(0.1 + blocked, 6)) == at_once
+
+
+def test_a_call_that_never_ends_counts_for_two_seconds() -> None:
+    async def main() -> list[float]:
+        shared, loop = limiter(rate=2.0), asyncio.get_running_loop()
+        given = []
+        for _ in range(4):
+            await shared.turn(Kind.READ)
+            given.append(loop.time())
+        return given
+
+    assert in_virtual_time(main()) == [0.0, 0.5, 2.0, 2.5]
 
 
 # --- after a hold
