@@ -40,9 +40,11 @@ async def cpu(limiter: InProcessLimiter, count: int) -> float:
     async def generation() -> None:
         await limiter.acquire()
         await limiter.turn(Kind.SUBMIT)
+        limiter.over(Kind.SUBMIT)
         for _ in range(3):
             await asyncio.sleep(0)
             await limiter.turn(Kind.READ, limiter.poll_price())
+            limiter.over(Kind.READ)
         limiter.release()
 
     begun = time.process_time()

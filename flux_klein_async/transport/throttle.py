@@ -331,7 +331,7 @@ class Pace:
     """
 
     LATEST = 1.0
-    CATCH_UP = 0.1
+    CATCH_UP = 0.25
     _MEMORY = 30.0  # seconds, twice, in which the shortest time is looked for: the route may change
 
     def __init__(self, per_second: float | None) -> None:
