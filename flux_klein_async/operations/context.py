@@ -47,7 +47,7 @@ T = TypeVar("T")
 _Job = Callable[[], Coroutine[Any, Any, None]]
 
 _CLOSE_WITHIN = 5.0  # seconds that closing may take beyond its drain
-_DETACH_WITHIN = 0.4  # of those, for a shared limiter to tell the other processes
+_DETACH_WITHIN = 0.8  # of those, for a shared limiter to tell the other processes: RedisLimiter tries again after 0.4
 _CLOSED = "The client is closed: make another, or call it inside its `async with`"
 _IDS_LOGGED = 10
 _WORDS_LOGGED = 100
