@@ -18,7 +18,6 @@ from enum import Enum, auto
 from functools import cache, lru_cache, partial
 from typing import Any, TypeVar
 from urllib.request import getproxies, proxy_bypass
-from weakref import WeakKeyDictionary
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -49,15 +48,15 @@ _DRIBBLE = 2.0
 # Bytes of a header field, and of a status line. aiohttp's own 8,190 lose the id of a submit that a gateway answers with
 # long cookies or policies.
 _FIELD = 65_536
-_FIELDS = 1_000
+_BOUNDS: Any = {"max_line_size": _FIELD, "max_field_size": _FIELD, "max_headers": 1_000}
 _GZIP = b"\x1f\x8b"
 _PIECE = 65_536  # bytes that are inflated before others may run
 _WRITTEN = 262_144  # bytes of a body that are encrypted and written before others may run
 # Bytes of a body that a connection takes in a second at the least; the time for them is no part of an exchange's limit.
 _SLOWEST = 125_000
 
-# The time limit of the exchange under way, and the seconds that it gets once it has a connection.
-_LIMIT: ContextVar[tuple[asyncio.Timeout, float]] = ContextVar("_LIMIT")
+# The time limit of the exchange under way.
+_LIMIT: ContextVar["_Limit"] = ContextVar("_LIMIT")
 
 # Polls repeat their addresses, and yarl itself remembers too few. Encoded: a signed address is sent as it was given.
 _parsed = lru_cache(maxsize=4096)(partial(URL, encoded=True))
@@ -104,6 +103,45 @@ def _attend(sock: Any) -> None:
         if hasattr(socket, option):
             with suppress(OSError, TypeError):  # a system may refuse the value, and uvloop's sockets any option
                 sock.setsockopt(getattr(socket, level), getattr(socket, option), value)
+
+
+class _Limit:
+    """Bounds an exchange in time, from when it has a connection; before that, only if it has `to_connect` seconds.
+
+    It works like `asyncio.timeout`, which takes three times as long (two coroutines), five times a generation.
+    """
+
+    __slots__ = ("_cancelling", "_expired", "_loop", "_task", "_timer", "_to_connect", "seconds")
+
+    def __init__(self, seconds: float, to_connect: float | None) -> None:
+        self.seconds = seconds
+        self._to_connect = to_connect
+        self._expired = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        task: Any = asyncio.current_task()  # every verb runs in one
+        self._task, self._cancelling = task, task.cancelling()
+        self._loop = asyncio.get_running_loop()
+        if self._to_connect is not None:
+            self._timer = self._loop.call_later(self._to_connect + self.seconds, self._expire)
+        _LIMIT.set(self)
+
+    def connected(self) -> None:
+        """The time starts now."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(self.seconds, self._expire)
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._task.cancel()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise TimeoutError from error
 
 
 class _Seen(Enum):
@@ -201,26 +239,21 @@ def _cancelling() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-class _Kept:
-    """Tells which connections are as good as new.
+def _is_new(protocol: Any) -> bool:
+    """Whether a connection is seen for the first time; from then on it knows how long the machine had slept."""
+    if hasattr(protocol, "flux_klein_slept"):
+        return False
+    protocol.flux_klein_slept = slept()
+    return True
+
+
+async def _is_good(protocol: Any) -> bool:
+    """Whether a connection that was used before is as good as new.
 
     One on which something came while it was idle, or that is older than the machine's last sleep, is not: it is closed,
     and another taken. Nothing was sent on it.
     """
-
-    def __init__(self) -> None:
-        self._used: WeakKeyDictionary[Any, float] = WeakKeyDictionary()  # how long the machine had slept at first
-
-    def is_new(self, protocol: Any) -> bool:
-        """Whether a connection is seen for the first time."""
-        if protocol in self._used:
-            return False
-        self._used[protocol] = slept()
-        return True
-
-    async def is_good(self, protocol: Any) -> bool:
-        """Whether a connection that was used before may be used again."""
-        return slept() - self._used[protocol] < _NAP and await quiet(protocol)
+    return slept() - protocol.flux_klein_slept < _NAP and await quiet(protocol)
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -228,20 +261,15 @@ class _Connector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(socket_factory=_attentive_socket, **options)
-        self._kept = _Kept()
 
     async def connect(self, *args: Any, **options: Any) -> Any:
         """Start the time of the exchange when it has its connection; waiting for a free one is not part of it."""
-        connection = await self._connect(*args, **options)
-        limit, seconds = _LIMIT.get()
-        limit.reschedule(self._loop.time() + seconds)
-        return connection
-
-    async def _connect(self, *args: Any, **options: Any) -> Any:
         while True:
             connection = await super().connect(*args, **options)
+            protocol = connection.protocol
             try:
-                if self._kept.is_new(connection.protocol) or await self._kept.is_good(connection.protocol):
+                if _is_new(protocol) or await _is_good(protocol):
+                    _LIMIT.get().connected()
                     return connection
             except BaseException:
                 connection.close()
@@ -297,7 +325,6 @@ class AiohttpTransport:
             self._proxies.of(origin)
         self._api = session
         self._files: aiohttp.ClientSession | None = None
-        self._kept = _Kept()  # of a borrowed connector; our own has its own
         self._opened: list[aiohttp.ClientSession] = []  # by us, so that we close them
 
     @property
@@ -316,18 +343,18 @@ class AiohttpTransport:
                 happy_eyeballs_delay=0.25,  # seconds, as RFC 8305 recommends
                 ssl=True if self._certificates is None else self._certificates,
             )
-            self._api = self._open(connector)
+            self._api = self._open(connector, auto_decompress=False)
         if kind is not Kind.FILE:
             return self._api
         if self._files is None:
             if self._api.connector is None:
                 raise ConfigurationError("The session is closed")
-            self._files = self._open(self._api.connector, owner=False)
+            self._files = self._open(self._api.connector, connector_owner=False)
         return self._files
 
-    def _open(self, connector: aiohttp.BaseConnector, *, owner: bool = True) -> aiohttp.ClientSession:
+    def _open(self, connector: aiohttp.BaseConnector, **options: Any) -> aiohttp.ClientSession:
         # Never with trust_env: aiohttp would read netrc, whose credentials belong to other services.
-        session = aiohttp.ClientSession(connector=connector, connector_owner=owner, cookie_jar=aiohttp.DummyCookieJar())
+        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), **options, **_BOUNDS)
         self._opened.append(session)
         return session
 
@@ -337,11 +364,11 @@ class AiohttpTransport:
 
     async def _exchange(self, request: Request, guard: BodyGuard | None) -> Response:
         guarded = None if request.body is None or guard is None else _GuardedBody(request.body, guard)
-        answering = self._answer(request, guarded or request.body, inflate=False)
-        async with self._limit(request), await answering as answer:
-            if guarded is not None and guard is not None and not guarded.whole and not guarded.bypassed:
-                return self._early(answer, guard)
-            return self._response(answer, await _read_bounded(answer, self._limits.max_json_bytes))
+        with self._limit(request):
+            async with await self._answer(request, guarded or request.body) as answer:
+                if guarded is not None and guard is not None and not guarded.whole and not guarded.bypassed:
+                    return self._early(answer, guard)
+                return self._response(answer, await _read_bounded(answer, self._limits.max_json_bytes))
 
     def _response(self, answer: aiohttp.ClientResponse, body: bytes) -> Response:
         headers: Mapping[str, str] = answer.headers
@@ -375,36 +402,28 @@ class AiohttpTransport:
             yield piece
 
     async def _head(self, request: Request) -> aiohttp.ClientResponse:
-        async with self._limit(request):
+        with self._limit(request):
             return await self._answer(request, request.body)
 
-    def _limit(self, request: Request) -> asyncio.Timeout:
+    def _limit(self, request: Request) -> _Limit:
         """Bound an exchange as a whole, from when it has a connection; our own connector bounds the time until then."""
         seconds = _DRIBBLE * request.silence + len(request.body or b"") // _SLOWEST
-        limit = asyncio.timeout(None if self._borrowed is None else _CONNECTED_WITHIN + seconds)
-        _LIMIT.set((limit, seconds))
-        return limit
+        return _Limit(seconds, None if self._borrowed is None else _CONNECTED_WITHIN)
 
-    async def _answer(self, request: Request, data: Any, *, inflate: bool = True) -> aiohttp.ClientResponse:
+    async def _answer(self, request: Request, data: Any) -> aiohttp.ClientResponse:
         session = self._session(request.kind)
-        # A session that trusts the environment finds its proxy itself.
-        proxy = self._proxies.of(request.url) if self._proxies and not session.trust_env else None
         options: dict[str, Any] = {"headers": request.headers}
         if self._borrowed is not None:
             options = self._borrowing(request, session, data)
+        # A session that trusts the environment finds its proxy itself.
+        if self._proxies and not session.trust_env and (proxy := self._proxies.of(request.url)) is not None:
+            options.update(proxy=proxy.url, proxy_headers=proxy.headers)
         return await session.request(
             request.method,
             _parsed(request.url),
             data=data,
             allow_redirects=False,
-            raise_for_status=False,  # a borrowed session may have other defaults
-            auto_decompress=inflate,
-            max_line_size=_FIELD,
-            max_field_size=_FIELD,
-            max_headers=_FIELDS,
             timeout=_timeout(request.silence),
-            proxy=proxy.url if proxy else None,
-            proxy_headers=proxy.headers if proxy else None,
             **options,
         )
 
@@ -443,16 +462,16 @@ class AiohttpTransport:
                 with suppress(_Stale):  # aiohttp has closed it
                     return await handler(sent)
 
-        return {"headers": headers, "middlewares": (*own, last)}
+        ours = {} if session is not self._borrowed else {"raise_for_status": False, "auto_decompress": False, **_BOUNDS}
+        return {"headers": headers, "middlewares": (*own, last), **ours}
 
     async def _begin(self, connection: Any) -> None:
         """A borrowed session has a connection: the time of the exchange starts, if it is as good as new."""
-        limit, seconds = _LIMIT.get()
-        limit.reschedule(asyncio.get_running_loop().time() + seconds)
-        if self._kept.is_new(connection.protocol):
+        _LIMIT.get().connected()
+        if _is_new(connection.protocol):
             if (sock := connection.transport.get_extra_info("socket")) is not None:
                 _attend(sock)
-        elif not await self._kept.is_good(connection.protocol):
+        elif not await _is_good(connection.protocol):
             raise _Stale
 
     async def _mapping(self, call: Awaitable[T], guard: BodyGuard | None = None) -> T:

@@ -37,7 +37,6 @@ from flux_klein_async.options import Environment
 from flux_klein_async.transport import aiohttp as aiohttp_transport
 from flux_klein_async.transport.aiohttp import (
     _DEAD_PEER,
-    _LIMIT,
     AiohttpTransport,
     _attentive_socket,
     _check_environment,
@@ -717,10 +716,8 @@ async def test_a_large_body_goes_in_pieces_for_which_the_exchange_gets_time(klei
     assert (sizes, now()) == ([262_144] * 3 + [237_568], 4.0)
     transport = AiohttpTransport(limits=Limits(), redactor=Redactor("x" * 20))
     for content, seconds in ((body, 8), (b"{}", 0), (None, 0)):
-        transport._limit(
-            Request(Kind.SUBMIT, "POST", "https://h.example", {}, replayable=False, silence=60, body=content)
-        )
-        assert _LIMIT.get()[1] == 120 + seconds
+        request = Request(Kind.SUBMIT, "POST", "https://h.example", {}, replayable=False, silence=60, body=content)
+        assert transport._limit(request).seconds == 120 + seconds
 
 
 async def test_a_borrowed_session_reads_the_environment_itself(klein_emulator):
