@@ -7,7 +7,6 @@ pages are no files, and neither is what repeats the input.
 
 import binascii
 import re
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -100,12 +99,14 @@ def read_output(value: Any, origin: str = "", asked: int | None = None) -> tuple
     files = [file for file in walk.files if file.tells] or [file for file in walk.files if file.inside]
     if not files and not walk.named:
         files = walk.files
-    singles = {top for top, count in Counter(file.top for file in files).items() if count == 1} & {"image", "video", ""}
-    single = dict[str, str]()
-    several = dict[str, list[str]](image=[], video=[], other=[])
+    of_top: dict[str, int] = {}
+    for file in files:
+        of_top[file.top] = of_top.get(file.top, 0) + 1
+    single: dict[str, str] = {}
+    several: dict[str, list[str]] = {"image": [], "video": [], "other": []}
     for file in files[:_MOST_FILES]:
         kind = file.kind or "image"
-        if kind != "other" and file.top in singles and (file.top == kind or isinstance(value, str)):
+        if kind != "other" and of_top[file.top] == 1 and file.top == ("" if isinstance(value, str) else kind):
             single[kind] = file.url
         else:
             several[kind].append(file.url)
@@ -121,12 +122,16 @@ def read_output(value: Any, origin: str = "", asked: int | None = None) -> tuple
 
 def _missing(value: Any, gaps: int, output: GenerationOutput, asked: int | None) -> int | None:
     """How many files are left out: as gaps in lists, as a count, or compared with what was asked for."""
-    counts = [value.get(name) for name in _COUNTS] if isinstance(value, Mapping) else []
-    said = [gaps or None, *(count if type(count) is int and count >= 0 else None for count in counts)]
+    said = [gaps] if gaps else []
+    if isinstance(value, Mapping):
+        for name in _COUNTS:
+            count = value.get(name)
+            if type(count) is int and count >= 0:
+                said.append(count)
     if asked is not None:
         pictures = {output.image, *output.images} - {None}
         said.append(max(asked - len(pictures), 0))
-    return max((count for count in said if count is not None), default=None)
+    return max(said, default=None)
 
 
 class _Walk:

@@ -6,9 +6,9 @@ It knows no single call (`operation`) and no flow of calls (`submit`, `wait`, `d
 import asyncio
 import logging
 from collections import defaultdict, deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ContextDecorator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -56,24 +56,36 @@ _WORDS_LOGGED = 100
 # --- code of the user's own
 
 
-@contextmanager
-def wrapping_errors(name: str, kind: type[FluxKleinError] = ConfigurationError) -> Iterator[None]:
-    """Turn what the user's code raises into an error of this kind; errors of the package pass."""
-    try:
-        yield
-    except FluxKleinError:
-        raise
-    except Exception as error:
-        raise kind(f"{name} failed", cause=f"{type(error).__name__}: {error}") from error
+# Classes, and made once where they guard every poll: a generator would cost as much as what it guards.
+class wrapping_errors(ContextDecorator):  # noqa: N801  # as contextlib names its own
+    """Turns what the user's code raises into an error of this kind; errors of the package pass."""
+
+    def __init__(self, name: str, kind: type[FluxKleinError] = ConfigurationError) -> None:
+        self._name = name
+        self._kind = kind
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, FluxKleinError):
+            raise self._kind(f"{self._name} failed", cause=f"{type(error).__name__}: {error}") from error
 
 
-@contextmanager
-def ignoring_errors(name: str) -> Iterator[None]:
-    """Log what the user's code raises, and continue: the request or its result counts more."""
-    try:
-        yield
-    except Exception:
-        log.exception("%s raised; ignored", name)
+class ignoring_errors:  # noqa: N801  # likewise
+    """Logs what the user's code raises, and continues: the request or its result counts more."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        log.error("%s raised; ignored", self._name, exc_info=error)
+        return True
 
 
 # The methods of a limiter or budget that decide about a call. What the others raise is only logged.

@@ -231,7 +231,9 @@ class Operation:
     # --- events
 
     def emit(self, kind: Callable[..., Event], /, **facts: Any) -> None:
-        """Give the handler an event with the time, request id and tag of this call."""
+        """Give the handler, if there is one, an event with the time, request id and tag of this call."""
+        if self.context.on_event is None:
+            return
         facts = {"request_id": self.request_id, "tag": self.tag, **facts}
         self.context.emit(lambda at: kind(at=at, **facts))
 
@@ -281,22 +283,21 @@ class Operation:
     async def _submit_turn(self) -> None:
         """Wait for a submit's turn."""
         self._in_line = True
-        with self.off_the_clock():
-            await self.context.limiter.turn(Kind.SUBMIT)
+        await self.off_the_clock(self.context.limiter.turn(Kind.SUBMIT))
         self._in_line = False
 
-    @contextmanager
-    def off_the_clock(self) -> Iterator[None]:
-        """Let the timeout of a `patient` call stand still."""
+    async def off_the_clock(self, waiting: Awaitable[None]) -> None:
+        """Wait; the timeout of a `patient` call stands still meanwhile."""
+        if not self.patient or self.deadline is None or self._timer is None:
+            await waiting
+            return
         begun = self._loop.time()
-        if self.patient and self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
         try:
-            yield
+            await waiting
         finally:
-            if self.patient and self.deadline is not None:
-                self.deadline += self._loop.time() - begun
-                self._timer = self._loop.call_at(self.deadline, self._expire, self.deadline)
+            self.deadline += self._loop.time() - begun
+            self._timer = self._loop.call_at(self.deadline, self._expire, self.deadline)
 
     def admission(self, kind: Kind, *, poll_price: float | None = None) -> "Admission":
         """Wait until a call of this kind may go; a poll, which has a price, waits for its turn too."""
@@ -417,15 +418,15 @@ class Admission:
     async def __aenter__(self) -> Self:
         operation, kind, context = self._operation, self._kind, self._operation.context
         if kind is Kind.SUBMIT and operation.slot is not None:
-            with operation.off_the_clock():
-                await operation.slot.take()
+            await operation.off_the_clock(operation.slot.take())
         passed, operation.passed_gate = operation.passed_gate, False
         while True:
             if not passed or operation.held(kind):
                 await operation.gate(kind, self._poll_price)
             passed = False
-            if not context.lanes.take(kind):
-                await context.lanes.wait(kind)
+            if context.lanes.take(kind):  # in this very step of the loop, so that no hold came
+                return self
+            await context.lanes.wait(kind)
             held = True
             try:
                 held = operation.held(kind)

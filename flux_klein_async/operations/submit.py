@@ -132,7 +132,8 @@ def prepare(
         fields = _typed(type(input), {**dict(input), **size}) if size else input
     else:
         raise InvalidInputError(f"An input is a string, a typed input or a Mapping, not {slip(input)}")
-    return PreparedRequest(model=model, body=encode_input(fields), pixels=_pixels(fields), asked=_asked(fields))
+    values = fields if isinstance(fields, Mapping) else vars(fields)
+    return PreparedRequest(model=model, body=encode_input(fields), pixels=_pixels(values), asked=_asked(values))
 
 
 def _typed(kind: type[TextToImageInput] | None, fields: dict[str, Any]) -> TextToImageInput | dict[str, Any]:
@@ -152,14 +153,13 @@ def _invalid_input(error: ValidationError) -> InvalidInputError:
     return InvalidInputError("; ".join(f"{name}: {message}" for name, message in fields.items()), fields=fields)
 
 
-def _pixels(fields: TextToImageInput | Mapping[str, Any]) -> int | None:
-    sides = dict(fields)
-    width, height = sides.get("width"), sides.get("height")
+def _pixels(values: Mapping[str, Any]) -> int | None:
+    width, height = values.get("width"), values.get("height")
     return width * height if type(width) is type(height) is int and width > 0 and height > 0 else None
 
 
-def _asked(fields: TextToImageInput | Mapping[str, Any]) -> int | None:
-    count = dict(fields).get("num_images")
+def _asked(values: Mapping[str, Any]) -> int | None:
+    count = values.get("num_images")
     return count if type(count) is int and count > 0 else None
 
 

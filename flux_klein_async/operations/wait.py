@@ -44,6 +44,7 @@ _FIRST_AGAIN = 0.05  # seconds before a result that is not there yet is asked fo
 _LONGEST_AGAIN = 1.0
 _SAVED_EVERY = 200  # waits after which what was learned is saved: a process may be killed before it closes
 _WORD = 40  # characters of an unknown state
+_ASKING_THE_POLICY = wrapping_errors("The poll policy")
 _TELLS_NOTHING = (APIConnectionError, APIStatusError, InvalidResponseError)
 # A result refused like this is not late. (A transient refusal has been repeated already.)
 _NOT_LATE = (AuthenticationError, PermissionDeniedError, InsufficientBalanceError)
@@ -205,7 +206,7 @@ class Poller:
             delay,
             self.fell_to,
         )
-        with wrapping_errors("The poll policy"):
+        with _ASKING_THE_POLICY:
             self._interval = checked_interval(self._context.polling.next_poll(progress))
         self._operation.check_hold(Kind.READ)
         due = self._sent + self._interval
