@@ -34,7 +34,7 @@ from flux_klein_async.operations.files import FileBytes, SavedPaths
 from flux_klein_async.operations.items import ItemRunner
 from flux_klein_async.operations.operation import Operation
 from flux_klein_async.operations.submit import AcceptedRequest, PreparedRequest, made_input, prepare, submit
-from flux_klein_async.operations.wait import Updates, generate, wait
+from flux_klein_async.operations.wait import Updates, wait
 from flux_klein_async.options import DEFAULT, Limits, OnAbandon, RetryPolicy, Timeout, checked_timeout, from_environ
 from flux_klein_async.paths import user_path
 from flux_klein_async.polling.adaptive import AdaptivePolling
@@ -397,7 +397,8 @@ class FluxKleinClient(NotWith):
         operation = self._operation(timeout, tag=tag, waits=True)
         with operation.reporting("generate", prepared.model), operation:
             async with Slot(self._context.limiter) as operation.slot:
-                return await generate(operation, prepared, on_abandon=on_abandon, on_status=on_status)
+                accepted = await submit(operation, prepared, on_abandon=on_abandon)
+                return await wait(operation, accepted, on_abandon=on_abandon, on_status=on_status)
 
     def handle(self, request_id: str) -> RequestHandle:
         """Resume a request that was submitted earlier, by any process.

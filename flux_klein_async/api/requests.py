@@ -170,6 +170,8 @@ class InputBody:
         return canonical(self._filled(lambda file: f'"\\ud800{file.sha256}"'))
 
     def _filled(self, written: Callable[[InputFile], str]) -> bytes:
+        if not self.files:
+            return self.template
         first, *rest = self.template.split(b"\0")
         return first + b"".join(
             written(file).encode() + piece for (_, file), piece in zip(self.files, rest, strict=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ContextDecorator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -211,16 +212,15 @@ class UnderWay:
 
     def enter(self, accepted: float) -> Callable[[int], float | None]:
         """One more was accepted: when, in seconds from then, at most so many of those before it were left (or None)."""
-        ahead, before = self._count, self._ended
+        fell_to = partial(self._fell_to, accepted, self._count, self._ended)
         self._count += 1
-
-        def fell_to(count: int) -> float | None:
-            if ahead <= count:
-                return 0.0
-            later = self._ended - before - (ahead - count)  # ends since then
-            return self._ends[-1 - later] - accepted if 0 <= later < len(self._ends) else None
-
         return fell_to
+
+    def _fell_to(self, accepted: float, ahead: int, ended: int, count: int) -> float | None:
+        if ahead <= count:
+            return 0.0
+        later = self._ended - ended - (ahead - count)  # ends since then
+        return self._ends[-1 - later] - accepted if 0 <= later < len(self._ends) else None
 
     def end(self, now: float) -> None:
         """One has ended, or nobody waits for it any more."""

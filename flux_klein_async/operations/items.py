@@ -6,8 +6,7 @@ have been. How many items run at once is not decided here (`fanout`).
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -334,11 +333,8 @@ class ItemRunner(Generic[T]):
             )
             operation.on_submit_failed = self._submit_failed
             try:
-                with (
-                    operation.reporting("generate", item.prepared.model),
-                    self._registered(operation),
-                    operation,
-                ):
+                self._generating.add(operation)  # `stop` may end it
+                with operation.reporting("generate", item.prepared.model), operation:
                     result = await run(operation)
             except SubmissionUncertainError as error:
                 if error is not operation.last_error:  # it was abandoned at its deadline, before its answer came
@@ -348,17 +344,10 @@ class ItemRunner(Generic[T]):
                 if _without_file(error):
                     self._generated(has_file=False, error=error)
                 raise
+            finally:  # its task goes on without it
+                self._generating.discard(operation)
             self._generated(has_file=bool(result.urls))
             return result
-
-    @contextmanager
-    def _registered(self, operation: Operation) -> Iterator[None]:
-        """Let `stop` end the operation while it is under way, and no longer: its task goes on without it."""
-        self._generating.add(operation)
-        try:
-            yield
-        finally:
-            self._generating.discard(operation)
 
     async def _recall(self, item: _Item, claim: Claim) -> Product:
         """The result of an earlier run: from the journal, otherwise from the service."""

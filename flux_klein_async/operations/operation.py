@@ -6,10 +6,9 @@ out into the right error, and leaves foreign cancellations alone. It knows no en
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from flux_klein_async.api.messages import Kind, Request, Response
 from flux_klein_async.errors import (
@@ -85,9 +84,9 @@ class Operation:
         self.slot = slot
         self.patient = patient
         self.passed_gate = self._in_line = False
-        self.on_submit_failed: Callable[[FluxKleinError], None] = lambda _: None
+        self.on_submit_failed: Callable[[FluxKleinError], None] | None = None
         self.posting = self.submitted = self.uncertain = self.gave_up = self.late = self._halted = False
-        self.drop_post: Callable[[], bool] = lambda: False
+        self.drop_post: Callable[[], bool] | None = None
         self.last_error: FluxKleinError | None = None
         self.polls = 0
         self.state: str | None = None
@@ -157,10 +156,12 @@ class Operation:
 
     async def nap_until(self, when: float) -> None:
         """Sleep until an instant, or until the loop is found to have been blocked past the deadline."""
-        self._nap = self._loop.create_future()
+        self._nap = nap = self._loop.create_future()
+        timer = self._loop.call_at(when, _wake, nap)
         try:
-            await sleep_until(self._loop, when, self._nap)
+            await nap
         finally:
+            timer.cancel()
             self._nap = None
 
     def _expired(self) -> FluxKleinError:
@@ -204,7 +205,7 @@ class Operation:
         self._halted = True
         if self.request_id is not None or self._may_be_accepted or self.is_running_here:
             return
-        if not self.posting or self.drop_post():
+        if not self.posting or (self.drop_post is not None and self.drop_post()):
             self._interrupt(lambda: error)
 
     def out_of_time(self, last: FluxKleinError | None) -> FluxKleinError:
@@ -242,25 +243,24 @@ class Operation:
         """Seconds since the call began."""
         return self._loop.time() - self.started
 
-    @contextmanager
-    def reporting(self, verb: str, model: str | None = None) -> Iterator[None]:
+    def reporting(self, verb: str, model: str | None = None) -> "_Reporting":
         """Emit `Failed` for an error that the call leaves with."""
-        try:
-            yield
-        except FluxKleinError as error:
-            if self.waits and self.submitted:  # the same call would submit, and pay, again
-                error.paid_by_this_call = True
-            self.emit(
-                Failed,
-                request_id=error.request_id or self.request_id,
-                error_type=type(error).__name__,
-                error=str(error),
-                seconds=self.elapsed,
-                model=model,
-                call=self.number,
-                verb=verb,
-            )
-            raise
+        return _Reporting(self, verb, model)
+
+    def failed(self, error: FluxKleinError, verb: str, model: str | None) -> None:
+        """Emit `Failed`."""
+        if self.waits and self.submitted:  # the same call would submit, and pay, again
+            error.paid_by_this_call = True
+        self.emit(
+            Failed,
+            request_id=error.request_id or self.request_id,
+            error_type=type(error).__name__,
+            error=str(error),
+            seconds=self.elapsed,
+            model=model,
+            call=self.number,
+            verb=verb,
+        )
 
     # --- calling
 
@@ -400,6 +400,21 @@ class Operation:
             )
 
 
+class _Reporting(NamedTuple):
+    """What `Operation.reporting` returns; one lives as long as its call, and a generator would be three objects."""
+
+    operation: Operation
+    verb: str
+    model: str | None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, FluxKleinError):
+            self.operation.failed(error, self.verb, self.model)
+
+
 class Admission:
     """An async context manager that lets one call go, and gives its connection back.
 
@@ -452,11 +467,9 @@ class Admission:
         context.lanes.leave(self._kind)
 
 
-async def sleep_until(
-    loop: asyncio.AbstractEventLoop, when: float, alarm: "asyncio.Future[None] | None" = None
-) -> None:
-    """Sleep until an instant of the loop's clock, exactly, or until the alarm; `asyncio.sleep` rounds a duration."""
-    alarm = loop.create_future() if alarm is None else alarm
+async def sleep_until(loop: asyncio.AbstractEventLoop, when: float) -> None:
+    """Sleep until an instant of the loop's clock, exactly; `asyncio.sleep` rounds a duration."""
+    alarm = loop.create_future()
     timer = loop.call_at(when, _wake, alarm)
     try:
         await alarm

@@ -320,10 +320,11 @@ class _Submission:
                 self._give_up(post, guard)
                 raise
             except FluxKleinError as error:
-                operation.on_submit_failed(error)  # before the connection goes to the next submit
+                if operation.on_submit_failed is not None:
+                    operation.on_submit_failed(error)  # before the connection goes to the next submit
                 raise
             finally:
-                operation.posting = False
+                operation.posting, operation.drop_post = False, None
 
     async def _post(self, guard: BodyGuard) -> str:
         """Send once, read the answer, write the id down: all of it, even if nobody waits any more."""

@@ -31,11 +31,11 @@ from flux_klein_async.models import GenerationResult, RequestState, RequestStatu
 from flux_klein_async.operations.calls import abandon, fetch_result, write_result
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, log, wrapping_errors
 from flux_klein_async.operations.operation import Operation, sleep_until
-from flux_klein_async.operations.submit import AcceptedRequest, PreparedRequest, submit
+from flux_klein_async.operations.submit import AcceptedRequest
 from flux_klein_async.options import OnAbandon
 from flux_klein_async.polling.policies import Observation, Progress, Queued, checked_interval
 
-__all__ = ["Poller", "Updates", "generate", "wait"]
+__all__ = ["Poller", "Updates", "wait"]
 
 
 PATIENCE = 10.0  # seconds for what passes by itself: a result that lags behind its status, a wrong refusal
@@ -96,6 +96,7 @@ class Poller:
             APIStatusError: The service has refused every poll for 10 s, in a way that time does not heal.
         """
         while True:
+            await self._until_due()
             status = await self._poll()
             if status is not None and _error_in(status) and status.state is RequestState.UNKNOWN:
                 status = await self._believed(status)
@@ -128,13 +129,6 @@ class Poller:
 
     async def _poll(self) -> RequestStatus | None:
         context, operation = self._context, self._operation
-        at_once, self._at_once = self._at_once, False
-        if not at_once and not operation.late:
-            await self._until_due()
-        if not at_once and operation.late:  # the loop was blocked past the deadline: one last poll
-            if self._had_last:
-                raise operation.out_of_time(operation.last_error)
-            self._had_last = True
         status, failure = None, None
         async with operation.admission(Kind.READ, poll_price=self._poll_price):
             self._sent = self._loop.time()
@@ -179,12 +173,19 @@ class Poller:
 
         Calls that wait for a connection make a poll dear only when it is due: by then, many may have gone.
         """
-        lanes, delay = self._context.lanes, 0.0
-        while (due := self._next_poll(delay)) > self._loop.time():
-            await self._operation.nap_until(due)
-            delay = lanes.delay
-            if self._operation.late or not (delay or self._replans):
-                return
+        if self._at_once:
+            self._at_once = False
+            return
+        operation, delay = self._operation, 0.0
+        while not operation.late and (due := self._next_poll(delay)) > self._loop.time():
+            await operation.nap_until(due)
+            delay = self._context.lanes.delay
+            if not (delay or self._replans):
+                break
+        if operation.late:  # the loop was blocked past the deadline: one last poll
+            if self._had_last:
+                raise operation.out_of_time(operation.last_error)
+            self._had_last = True
 
     def _next_poll(self, delay: float) -> float:
         """The instant of the next poll, where a poll takes so many seconds from others."""
@@ -297,22 +298,6 @@ class Poller:
             lag_max=self._seen - self._not_yet,
             polls=self._operation.polls,
         )
-
-
-async def generate(
-    operation: Operation,
-    prepared: PreparedRequest,
-    *,
-    on_abandon: OnAbandon,
-    on_status: Callable[[RequestStatus], object] | None = None,
-) -> GenerationResult:
-    """Submit and wait.
-
-    Raises:
-        FluxKleinError: As `submit` and `wait`.
-    """
-    accepted = await submit(operation, prepared, on_abandon=on_abandon)
-    return await wait(operation, accepted, on_abandon=on_abandon, on_status=on_status)
 
 
 async def wait(

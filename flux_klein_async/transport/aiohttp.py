@@ -13,10 +13,9 @@ import time
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
-from contextvars import ContextVar
 from enum import Enum, auto
 from functools import cache, lru_cache, partial
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -54,9 +53,6 @@ _PIECE = 65_536  # bytes that are inflated before others may run
 _WRITTEN = 262_144  # bytes of a body that are encrypted and written before others may run
 # Bytes of a body that a connection takes in a second at the least; the time for them is no part of an exchange's limit.
 _SLOWEST = 125_000
-
-# The time limit of the exchange under way.
-_LIMIT: ContextVar["_Limit"] = ContextVar("_LIMIT")
 
 # Polls repeat their addresses, and yarl itself remembers too few. Encoded: a signed address is sent as it was given.
 _parsed = lru_cache(maxsize=4096)(partial(URL, encoded=True))
@@ -109,9 +105,13 @@ class _Limit:
     """Bounds an exchange in time, from when it has a connection; before that, only if it has `to_connect` seconds.
 
     It works like `asyncio.timeout`, which takes three times as long (two coroutines), five times a generation.
+
+    Attributes:
+        of_task: The limit of the exchange that a task has under way.
     """
 
-    __slots__ = ("_cancelling", "_expired", "_loop", "_task", "_timer", "_to_connect", "seconds")
+    __slots__ = ("_cancelling", "_expired", "_task", "_timer", "_to_connect", "seconds")
+    of_task: ClassVar[dict[Any, "_Limit"]] = {}
 
     def __init__(self, seconds: float, to_connect: float | None) -> None:
         self.seconds = seconds
@@ -119,25 +119,29 @@ class _Limit:
         self._expired = False
         self._timer: asyncio.TimerHandle | None = None
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         task: Any = asyncio.current_task()  # every verb runs in one
         self._task, self._cancelling = task, task.cancelling()
-        self._loop = asyncio.get_running_loop()
         if self._to_connect is not None:
-            self._timer = self._loop.call_later(self._to_connect + self.seconds, self._expire)
-        _LIMIT.set(self)
+            self._start(self._to_connect + self.seconds)
+        self.of_task[task] = self
+        return self
 
     def connected(self) -> None:
         """The time starts now."""
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(self.seconds, self._expire)
+        self._start(self.seconds)
+
+    def _start(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
 
     def _expire(self) -> None:
         self._expired = True
         self._task.cancel()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        del self.of_task[self._task]
         if self._timer is not None:
             self._timer.cancel()
         if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
@@ -269,7 +273,7 @@ class _Connector(aiohttp.TCPConnector):
             protocol = connection.protocol
             try:
                 if _is_new(protocol) or await _is_good(protocol):
-                    _LIMIT.get().connected()
+                    _Limit.of_task[asyncio.current_task()].connected()
                     return connection
             except BaseException:
                 connection.close()
@@ -364,8 +368,8 @@ class AiohttpTransport:
 
     async def _exchange(self, request: Request, guard: BodyGuard | None) -> Response:
         guarded = None if request.body is None or guard is None else _GuardedBody(request.body, guard)
-        with self._limit(request):
-            async with await self._answer(request, guarded or request.body) as answer:
+        with self._limit(request) as limit:
+            async with await self._answer(request, guarded or request.body, limit) as answer:
                 if guarded is not None and guard is not None and not guarded.whole and not guarded.bypassed:
                     return self._early(answer, guard)
                 return self._response(answer, await _read_bounded(answer, self._limits.max_json_bytes))
@@ -402,19 +406,19 @@ class AiohttpTransport:
             yield piece
 
     async def _head(self, request: Request) -> aiohttp.ClientResponse:
-        with self._limit(request):
-            return await self._answer(request, request.body)
+        with self._limit(request) as limit:
+            return await self._answer(request, request.body, limit)
 
     def _limit(self, request: Request) -> _Limit:
         """Bound an exchange as a whole, from when it has a connection; our own connector bounds the time until then."""
         seconds = _DRIBBLE * request.silence + len(request.body or b"") // _SLOWEST
         return _Limit(seconds, None if self._borrowed is None else _CONNECTED_WITHIN)
 
-    async def _answer(self, request: Request, data: Any) -> aiohttp.ClientResponse:
+    async def _answer(self, request: Request, data: Any, limit: _Limit) -> aiohttp.ClientResponse:
         session = self._session(request.kind)
         options: dict[str, Any] = {"headers": request.headers}
         if self._borrowed is not None:
-            options = self._borrowing(request, session, data)
+            options = self._borrowing(request, session, data, limit)
         # A session that trusts the environment finds its proxy itself.
         if self._proxies and not session.trust_env and (proxy := self._proxies.of(request.url)) is not None:
             options.update(proxy=proxy.url, proxy_headers=proxy.headers)
@@ -427,7 +431,7 @@ class AiohttpTransport:
             **options,
         )
 
-    def _borrowing(self, request: Request, session: aiohttp.ClientSession, data: Any) -> dict[str, Any]:
+    def _borrowing(self, request: Request, session: aiohttp.ClientSession, data: Any, limit: _Limit) -> dict[str, Any]:
         """Options that make a request over what was borrowed as safe as one over our own connections.
 
         A last middleware does what our own connector does (it is the only seam that a connector of another's has), and
@@ -454,7 +458,7 @@ class AiohttpTransport:
             send = sent.send
 
             async def send_if_good(connection: Any) -> aiohttp.ClientResponse:
-                await self._begin(connection)
+                await _begin(connection, limit)
                 return await send(connection)
 
             patched.send = send_if_good  # the only sign that there is a connection
@@ -464,15 +468,6 @@ class AiohttpTransport:
 
         ours = {} if session is not self._borrowed else {"raise_for_status": False, "auto_decompress": False, **_BOUNDS}
         return {"headers": headers, "middlewares": (*own, last), **ours}
-
-    async def _begin(self, connection: Any) -> None:
-        """A borrowed session has a connection: the time of the exchange starts, if it is as good as new."""
-        _LIMIT.get().connected()
-        if _is_new(connection.protocol):
-            if (sock := connection.transport.get_extra_info("socket")) is not None:
-                _attend(sock)
-        elif not await _is_good(connection.protocol):
-            raise _Stale
 
     async def _mapping(self, call: Awaitable[T], guard: BodyGuard | None = None) -> T:
         """Await one of aiohttp's calls; its failure becomes one of ours, which refers to no request.
@@ -514,6 +509,16 @@ class AiohttpTransport:
             session.detach()
             if owner and connector is not None:
                 connector._close()  # noqa: SLF001  # close() is a coroutine, a finalizer has no loop
+
+
+async def _begin(connection: Any, limit: _Limit) -> None:
+    """A borrowed session has a connection: the time of the exchange starts, if it is as good as new."""
+    limit.connected()
+    if _is_new(connection.protocol):
+        if (sock := connection.transport.get_extra_info("socket")) is not None:
+            _attend(sock)
+    elif not await _is_good(connection.protocol):
+        raise _Stale
 
 
 def _check_proxy(session: aiohttp.ClientSession, origin: str | None) -> None:
