@@ -670,7 +670,7 @@ def _check_wait_options(on_abandon: object, on_status: object = None) -> None:
 # For each part of a client: the methods that it must have, and what to write instead of something else.
 _PARTS = {
     "limits": (
-        "acquire release hold held_until admit refused served poll_price turn",
+        "acquire release hold held_until admit refused served poll_price turn over",
         "Limits(max_in_flight=...)",
     ),
     "polling": ("next_poll observe", "FixedPolling(seconds)"),
