@@ -55,9 +55,14 @@ Connect = Callable[..., FluxKleinClient]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let Python's own switches turn debug mode on; pytest-asyncio would turn it off in every loop that it makes."""
+    """Let Python's own switches turn debug mode on; pytest-asyncio would turn it off in every loop that it makes.
+
+    There, asyncio and aiohttp keep the stack that made each future and response. It is a hundred frames deep under
+    pytest, and to collect them takes longer than everything else: the innermost frame is enough.
+    """
     if os.environ.get("PYTHONASYNCIODEBUG") or sys.flags.dev_mode:
         config.option.asyncio_debug = True
+        sys.tracebacklimit = asyncio.constants.DEBUG_STACK_DEPTH = 1
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]] | None:
