@@ -6,6 +6,7 @@ The vendor CLI's token file is read only if nothing else gives a token.
 import json
 import re
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 from flux_klein_async.errors import ConfigurationError
@@ -84,10 +85,13 @@ class Redactor:
 
     def __init__(self, token: str, *, shortest: int = SHORTEST_SECRET) -> None:
         self._token = token.encode()
-        self._spellings: re.Pattern[bytes] | None = None
-        if len(token) >= shortest:
-            spelt = (rf"(?:\\?{re.escape(sign)}|(?:\\u00|%)(?i:{ord(sign):02x}))" for sign in token)
-            self._spellings = re.compile("".join(spelt).encode())
+        self._is_secret = len(token) >= shortest
+
+    @cached_property
+    def _spellings(self) -> re.Pattern[bytes]:
+        """Made when it is first needed: to compile it takes longer than to make a client."""
+        spelt = (rf"(?:\\?{re.escape(sign)}|(?:\\u00|%)(?i:{ord(sign):02x}))" for sign in self._token.decode())
+        return re.compile("".join(spelt).encode())
 
     def text(self, text: str) -> str:
         """The same text without the token."""
@@ -95,6 +99,6 @@ class Redactor:
 
     def body(self, body: bytes) -> bytes:
         """The same bytes without the token."""
-        if self._spellings is None or not (b"\\" in body or b"%" in body or self._token in body):
+        if not self._is_secret or not (b"\\" in body or b"%" in body or self._token in body):
             return body
         return self._spellings.sub(_REDACTED, body)
