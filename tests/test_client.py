@@ -252,7 +252,7 @@ async def test_the_token_is_in_no_error_event_or_log(endpoint, answer, caplog):
         client = FluxKleinClient(TOKEN, base_url=emulator.base_url, session=emulator.session(), on_event=events)
         async with emulator, client:
             for attempt in (
-                client.generate("a cat", timeout=5),
+                client.generate("a cat", width=64, height=64, timeout=5),
                 client.status("some-id"),
                 client.result("some-id"),
                 client.cancel("some-id"),

@@ -27,6 +27,7 @@ from flux_klein_async import (
     SubmissionUncertainError,
 )
 from flux_klein_async.errors import FluxKleinError
+from tests.cells import cells
 from tests.fakes import outcome, settle, strays
 from tests.loops import chosen_loop
 
@@ -219,9 +220,15 @@ def test_what_callers_are_told_is_what_the_server_did(connections, rounds, borro
     run(connections, rounds, borrowed=borrowed, pause=pause)
 
 
-@pytest.mark.parametrize("borrowed", [False, True], ids=["own session", "borrowed session"])
-@pytest.mark.parametrize("behind", [False, True], ids=["on the idle connection", "behind the last answer"])
-@pytest.mark.parametrize("unasked", STALE)
+@pytest.mark.parametrize(
+    ("unasked", "behind", "borrowed"),
+    cells(
+        STALE,
+        [False, True],
+        [False, True],
+        fast=[(unasked, number % 2 > 0, number % 4 > 1) for number, unasked in enumerate(STALE)],
+    ),
+)
 def test_each_kind_of_unsolicited_answer_costs_a_connection_and_no_submit(unasked, behind, borrowed):
     """Whether the loop has read it, is about to, or only the kernel knows of it."""
     for turns, pause in ((0, 0), (0, 20), *((turn, 0) for turn in range(1, 7))):

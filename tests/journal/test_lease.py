@@ -89,6 +89,7 @@ def test_a_killed_process_is_dead_at_once_and_what_it_left_is_removed(path: Path
     assert locks(path) == {f"run.sqlite-{lease.run}.lock"}
 
 
+@pytest.mark.slow
 def test_the_orphans_of_a_fork_do_not_keep_a_dead_run_alive(path: Path) -> None:
     with child(FORK, path) as process:
         run = run_of_child(path)
@@ -137,6 +138,7 @@ def test_a_lock_that_the_program_closed_itself_does_not_block_a_forked_process(p
     module._held.discard(lease._handle)
 
 
+@pytest.mark.slow
 def test_a_forked_process_cannot_use_or_close_its_parents_journal(path: Path, start: Callable[[], Run]) -> None:
     run = start()
     run.submit("a", body=b"a")

@@ -782,6 +782,7 @@ with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
 """
 
 
+@pytest.mark.slow
 def test_a_file_for_which_there_is_no_room_leaves_nothing_and_can_be_fetched_again(tmp_path):
     """The limit of the process on the size of a file stands in for a disk that is nearly full."""
     ran = subprocess.run(

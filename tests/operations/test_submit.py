@@ -59,6 +59,7 @@ from flux_klein_async.models import (
 from flux_klein_async.operations.operation import Operation
 from flux_klein_async.operations.submit import PreparedRequest, _Submission, made_input, prepare
 from flux_klein_async.transport.base import BodyGuard
+from tests.cells import cells
 from tests.fakes import Events, now, outcome, settle, strays
 from tests.operations.helpers import Book, abandoned, give_up, sent
 
@@ -868,9 +869,12 @@ def _close(client: FluxKleinClient) -> None:
         operation.close()
 
 
-@pytest.mark.parametrize("interrupt", [_stop, _halt, _close])
+INTERRUPTS = (_stop, _halt, _close)
+EFFECTS = {"reset": Reset(accepted=True), "500": error_reply(500, accepted=True), "accepted": Pass()}
+
+
 @pytest.mark.parametrize(
-    "answer", [Reset(accepted=True), error_reply(500, accepted=True), Pass()], ids=["reset", "500", "accepted"]
+    ("interrupt", "answer"), cells(INTERRUPTS, EFFECTS, fast=list(zip(INTERRUPTS, EFFECTS, strict=True)))
 )
 async def test_an_interrupt_at_any_step_of_a_submit_never_says_less_than_is_known(
     klein_emulator, connect, answer, interrupt
@@ -881,7 +885,7 @@ async def test_an_interrupt_at_any_step_of_a_submit_never_says_less_than_is_know
         klein_emulator.reset()
         book = Steps()
         client = connect(journal=book)
-        klein_emulator.script("submit", answer)
+        klein_emulator.script("submit", EFFECTS[answer])
         call = asyncio.ensure_future(outcome(client.submit("a cat")))
         for _ in range(steps):
             await asyncio.sleep(0)

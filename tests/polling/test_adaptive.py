@@ -67,7 +67,7 @@ def warm(seconds: float = 0.57, count: int = 100, **known: object) -> AdaptivePo
         ["klein", "mixed", "heavy", "shift"],
         [1, 16],
         [True, False],
-        fast=[("klein", 1, False), ("mixed", 16, True), ("heavy", 1, True), ("shift", 16, False)],
+        fast=[("klein", 1, False), ("mixed", 16, True)],
     ),
 )
 def test_warm_it_is_within_eight_percent_of_the_optimum(name: str, concurrency: int, served: bool) -> None:
@@ -82,9 +82,7 @@ def test_cold_it_is_not_far_off(name: str) -> None:
     assert summary(rows)[2] <= COLD_BARS[name]
 
 
-@pytest.mark.parametrize(
-    ("name", "concurrency"), cells(PROFILES, [1, 16, 64], fast=[("klein", 16), ("mixed", 1), ("heavy", 64)])
-)
+@pytest.mark.parametrize(("name", "concurrency"), cells(PROFILES, [1, 16, 64], fast=[("klein", 16)]))
 def test_it_costs_less_than_any_other_client(name: str, concurrency: int) -> None:
     costs = []
     for make in (AdaptivePolling, *PEERS.values()):
@@ -106,6 +104,7 @@ def test_the_estimate_does_not_drift_with_its_own_polling(served: bool, round_tr
     assert sum(widths) / len(widths) == pytest.approx(0.15, rel=0.2)
 
 
+@pytest.mark.slow
 def test_a_service_far_faster_than_expected_is_learned_from_polls_alone() -> None:
     rows = [
         row
@@ -289,7 +288,7 @@ def test_a_queue_of_the_client_s_own_costs_hardly_more_than_no_queue(name: str) 
     assert summary(rows[PROFILES[name].warm :])[2] <= 1.25
 
 
-@pytest.mark.parametrize("name", cells(PROFILES, fast=[("queue",), ("drift",), ("two modes",)]))
+@pytest.mark.parametrize("name", cells(PROFILES, fast=[("drift",)]))
 def test_it_costs_less_than_policies_as_simple_as_can_be(name: str) -> None:
     profile = PROFILES[name]
     costs = [
@@ -429,6 +428,7 @@ def test_a_new_process_starts_warm(tmp_path: Path) -> None:
     assert summary(rows)[2] < 1.08
 
 
+@pytest.mark.slow
 def test_what_an_earlier_process_learned_is_soon_outweighed(tmp_path: Path) -> None:
     rows = []
     for seed in range(8):
