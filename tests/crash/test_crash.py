@@ -5,14 +5,14 @@ it, and not answered yet), or by itself at a place within the journal, a downloa
 """
 
 import json
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,8 @@ from tests.served import PATIENCE, in_thread, once
 
 pytestmark = pytest.mark.slow
 
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([victim.__name__])
 SEED = 20261124
 PROMPTS = [f"picture {number}" for number in range(24)]
 STORIES, KILLS = 10, 3
@@ -76,6 +78,13 @@ def stories() -> list[list[Instant]]:
     return [[Instant(place, rng.randint(1, {**later, **FIRST}[place])) for place in story] for story in told]
 
 
+def over(process: BaseProcess) -> int:
+    """Wait for its end: its exit code, or the negative number of the signal."""
+    process.join(PATIENCE)
+    assert process.exitcode is not None
+    return process.exitcode
+
+
 def named(story: list[Instant]) -> str:
     return ", ".join(f"{instant.place} {instant.number}" for instant in story)
 
@@ -100,34 +109,31 @@ class Batch:
     def killed(self, instant: Instant) -> int:
         """Run it until it is killed; how its process ended."""
         if not instant.heard:
-            with self.started(victim.__file__, instant.place, str(instant.number)) as process:
-                return process.wait(PATIENCE)
-        before = self.emulated.calls[instant.place]
-        with self.started("-m", "flux_klein_async") as process:
-            once(self.emulated, lambda: self.emulated.calls[instant.place] >= before + instant.number, process.kill)
-            return process.wait(PATIENCE)
+            return over(self.started(instant))
+        before, started = self.emulated.calls[instant.place], threading.Event()
+
+        def kill() -> None:
+            assert started.wait(PATIENCE)
+            process.kill()
+
+        once(self.emulated, lambda: self.emulated.calls[instant.place] >= before + instant.number, kill)
+        process = self.started()
+        started.set()
+        return over(process)
 
     def ended(self, *options: str) -> tuple[int, str]:
         """Run it to its end: its exit code, and what it told."""
-        with self.started("-m", "flux_klein_async", options=options) as process:
-            _, err = process.communicate(timeout=PATIENCE)
-        return process.returncode, err
+        code = over(self.started(options=options))
+        return code, (self.folder / victim.NOTES).read_text()
 
-    @contextmanager
-    def started(self, *how: str, options: tuple[str, ...] = ()) -> Iterator["subprocess.Popen[str]"]:
+    def started(self, within: Instant = Instant("", 0), options: tuple[str, ...] = ()) -> BaseProcess:  # noqa: B008  # a constant
         limits = ("--concurrency", "4", "--max-spend", "1")
         arguments = ["batch", "prompts.jsonl", *limits, "--quiet", "--no-report", *self.options, *options]
         arguments += ["--journal", self.database] if self.database else []
         token = {"RUNCOMFY_MODEL_API_BASE": self.emulated.base_url, "RUNCOMFY_API_TOKEN": self.emulated.api_key}
-        with subprocess.Popen(
-            [sys.executable, *how, *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **token},
-            cwd=self.folder,
-        ) as process:
-            yield process
+        process = FORKS.Process(target=victim.run, args=(*within, arguments, self.folder, {**os.environ, **token}))
+        process.start()
+        return process
 
     def books(self) -> Accounts:
         return Accounts(

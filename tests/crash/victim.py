@@ -1,9 +1,9 @@
 """`flux-klein` with a place in itself at which it kills itself.
 
-`python victim.py PLACE NUMBER ARGUMENT...`. The hooks are in calls of the standard library that the package makes, not
-in the package: which of them it makes, and in what request, is its own affair. With `bytes` as the place nothing is
-hooked: the system ends the process in the write that would take a file beyond NUMBER bytes, of which those up to there
-are on the disk.
+Each run is a fork of a process that has imported this module, and with it all that a run imports, which takes longer
+than the run. The hooks are in calls of the standard library that the package makes, not in the package: which of them
+it makes, and in what request, is its own affair. With `bytes` as the place nothing is hooked: the system ends the
+process in the write that would take a file beyond so many bytes, of which those up to there are on the disk.
 """
 
 import builtins
@@ -14,13 +14,18 @@ import signal
 import sqlite3
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import psycopg
 
+import flux_klein_async.cli.batch
+import flux_klein_async.journal.postgres  # noqa: F401  # see above
 from flux_klein_async.__main__ import main
 
-__all__ = ["PLACES"]
+__all__ = ["NOTES", "PLACES", "run"]
+
+NOTES = "stderr"  # the file, beside the prompts, with what a run told
 
 _STEP = 50  # instructions of SQLite's machine
 
@@ -157,12 +162,19 @@ def hook() -> None:
     os.link, os.fsync = deadly_link, deadly_sync
 
 
-if __name__ == "__main__":
-    place, number = sys.argv[1], int(sys.argv[2])
+def run(at: str, count: int, arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
+    """Run the command line; `at`: the place where it dies, the `count`-th time; "" is nowhere."""
+    global place, number
+    place, number = at, count
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for stream, path in ((1, os.devnull), (2, NOTES)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     if place == "bytes":
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
         resource.setrlimit(resource.RLIMIT_FSIZE, (number, number))
-    else:
+    elif place:
         hook()
-    sys.exit(main(sys.argv[3:]))
+    sys.exit(main(arguments))
