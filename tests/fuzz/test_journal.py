@@ -282,7 +282,7 @@ def test_nothing_paid_is_lost_or_paid_twice(
 ) -> None:
     """On a server with fewer examples: it takes its time."""
     on_disk = isinstance(new_location(), SqliteLocation)
-    cluster, count = (None, examples(100).max_examples) if on_disk else (get_cluster(), examples(100).max_examples // 5)
+    cluster, count = (None, examples(40).max_examples) if on_disk else (get_cluster(), examples(10).max_examples)
     run_state_machine_as_test(
         lambda: ItemJournal(cluster), settings=settings(max_examples=count, stateful_step_count=30, deadline=None)
     )
