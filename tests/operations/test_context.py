@@ -472,9 +472,9 @@ async def test_where_no_thread_can_start_each_verb_has_its_own_error_and_pays_fo
 
 
 async def test_after_a_hold_polls_come_back_gradually(klein_emulator, connect):
-    client = connect(polling=EVERY_SECOND, timeout=600, limits=Limits(max_in_flight=500))
+    client = connect(polling=EVERY_SECOND, timeout=600, limits=Limits(max_in_flight=250))
     klein_emulator.script("status", error_reply(429, retry_after=5))
-    await client.generate_all(["a cat"] * 500)
+    await client.generate_all(["a cat"] * 250)
     held = [at for at in (*sent(klein_emulator, "status"), *sent(klein_emulator, "result")) if at > 1.0]
     assert min(held) == 6.0
     first, second, third, fourth = (sum(6.0 + part / 2 <= at < 6.5 + part / 2 for at in held) for part in range(4))
