@@ -1,9 +1,9 @@
 """The `PollPolicy` protocol, what a policy is told, and the two explicit policies.
 
-Pure: a policy receives the state of one wait and returns a number of seconds. It never sleeps, reads no clock, and
-takes its randomness as an argument.
+Pure: a policy never sleeps, reads no clock, and takes its randomness as an argument.
 """
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,7 +23,6 @@ __all__ = [
     "SavedPolicy",
     "checked_interval",
 ]
-
 
 FellTo = Callable[[int], float | None]
 
@@ -52,7 +51,7 @@ class Progress(NamedTuple):  # made for every poll: a frozen dataclass takes thr
     Attributes:
         model: The model's id, or None for a request that another process submitted.
         pixels: Width times height, or None where unknown.
-        polls: Polls made so far; 0 before the first.
+        polls: Polls made so far.
         age: Seconds since the request was accepted (or resumed).
         state: The state in the last answered poll, or None before any.
         state_age: Seconds since the client first received this state.
@@ -84,7 +83,7 @@ class Progress(NamedTuple):  # made for every poll: a frozen dataclass takes thr
 
 
 class Observation(NamedTuple):
-    """A finished wait, in seconds since it was accepted. `model`, `pixels`, `polls`, `fell_to` are as in `Progress`.
+    """A finished wait, in seconds since it was accepted. What has no description is as in `Progress`.
 
     Attributes:
         not_before: When the last poll that reported "not yet" was sent (0 where there was none).
@@ -92,7 +91,6 @@ class Observation(NamedTuple):
         running_since: When the request was first reported as running, or None.
         served: The service's own `finished_at - created_at`, or None.
         sent: When the poll that reported the end was sent, or None.
-        queued: What polls reported about the queue, or None if it was never queued.
     """
 
     model: str | None
@@ -152,7 +150,7 @@ class FixedPolling:
 
     def next_poll(self, progress: Progress) -> float:
         """`first` before the first poll, then `interval`."""
-        return self.first if progress.polls == 0 and self.first is not None else self.interval
+        return self.interval if progress.polls or self.first is None else self.first
 
     def observe(self, observation: Observation) -> None:
         """Learns nothing."""
@@ -189,11 +187,8 @@ class ExponentialPolling:
 
     def next_poll(self, progress: Progress) -> float:
         """`initial * multiplier ** polls`, at most `maximum`, with jitter."""
-        try:
-            interval = self.initial * self.multiplier**progress.polls
-        except OverflowError:
-            interval = self.maximum
-        return min(interval, self.maximum) * (1 + self.jitter * (2 * self.spread() - 1))
+        growth = math.exp(min(progress.polls * math.log(self.multiplier), 700))  # no power overflows
+        return min(self.initial * growth, self.maximum) * (1 + self.jitter * (2 * self.spread() - 1))
 
     def observe(self, observation: Observation) -> None:
         """Learns nothing."""

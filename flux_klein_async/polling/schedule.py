@@ -31,19 +31,13 @@ TAIL: Final = 1.0
 
 
 class Distribution:
-    """A cumulative distribution, linear between table entries.
+    """F, linear between `times`, which increase from 0; there it is `cdf`, and its integral from 0 `areas`.
 
-    The mass that the last entry lacks to 1 lies in the tail behind it.
-
-    Attributes:
-        times: Increasing from 0.
-        cdf: F at each of `times`, never decreasing, from 0 to at most 1.
-        areas: The integral of F from 0 to each of `times`.
+    What the last entry lacks to 1 lies in the tail behind it.
     """
 
     def __init__(self, times: Sequence[float], cdf: Sequence[float]) -> None:
-        self.times = times
-        self.cdf = cdf
+        self.times, self.cdf = times, cdf
         steps = zip(times, times[1:], cdf, cdf[1:], strict=False)
         self.areas = list(
             accumulate(((end - start) * (low + high) / 2 for start, end, low, high in steps), initial=0.0)
@@ -51,45 +45,57 @@ class Distribution:
 
     def at(self, time: float) -> float:
         """F(t), the probability of an end by then."""
-        times, cdf = self.times, self.cdf
-        if time >= times[-1]:
-            return 1.0 - (1.0 - cdf[-1]) * times[-1] / time
-        if time <= 0:
-            return 0.0
-        index = bisect_right(times, time)
-        start, low = times[index - 1], cdf[index - 1]
-        return low + (cdf[index] - low) * (time - start) / (times[index] - start)
+        if time >= self.times[-1]:
+            return 1.0 - (1.0 - self.cdf[-1]) * self.times[-1] / time
+        return _interpolated(time, self.times, self.cdf)
 
     def quantile(self, probability: float) -> float:
         """The time t with F(t) = `probability`, which is below 1."""
-        times, cdf = self.times, self.cdf
-        if probability >= cdf[-1]:
-            return times[-1] * (1.0 - cdf[-1]) / (1.0 - probability) if cdf[-1] < 1 else times[-1]
-        index = max(bisect_right(cdf, probability), 1)
-        start, low = times[index - 1], cdf[index - 1]
-        return start + (times[index] - start) * max(probability - low, 0.0) / (cdf[index] - low)
+        if probability >= self.cdf[-1]:
+            return self.times[-1] * (1.0 - self.cdf[-1] or 1.0) / (1.0 - probability or 1.0)
+        return _interpolated(probability, self.cdf, self.times)
+
+
+def _interpolated(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+    index = max(bisect_right(xs, x), 1)
+    start, low = xs[index - 1], ys[index - 1]
+    return low + (ys[index] - low) * max(x - start, 0.0) / (xs[index] - start)
 
 
 class Schedule:
-    """The best next poll for every age.
-
-    Attributes:
-        cost: J from age 0 on, in seconds.
-    """
+    """The best next poll for every age; `cost` is J from age 0 on, in seconds."""
 
     def __init__(self, distribution: Distribution, price: float) -> None:
-        times, cdf = distribution.times, distribution.cdf
-        entries, self.cost = _solve(distribution, price)
+        times, cdf, areas = distribution.times, distribution.cdf, distribution.areas
+        last = len(times) - 1
         # Between two entries, use the poll of the nearer one.
         self._ages = [(start + end) / 2 for start, end in pairwise(times[:-1])]
-        self._gaps: list[float] = []  # Keller's, 1 / n, at each entry; at most the distance to the next
-        self._polls: list[float] = []  # at each entry; 0 where Keller's gap is used
-        for entry, poll in enumerate(entries):
-            step, mass = times[entry + 1] - times[entry], cdf[entry + 1] - cdf[entry]
-            gap = min(step, math.sqrt(2 * price * (1.0 - cdf[entry]) * step / mass)) if mass > 0 else step
-            self._gaps.append(gap)
-            self._polls.append(0.0 if poll == entry + 1 and times[entry] + gap < times[poll] else times[poll])
+        self._gaps = [0.0] * last  # Keller's, 1 / n, at each entry; at most the distance to the next
+        self._polls = [0.0] * last  # at each entry; 0 where Keller's gap is used
         self._tail = 2 * price / TAIL
+        # Keller's cost of the tail: the integral of sqrt(2 * price * density * survival).
+        value = (1.0 - cdf[last]) * math.sqrt(2 * price * TAIL * times[last]) / (TAIL - 0.5)
+        # The hull: height at F = 0 and downward slope (the entry's time) of each line. Lines before `head` are done.
+        heights, slopes, head = [areas[last] + value], [times[last]], 0
+        for entry in range(last - 1, -1, -1):
+            low, time = cdf[entry], times[entry]
+            while head + 1 < len(heights) and (
+                heights[head + 1] - heights[head] <= low * (slopes[head + 1] - slopes[head])
+            ):
+                head += 1
+            step, mass = times[entry + 1] - time, cdf[entry + 1] - low
+            gap = min(step, math.sqrt(2 * price * (1.0 - low) * step / mass)) if mass > 0 else step
+            self._gaps[entry] = gap
+            self._polls[entry] = slopes[head] if slopes[head] > times[entry + 1] or gap >= step else 0.0
+            value = price * (1.0 - low) - areas[entry] + low * time + heights[head] - low * slopes[head]
+            height = areas[entry] + value
+            while len(heights) > head + 1 and (
+                (height - heights[-1]) * (slopes[-2] - slopes[-1]) <= (heights[-1] - heights[-2]) * (slopes[-1] - time)
+            ):
+                del heights[-1], slopes[-1]
+            heights.append(height)
+            slopes.append(time)
+        self.cost = value
 
     def after(self, age: float) -> float:
         """The age of the next poll, above `age`, if nothing has ended by `age`."""
@@ -98,30 +104,3 @@ class Schedule:
         if poll > age:
             return poll
         return age + (self._gaps[index] if index < len(self._ages) else math.sqrt(self._tail * age))
-
-
-def _solve(distribution: Distribution, price: float) -> tuple[list[int], float]:
-    """For each entry but the last, which entry to poll next; and v(0)."""
-    times, cdf, areas = distribution.times, distribution.cdf, distribution.areas
-    last = len(times) - 1
-    # Keller's cost of the tail: the integral of sqrt(2 * price * density * survival).
-    value = (1.0 - cdf[last]) * math.sqrt(2 * price * TAIL * times[last]) / (TAIL - 0.5)
-    polls = [last] * last
-    # The hull: height at F = 0, downward slope (the entry's time) and entry of each line. Lines before `head` are done.
-    heights, slopes, entries = [areas[last] + value], [times[last]], [last]
-    head = 0
-    for entry in range(last - 1, -1, -1):
-        low, time = cdf[entry], times[entry]
-        while head + 1 < len(heights) and heights[head + 1] - heights[head] <= low * (slopes[head + 1] - slopes[head]):
-            head += 1
-        polls[entry] = entries[head]
-        value = price * (1.0 - low) - areas[entry] + low * time + heights[head] - low * slopes[head]
-        height = areas[entry] + value
-        while len(heights) > head + 1 and (
-            (height - heights[-1]) * (slopes[-2] - slopes[-1]) <= (heights[-1] - heights[-2]) * (slopes[-1] - time)
-        ):
-            del heights[-1], slopes[-1], entries[-1]
-        heights.append(height)
-        slopes.append(time)
-        entries.append(entry)
-    return polls, value

@@ -19,7 +19,7 @@ from simulation import BASELINES, COLD, MODEL, PEERS, PROFILES, SQUARE, Profile,
 
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.models import RequestState
-from flux_klein_async.polling.adaptive import AdaptivePolling, ModelSnapshot, Snapshot, load, save
+from flux_klein_async.polling.adaptive import AdaptivePolling, ModelSnapshot, Snapshot, _size, load, save
 from flux_klein_async.polling.policies import Observation, Progress, Queued
 from tests.cells import cells
 
@@ -225,7 +225,7 @@ def test_queued_waits_teach_the_queue_s_speed_and_the_time_from_the_start() -> N
         queued = Queued(0.4, 3, 1.9, 0, 1.9)
         policy.observe(observation(2.95, 3.05, queued=queued, running_since=2.1, sent=3.0))
     estimate = policy.estimate(MODEL)
-    assert estimate.place[0] == pytest.approx(0.4, rel=0.1)
+    assert estimate.place == pytest.approx(0.4, rel=0.1)
     assert estimate.running.distribution().quantile(0.5) * 0.57 == pytest.approx(1.0, rel=0.1)
     assert policy.median(MODEL, SQUARE) == pytest.approx(3.0, rel=0.05), "the whole wait is learned beside them"
 
@@ -234,7 +234,7 @@ def test_a_wait_without_positions_or_a_step_to_running_teaches_the_whole_alone()
     policy = AdaptivePolling()
     policy.observe(observation(1.9, 3.0, queued=Queued(0.4, None, 0.4, None, 1.9)))
     estimate = policy.estimate(MODEL)
-    assert (estimate.place, estimate.running.total) == ((0.15, 1), 0.0)
+    assert (estimate.place, estimate.running.total) == (0.15, 0.0)
 
 
 def test_in_a_steady_queue_the_whole_wait_predicts_better_than_the_position() -> None:
@@ -343,8 +343,8 @@ def test_with_wrong_reports_it_learns_from_polls() -> None:
         def observe(self, observation: Observation) -> None:
             super().observe(observation._replace(served=(observation.served or 0) * 13 % 2.9))
 
-    rows = simulate(Lied(), Profile(), 1000)
-    assert summary(rows[200:])[2] < 1.08
+    rows = [row for seed in range(4) for row in simulate(Lied(), Profile(), 1000, seed=seed)[200:]]
+    assert summary(rows)[2] < 1.08
 
 
 wild = st.one_of(st.floats(), st.sampled_from([0.0, -0.0, 1e-320, 0.57, 1e308, -1.0, math.nan, math.inf]))
@@ -399,7 +399,7 @@ def test_memory_is_bounded() -> None:
     for number in range(100):
         policy.next_poll(progress(model=f"model {number}"))
     assert len(policy._models) == 64
-    assert len(policy.estimate(MODEL)._expected) <= 4096
+    assert _size.cache_info().currsize <= 4096
     assert polls(policy, 3, model="first") == polls(AdaptivePolling(), 3)
 
 
@@ -481,10 +481,10 @@ SNAPSHOT = Snapshot(
 
 def test_a_store_reads_what_it_wrote_and_replaces_the_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "times.json"
-    assert save(path, SNAPSHOT) is None
+    save(path, SNAPSHOT)
     assert load(path) == SNAPSHOT
     with path.open() as before:
-        assert save(path, Snapshot(models=[])) is None
+        save(path, Snapshot(models=[]))
         assert Snapshot.model_validate_json(before.read()) == SNAPSHOT
     assert load(path) == Snapshot(models=[])
     assert [entry.name for entry in path.parent.iterdir()] == ["times.json"]

@@ -120,8 +120,7 @@ def test_any_samples_give_a_distribution(samples: list[tuple[float, float]]) -> 
 def test_schedules_scale_with_what_is_expected_and_are_kept_by_price() -> None:
     prediction = taught(drawn(1.0, 100))
     assert prediction.after(0.0, 5.7, 0.1) == pytest.approx(10 * prediction.after(0.0, 0.57, 0.01))
-    assert prediction.cost(0.57, 0.04) > prediction.cost(0.57, 0.01)
-    assert prediction._schedule(0.0175) is prediction._schedule(0.018)
+    assert prediction.after(0.0, 1.0, 0.0175) == prediction.after(0.0, 1.0, 0.018)
     for step in range(100):
-        prediction.cost(0.57, 0.001 * 1.3**step)
+        prediction.after(0.0, 0.57, 0.001 * 1.3**step)
     assert len(prediction._schedules) <= 64
