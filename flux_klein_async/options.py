@@ -23,6 +23,7 @@ __all__ = [
     "checked_timeout",
     "finite",
     "from_environ",
+    "require_at_least",
 ]
 
 OnAbandon = Literal["cancel", "leave"]
@@ -49,6 +50,13 @@ def _require_count(owner: object, *names: str) -> None:
         value = getattr(owner, name)
         holds = isinstance(value, int) and not isinstance(value, bool) and value >= 1
         _require(holds, f"{type(owner).__name__}.{name} must be a whole number of at least 1")
+
+
+def require_at_least(least: float, **values: float) -> None:
+    """Checks settings by their names; raises `ConfigurationError`."""
+    for name, value in values.items():
+        if not finite(value) or value < least:
+            raise ConfigurationError(f"{name} must be a finite number, at least {least:g}")
 
 
 def finite(value: object) -> bool:
@@ -132,7 +140,7 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         _require_count(self, "attempts", *([] if self.refused_submits is None else ["refused_submits"]))
         for name in ("initial", "multiplier", "maximum"):
-            _require(finite(getattr(self, name)), f"RetryPolicy.{name} must be a finite number, 0 or more")
+            require_at_least(0, **{f"RetryPolicy.{name}": getattr(self, name)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,9 +25,10 @@ from pydantic import BaseModel, Field, ValidationError
 
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.models import RequestState, brief_repr
+from flux_klein_async.options import require_at_least
 from flux_klein_async.paths import user_path
 from flux_klein_async.polling.durations import Prediction
-from flux_klein_async.polling.policies import Observation, Progress, Queued, require_at_least
+from flux_klein_async.polling.policies import Observation, Progress, Queued
 
 __all__ = ["AdaptivePolling"]
 
@@ -69,8 +70,7 @@ def save(path: Path, snapshot: Snapshot) -> None:
 
 
 _MAX_BYTES: Final = 1024 * 1024  # a larger file is cut off there, so that it is no valid JSON
-_UNKNOWN_SIZE: Final = 8 * 20  # counts as 1024 x 1024
-_LARGEST: Final = 8 * 50  # 2 ** 50 pixels, so that no arithmetic overflows
+_UNKNOWN, _LARGEST = 8 * 20, 8 * 50  # octaves: 1024 x 1024, and 2 ** 50 pixels, so that no arithmetic overflows
 _FACTOR_SAMPLES: Final = 64  # of one size, over which its factor is averaged
 _FACTOR_STEP: Final = 0.5  # of log time, by which one sample counts at most: most stragglers are no larger pictures
 _PLACE_GAIN: Final = 0.1
@@ -92,7 +92,7 @@ def _places(position: int | None) -> int:
 @lru_cache(4096)
 def _size(pixels: int | None) -> tuple[int, float]:
     """log2 of the pixels in eighths, so that nearly equal sizes are one; and its published seconds (docs/wire.md)."""
-    octave = min(round(8 * math.log2(pixels)), _LARGEST) if pixels and pixels > 0 else _UNKNOWN_SIZE
+    octave = min(round(8 * math.log2(pixels)), _LARGEST) if pixels and pixels > 0 else _UNKNOWN
     return octave, 0.063 + 0.483 * 2 ** (octave / 8) / 1e6
 
 

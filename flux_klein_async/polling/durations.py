@@ -31,10 +31,10 @@ _SHORTEST, _LONGEST = 1e-5, 1e6  # samples outside are entered here
 _STEPS: Final = (40, 44)  # of a table, before and after the median; each costs 2 us of CPU whenever the table is made
 _PRIOR_SPREAD: Final = 0.45  # the service may well be twice as slow as expected
 _PRIOR_SAMPLES: Final = 4.0  # with so many samples the prior weighs half a sample
-_TAIL_WEIGHT: Final = 0.01
+_TAIL_WEIGHT: Final = 0.007
 _SPREAD: Final = 0.2  # before any sample
 _SPREAD_SAMPLES: Final = 4.0  # samples that this guess is worth
-_QUANTILES: Final = (0.125, 0.375, 0.5, 0.625, 0.875)
+_QUANTILES: Final = (0.05, 0.125, 0.375, 0.5, 0.625, 0.875, 0.95)
 _PARTS: Final = 4  # quantiles at which a censored sample is entered
 _MIDDLE: Final = 0.3  # the part in the middle between the polls, times the square of what is expected there
 _DRIFT_GAIN, _DRIFT_LIMIT = 0.15, 0.35
@@ -119,13 +119,13 @@ class Prediction:
     def _mixture(self) -> Distribution:
         total, places = self.total, sorted(self.bins) or [0]
         below = list(accumulate(self.bins.get(place, 0.0) for place in places))
-        lowest, low, median, high, highest = (
+        least, lowest, low, median, high, highest, most = (
             (places[bisect_left(below, share * below[-1])] + 0.5) * BIN for share in _QUANTILES
         )
         # The narrowest of three parts, each over its width in a standard normal: of several modes, that of one.
         measured = min((low - lowest) / 0.831, (high - low) / 0.637, (highest - high) / 0.831)
         spread = math.sqrt((_SPREAD_SAMPLES * _SPREAD**2 + total * measured**2) / (_SPREAD_SAMPLES + total))
-        step = min(max(spread / 5, BIN), 0.1)
+        step = min(max(spread / 5, (most - least) / 56, BIN), 0.1)
         start, masses = median - _STEPS[0] * step, [0.0] * sum(_STEPS)
         for place in places:  # samples before the table are in its first step, those behind it are left to the tail
             index = max(math.floor(((place + 0.5) * BIN - start) / step), 0)

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.models import RequestState
-from flux_klein_async.options import finite
+from flux_klein_async.options import finite, require_at_least
 
 __all__ = [
     "ExponentialPolling",
@@ -192,13 +192,6 @@ class ExponentialPolling:
 
     def observe(self, observation: Observation) -> None:
         """Learns nothing."""
-
-
-def require_at_least(least: float, **values: float) -> None:
-    """Checks the settings of a policy; raises `ConfigurationError`."""
-    for name, value in values.items():
-        if not finite(value) or value < least:
-            raise ConfigurationError(f"{name} must be a finite number, at least {least:g}")
 
 
 def checked_interval(interval: float) -> float:
