@@ -8,8 +8,8 @@
 
 A sample is interval-censored: it lies between two polls. It is entered at quantiles of the current estimate between
 them (the self-consistent estimate: Turnbull 1976, J. R. Stat. Soc. B 38(3), 290-295). Entered at the time of the last
-poll instead, estimate and polls would drift later and later. The more the estimate expects between the two polls, the
-less the sample says and the more the estimate would confirm itself, so that a part is entered in the middle.
+poll instead, estimate and polls would drift later and later. If the estimate expects much between the two polls, the
+sample says little and the estimate would confirm itself, so a part is entered in the middle.
 
 The histogram is in units of what is expected, so that one estimate serves every picture size. Arguments are in seconds.
 """
@@ -31,12 +31,12 @@ _SHORTEST, _LONGEST = 1e-5, 1e6  # samples outside are entered here
 _STEPS: Final = (40, 44)  # of a table, before and after the median; each costs 2 us of CPU whenever the table is made
 _PRIOR_SPREAD: Final = 0.45  # the service may well be twice as slow as expected
 _PRIOR_SAMPLES: Final = 4.0  # with so many samples the prior weighs half a sample
-_TAIL_WEIGHT: Final = 0.007
+_TAIL_WEIGHT: Final = 0.01
 _SPREAD: Final = 0.2  # before any sample
 _SPREAD_SAMPLES: Final = 4.0  # samples that this guess is worth
 _QUANTILES: Final = (0.05, 0.125, 0.375, 0.5, 0.625, 0.875, 0.95)
 _PARTS: Final = 4  # quantiles at which a censored sample is entered
-_MIDDLE: Final = 0.3  # the part in the middle between the polls, times the square of what is expected there
+_MIDDLE: Final = 0.3  # the part in the middle between two polls, times the square of what is expected between them
 _DRIFT_GAIN, _DRIFT_LIMIT = 0.15, 0.35
 _AFTER_RESET: Final = 0.3  # total weight of the samples after a reset
 _ABOUT: Final = 0.02  # seconds around an end that is known better, for its likelihood
@@ -71,11 +71,12 @@ class Prediction:
         known = self.distribution()
         low, high, about = low / expected, high / expected, max(_ABOUT - (high - low), 0.0) / 2 / expected
         before, after = known.at(low - about), known.at(high + about)
-        middle = 1.0 if low >= high else _MIDDLE * (after - before) ** 2
-        self._enter((low + high) / 2, middle)
-        for part in range(_PARTS) if middle < 1 else ():
+        entered = 1.0 if low >= high else _MIDDLE * (after - before) ** 2
+        if entered > 0:
+            self._enter((low + high) / 2, entered)
+        for part in range(_PARTS) if entered < 1 else ():
             time = known.quantile(before + (after - before) * (part + 0.5) / _PARTS)
-            self._enter(min(max(time, low), high), (1 - middle) / _PARTS)
+            self._enter(min(max(time, low), high), (1 - entered) / _PARTS)
         self._new_left -= 1
         if charted:
             self._drift += _DRIFT_GAIN * ((before + after) / 2 - 0.5 - self._drift)
@@ -125,7 +126,7 @@ class Prediction:
         # The narrowest of three parts, each over its width in a standard normal: of several modes, that of one.
         measured = min((low - lowest) / 0.831, (high - low) / 0.637, (highest - high) / 0.831)
         spread = math.sqrt((_SPREAD_SAMPLES * _SPREAD**2 + total * measured**2) / (_SPREAD_SAMPLES + total))
-        step = min(max(spread / 5, (most - least) / 56, BIN), 0.1)
+        step = min(max(spread / 5, (most - least) / 50, BIN), 0.1)
         start, masses = median - _STEPS[0] * step, [0.0] * sum(_STEPS)
         for place in places:  # samples before the table are in its first step, those behind it are left to the tail
             index = max(math.floor(((place + 0.5) * BIN - start) / step), 0)
