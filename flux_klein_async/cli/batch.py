@@ -130,7 +130,7 @@ def batch(
             judge = partial(_judged, model=model, preview=preview, reads_files=dry_run)
             if dry_run:
                 money = _Money(generation_price(await client.get_model()), max_spend, spent)
-                forecast = _Forecast(Estimate(lambda pixels: polling.median(model, pixels)), money)
+                forecast = _Forecast(Estimate(lambda pixels: polling.quantile(model, pixels)), money)
                 await forecast.add(rows, judge, screen.note)
                 return forecast.show(screen, concurrency, as_json=as_json)
             manifest = stack.enter_context(await asyncio.to_thread(Manifest, folder / "manifest.jsonl"))

@@ -18,6 +18,7 @@ from flux_klein_async.api.requests import InputBody, encode_input, file_names
 from flux_klein_async.api.responses import excerpt, read_submit
 from flux_klein_async.api.urls import checked_model_id
 from flux_klein_async.errors import (
+    APITimeoutError,
     FluxKleinError,
     InputRejectedError,
     InvalidInputError,
@@ -37,7 +38,7 @@ from flux_klein_async.models import (
     findings,
 )
 from flux_klein_async.operations.calls import abandon, get_model
-from flux_klein_async.operations.context import ClientContext, log, wrapping_errors
+from flux_klein_async.operations.context import ClientContext, ignoring_errors, log, wrapping_errors
 from flux_klein_async.operations.inputs import read_body
 from flux_klein_async.operations.operation import Operation
 from flux_klein_async.options import Limits, OnAbandon
@@ -58,6 +59,8 @@ __all__ = [
 
 
 T = TypeVar("T")
+_IN_LINE = 0.9  # of the timeout that is left at most, where the call has waited in line
+_MOST = 0.9  # of the generations
 SEEN_THROUGH = 5.0  # seconds that an abandoned POST gets to return its id
 
 TYPED: Final = {KLEIN_4B_TEXT_TO_IMAGE: TextToImageInput, KLEIN_9B_TEXT_TO_IMAGE: TextToImage9BInput}
@@ -267,6 +270,7 @@ class _Submission:
         )
         try:  # not written down while it waits: what a killed process leaves would count as uncertain
             await operation.gate(Kind.SUBMIT)
+            self._check_time_left()
             operation.passed_gate = True
         except BaseException:
             self._context.budget.release(self._key)
@@ -290,6 +294,27 @@ class _Submission:
             raise
         self._note_accepted(request_id)
         return request_id
+
+    def _check_time_left(self) -> None:
+        """Do not pay for a picture that would come too late, where the call has lost its time in line.
+
+        A timeout that was too short from the start is the caller's own choice.
+
+        Raises:
+            APITimeoutError: Nine of ten such generations take longer than what is left.
+        """
+        operation, quantile = self._operation, getattr(self._context.polling, "quantile", None)
+        if operation.deadline is None or quantile is None or not operation.waits:
+            return
+        left = operation.deadline - self._context.loop.time()
+        if left > _IN_LINE * (operation.deadline - operation.started):
+            return
+        takes: float | None = None
+        with ignoring_errors("The poll policy"):
+            takes = quantile(self._prepared.model, self._prepared.pixels, _MOST)
+        if takes is not None and left < takes <= operation.deadline - operation.started:
+            sentence = f"The turn of the submit came with {left:.1f} s left, and a generation takes up to {takes:.1f} s"
+            raise operation.out_of_time(APITimeoutError(sentence, sent=False))
 
     async def _write(self, state: EntryState, **facts: Any) -> None:
         await self._context.write(state, key=self._key, model=self._prepared.model, **facts)

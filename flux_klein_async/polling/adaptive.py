@@ -255,10 +255,10 @@ class AdaptivePolling:
             self._models[model] = ModelEstimate()
         return self._models[model]
 
-    def median(self, model: str | None, pixels: int | None) -> float | None:
-        """The median duration in seconds for this model and size; None before any sample."""
-        found = self.estimate(model)
-        return found.whole.median(found.expected(pixels)) if found.whole.total > 0 else None
+    def quantile(self, model: str | None, pixels: int | None, probability: float = 0.5) -> float | None:
+        """The seconds in which such a part of the generations of this model and size end; None before any sample."""
+        of = self.estimate(model)
+        return of.whole.distribution().quantile(probability) * of.expected(pixels) if of.whole.total > 0 else None
 
     def unsaved(self, at_least: int = 1) -> Callable[[], None] | None:
         """Returns a function that writes the store, for a thread; None without a store or enough new waits."""

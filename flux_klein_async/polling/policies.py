@@ -83,7 +83,9 @@ class Progress(NamedTuple):  # made for every poll: a frozen dataclass takes thr
 
 
 class Observation(NamedTuple):
-    """A finished wait, in seconds since it was accepted. What has no description is as in `Progress`.
+    """A finished wait, in seconds since it was accepted.
+
+    `model`, `pixels`, `polls`, `queued` and `fell_to` are as in `Progress`.
 
     Attributes:
         not_before: When the last poll that reported "not yet" was sent (0 where there was none).
@@ -108,7 +110,8 @@ class Observation(NamedTuple):
 class PollPolicy(Protocol):
     """Decides when to poll. One policy serves all waits of a client and is asked before each poll.
 
-    If it has a true attribute `replans`, it is asked again when the poll is due: other ends may have put it off.
+    If it has a true attribute `replans`, it is asked again when the poll is due: other ends may have put it off. If it
+    has a method `quantile(model, pixels, probability)`, in seconds or None, nothing is paid that would come too late.
     """
 
     def next_poll(self, progress: Progress) -> float:

@@ -21,6 +21,7 @@ from flux_klein_async import (
     FixedPolling,
     FluxKleinClient,
     GenerationCancelledError,
+    GenerationResult,
     InputRejectedError,
     InsufficientBalanceError,
     InvalidResponseError,
@@ -38,6 +39,7 @@ from flux_klein_async.emulator import (
     Garbage,
     Generation,
     Hang,
+    InProcessEmulator,
     Pass,
     Refuse,
     Reply,
@@ -476,6 +478,30 @@ async def test_the_deadline_without_any_cause_is_a_time_out_that_costs_nothing(k
 
 
 # --- a ceiling on submits
+
+
+@pytest.mark.parametrize(
+    ("polling", "timeout", "wastes"),
+    [(None, 5.0, False), (FixedPolling(0.1), 5.0, True), (None, 1.5, True)],
+    ids=["it is known how long they take", "nothing is known", "too short a timeout is the caller's choice"],
+)
+async def test_a_call_that_lost_its_time_in_line_pays_for_nothing(connect, polling, timeout, wastes):
+    """Two generations at once take 2 s, and three calls come in that time."""
+    async with InProcessEmulator(profile="fixed:2") as emulator:
+        options: Any = {"limits": Limits(max_in_flight=2), "timeout": timeout, "polling": polling}
+        client = connect(emulator.api_key, base_url=emulator.base_url, session=emulator.session(), **options)
+        await client.generate("first", timeout=None)
+        calls = []
+        for number in range(30):
+            calls.append(asyncio.ensure_future(client.generate(f"picture {number}")))
+            await asyncio.sleep(0.66)
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        made = sum(isinstance(end, GenerationResult) for end in ends) + 1
+        assert (emulator.accepted > made) is wastes
+    refused = [end for end in ends if isinstance(end, APITimeoutError)]
+    assert wastes or {(end.charged, end.retryable, "a generation takes up to" in str(end)) for end in refused} == {
+        ("no", True, True)
+    }
 
 
 async def test_submits_keep_their_distance_and_the_time_of_an_item_stands_still(klein_emulator, connect):

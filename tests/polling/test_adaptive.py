@@ -98,7 +98,7 @@ def test_the_estimate_does_not_drift_with_its_own_polling(served: bool, round_tr
     policy, widths = AdaptivePolling(), []
     for part in range(8):  # 8,000 generations, each taught by the polls that the estimate itself chose
         simulate(policy, Profile(), 1000, seed=part, concurrency=4, served=served, round_trip=round_trip)
-        assert policy.median(MODEL, SQUARE) == pytest.approx(0.5695 - round_trip, rel=0.05)
+        assert policy.quantile(MODEL, SQUARE) == pytest.approx(0.5695 - round_trip, rel=0.05)
         estimate = policy.estimate(MODEL).whole.distribution()
         widths.append(math.log(estimate.quantile(0.9) / estimate.quantile(0.1)) / 2.563)
     assert sum(widths) / len(widths) == pytest.approx(0.15, rel=0.2)
@@ -165,8 +165,8 @@ def test_a_request_of_another_process_is_polled_at_once() -> None:
 def test_models_teach_each_other_nothing() -> None:
     policy = warm(20.0, model="other")
     assert polls(policy, 5) == polls(AdaptivePolling(), 5)
-    assert policy.median(MODEL, SQUARE) is None
-    assert policy.median("other", SQUARE // 2) == pytest.approx(10.0, rel=0.2), "but sizes of a model do"
+    assert policy.quantile(MODEL, SQUARE) is None
+    assert policy.quantile("other", SQUARE // 2) == pytest.approx(10.0, rel=0.2), "but sizes of a model do"
     assert repr(policy) == "AdaptivePolling(poll_cost=0.01, minimum=0.02, maximum=5.0, models=2)"
 
 
@@ -227,7 +227,7 @@ def test_queued_waits_teach_the_queue_s_speed_and_the_time_from_the_start() -> N
     estimate = policy.estimate(MODEL)
     assert estimate.place == pytest.approx(0.4, rel=0.1)
     assert estimate.running.distribution().quantile(0.5) * 0.57 == pytest.approx(1.0, rel=0.1)
-    assert policy.median(MODEL, SQUARE) == pytest.approx(3.0, rel=0.05), "the whole wait is learned beside them"
+    assert policy.quantile(MODEL, SQUARE) == pytest.approx(3.0, rel=0.05), "the whole wait is learned beside them"
 
 
 def test_a_wait_without_positions_or_a_step_to_running_teaches_the_whole_alone() -> None:
@@ -389,7 +389,7 @@ def test_any_observations_leave_intervals_within_bounds_and_are_outweighed(
     for number in range(150):
         ended = 0.57 * (0.85 + 0.3 * (number * 0.618 % 1))
         policy.observe(observation(ended, ended, model="a"))
-    assert policy.median("a", SQUARE) == pytest.approx(0.57, rel=0.1)
+    assert policy.quantile("a", SQUARE) == pytest.approx(0.57, rel=0.1)
 
 
 def test_memory_is_bounded() -> None:
@@ -468,7 +468,7 @@ def test_the_times_of_every_model_and_size_are_stored(tmp_path: Path) -> None:
     first.save()
     second = AdaptivePolling(store=tmp_path / "times.json")
     for pixels in simulation.SIZES:
-        assert second.median(MODEL, pixels) == pytest.approx(first.median(MODEL, pixels), rel=0.02)
+        assert second.quantile(MODEL, pixels) == pytest.approx(first.quantile(MODEL, pixels), rel=0.02)
 
 
 SNAPSHOT = Snapshot(
