@@ -1,10 +1,13 @@
 """The apps on the page about web backends serve, and its table of errors is true."""
 
+import asyncio
 import json
 import re
+from types import SimpleNamespace
 
 import httpx
 import pytest
+from fastapi import HTTPException
 
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.integrations.fastapi import ClientDep
@@ -15,7 +18,9 @@ from .serving import AiohttpWeb, Asgi, post
 from .test_web import CASES
 
 PAGE = (ROOT / "docs" / "web.md").read_text(encoding="utf-8")
-ON_FASTAPI, WITH_A_LIFESPAN, ON_AIOHTTP, WITH_A_JOURNAL, _ = shown("docs/web.md")  # the last is run as a test
+ON_FASTAPI, WITH_A_LIFESPAN, ON_AIOHTTP, WHEN_FULL, WITH_A_JOURNAL, _ = shown(
+    "docs/web.md"
+)  # the last is run as a test
 
 
 def app_of(block):
@@ -54,6 +59,15 @@ async def test_the_aiohttp_app_serves(service):
 async def test_the_app_with_a_lifespan_of_its_own_has_both_states(service):
     async with app_of(WITH_A_LIFESPAN)["lifespan"](None) as state:
         assert len(state) == 2
+
+
+async def test_a_visitor_who_cannot_be_served_in_time_is_told_at_once():
+    names, client = app_of(WHEN_FULL), SimpleNamespace(generate=lambda _: asyncio.sleep(0, "a picture"))
+    assert (await names["generate_or_refuse"](client, "a cat"), names["under_way"]) == ("a picture", 0)
+    names["under_way"] = names["WAITING"]
+    with pytest.raises(HTTPException) as refused:
+        await names["generate_or_refuse"](client, "a cat")
+    assert (refused.value.status_code, refused.value.headers) == (503, {"Retry-After": "5"})
 
 
 async def test_an_app_with_a_journal_records_every_request_and_reuses_only_items(service, tmp_path, monkeypatch):
