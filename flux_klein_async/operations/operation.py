@@ -6,6 +6,7 @@ out into the right error, and leaves foreign cancellations alone. It knows no en
 
 import asyncio
 import itertools
+import math
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -277,6 +278,8 @@ class Operation:
                 await self._submit_turn()
             elif poll_price is not None:
                 await self.context.limiter.turn(kind, poll_price)
+            else:
+                return
             if not self.held(kind):
                 return
 
@@ -376,7 +379,8 @@ class Operation:
 
     def held(self, kind: Kind) -> bool:
         """Whether calls of this kind are held now."""
-        return self.context.limiter.held_until(kind) > self._loop.time()
+        until = self.context.limiter.held_until(kind)
+        return until > -math.inf and until > self._loop.time()
 
     def after_hold(self, kind: Kind) -> float:
         """When this call may go: at the hold's end, or gradually after it where the deadline allows.

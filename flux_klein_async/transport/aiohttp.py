@@ -7,6 +7,7 @@ quiet, so that no answer from before is taken for its own.
 
 import asyncio
 import errno
+import math
 import select
 import socket
 import time
@@ -15,7 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from enum import Enum, auto
 from functools import cache, lru_cache, partial
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -102,50 +103,77 @@ def _attend(sock: Any) -> None:
 
 
 class _Limit:
-    """Bounds an exchange in time, from when it has a connection; before that, only if it has `to_connect` seconds.
+    """Bounds one exchange in time, from when it has a connection; before that, only if it has `to_connect` seconds.
 
-    It works like `asyncio.timeout`, which takes three times as long (two coroutines), five times a generation.
-
-    Attributes:
-        of_task: The limit of the exchange that a task has under way.
+    It works like `asyncio.timeout`, whose two coroutines and timer would take a tenth of a call.
     """
 
-    __slots__ = ("_cancelling", "_expired", "_task", "_timer", "_to_connect", "seconds")
-    of_task: ClassVar[dict[Any, "_Limit"]] = {}
+    __slots__ = ("_all", "_cancelling", "_expired", "_task", "_to_connect", "ends", "seconds")
 
-    def __init__(self, seconds: float, to_connect: float | None) -> None:
+    def __init__(self, seconds: float, to_connect: float | None, all_: "_Limits") -> None:
         self.seconds = seconds
+        self.ends = math.inf  # the instant
         self._to_connect = to_connect
+        self._all = all_
         self._expired = False
-        self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
         task: Any = asyncio.current_task()  # every verb runs in one
         self._task, self._cancelling = task, task.cancelling()
+        self._all.of_task[task] = self
         if self._to_connect is not None:
-            self._start(self._to_connect + self.seconds)
-        self.of_task[task] = self
+            self._all.start(self, self._to_connect + self.seconds)
         return self
 
     def connected(self) -> None:
         """The time starts now."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._start(self.seconds)
+        self._all.start(self, self.seconds)
 
-    def _start(self, seconds: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
-
-    def _expire(self) -> None:
-        self._expired = True
+    def expire(self) -> None:
+        """End the exchange."""
+        self._expired, self.ends = True, math.inf
         self._task.cancel()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        del self.of_task[self._task]
-        if self._timer is not None:
-            self._timer.cancel()
+        self._all.end(self._task)
         if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
+
+
+class _Limits:
+    """The limits of all exchanges under way, by their tasks, with one timer, for the first of them that ends."""
+
+    def __init__(self) -> None:
+        self.of_task: dict[Any, _Limit] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, limit: _Limit, seconds: float) -> None:
+        """Let a limit end in so many seconds."""
+        loop = asyncio.get_running_loop()
+        limit.ends = loop.time() + seconds
+        if self._timer is None or limit.ends < self._timer.when():
+            self._set(limit.ends, loop)
+
+    def end(self, task: Any) -> None:
+        """The exchange has ended."""
+        del self.of_task[task]
+        if not self.of_task and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set(self, when: float, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(when, self._ring, when, loop)
+
+    def _ring(self, when: float, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        for limit in self.of_task.values():
+            if limit.ends <= when:
+                limit.expire()
+        first = min((limit.ends for limit in self.of_task.values()), default=math.inf)
+        if first < math.inf:
+            self._set(first, loop)
 
 
 class _Seen(Enum):
@@ -157,21 +185,31 @@ class _Seen(Enum):
     UNKNOWN = auto()  # a transport in memory, or a system without poll(): only the loop knows
 
 
-def _peek(transport: asyncio.BaseTransport | None) -> _Seen:
-    """Ask the kernel; about 2 us."""
+def _peek(protocol: Any) -> _Seen:
+    """Ask the kernel; about 1 us."""
+    transport = protocol.transport
     if transport is None or transport.is_closing():
         return _Seen.CLOSED
-    sock = transport.get_extra_info("socket")
-    if sock is None or _POLL is None:
+    try:
+        poll = protocol.flux_klein_poll
+    except AttributeError:
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.fileno() < 0:
+            return _Seen.CLOSED
+        poll = protocol.flux_klein_poll = None if sock is None or _POLL is None else _poll_of(sock)
+    if poll is None:
         return _Seen.UNKNOWN
-    if sock.fileno() < 0:
-        return _Seen.CLOSED
-    poll = _POLL()
-    poll.register(sock, _DATA | _GOODBYE)
-    found = poll.poll(0)
+    found = poll(0)
     if not found:
         return _Seen.NOTHING
     return _Seen.CLOSED if found[0][1] & _GOODBYE else _Seen.DATA
+
+
+def _poll_of(sock: Any) -> Any:
+    """What asks the kernel about a socket."""
+    poll = _POLL()  # type: ignore[misc]
+    poll.register(sock, _DATA | _GOODBYE)
+    return poll.poll
 
 
 async def quiet(protocol: Any) -> bool:
@@ -184,7 +222,7 @@ async def quiet(protocol: Any) -> bool:
         # aiohttp's timer of silence runs from the first byte read: it shows half a head, which is nowhere else.
         if protocol.should_close or protocol._read_timeout_handle is not None:  # noqa: SLF001
             return False
-        seen = _peek(protocol.transport)
+        seen = _peek(protocol)
         if seen is _Seen.CLOSED:
             return False
         if seen is _Seen.NOTHING or (seen is _Seen.UNKNOWN and turn):
@@ -263,8 +301,9 @@ async def _is_good(protocol: Any) -> bool:
 class _Connector(aiohttp.TCPConnector):
     """The connections of a long-lived client. The time to obtain one is bounded as a whole."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, under_way: _Limits, **options: Any) -> None:
         super().__init__(socket_factory=_attentive_socket, **options)
+        self._under_way = under_way
 
     async def connect(self, *args: Any, **options: Any) -> Any:
         """Start the time of the exchange when it has its connection; waiting for a free one is not part of it."""
@@ -273,7 +312,7 @@ class _Connector(aiohttp.TCPConnector):
             protocol = connection.protocol
             try:
                 if _is_new(protocol) or await _is_good(protocol):
-                    _Limit.of_task[asyncio.current_task()].connected()
+                    self._under_way.of_task[asyncio.current_task(self._loop)].connected()
                     return connection
             except BaseException:
                 connection.close()
@@ -324,12 +363,13 @@ class AiohttpTransport:
         self._redactor = redactor
         self._borrowed = session
         self._proxies = Proxies(environment)
+        self._has_proxies = bool(self._proxies)
         self._certificates = named_authorities(environment) if session is None else None
         if session is None and origin is not None:
             self._proxies.of(origin)
-        self._api = session
-        self._files: aiohttp.ClientSession | None = None
-        self._opened: list[aiohttp.ClientSession] = []  # by us, so that we close them
+        self._under_way = _Limits()
+        self._connector: _Connector | None = None  # ours
+        self._sessions: dict[int, tuple[Mapping[str, str], aiohttp.ClientSession]] = {}  # ours, by identity of headers
 
     @property
     def connections(self) -> int:
@@ -338,28 +378,36 @@ class AiohttpTransport:
         theirs = (connector.limit, connector.limit_per_host) if connector is not None else ()
         return min([self._limits.max_connections, *(limit for limit in theirs if limit)])
 
-    def _session(self, kind: Kind) -> aiohttp.ClientSession:
-        if self._api is None:
-            connector = _Connector(
+    def _session(self, request: Request) -> aiohttp.ClientSession:
+        """The borrowed session, or ours for these headers: aiohttp would merge a call's own one by one."""
+        if self._borrowed is not None and request.kind is not Kind.FILE:
+            return self._borrowed
+        found = self._sessions.get(id(request.headers))
+        return found[1] if found is not None else self._open(request)
+
+    def _open(self, request: Request) -> aiohttp.ClientSession:
+        connector = self._connector if self._borrowed is None else self._borrowed.connector
+        if connector is None and self._borrowed is not None:
+            raise ConfigurationError("The session is closed")
+        if connector is None:
+            connector = self._connector = _Connector(
+                self._under_way,
                 limit=self._limits.max_connections,
                 keepalive_timeout=_KEEP_ALIVE,
                 ttl_dns_cache=10,  # seconds: a long-lived process must follow a service that moves
                 happy_eyeballs_delay=0.25,  # seconds, as RFC 8305 recommends
                 ssl=True if self._certificates is None else self._certificates,
             )
-            self._api = self._open(connector, auto_decompress=False)
-        if kind is not Kind.FILE:
-            return self._api
-        if self._files is None:
-            if self._api.connector is None:
-                raise ConfigurationError("The session is closed")
-            self._files = self._open(self._api.connector, connector_owner=False)
-        return self._files
-
-    def _open(self, connector: aiohttp.BaseConnector, **options: Any) -> aiohttp.ClientSession:
-        # Never with trust_env: aiohttp would read netrc, whose credentials belong to other services.
-        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), **options, **_BOUNDS)
-        self._opened.append(session)
+        session = aiohttp.ClientSession(
+            connector=connector,
+            connector_owner=False,
+            headers=request.headers,
+            auto_decompress=request.kind is Kind.FILE,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # Never with trust_env: aiohttp would read netrc, whose credentials belong to other services.
+            **_BOUNDS,
+        )
+        self._sessions[id(request.headers)] = request.headers, session
         return session
 
     async def send(self, request: Request, guard: BodyGuard | None = None) -> Response:
@@ -412,15 +460,15 @@ class AiohttpTransport:
     def _limit(self, request: Request) -> _Limit:
         """Bound an exchange as a whole, from when it has a connection; our own connector bounds the time until then."""
         seconds = _DRIBBLE * request.silence + len(request.body or b"") // _SLOWEST
-        return _Limit(seconds, None if self._borrowed is None else _CONNECTED_WITHIN)
+        return _Limit(seconds, None if self._borrowed is None else _CONNECTED_WITHIN, self._under_way)
 
     async def _answer(self, request: Request, data: Any, limit: _Limit) -> aiohttp.ClientResponse:
-        session = self._session(request.kind)
-        options: dict[str, Any] = {"headers": request.headers}
+        session = self._session(request)
+        options: dict[str, Any] = {}
         if self._borrowed is not None:
             options = self._borrowing(request, session, data, limit)
         # A session that trusts the environment finds its proxy itself.
-        if self._proxies and not session.trust_env and (proxy := self._proxies.of(request.url)) is not None:
+        if self._has_proxies and not session.trust_env and (proxy := self._proxies.of(request.url)) is not None:
             options.update(proxy=proxy.url, proxy_headers=proxy.headers)
         return await session.request(
             request.method,
@@ -499,16 +547,17 @@ class AiohttpTransport:
 
     async def aclose(self) -> None:
         """Close the sessions that this transport opened; a borrowed one stays open."""
-        for session in reversed(self._opened):
+        for _, session in self._sessions.values():
             await session.close()
+        if self._connector is not None:
+            await self._connector.close()
 
     def abandon(self) -> None:
         """Drop open sockets from a finalizer: the client itself gives the one warning."""
-        for session in self._opened:
-            connector, owner = session.connector, session.connector_owner
+        for _, session in self._sessions.values():
             session.detach()
-            if owner and connector is not None:
-                connector._close()  # noqa: SLF001  # close() is a coroutine, a finalizer has no loop
+        if self._connector is not None:
+            self._connector._close()  # noqa: SLF001  # close() is a coroutine, a finalizer has no loop
 
 
 async def _begin(connection: Any, limit: _Limit) -> None:

@@ -288,22 +288,22 @@ class PollPrice:
     _SINKING = 0.95
 
     def __init__(self, ceiling: float | None) -> None:
-        self._ceiling = ceiling
+        self.ceiling = ceiling
         self._demand = 0.0  # polls a second, at the price 1
         self._counted = 0.0
-        self._refusals = 1.0
+        self.refusals = 1.0
         self._raised = -math.inf
 
     def now(self, now: float) -> float:
         """The price."""
-        if self._ceiling is None:
-            return self._refusals
-        crowding = self._demand * math.exp((self._counted - now) / self._MEMORY) / self._ceiling
-        return min(self.MOST, max(1.0, crowding * crowding) * self._refusals)
+        if self.ceiling is None:
+            return self.refusals
+        crowding = self._demand * math.exp((self._counted - now) / self._MEMORY) / self.ceiling
+        return min(self.MOST, max(1.0, crowding * crowding) * self.refusals)
 
     def asked(self, now: float, price: float) -> None:
         """Count the demand for one more poll, planned at this price."""
-        if self._ceiling is not None:
+        if self.ceiling is not None:
             faded = self._demand * math.exp((self._counted - now) / self._MEMORY)
             self._demand = faded + math.sqrt(price) / self._MEMORY
             self._counted = now
@@ -312,12 +312,12 @@ class PollPrice:
         """Double the price; refusals within a second count as one."""
         if now - self._raised >= 1.0:
             self._raised = now
-            self._refusals = min(self._MOST_REFUSED, 2 * self._refusals)
+            self.refusals = min(self._MOST_REFUSED, 2 * self.refusals)
 
     def served(self) -> None:
         """Lower the price: a poll was answered."""
-        if self._refusals > 1.0:
-            self._refusals = max(1.0, self._refusals * self._SINKING)
+        if self.refusals > 1.0:
+            self.refusals = max(1.0, self.refusals * self._SINKING)
 
 
 class Pace:
@@ -459,14 +459,20 @@ class InProcessLimiter:
 
     def poll_price(self) -> float:
         """What a poll costs now, as a multiple of the usual."""
-        return self._price.now(asyncio.get_running_loop().time())
+        price = self._price
+        return price.refusals if price.ceiling is None else price.now(asyncio.get_running_loop().time())
 
     async def turn(self, kind: Kind, price: float = 1.0) -> None:
         """Wait for the turn of a submit or a poll."""
+        pace = self._paces[kind]
+        if pace.per_second is None:
+            return
         if kind is Kind.READ:
             self._price.asked(asyncio.get_running_loop().time(), price)
-        await self._paces[kind].turn()
+        await pace.turn()
 
     def over(self, kind: Kind) -> None:
         """The call has arrived at the service by now."""
-        self._paces[kind].over(asyncio.get_running_loop().time())
+        pace = self._paces[kind]
+        if pace.per_second is not None:
+            pace.over(asyncio.get_running_loop().time())
