@@ -167,9 +167,10 @@ class FanOut(NotWith, NotForLoop, Generic[T]):
     def stop(self) -> None:
         """Begin to end in good order: continue taking outcomes, and the iterator ends soon.
 
-        No more items are read and nothing more is submitted. Queued requests are cancelled; running ones, which are
-        paid for in any case, are waited for and saved. May be called from a signal handler of the loop, from `on_event`
-        and from the items themselves: the task that calls it is never cancelled.
+        No more items are read and nothing more is submitted; a submit on its way has 5 s to be answered. Queued
+        requests are cancelled; running ones, which are paid for in any case, are waited for and saved. May be called
+        from a signal handler of the loop, from `on_event` and from the items themselves: the task that calls it is
+        never cancelled.
         """
         self._wants_rest = False
         if not self._exhausted or self._workers:

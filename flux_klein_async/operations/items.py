@@ -161,7 +161,7 @@ class ItemRunner(Generic[T]):
         """Submit nothing more.
 
         With an error, which dooms every further submit, what was submitted goes on. Without one the user wants to end:
-        queued requests are cancelled too, and what runs is waited for.
+        queued requests are cancelled too, also those whose POST is under way, and what runs is waited for.
         """
         if error is not None:
             self._stopped_by = self._stopped_by or error
@@ -183,8 +183,11 @@ class ItemRunner(Generic[T]):
             return
         operation.stop()
         if operation.request_id is not None:
-            cancel = partial(cancel_abandoned, self._context, operation.request_id, operation.tag)
-            self._context.background.queue(cancel)
+            self._cancel(operation, operation.request_id)
+
+    def _cancel(self, operation: Operation, request_id: str) -> None:
+        """Cancel a request in the background, if it is still queued; its item waits for what comes of it."""
+        self._context.background.queue(partial(cancel_abandoned, self._context, request_id, operation.tag))
 
     def halted_by(self) -> FluxKleinError | None:
         """The error by which all items together end the fan-out, or None; nothing halts what the user has stopped."""
@@ -257,6 +260,8 @@ class ItemRunner(Generic[T]):
         async def run(operation: Operation) -> GenerationResult:
             accepted = await submit(operation, item.prepared, on_abandon=self._on_abandon)
             self._losses.good("submits")
+            if operation.stopped_at is not None:  # while it was on its way
+                self._cancel(operation, accepted.request_id)
             return await wait(operation, accepted, on_abandon=self._on_abandon)
 
         result = await self._in_slot(item, run)

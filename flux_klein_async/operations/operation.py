@@ -27,10 +27,11 @@ from flux_klein_async.operations.context import ClientContext
 from flux_klein_async.transport.retry import Verdict, classify, refused_for_now, repeat
 from flux_klein_async.transport.throttle import Slot
 
-__all__ = ["Admission", "Operation", "sleep_until"]
+__all__ = ["SEEN_THROUGH", "Admission", "Operation", "sleep_until"]
 
 
 T = TypeVar("T")
+SEEN_THROUGH = 5.0  # seconds that a POST gets to return its id once its call is abandoned or stopped
 _NUMBERS = itertools.count(1)
 _BLOCKED = 0.01  # seconds that a deadline's timer fires late; more says that the loop was blocked past the deadline
 _TURNS = 30  # of the loop, in which it reads the answers that wait in its sockets
@@ -47,8 +48,10 @@ class Operation:
         request_id: The request's id, as soon as it is known.
         slot: The slot that the generation runs in, or None.
         on_submit_failed: Called at once with the error of a submit, even if it will be repeated.
-        posting: A submit was admitted and its outcome is not known.
-        drop_post: Drops the POST that is under way, unless its body has begun to be written; whether it did.
+        drop_post: Drops the POST that is under way, unless its body has begun to be written; whether it did. None
+            while no POST is.
+        answered: The POST under way was accepted, and its id is being written down.
+        stopped_at: When a stop found a POST under way that could not be dropped; None if none did.
         passed_gate: The submit has passed the gate, and its next admission need not wait there.
         submitted: A submit of this very call was accepted.
         uncertain: A submit's body has begun to be written, and its answer will not be known here.
@@ -86,14 +89,16 @@ class Operation:
         self.patient = patient
         self.passed_gate = self._in_line = False
         self.on_submit_failed: Callable[[FluxKleinError], None] | None = None
-        self.posting = self.submitted = self.uncertain = self.gave_up = self.late = self._halted = False
+        self.submitted = self.answered = self.uncertain = self.gave_up = self.late = self._halted = False
         self.drop_post: Callable[[], bool] | None = None
+        self.stopped_at: float | None = None
         self.last_error: FluxKleinError | None = None
         self.polls = 0
         self.state: str | None = None
         self.word: str | None = None  # the service's, for a state that nobody documented
         self._ending: Callable[[], FluxKleinError] | None = None  # makes the error of an interrupted call
         self._timer: asyncio.Handle | None = None
+        self._stop_timer: asyncio.Handle | None = None
         self._nap: asyncio.Future[None] | None = None
 
     # --- the scope
@@ -116,6 +121,8 @@ class Operation:
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self._stop_timer is not None:
+            self._stop_timer.cancel()
         if self._registered:
             self.context.ended(self)
         if isinstance(exc, FluxKleinError):
@@ -182,9 +189,22 @@ class Operation:
         return ClientClosedError("The client was closed while the call was under way", charged=charged)
 
     def stop(self) -> None:
-        """End the call, if its request is not known to be accepted."""
-        if self.request_id is None:
+        """End the call before it submits; a POST that has begun gets 5 s for its answer, and is not repeated."""
+        if self.request_id is not None or self.stopped_at is not None:
+            return
+        if self._posts_nothing():
             self._interrupt(self._stopped)
+        else:
+            self.stopped_at = self._loop.time()
+            self._stop_timer = self._loop.call_later(SEEN_THROUGH, self._stop_unanswered)
+
+    def _stop_unanswered(self) -> None:
+        if self.drop_post is not None and not self.answered:
+            self._interrupt(self._stopped)
+
+    def _posts_nothing(self) -> bool:
+        """Whether no POST is under way; one whose body has not begun to be written is dropped."""
+        return self.drop_post is None or self.drop_post()
 
     def _stopped(self) -> FluxKleinError:
         """The error of a stopped call; it says as much about the submit as is known when the call ends."""
@@ -193,7 +213,7 @@ class Operation:
         if self.request_id is not None:  # its answer came in this instant
             return GenerationCancelledError("Stopped when it had just been submitted", charged="unknown")
         if self.uncertain:
-            return SubmissionUncertainError("Stopped before the submit was answered")
+            return SubmissionUncertainError(f"Stopped, and the submit was not answered within {SEEN_THROUGH:g} s")
         return GenerationCancelledError("Stopped before it was submitted", charged="no")
 
     @property
@@ -206,7 +226,7 @@ class Operation:
         self._halted = True
         if self.request_id is not None or self._may_be_accepted or self.is_running_here:
             return
-        if not self.posting or (self.drop_post is not None and self.drop_post()):
+        if self._posts_nothing():
             self._interrupt(lambda: error)
 
     def out_of_time(self, last: FluxKleinError | None) -> FluxKleinError:
@@ -362,7 +382,9 @@ class Operation:
         return await repeat(call, may_repeat=may_repeat, pause=pause, attempts=attempts)
 
     async def _pause(self, kind: Kind, failures: int, error: FluxKleinError) -> None:
-        """Sleep before a repeat, or give up: the deadline is too near, or the client's quota is used up."""
+        """Sleep before a repeat, or give up: stopped, the deadline is too near, or the client's quota is used up."""
+        if self.stopped_at is not None and kind is Kind.SUBMIT:
+            raise self._stopped()
         context, now = self.context, self._loop.time()
         held = context.limiter.held_until(kind)
         until = max(now + context.backoff.pause(failures), held)

@@ -40,7 +40,7 @@ from flux_klein_async.models import (
 from flux_klein_async.operations.calls import abandon, get_model
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, log, wrapping_errors
 from flux_klein_async.operations.inputs import read_body
-from flux_klein_async.operations.operation import Operation
+from flux_klein_async.operations.operation import SEEN_THROUGH, Operation
 from flux_klein_async.options import Limits, OnAbandon
 from flux_klein_async.text import plain
 from flux_klein_async.transport.base import BodyGuard
@@ -61,7 +61,6 @@ __all__ = [
 T = TypeVar("T")
 _IN_LINE = 0.9  # of the timeout that is left at most, where the call has waited in line
 _MOST = 0.9  # of the generations
-SEEN_THROUGH = 5.0  # seconds that an abandoned POST gets to return its id
 
 TYPED: Final = {KLEIN_4B_TEXT_TO_IMAGE: TextToImageInput, KLEIN_9B_TEXT_TO_IMAGE: TextToImage9BInput}
 
@@ -336,7 +335,7 @@ class _Submission:
             if operation.deadline is not None and self._context.loop.time() >= operation.deadline:
                 raise operation.out_of_time(operation.last_error)  # too late to wait for anything
             guard = BodyGuard()
-            operation.posting, operation.drop_post = True, guard.drop  # before the task, which may begin eagerly
+            operation.drop_post = guard.drop  # before the task, which may begin eagerly
             self._posting = post = asyncio.ensure_future(self._post(guard))
             try:
                 return await asyncio.shield(post)
@@ -349,7 +348,7 @@ class _Submission:
                     operation.on_submit_failed(error)  # before the connection goes to the next submit
                 raise
             finally:
-                operation.posting, operation.drop_post = False, None
+                operation.drop_post = None
 
     async def _post(self, guard: BodyGuard) -> str:
         """Send once, read the answer, write the id down: all of it, even if nobody waits any more."""
@@ -364,7 +363,7 @@ class _Submission:
                 raw = excerpt(response) if response is not None else None
                 raise SubmissionUncertainError(raw=raw, cause=str(error)) from error
             raise
-        self._accepted_as = request_id
+        self._accepted_as, self._operation.answered = request_id, True
         self._context.budget.accepted(self._key, request_id)
         try:
             await self._write(EntryState.SUBMITTED, request_id=request_id)
@@ -427,8 +426,14 @@ class _Submission:
         self._context.background.start(lambda: self._see_through(post))
 
     async def _see_through(self, post: "asyncio.Task[str]") -> None:
-        """Wait 5 s for an abandoned POST; then abandon its request, or report that it is refused or uncertain."""
-        timer = self._context.loop.call_later(SEEN_THROUGH, post.cancel)
+        """Wait for an abandoned POST; then abandon its request, or report that it is refused or uncertain.
+
+        It has 5 s. Where its call was stopped they began then, since a later id would contradict the outcome.
+        """
+        loop, begun = self._context.loop, self._operation.stopped_at
+        if begun is None or self._accepted_as is not None:  # the id is known, and needs time to be written down
+            begun = loop.time()
+        timer = loop.call_at(begun + SEEN_THROUGH, post.cancel)
         stopped: asyncio.CancelledError | None = None
         while not post.done():
             try:

@@ -127,7 +127,7 @@ async def test_a_call_that_is_ended_from_outside_ends_once_in_the_right_error(fa
     assert call.context.operations == set()
 
 
-@pytest.mark.parametrize("facts", [{"request_id": "x"}, {"posting": True}])
+@pytest.mark.parametrize("facts", [{"request_id": "x"}, {"drop_post": lambda: False}])
 async def test_halting_leaves_alone_what_is_submitted(facts):
     call = make(2.0)
     for name, value in facts.items():
@@ -137,6 +137,30 @@ async def test_halting_leaves_alone_what_is_submitted(facts):
     call.halt(BudgetExceededError())
     assert isinstance(await task, APITimeoutError)
     assert now() == 2.0
+
+
+@pytest.mark.parametrize(
+    ("answered", "error", "at"), [(None, GenerationCancelledError, 6.0), (3.0, APITimeoutError, 9.0)]
+)
+async def test_a_stopped_call_waits_five_seconds_for_a_post_that_has_begun(answered, error, at):
+    call = make(9.0)
+    call.drop_post = lambda: False
+    task = asyncio.ensure_future(outcome(inside(call)))
+    for seconds in (1.0, 2.0):
+        asyncio.get_running_loop().call_at(seconds, call.stop)
+    if answered is not None:
+        asyncio.get_running_loop().call_at(answered, setattr, call, "drop_post", None)
+    assert (type(await task), now()) == (error, at)
+
+
+async def test_a_call_whose_request_is_accepted_in_the_instant_that_ends_it_may_be_charged():
+    call = make(None)
+    task = asyncio.ensure_future(outcome(inside(call)))
+    await asyncio.sleep(1)
+    call.stop()
+    call.request_id = "x"
+    error = await task
+    assert (type(error), error.charged, error.request_id) == (GenerationCancelledError, "unknown", "x")
 
 
 async def test_a_cancellation_from_outside_wins_over_the_deadline():
