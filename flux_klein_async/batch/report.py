@@ -62,9 +62,16 @@ _ADVICE: Final[dict[type[FluxKleinError], str]] = {
     errors.JournalError: "Make the journal readable and writable again, then run the same command again.",
     errors.FluxKleinError: _AGAIN,
 }
-_PAID_WITHOUT_FILE: Final = (
-    "It was charged and gave no file. Change the prompt, or run the command again with `--retry-failed` to pay again."
-)
+# By class and `charged`, where that decides.
+_MAY_BE_CHARGED: Final = "It may still be made, and charged. Run the same command again to collect it."
+_ADVICE_IF: Final[dict[tuple[str, str | None], str]] = {
+    ("GenerationFailedError", "yes"): (
+        "It was charged and gave no file. Change the prompt, or run the command again with `--retry-failed` to pay "
+        "again."
+    ),
+    ("GenerationCancelledError", "yes"): _MAY_BE_CHARGED,
+    ("GenerationCancelledError", "unknown"): _MAY_BE_CHARGED,
+}
 
 _SUFFIXES: Final = {
     "picture": {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif"},
@@ -80,8 +87,8 @@ _PHASES: Final = ("submit", "queued", "running", "fetch")
 
 def advice(kind: str, charged: str | None = None) -> str:
     """What to do about an error, by the name of its class; one that is not known is repeated."""
-    if kind == "GenerationFailedError" and charged == "yes":
-        return _PAID_WITHOUT_FILE
+    if (known := _ADVICE_IF.get((kind, charged))) is not None:
+        return known
     found = getattr(errors, kind, None)
     lineage = found.__mro__ if isinstance(found, type) else ()
     return next((_ADVICE[base] for base in lineage if base in _ADVICE), _AGAIN)

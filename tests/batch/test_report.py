@@ -230,6 +230,11 @@ def test_every_error_has_advice() -> None:
     assert {kind for kind in kinds if advice(kind) == general} == passing
     assert "--retry-failed" in advice("GenerationFailedError", "no")
     assert "charged" in advice("GenerationFailedError", "yes")
+    may_be_charged = {
+        charged: "charged" in advice("GenerationCancelledError", charged) for charged in ("no", "yes", "unknown")
+    }
+    assert may_be_charged == {"no": False, "yes": True, "unknown": True}
+    assert "Nothing was made" in advice("GenerationCancelledError", "no")
 
 
 def test_percentiles_and_rates() -> None:
