@@ -17,7 +17,7 @@ from flux_klein_async.api.urls import ApiUrls, checked_model_id, checked_request
 from flux_klein_async.errors import ConfigurationError, InvalidInputError
 from flux_klein_async.events import Event
 from flux_klein_async.journal.base import AccountJournal, Journal, NoBudget, SpendingLimit
-from flux_klein_async.misuse import NotWith, is_plain, refuse_fields, slip
+from flux_klein_async.misuse import NotWith, is_plain, refuse_fields, refuse_unknown, slip
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
     CancelOutcome,
@@ -33,7 +33,14 @@ from flux_klein_async.operations.fanout import FanOut
 from flux_klein_async.operations.files import FileBytes, SavedPaths
 from flux_klein_async.operations.items import ItemRunner
 from flux_klein_async.operations.operation import Operation
-from flux_klein_async.operations.submit import AcceptedRequest, PreparedRequest, made_input, prepare, submit
+from flux_klein_async.operations.submit import (
+    AcceptedRequest,
+    PreparedRequest,
+    made_input,
+    prepare,
+    submit,
+    warn_of_unknown_fields,
+)
 from flux_klein_async.operations.wait import Updates, wait
 from flux_klein_async.options import DEFAULT, Limits, OnAbandon, RetryPolicy, Timeout, checked_timeout, from_environ
 from flux_klein_async.paths import user_path
@@ -53,21 +60,32 @@ T = TypeVar("T")
 _OnStatus = Callable[[RequestStatus], object]
 
 
+# Arguments that a client or a verb does not have, and what to write instead.
+_OF_LIMITS = {name: f"Write FluxKleinClient(limits=Limits({name}=...))" for name in Limits.__dataclass_fields__}
+_OF_THE_CLIENT = {
+    **_OF_LIMITS,
+    **{name: f"Write retry=RetryPolicy({name}=...)" for name in RetryPolicy.__dataclass_fields__},
+    **dict.fromkeys(("max_retries", "retries"), "Write retry=RetryPolicy(attempts=...)"),
+    **dict.fromkeys(("concurrency", "max_concurrency"), "Write limits=Limits(max_in_flight=...)"),
+    **dict.fromkeys(("token", "key", "api_token", "access_token"), "Write api_key=..."),
+}
+
+
 def _takes_no_fields(method: F) -> F:
     """A method whose TypeError for a model's field, such as `seed=`, says where that goes."""
     if TYPE_CHECKING:
         return method
-    known = inspect.signature(method).parameters.keys()
+    known = list(inspect.signature(method).parameters)[1:]
     if inspect.iscoroutinefunction(method):
 
         async def called(*arguments: Any, **named: Any) -> Any:
-            refuse_fields(method, known, named)
+            refuse_fields(method, known, named, _OF_LIMITS)
             return await method(*arguments, **named)
 
     else:
 
         def called(*arguments: Any, **named: Any) -> Any:
-            refuse_fields(method, known, named)
+            refuse_fields(method, known, named, _OF_LIMITS)
             return method(*arguments, **named)
 
     return functools.wraps(method)(called)
@@ -244,6 +262,18 @@ class FluxKleinClient(NotWith):
             limits=settings,
         )
         self._closing: asyncio.Task[tuple[str, ...]] | None = None
+
+    if not TYPE_CHECKING:
+
+        @functools.wraps(__init__)  # for its signature
+        def __new__(cls, *arguments: object, **named: object) -> Self:
+            """Refuse what `__init__` does not take, and say what to write instead."""
+            given = tuple(named)
+            del arguments, named  # no variable shows a token that is given by a wrong name
+            if cls.__init__ is FluxKleinClient.__init__:  # otherwise a subclass takes arguments of its own
+                known = list(inspect.signature(cls.__init__).parameters)[1:]
+                refuse_unknown(cls.__name__, known, given, _OF_THE_CLIENT, f"It takes {', '.join(known)}")
+            return super().__new__(cls)
 
     def __repr__(self) -> str:
         if not hasattr(self, "_context"):
@@ -631,7 +661,9 @@ class FluxKleinClient(NotWith):
     # --- inside
 
     def _prepared(self, input: Any, model: str | None, width: int | None, height: int | None) -> PreparedRequest:  # noqa: A002
-        return prepare(input, model=model, width=width, height=height, default_model=self._model)
+        prepared = prepare(input, model=model, width=width, height=height, default_model=self._model)
+        warn_of_unknown_fields(self._context, prepared)
+        return prepared
 
     def _operation(
         self, timeout: Timeout, *, request_id: str | None = None, tag: object = None, waits: bool = False

@@ -3,15 +3,17 @@
 Type checkers do not see these methods: for them the mistake must stay an error.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from difflib import get_close_matches
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, NoReturn
 
-__all__ = ["NEEDS_ASYNCIO", "NotForLoop", "NotWith", "is_plain", "refuse_fields", "slip"]
+__all__ = ["NEEDS_ASYNCIO", "NotForLoop", "NotWith", "is_plain", "refuse_fields", "refuse_unknown", "slip"]
 
 NEEDS_ASYNCIO = "No asyncio event loop runs here: use asyncio.run(...), also in a thread beside trio or another loop"
 
 
+_NEAR = 0.7  # of difflib's ratio: "widht" is near to "width", and "steps" to nothing
 _SAVED = "One picture is saved by client.download(result, directory); generate_many and generate_all take directory="
 # What other clients take here, by name, and what to write instead.
 _ELSEWHERE = {
@@ -35,19 +37,40 @@ def is_plain(function: object) -> bool:
     return not (iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None)))  # noqa: B004  # what it is, not whether it is there
 
 
-def refuse_fields(method: Callable[..., object], known: Collection[str], given: Iterable[str]) -> None:
-    """Say where a model's field goes that was given as an argument, such as `seed=`.
+def refuse_fields(
+    method: Callable[..., object], known: Collection[str], given: Iterable[str], elsewhere: Mapping[str, str]
+) -> None:
+    """Say where a model's field goes that was given to a verb as an argument, such as `seed=`.
+
+    `elsewhere`: what to write for the names that belong to another part of the package.
+
+    Raises:
+        TypeError: Not all that is given is known.
+    """
+    otherwise = (
+        "FLUX.2 [klein] takes a prompt, a width and a height; the fields of another model go into the input: "
+        "{{'prompt': ..., {name!r}: ...}}"
+    )
+    refuse_unknown(method.__qualname__, known, given, {**_ELSEWHERE, **elsewhere}, otherwise)
+
+
+def refuse_unknown(
+    what: str, known: Collection[str], given: Iterable[str], elsewhere: Mapping[str, str], otherwise: str
+) -> None:
+    """Say what to write for an argument that is not known: `elsewhere`, the name it is near to, or `otherwise`.
 
     Raises:
         TypeError: Not all that is given is known.
     """
     for name in given:
-        if name not in known:
-            advice = _ELSEWHERE.get(name) or (
-                "FLUX.2 [klein] takes a prompt, a width and a height; the fields of another model go into the input: "
-                f"{{'prompt': ..., {name!r}: ...}}"
-            )
-            raise TypeError(f"{method.__qualname__}() has no argument {name!r}. {advice}")
+        if name in known:
+            continue
+        near = name if name in elsewhere else "".join(get_close_matches(name, [*known, *elsewhere], 1, _NEAR))
+        if near in known:
+            advice = f"; did you mean {near}=?"
+        else:
+            advice = f". {elsewhere.get(near) or otherwise.format(name=name)}"
+        raise TypeError(f"{what}() has no argument {name!r}{advice}")
 
 
 class NotWith:
@@ -69,3 +92,8 @@ class NotForLoop:
 
         def __iter__(self) -> NoReturn:
             raise TypeError(f"Use `async for`, not `for`, over a {type(self).__name__}")
+
+        def __await__(self) -> NoReturn:
+            if isinstance(self, NotWith):
+                raise TypeError(f"Use `async with`, not `await`, for a {type(self).__name__}")
+            raise TypeError(f"Use `async for`, not `await`, over a {type(self).__name__}")

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import re
+import traceback
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -65,7 +66,8 @@ SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], t
     "for over generate_many": (lambda c: c.generate_many(["a"]), _for_over, TypeError, "Use `async for`, not `for`"),
     "for over updates": (lambda c: c.updates("abc"), _for_over, TypeError, "Use `async for`, not `for`"),
     "for over list_models": (lambda c: c.list_models(), _for_over, TypeError, "Use `async for`, not `for`"),
-    "await list_models": (lambda c: c.list_models(), _await, TypeError, "ModelList"),
+    "await list_models": (lambda c: c.list_models(), _await, TypeError, "Use `async for`, not `await`, over a ModelL"),
+    "await updates": (lambda c: c.updates("abc"), _await, TypeError, "Use `async for`, not `await`, over a Updates"),
     **{
         f"a field for {name}": (
             lambda c, name=name: c,
@@ -89,11 +91,30 @@ SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], t
             "size": "The sides are width= and height=",
         }.items()
     },
+    **{
+        f"{verb}({name}=)": (
+            lambda c: c,
+            lambda c, verb=verb, name=name: _await(getattr(c, verb)(["a"], **{name: 8})),
+            TypeError,
+            f"{verb}() has no argument '{name}'{advice}",
+        )
+        for verb, name, advice in (
+            ("generate", "widht", "; did you mean width=?"),
+            ("submit", "modle", "; did you mean model=?"),
+            ("generate_many", "concurency", "; did you mean concurrency=?"),
+            ("generate_all", "max_in_flight", ". Write FluxKleinClient(limits=Limits(max_in_flight=...))"),
+        )
+    },
     "a data frame": (lambda c: c.generate_all(Frame()), _await, InvalidInputError, "frame.to_dict('records')"),
     "a queue": (lambda c: c.generate_all(asyncio.Queue()), _await, InvalidInputError, "an async generator that gets"),  # type: ignore[arg-type]
     "bytes for a search": (lambda c: c.list_models(search=b"x"), _await, InvalidInputError, "search must be text"),
     "half a letter": (lambda c: c.list_models(category="\ud800"), _await, InvalidInputError, "a URL can hold"),
-    "await generate_many": (lambda c: c.generate_many(["a"]), _await, TypeError, "FanOut"),
+    "await generate_many": (
+        lambda c: c.generate_many(["a"]),
+        _await,
+        TypeError,
+        "Use `async with`, not `await`, for a FanOut",
+    ),
     "generate_many not entered": (
         lambda c: c.generate_many(["a"]),
         _async_for,
@@ -135,13 +156,7 @@ def test_without_an_asyncio_loop_a_call_says_that_it_needs_one(tmp_path):
 
 def test_what_is_not_awaited_does_not_claim_to_be_awaitable(klein_client):
     """Frameworks and containers await whatever `isawaitable` says can be awaited."""
-    for made in (
-        klein_client,
-        klein_client.handle("abc"),
-        klein_client.generate_many(["a"]),
-        klein_client.updates("a"),
-        klein_client.list_models(),
-    ):
+    for made in (klein_client, klein_client.handle("abc")):
         assert not inspect.isawaitable(made)
         assert not isinstance(made, Awaitable)
 
@@ -179,6 +194,35 @@ async def test_a_coroutine_function_that_nobody_would_await_is_refused(klein_emu
 def test_what_stands_for_a_part_of_a_client_is_told_what_to_write(part, given, advice):
     with pytest.raises(ConfigurationError, match=re.escape(advice)):
         FluxKleinClient("some-token", **{part: given})
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("token", "Write api_key=..."),
+        ("key", "Write api_key=..."),
+        ("api_token", "Write api_key=..."),
+        ("api_kye", "did you mean api_key=?"),
+        ("max_in_flight", "limits=Limits(max_in_flight=...)"),
+        ("max_inflight", "limits=Limits(max_in_flight=...)"),
+        ("max_retries", "retry=RetryPolicy(attempts=...)"),
+        ("verbose", "It takes api_key, base_url, model, timeout"),
+    ],
+)
+def test_an_argument_that_a_client_does_not_take_is_told_what_to_write_and_its_value_is_in_no_frame(name, advice):
+    with pytest.raises(TypeError, match=re.escape(advice)) as caught:
+        FluxKleinClient(**{name: "secret"})
+    _, *frames = [frame.f_locals for frame, _ in traceback.walk_tb(caught.tb)]  # the first is this test's
+    assert "secret" not in repr(frames)
+    assert str(inspect.signature(FluxKleinClient)).startswith("(api_key: str | None = None, *, base_url")
+
+
+def test_a_subclass_of_the_client_takes_arguments_of_its_own():
+    class Ours(FluxKleinClient):
+        def __init__(self, *, team: str) -> None:
+            super().__init__(f"token-of-{team}")
+
+    assert isinstance(Ours(team="a"), FluxKleinClient)
 
 
 async def test_an_on_status_that_cannot_be_called_is_refused(klein_client):

@@ -51,7 +51,8 @@ _CLOSE_WITHIN = 5.0  # seconds that closing may take beyond its drain
 _DETACH_WITHIN = 0.8  # of those, for a shared limiter to tell the other processes: RedisLimiter tries again after 0.4
 _CLOSED = "The client is closed: make another, or call it inside its `async with`"
 _IDS_LOGGED = 10
-_WORDS_LOGGED = 100
+_MOST_WARNED = 100  # sentences that each client logs once
+_WORD = 40  # characters of a word in one of them
 
 
 # --- code of the user's own
@@ -278,7 +279,7 @@ class ClientContext:
     no_early_results: int = 0
     _loop: asyncio.AbstractEventLoop | None = None
     _idle: asyncio.Future[None] | None = None
-    _unknown_words: set[str] = field(default_factory=set)
+    _warned: set[str] = field(default_factory=set)
 
     @property
     def opened(self) -> bool:
@@ -325,11 +326,14 @@ class ClientContext:
                 self.on_event(make(self.loop.time()))
 
     def note_unknown(self, word: str) -> None:
-        """Log an undocumented state once, and a bounded number of them."""
-        word = word[:40]
-        if word not in self._unknown_words and len(self._unknown_words) < _WORDS_LOGGED:
-            self._unknown_words.add(word)
-            log.warning("Unknown state %r; waiting on until the deadline", word)
+        """Log an undocumented state once."""
+        self.warn_once(f"Unknown state {word[:_WORD]!r}; waiting on until the deadline")
+
+    def warn_once(self, sentence: str) -> None:
+        """Log a warning once, and a bounded number of them."""
+        if sentence not in self._warned and len(self._warned) < _MOST_WARNED:
+            self._warned.add(sentence)
+            log.warning("%s", sentence)
 
     async def write(self, state: EntryState, **facts: Any) -> None:
         """Write an entry into the journal, if there is one.

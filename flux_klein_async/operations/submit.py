@@ -8,6 +8,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -55,6 +56,7 @@ __all__ = [
     "made_input",
     "prepare",
     "submit",
+    "warn_of_unknown_fields",
 ]
 
 
@@ -62,6 +64,8 @@ T = TypeVar("T")
 _IN_LINE = 0.9  # of the timeout that is left at most, where the call has waited in line
 _MOST = 0.9  # of the generations
 
+_FIELD = 40  # characters of a field's name in a log line
+_NAMES = {KLEIN_4B_TEXT_TO_IMAGE: "FLUX.2 [klein] 4B", KLEIN_9B_TEXT_TO_IMAGE: "FLUX.2 [klein] 9B"}
 TYPED: Final = {KLEIN_4B_TEXT_TO_IMAGE: TextToImageInput, KLEIN_9B_TEXT_TO_IMAGE: TextToImage9BInput}
 
 
@@ -72,6 +76,7 @@ class PreparedRequest:
     Attributes:
         pixels: Width times height, where known.
         asked: The pictures that the input asks for, where it says so.
+        unknown: The fields that the model does not have, as far as its fields are known.
         item: The journal's name of the item that it is for, if there is one.
     """
 
@@ -79,6 +84,7 @@ class PreparedRequest:
     body: InputBody = field(repr=False)
     pixels: int | None
     asked: int | None = None
+    unknown: tuple[str, ...] = field(default=(), repr=False)
     item: str | None = None
 
 
@@ -135,7 +141,17 @@ def prepare(
     else:
         raise InvalidInputError(f"An input is a string, a typed input or a Mapping, not {slip(input)}")
     values = fields if isinstance(fields, Mapping) else vars(fields)
-    return PreparedRequest(model=model, body=encode_input(fields), pixels=_pixels(values), asked=_asked(values))
+    body, typed = encode_input(fields), TYPED.get(model)
+    unknown = () if typed is None else tuple(name for name in values if name not in typed.model_fields)
+    return PreparedRequest(model=model, body=body, pixels=_pixels(values), asked=_asked(values), unknown=unknown)
+
+
+def warn_of_unknown_fields(context: ClientContext, prepared: PreparedRequest) -> None:
+    """Log each field that the model does not have, once: it is sent, and paid for, as it is."""
+    for name in prepared.unknown:
+        near = get_close_matches(name[:_FIELD], TYPED[prepared.model].model_fields, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        context.warn_once(f"{_NAMES[prepared.model]} has no field {name[:_FIELD]!r}{hint}; it is sent as it is")
 
 
 def _typed(kind: type[TextToImageInput] | None, fields: dict[str, Any]) -> TextToImageInput | dict[str, Any]:

@@ -149,7 +149,7 @@ async def test_a_day_leaves_nothing_behind(monkeypatch):
         assert strays() == []
         assert core.operations == core.background._tasks == core.left_running == set()
         assert list(core.background._waiting) == []
-        assert len(core._unknown_words) <= 100
+        assert len(core._warned) <= 100
         assert len(core.limiter._holds) <= 3
         assert (connector._acquired, connector._waiters) == (set(), {})
 

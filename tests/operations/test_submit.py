@@ -76,6 +76,32 @@ def squared(prompt: str, width: int = 1024, height: int = 1024, **more: int) -> 
     return {"prompt": prompt, "width": width, "height": height, **more}
 
 
+LOGGED = [  # inputs and models; what is logged
+    ([{"prompt": "a", "widht": 64}] * 2, K4, ["FLUX.2 [klein] 4B has no field 'widht' (did you mean 'width'?)"]),
+    ([{"prompt": "a", "seed": 1, "steps": 2}], K9, ["FLUX.2 [klein] 9B has no field 'seed'"]),
+    (
+        [{"x" * 99: 1, "prompt": "a", "steps\n": 1}],
+        K4,
+        [f"FLUX.2 [klein] 4B has no field '{'x' * 40}'", "FLUX.2 [klein] 4B has no field 'steps\\n'"],
+    ),
+    ([TextToImage9BInput(prompt="a", steps=3)], K4, ["FLUX.2 [klein] 4B has no field 'steps'"]),
+    ([{"prompt": "a", "widht": 64}], "emulator/any/text-to-video", []),
+    (["a", TextToImageInput(prompt="a")], None, []),
+]
+
+
+@pytest.mark.parametrize(("inputs", "model", "logged"), LOGGED)
+async def test_a_field_that_the_model_does_not_have_is_sent_and_logged_once(
+    klein_emulator, connect, caplog, inputs, model, logged
+):
+    client = connect()
+    for given in inputs:
+        await client.submit(given, model=model)
+    assert [record.getMessage() for record in caplog.records] == [f"{line}; it is sent as it is" for line in logged]
+    body = json.loads(klein_emulator.asked("submit")[-1].body)
+    assert isinstance(inputs[-1], str) or body == dict(inputs[-1])
+
+
 @pytest.mark.parametrize(
     ("given", "settings", "model", "body", "pixels"),
     [
