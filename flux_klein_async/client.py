@@ -381,6 +381,7 @@ class FluxKleinClient(NotWith):
             GenerationFailedError, GenerationCancelledError: It ended so; or it completed, and is charged ("yes"),
                 without a file; or for 10 s status and result held an error beside a state that nobody documented.
             APIStatusError: The service refused every poll for 10 s.
+            NotFoundError: Likewise, or until an earlier deadline if it never knew the request, nor this client.
             ResultNotReadyError: "completed", yet for 10 s the result said "not yet".
         """
         accepted = self._accepted(request)

@@ -121,7 +121,8 @@ class FluxKleinError(Exception):
         text = str(self.args[0]) if self.args and self.args[0] else self._summary()
         if self.cause:
             text += f": {self.cause}"
-        return f"{text} (request {self.request_id})" if self.request_id else text
+        mark = f" (request {self.request_id})" if self.request_id else ""
+        return text if mark in text else text + mark  # the cause may have said it
 
     def __repr__(self) -> str:
         text = self._sentence()

@@ -145,6 +145,13 @@ SENTENCES: list[tuple[FluxKleinError, str]] = [
         WaitTimeoutError(elapsed=30.0, polls=1, state="in_queue", request_id="r-1"),
         "The deadline passed after 30 s; last seen in_queue in 1 poll; it may still finish (request r-1)",
     ),
+    (
+        WaitTimeoutError(polls=1, request_id="r-1", cause="The service failed [HTTP 500] (request r-1)"),
+        (
+            "The deadline passed; not seen yet in 1 poll; it may still finish: The service failed [HTTP 500] "
+            "(request r-1)"
+        ),
+    ),
     (DownloadError(url="https://files.example/a.png", status_code=503), "A file could not be downloaded"),
     (
         FanOutHaltedError(reason="5 submits in a row ended uncertain", possibly_charged=7, cause="OSError: gone"),

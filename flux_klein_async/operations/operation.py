@@ -18,6 +18,7 @@ from flux_klein_async.errors import (
     ClientClosedError,
     FluxKleinError,
     GenerationCancelledError,
+    NotFoundError,
     RateLimitError,
     SubmissionUncertainError,
     WaitTimeoutError,
@@ -56,6 +57,8 @@ class Operation:
         submitted: A submit of this very call was accepted.
         uncertain: A submit's body has begun to be written, and its answer will not be known here.
         last_error: What the last attempt ended in.
+        missing: The last poll's error, if every poll was answered that the request is not found, and nothing here
+            knows that it was accepted.
         waits: The call waits for a generation's end: out of time is a `WaitTimeoutError` once the id is known.
         patient: The timeout stands still while the call waits for its slot again, or for the turn of its submit.
         gave_up: An error was raised because the deadline is too near; nothing may be repeated.
@@ -93,6 +96,7 @@ class Operation:
         self.drop_post: Callable[[], bool] | None = None
         self.stopped_at: float | None = None
         self.last_error: FluxKleinError | None = None
+        self.missing: NotFoundError | None = None
         self.polls = 0
         self.state: str | None = None
         self.word: str | None = None  # the service's, for a state that nobody documented
@@ -233,6 +237,8 @@ class Operation:
         """The error for a deadline that has passed, or is too near for anything more; the scope adds the id."""
         self.gave_up = True
         if self.waits and self.request_id is not None:
+            if last is self.missing is not None:
+                return self.missing
             early = not self.late and (self.deadline is None or self._loop.time() < self.deadline)
             return WaitTimeoutError(
                 "The service wants no such call before the deadline; the request may still finish" if early else "",

@@ -20,6 +20,7 @@ from flux_klein_async.errors import (
     GenerationFailedError,
     InsufficientBalanceError,
     InvalidResponseError,
+    NotFoundError,
     PermissionDeniedError,
     ResultNotReadyError,
     WaitTimeoutError,
@@ -87,6 +88,7 @@ class Poller:
         """Continue under another call's deadline."""
         before = self._operation
         operation.polls, operation.state, operation.word = before.polls, before.state, before.word
+        operation.missing = before.missing
         self._operation = operation
 
     async def next_change(self) -> RequestStatus:
@@ -152,6 +154,7 @@ class Poller:
             state=status.state if status else None,
             error=str(failure) if failure else None,
         )
+        self._note_missing(failure)
         self._check_refusal(failure)
         return status
 
@@ -216,6 +219,16 @@ class Poller:
     @property
     def _replans(self) -> bool:
         return bool(getattr(self._context.polling, "replans", False))
+
+    def _note_missing(self, failure: FluxKleinError | None) -> None:
+        """Note whether the service has never known the request: then a wait that runs out ends in its answer.
+
+        One that this client or its journal submitted may be late on a replica, and is paid for.
+        """
+        operation = self._operation
+        stranger = self._accepted.accepted_at is None and operation.slot is None
+        always = operation.polls == 1 or operation.missing is not None
+        operation.missing = failure if isinstance(failure, NotFoundError) and stranger and always else None
 
     def _check_refusal(self, failure: FluxKleinError | None) -> None:
         """Raise a refusal that time does not heal once it has stood for 10 s: gateways err."""
@@ -460,7 +473,7 @@ class Updates(NotForLoop):
             self._poller.continue_in(operation)
         with operation:
             if left is not None and left <= 0:  # a poll now would be given up in this very instant
-                raise operation.out_of_time(None)
+                raise operation.out_of_time(operation.missing)
             status = await self._poller.next_change()
         self._ended = status.state.final
         return status

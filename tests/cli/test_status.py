@@ -59,6 +59,15 @@ def test_result_before_the_end_is_75_unless_it_waits(served: Emulator, flux_klei
     assert flux_klein("result", request_id, "--wait", "5").code == 0
 
 
+def test_a_wait_for_an_id_that_does_not_exist_says_once_that_it_is_not_found(
+    served: Emulator, flux_klein: Command
+) -> None:
+    ran = flux_klein("result", "no-such-id", "--wait", "0.3")
+    assert (ran.code, ran.err.count("no-such-id"), ran.err.count("request")) == (65, 1, 3)
+    assert "may still finish" not in ran.err
+    assert served.calls["status"] > 0
+
+
 def test_cancel_says_whether_it_could(served: Emulator, flux_klein: Command) -> None:
     request_id = submitted(until_done=True)
     ran = flux_klein("cancel", request_id)

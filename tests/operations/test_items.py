@@ -169,6 +169,14 @@ async def test_a_request_that_the_service_has_deleted_is_given_up_and_written_do
     assert klein_emulator.accepted == 0
 
 
+async def test_an_item_that_is_missing_until_an_early_deadline_is_resumed_again(klein_emulator, connect):
+    """Its journal knows that it was accepted, and would never ask for it again."""
+    shelf = Shelf(claim(Action.RESUME, "gone"))
+    outcome = await only(connect(journal=shelf, timeout=5), shelf)
+    assert type(outcome.error) is WaitTimeoutError
+    assert EntryState.FAILED not in shelf.states()
+
+
 DEAD = b'{"status": "completed", "output": {"image": "http://localhost:1/gone.png"}}'
 
 

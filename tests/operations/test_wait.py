@@ -692,6 +692,45 @@ async def test_a_refusal_that_stands_for_ten_seconds_is_believed(klein_emulator,
     assert (type(error), error.request_id, now()) == (kind, "gone", 11.0)
 
 
+GONE = error_reply(404, 404001)
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind"),
+    [
+        ([GONE] * 9, NotFoundError),
+        ([GONE, error_reply(500), *[GONE] * 9], WaitTimeoutError),
+        ([error_reply(401), *[GONE] * 9], WaitTimeoutError),
+        ([*[GONE] * 3, error_reply(429, retry_after=60)], WaitTimeoutError),
+    ],
+    ids=["always", "but for once", "but for the first poll", "until a hold"],
+)
+async def test_a_wait_for_a_request_that_the_service_never_knew_says_so_at_its_deadline(
+    klein_emulator, connect, answers, kind
+):
+    klein_emulator.script("status", *answers)
+    client = connect(polling=EVERY_SECOND, timeout=5)
+    error = await outcome(client.wait_for_result("gone"))
+    assert (type(error), str(error).count("gone"), error.request_id) == (kind, 1, "gone")
+    assert ("may still finish" in str(error)) == (kind is WaitTimeoutError)
+
+
+async def test_updates_of_a_request_that_the_service_never_knew_say_so_at_every_call(klein_emulator, connect):
+    klein_emulator.script("status", *[GONE] * 99)
+    updates = connect(polling=EVERY_SECOND).updates("gone", timeout=3.5)
+    assert [type(await outcome(updates.__anext__())) for _ in range(2)] == [NotFoundError] * 2
+    assert (klein_emulator.calls["status"], now()) == (3, 3.5)
+
+
+async def test_a_request_of_this_client_or_its_journal_may_be_late_on_a_replica(klein_emulator, connect):
+    klein_emulator.script("submit", *[Generation(after=60.0)] * 2)
+    client = connect(polling=EVERY_SECOND)
+    handle = await client.submit("a cat")
+    klein_emulator.script("status", *[GONE] * 99)
+    for call in (handle.wait_for_result(timeout=5), client.generate("a dog", timeout=5)):
+        assert type(await outcome(call)) is WaitTimeoutError
+
+
 async def test_trouble_that_passes_is_waited_out_until_the_deadline(klein_emulator, connect):
     klein_emulator.script("status", *[error_reply(500)] * 100)
     error = await outcome(connect(polling=EVERY_SECOND, timeout=30).wait_for_result("there"))
