@@ -60,6 +60,7 @@ _LONGEST_ID: Final = 200  # characters
 _SHOWN: Final = 60  # characters of a user's text in a message
 _UTF8_MARK: Final = b"\xef\xbb\xbf"
 _SEPARATORS: Final = ",;\t|"  # spreadsheets write the second where a comma is the decimal point
+_BLANK: Final = f'{_SEPARATORS}" \r\n'.encode()  # what a row without content is made of
 _UNNAMED: Final = re.compile(r"(unnamed: [0-9]+)?", re.IGNORECASE)  # as data frames write and read their index
 # A prompt may hold tabs and line breaks. Terminals obey the other control characters (ECMA-48), and half a surrogate
 # pair is not text.
@@ -130,8 +131,9 @@ def count_rows(stream: BinaryIO, file_format: FileFormat) -> int:
     """How many rows a file has, as far as it can be read; none of them is checked."""
     is_csv, count = file_format is FileFormat.CSV, 0
     with suppress(_UnreadableError):  # `read_rows` says so
-        for _, record in _records(stream, multiline=is_csv):
-            count += bool(record.strip())
+        for line, record in _records(stream, multiline=is_csv):
+            said = is_csv and line == 1 and record.startswith(b"sep=")  # which separator there is
+            count += not said and bool(record.strip(_BLANK if is_csv else None))
     return max(count - is_csv, 0)  # without the header
 
 

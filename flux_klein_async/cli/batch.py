@@ -2,9 +2,10 @@
 
 import asyncio
 import io
+import math
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, aclosing
 from decimal import Decimal
 from functools import partial
@@ -40,6 +41,7 @@ __all__ = ["batch"]
 _CHECKED_FIRST = 1000  # rows that are checked before the first of them is submitted
 _BAD_SHOWN = 20  # bad lines that are printed one by one
 _AT_ONCE = 256  # rows about which the journal is asked together
+_FORECAST_WITHIN = 2.0  # seconds for asking the journal about rows before the first submit
 
 _WORDS = {
     Action.RECALL: "done before",
@@ -90,7 +92,8 @@ def batch(
     options = {name: value for name, value in given.items() if value is not None}
     checked_fields(model, {}, prompt="a prompt", **options)  # refuses the options before the file is read
     # A relative path in a row of standard input begins at the working directory, as "-" has no folder.
-    found = _rows(_opened(file), file_format, model, user_path(file).parent, columns, options)
+    reading = (file_format, model, user_path(file).parent, columns, options)
+    found = _rows(_opened(file), *reading)
 
     async def body(screen: Screen, stop: signals.Stop) -> ExitCode:
         async with AsyncExitStack() as stack:
@@ -136,10 +139,19 @@ def batch(
             manifest = stack.enter_context(await asyncio.to_thread(Manifest, folder / "manifest.jsonl"))
             whole = len(first) < _CHECKED_FIRST
             totals.total = len(first) if whole else await asyncio.to_thread(_count, file, file_format)
-            if not (quiet or emulator):
+            if not quiet:
                 forecast = _Forecast(Estimate(), _Money(await run.price_of(client), max_spend, spent))
-                await forecast.add(_some_of(first), judge)
-                screen.say(forecast.announced(totals.total, len(first)))
+                again = not whole and totals.total is not None  # a file that can be read twice
+                await forecast.add(
+                    await stack.enter_async_context(
+                        aclosing(read_ahead(_rows(_opened(file), *reading)) if again else _each_of(first))
+                    ),
+                    judge,
+                    until=asyncio.get_running_loop().time() + _FORECAST_WITHIN,
+                )
+                totals.recalled = forecast.recalled
+                if not emulator:
+                    screen.say(forecast.announced(totals.total))
             code = await run.Run(
                 client=client,
                 totals=totals,
@@ -212,7 +224,7 @@ async def _some(rows: AsyncIterator[Row], count: int) -> AsyncIterator[Row]:
             return
 
 
-async def _some_of(rows: list[Row]) -> AsyncIterator[Row]:
+async def _each_of(rows: list[Row]) -> AsyncGenerator[Row, None]:
     for row in rows:
         yield row
 
@@ -310,7 +322,7 @@ class _Forecast:
         self._estimate = estimate
         self._money = money
         self._actions: Counter[Action] = Counter()
-        self._bad = self._unread = 0
+        self._judged = self._bad = self._unread = 0
         self._ends_at: int | None = None  # the line for which there is no money
 
     async def add(
@@ -318,9 +330,13 @@ class _Forecast:
         rows: AsyncIterator[Row],
         judge: Callable[[Row], Awaitable[tuple[Row, Action | None]]],
         note: Callable[[str], object] = lambda _: None,
+        *,
+        until: float = math.inf,
     ) -> None:
-        """Count the rows, and note the first bad ones."""
-        while some := [row async for row in _some(rows, _AT_ONCE)]:
+        """Count the rows that can be judged before an instant of the loop's clock, and note the first bad ones."""
+        now = asyncio.get_running_loop().time
+        while (some := [row async for row in _some(rows, _AT_ONCE)]) and (not self._judged or now() < until):
+            self._judged += len(some)
             for row, action in await asyncio.gather(*map(judge, some)):
                 if not row.problem:
                     self._unread += action is None
@@ -337,20 +353,29 @@ class _Forecast:
             self._estimate.add(row.fields)
         self._actions[action] += 1
 
-    def announced(self, total: int | None, known: int) -> str:
-        """What is about to be paid for: the `known` rows exactly, and no more than all others of `total`.
+    @property
+    def recalled(self) -> int:
+        """How many rows the journal has the result of."""
+        return self._actions[Action.RECALL]
 
-        Rows whose files were not read may be new, or done before.
+    def announced(self, total: int | None) -> str:
+        """What is about to be paid for, as far as the rows were judged.
+
+        Rows whose files were not read may be new, or done before, as may those that were not judged.
         """
         new = self._actions[Action.SUBMIT]
         price, affordable = self._money.price, self._money.affordable
         if total is None:
             return f"Submitting lines as they come, {self._each()}; {self._money.bound()}"
-        most = new + total - known
-        upto = "" if total == known and not self._unread else "up to "
-        cost = "" if price is None else f": {upto}{dollars(price * most)} in all"
-        ends = f", which is enough for {affordable:,}" if affordable is not None and affordable < most else ""
-        return f"Submitting {upto}{most:,} of {total:,}, {self._each()}{cost}; {self._money.bound()}{ends}"
+        upto = "up to " if self._unread else ""
+        cost = "" if price is None else f": {upto}{dollars(price * new)}"
+        if total > self._judged:
+            begin = f"Submitting {upto}{new:,} of the first {self._judged:,}"
+            more = f", and the new ones of {total - self._judged:,} more"
+        else:
+            begin, more, cost = f"Submitting {upto}{new:,} of {total:,}", "", cost and f"{cost} in all"
+        ends = f", which is enough for {affordable:,}" if affordable is not None and affordable < new else ""
+        return f"{begin}, {self._each()}{cost}{more}; {self._money.bound()}{ends}"
 
     def _each(self) -> str:
         return "at an unknown price" if self._money.price is None else f"at {dollars(self._money.price)} each"

@@ -33,7 +33,7 @@ class PlainLines:
         self._totals = totals
         self._clock = clock
         self._begun = self._last = clock()
-        self._ends = deque([(self._begun, 0)], maxlen=_SAMPLES)  # instants, and how many items had ended
+        self._ends = deque([(self._begun, 0)], maxlen=_SAMPLES)  # instants, and how many items had ended by work
         self._rate = 0.0
         self._quarter = 0
 
@@ -91,8 +91,8 @@ class PlainLines:
         return None if slowed is None else f"service slow for {duration(slowed)}", "yellow"
 
     def _speed(self, now: float) -> tuple[str | None, str]:
-        """Items a second over the last half minute."""
-        ended = self._totals.ends.total()
+        """Items a second over the last half minute, without those that the journal answered."""
+        ended = self._totals.worked
         if now - self._ends[-1][0] >= _SAMPLE:
             self._ends.append((now, ended))
         begun, before = self._ends[0]
@@ -101,10 +101,8 @@ class PlainLines:
 
     def _left(self) -> str | None:
         """How long the rest takes at this rate."""
-        total = self._totals.total
-        if total is None or not self._rate:
-            return None
-        return f"ETA {duration(max(0, total - self._totals.ends.total()) / self._rate)}"
+        to_work = self._totals.to_work
+        return None if to_work is None or not self._rate else f"ETA {duration(to_work / self._rate)}"
 
 
 class LiveLine(PlainLines):

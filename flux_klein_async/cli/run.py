@@ -43,6 +43,7 @@ from flux_klein_async.models import (
     brief_url,
     missing_files,
 )
+from flux_klein_async.operations.fanout import dooms
 from flux_klein_async.operations.files import unwritable
 
 __all__ = [
@@ -58,12 +59,7 @@ _CLAIMED = "claimed by another run"
 _SLOWED = 10.0  # seconds after a refusal during which the service counts as slow
 _PRICED_WITHIN = 2.0  # seconds for the price of what may have been charged
 _NOT_SUBMITTED = "not submitted"
-_ENDS = {
-    SubmissionUncertainError: "uncertain",
-    ItemClaimedError: _CLAIMED,
-    GenerationCancelledError: "cancelled",
-    FanOutHaltedError: _NOT_SUBMITTED,
-}
+_ENDS = {SubmissionUncertainError: "uncertain", ItemClaimedError: _CLAIMED, GenerationCancelledError: "cancelled"}
 _OVER = (GenerationFailedError, NotFoundError)  # nothing is left to resume
 _AGAIN = {SubmissionUncertainError: "--resubmit-uncertain", GenerationFailedError: "--retry-failed"}
 
@@ -90,6 +86,7 @@ class Totals:
         charged: The service charges; an emulator does not.
         bound_usd: What may be spent, or None.
         spent_usd: What was spent of that before this run.
+        recalled: How many items are known to be done before.
         held_until: The instant before which the service wants no calls (`Retry-After`).
         polls, generations: Polls, and submits that were accepted.
         requests: The request ids and states of the items under way, by index of the fan-out.
@@ -105,6 +102,7 @@ class Totals:
     charged: bool = True
     bound_usd: float | None = None
     spent_usd: float = 0.0
+    recalled: int = 0
     held_until: float = -math.inf
     _slowed: float = 0.0
     _refused: float = -math.inf
@@ -156,8 +154,8 @@ class Totals:
             self.unpriced.discard(outcome.error.request_id)
         elif isinstance(outcome.error, GenerationFailedError):
             self._charge(outcome.error.request_id, outcome.error.cost_usd)
-        if outcome.result is None:
-            self.ends[next((words for kind, words in _ENDS.items() if isinstance(outcome.error, kind)), "failed")] += 1
+        if outcome.error is not None:
+            self.ends[_end_of(outcome.error)] += 1
         elif outcome.from_journal:
             self.ends["done before"] += 1
         else:
@@ -172,6 +170,18 @@ class Totals:
     def done(self) -> int:
         """How many items have a result."""
         return self.ends["done"] + self.ends["done before"]
+
+    @property
+    def worked(self) -> int:
+        """How many items ended by this run's work, not by the journal's answer or a refusal here."""
+        return self.ends.total() - sum(self.ends[end] for end in ("done before", "bad", _CLAIMED, _NOT_SUBMITTED))
+
+    @property
+    def to_work(self) -> int | None:
+        """How many items are left that the journal is not known to answer."""
+        if self.total is None:
+            return None
+        return max(0, self.total - self.ends.total() - max(0, self.recalled - self.ends["done before"]))
 
     @property
     def left(self) -> list[str]:
@@ -196,6 +206,17 @@ class Totals:
     def slowed_for(self, now: float) -> float | None:
         """For how many seconds the service has been refusing calls; None 10 s after the last hold or refusal."""
         return now - self._slowed if now <= max(self._refused, self.held_until) + _SLOWED else None
+
+
+def _not_submitted(error: FluxKleinError) -> bool:
+    """Whether an item was not submitted, or was refused with an error that every further submit would get too."""
+    return isinstance(error, FanOutHaltedError) or (dooms(error) and error.charged == "no")
+
+
+def _end_of(error: FluxKleinError) -> str:
+    if _not_submitted(error):
+        return _NOT_SUBMITTED
+    return next((words for kind, words in _ENDS.items() if isinstance(error, kind)), "failed")
 
 
 def _state_after(event: Event) -> RequestState | None:
@@ -251,6 +272,7 @@ class Run:
     _failures: Counter[str] = field(default_factory=Counter, init=False)
     _reported: int = field(default=0, init=False)
     _hidden: int = field(default=0, init=False)
+    _told: bool = field(default=False, init=False)  # why the rest was not submitted
 
     async def generate(self, rows: AsyncIterator[Row]) -> ExitCode:
         """Generate every good row and report the bad ones; the code of the worst item, or of what stopped the run."""
@@ -292,7 +314,7 @@ class Run:
                     await self._end(outcome)
         except FluxKleinError as error:  # every further submit would fail the same way
             self._codes.add(exit_code(error))
-            self.screen.note(f"The rest was not submitted: {error}")
+            self._report_stopped_by(error)
         except TimeoutError:
             if not grace.expired():
                 raise
@@ -355,6 +377,9 @@ class Run:
         self._codes.add(exit_code(error))
         if isinstance(error, ItemClaimedError | FanOutHaltedError):
             return  # the summary counts them
+        if _not_submitted(error):
+            self._report_stopped_by(error)
+            return
         paid = error.charged == "yes"  # its result may still hold a file later
         resumable = paid or (error.charged == "unknown" and not isinstance(error, _OVER))
         if self.resume is not None and error.request_id is not None and resumable:
@@ -379,6 +404,13 @@ class Run:
         for part in (f"{self.label(line, what)}: {sentence}", *resume):
             self.screen.note(part)
 
+    def _report_stopped_by(self, error: FluxKleinError) -> None:
+        """Print once why nothing more is submitted."""
+        if not self._told:
+            self._told = True
+            what = "Failed" if self.totals.total == 1 else "The rest was not submitted"
+            self.screen.note(f"{what}: {error}")
+
     def _report_repeated(self) -> None:
         for sentence, count in self._failures.items():
             if count > 1:
@@ -390,8 +422,10 @@ class Run:
     def _summary(self, seconds: float) -> str:
         totals = self.totals
         total = "" if totals.total is None else f" of {totals.total:,}"
-        names = ("done before", "failed", *(end for end in _ENDS.values() if end != _NOT_SUBMITTED), "bad")
+        names = ("done before", "failed", *_ENDS.values(), "bad")
         counts = {**{name: totals.ends[name] for name in names}, "left running": len(totals.left)}
+        if (rest := totals.ends[_NOT_SUBMITTED]) and totals.total is not None:  # with those that were not read
+            counts[_NOT_SUBMITTED] = totals.total - totals.ends.total() + rest
         others = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
         where = f" in {self.directory}" if self.directory is not None and totals.done else ""
         spent = f"; {dollars(totals.cost_usd)} spent" if self.charged else ""

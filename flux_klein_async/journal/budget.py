@@ -14,7 +14,7 @@ from flux_klein_async.journal.base import Reservation
 from flux_klein_async.journal.states import to_nano
 from flux_klein_async.models import ModelInfo
 
-__all__ = ["Budget", "dollars", "generation_price"]
+__all__ = ["Budget", "dollars", "generation_price", "over_budget"]
 
 # docs/wire.md, "Endpoints": a price by the output is known before the submit, a price by the second is not.
 _PER_GENERATION = "output"
@@ -36,6 +36,15 @@ def dollars(amount: Decimal | float) -> str:
     exponent = amount.as_tuple().exponent
     has_more = isinstance(exponent, int) and exponent < -2  # not an int: NaN
     return f"${amount:f}" if has_more else f"${amount:.2f}"
+
+
+def over_budget(usd: Decimal | float, committed: Decimal | float, limit: Decimal | float) -> BudgetExceededError:
+    """The error of a submit at this price, for which too little is left."""
+    return BudgetExceededError(
+        f"The next generation may cost {dollars(usd)}, and {dollars(committed)} of {dollars(limit)} are spent or "
+        "reserved",
+        charged="no",
+    )
 
 
 class Budget:
@@ -85,10 +94,7 @@ class Budget:
         """
         usd = max(await self._price(model, price), self._highest.get(model, Decimal(0)))
         if self._committed + usd > self._limit:
-            raise BudgetExceededError(
-                f"The next generation may cost {dollars(usd)}, and {dollars(self._committed)} of "
-                f"{dollars(self._limit)} are spent or reserved"
-            )
+            raise over_budget(usd, self._committed, self._limit)
         self._committed += usd
         self._reserved[key] = model, usd
         return Reservation(usd=float(usd), max_usd=float(self._limit))

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 from flux_klein_async.errors import BudgetExceededError, InvalidInputError, JournalError
 from flux_klein_async.journal.base import Claim, Entry, Reservation
+from flux_klein_async.journal.budget import over_budget
 from flux_klein_async.journal.states import (
     FULL,
     LARGEST_COST,
@@ -506,11 +507,7 @@ class JournalStore(ABC):
             self._charge(account, charge(request.state, price, None))
         settled, held = self.totals(token)
         if settled + held + price > most:
-            raise BudgetExceededError(
-                f"The next submit is expected to cost {from_nano(price):g} USD; of {reservation.max_usd:g} USD, "
-                f"{from_nano(settled):g} are spent and {from_nano(held):g} reserved",
-                charged="no",
-            )
+            raise over_budget(from_nano(price), from_nano(settled + held), reservation.max_usd)
         return price
 
     def _highest_cost(self, account: int, model: str | None) -> int:

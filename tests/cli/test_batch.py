@@ -326,7 +326,9 @@ def test_max_spend_limits_all_runs_together(served: Emulator, flux_klein: Comman
     for accepted in (3, 3):
         ran = flux_klein(*ARGUMENTS, "--max-spend", "0.035")
         assert (ran.code, served.accepted) == (1, accepted)
-    assert "$0.03 of $0.035 are spent or reserved" in ran.err
+    [line] = [line for line in ran.err.splitlines() if "are spent" in line]
+    said = "The next generation may cost $0.01, and $0.03 of $0.035 are spent or reserved"
+    assert line == f"The rest was not submitted: {said}"
     assert (flux_klein(*ARGUMENTS, "--max-spend", "0.05").code, served.accepted) == (1, 5)
     assert (flux_klein(*ARGUMENTS).code, served.accepted) == (0, 8)
 
@@ -380,13 +382,15 @@ def test_a_dry_run_says_where_the_money_ends(served: Emulator, flux_klein: Comma
     assert served.accepted == 2
 
 
-def test_a_batch_says_what_it_is_about_to_spend(served: Emulator, flux_klein: Command) -> None:
+def test_a_batch_says_what_it_is_about_to_spend(
+    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prompts(2)
     flux_klein(*ARGUMENTS)
     prompts(8)
     arguments = ("batch", "prompts.jsonl")
     before = [served.accepted]
-    served.script("submit", *[error_reply(400, 400002, message="no balance left")] * 200)
+    served.script("submit", *[error_reply(400, 400002, message="no balance left")] * 1000)
     ran = flux_klein(*arguments, "--max-spend", "0.05")
     said = (
         "Submitting 6 of 8, at $0.01 each: $0.06 in all; --max-spend $0.05, $0.02 spent before, which is enough for 3"
@@ -396,11 +400,18 @@ def test_a_batch_says_what_it_is_about_to_spend(served: Emulator, flux_klein: Co
     ran = flux_klein("batch", "-", "--format", "jsonl", stdin=Path("prompts.jsonl").read_bytes())
     assert ran.err.startswith("Submitting 6 of 8, at $0.01 each: $0.06 in all; no --max-spend\n")
     prompts(1001)
-    assert flux_klein(*arguments).err.startswith("Submitting up to 999 of 1,001, at $0.01 each: up to $9.99 in all; no")
+    rows = "".join(f"picture {number};64;64\n" for number in range(1001))
+    Path("prompts.csv").write_text(f'sep=;\nprompt;width;height\n{rows};;\n"";;\n')
+    for file in ("prompts.jsonl", "prompts.csv"):
+        assert flux_klein("batch", file).err.startswith("Submitting 999 of 1,001, at $0.01 each: $9.99 in all; no")
     ran = flux_klein("batch", "-", "--format", "jsonl", stdin=Path("prompts.jsonl").read_bytes())
     assert ran.err.startswith("Submitting lines as they come, at $0.01 each; no --max-spend\n")
+    monkeypatch.setattr("flux_klein_async.cli.batch._FORECAST_WITHIN", 0.0)
+    said = "Submitting 254 of the first 256, at $0.01 each: $2.54, and the new ones of 745 more; no --max-spend\n"
+    assert flux_klein(*arguments).err.startswith(said)
     served.fault("model", Reply(500, "sorry"), probability=1)
-    assert flux_klein(*arguments).err.startswith("Submitting up to 999 of 1,001, at an unknown price; no --max-spend\n")
+    said = "Submitting 254 of the first 256, at an unknown price, and the new ones of 745 more; no --max-spend\n"
+    assert flux_klein(*arguments).err.startswith(said)
     assert [served.accepted] == before
 
 

@@ -58,6 +58,18 @@ def ended(index: int, error: FluxKleinError | None = None) -> Outcome[str]:
     return Outcome(index=index, item="x", result=None if error else result, error=error)
 
 
+def test_rate_and_eta_count_the_work_of_this_run_alone() -> None:
+    clock, totals = Clock(), Totals(total=1000, recalled=900)
+    lines = PlainLines(totals, clock)
+    totals.ends.update({"done before": 500, "bad": 1})
+    clock.now += 1.0
+    assert [text for text, _ in lines._words()] == ["500/1000 done", "0 running", "1.0 s"]
+    totals.ends["done"] += 10
+    clock.now += 1.0
+    words = ["510/1000 done", "0 running", "5.0/s", "ETA 17.8 s", "2.0 s"]
+    assert [text for text, _ in lines._words()] == words
+
+
 def rendered(line: LiveLine, width: int) -> str:
     console = Console(file=io.StringIO(), width=width)
     line._console = console

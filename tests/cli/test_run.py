@@ -110,8 +110,12 @@ def test_an_error_of_every_submit_is_printed_once(served: Emulator, flux_klein: 
     assert ran.code == 77
     assert {record["error"]["charged"] for record in ran.records if record["error"]} == {"no"}
     assert served.calls["submit"] <= 6
-    assert "2 of 50 done in out" in ran.err, "pictures under way are kept"
+    assert "2 of 50 done in out, 48 not submitted" in ran.err, "pictures under way are kept"
+    assert ran.err.count("No balance is left on the account") == 1
     assert "The rest was not submitted: No balance is left on the account" in ran.err
+    ran = flux_klein("generate", "x", *SMALL)
+    assert ran.err.splitlines()[1].startswith("Failed: No balance is left on the account")
+    assert ran.err.splitlines()[2].startswith("0 of 1 done, 1 not submitted")
 
 
 # --- a whole run, in virtual time
