@@ -3,6 +3,8 @@
 Must import nothing of typer or rich itself: they are an extra, and their absence ends in one sentence.
 """
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,7 +19,24 @@ _EXTRAS = {"typer", "rich", "click"}  # some releases of typer bring click as a 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; None is the process's own arguments, and its end."""
     open_closed()
-    return _run(argv) if argv is not None else leave(_run(sys.argv[1:]))
+    if argv is not None:
+        return _run(argv)
+    if sys.argv[1:2] in (["generate"], ["batch"]):
+        _end_at_signals()
+    return leave(_run(sys.argv[1:]))
+
+
+def _end_at_signals() -> None:
+    """Until the event loop handles signals, end the process at the first one: the imports take a while."""
+
+    def end(number: int, _frame: object) -> None:
+        with suppress(OSError):  # nobody reads it
+            os.write(2, b"Nothing was submitted.\n")
+        os._exit(128 + number)
+
+    for number in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        if hasattr(signal, number) and signal.getsignal(getattr(signal, number)) is not signal.SIG_IGN:  # with nohup
+            signal.signal(getattr(signal, number), end)
 
 
 def _run(argv: Sequence[str]) -> int:

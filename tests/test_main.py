@@ -1,5 +1,8 @@
+import os
+import signal
 import subprocess
 import sys
+from typing import NoReturn
 
 import pytest
 
@@ -40,3 +43,34 @@ def test_ctrl_c_before_anything_began_is_130(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(main, "run", interrupted)
     assert __main__.main([]) == 130
+
+
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [("generate", signal.SIGINT, 130), ("batch", signal.SIGTERM, 143), ("batch", signal.SIGHUP, 129)],
+)
+def test_a_signal_during_the_imports_says_that_nothing_was_submitted(
+    command: str,
+    number: signal.Signals,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    from flux_klein_async.cli import main
+
+    def left(code: int) -> NoReturn:
+        raise SystemExit(code)
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setattr(os, "_exit", left)
+    monkeypatch.setattr(sys, "argv", ["flux-klein", command])
+    monkeypatch.setattr(main, "run", lambda _: signal.raise_signal(number))
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
+    try:
+        with pytest.raises(SystemExit) as caught:
+            __main__.main()
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert caught.value.code == code
+    assert capfd.readouterr().err == "Nothing was submitted.\n"
