@@ -161,6 +161,7 @@ def batch(
                 directory=None if no_download else folder,
                 as_json=as_json,
                 charged=not emulator,
+                model=model,
                 to_name=None if names is Names.REQUEST else partial(_named, names),
                 manifest=manifest,
             ).generate(rows)

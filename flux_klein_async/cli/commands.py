@@ -34,6 +34,7 @@ DEBUG_VARIABLE = "FLUX_KLEIN_DEBUG"
 """Prints tracebacks and the log."""
 PARTS: dict[str, typer.Typer] = {}
 """Each command or group, as an application of its own, in the order of the help."""
+_PICTURES = {".gif", ".jpeg", ".jpg", ".png", ".webp"}
 _MOST = 1_000_000  # pictures in one call: a typing error should not cost more
 
 
@@ -155,6 +156,16 @@ def _at_home(path: Path | None) -> Path | None:
     return None if path is None else user_path(path)
 
 
+def _folder(path: Path | None) -> Path | None:
+    path = _at_home(path)
+    if path is not None and path.suffix.lower() in _PICTURES and not path.is_dir():
+        raise typer.BadParameter(
+            f"{str(path)!r:.80} looks like a file; this is the directory where files go: `generate` names them after "
+            "the prompt, `batch` as --names says, `result` by the request id"
+        )
+    return path
+
+
 def _public(names: list[str]) -> list[str]:
     from flux_klein_async.api.urls import file_host  # for a command that runs
 
@@ -237,7 +248,7 @@ def generate(
     model: _ModelId = KLEIN_4B_TEXT_TO_IMAGE,
     output_dir: Annotated[
         Path,
-        typer.Option("--output-dir", "-o", help="Where the files go.", metavar="DIR", callback=_at_home),
+        typer.Option("--output-dir", "-o", help="Where the files go.", metavar="DIR", callback=_folder),
     ] = Path("out"),
     concurrency: _Concurrency = 64,
     timeout: _Timeout = 120.0,
@@ -288,7 +299,7 @@ def batch(
     ] = None,
     output_dir: Annotated[
         Path,
-        typer.Option("--output-dir", "-o", help="Where files and manifest.jsonl go.", metavar="DIR", callback=_at_home),
+        typer.Option("--output-dir", "-o", help="Where files and manifest.jsonl go.", metavar="DIR", callback=_folder),
     ] = Path("out"),
     file_format: Annotated[FileFormat | None, typer.Option("--format", help="Else by the name of FILE.")] = None,
     prompt_column: Annotated[
@@ -405,7 +416,7 @@ def result(
     request_id: _RequestId,
     output_dir: Annotated[
         Path | None,
-        typer.Option("--output-dir", "-o", help="Save the files here.", metavar="DIR", callback=_at_home),
+        typer.Option("--output-dir", "-o", help="Save the files here.", metavar="DIR", callback=_folder),
     ] = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until the request ends.", metavar="S")] = 0.0,
     file_host: _FileHosts = [],  # noqa: B006  # typer copies it
@@ -486,7 +497,7 @@ PARTS["models"] = models
 
 def _first_word(typed: str) -> list[str]:
     """Shell completion of the first word."""
-    return [name for name in ("show",) if name.startswith(typed)]
+    return [name for name in ("list", "show") if name.startswith(typed)]
 
 
 @models.callback(invoke_without_command=True, subcommand_metavar="| show ID")
@@ -503,7 +514,7 @@ def _models(
 ) -> None:
     """List the models of the service, with what they do and cost.
 
-    A missing price is unknown, not free. Nothing is submitted.
+    A missing price is unknown, not free. Nothing is submitted. `models list` is the same.
 
     \b
     Examples:
@@ -547,7 +558,10 @@ def show_model(
 
 PARTS["journal"] = journals
 
-_Place = Annotated[str, typer.Option("--journal", help="The journal: a file or postgresql://.", metavar="JOURNAL")]
+_Place = Annotated[
+    str | None,
+    typer.Option("--journal", help="A file or postgresql://; else out/journal.sqlite.", metavar="JOURNAL"),
+]
 _STATES = f"Only those in this state; repeatable. One of {', '.join(EntryState)}."
 _States = Annotated[list[EntryState] | None, typer.Option("--state", help=_STATES, metavar="STATE")]
 _FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
@@ -561,12 +575,12 @@ _EachAsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object
 def _journal(context: typer.Context) -> None:
     """Read or prune the journal of a batch.
 
-    `batch` writes it to DIR/journal.sqlite unless you pass --journal.
+    `batch` writes it to DIR/journal.sqlite unless you pass --journal, and DIR is `out` unless you say otherwise.
 
     \b
     Examples:
-      flux-klein journal list --journal out/journal.sqlite
-      flux-klein journal show ID --journal out/journal.sqlite
+      flux-klein journal list
+      flux-klein journal show ID --journal run.sqlite
       flux-klein journal list --journal postgresql://app@db.example/flux
     """  # noqa: D301  # \b: what follows is not to be wrapped
     if context.invoked_subcommand is None:
@@ -576,7 +590,7 @@ def _journal(context: typer.Context) -> None:
 
 @_runs("journal:list_requests", journals, name="list", epilog=None)
 def list_requests(
-    journal: _Place,
+    journal: _Place = None,
     *,
     state: _States = None,
     since: _Since = None,
@@ -596,7 +610,7 @@ def list_requests(
 @_runs("journal:show", journals, name="show", epilog=None)
 def show_request(
     request_id: Annotated[str, typer.Argument(metavar="ID", help="The request's id.")],
-    journal: _Place,
+    journal: _Place = None,
     as_json: _EachAsJson = False,
 ) -> None:
     """Show one request in full.
@@ -608,7 +622,7 @@ def show_request(
 
 
 @_runs("journal:check", journals, epilog=None)
-def check(journal: _Place) -> None:
+def check(journal: _Place = None) -> None:
     """Check the whole file for damage.
 
     \b
@@ -618,7 +632,7 @@ def check(journal: _Place) -> None:
 
 
 @_runs("journal:export", journals, epilog=None)
-def export(journal: _Place, *, state: _States = None, since: _Since = None) -> None:
+def export(journal: _Place = None, *, state: _States = None, since: _Since = None) -> None:
     """Print every request as a JSON object a line, the oldest first.
 
     \b
@@ -629,7 +643,7 @@ def export(journal: _Place, *, state: _States = None, since: _Since = None) -> N
 
 @_runs("journal:prune", journals, epilog=None)
 def prune(
-    journal: _Place,
+    journal: _Place = None,
     *,
     older_than: Annotated[float, typer.Option(min=0, help="Days since the end.", metavar="DAYS")] = 7.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how many there are; delete nothing.")] = False,

@@ -1,6 +1,7 @@
 """What commands share: the service that the options name, and the printing of one answer."""
 
 import os
+import shlex
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -17,10 +18,10 @@ from flux_klein_async.cli.exit_codes import ExitCode, exit_code
 from flux_klein_async.cli.output import Screen
 from flux_klein_async.cli.signals import Stop, run
 from flux_klein_async.client import FluxKleinClient
-from flux_klein_async.errors import ConfigurationError, FluxKleinError
+from flux_klein_async.errors import ConfigurationError, FluxKleinError, NotFoundError
 from flux_klein_async.journal.reader import locate
 from flux_klein_async.journal.sql import Location
-from flux_klein_async.options import TOKEN_VARIABLES, Environment, Limits, from_environ
+from flux_klein_async.options import BASE_URL_VARIABLE, TOKEN_VARIABLES, Environment, Limits, from_environ
 from flux_klein_async.paths import user_path
 from flux_klein_async.polling.adaptive import AdaptivePolling
 
@@ -34,6 +35,7 @@ __all__ = [
     "journal",
     "store_path",
     "token_of",
+    "unknown_model",
 ]
 
 STORE_VARIABLE = "FLUX_KLEIN_STORE"
@@ -82,12 +84,17 @@ async def connected(screen: Screen, base_url: str | None, *, emulator: bool) -> 
     """The service that the options name; an emulated one runs as long as the block.
 
     Raises:
-        ConfigurationError: No token, or a bad base URL.
+        ConfigurationError: No token.
+        typer.BadParameter: A bad base URL.
         MissingExtraError: Pillow is not installed.
     """
     if not emulator:
         environment = from_environ(os.environ)
-        ApiUrls(environment.base_url if base_url is None else base_url, allow_insecure=None)
+        try:
+            ApiUrls(environment.base_url if base_url is None else base_url, allow_insecure=None)
+        except ConfigurationError as error:
+            hint = BASE_URL_VARIABLE if base_url is None else "--base-url"
+            raise typer.BadParameter(str(error), param_hint=hint) from None
         yield Address(base_url, token_of(environment), store_path(os.environ, base_url))
         return
     async with emulated() as service:
@@ -151,6 +158,14 @@ def store_path(environ: Mapping[str, str], base_url: str | None) -> Path | None:
     return Path(folder) / "flux-klein" / f"polling-{service.replace(':', '_')}.json"
 
 
+def unknown_model(error: FluxKleinError, model: str) -> str:
+    """Where to find the id of a model, as the rest of an error's sentence, if it may be that the service knows none."""
+    if not isinstance(error, NotFoundError) or error.request_id is not None:
+        return ""
+    word = "" if "/" in model else f" {shlex.quote(model)}"
+    return f"; see `flux-klein models{word}`"
+
+
 # --- one answer
 
 
@@ -183,7 +198,7 @@ def answer(
                     code, record, lines = await ask(client)
         except FluxKleinError as error:
             code, record, lines = exit_code(error), {**subject, "error": error_facts(error)}, []
-            screen.note(str(error))
+            screen.note(f"{error}{unknown_model(error, subject.get('model_id') or '')}")
         records = [record] if isinstance(record, dict) else record
         for line in map(json_line, records) if as_json else lines:
             screen.out(line)

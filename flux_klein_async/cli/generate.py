@@ -84,6 +84,7 @@ def generate(
                 directory=directory,
                 as_json=as_json,
                 charged=not emulator,
+                model=model,
                 to_name=lambda _: slug(text or "") or "picture",
                 label=lambda line, what: f"Picture {line} of {count}" if count > 1 else what,
                 resume=None if emulator else _resume(directory, base_url),

@@ -1,12 +1,16 @@
 """`flux-klein journal`: reads or prunes a journal. Calls no service, needs no token."""
 
+import json
 import os
 import shutil
 import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+
+import typer
 
 from flux_klein_async.api.outputs import is_inline
 from flux_klein_async.batch.manifest import Record, file_facts, json_line
@@ -15,8 +19,9 @@ from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen, shortened, shown
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.journal.budget import dollars
-from flux_klein_async.journal.reader import JournaledRequest, JournalReader
+from flux_klein_async.journal.reader import JournaledRequest, JournalReader, exists, locate
 from flux_klein_async.journal.reader import prune as delete
+from flux_klein_async.journal.sql import Location
 from flux_klein_async.journal.states import EntryState
 from flux_klein_async.models import brief_url
 
@@ -27,12 +32,22 @@ _WIDTH = 120  # columns, where stdout is not a terminal
 _PROMPT, _LEAST = 200, 10  # characters of a prompt in a table, at most and at least
 
 
+def _place(journal: str | None) -> Location:
+    if journal is not None:
+        return connect.journal(journal)
+    place = locate(Path("out", "journal.sqlite"))  # as `batch` has it
+    if not exists(place):
+        raise typer.BadParameter(f"there is no journal {place}: name one", param_hint="--journal")
+    Screen().note(f"Journal: {place}")
+    return place
+
+
 def list_requests(
-    *, journal: str, state: list[EntryState] | None, since: datetime | None, limit: int, as_json: bool
+    *, journal: str | None, state: list[EntryState] | None, since: datetime | None, limit: int, as_json: bool
 ) -> ExitCode:
     """List requests, the newest first."""
     screen = Screen()
-    with JournalReader(connect.journal(journal)) as reader:
+    with JournalReader(_place(journal)) as reader:
         found = reader.requests(states=state or (), since=_instant(since), limit=limit)
         for line in (json_line(_record(request)) for request in found) if as_json else _table(list(found)):
             screen.out(line)
@@ -40,10 +55,10 @@ def list_requests(
     return ExitCode.OK
 
 
-def show(*, request_id: str, journal: str, as_json: bool) -> ExitCode:
+def show(*, request_id: str, journal: str | None, as_json: bool) -> ExitCode:
     """Show one request in full."""
     screen = Screen()
-    with JournalReader(connect.journal(journal)) as reader:
+    with JournalReader(_place(journal)) as reader:
         found = list(reader.requests(request_id=request_id))
     if not found:
         raise InvalidInputError(f"The journal knows no request {shortened(request_id, 100)}")
@@ -53,27 +68,27 @@ def show(*, request_id: str, journal: str, as_json: bool) -> ExitCode:
     return ExitCode.OK
 
 
-def check(*, journal: str) -> ExitCode:
+def check(*, journal: str | None) -> ExitCode:
     """Check the whole file for damage."""
-    place = connect.journal(journal)
+    place = _place(journal)
     with JournalReader(place) as reader:
         reader.check()
     Screen().note(f"{place} is sound.")
     return ExitCode.OK
 
 
-def export(*, journal: str, state: list[EntryState] | None, since: datetime | None) -> ExitCode:
+def export(*, journal: str | None, state: list[EntryState] | None, since: datetime | None) -> ExitCode:
     """Print every request as a JSON object a line, the oldest first."""
     screen = Screen()
-    with JournalReader(connect.journal(journal)) as reader:
+    with JournalReader(_place(journal)) as reader:
         for request in reader.requests(states=state or (), since=_instant(since), oldest_first=True):
             screen.out(json_line(_record(request)))
     return ExitCode.OK
 
 
-def prune(*, journal: str, older_than: float, dry_run: bool) -> ExitCode:
+def prune(*, journal: str | None, older_than: float, dry_run: bool) -> ExitCode:
     """Delete requests that ended long ago."""
-    count = delete(connect.journal(journal), time.time() - older_than * _DAY, clock=time.time, dry_run=dry_run)
+    count = delete(_place(journal), time.time() - older_than * _DAY, clock=time.time, dry_run=dry_run)
     Screen().out(f"{'Would delete' if dry_run else 'Deleted'} {count} request{'' if count == 1 else 's'}")
     return ExitCode.OK
 
@@ -113,7 +128,8 @@ def _lines(request: JournaledRequest) -> Iterator[str]:
     """The record, a line for each known fact, escaped even for a file."""
     for name, fact in _record(request).items():
         if fact not in (None, []):
-            yield f"{name:12}  {shown(fact) if isinstance(fact, str) else json_line({'': fact})[5:-1]}"
+            text = fact if isinstance(fact, str) else json.dumps(fact, ensure_ascii=False, allow_nan=False)
+            yield f"{name:12}  {shown(text)}"
 
 
 def _table(requests: list[JournaledRequest]) -> Iterator[str]:

@@ -31,6 +31,7 @@ _ELSEWHERE = {
     "--prompt": 'a prompt needs no option: `flux-klein generate "a snow leopard"`',
     **dict.fromkeys(("--api-key", "--token"), _ACCESS),
 }
+_NAMES = {"--file", "--filename", "--name", "--names"}
 
 
 def _unconverted(command: Any, ctx: Any) -> None:
@@ -90,12 +91,12 @@ class SearchOrCommand(Group):
         return [param for param in super().get_params(ctx) if ctx.command is self or param.name != "search"]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse; after `--`, a command's name is a search too."""
+        """Parse; after `--`, a command's name is a search too. `list` lists, as in other programs."""
         if args and args[0] in self.commands:  # no option is given here
             _unconverted(self, ctx)
             return list(super().parse_args(ctx, ["", *args]))
         ctx.allow_interspersed_args, ctx.allow_extra_args = True, False
-        return list(super().parse_args(ctx, args))
+        return list(super().parse_args(ctx, args[1:] if args[:1] == ["list"] else args))
 
 
 def usage_error(error: Any) -> str:
@@ -118,6 +119,8 @@ def usage_error(error: Any) -> str:
         advice = f": {_ELSEWHERE[name]}"
     elif near:
         advice = f"; did you mean {' or '.join(near)}?"
+    elif error.ctx and error.ctx.command.name == "generate" and name in _NAMES:
+        advice = ": `generate` names files after the prompt; `batch` has --names, and -o is the directory"
     elif error.ctx and error.ctx.command.name == "generate":
         advice = "; a prompt that starts with a dash goes after --"
     elif error.ctx and error.ctx.parent is None:

@@ -19,6 +19,7 @@ import typer
 
 from flux_klein_async.batch.manifest import Manifest, json_line, record
 from flux_klein_async.batch.rows import Row
+from flux_klein_async.cli import connect
 from flux_klein_async.cli.exit_codes import ExitCode, exit_code, worst
 from flux_klein_async.cli.output import Screen, duration
 from flux_klein_async.cli.progress import progress_shown
@@ -246,6 +247,7 @@ class Run:
         directory: Where files go; None prints URLs instead.
         as_json: Print a record for each item instead of its paths.
         charged: The service charges; an emulator does not.
+        model: The model's id.
         manifest: Where each end is written too.
         to_name: Gives the stem of a row's files; None: the request id.
         label: Names the row of a line in a message; what happened to it may be its name.
@@ -261,6 +263,7 @@ class Run:
     directory: Path | None
     as_json: bool
     charged: bool
+    model: str = ""
     manifest: Manifest | None = None
     to_name: Callable[[Row], str] | None = None
     label: Callable[[int, str], str] = "Line {}".format
@@ -387,7 +390,7 @@ class Run:
             return
         again = next((option for kind, option in _AGAIN.items() if isinstance(error, kind)), None)
         if again is None or self.manifest is None or paid:
-            self._report(row.line, str(error))
+            self._report(row.line, f"{error}{connect.unknown_model(error, self.model)}")
         else:
             self._report(row.line, f"{error}; {again} submits it again")
 

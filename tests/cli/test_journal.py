@@ -18,7 +18,7 @@ from .helpers import Command
 BEGUN = datetime(2024, 3, 1, 12, 0, tzinfo=UTC).timestamp()
 DAY = 24 * 60 * 60.0
 FILE = SavedFile(path=Path("/out/r\x1b[2J.png"), sha256="ab" * 32, size=3)
-HOSTILE = b'{"prompt": "a \\u001b[31mleopard [bold]\\nat dawn"}'
+HOSTILE = b'{"prompt": "gr\\u00f6\\u00dfer: a \\u001b[31mleopard [bold]\\nat dawn"}'
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_the_list_is_a_table_with_the_newest_first_and_a_sum_on_stderr(flux_klei
     assert (ran.code, heading.split()) == (0, ["submitted", "state", "cost", "request", "prompt"])
     states = [row[heading.index("state") :].split()[0] for row in rows]
     assert states == ["uncertain", "submitted", "failed", "downloaded"]
-    assert rows[3].endswith(r"downloaded  $0.01  r0       a \x1b[31mleopard [bold]\nat dawn")
+    assert rows[3].endswith(r"downloaded  $0.01  r0       größer: a \x1b[31mleopard [bold]\nat dawn")
     assert ran.err == "4 requests: 1 uncertain, 1 submitted, 1 downloaded, 1 failed; $0.01 spent, $0.06 reserved\n"
 
 
@@ -99,7 +99,7 @@ def test_one_request_is_shown_in_full(flux_klein: Command, journal: str) -> None
     facts = dict(line.split(maxsplit=1) for line in ran.out.splitlines())
     known = [facts[name] for name in ("request_id", "state", "item_id", "cost_usd", "reserved_usd")]
     assert (ran.code, known) == (0, ["r0", "downloaded", "row 1", "0.01", "0.02"])
-    assert facts["input"] == r'{"prompt": "a \u001b[31mleopard [bold]\nat dawn"}'
+    assert facts["input"] == r'{"prompt": "größer: a \u001b[31mleopard [bold]\nat dawn"}'
     assert facts["files"] == rf'[{{"path": "/out/r\u001b[2J.png", "sha256": "{"ab" * 32}", "size": 3}}]'
     shown = flux_klein("journal", "show", "r1", "--journal", journal).out
     assert r"error         why \x1b[0m" in shown
@@ -114,7 +114,7 @@ def test_the_export_has_every_fact_of_every_request_the_oldest_first(flux_klein:
     assert first == {
         "number": 1,
         "item_id": "row 1",
-        "input": {"prompt": "a \x1b[31mleopard [bold]\nat dawn"},
+        "input": {"prompt": "größer: a \x1b[31mleopard [bold]\nat dawn"},
         "model": "a/b",
         "request_id": "r0",
         "state": "downloaded",
@@ -205,3 +205,13 @@ def test_a_journal_in_a_database_is_used_as_one_in_a_file(
     assert "2 requests: 2 downloaded" in flux_klein("journal", "list", *where).err
     assert "is sound" in flux_klein("journal", "check", *where).err
     assert flux_klein("journal", "prune", *where, "--older-than", "0").out == "Deleted 2 requests\n"
+
+
+def test_the_journal_of_the_default_directory_is_read_unless_another_is_named(
+    flux_klein: Command, journal: str
+) -> None:
+    Path("out").mkdir()
+    shutil.copy(journal, "out/journal.sqlite")
+    for arguments in (["list"], ["show", "r0"], ["check"], ["export"], ["prune", "--dry-run"]):
+        ran = flux_klein("journal", *arguments)
+        assert (ran.code, ran.err.splitlines()[0]) == (0, f"Journal: {Path('out/journal.sqlite').absolute()}")

@@ -85,7 +85,12 @@ REFUSED: list[tuple[str | list[str], int, str]] = [
     ],
     *[([verb, "../../\x1b[31m"], 65, "request id") for verb in ("status", "result", "cancel")],
     # Plain http to another machine would show the token.
-    ("status abc --base-url http://example.com", 77, "https"),
+    ("status abc --base-url http://example.com", 64, "Invalid value for --base-url: "),
+    ("generate x --base-url 127.0.0.1:8288", 64, "Invalid value for --base-url: The base URL must begin with https://"),
+    *[
+        (f"{call} -o fox.PNG", 64, "'fox.PNG' looks like a file; this is the directory where files go")
+        for call in ("generate x", "batch prompts.txt", "result x")
+    ],
 ]
 
 
@@ -118,6 +123,15 @@ NEWCOMER = [
     Stumble("generate x --token abc", 64, "RUNCOMFY_API_TOKEN", "--json"),
     Stumble("generate --prompt x", 64, "a prompt needs no option"),
     Stumble("generate x --aspect-ratio 16:9", 64, "the sides are --width and --height"),
+    Stumble("generate x --name a", 64, "--name: `generate` names files after the prompt; `batch` has --names", "dash"),
+    Stumble("batch x --name id", 64, "did you mean --names?"),
+    Stumble("generate x", 64, "for RUNCOMFY_MODEL_API_BASE: ", environment={"RUNCOMFY_MODEL_API_BASE": "127.0.0.1:8"}),
+    Stumble("generate x --model klein", 65, "Unknown model 'klein'; see `flux-klein models klein`"),
+    Stumble("models show klein/9b", 65, "Unknown model 'klein/9b'; see `flux-klein models`"),
+    Stumble("models list flux --category text-to-image", 0, "4b/text-to-image"),
+    Stumble("models list show", 0, "No model of the catalogue matches"),
+    Stumble("models -- list", 0, "No model of the catalogue matches"),
+    Stumble("journal list", 64, "for --journal: there is no journal /", "Missing option"),
     Stumble("generate x -m a/b", 64, "No such option -m; did you mean --model?"),
     Stumble("generate x --timeout 0", 64, "0 is not more than 0 seconds"),
     Stumble("batch .", 64, "'.' is a directory: name a file of prompts", "does not end in"),
@@ -133,7 +147,7 @@ NEWCOMER = [
     Stumble("generate x -n 0", 64, "'--count' / '-n': ", "Input should"),  # typer's releases differ in the rest
     Stumble("generate x -n two -o out", 64, "'two' is not a", "Input should"),
     Stumble("generate x --width 4000", 65, "width: 4000 is more than 2048", "Input should"),
-    Stumble("generate x --base-url http://example.com", 77, "use https", "allow_insecure"),
+    Stumble("generate x --base-url http://example.com", 64, "use https", "allow_insecure"),
     Stumble("generate x", 77, "RUNCOMFY_API_TOKEN", "api_key", environment={"RUNCOMFY_API_TOKEN": ""}),
     Stumble("models", 77, "The token is in quotes", '"abc', environment={"RUNCOMFY_API_TOKEN": '"abc-def-ghi"'}),
     Stumble("models", 77, "begins with 'Bearer'", "abc-def", environment={"RUNCOMFY_API_TOKEN": "Bearer abc-def"}),
