@@ -21,11 +21,12 @@ def emulator(
 ) -> ExitCode:
     """Serve until a signal, or list the faults."""
     if faults:
-        from flux_klein_async.emulator import FAULTS  # noqa: PLC0415  # for this command
+        from flux_klein_async.emulator import FAULTS, Emulator  # noqa: PLC0415  # for this command
 
-        screen, width = Screen(), max(map(len, FAULTS))
+        screen, width, server = Screen(), max(map(len, FAULTS)), Emulator()
         for name, entry in FAULTS.items():
-            screen.out(f"{name:{width}}  {entry.meaning} ({', '.join(entry.endpoints)})")
+            if places := [place for place in entry.endpoints if server.can_answer(place, entry.answer)]:
+                screen.out(f"{name:{width}}  {entry.meaning} ({', '.join(places)})")
         return ExitCode.OK
     connect.require_pillow()
     seeded = {} if seed is None else {"seed": seed}

@@ -211,7 +211,8 @@ class Totals:
 
 def _not_submitted(error: FluxKleinError) -> bool:
     """Whether an item was not submitted, or was refused with an error that every further submit would get too."""
-    return isinstance(error, FanOutHaltedError) or (dooms(error) and error.charged == "no")
+    stopped = isinstance(error, GenerationCancelledError) and error.request_id is None
+    return isinstance(error, FanOutHaltedError) or ((stopped or dooms(error)) and error.charged == "no")
 
 
 def _end_of(error: FluxKleinError) -> str:
@@ -427,8 +428,9 @@ class Run:
         total = "" if totals.total is None else f" of {totals.total:,}"
         names = ("done before", "failed", *_ENDS.values(), "bad")
         counts = {**{name: totals.ends[name] for name in names}, "left running": len(totals.left)}
-        if (rest := totals.ends[_NOT_SUBMITTED]) and totals.total is not None:  # with those that were not read
-            counts[_NOT_SUBMITTED] = totals.total - totals.ends.total() + rest
+        if totals.total is not None:  # the rest, with items that were not read
+            ended = totals.ends.total() - totals.ends[_NOT_SUBMITTED]
+            counts[_NOT_SUBMITTED] = max(0, totals.total - ended - len(totals.requests))
         others = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
         where = f" in {self.directory}" if self.directory is not None and totals.done else ""
         spent = f"; {dollars(totals.cost_usd)} spent" if self.charged else ""

@@ -42,10 +42,16 @@ def test_it_prints_what_to_export_and_runs_until_it_is_stopped(
     assert "nothing is charged" in ran.err
 
 
-def test_it_lists_every_fault(flux_klein: Command) -> None:
+def test_it_lists_every_fault_that_it_takes(flux_klein: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def serve(*_: object) -> int:
+        return 0
+
     ran = flux_klein("emulator", "--faults")
     assert (ran.code, ran.err) == (0, "")
-    assert [line.split()[0] for line in ran.out.splitlines()] == list(FAULTS)
+    listed = [line.split()[0] for line in ran.out.splitlines()]
+    monkeypatch.setattr(emulator_command, "_serve", serve)
+    assert listed == [name for name in FAULTS if flux_klein("emulator", "--fault", f"any:{name}=1").code == 0]
+    assert set(FAULTS) - set(listed) == {"refuse", "no-connection", "slow-connection"}
 
 
 def test_a_fault_happens_as_often_as_it_was_told_to(flux_klein: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -391,12 +391,12 @@ async def test_the_figures_of_a_submit_on_its_way_when_told_to_stop_add_up(
     assert errors == [charged] * (charged == "unknown")
 
 
-async def test_items_without_a_turn_are_cancelled_and_neither_reported_nor_written(bench, klein_emulator, capsys):
+async def test_items_without_a_turn_are_not_submitted_and_neither_reported_nor_written(bench, klein_emulator, capsys):
     klein_emulator.script("submit", Generation(after=3.0))
     it = bench(limits=Limits(max_in_flight=1))
     asyncio.get_running_loop().call_later(1, it.stop.because, ExitCode.INTERRUPTED)
     assert await it.run(rows(4)) == ExitCode.INTERRUPTED
-    assert it.totals.ends == {"done": 1, "cancelled": 3}
+    assert it.totals.ends == {"done": 1, "not submitted": 3}
     assert "Line" not in capsys.readouterr().err
     assert len(list(read_manifest(it.manifest.path))) == 1
 
@@ -487,7 +487,8 @@ def test_every_end_is_counted_once() -> None:
         ({"result": result, "from_journal": True}, "done before", 0),  # an earlier run paid for it
         ({"error": SubmissionUncertainError()}, "uncertain", 1),
         ({"error": ItemClaimedError()}, "claimed by another run", 0),
-        ({"error": GenerationCancelledError()}, "cancelled", 0),
+        ({"error": GenerationCancelledError(request_id="r", charged="no")}, "cancelled", 0),
+        ({"error": GenerationCancelledError(charged="no")}, "not submitted", 0),
         ({"error": FanOutHaltedError()}, "not submitted", 0),
         ({"error": GenerationFailedError()}, "failed", 0),
         ({"error": NotFoundError()}, "failed", 0),
