@@ -83,6 +83,7 @@ class Totals:
         highest_usd: The highest cost of one of them, or None.
         unpriced: The ids of this run's requests that are or may be charged, with no cost reported and no result.
         uncertain: The indices of the items whose submit may have been accepted, with no id known.
+        free: How many items failed and were not charged.
         unreported: How many of this run's results came without a cost.
         charged: The service charges; an emulator does not.
         bound_usd: What may be spent, or None.
@@ -99,6 +100,7 @@ class Totals:
     highest_usd: float | None = None
     unpriced: set[str | None] = field(default_factory=set)
     uncertain: set[object] = field(default_factory=set)
+    free: int = 0
     unreported: int = 0
     charged: bool = True
     bound_usd: float | None = None
@@ -156,7 +158,9 @@ class Totals:
         elif isinstance(outcome.error, GenerationFailedError):
             self._charge(outcome.error.request_id, outcome.error.cost_usd)
         if outcome.error is not None:
-            self.ends[_end_of(outcome.error)] += 1
+            end = _end_of(outcome.error)
+            self.ends[end] += 1
+            self.free += end == "failed" and outcome.error.charged == "no"
         elif outcome.from_journal:
             self.ends["done before"] += 1
         else:
@@ -426,8 +430,10 @@ class Run:
     def _summary(self, seconds: float) -> str:
         totals = self.totals
         total = "" if totals.total is None else f" of {totals.total:,}"
-        names = ("done before", "failed", *_ENDS.values(), "bad")
-        counts = {**{name: totals.ends[name] for name in names}, "left running": len(totals.left)}
+        all_free = totals.free == totals.ends["failed"]
+        free = f" ({'' if all_free else f'{totals.free:,} '}not charged)" if self.charged and totals.free else ""
+        counts = {"done before": totals.ends["done before"], f"failed{free}": totals.ends["failed"]}
+        counts |= {name: totals.ends[name] for name in (*_ENDS.values(), "bad")} | {"left running": len(totals.left)}
         if totals.total is not None:  # the rest, with items that were not read
             ended = totals.ends.total() - totals.ends[_NOT_SUBMITTED]
             counts[_NOT_SUBMITTED] = max(0, totals.total - ended - len(totals.requests))

@@ -92,7 +92,7 @@ def test_other_items_go_on_and_the_worst_decides(served: Emulator, flux_klein: C
     assert ran.code == 65
     assert len(ran.out.splitlines()) == 3
     assert "bad \\x1b[31m luck" in ran.err
-    assert "3 of 5 done in out, 2 failed" in ran.err
+    assert "3 of 5 done in out, 2 failed (1 not charged); " in ran.err
 
 
 def test_a_file_that_cannot_be_saved_says_how_to_resume_its_request(served: Emulator, flux_klein: Command) -> None:
