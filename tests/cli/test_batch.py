@@ -390,7 +390,7 @@ def test_a_batch_says_what_it_is_about_to_spend(
     prompts(8)
     arguments = ("batch", "prompts.jsonl")
     before = [served.accepted]
-    served.script("submit", *[error_reply(400, 400002, message="no balance left")] * 1000)
+    served.script("submit", *[error_reply(400, 400002, message="no balance left")] * 200)
     ran = flux_klein(*arguments, "--max-spend", "0.05")
     said = (
         "Submitting 6 of 8, at $0.01 each: $0.06 in all; --max-spend $0.05, $0.02 spent before, which is enough for 3"
@@ -399,18 +399,21 @@ def test_a_batch_says_what_it_is_about_to_spend(
     assert flux_klein(*arguments).err.startswith("Submitting 6 of 8, at $0.01 each: $0.06 in all; no --max-spend\n")
     ran = flux_klein("batch", "-", "--format", "jsonl", stdin=Path("prompts.jsonl").read_bytes())
     assert ran.err.startswith("Submitting 6 of 8, at $0.01 each: $0.06 in all; no --max-spend\n")
-    prompts(1001)
-    rows = "".join(f"picture {number};64;64\n" for number in range(1001))
+    for name, value in (("_CHECKED_FIRST", 5), ("_AT_ONCE", 4)):
+        monkeypatch.setattr(f"flux_klein_async.cli.batch.{name}", value)
+    rows = "".join(f"picture {number};64;64\n" for number in range(8))
     Path("prompts.csv").write_text(f'sep=;\nprompt;width;height\n{rows};;\n"";;\n')
     for file in ("prompts.jsonl", "prompts.csv"):
-        assert flux_klein("batch", file).err.startswith("Submitting 999 of 1,001, at $0.01 each: $9.99 in all; no")
+        assert flux_klein("batch", file).err.startswith(
+            "Submitting 6 of 8, at $0.01 each: $0.06 in all; no --max-spend\n"
+        )
     ran = flux_klein("batch", "-", "--format", "jsonl", stdin=Path("prompts.jsonl").read_bytes())
     assert ran.err.startswith("Submitting lines as they come, at $0.01 each; no --max-spend\n")
     monkeypatch.setattr("flux_klein_async.cli.batch._FORECAST_WITHIN", 0.0)
-    said = "Submitting 254 of the first 256, at $0.01 each: $2.54, and the new ones of 745 more; no --max-spend\n"
+    said = "Submitting 2 of the first 4, at $0.01 each: $0.02, and the new ones of 4 more; no --max-spend\n"
     assert flux_klein(*arguments).err.startswith(said)
     served.fault("model", Reply(500, "sorry"), probability=1)
-    said = "Submitting 254 of the first 256, at an unknown price, and the new ones of 745 more; no --max-spend\n"
+    said = "Submitting 2 of the first 4, at an unknown price, and the new ones of 4 more; no --max-spend\n"
     assert flux_klein(*arguments).err.startswith(said)
     assert [served.accepted] == before
 
