@@ -370,7 +370,7 @@ MAY_BE_CHARGED = "may have been charged for 1 request of unknown cost"
         (Generation(delay=2.0, after=3.0), "1 of 1 done; $0.01 spent", None, False),
         (Generation(delay=2.0, after=60.0), "0 of 1 done, 1 left running; $0.00 spent", None, True),
         (Generation(delay=7.0), "0 of 1 done, 1 uncertain; $0.00 spent", "unknown", False),
-        (Reply(429, {}, delay=2.0), "0 of 1 done, 1 cancelled; $0.00 spent", "no", False),
+        (Reply(429, {}, delay=2.0), "0 of 1 done, 1 not submitted; $0.00 spent", "no", False),
     ],
     ids=["runs", "runs for a minute", "is not answered", "is refused for now"],
 )
