@@ -397,7 +397,7 @@ class _Submission:
     def _tagged(self) -> str:
         """The tag of the call, or the index of the item, for a log line."""
         tag = self._operation.tag
-        return "" if tag is None else f" (tag {plain(tag)})"
+        return "" if tag is None else f" ({'item' if type(tag) is int else 'tag'} {plain(tag)})"
 
     def _tell(self, kind: type[Submitted | Uncertain], **facts: Any) -> None:
         operation = self._operation

@@ -30,6 +30,7 @@ def flux_klein(
 ) -> Command:
     """The command line in this process, in an empty directory; the token may stand in nothing that it prints."""
     monkeypatch.chdir(tmp_path_factory.mktemp("here"))
+    monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it
 
     def run(*arguments: str, stdin: bytes = b"") -> Ran:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))

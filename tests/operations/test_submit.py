@@ -358,7 +358,7 @@ async def test_an_uncertain_submit_tells_what_came_back_and_why(klein_emulator, 
     ("tag", "shown"),
     [
         (None, ""),
-        (7, " (tag 7)"),
+        (7, " (item 7)"),
         ("a\x1b\nb", r" (tag a\x1b\nb)"),
         ("x" * 400, f" (tag {'x' * 299}…)"),
         ({}, " (tag dict)"),
@@ -374,7 +374,7 @@ async def test_an_uncertain_submit_is_logged_once_with_its_tag(klein_emulator, c
 async def test_an_uncertain_item_is_logged_with_its_index(klein_emulator, connect, caplog):
     klein_emulator.script("submit", Pass(), Reset())
     await connect().generate_all(["a cat", "a dog"], concurrency=1)
-    assert [record.getMessage().rpartition(" (")[2] for record in caplog.records] == ["tag 1)"]
+    assert [record.getMessage().rpartition(" (")[2] for record in caplog.records] == ["item 1)"]
 
 
 async def test_an_accepted_submit_is_told_with_its_id_and_its_duration(klein_emulator, connect):
