@@ -368,8 +368,9 @@ class AiohttpTransport:
         if session is None and origin is not None:
             self._proxies.of(origin)
         self._under_way = _Limits()
-        self._connector: _Connector | None = None  # ours
-        self._sessions: dict[int, tuple[Mapping[str, str], aiohttp.ClientSession]] = {}  # ours, by identity of headers
+        self._api = session
+        self._files: aiohttp.ClientSession | None = None
+        self._opened: list[aiohttp.ClientSession] = []  # by us, so that we close them
 
     @property
     def connections(self) -> int:
@@ -378,19 +379,9 @@ class AiohttpTransport:
         theirs = (connector.limit, connector.limit_per_host) if connector is not None else ()
         return min([self._limits.max_connections, *(limit for limit in theirs if limit)])
 
-    def _session(self, request: Request) -> aiohttp.ClientSession:
-        """The borrowed session, or ours for these headers: aiohttp would merge a call's own one by one."""
-        if self._borrowed is not None and request.kind is not Kind.FILE:
-            return self._borrowed
-        found = self._sessions.get(id(request.headers))
-        return found[1] if found is not None else self._open(request)
-
-    def _open(self, request: Request) -> aiohttp.ClientSession:
-        connector = self._connector if self._borrowed is None else self._borrowed.connector
-        if connector is None and self._borrowed is not None:
-            raise ConfigurationError("The session is closed")
-        if connector is None:
-            connector = self._connector = _Connector(
+    def _session(self, kind: Kind) -> aiohttp.ClientSession:
+        if self._api is None:
+            connector = _Connector(
                 self._under_way,
                 limit=self._limits.max_connections,
                 keepalive_timeout=_KEEP_ALIVE,
@@ -398,16 +389,20 @@ class AiohttpTransport:
                 happy_eyeballs_delay=0.25,  # seconds, as RFC 8305 recommends
                 ssl=True if self._certificates is None else self._certificates,
             )
-        session = aiohttp.ClientSession(
-            connector=connector,
-            connector_owner=False,
-            headers=request.headers,
-            auto_decompress=request.kind is Kind.FILE,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            # Never with trust_env: aiohttp would read netrc, whose credentials belong to other services.
-            **_BOUNDS,
-        )
-        self._sessions[id(request.headers)] = request.headers, session
+            self._api = self._open(connector, auto_decompress=False)
+        if kind is not Kind.FILE:
+            return self._api
+        if self._files is None:
+            if self._api.connector is None:
+                raise ConfigurationError("The session is closed")
+            self._files = self._open(self._api.connector, connector_owner=False)
+        return self._files
+
+    def _open(self, connector: aiohttp.BaseConnector, **options: Any) -> aiohttp.ClientSession:
+        # Never with trust_env: aiohttp would read netrc, whose credentials belong to other services. Never with default
+        # headers: aiohttp gives them to a proxy too.
+        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), **options, **_BOUNDS)
+        self._opened.append(session)
         return session
 
     async def send(self, request: Request, guard: BodyGuard | None = None) -> Response:
@@ -463,8 +458,8 @@ class AiohttpTransport:
         return _Limit(seconds, None if self._borrowed is None else _CONNECTED_WITHIN, self._under_way)
 
     async def _answer(self, request: Request, data: Any, limit: _Limit) -> aiohttp.ClientResponse:
-        session = self._session(request)
-        options: dict[str, Any] = {}
+        session = self._session(request.kind)
+        options: dict[str, Any] = {"headers": request.headers}
         if self._borrowed is not None:
             options = self._borrowing(request, session, data, limit)
         # A session that trusts the environment finds its proxy itself.
@@ -547,17 +542,16 @@ class AiohttpTransport:
 
     async def aclose(self) -> None:
         """Close the sessions that this transport opened; a borrowed one stays open."""
-        for _, session in self._sessions.values():
+        for session in reversed(self._opened):
             await session.close()
-        if self._connector is not None:
-            await self._connector.close()
 
     def abandon(self) -> None:
         """Drop open sockets from a finalizer: the client itself gives the one warning."""
-        for _, session in self._sessions.values():
+        for session in self._opened:
+            connector, owner = session.connector, session.connector_owner
             session.detach()
-        if self._connector is not None:
-            self._connector._close()  # noqa: SLF001  # close() is a coroutine, a finalizer has no loop
+            if owner and connector is not None:
+                connector._close()  # noqa: SLF001  # close() is a coroutine, a finalizer has no loop
 
 
 async def _begin(connection: Any, limit: _Limit) -> None:

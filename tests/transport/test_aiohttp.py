@@ -554,7 +554,7 @@ async def test_a_call_that_is_given_up_while_its_connection_is_checked_leaves_no
     call.cancel()
     await asyncio.wait([call])
     assert (await transport.send(asked)).status == 200
-    connector = transport._connector
+    connector = transport._session(Kind.READ).connector
     assert (len(writers) > 1, len(connector._acquired)) == (True, 0)
     await transport.aclose()
     server.close()
@@ -666,11 +666,7 @@ async def test_a_borrowed_session_stays_open_at_the_end_and_in_a_finalizer(klein
         pass
     if (ended := getattr(transport, end)()) is not None:
         await ended
-    assert (session.closed, session.connector.closed, [own.closed for _, own in transport._sessions.values()]) == (
-        False,
-        False,
-        [True],
-    )
+    assert (session.closed, session.connector.closed, transport._files.closed) == (False, False, True)
 
 
 async def test_a_body_is_guarded_whichever_way_it_is_asked_to_write_itself():
@@ -807,7 +803,7 @@ async def test_no_proxy_of_a_borrowed_session_is_told_the_token_in_clear(klein_e
 async def test_a_finalizer_finds_nothing_to_drop_before_the_first_call_and_after_the_end():
     transport = made()
     transport.abandon()
-    sessions = [transport._session(asked) for asked in (request(), FILE)]
+    sessions = [transport._session(kind) for kind in (Kind.READ, Kind.FILE)]
     await transport.aclose()
     transport.abandon()
     assert all(session.closed for session in sessions)
@@ -815,10 +811,10 @@ async def test_a_finalizer_finds_nothing_to_drop_before_the_first_call_and_after
 
 async def test_our_own_connections_are_made_for_a_long_lived_process():
     transport = made(limits=Limits(max_connections=7))
-    connector = transport._session(request()).connector
+    connector = transport._session(Kind.READ).connector
     assert connector.limit == 7
     assert connector._keepalive_timeout < 5  # before uvicorn and Node close theirs
     assert connector._cached_hosts._ttl <= 60
     assert connector._happy_eyeballs_delay == 0.25
-    assert not transport._session(FILE).trust_env
+    assert not transport._session(Kind.FILE).trust_env
     await transport.aclose()
