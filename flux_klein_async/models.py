@@ -243,7 +243,8 @@ class RequestStatus(_AnswerModel):
     Attributes:
         request_id: The service's id.
         state: Where the request stands; the service's own word is in `raw["status"]`.
-        queue_position: Its place in the queue, as the service counts; None outside the queue.
+        queue_position: Its place in the queue, as the service counts (the emulator: from 0, the next to start); None
+            outside the queue.
         instance_id: The machine that runs it, or None.
         raw: The whole answer.
     """

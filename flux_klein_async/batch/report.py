@@ -35,6 +35,7 @@ _ENDS: Final = {
     "SubmissionUncertainError": "uncertain",
     "GenerationCancelledError": "cancelled",
     "FanOutHaltedError": "not submitted",
+    "BudgetExceededError": "not submitted",
 }
 _AGAIN: Final = "Run the same command again."
 # Commands and options are in backticks.
@@ -54,7 +55,7 @@ _ADVICE: Final[dict[type[FluxKleinError], str]] = {
     errors.InsufficientBalanceError: "Top up the balance, then run the same command again.",
     errors.ConfigurationError: "Check the set-up with `flux-klein doctor`, then run the same command again.",
     errors.BudgetExceededError: "Raise `--max-spend`, then run the same command again.",
-    errors.InvalidInputError: "Correct this line of the file, then run the same command again.",
+    errors.InvalidInputError: "Correct this line of the file as the error says, then run the same command again.",
     errors.InputRejectedError: "Correct this line of the file, then run the same command again.",
     errors.NotFoundError: "Check the model's name. Requests are gone after 7 days.",
     errors.FanOutHaltedError: "Find out why the items before it failed, then run the same command again.",

@@ -51,7 +51,7 @@ def generate_dataset(
     *,
     make_client: Callable[[], AbstractAsyncContextManager[FluxKleinClient]],
     to_input: Callable[[_Row], Input] | None = None,
-    to_id: Callable[[_Row], str | None] | None = None,
+    to_id: Callable[[_Row], str | int | None] | None = None,
     concurrency: int = 64,
     files: str | os.PathLike[str] | None = None,
     actors: int | tuple[int, int] = 1,

@@ -615,7 +615,10 @@ class JournalStore(ABC):
             return None, Action.SUBMIT, None
         item, known_content, run, before_claim = row
         if known_content != content:
-            raise InvalidInputError(f"The journal knows another input by the id {(item_id or '')[:60]!r}")
+            raise InvalidInputError(
+                f"The journal knows another input by the id {(item_id or '')[:60]!r}: give it back its old input, or a "
+                "new id, which is paid for again"
+            )
         alive = self.is_alive(run, account)  # first, because it may change the request
         newest = next(iter(self._select("item = ? ORDER BY id DESC LIMIT 1", item)), None)
         if run == self.run:

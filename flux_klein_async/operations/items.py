@@ -9,8 +9,9 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import index
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from flux_klein_async.api.messages import Response
 from flux_klein_async.api.responses import read_result
@@ -102,7 +103,7 @@ class ItemRunner(Generic[T]):
         self,
         context: ClientContext,
         to_prepared: Callable[[T], PreparedRequest],
-        to_id: Callable[[T], str | None] | None,
+        to_id: Callable[[T], str | int | None] | None,
         to_name: Callable[[T], str] | None,
         *,
         timeout: float | None,
@@ -219,10 +220,14 @@ class ItemRunner(Generic[T]):
 
     def _id(self, item: T) -> str | None:
         """The item's id; None if it has none, and is known by its content."""
-        item_id = None if self._to_id is None else from_user("to_id", self._to_id, item)
+        item_id: Any = None if self._to_id is None else from_user("to_id", self._to_id, item)
+        if hasattr(item_id, "__index__") and not isinstance(item_id, bool):
+            item_id = str(index(item_id))  # the key of a database's row, of any integer type
         if item_id is None or (isinstance(item_id, str) and item_id):
             return item_id
-        raise InvalidInputError(f"to_id must give a text that is not empty, or None; not {item_id!r:.60}")
+        raise InvalidInputError(
+            f"to_id must give a text that is not empty, a whole number, or None; not {item_id!r:.60}"
+        )
 
     def _stem(self, item: T) -> str | None:
         """The name of the item's files, checked before anything is paid for."""

@@ -84,6 +84,7 @@ def test_a_row_has_what_a_card_shows(tmp_path: Path) -> None:
         ({"error": {"type": "SubmissionUncertainError"}}, "state", "uncertain"),
         ({"error": {"type": "GenerationCancelledError"}}, "state", "cancelled"),
         ({"error": {"type": "FanOutHaltedError"}}, "state", "not submitted"),
+        ({"error": {"type": "BudgetExceededError"}}, "state", "not submitted"),
     ],
 )
 def test_what_a_record_does_not_say_is_null(facts: dict[str, Any], name: str, expected: object) -> None:

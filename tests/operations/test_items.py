@@ -88,9 +88,10 @@ async def only(client: Any, shelf: Shelf, **options: Any) -> Any:
 
 async def test_an_item_that_is_new_is_submitted_under_its_name(klein_emulator, connect):
     shelf = Shelf()
-    outcomes = await connect(journal=shelf).generate_all(["a cat", "a dog"], to_id=lambda text: text[2:])
+    ids = {"a cat": "cat", "a dog": 7}  # the key of a database's row is a number
+    outcomes = await connect(journal=shelf).generate_all(["a cat", "a dog"], to_id=ids.get)
     assert [outcome.from_journal for outcome in outcomes] == [False, False]
-    assert [item_id for _, _, item_id in shelf.asked] == ["cat", "dog"]
+    assert [item_id for _, _, item_id in shelf.asked] == ["cat", "7"]
     assert [json.loads(body)["prompt"] for _, body, _ in shelf.asked] == ["a cat", "a dog"]
     intents = [entry for entry in shelf.entries if entry.state is EntryState.SUBMITTING]
     assert {entry.item for entry in intents} == {"item-1", "item-2"}
@@ -442,8 +443,8 @@ async def test_a_journal_that_cannot_release_loses_no_result(klein_emulator, con
     assert [record.getMessage() for record in caplog.records] == ["The journal raised; ignored"]
 
 
-@pytest.mark.parametrize("made", ["", 7, b"x"])
-async def test_an_id_that_is_no_text_is_the_items_own_error(klein_emulator, connect, made):
+@pytest.mark.parametrize("made", ["", True, 7.0, b"x"])
+async def test_an_id_that_is_neither_text_nor_a_whole_number_is_the_items_own_error(klein_emulator, connect, made):
     [outcome] = await connect(journal=Shelf()).generate_all(["a"], to_id=lambda _: made)
     assert isinstance(outcome.error, InvalidInputError)
     assert klein_emulator.accepted == 0
