@@ -21,6 +21,12 @@ _ELSEWHERE = {
     **dict.fromkeys(("directory", "output", "output_dir", "path"), _SAVED),
     **dict.fromkeys(("n", "num_images"), "A request makes one picture: generate_many and generate_all make many"),
     "size": "The sides are width= and height=, in pixels",
+    **dict.fromkeys(("names", "name"), "The files of an item are named by to_name= of generate_many and generate_all"),
+    "limit": "concurrency= of generate_many and generate_all bounds the items under way",
+    **dict.fromkeys(
+        ("resubmit_uncertain", "retry_failed"),
+        "What an earlier run left is submitted again by the journal: SqliteJournal(path, resubmit_uncertain=True)",
+    ),
 }
 
 

@@ -68,6 +68,13 @@ SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], t
     "for over list_models": (lambda c: c.list_models(), _for_over, TypeError, "Use `async for`, not `for`"),
     "await list_models": (lambda c: c.list_models(), _await, TypeError, "Use `async for`, not `await`, over a ModelL"),
     "await updates": (lambda c: c.updates("abc"), _await, TypeError, "Use `async for`, not `await`, over a Updates"),
+    "names of files": (lambda c: c, lambda c: c.generate_many(["a"], names=str), TypeError, "named by to_name="),
+    "what an earlier run left": (
+        lambda c: c,
+        lambda c: c.generate_many(["a"], resubmit_uncertain=True),
+        TypeError,
+        "SqliteJournal(path, resubmit_uncertain=True)",
+    ),
     **{
         f"a field for {name}": (
             lambda c, name=name: c,

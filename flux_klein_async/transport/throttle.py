@@ -321,7 +321,7 @@ class PollPrice:
 
 
 class Pace:
-    """Turns, first come first served, evenly spaced: at most so many a second. None: no limit; 0: none for now.
+    """Turns, first come first served, evenly spaced: at most so many a second; 0: none for now. None: no limit.
 
     The limit holds in any second of the service's own count, although not all calls travel equally long. A turn counts
     until a second after its call must have arrived: after its end, less the shortest time that a call takes. A call
@@ -383,9 +383,7 @@ class Pace:
             self._alarm.set_result(None)
 
     async def turn(self) -> None:
-        """Wait for a turn. A cancelled waiter takes none."""
-        if self.per_second is None:
-            return
+        """Wait for a turn; without a limit, do not ask. A cancelled waiter takes none."""
         loop = asyncio.get_running_loop()
         arrived = loop.time()
         self.waiting += 1

@@ -524,3 +524,19 @@ async def test_a_slot_is_taken_once_and_given_back_once():
     await settle()
     assert not another.done()
     another.cancel()
+
+
+def test_a_call_that_takes_very_long_counts_as_arrived_and_its_end_no_more():
+    async def waited() -> float:
+        limiter, loop = InProcessLimiter(Limits(submits_per_second=1)), asyncio.get_running_loop()
+        await limiter.turn(Kind.SUBMIT)
+        await asyncio.sleep(9)
+        await limiter.turn(Kind.SUBMIT)  # the first counts as arrived by now
+        limiter.over(Kind.SUBMIT)
+        limiter.over(Kind.SUBMIT)  # the first: nothing is under way
+        begun = loop.time()
+        await limiter.turn(Kind.SUBMIT)
+        return loop.time() - begun
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        assert runner.run(waited()) == pytest.approx(1)
