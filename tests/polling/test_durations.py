@@ -124,3 +124,11 @@ def test_schedules_scale_with_what_is_expected_and_are_kept_by_price() -> None:
     for step in range(100):
         prediction.after(0.0, 0.57, 0.001 * 1.3**step)
     assert len(prediction._schedules) <= 64
+
+
+def test_a_sample_where_nothing_was_expected_enters_no_part_without_weight() -> None:
+    """A store refuses parts without weight."""
+    prediction = Prediction()
+    prediction.add(1e9, 1e9 + 1)
+    assert min(prediction.bins.values()) > 0
+    assert prediction.total == pytest.approx(1)
