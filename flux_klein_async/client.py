@@ -6,7 +6,7 @@ import inspect
 import os
 import time
 import warnings
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, KeysView, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -71,21 +71,29 @@ _OF_THE_CLIENT = {
 }
 
 
+@functools.cache
+def _arguments(method: Callable[..., Any]) -> KeysView[str]:
+    """The names that a method takes, in their order, without `self`."""
+    return dict.fromkeys(list(inspect.signature(method).parameters)[1:]).keys()
+
+
 def _takes_no_fields(method: F) -> F:
     """A method whose TypeError for a model's field, such as `seed=`, says where that goes."""
     if TYPE_CHECKING:
         return method
-    known = list(inspect.signature(method).parameters)[1:]
+    known = _arguments(method)
     if inspect.iscoroutinefunction(method):
 
         async def called(*arguments: Any, **named: Any) -> Any:
-            refuse_fields(method, known, named, _OF_LIMITS)
+            if not named.keys() <= known:
+                refuse_fields(method, known, named, _OF_LIMITS)
             return await method(*arguments, **named)
 
     else:
 
         def called(*arguments: Any, **named: Any) -> Any:
-            refuse_fields(method, known, named, _OF_LIMITS)
+            if not named.keys() <= known:
+                refuse_fields(method, known, named, _OF_LIMITS)
             return method(*arguments, **named)
 
     return functools.wraps(method)(called)
@@ -271,7 +279,7 @@ class FluxKleinClient(NotWith):
             given = tuple(named)
             del arguments, named  # no variable shows a token that is given by a wrong name
             if cls.__init__ is FluxKleinClient.__init__:  # otherwise a subclass takes arguments of its own
-                known = list(inspect.signature(cls.__init__).parameters)[1:]
+                known = _arguments(cls.__init__)
                 refuse_unknown(cls.__name__, known, given, _OF_THE_CLIENT, f"It takes {', '.join(known)}")
             return super().__new__(cls)
 

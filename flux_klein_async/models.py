@@ -150,9 +150,14 @@ _FINDINGS = {
 }
 
 
-def _whole(value: object) -> object:
-    """A whole number of another type, such as numpy's, as an int."""
-    return value if isinstance(value, bool) or not hasattr(value, "__index__") else index(value)
+def whole(value: object) -> object:
+    """A whole number of another type, such as numpy's, as an int; anything else as it is."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return value
+    try:
+        return index(value)
+    except TypeError:  # classes and arrays have the method too
+        return value
 
 
 def _not_blank(text: str) -> str:
@@ -177,7 +182,7 @@ def _public_https(url: str) -> str:
     return url
 
 
-_Pixels = Annotated[int, Field(ge=64, le=2048, description="pixels"), BeforeValidator(_whole)]
+_Pixels = Annotated[int, Field(ge=64, le=2048, description="pixels"), BeforeValidator(whole)]
 
 
 class _StrictModel(BriefModel):
@@ -209,7 +214,7 @@ class TextToImage9BInput(TextToImageInput):
 
     default_model: ClassVar[str] = KLEIN_9B_TEXT_TO_IMAGE
 
-    steps: Annotated[int, Field(ge=1, le=100), BeforeValidator(_whole)] = 25
+    steps: Annotated[int, Field(ge=1, le=100), BeforeValidator(whole)] = 25
 
 
 class HostedFile(BriefModel):

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from operator import index
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -19,6 +18,7 @@ from flux_klein_async.api.messages import Kind, Request
 from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import InputRejectedError, InvalidInputError
 from flux_klein_async.misuse import slip
+from flux_klein_async.models import whole
 from flux_klein_async.text import shown
 
 __all__ = ["PAGE", "Api", "InputBody", "InputFile", "canonical", "checked_word", "encode_input", "file_names"]
@@ -193,9 +193,8 @@ def _plain(value: object) -> Any:
         return dict(value)
     if _is_path(value):
         return _FILE
-    with suppress(TypeError):  # classes and arrays have the method too
-        if hasattr(value, "__index__"):
-            return index(value)  # a whole number of another type, such as numpy's
+    if isinstance(number := whole(value), int):
+        return number
     way = _FILE_WAY if isinstance(value, bytes | bytearray | memoryview) else None
     if way is None and not isinstance(value, type):
         way = next((way for name, way in _WAYS.items() if hasattr(value, name)), None)

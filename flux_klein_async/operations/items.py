@@ -9,9 +9,8 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from operator import index
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from flux_klein_async.api.messages import Response
 from flux_klein_async.api.responses import read_result
@@ -33,7 +32,7 @@ from flux_klein_async.errors import (
 )
 from flux_klein_async.journal.base import Claim, ItemClaims, ItemJournal
 from flux_klein_async.journal.states import Action, EntryState
-from flux_klein_async.models import GenerationResult, SavedFile, without_file
+from flux_klein_async.models import GenerationResult, SavedFile, whole, without_file
 from flux_klein_async.operations import download
 from flux_klein_async.operations.calls import cancel_abandoned, fetch_result, status, write_result
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, wrapping_errors
@@ -220,9 +219,9 @@ class ItemRunner(Generic[T]):
 
     def _id(self, item: T) -> str | None:
         """The item's id; None if it has none, and is known by its content."""
-        item_id: Any = None if self._to_id is None else from_user("to_id", self._to_id, item)
-        if hasattr(item_id, "__index__") and not isinstance(item_id, bool):
-            item_id = str(index(item_id))  # the key of a database's row, of any integer type
+        item_id = None if self._to_id is None else whole(from_user("to_id", self._to_id, item))
+        if isinstance(item_id, int) and not isinstance(item_id, bool):
+            item_id = str(item_id)  # the key of a database's row
         if item_id is None or (isinstance(item_id, str) and item_id):
             return item_id
         raise InvalidInputError(

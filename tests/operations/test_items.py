@@ -443,7 +443,7 @@ async def test_a_journal_that_cannot_release_loses_no_result(klein_emulator, con
     assert [record.getMessage() for record in caplog.records] == ["The journal raised; ignored"]
 
 
-@pytest.mark.parametrize("made", ["", True, 7.0, b"x"])
+@pytest.mark.parametrize("made", ["", True, 7.0, b"x", int])  # a class has __index__ too
 async def test_an_id_that_is_neither_text_nor_a_whole_number_is_the_items_own_error(klein_emulator, connect, made):
     [outcome] = await connect(journal=Shelf()).generate_all(["a"], to_id=lambda _: made)
     assert isinstance(outcome.error, InvalidInputError)
