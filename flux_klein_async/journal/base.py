@@ -132,7 +132,8 @@ class ItemClaims(Protocol):
 
         Raises:
             JournalError: The journal cannot be read or written.
-            InvalidInputError: The id is invalid, came before in this pass, or belongs to another input.
+            InvalidInputError: The id is invalid, came before in this pass, or belongs to another input that may be
+                paid for.
         """
         ...
 

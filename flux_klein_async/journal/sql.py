@@ -71,13 +71,13 @@ _RAISE: Final = (
     "INSERT INTO highest_costs (account, model, cost) VALUES (?, ?, ?)"
     " ON CONFLICT (account, model) DO UPDATE SET cost = excluded.cost"
 )
-# Every request has a key or an id, and an index of each.
-_USED_ACCOUNTS: Final = """
+# Where nothing may have been charged, nothing can be paid for again. Every request has a key or an id, and an index of
+# each.
+_USED_ACCOUNTS: Final = f"""
     SELECT name FROM accounts WHERE settled <> 0 OR held <> 0
-        OR EXISTS (SELECT 1 FROM items WHERE account = accounts.id)
-        OR EXISTS (SELECT 1 FROM requests WHERE account = accounts.id AND key IS NOT NULL)
-        OR EXISTS (SELECT 1 FROM requests WHERE account = accounts.id AND request_id IS NOT NULL)
-"""
+        OR EXISTS (SELECT 1 FROM requests WHERE account = accounts.id AND key IS NOT NULL AND {_CHARGED})
+        OR EXISTS (SELECT 1 FROM requests WHERE account = accounts.id AND request_id IS NOT NULL AND {_CHARGED})
+"""  # noqa: S608  # of constants
 # The accounts whose totals differ from the sums over their requests. Sums of integers can overflow; those of floats are
 # exact up to millions of USD, and the tolerance covers what they round beyond.
 _BALANCE: Final = f"""
@@ -360,7 +360,7 @@ class JournalStore(ABC):
         return Charge(*self.execute("SELECT settled, held FROM accounts WHERE id = ?", (account,)).fetchone())
 
     def other_accounts(self, token: str, ignored: Iterable[str] = ()) -> list[str]:
-        """The names of all accounts in use, or none if this token's is; accounts of `ignored` tokens do not count."""
+        """The names of the accounts that may have been charged, or none if this token's was; `ignored`: not theirs."""
         used = {name for [name] in self.execute(_USED_ACCOUNTS)}
         if not used.isdisjoint(self._names(token)):
             return []
@@ -549,7 +549,7 @@ class JournalStore(ABC):
         it has ended, or (for that run alone) the claim was released.
 
         Raises:
-            InvalidInputError: The id came before in this pass, or belongs to another input.
+            InvalidInputError: The id came before in this pass, or belongs to another input that may be paid for.
         """
         account, name, content = self._identified(token, pass_, model, body, item_id)
         item, action, newest = self._known(account, name, content, item_id, again)
@@ -561,7 +561,10 @@ class JournalStore(ABC):
         if claim.is_ours:
             if not is_new:
                 before = 0 if newest is None else newest.id - (action is Action.RESUME)
-                self.execute("UPDATE items SET run = ?, before_claim = ? WHERE id = ?", (self.run, before, item))
+                if newest is None:  # what comes late of another input's request is not this one's
+                    self.execute("UPDATE requests SET item = NULL WHERE item = ?", (item,))
+                update = "UPDATE items SET content = ?, run = ?, before_claim = ? WHERE id = ?"
+                self.execute(update, (content, self.run, before, item))
             self._claimed.add(item)
         if newest is None or action is Action.SUBMIT:
             return claim
@@ -608,17 +611,15 @@ class JournalStore(ABC):
     def _known(
         self, account: int, name: bytes, content: bytes, item_id: str | None, again: frozenset[EntryState]
     ) -> tuple[int | None, Action, _Request | None]:
-        """The number of an item if it is known, what to do with it, and its newest request."""
+        """The number of an item if it is known, what to do with it, and its newest request.
+
+        An input replaces another one with its id, of which no request counts, if that cannot be paid for any more.
+        """
         select = "SELECT id, content, run, before_claim FROM items WHERE account = ? AND name = ?"
         row = self.execute(select, (account, name)).fetchone()
         if row is None:
             return None, Action.SUBMIT, None
         item, known_content, run, before_claim = row
-        if known_content != content:
-            raise InvalidInputError(
-                f"The journal knows another input by the id {(item_id or '')[:60]!r}: give it back its old input, or a "
-                "new id, which is paid for again"
-            )
         alive = self.is_alive(run, account)  # first, because it may change the request
         newest = next(iter(self._select("item = ? ORDER BY id DESC LIMIT 1", item)), None)
         if run == self.run:
@@ -627,6 +628,13 @@ class JournalStore(ABC):
         else:
             ended = newest is not None and newest.id > before_claim and STATES[newest.state].ended
             busy = alive and not ended
+        if known_content != content:
+            if busy or self._select(f"item = ? AND {_CHARGED} LIMIT 1", item):
+                raise InvalidInputError(
+                    f"The journal knows another input by the id {(item_id or '')[:60]!r}, and it may be paid for: give "
+                    "it back its old input, or a new id, which is paid for again"
+                )
+            return item, Action.SUBMIT, None
         if busy:
             return item, Action.CLAIMED, newest
         if newest is None or newest.state in again:

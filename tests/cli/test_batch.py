@@ -441,6 +441,25 @@ def test_an_id_that_the_journal_knows_with_another_input_is_a_bad_line_of_a_dry_
     assert "Line 1: " in ran.err
 
 
+@pytest.mark.parametrize(("max_spend", "answer", "code"), [("0.015", None, 1), ("9", "no dogs", 65)])
+def test_an_edited_line_takes_the_id_of_one_that_was_not_paid_for(
+    served: Emulator, flux_klein: Command, max_spend: str, answer: str | None, code: int
+) -> None:
+    prompts(0, {"id": "cat", "prompt": "a cat"}, {"id": "dog", "prompt": "a dog"})
+    options = ("--width", "64", "--height", "64", "--concurrency", "1")
+    served.script("submit", None, answer and error_reply(422, 422001, answer))
+    assert flux_klein(*ARGUMENTS, *options, "--max-spend", max_spend).code == code
+    served.script("submit")
+    prompts(0, {"id": "cat", "prompt": "a cat"}, {"id": "dog", "prompt": "a fox"})
+    ran = flux_klein("batch", "prompts.jsonl", *options)
+    assert (ran.code, served.accepted) == (0, 2)
+    assert "Submitting 1 of 2, at $0.01 each: $0.01 in all" in ran.err
+    prompts(0, {"id": "cat", "prompt": "a lynx"}, {"id": "dog", "prompt": "a fox"})
+    ran = flux_klein(*ARGUMENTS, *options)
+    assert (ran.code, served.accepted) == (65, 2)
+    assert "another input by the id 'cat', and it may be paid for: give it back its old input, or a new id" in ran.err
+
+
 def test_lines_come_from_standard_input(served: Emulator, flux_klein: Command) -> None:
     ran = flux_klein("batch", "-", "--quiet", "--no-download", "--json", stdin=b"a cat\na dog\n")
     assert (ran.code, sorted(record["input"]["prompt"] for record in ran.records)) == (0, ["a cat", "a dog"])
@@ -486,6 +505,9 @@ def test_a_renewed_token_does_not_pay_for_everything_again(
 ) -> None:
     prompts(3)
     assert flux_klein("batch", "prompts.jsonl", "--emulator").code == 0  # emulated requests do not count
+    with monkeypatch.context() as mistyped:  # nor do those that were refused
+        mistyped.setenv("RUNCOMFY_API_TOKEN", "mistyped")
+        assert flux_klein(*ARGUMENTS).code == 77
     assert flux_klein(*ARGUMENTS).code == 0
     served.service.api_key = "renewed"
     monkeypatch.setenv("RUNCOMFY_API_TOKEN", "renewed")

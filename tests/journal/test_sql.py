@@ -554,12 +554,55 @@ def test_an_id_stands_for_one_input(start: Start) -> None:
     assert run.claim(b"1", number=1).item != claimed.item, "the same content without an id is another item"
     with pytest.raises(InvalidInputError, match="'the id' came before in this pass"):
         run.claim(b"1", "the id", number=1)
+    run.write(entry("submitting", key="k", item=claimed.item), entry("completed", key="k", request_id="r"))
     run = reopened(start, run)
     for body, model in ((b"2", "a/b"), (b"1", "c/d")):
         with pytest.raises(InvalidInputError, match="knows another input by the id 'the id'"):
             run.claim(body, "the id", model=model)
     assert item(run.claim(b"1", "the id")) == item(claimed)
     assert run.claim(b"1", "\ud800").action is Action.SUBMIT
+
+
+@pytest.mark.parametrize(
+    ("earlier", "replaced"),
+    [
+        ([], True),
+        (["refused"], True),
+        (["cancelled"], True),
+        (["submitting"], False),
+        (["uncertain"], False),
+        (["submitted"], False),
+        (["failed"], False),
+        (["completed"], False),
+        (["uncertain", "refused"], False),  # submitted again on request
+        (["failed", "cancelled"], False),
+    ],
+)
+def test_another_input_takes_an_id_over_if_nothing_can_be_paid_for_the_first(
+    start: Start, earlier: list[str], replaced: bool
+) -> None:
+    run, again = start(), AGAIN | {EntryState.FAILED, EntryState.UNCERTAIN}
+    first = run.claim(b"1", "i")
+    for key in earlier:
+        item = run.claim(b"1", "i", again=again).item if key != earlier[0] else first.item
+        run.write(entry("submitting", key=key, item=item))
+        if key != "submitting":
+            run.write(entry(key, key=key, request_id=f"r-{key}", error="why"))
+        run.store.release(first)
+    run, other = reopened(start, run), start()
+    if not replaced:
+        with pytest.raises(InvalidInputError, match="another input by the id 'i', and it may be paid for"):
+            run.claim(b"2", "i", again=again)
+        return
+    claimed = run.claim(b"2", "i", again=again)
+    assert (claimed.action, claimed.request_id, run.claim(b"2", "i").action) == (Action.SUBMIT, None, Action.CLAIMED)
+    with pytest.raises(InvalidInputError, match="another input"):
+        other.claim(b"1", "i")  # the run that has it is alive
+    run.write(*(entry("completed", key=key, request_id=f"r-{key}", answer=b"of 1") for key in earlier))  # late
+    run.write(entry("submitting", key="new", item=claimed.item), entry("submitted", key="new", request_id="r-new"))
+    again_claimed = reopened(start, run).claim(b"2", "i")
+    assert (again_claimed.action, again_claimed.request_id) == (Action.RESUME, "r-new")
+    check(run.location)
 
 
 def test_accounts_have_items_of_their_own(run: Run) -> None:
@@ -584,7 +627,9 @@ def others(run: Run, token: str, *ignored: str) -> int:
 
 
 def test_a_token_is_a_stranger_where_only_others_were_used(run: Run) -> None:
-    write(run.store, entry("refused", key="k"), token="one that bought nothing")
+    for state in ("submitting", "refused"):
+        item = run.claim(b"{}", "i", token="mistyped").item
+        write(run.store, entry(state, key="k", item=item if state == "submitting" else None), token="mistyped")
     write(run.store, entry("submitting", key="k"))  # the account without a token is nobody's
     assert others(run, "new") == 0
     buy(run, "old")
@@ -631,6 +676,7 @@ def test_an_account_of_an_earlier_version_goes_to_the_first_service_that_comes(s
     assert run.claim(b"{}", "of token", token="token https://a").action is Action.RECALL
     assert run.claim(b"{}", "of token", token="token https://b").action is Action.SUBMIT
     assert run.claim(b"{}", "of token", token="token https://a").action is Action.RECALL
+    buy(run, "token https://b")
     assert others(run, "token https://c") == 2
     names = [name for [name] in run.store.execute("SELECT name FROM accounts ORDER BY id")]
     assert [name.partition("@")[2] for name in names] == ["https://a", "https://b"]
