@@ -140,7 +140,9 @@ def batch(
             whole = len(first) < _CHECKED_FIRST
             totals.total = len(first) if whole else await asyncio.to_thread(_count, file, file_format)
             if not quiet:
-                forecast = _Forecast(Estimate(), _Money(await run.price_of(client), max_spend, spent))
+                price = await run.price_of(client)
+                totals.price_usd = None if price is None else float(price)
+                forecast = _Forecast(Estimate(), _Money(price, max_spend, spent))
                 again = not whole and totals.total is not None  # a file that can be read twice
                 await forecast.add(
                     await stack.enter_async_context(
@@ -290,9 +292,7 @@ class _Money(NamedTuple):
     @property
     def affordable(self) -> int | None:
         """How many pictures the bound has room for; None if that is not known, or there is no bound."""
-        if self.most is None or not self.price:
-            return None
-        return max(0, int((Decimal(str(self.most)) - Decimal(str(self.spent))) / self.price))
+        return run.affordable_at(self.price, self.most, self.spent)
 
     def bound(self) -> str:
         """The bound, in words."""

@@ -91,8 +91,8 @@ class PlainLines:
         return None if slowed is None else f"service slow for {duration(slowed)}", "yellow"
 
     def _speed(self, now: float) -> tuple[str | None, str]:
-        """Items a second over the last half minute, without those that the journal answered."""
-        ended = self._totals.worked
+        """Items a second over the last half minute of work, without those that the journal answered, and their time."""
+        ended, now = self._totals.worked, now - self._totals.recalling
         if now - self._ends[-1][0] >= _SAMPLE:
             self._ends.append((now, ended))
         begun, before = self._ends[0]
@@ -100,7 +100,7 @@ class PlainLines:
         return f"{self._rate:.1f}/s" if self._rate else None, ""
 
     def _left(self) -> str | None:
-        """How long the rest takes at this rate."""
+        """How long the rest takes at this rate, or the money lasts."""
         to_work = self._totals.to_work
         return None if to_work is None or not self._rate else f"ETA {duration(to_work / self._rate)}"
 

@@ -50,6 +50,7 @@ from flux_klein_async.operations.files import unwritable
 __all__ = [
     "Run",
     "Totals",
+    "affordable_at",
     "price_of",
     "writable",
 ]
@@ -88,7 +89,9 @@ class Totals:
         charged: The service charges; an emulator does not.
         bound_usd: What may be spent, or None.
         spent_usd: What was spent of that before this run.
+        price_usd: What the catalogue says that a generation costs, or None.
         recalled: How many items are known to be done before.
+        recalling: Seconds in which the journal answered and nothing was generated.
         held_until: The instant before which the service wants no calls (`Retry-After`).
         polls, generations: Polls, and submits that were accepted.
         requests: The request ids and states of the items under way, by index of the fan-out.
@@ -105,7 +108,9 @@ class Totals:
     charged: bool = True
     bound_usd: float | None = None
     spent_usd: float = 0.0
+    price_usd: float | None = None
     recalled: int = 0
+    recalling: float = 0.0
     held_until: float = -math.inf
     _slowed: float = 0.0
     _refused: float = -math.inf
@@ -183,10 +188,12 @@ class Totals:
 
     @property
     def to_work(self) -> int | None:
-        """How many items are left that the journal is not known to answer."""
+        """How many items are left that the journal is not known to answer, as far as the money goes."""
         if self.total is None:
             return None
-        return max(0, self.total - self.ends.total() - max(0, self.recalled - self.ends["done before"]))
+        left = max(0, self.total - self.ends.total() - max(0, self.recalled - self.ends["done before"]))
+        affordable = affordable_at(self.highest_usd or self.price_usd, self.bound_usd, self.spent_usd + self.cost_usd)
+        return left if affordable is None else min(left, affordable)
 
     @property
     def left(self) -> list[str]:
@@ -211,6 +218,13 @@ class Totals:
     def slowed_for(self, now: float) -> float | None:
         """For how many seconds the service has been refusing calls; None 10 s after the last hold or refusal."""
         return now - self._slowed if now <= max(self._refused, self.held_until) + _SLOWED else None
+
+
+def affordable_at(price: Decimal | float | None, most: float | None, spent: float) -> int | None:
+    """How many pictures a bound has room for; None if that is not known, or there is no bound."""
+    if most is None or not price:
+        return None
+    return max(0, int((Decimal(str(most)) - Decimal(f"{spent:.9f}")) / Decimal(str(price))))
 
 
 def _not_submitted(error: FluxKleinError) -> bool:
@@ -281,6 +295,7 @@ class Run:
     _reported: int = field(default=0, init=False)
     _hidden: int = field(default=0, init=False)
     _told: bool = field(default=False, init=False)  # why the rest was not submitted
+    _ended: float = field(default=0.0, init=False)  # when the last item did
 
     async def generate(self, rows: AsyncIterator[Row]) -> ExitCode:
         """Generate every good row and report the bad ones; the code of the worst item, or of what stopped the run."""
@@ -292,7 +307,7 @@ class Run:
 
         self.stop.before_leaving = leave
         clock = asyncio.get_running_loop().time
-        begun = clock()
+        begun = self._ended = clock()
         async with progress_shown(self.screen, self.totals):
             await self._generate(rows)
             self._report_repeated()
@@ -353,6 +368,9 @@ class Run:
         self.totals.total = count
 
     async def _end(self, outcome: Outcome[Row]) -> None:
+        before, self._ended = self._ended, asyncio.get_running_loop().time()
+        if outcome.from_journal and not self.totals.requests:
+            self.totals.recalling += self._ended - before
         self.totals.end(outcome)
         error = outcome.error
         if isinstance(error, InputRejectedError) and error.file_names:
@@ -440,8 +458,8 @@ class Run:
         others = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
         where = f" in {self.directory}" if self.directory is not None and totals.done else ""
         spent = f"; {dollars(totals.cost_usd)} spent" if self.charged else ""
-        made = totals.ends["done"]
-        rate = f", {made / seconds:.1f} a second" if made > 1 and seconds > 0 else ""
+        made, working = totals.ends["done"], seconds - totals.recalling
+        rate = f", {made / working:.1f} a second" if made > 1 and working > 0 else ""
         polls = f", {totals.polls / totals.generations:.1f} polls each" if totals.generations else ""
         return f"{totals.done:,}{total} done{where}{others}{spent}{rate}{polls}, {duration(seconds)}"
 

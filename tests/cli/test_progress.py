@@ -58,16 +58,30 @@ def ended(index: int, error: FluxKleinError | None = None) -> Outcome[str]:
     return Outcome(index=index, item="x", result=None if error else result, error=error)
 
 
-def test_rate_and_eta_count_the_work_of_this_run_alone() -> None:
+@pytest.mark.parametrize(
+    ("facts", "rate", "eta"),
+    [
+        ({}, "5.0/s", "17.8 s"),
+        ({"recalling": 1.0}, "10.0/s", "8.9 s"),
+        ({"bound_usd": 0.3, "spent_usd": 0.1, "price_usd": 0.01}, "5.0/s", "4.0 s"),
+        ({"bound_usd": 0.3, "spent_usd": 0.1, "price_usd": 0.01, "highest_usd": 0.02}, "5.0/s", "2.0 s"),
+        ({"bound_usd": 9.0, "price_usd": 0.01}, "5.0/s", "17.8 s"),
+        ({"bound_usd": 0.1, "spent_usd": 0.3, "price_usd": 0.01}, "5.0/s", "0.0 s"),
+    ],
+)
+def test_rate_and_eta_count_the_work_of_this_run_alone(facts: dict[str, float], rate: str, eta: str) -> None:
+    """Neither what the journal answers nor the time that takes, and no more than there is money for."""
     clock, totals = Clock(), Totals(total=1000, recalled=900)
     lines = PlainLines(totals, clock)
     totals.ends.update({"done before": 500, "bad": 1})
     clock.now += 1.0
     assert [text for text, _ in lines._words()] == ["500/1000 done", "0 running", "1.0 s"]
+    for name, value in facts.items():
+        setattr(totals, name, value)
     totals.ends["done"] += 10
     clock.now += 1.0
-    words = ["510/1000 done", "0 running", "5.0/s", "ETA 17.8 s", "2.0 s"]
-    assert [text for text, _ in lines._words()] == words
+    words = [text for text, _ in lines._words() if "$" not in text]
+    assert words == ["510/1000 done", "0 running", rate, f"ETA {eta}", "2.0 s"]
 
 
 def rendered(line: LiveLine, width: int) -> str:

@@ -316,6 +316,37 @@ async def test_rows_that_another_run_has_claimed_are_counted_and_not_reported_on
     assert err.endswith("Run the same command again to resume it.\n")
 
 
+class SlowJournal(OthersJournal):
+    """A journal that takes 50 s to recall an item; it does not know "picture 2" and those that follow."""
+
+    async def record(self, entry: object) -> None:
+        """What was written is not read again."""
+
+    async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
+        if json.loads(body)["prompt"] > "picture 1":
+            return Claim(item="x", action=Action.SUBMIT)
+        await asyncio.sleep(50.0)
+        return Claim(item="x", action=Action.RECALL, request_id=json.loads(body)["prompt"][-1], answer=RECALLED)
+
+
+RECALLED = b'{"status": "completed", "output": {"image": "https://files.runcomfy.net/a.png"}}'
+
+
+async def test_the_rate_is_of_what_was_generated_over_the_time_that_took(bench, klein_emulator, capsys):
+    klein_emulator.script("submit", *[Generation(after=9.5)] * 4)
+
+    async def found() -> AsyncIterator[Row]:
+        for row in rows(6):
+            if row.number == 2:
+                await asyncio.sleep(50.0)  # until the others are recalled
+            yield row
+
+    it = bench(journal=SlowJournal())
+    assert await it.run(found()) == ExitCode.OK
+    assert (now() // 10, it.totals.recalling) == (5, 50.0)
+    assert "6 of 6 done, 2 done before; $0.04 spent, 0.4 a second" in capsys.readouterr().err
+
+
 async def test_told_to_stop_it_waits_for_running_generations_for_thirty_seconds(bench, klein_emulator, capsys):
     """One generation takes three seconds, the other an hour; the third is queued."""
     klein_emulator.script("submit", Generation(after=3.0), Generation(after=3600.0))
