@@ -163,7 +163,9 @@ def _time(seconds: float) -> str:
 def _summary(reader: JournalReader) -> str:
     counts = reader.counts()
     total = sum(counts.values())
-    settled, held = reader.spent_usd()
+    (settled, held), emulated = reader.spent_usd(), reader.spent_usd(connect.EMULATED_SERVICE)
     states = ", ".join(f"{count} {state}" for state, count in counts.items()) or "none"
-    reserved = f", {dollars(held)} reserved" if held else ""
-    return f"{total} request{'' if total == 1 else 's'}: {states}; {dollars(settled)} spent{reserved}"
+    spent = f"{dollars(settled - emulated[0])} spent"
+    reserved = f", {dollars(held - emulated[1])} reserved" if held > emulated[1] else ""
+    free = f"; not charged: {dollars(sum(emulated))} for placeholders of --emulator" if any(emulated) else ""
+    return f"{total} request{'' if total == 1 else 's'}: {states}; {spent}{reserved}{free}"

@@ -26,6 +26,7 @@ from flux_klein_async.cli.progress import progress_shown
 from flux_klein_async.cli.signals import Stop
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import (
+    BudgetExceededError,
     FanOutHaltedError,
     FluxKleinError,
     GenerationCancelledError,
@@ -435,7 +436,9 @@ class Run:
         if not self._told:
             self._told = True
             what = "Failed" if self.totals.total == 1 else "The rest was not submitted"
-            self.screen.note(f"{what}: {error}")
+            spent = self.totals.spent_usd if isinstance(error, BudgetExceededError) else 0.0
+            before = f"; --max-spend counts all runs on the journal, {dollars(spent)} before this one" if spent else ""
+            self.screen.note(f"{what}: {error}{before}")
 
     def _report_repeated(self) -> None:
         for sentence, count in self._failures.items():

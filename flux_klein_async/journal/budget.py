@@ -40,10 +40,9 @@ def dollars(amount: Decimal | float) -> str:
 
 def over_budget(usd: Decimal | float, committed: Decimal | float, limit: Decimal | float) -> BudgetExceededError:
     """The error of a submit at this price, for which too little is left."""
+    left = max(Decimal(0), Decimal(str(limit)) - Decimal(str(committed)))
     return BudgetExceededError(
-        f"The next generation may cost {dollars(usd)}, and {dollars(committed)} of {dollars(limit)} are spent or "
-        "reserved",
-        charged="no",
+        f"The next generation may cost {dollars(usd)}, and {dollars(left)} of {dollars(limit)} is left", charged="no"
     )
 
 

@@ -158,14 +158,15 @@ class JournalReader:
             found = dict(self._store.execute(query).fetchall())
         return {state: found[state.value] for state in EntryState if state.value in found}
 
-    def spent_usd(self) -> tuple[float, float]:
-        """What all accounts together have spent and reserved, in USD.
+    def spent_usd(self, service: str | None = None) -> tuple[float, float]:
+        """What all accounts together, or those at the service of this address, have spent and reserved, in USD.
 
         Raises:
             JournalError: The journal cannot be read.
         """
         with _errors(self._location):
-            totals = self._store.execute("SELECT settled, held FROM accounts").fetchall()
+            accounts = self._store.execute("SELECT name, settled, held FROM accounts").fetchall()
+        totals = [amounts for name, *amounts in accounts if service in {None, name.partition("@")[2]}]
         return from_nano(sum(settled for settled, _ in totals)), from_nano(sum(held for _, held in totals))
 
 

@@ -326,9 +326,11 @@ def test_max_spend_limits_all_runs_together(served: Emulator, flux_klein: Comman
     for accepted in (3, 3):
         ran = flux_klein(*ARGUMENTS, "--max-spend", "0.035")
         assert (ran.code, served.accepted) == (1, accepted)
-    [line] = [line for line in ran.err.splitlines() if "are spent" in line]
-    said = "The next generation may cost $0.01, and $0.03 of $0.035 are spent or reserved"
-    assert line == f"The rest was not submitted: {said}"
+    for bound, left in (("0.035", "0.005"), ("0.01", "0.00")):
+        ran = flux_klein(*ARGUMENTS, "--max-spend", bound)
+        [line] = [line for line in ran.err.splitlines() if "is left" in line]
+        said = f"The rest was not submitted: The next generation may cost $0.01, and ${left} of ${bound} is left; "
+        assert line == f"{said}--max-spend counts all runs on the journal, $0.03 before this one"
     assert (flux_klein(*ARGUMENTS, "--max-spend", "0.05").code, served.accepted) == (1, 5)
     assert (flux_klein(*ARGUMENTS).code, served.accepted) == (0, 8)
 

@@ -60,6 +60,17 @@ def test_the_list_is_a_table_with_the_newest_first_and_a_sum_on_stderr(flux_klei
     assert ran.err == "4 requests: 1 uncertain, 1 submitted, 1 downloaded, 1 failed; $0.01 spent, $0.06 reserved\n"
 
 
+def test_placeholders_of_the_emulator_are_no_spending(flux_klein: Command, served: Emulator) -> None:
+    Path("prompts.txt").write_text("a cat\na dog\n")
+    size = ("--width", "64", "--height", "64", "--quiet")
+    flux_klein("batch", "prompts.txt", "--emulator", "--max-spend", "1", *size)
+    free = "not charged: $0.02 for placeholders of --emulator\n"
+    assert flux_klein("journal", "list").err.endswith(f"2 requests: 2 downloaded; $0.00 spent; {free}")
+    Path("prompts.txt").write_text("a cat\n")
+    flux_klein("batch", "prompts.txt", *size)
+    assert flux_klein("journal", "list").err.endswith(f"3 requests: 3 downloaded; $0.01 spent; {free}")
+
+
 def test_requests_are_chosen(flux_klein: Command, journal: str) -> None:
     def listed(*arguments: str) -> list[object]:
         ran = flux_klein("journal", "list", "--journal", journal, "--json", *arguments)

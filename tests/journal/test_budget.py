@@ -34,7 +34,7 @@ class Catalogue:
 async def test_a_reservation_counts_until_it_is_freed_or_settled():
     budget, price = Budget(0.3), Catalogue(entry())
     assert [await budget.reserve(key, "a/b", price) for key in "abc"] == [Reservation(usd=0.1, max_usd=0.3)] * 3
-    with pytest.raises(BudgetExceededError, match=r"may cost \$0\.10, and \$0\.30 of \$0\.30") as caught:
+    with pytest.raises(BudgetExceededError, match=r"may cost \$0\.10, and \$0\.00 of \$0\.30 is left") as caught:
         await budget.reserve("d", "a/b", price)
     assert (caught.value.charged, caught.value.retryable) == ("no", False)
     budget.release("a")

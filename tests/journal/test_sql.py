@@ -177,11 +177,11 @@ def test_money_is_reserved_until_none_is_left(run: Run) -> None:
     run.write(intent("a"), intent("b"), intent("c"))
     with pytest.raises(BudgetExceededError) as caught:
         run.write(intent("d"))
-    assert str(caught.value) == ("The next generation may cost $0.01, and $0.03 of $0.03 are spent or reserved")
+    assert str(caught.value) == "The next generation may cost $0.01, and $0.00 of $0.03 is left"
     assert (caught.value.charged, len(run.requests())) == ("no", 3)
     run.write(entry("refused", key="a"), intent("e"))
     run.write(entry("submitted", key="b", request_id="r"), entry("completed", request_id="r", cost_usd=0.002))
-    with pytest.raises(BudgetExceededError, match=r"\$0\.022 of \$0\.03 are spent"):
+    with pytest.raises(BudgetExceededError, match=r"\$0\.008 of \$0\.03 is left"):
         run.write(intent("f"))
 
 
@@ -194,10 +194,10 @@ def test_what_was_submitted_without_a_budget_and_may_cost_something_is_not_free_
     run.write(*unbudgeted("a"), *unbudgeted("b", "failed"), *unbudgeted("c", "cancelled"))
     run.write(*unbudgeted("d", "completed", cost_usd=0.002))
     assert run.money() == (2, 0), "what was spent without a budget counts in one"
-    with pytest.raises(BudgetExceededError, match=r"\$0\.022 of \$0\.03 are spent"):
+    with pytest.raises(BudgetExceededError, match=r"\$0\.008 of \$0\.03 is left"):
         run.write(intent())
     run.write(entry("completed", request_id="of a", cost_usd=0.004))
-    with pytest.raises(BudgetExceededError, match=r"\$0\.036 of \$0\.03 are spent"):
+    with pytest.raises(BudgetExceededError, match=r"\$0\.00 of \$0\.03 is left"):
         run.write(intent(), *unbudgeted("e"), intent("l"))
     assert run.money() == (6, 20)
     check(run.location)
@@ -211,7 +211,7 @@ def test_others_may_submit_without_a_budget_meanwhile(start: Callable[[], Run]) 
     bounded.write(intent("d"))
     other.write(entry("completed", request_id="of b", cost_usd=0.0))
     bounded.write(intent("e"))
-    with pytest.raises(BudgetExceededError, match=r"\$0\.03 of \$0\.03 are spent"):
+    with pytest.raises(BudgetExceededError, match=r"\$0\.00 of \$0\.03 is left"):
         bounded.write(intent("f"))
 
 
@@ -235,7 +235,7 @@ def test_what_a_model_cost_beyond_its_price_is_reserved_for_it_from_then_on(star
         0.05,
     ]
     assert bought(one, "f", 0.005, model="c/d") == bought(one, "g", 0.01, model="c/d") == 0.01
-    with pytest.raises(BudgetExceededError, match=r"may cost \$0\.05, and \$0\.175 of \$0\.20 are spent"):
+    with pytest.raises(BudgetExceededError, match=r"may cost \$0\.05, and \$0\.025 of \$0\.20 is left"):
         bought(one, "h", None, most=0.2)
     with one.store.writing():
         one.store.prune(2000.0, 100)
