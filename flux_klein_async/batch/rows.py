@@ -54,6 +54,9 @@ LONGEST: Final = 128 * 1024
 
 _AHEAD: Final = 256  # rows that a thread reads before they are wanted
 _COLUMNS: Final = ("prompt", "width", "height", "id")  # of CSV, which has no types
+_OTHER_FIELDS: Final = (
+    '; a row of a .jsonl file has any field of the model: {"prompt": "at night", "image_urls": [{"file": "in.png"}]}'
+)
 _LISTED: Final = 5  # names in a message
 _PIECE: Final = 64 * 1024  # bytes read at a time of a line that is skipped
 _LONGEST_ID: Final = 200  # characters
@@ -82,6 +85,7 @@ class Row(NamedTuple):
         id: The user's own id for it, or None.
         number: Its place among all rows of the file, from 0.
         problem: Why it cannot be submitted, in a printable sentence; None for a good row.
+        is_told: An earlier row of the file has this problem, which is one of the whole file.
     """
 
     line: int
@@ -89,6 +93,7 @@ class Row(NamedTuple):
     id: str | None = None
     number: int = 0
     problem: str | None = None
+    is_told: bool = False
 
 
 class Columns(NamedTuple):
@@ -123,7 +128,8 @@ def read_rows(
     """
     with closing(DiskMap()) as lines_of_ids:
         check = partial(_checked, TYPED.get(model), Path(folder).absolute(), lines_of_ids)
-        for number, row in enumerate(_rows(stream, file_format, columns or Columns(), check)):
+        hint = "" if model in TYPED else _OTHER_FIELDS
+        for number, row in enumerate(_rows(stream, file_format, columns or Columns(), hint, check)):
             yield row._replace(number=number)
 
 
@@ -152,6 +158,10 @@ def lines(stream: BinaryIO, longest: int = LONGEST) -> Iterator[tuple[int, bytes
         while len(data) > longest and piece and not piece.endswith(b"\n"):
             piece = stream.readline(_PIECE)
         yield number, data
+
+
+class _NotUtf8Error(ValueError):
+    """A record is in another encoding."""
 
 
 class _UnreadableError(Exception):
@@ -185,13 +195,18 @@ def _records(stream: BinaryIO, *, multiline: bool) -> Iterator[tuple[int, bytes]
 
 
 def _rows(
-    stream: BinaryIO, file_format: FileFormat, columns: Columns, checked: Callable[[int, dict[str, Any]], Row]
+    stream: BinaryIO,
+    file_format: FileFormat,
+    columns: Columns,
+    hint: str,
+    checked: Callable[[int, dict[str, Any]], Row],
 ) -> Iterator[Row]:
-    is_csv = file_format is FileFormat.CSV
+    """`hint`: what to do about the columns that no field is named after."""
+    is_csv, is_told = file_format is FileFormat.CSV, False
     records = _records(stream, multiline=is_csv)
     try:
         is_json = file_format is FileFormat.JSONL
-        parse = _csv_parser(records, columns) if is_csv else _json_fields if is_json else _text_fields
+        parse = _csv_parser(records, columns, hint) if is_csv else _json_fields if is_json else _text_fields
         for line, data in records:
             try:
                 text = _decoded(data)
@@ -199,6 +214,9 @@ def _rows(
                     raise _UnreadableError(1, "a JSON array; write an object on each line: jq -c '.[]' FILE")
                 if text.strip() and (fields := parse(text)) is not None:
                     yield checked(line, fields)
+            except _NotUtf8Error as error:
+                yield Row(line, {}, problem=str(error), is_told=is_told)
+                is_told = True
             except ValueError as error:
                 yield Row(line, {}, problem=_sentence(error))
             except RecursionError:
@@ -217,7 +235,7 @@ def _decoded(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise _NotUtf8Error(
             f"not UTF-8 (byte 0x{data[error.start]:02X}); if the file is Latin-1 or Windows-1252, "
             "convert it first: iconv -f WINDOWS-1252 -t UTF-8"
         ) from None
@@ -278,7 +296,9 @@ class _Header(NamedTuple):
     separator: str
 
 
-def _csv_parser(records: Iterator[tuple[int, bytes]], columns: Columns) -> Callable[[str], dict[str, Any] | None]:
+def _csv_parser(
+    records: Iterator[tuple[int, bytes]], columns: Columns, hint: str
+) -> Callable[[str], dict[str, Any] | None]:
     """Read the header; without a good one nothing else can be read."""
     separators = _SEPARATORS
     for line, data in records:
@@ -287,13 +307,13 @@ def _csv_parser(records: Iterator[tuple[int, bytes]], columns: Columns) -> Calla
             if line == 1 and (said := re.fullmatch(r"sep=(.)\s*", text)):  # Excel's own way to say it
                 separators = said[1]
             elif text.strip(f"{_SEPARATORS} \r\n"):
-                return partial(_csv_fields, _header(text, separators, columns))
+                return partial(_csv_fields, _header(text, separators, columns, hint))
         except ValueError as error:
             raise _UnreadableError(line, str(error)) from None
     raise _UnreadableError(1, "there is no header with the columns prompt, and optionally width, height, id")
 
 
-def _header(text: str, separators: str, columns: Columns) -> _Header:
+def _header(text: str, separators: str, columns: Columns, hint: str) -> _Header:
     """The fields of the columns. The separator is the one with which there is a column of prompts."""
     found = list[tuple[str, list[str]]]()
     for separator in separators:
@@ -322,7 +342,7 @@ def _header(text: str, separators: str, columns: Columns) -> _Header:
     if extra:
         raise ValueError(
             f"unknown column{'' if len(extra) == 1 else 's'} {', '.join(extra[:_LISTED])}; known are "
-            f"{', '.join(_COLUMNS)} (the first line is the header): --ignore-extra-columns leaves out the others"
+            f"{', '.join(_COLUMNS)} (the first line is the header): --ignore-extra-columns leaves out the others{hint}"
         )
     named = [field for field in fields if field]
     if len(set(named)) < len(named):

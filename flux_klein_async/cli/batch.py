@@ -5,7 +5,7 @@ import io
 import math
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Generator
 from contextlib import AsyncExitStack, aclosing
 from decimal import Decimal
 from functools import partial
@@ -20,7 +20,7 @@ from flux_klein_async.batch.rows import Columns, Estimate, Row, count_rows, read
 from flux_klein_async.cli import connect, page, run, signals
 from flux_klein_async.cli.commands import Names
 from flux_klein_async.cli.exit_codes import ExitCode
-from flux_klein_async.cli.generate import checked_fields
+from flux_klein_async.cli.generate import checked_fields, list_fields, with_lists
 from flux_klein_async.cli.output import Screen, duration
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import InvalidInputError, JournalError
@@ -31,7 +31,7 @@ from flux_klein_async.journal.states import Action
 from flux_klein_async.journal.writer import JournalAccount, StoredJournal
 from flux_klein_async.operations.files import safe_stem, slug
 from flux_klein_async.operations.inputs import digest_files
-from flux_klein_async.operations.submit import prepare
+from flux_klein_async.operations.submit import TYPED, prepare
 from flux_klein_async.options import Limits
 from flux_klein_async.paths import user_path
 from flux_klein_async.polling.adaptive import AdaptivePolling
@@ -128,9 +128,10 @@ def batch(
                     budget=None if max_spend is None else Budget(max_spend),
                 )
             )
-            rows = _chained(first, rest)
+            lists = () if model in TYPED else await list_fields(client, screen)
+            rows = _chained(first, rest, lists)
             preview = account.items().preview if account is not None else None
-            judge = partial(_judged, model=model, preview=preview, reads_files=dry_run)
+            judge = partial(_judged, model=model, lists=lists, preview=preview, reads_files=dry_run)
             if dry_run:
                 money = _Money(generation_price(await client.get_model()), max_spend, spent)
                 forecast = _Forecast(Estimate(lambda pixels: polling.quantile(model, pixels)), money)
@@ -140,9 +141,7 @@ def batch(
             whole = len(first) < _CHECKED_FIRST
             totals.total = len(first) if whole else await asyncio.to_thread(_count, file, file_format)
             if not quiet:
-                price = await run.price_of(client)
-                totals.price_usd = None if price is None else float(price)
-                forecast = _Forecast(Estimate(), _Money(price, max_spend, spent))
+                forecast = _Forecast(Estimate(), _Money(await run.price_of(client), max_spend, spent))
                 again = not whole and totals.total is not None  # a file that can be read twice
                 await forecast.add(
                     await stack.enter_async_context(
@@ -151,7 +150,7 @@ def batch(
                     judge,
                     until=asyncio.get_running_loop().time() + _FORECAST_WITHIN,
                 )
-                totals.recalled = forecast.recalled
+                totals.recalled, totals.price_usd = forecast.recalled, forecast.price
                 if not emulator:
                     screen.say(forecast.announced(totals.total))
             code = await run.Run(
@@ -232,11 +231,11 @@ async def _each_of(rows: list[Row]) -> AsyncGenerator[Row, None]:
         yield row
 
 
-async def _chained(first: list[Row], rest: AsyncIterator[Row]) -> AsyncIterator[Row]:
+async def _chained(first: list[Row], rest: AsyncIterator[Row], lists: Collection[str]) -> AsyncIterator[Row]:
     for row in first:
-        yield row
+        yield row._replace(fields=with_lists(row.fields, lists))
     async for row in rest:
-        yield row
+        yield row._replace(fields=with_lists(row.fields, lists))
 
 
 async def _opened_account(
@@ -274,10 +273,11 @@ def _count(file: str, file_format: FileFormat) -> int | None:
 
 
 def _refused(bad: list[Row], screen: Screen) -> ExitCode:
-    for row in bad[:_BAD_SHOWN]:
+    shown = [row for row in bad if not row.is_told][:_BAD_SHOWN]
+    for row in shown:
         screen.note(f"Line {row.line}: {row.problem}")
-    if len(bad) > _BAD_SHOWN:
-        screen.note(f"{len(bad) - _BAD_SHOWN} more.")
+    if len(bad) > len(shown):
+        screen.note(f"{len(bad) - len(shown)} more.")
     screen.note("Nothing was submitted.")
     return ExitCode.BAD_INPUT
 
@@ -301,11 +301,14 @@ class _Money(NamedTuple):
         return f"--max-spend {dollars(self.most)}" + (f", {dollars(self.spent)} spent before" if self.spent else "")
 
 
-async def _judged(row: Row, *, model: str, preview: Preview | None, reads_files: bool) -> tuple[Row, Action | None]:
+async def _judged(
+    row: Row, *, model: str, lists: Collection[str], preview: Preview | None, reads_files: bool
+) -> tuple[Row, Action | None]:
     """What a run would do with a row; None if that is not known, because its files are not read."""
     if row.problem or preview is None:
         return row, Action.SUBMIT
-    prepared = prepare(row.fields, model=None, width=None, height=None, default_model=model)
+    fields = with_lists(row.fields, lists)
+    prepared = prepare(fields, model=None, width=None, height=None, default_model=model)
     try:
         if prepared.body.files:
             if not reads_files:
@@ -323,7 +326,7 @@ class _Forecast:
         self._estimate = estimate
         self._money = money
         self._actions: Counter[Action] = Counter()
-        self._judged = self._bad = self._unread = 0
+        self._judged = self._bad = self._noted = self._unread = 0
         self._ends_at: int | None = None  # the line for which there is no money
 
     async def add(
@@ -344,7 +347,8 @@ class _Forecast:
                     self._count(row, action or Action.SUBMIT)
                     continue
                 self._bad += 1
-                if self._bad <= _BAD_SHOWN:
+                if self._noted < _BAD_SHOWN and not row.is_told:
+                    self._noted += 1
                     note(f"Line {row.line}: {row.problem}")
 
     def _count(self, row: Row, action: Action) -> None:
@@ -358,6 +362,11 @@ class _Forecast:
     def recalled(self) -> int:
         """How many rows the journal has the result of."""
         return self._actions[Action.RECALL]
+
+    @property
+    def price(self) -> Decimal | None:
+        """The price of a picture, if it is known."""
+        return self._money.price
 
     def announced(self, total: int | None) -> str:
         """What is about to be paid for, as far as the rows were judged.

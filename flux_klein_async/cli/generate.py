@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,7 +23,7 @@ from flux_klein_async.operations.submit import TYPED, made_input, prepare
 from flux_klein_async.options import Limits
 from flux_klein_async.polling.adaptive import AdaptivePolling
 
-__all__ = ["checked_fields", "generate"]
+__all__ = ["checked_fields", "generate", "list_fields", "with_lists"]
 
 
 def generate(
@@ -71,7 +71,7 @@ def generate(
                 polling=AdaptivePolling(store=service.store),
             ) as client,
         ):
-            fields = {**checked, **await _with_lists(inputs, client, screen)} if inputs else checked
+            fields = {**checked, **with_lists(inputs, await list_fields(client, screen))} if inputs else checked
             size = " of {width} x {height}".format_map(fields) if {"width", "height"} <= fields.keys() else ""
             pictures = f"{count} pictures" if count > 1 else "1 picture"
             screen.say(f"Generating {pictures}{size}: {shortened(str(fields.get('prompt', '')), 36)}")
@@ -165,14 +165,18 @@ def checked_fields(model: str, inputs: dict[str, Any], **options: Any) -> dict[s
     return fields
 
 
-async def _with_lists(inputs: dict[str, Any], client: FluxKleinClient, screen: Screen) -> dict[str, Any]:
-    """The fields that `--input` sets, as lists where the catalogue says that the field takes one."""
+async def list_fields(client: FluxKleinClient, screen: Screen) -> Collection[str]:
+    """The fields of the client's model that take a list, as far as the catalogue says."""
     try:
-        lists = {field.name for field in (await client.get_model()).input_fields if field.many}
+        return {field.name for field in (await client.get_model()).input_fields if field.many}
     except FluxKleinError as error:  # the service refuses a wrong form at no charge
         screen.note(f"The catalogue does not say which fields are lists: {error}")
-        return inputs
-    return {name: [value] if name in lists and not isinstance(value, list) else value for name, value in inputs.items()}
+        return ()
+
+
+def with_lists(fields: dict[str, Any], lists: Collection[str]) -> dict[str, Any]:
+    """The fields, with a single value as a list of one where the field takes a list."""
+    return {name: [value] if name in lists and not isinstance(value, list) else value for name, value in fields.items()}
 
 
 def _resume(directory: Path | None, base_url: str | None) -> Callable[[str], str]:

@@ -109,7 +109,7 @@ class Totals:
     charged: bool = True
     bound_usd: float | None = None
     spent_usd: float = 0.0
-    price_usd: float | None = None
+    price_usd: Decimal | float | None = None
     recalled: int = 0
     recalling: float = 0.0
     held_until: float = -math.inf
@@ -365,7 +365,10 @@ class Run:
             self._codes.add(ExitCode.BAD_INPUT)
             error = InvalidInputError(f"Line {row.line}: {row.problem}")
             await self._written(Outcome(index=row.number, item=row, error=error))
-            self._report(row.line, row.problem)
+            if row.is_told:
+                self._hidden += 1
+            else:
+                self._report(row.line, row.problem)
         self.totals.total = count
 
     async def _end(self, outcome: Outcome[Row]) -> None:

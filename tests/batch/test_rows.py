@@ -167,6 +167,8 @@ def test_columns_can_be_named_and_left_out() -> None:
     assert list(read_rows(io.BytesIO(data), CSV, columns=columns)) == [prompt(2, "a", width=64)]
     [row] = read_rows(io.BytesIO(data), CSV, columns=Columns("text"))
     assert (row.problem or "").startswith("unknown columns 'notes', 'prompt'")
+    [row] = read_rows(io.BytesIO(b"prompt,image_urls\na,in.png\n"), CSV, model="owner/other")
+    assert (row.problem or "").endswith(': {"prompt": "at night", "image_urls": [{"file": "in.png"}]}')
     assert read(b"prompt,\na,x\n", CSV) == [
         bad(2, "column 2 has no name and holds 'x'; --ignore-extra-columns ignores it")
     ]

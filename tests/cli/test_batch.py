@@ -126,6 +126,7 @@ def test_a_batch_of_edits_is_recognised_by_what_its_files_hold(served: Emulator,
     for name in "abc":
         (folder / "refs" / f"{name}.png").write_bytes(png(300 + ord(name)))
     rows = [{"prompt": "@home", "seed": 1, "image_urls": [{"file": f"refs/{name}.png"}]} for name in "abc"]
+    rows[0]["image_urls"] = {"file": "refs/a.png"}  # the catalogue says that it is a list
     (folder / "edits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def run(*options: str) -> Any:
@@ -203,6 +204,23 @@ def test_bad_lines_among_the_first_thousand_stop_everything_before_it_begins(
     assert "Line 971: prompt: " in ran.err
     assert ran.err.endswith("10 more.\nNothing was submitted.\n")
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("first", "options", "more"), [(1000, [], "30 more.\n"), (1000, ["--dry-run"], ""), (2, [], "30 more: see out/")]
+)
+def test_another_encoding_is_told_once(
+    first: int, options: list[str], more: str, served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of Windows-1252 has it on every line that is not English."""
+    monkeypatch.setattr("flux_klein_async.cli.batch._CHECKED_FIRST", first)
+    prompts(2)
+    with Path("prompts.jsonl").open("ab") as file:
+        file.writelines(b'{"prompt": "caf%c"}\n' % byte for byte in [0xE9, *[0xFC] * 30])
+    ran = flux_klein(*ARGUMENTS, *options)
+    assert (ran.code, ran.err.count("UTF-8 (")) == (65, 1)
+    assert "Line 3: not UTF-8 (byte 0xE9); if the file is Latin-1 or Windows-1252, convert it first: iconv" in ran.err
+    assert more in ran.err
 
 
 def test_ctrl_c_before_the_first_submit_says_that_nothing_was_submitted(served: Emulator, flux_klein: Command) -> None:
