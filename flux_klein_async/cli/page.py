@@ -6,6 +6,7 @@ Names carry a digest of the content, and the page is replaced last: it never nam
 
 import asyncio
 import hashlib
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -77,7 +78,8 @@ async def _written(folder: Path, screen: Screen, stop: signals.Stop, *, contact_
         stop.gently(enough.set)
     else:  # a batch that was stopped; the next signal ends the process
         loop.call_later(_AFTER_STOP, enough.set)
-    job = partial(write_report, folder, contact_sheet=contact_sheet, stop=enough, on_progress=progress)
+    note = partial(loop.call_soon_threadsafe, screen.note)
+    job = partial(write_report, folder, contact_sheet=contact_sheet, stop=enough, on_progress=progress, note=note)
     return await loop.run_in_executor(None, job)
 
 
@@ -87,8 +89,9 @@ def write_report(
     stop: threading.Event,
     contact_sheet: bool = False,
     on_progress: Callable[[int, int], object] = lambda _done, _of: None,
+    note: Callable[[str], object] = lambda _: None,
 ) -> list[Path]:
-    """Write the page, and the contact sheet if wanted; their paths. It blocks.
+    """Write the page, and the contact sheet if wanted; their paths. It blocks, and notes how many thumbnails are missing.
 
     Raises:
         InvalidInputError: There is no manifest, the page's name is taken by another file, or nothing can be written.
@@ -99,6 +102,8 @@ def write_report(
         if page.exists() and not _is_ours(page):
             raise InvalidInputError(f"{str(page)!r} is no report; move it, since the report would have its name")
         thumbnails = make_thumbnails(found.pictures, beside / _THUMBNAILS, stop=stop, on_progress=on_progress)
+        if (lacking := _lacking(folder, len(found.pictures), thumbnails)) is not None:
+            note(lacking)
         assets = files("flux_klein_async.cli").joinpath("assets")
         names = {name: _put(beside, name, assets.joinpath(f"report.{name}").read_bytes()) for name in ("css", "js")}
         chunks = list(_chunks(found, thumbnails, beside))
@@ -113,6 +118,17 @@ def write_report(
 
         made = [thumbnails[key].name for key in found.pictures if key in thumbnails]
         return [page, sheet([beside / _THUMBNAILS / name for name in made if name is not None], folder / _SHEET)]
+
+
+def _lacking(folder: Path, pictures: int, thumbnails: Mapping[str, Thumbnail]) -> str | None:
+    """How many pictures have no thumbnail, and why; None if all have one."""
+    refused = [made.note for made in thumbnails.values() if made.note is not None]
+    rest = pictures - len(thumbnails)
+    if not refused and not rest:
+        return None
+    why = [f"`{shlex.join(['flux-klein', 'report', str(folder)])}` makes {rest:,}"] if rest else []
+    why += [f"{len(refused):,} cannot have one ({refused[0].removesuffix('.')})"] if refused else []
+    return f"{len(refused) + rest:,} of {pictures:,} pictures have no thumbnail: {', '.join(why)}"
 
 
 def _chunks(found: Report, thumbnails: Mapping[str, Thumbnail], beside: Path) -> Iterator[str]:

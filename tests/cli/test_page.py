@@ -4,11 +4,14 @@ import html
 import json
 import os
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
+from flux_klein_async.cli.page import write_report
 from flux_klein_async.emulator import Emulator, error_reply
 from tests.batch.test_report import failed, record, write
 
@@ -70,6 +73,32 @@ def test_a_report_shows_every_item_and_hostile_text_stays_text(flux_klein: Comma
     assert str(Path.cwd()) not in json.dumps([done, ended_badly]), "a page can be sent to others"
     with Image.open(folder / "contact-sheet.png") as sheet:
         assert sheet.format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("broken", "stopped", "noted"),
+    [
+        (0, False, []),
+        (0, True, ["3 of 3 pictures have no thumbnail: `flux-klein report 'my out'` makes 3"]),
+        (1, False, ["1 of 3 pictures have no thumbnail: 1 cannot have one (No preview can be made: ...)"]),
+    ],
+)
+def test_a_report_says_how_many_thumbnails_are_missing(
+    flux_klein: Command, broken: int, stopped: bool, noted: list[str]
+) -> None:
+    folder, stop, notes = Path("my out"), threading.Event(), list[str]()
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGB", (90, 60), (number, 0, 0)).save(folder / f"{number}.png")
+    for number in range(broken):
+        (folder / f"{number}.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    write(folder, *(record(number, files=[{"path": f"{number}.png"}]) for number in range(3)))
+    if stopped:
+        stop.set()
+    write_report(folder, stop=stop, note=notes.append)
+    assert [re.sub(r"made: \w+", "made: ...", note) for note in notes] == noted
+    if not stopped:
+        assert flux_klein("report", str(folder)).err.splitlines() == notes
 
 
 def test_rows_are_in_scripts_of_a_thousand(flux_klein: Command) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -80,7 +81,8 @@ def test_the_processes_end_with_the_command(tmp_path: Path, stopped: signal.Sign
             process.kill()
         out, err = process.communicate(timeout=PATIENCE)
     if stopped == signal.SIGINT:
-        assert (process.returncode, out, err) == (130, f"{tmp_path}/index.html\n".encode(), b"")
+        assert (process.returncode, out) == (130, f"{tmp_path}/index.html\n".encode())
+        assert re.fullmatch(rf"(\d+) of 150 pictures have no .*: `flux-klein report {tmp_path}` makes \1\n", err.decode())
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:  # until nothing of its session is left
         try:
