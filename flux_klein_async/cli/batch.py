@@ -24,6 +24,7 @@ from flux_klein_async.cli.generate import checked_fields, list_fields, with_list
 from flux_klein_async.cli.output import Screen, duration
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import InvalidInputError, JournalError
+from flux_klein_async.journal.base import Claim
 from flux_klein_async.journal.budget import Budget, dollars, generation_price
 from flux_klein_async.journal.reader import exists, locate
 from flux_klein_async.journal.sql import Location
@@ -31,6 +32,7 @@ from flux_klein_async.journal.states import Action
 from flux_klein_async.journal.writer import JournalAccount, StoredJournal
 from flux_klein_async.operations.files import safe_stem, slug
 from flux_klein_async.operations.inputs import digest_files
+from flux_klein_async.operations.items import all_there
 from flux_klein_async.operations.submit import TYPED, prepare
 from flux_klein_async.options import Limits
 from flux_klein_async.paths import user_path
@@ -52,7 +54,7 @@ _WORDS = {
 }
 
 
-Preview = Callable[[str, bytes, str | None], Awaitable[Action]]
+Preview = Callable[[str, bytes, str | None], Awaitable[Claim]]
 
 
 def batch(
@@ -131,7 +133,15 @@ def batch(
             lists = () if model in TYPED else await list_fields(client, screen)
             rows = _chained(first, rest, lists)
             preview = account.items().preview if account is not None else None
-            judge = partial(_judged, model=model, lists=lists, preview=preview, reads_files=dry_run)
+            judge = partial(
+                _judged,
+                model=model,
+                lists=lists,
+                preview=preview,
+                reads_files=dry_run,
+                asks=connect.is_local(service.base_url) and not dry_run,
+                directory=None if no_download else folder,
+            )
             if dry_run:
                 money = _Money(generation_price(await client.get_model()), max_spend, spent)
                 forecast = _Forecast(Estimate(lambda pixels: polling.quantile(model, pixels)), money)
@@ -302,9 +312,19 @@ class _Money(NamedTuple):
 
 
 async def _judged(
-    row: Row, *, model: str, lists: Collection[str], preview: Preview | None, reads_files: bool
+    row: Row,
+    *,
+    model: str,
+    lists: Collection[str],
+    preview: Preview | None,
+    reads_files: bool,
+    asks: bool,
+    directory: Path | None,
 ) -> tuple[Row, Action | None]:
-    """What a run would do with a row; None if that is not known, because its files are not read."""
+    """What a run would do with a row; None if that is not known, because its files are not read.
+
+    `asks`: nor is it known if the run asks the service, which may be an emulator that has forgotten the request.
+    """
     if row.problem or preview is None:
         return row, Action.SUBMIT
     fields = with_lists(row.fields, lists)
@@ -314,9 +334,17 @@ async def _judged(
             if not reads_files:
                 return row, None
             await asyncio.to_thread(digest_files, prepared.body, Limits())
-        return row, await preview(prepared.model, prepared.body.content, row.id)
+        claim = await preview(prepared.model, prepared.body.content, row.id)
     except InvalidInputError as error:  # of its files; or the journal knows another input with this id
         return row._replace(problem=str(error)), Action.SUBMIT
+    return row, None if asks and await asyncio.to_thread(_asks, claim, directory) else claim.action
+
+
+def _asks(claim: Claim, directory: Path | None) -> bool:
+    """Whether a run asks the service about an item, which an emulator that was restarted has forgotten."""
+    if claim.action is Action.RECALL and claim.answer is not None:
+        return directory is not None and not (claim.files and all_there(claim.files, directory))
+    return claim.action in {Action.RECALL, Action.RESUME}
 
 
 class _Forecast:
@@ -371,7 +399,8 @@ class _Forecast:
     def announced(self, total: int | None) -> str:
         """What is about to be paid for, as far as the rows were judged.
 
-        Rows whose files were not read may be new, or done before, as may those that were not judged.
+        Rows whose files were not read may be new, or done before, as may those that were not judged, and those about
+        which an emulator is asked.
         """
         new = self._actions[Action.SUBMIT]
         price, affordable = self._money.price, self._money.affordable

@@ -32,6 +32,7 @@ __all__ = [
     "answer",
     "connected",
     "emulated",
+    "is_local",
     "journal",
     "store_path",
     "token_of",
@@ -132,6 +133,12 @@ def token_of(environment: Environment, wall_clock: Callable[[], float] = time.ti
         ways = f"Set {TOKEN_VARIABLES[0]} or log in with the vendor's CLI; to try without a token, pass --emulator"
         raise ConfigurationError(f"No token. {ways}")
     return find_token(None, environment, wall_clock=wall_clock)
+
+
+def is_local(base_url: str | None) -> bool:
+    """Whether the service is on this machine: it may be an emulator, which forgets its requests when it ends."""
+    url = URL(ApiUrls(from_environ(os.environ).base_url if base_url is None else base_url, allow_insecure=True).origin)
+    return is_loopback(host_of(url) or "")
 
 
 def store_path(environ: Mapping[str, str], base_url: str | None) -> Path | None:

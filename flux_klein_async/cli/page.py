@@ -78,7 +78,10 @@ async def _written(folder: Path, screen: Screen, stop: signals.Stop, *, contact_
         stop.gently(enough.set)
     else:  # a batch that was stopped; the next signal ends the process
         loop.call_later(_AFTER_STOP, enough.set)
-    note = partial(loop.call_soon_threadsafe, screen.note)
+
+    def note(text: str) -> None:
+        loop.call_soon_threadsafe(screen.note, text)
+
     job = partial(write_report, folder, contact_sheet=contact_sheet, stop=enough, on_progress=progress, note=note)
     return await loop.run_in_executor(None, job)
 
@@ -91,7 +94,9 @@ def write_report(
     on_progress: Callable[[int, int], object] = lambda _done, _of: None,
     note: Callable[[str], object] = lambda _: None,
 ) -> list[Path]:
-    """Write the page, and the contact sheet if wanted; their paths. It blocks, and notes how many thumbnails are missing.
+    """Write the page, and the contact sheet if wanted; their paths. It blocks.
+
+    `note`: told how many thumbnails are missing, if any.
 
     Raises:
         InvalidInputError: There is no manifest, the page's name is taken by another file, or nothing can be written.

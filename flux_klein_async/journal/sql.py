@@ -127,6 +127,16 @@ def _resubmits(action: Action, newest: _Request | None, again: frozenset[EntrySt
     return lost and EntryState.FAILED in again
 
 
+def _claim(action: Action, newest: _Request | None) -> Claim:
+    """What is known about an item, as the claim of no run."""
+    claim = Claim(item="0-0", action=action)
+    if newest is None or action is Action.SUBMIT:
+        return claim
+    answer = newest.answer if isinstance(newest.answer, bytes) else None  # otherwise the service is asked again
+    files = files_from(newest.files)
+    return replace(claim, request_id=newest.request_id, answer=answer, files=files, error=newest.error)
+
+
 def _check_text(entry: Entry) -> None:
     """Refuse names that a store cannot hold: PostgreSQL has no NUL in texts, and no store lone surrogates."""
     for text in (entry.key, entry.request_id, entry.model):
@@ -557,7 +567,8 @@ class JournalStore(ABC):
         if item is None:
             insert = "INSERT INTO items (account, name, content, run, before_claim) VALUES (?, ?, ?, ?, 0)"
             item = self.insert(insert, (account, name, content, self.run)) or 0
-        claim = Claim(item=f"{self.run}-{item}", action=action, resubmits=_resubmits(action, newest, again))
+        resubmits = _resubmits(action, newest, again)
+        claim = replace(_claim(action, newest), item=f"{self.run}-{item}", resubmits=resubmits)
         if claim.is_ours:
             if not is_new:
                 before = 0 if newest is None else newest.id - (action is Action.RESUME)
@@ -566,22 +577,18 @@ class JournalStore(ABC):
                 update = "UPDATE items SET content = ?, run = ?, before_claim = ? WHERE id = ?"
                 self.execute(update, (content, self.run, before, item))
             self._claimed.add(item)
-        if newest is None or action is Action.SUBMIT:
-            return claim
-        answer = newest.answer if isinstance(newest.answer, bytes) else None  # otherwise the service is asked again
-        files = files_from(newest.files)
-        return replace(claim, request_id=newest.request_id, answer=answer, files=files, error=newest.error)
+        return claim
 
     def preview(
         self, token: str, pass_: int, model: str, body: bytes, item_id: str | None, again: frozenset[EntryState]
-    ) -> Action:
-        """Return the action that `claim` would return, without claiming the item; what it `resubmits` is submitted.
+    ) -> Claim:
+        """Return what `claim` would return, without claiming the item; what it `resubmits` is submitted.
 
         Raises:
             InvalidInputError: As `claim`.
         """
         _, action, newest = self._known(*self._identified(token, pass_, model, body, item_id), item_id, again)
-        return Action.SUBMIT if _resubmits(action, newest, again) else action
+        return _claim(Action.SUBMIT if _resubmits(action, newest, again) else action, newest)
 
     def release(self, claim: Claim) -> None:
         """End this run's work on an item; can be called from any thread."""

@@ -17,7 +17,7 @@ from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import FluxKleinError, JournalError
 from flux_klein_async.journal.base import Claim, Entry
 from flux_klein_async.journal.sql import JournalStore, Location
-from flux_klein_async.journal.states import Action, EntryState, from_nano
+from flux_klein_async.journal.states import EntryState, from_nano
 from flux_klein_async.misuse import NEEDS_ASYNCIO
 from flux_klein_async.options import from_environ
 
@@ -489,8 +489,8 @@ class ItemPass:
         claim = partial(self._ask, JournalStore.claim, model, body, item_id)
         return await self._writer.run(claim, self._account)
 
-    async def preview(self, model: str, body: bytes, item_id: str | None) -> Action:
-        """Return the action that `claim` would return, without claiming the item.
+    async def preview(self, model: str, body: bytes, item_id: str | None) -> Claim:
+        """Return what `claim` would return, without claiming the item; what it `resubmits` is submitted.
 
         Raises:
             JournalError, InvalidInputError: As `claim`.

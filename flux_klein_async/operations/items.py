@@ -45,7 +45,7 @@ from flux_klein_async.operations.wait import wait
 from flux_klein_async.options import OnAbandon
 from flux_klein_async.transport.throttle import Slot
 
-__all__ = ["EMULATED", "ItemRunner"]
+__all__ = ["EMULATED", "ItemRunner", "all_there"]
 
 EMULATED = "flux-klein-emulator"  # the Server header of the emulator, which the core does not import
 
@@ -425,7 +425,7 @@ class ItemRunner(Generic[T]):
             return ()
         directory, context = self._directory, self._context
         complete = len(known) == len(result.urls) and len(known) > 0
-        if complete and await context.in_thread(partial(_all_there, known, directory), DownloadError):
+        if complete and await context.in_thread(partial(all_there, known, directory), DownloadError):
             return tuple(replace(file, path=directory / file.path.name) for file in known)
         operation = Operation(context, self._timeout, request_id=result.request_id, tag=item.index)
         # An earlier run may have given the files any number; one that works on the item now, the first that is free.
@@ -448,7 +448,7 @@ def _recorded(claim: Claim, kind: type[FluxKleinError]) -> str | None:
     return text.removeprefix(str(kind())).removeprefix(": ") or None
 
 
-def _all_there(files: tuple[SavedFile, ...], directory: Path) -> bool:
+def all_there(files: tuple[SavedFile, ...], directory: Path) -> bool:
     """Whether files of these names and sizes are in the directory, which may have been moved since."""
     try:
         return all((directory / file.path.name).stat().st_size == file.size for file in files)

@@ -520,6 +520,21 @@ def test_what_a_killed_run_had_at_its_emulator_is_submitted_again(flux_klein: Co
     assert (ran.code, len(pictures())) == (0, 4), ran.err
 
 
+def test_what_an_emulator_may_have_forgotten_is_announced_as_up_to(served: Emulator, flux_klein: Command) -> None:
+    prompts(3)
+    flux_klein(*ARGUMENTS)
+    min(Path("out").glob("*.png")).unlink()
+    served.service.queue.jobs.clear()  # as one that was started again
+    for options, said in (
+        (("--no-download",), "Submitting 0 of 3, at $0.01 each: $0.00 in all"),
+        ((), "Submitting up to 1 of 3, at $0.01 each: up to $0.01 in all"),
+        ((), "Submitting 0 of 3, at $0.01 each: $0.00 in all"),
+    ):
+        ran = flux_klein("batch", "prompts.jsonl", "--no-report", *options)
+        assert (ran.code, ran.err.partition(";")[0]) == (0, said)
+    assert (served.accepted, len(pictures())) == (4, 3)
+
+
 def test_a_renewed_token_does_not_pay_for_everything_again(
     served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

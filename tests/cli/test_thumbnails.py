@@ -82,7 +82,8 @@ def test_the_processes_end_with_the_command(tmp_path: Path, stopped: signal.Sign
         out, err = process.communicate(timeout=PATIENCE)
     if stopped == signal.SIGINT:
         assert (process.returncode, out) == (130, f"{tmp_path}/index.html\n".encode())
-        assert re.fullmatch(rf"(\d+) of 150 pictures have no .*: `flux-klein report {tmp_path}` makes \1\n", err.decode())
+        noted = rf"(\d+) of 150 pictures have no thumbnail: `flux-klein report {tmp_path}` makes \1\n"
+        assert re.fullmatch(noted, err.decode())
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:  # until nothing of its session is left
         try:

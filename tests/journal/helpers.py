@@ -73,7 +73,9 @@ class Run:
     def preview(self, body: bytes = b"{}", *, again: frozenset[EntryState] = AGAIN) -> Action:
         self.passes += 1
         with self.store.writing():
-            return self.store.preview("", self.passes, "a/b", body, None, again)
+            claim = self.store.preview("", self.passes, "a/b", body, None, again)
+        self.store.release(claim)  # as for a caller that was cancelled: it is nobody's
+        return claim.action
 
     def write(self, *entries: Entry) -> None:
         write(self.store, *entries)

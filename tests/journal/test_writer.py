@@ -438,8 +438,8 @@ async def test_an_item_without_a_result_is_submitted_again_as_the_options_say(
         await journal.record(entry("submitting", key="k", item=claimed.item))
         await journal.record(entry(end, key="k"))
     async with journal_at(location) as journal:
-        action = await journal.items().preview("a/b", b"{}", None)
-        assert action is (Action(end) if option else Action.SUBMIT)
+        previewed = await journal.items().preview("a/b", b"{}", None)
+        assert previewed.action is (Action(end) if option else Action.SUBMIT)
     async with journal_at(location, **option) as journal:
         assert (await journal.items().claim("a/b", b"{}", None)).action is Action.SUBMIT
 
