@@ -71,8 +71,8 @@ _RAISE: Final = (
     "INSERT INTO highest_costs (account, model, cost) VALUES (?, ?, ?)"
     " ON CONFLICT (account, model) DO UPDATE SET cost = excluded.cost"
 )
-# Where nothing may have been charged, nothing can be paid for again. Every request has a key or an id, and an index of
-# each.
+# In use: something may have been charged, which could be paid for again. Every request has a key or an id, and an index
+# of each.
 _USED_ACCOUNTS: Final = f"""
     SELECT name FROM accounts WHERE settled <> 0 OR held <> 0
         OR EXISTS (SELECT 1 FROM requests WHERE account = accounts.id AND key IS NOT NULL AND {_CHARGED})
@@ -370,7 +370,7 @@ class JournalStore(ABC):
         return Charge(*self.execute("SELECT settled, held FROM accounts WHERE id = ?", (account,)).fetchone())
 
     def other_accounts(self, token: str, ignored: Iterable[str] = ()) -> list[str]:
-        """The names of the accounts that may have been charged, or none if this token's was; `ignored`: not theirs."""
+        """The names of all accounts in use, or none if this token's is; accounts of `ignored` tokens do not count."""
         used = {name for [name] in self.execute(_USED_ACCOUNTS)}
         if not used.isdisjoint(self._names(token)):
             return []
@@ -378,7 +378,7 @@ class JournalStore(ABC):
         return sorted(name for name in used if name.partition("@")[0] not in hashes)
 
     def take_over(self, token: str, ignored: Iterable[str] = ()) -> None:
-        """Give this token the only other account, unless it has one in use.
+        """Give this token the only other account, unless it has one in use, or about to be used by a living run.
 
         Raises:
             JournalError: There are several others.
@@ -388,6 +388,10 @@ class JournalStore(ABC):
             raise JournalError(
                 f"The journal knows {len(names)} other accounts, so it cannot tell which one this token continues"
             )
+        account = self.account(token)
+        claimed = self.execute("SELECT DISTINCT run FROM items WHERE account = ?", (account,)).fetchall()
+        if any(self.is_alive(run, account) for [run] in claimed):
+            return
         for name in names:
             new = self.account_name(token)
             self.execute("DELETE FROM accounts WHERE name = ?", (new,))

@@ -382,7 +382,7 @@ class JournalAccount:
         return await self._writer.run(lambda store: store.ended_runs(marks))
 
     async def is_stranger(self, *, ignored: tuple[str, ...] = ()) -> bool:
-        """Whether the journal knows other accounts but not this one; those of `ignored` tokens do not count.
+        """Whether other accounts of the journal may have been charged, and this one not; `ignored` tokens do not count.
 
         Raises:
             JournalError: The journal cannot be read.

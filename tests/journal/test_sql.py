@@ -649,8 +649,13 @@ def test_an_account_is_in_use_once_it_has_a_request(run: Run, used: Entry) -> No
 
 def test_a_new_token_takes_over_what_the_old_one_had(start: Start) -> None:
     buy(start(), "old")
-    run = start()
-    write(run.store, entry("refused", key="k"), token="new")  # its account is there, and empty
+    run, other = start(), start()
+    other.claim(token="new")
+    with run.store.writing():
+        run.store.take_over("new")
+    assert others(run, "new") == 1, "a living run is about to submit with it"
+    other.close()
+    write(run.store, entry("refused", key="k"), token="new")  # nothing was bought
     for _ in range(2):  # once more changes nothing
         with run.store.writing():
             run.store.take_over("new")
