@@ -6,7 +6,7 @@ import inspect
 import os
 import time
 import warnings
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, KeysView, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -16,8 +16,8 @@ from flux_klein_async.api.requests import Api
 from flux_klein_async.api.urls import ApiUrls, checked_model_id, checked_request_id
 from flux_klein_async.errors import ConfigurationError, InvalidInputError
 from flux_klein_async.events import Event
-from flux_klein_async.journal.base import AccountJournal, Journal, NoBudget, SpendingLimit
-from flux_klein_async.misuse import NotWith, is_plain, refuse_fields, refuse_unknown, slip
+from flux_klein_async.journal.base import AccountJournal, ItemJournal, Journal, NoBudget, SpendingLimit
+from flux_klein_async.misuse import NotWith, arguments_of, function_problem, named_arguments, refuse_fields, slip
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
     CancelOutcome,
@@ -36,6 +36,7 @@ from flux_klein_async.operations.operation import Operation
 from flux_klein_async.operations.submit import (
     AcceptedRequest,
     PreparedRequest,
+    from_user,
     made_input,
     prepare,
     submit,
@@ -71,17 +72,11 @@ _OF_THE_CLIENT = {
 }
 
 
-@functools.cache
-def _arguments(method: Callable[..., Any]) -> KeysView[str]:
-    """The names that a method takes, in their order, without `self`."""
-    return dict.fromkeys(list(inspect.signature(method).parameters)[1:]).keys()
-
-
 def _takes_no_fields(method: F) -> F:
     """A method whose TypeError for a model's field, such as `seed=`, says where that goes."""
     if TYPE_CHECKING:
         return method
-    known = _arguments(method)
+    known = arguments_of(method)
     if inspect.iscoroutinefunction(method):
 
         async def called(*arguments: Any, **named: Any) -> Any:
@@ -159,6 +154,7 @@ class RequestHandle:
         return self._client.updates(self, timeout=timeout)
 
 
+@named_arguments(_OF_THE_CLIENT)
 class FluxKleinClient(NotWith):
     """An asyncio client of RunComfy's Model API, made for FLUX.2 [klein] 4B text to image.
 
@@ -238,8 +234,10 @@ class FluxKleinClient(NotWith):
         if poll_endpoint not in ("status", "result"):  # a tuple: unhashable values are refused too
             raise ConfigurationError('poll_endpoint must be "status" or "result"')
         if not isinstance(retry, RetryPolicy):
-            raise ConfigurationError("retry must be a RetryPolicy")
-        _check_parts(limits=limits, polling=polling, journal=journal, budget=budget, on_event=on_event)
+            raise ConfigurationError("retry must be a RetryPolicy, such as RetryPolicy(attempts=3)")
+        _check_parts(limits=limits, polling=polling, journal=journal, budget=budget)
+        if (problem := function_problem(on_event, "a function of one event, such as print")) is not None:
+            raise ConfigurationError(f"on_event {problem}")
         policy = polling or AdaptivePolling()
         redactor = Redactor(secret.text)
         transport = AiohttpTransport(
@@ -270,18 +268,6 @@ class FluxKleinClient(NotWith):
             limits=settings,
         )
         self._closing: asyncio.Task[tuple[str, ...]] | None = None
-
-    if not TYPE_CHECKING:  # pragma: no branch
-
-        @functools.wraps(__init__)  # for its signature
-        def __new__(cls, *arguments: object, **named: object) -> Self:
-            """Refuse what `__init__` does not take, and say what to write instead."""
-            given = tuple(named)
-            del arguments, named  # no variable shows a token that is given by a wrong name
-            if cls.__init__ is FluxKleinClient.__init__:  # otherwise a subclass takes arguments of its own
-                known = _arguments(cls.__init__)
-                refuse_unknown(cls.__name__, known, given, _OF_THE_CLIENT, f"It takes {', '.join(known)}")
-            return super().__new__(cls)
 
     def __repr__(self) -> str:
         if not hasattr(self, "_context"):
@@ -393,7 +379,7 @@ class FluxKleinClient(NotWith):
             ResultNotReadyError: "completed", yet for 10 s the result said "not yet".
         """
         accepted = self._accepted(request)
-        _check_wait_options(on_abandon, on_status)
+        _check_options(on_abandon, on_status=on_status)
         operation = self._operation(timeout, request_id=accepted.request_id, waits=True)
         with operation.reporting("wait_for_result", accepted.model), operation:
             return await wait(operation, accepted, on_abandon=on_abandon, on_status=on_status)
@@ -432,7 +418,7 @@ class FluxKleinClient(NotWith):
             FluxKleinError: As `submit` and `wait_for_result`.
         """
         prepared = self._prepared(input, model, width, height)
-        _check_wait_options(on_abandon, on_status)
+        _check_options(on_abandon, on_status=on_status)
         operation = self._operation(timeout, tag=tag, waits=True)
         with operation.reporting("generate", prepared.model), operation:
             async with Slot(self._context.limiter) as operation.slot:
@@ -487,7 +473,8 @@ class FluxKleinClient(NotWith):
             ordered: Give outcomes in the order of the items instead of as they finish.
             to_input: Maps an item to its input.
             to_id: Maps an item to the stable id that a journal uses to recognise it. None: by its content (as JSON, in
-                whatever order its keys are), and by how often the same content came before it.
+                whatever order its keys are), and by how often the same content came before it. Without a journal it
+                has no effect, which is logged once.
             timeout: Seconds for each item, from when it has its slot; with `directory`, as many again for its files.
             on_abandon: What to do with an item's request when the fan-out is left or its deadline passes.
             directory: Where each item's files are saved, while other items generate. If they cannot be saved, the
@@ -503,15 +490,22 @@ class FluxKleinClient(NotWith):
                 further submit would fail the same way.
             FanOutHaltedError: Likewise: too many in a row may have been charged for nothing (`Limits.halt_after`).
         """
-        _check_wait_options(on_abandon)
+        _check_options(on_abandon, to_input=to_input, to_id=to_id, to_name=to_name)
         seconds = checked_timeout(timeout, self._timeout)
         if concurrency is None:
             concurrency = self._max_in_flight * (1 if directory is None else 2)
         if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
             raise InvalidInputError("concurrency must be a whole number of at least 1, or None")
+        unused = None if isinstance(self._context.journal, ItemJournal) else to_id
+
+        def prepared(item: T) -> PreparedRequest:
+            if unused is not None and from_user("to_id", unused, item) is not None:
+                self._context.warn_once("to_id has no effect without a journal: write journal=SqliteJournal(path)")
+            return self._prepared(made_input(item, to_input), model, width, height)
+
         runner = ItemRunner(
             self._context,
-            lambda item: self._prepared(made_input(item, to_input), model, width, height),
+            prepared,
             to_id,
             to_name,
             timeout=seconds,
@@ -701,11 +695,21 @@ def _checked_result(result: object) -> GenerationResult:
     raise InvalidInputError(f"Files belong to a GenerationResult, not to {slip(result)}{advice}")
 
 
-def _check_wait_options(on_abandon: object, on_status: object = None) -> None:
+# For each function that a verb takes: which, if it is given something else.
+_FUNCTIONS = {
+    "on_status": "a function of one RequestStatus, such as print",
+    "to_input": "a function from an item to its input, such as lambda row: row['prompt']",
+    "to_id": "a function from an item to its id, such as lambda row: row['id']",
+    "to_name": "a function from an item to the name of its files, such as lambda row: row['id']",
+}
+
+
+def _check_options(on_abandon: object, **functions: object) -> None:
     if on_abandon not in ("cancel", "leave"):
         raise InvalidInputError('on_abandon must be "cancel" or "leave"')
-    if on_status is not None and not (callable(on_status) and is_plain(on_status)):
-        raise InvalidInputError("on_status must be a plain function, not `async def`: it is called, not awaited")
+    for name, function in functions.items():
+        if (problem := function_problem(function, _FUNCTIONS[name])) is not None:
+            raise InvalidInputError(f"{name} {problem}")
 
 
 # For each part of a client: the methods that it must have, and what to write instead of something else.
@@ -717,7 +721,6 @@ _PARTS = {
     "polling": ("next_poll observe", "FixedPolling(seconds)"),
     "journal": ("record", "SqliteJournal(path)"),
     "budget": ("reserve release accepted settle", "Budget(max_usd)"),
-    "on_event": ("__call__", "a function of one event"),
 }
 
 
@@ -727,5 +730,3 @@ def _check_parts(**parts: object) -> None:
         missing = [method for method in methods.split() if not callable(getattr(part, method, None))]
         if part is not None and not isinstance(part, Limits) and missing:
             raise ConfigurationError(f"{name} cannot be {part!r:.60}, which has no {missing[0]}: write {advice}")
-    if not is_plain(parts["on_event"]):
-        raise ConfigurationError("on_event must be a plain function, not `async def`: it is called, not awaited")

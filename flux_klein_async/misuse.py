@@ -3,15 +3,27 @@
 Type checkers do not see these methods: for them the mistake must stay an error.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Collection, Iterable, KeysView, Mapping
 from difflib import get_close_matches
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-__all__ = ["NEEDS_ASYNCIO", "NotForLoop", "NotWith", "is_plain", "refuse_fields", "refuse_unknown", "slip"]
+__all__ = [
+    "NEEDS_ASYNCIO",
+    "NotForLoop",
+    "NotWith",
+    "arguments_of",
+    "function_problem",
+    "named_arguments",
+    "refuse_fields",
+    "slip",
+]
 
 NEEDS_ASYNCIO = "No asyncio event loop runs here: use asyncio.run(...), also in a thread beside trio or another loop"
 
+C = TypeVar("C", bound=type)
 
 _NEAR = 0.7  # of difflib's ratio: "widht" is near to "width", and "steps" to nothing
 _SAVED = "One picture is saved by client.download(result, directory); generate_many and generate_all take directory="
@@ -38,9 +50,17 @@ def slip(value: object) -> str:
     return f"a coroutine: write `await` before {getattr(value, '__qualname__', 'it')}(...)"
 
 
-def is_plain(function: object) -> bool:
-    """Whether a function does its work when it is called; a coroutine that nobody awaits does nothing."""
-    return not (iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None)))  # noqa: B004  # what it is, not whether it is there
+def function_problem(function: object, advice: str) -> str | None:
+    """Why this cannot be called where a function is optional, such as "takes a function of one event, not str"."""
+    if iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004  # what it is, not whether it is there
+        return "must be a plain function, not `async def`: it is called, not awaited"
+    return None if function is None or callable(function) else f"takes {advice}, not {slip(function)}"
+
+
+@functools.cache
+def arguments_of(method: Callable[..., Any]) -> KeysView[str]:
+    """The names that a method takes, in their order, without `self`."""
+    return dict.fromkeys(list(inspect.signature(method).parameters)[1:]).keys()
 
 
 def refuse_fields(
@@ -57,10 +77,34 @@ def refuse_fields(
         "FLUX.2 [klein] takes a prompt, a width and a height; the fields of another model go into the input: "
         "{{'prompt': ..., {name!r}: ...}}"
     )
-    refuse_unknown(method.__qualname__, known, given, {**_ELSEWHERE, **elsewhere}, otherwise)
+    _refuse_unknown(method.__qualname__, known, given, {**_ELSEWHERE, **elsewhere}, otherwise)
 
 
-def refuse_unknown(
+def named_arguments(elsewhere: Mapping[str, str]) -> Callable[[C], C]:
+    """A class whose TypeError for an argument that it does not have says what to write instead.
+
+    A subclass with an `__init__` of its own takes what it wants.
+    """
+
+    def explained(cls: Any) -> Any:
+        init = cls.__init__
+
+        @functools.wraps(init)  # for its signature
+        def new(made: Any, *arguments: object, **named: object) -> object:
+            given = tuple(named)
+            del arguments, named  # no variable shows a token that is given by a wrong name
+            if made.__init__ is init:
+                known = arguments_of(init)
+                _refuse_unknown(cls.__name__, known, given, elsewhere, f"It takes {', '.join(known)}")
+            return object.__new__(made)
+
+        cls.__new__ = staticmethod(new)
+        return cls
+
+    return explained
+
+
+def _refuse_unknown(
     what: str, known: Collection[str], given: Iterable[str], elsewhere: Mapping[str, str], otherwise: str
 ) -> None:
     """Say what to write for an argument that is not known: `elsewhere`, the name it is near to, or `otherwise`.

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from flux_klein_async.api.urls import file_host
 from flux_klein_async.errors import ConfigurationError, InvalidInputError
+from flux_klein_async.misuse import named_arguments
 
 __all__ = [
     "DEFAULT",
@@ -64,6 +65,15 @@ def finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
+@named_arguments(
+    {
+        **dict.fromkeys(
+            ("concurrency", "max_concurrency"),
+            "Write max_in_flight= here, or concurrency= in a call of generate_many or generate_all",
+        ),
+        "timeout": "Write FluxKleinClient(timeout=...)",
+    }
+)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """How much at once, and how large.
@@ -118,6 +128,7 @@ class Limits:
         object.__setattr__(self, "file_hosts", tuple(hosts))
 
 
+@named_arguments(dict.fromkeys(("max_retries", "retries"), "Write attempts=, which counts the first one too"))
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """How calls that are safe to repeat are repeated: jittered exponential backoff.

@@ -11,12 +11,20 @@ from typing import Any
 import pytest
 
 from flux_klein_async import (
+    AdaptivePolling,
+    Budget,
     ClientClosedError,
     ConfigurationError,
+    ExponentialPolling,
+    FixedPolling,
     FluxKleinClient,
     FluxKleinError,
     GenerationResult,
     InvalidInputError,
+    Limits,
+    PostgresJournal,
+    RedisLimiter,
+    RetryPolicy,
     SqliteJournal,
 )
 from flux_klein_async.emulator import Emulator
@@ -195,7 +203,8 @@ async def test_a_coroutine_function_that_nobody_would_await_is_refused(klein_emu
         ("budget", 25, "write Budget(max_usd)"),
         ("polling", 0.5, "write FixedPolling(seconds)"),
         ("limits", 64, "write Limits(max_in_flight=...)"),
-        ("on_event", "print", "write a function of one event"),
+        ("on_event", "print", "takes a function of one event, such as print, not str"),
+        ("retry", 3, "such as RetryPolicy(attempts=3)"),
     ],
 )
 def test_what_stands_for_a_part_of_a_client_is_told_what_to_write(part, given, advice):
@@ -232,9 +241,34 @@ def test_a_subclass_of_the_client_takes_arguments_of_its_own():
     assert isinstance(Ours(team="a"), FluxKleinClient)
 
 
-async def test_an_on_status_that_cannot_be_called_is_refused(klein_client):
-    with pytest.raises(InvalidInputError, match="on_status"):
-        await klein_client.generate("a cat", on_status="print")
+@pytest.mark.parametrize(
+    ("part", "name", "advice"),
+    [
+        (Limits, "concurrency", "Write max_in_flight= here, or concurrency= in a call of generate_many"),
+        (Limits, "timeout", "Write FluxKleinClient(timeout=...)"),
+        (RetryPolicy, "max_retries", "Write attempts=, which counts the first one too"),
+        (Budget, "usd", "It takes max_usd"),
+        (SqliteJournal, "resubmit_uncertian", "did you mean resubmit_uncertain=?"),
+        (PostgresJournal, "shema", "did you mean schema=?"),
+        (RedisLimiter, "max_inflight", "did you mean max_in_flight=?"),
+        (AdaptivePolling, "max", "It takes poll_cost, minimum, maximum, store"),
+        (FixedPolling, "seconds", "It takes interval, first"),
+        (ExponentialPolling, "multiplyer", "did you mean multiplier=?"),
+    ],
+)
+def test_an_argument_that_a_part_does_not_take_is_told_what_to_write(part, name, advice):
+    with pytest.raises(TypeError, match=re.escape(f"{part.__name__}() has no argument {name!r}")) as caught:
+        part(**{name: 1})
+    assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["to_input", "to_id", "to_name", "on_status"])
+async def test_what_is_no_function_is_refused_with_an_example(klein_emulator, klein_client, name):
+    verb, given = (klein_client.generate, "a") if name == "on_status" else (klein_client.generate_all, ["a"])
+    for wrong, problem in (("id", f"^{name} takes a function .*, such as .*, not str"), (_later, "not `async def`")):
+        with pytest.raises(InvalidInputError, match=problem):
+            await verb(given, **{name: wrong})
+    assert sum(klein_emulator.calls.values()) == 0
 
 
 @pytest.mark.parametrize(

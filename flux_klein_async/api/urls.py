@@ -95,7 +95,7 @@ class ApiUrls:
         except (ValueError, AttributeError, TypeError) as error:
             raise ConfigurationError("The base URL cannot be read", cause=type(error).__name__) from None
         if url.scheme not in {"http", "https"} or not host or port is None:
-            raise ConfigurationError("The base URL must begin with https:// and name a host")
+            raise ConfigurationError(f"The base URL must begin with https:// and name a host{_with_scheme(text)}")
         if _has_credentials(url) or url.raw_query_string or url.raw_fragment:
             raise ConfigurationError("The base URL may hold neither credentials nor query nor fragment")
         if url.scheme == "http" and not allow_insecure and not is_loopback(host):
@@ -176,6 +176,19 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _DOTS = re.compile(r"\.\.?(/|$)")
 _REFUSED = re.compile(r"[\\\x00-\x1f\x7f]")  # parsers disagree about backslashes, and drop some control characters
 _AS_GIVEN = "".join(map(chr, range(0x21, 0x7F)))
+
+
+def _with_scheme(text: str) -> str:
+    """What to write instead of a host whose scheme was left out, as the rest of a sentence."""
+    try:
+        url = parsed(f"https://{text.strip()}")
+        host = host_of(url) or ""
+        if is_loopback(host):
+            url = parsed(f"http://{text.strip()}")
+        is_host = url.explicit_port is not None or is_public(host) or is_loopback(host)
+        return f"; write {url.origin()}" if is_host else ""
+    except ValueError:
+        return ""
 
 
 def _has_credentials(url: URL) -> bool:

@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 from flux_klein_async.emulator.scripts import (
@@ -343,11 +344,12 @@ def fault(name: str) -> Answer:
     """Return the answer of the fault with this name.
 
     Raises:
-        ValueError: There is no such fault; the message lists similar names.
+        ValueError: There is no such fault; the message names the most similar one.
     """
     if name not in FAULTS:
-        near = [known for known in FAULTS if known.startswith(name[:3])] or list(FAULTS)
-        raise ValueError(f"no fault {name!r}: there are {', '.join(near[:12])}")
+        near = "".join(get_close_matches(name[:40], FAULTS, 1))
+        hint = f"; did you mean {near}?" if near else ";"
+        raise ValueError(f"no fault {name!r:.40}{hint} `flux-klein emulator --faults` lists all of them")
     return FAULTS[name].answer
 
 

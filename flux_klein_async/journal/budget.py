@@ -12,6 +12,7 @@ from decimal import Decimal
 from flux_klein_async.errors import BudgetExceededError, ConfigurationError
 from flux_klein_async.journal.base import Reservation
 from flux_klein_async.journal.states import to_nano
+from flux_klein_async.misuse import named_arguments
 from flux_klein_async.models import ModelInfo
 
 __all__ = ["Budget", "dollars", "generation_price", "over_budget"]
@@ -46,6 +47,7 @@ def over_budget(usd: Decimal | float, committed: Decimal | float, limit: Decimal
     )
 
 
+@named_arguments({})
 class Budget:
     """Limits what a client may spend.
 

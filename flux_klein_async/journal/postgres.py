@@ -23,6 +23,7 @@ from flux_klein_async.api.credentials import Secret
 from flux_klein_async.errors import ConfigurationError, JournalError
 from flux_klein_async.journal.sql import ODD_VALUE, VERSION, JournalStore, Location
 from flux_klein_async.journal.writer import FORKED, StoredJournal
+from flux_klein_async.misuse import named_arguments
 
 try:
     import psycopg
@@ -435,6 +436,7 @@ class PostgresStore(JournalStore):
         return int.from_bytes(self._digest(what.encode(), 8), signed=True)
 
 
+@named_arguments({})
 class PostgresJournal(StoredJournal):
     """A journal in a PostgreSQL database, shared by several machines; otherwise as `SqliteJournal`.
 

@@ -17,6 +17,7 @@ from flux_klein_async.errors import JournalError
 from flux_klein_async.journal.lease import Lease, is_alive, is_same_file, sweep
 from flux_klein_async.journal.sql import ODD_VALUE, VERSION, JournalStore, Location
 from flux_klein_async.journal.writer import FORKED, StoredJournal
+from flux_klein_async.misuse import named_arguments
 from flux_klein_async.paths import user_path
 
 __all__ = ["APPLICATION_ID", "BUSY", "SqliteJournal", "SqliteLocation", "SqliteStore", "connect", "to_error"]
@@ -331,6 +332,7 @@ class SqliteLocation(Location):
         return to_error(self.path, error)
 
 
+@named_arguments({})
 class SqliteJournal(StoredJournal):
     """A journal in an SQLite file: durable, shared by processes, and resumed after a crash.
 

@@ -43,7 +43,7 @@ from flux_klein_async.operations.context import ClientContext, ignoring_errors, 
 from flux_klein_async.operations.inputs import read_body
 from flux_klein_async.operations.operation import SEEN_THROUGH, Operation
 from flux_klein_async.options import Limits, OnAbandon
-from flux_klein_async.text import plain
+from flux_klein_async.text import plain, shown
 from flux_klein_async.transport.base import BodyGuard
 from flux_klein_async.transport.retry import Verdict, classify, refused_for_now
 
@@ -66,6 +66,7 @@ _MOST = 0.9  # of the generations
 
 _FIELD = 40  # characters of a field's name in a log line
 _NAMES = {KLEIN_4B_TEXT_TO_IMAGE: "FLUX.2 [klein] 4B", KLEIN_9B_TEXT_TO_IMAGE: "FLUX.2 [klein] 9B"}
+_EDIT = "blackforestlabs/flux-2/dev/edit"  # docs/howto/models.md
 TYPED: Final = {KLEIN_4B_TEXT_TO_IMAGE: TextToImageInput, KLEIN_9B_TEXT_TO_IMAGE: TextToImage9BInput}
 
 
@@ -120,7 +121,8 @@ def prepare(
     """Check an input and encode it.
 
     A string becomes the typed input of its model; for a model without one it is sent as `{"prompt": ...}` with the
-    size where one was given. A Mapping is sent as it is, so that a size beside it is refused.
+    size where one was given. A Mapping is sent as it is, so that a size beside it is refused, and a local file for a
+    model that takes none.
 
     Raises:
         InvalidInputError: It cannot be sent, and nothing was.
@@ -143,6 +145,10 @@ def prepare(
     values = fields if isinstance(fields, Mapping) else vars(fields)
     body, typed = encode_input(fields), TYPED.get(model)
     unknown = () if typed is None else tuple(name for name in values if name not in typed.model_fields)
+    if typed is not None and body.files:  # it would be paid for, and ignored
+        name = shown(body.files[0][0][:_FIELD])
+        sentence = f"{_NAMES[model]} takes no file; a model that edits is {_EDIT}"
+        raise InvalidInputError(f"{name}: {sentence}", fields={name: sentence})
     return PreparedRequest(model=model, body=body, pixels=_pixels(values), asked=_asked(values), unknown=unknown)
 
 

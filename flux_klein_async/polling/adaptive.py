@@ -24,6 +24,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from flux_klein_async.errors import ConfigurationError
+from flux_klein_async.misuse import named_arguments
 from flux_klein_async.models import RequestState, brief_repr
 from flux_klein_async.options import require_at_least
 from flux_klein_async.paths import user_path
@@ -172,6 +173,7 @@ class ModelEstimate:
         self.sizes[octave] = factor, min(samples + 1, _FACTOR_SAMPLES)
 
 
+@named_arguments({})
 class AdaptivePolling:
     """Learns from each wait, and minimises the delay plus the price of polls.
 

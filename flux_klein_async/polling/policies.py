@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from flux_klein_async.errors import ConfigurationError
+from flux_klein_async.misuse import named_arguments
 from flux_klein_async.models import RequestState
 from flux_klein_async.options import finite, require_at_least
 
@@ -132,6 +133,7 @@ class SavedPolicy(Protocol):
         """Returns a function that saves, to be called in a thread; None if fewer than `at_least` waits are new."""
 
 
+@named_arguments({})
 @dataclass(frozen=True, slots=True)
 class FixedPolling:
     """Poll every `interval` seconds.
@@ -159,6 +161,7 @@ class FixedPolling:
         """Learns nothing."""
 
 
+@named_arguments({})
 @dataclass(frozen=True, slots=True)
 class ExponentialPolling:
     """Poll after `initial` seconds, then at growing intervals.

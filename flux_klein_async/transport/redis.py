@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol
 from flux_klein_async.api.credentials import Secret
 from flux_klein_async.api.messages import Kind
 from flux_klein_async.errors import ConfigurationError
+from flux_klein_async.misuse import named_arguments
 from flux_klein_async.options import Limits
 from flux_klein_async.transport.throttle import InProcessLimiter, Slots
 
@@ -92,6 +93,7 @@ def script() -> str:
     return files(__package__).joinpath("limiter.lua").read_text(encoding="utf-8")
 
 
+@named_arguments({})
 class RedisLimiter(InProcessLimiter):
     """The limits of one account, shared by all processes that name it: `FluxKleinClient(limits=RedisLimiter(...))`.
 

@@ -70,6 +70,24 @@ def test_refuses_a_base_url_that_cannot_be_one() -> None:
             assert "password" not in repr(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("base_url", "advice"),
+    [
+        ("localhost:8188", "; write http://localhost:8188"),
+        (" 127.0.0.1:8188/v1\n", "; write http://127.0.0.1:8188"),
+        ("[::1]:8188", "; write http://[::1]:8188"),
+        ("model-api.runcomfy.net", "; write https://model-api.runcomfy.net"),
+        ("proxy:8443", "; write https://proxy:8443"),
+        ("user:password@api.runcomfy.net/?token=x", "; write https://api.runcomfy.net"),
+        *((text, "") for text in ("", "h", "https:/api.runcomfy.net", "ftp://api.runcomfy.net", "localhost:port")),
+    ],
+)
+def test_a_host_without_its_scheme_is_told_what_to_write(base_url: str, advice: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        ApiUrls(base_url)
+    assert str(caught.value) == f"The base URL must begin with https:// and name a host{advice}"
+
+
 def test_plain_http_to_another_machine_must_be_allowed() -> None:
     for base_url in (
         *("http://h.example", "http://model-api.runcomfy.net", "http://10.0.0.1", "http://0.0.0.0:8080"),

@@ -87,6 +87,7 @@ REFUSED: list[tuple[str | list[str], int, str]] = [
     # Plain http to another machine would show the token.
     ("status abc --base-url http://example.com", 64, "Invalid value for --base-url: "),
     ("generate x --base-url 127.0.0.1:8288", 64, "Invalid value for --base-url: The base URL must begin with https://"),
+    ("generate x --base-url localhost:8188", 64, "write http://localhost:8188"),
     *[
         (f"{call} -o fox.PNG", 64, "'fox.PNG' looks like a file; this is the directory where files go")
         for call in ("generate x", "batch prompts.txt", "result x")

@@ -450,6 +450,16 @@ async def test_an_id_that_is_neither_text_nor_a_whole_number_is_the_items_own_er
     assert klein_emulator.accepted == 0
 
 
+@pytest.mark.parametrize("give", [str, lambda _: None], ids=["ids", "no ids"])
+@pytest.mark.parametrize("shelf", [None, Shelf], ids=["no journal", "a journal"])
+async def test_an_id_that_no_journal_reads_is_logged_once(connect, caplog, give, shelf):
+    client = connect(journal=shelf and shelf())
+    for _ in range(2):
+        assert not any(outcome.error for outcome in await client.generate_all(["a", "b"], to_id=give))
+    text = "to_id has no effect without a journal: write journal=SqliteJournal(path)"
+    assert [record.getMessage() for record in caplog.records] == [text] * (shelf is None and give is str)
+
+
 async def test_whatever_happens_an_item_is_released(klein_emulator, connect):
     klein_emulator.script("submit", error_reply(422, 422001, message="no cats"), Generation(after=60.0))
     shelf = Shelf(claim(Action.SUBMIT), claim(Action.SUBMIT), claim(Action.RESUME, "r-1"))

@@ -6,6 +6,7 @@ import itertools
 import json
 import types
 from collections import Counter
+from pathlib import Path
 from types import NoneType
 from typing import Any
 
@@ -173,6 +174,14 @@ def test_what_can_be_an_index_is_a_whole_number() -> None:
         (" \n", {}, "prompt: the prompt is blank"),
         (" \n", {"model": OTHER}, "prompt: the prompt is blank"),
         ("a", {"width": 63}, "width: 63 is less than 64"),
+        *(
+            (
+                {"a": Path("in.png")},
+                {"model": model},
+                f"a: {name} takes no file; a model that edits is blackforestlabs/flux-2/dev/edit",
+            )
+            for model, name in ((K4, "FLUX.2 [klein] 4B"), (K9, "FLUX.2 [klein] 9B"))
+        ),
         ("a", {"height": 2049}, "height: 2049 is more than 2048"),
         (
             "a",
