@@ -510,7 +510,7 @@ class FluxKleinClient(NotWith):
             to_name,
             timeout=seconds,
             on_abandon=on_abandon,
-            directory=None if directory is None else user_path(directory),
+            directory=None if directory is None else _checked_directory(directory),
             halt_after=self._halt_after,
         )
         return FanOut(
@@ -615,7 +615,8 @@ class FluxKleinClient(NotWith):
             InvalidInputError: `names` are not plain file names, one for each file.
         """
         operation = self._operation(timeout, request_id=_checked_result(result).request_id)
-        return SavedPaths(file.path for file in await download.save(operation, result, user_path(directory), names))
+        place = _checked_directory(directory)
+        return SavedPaths(file.path for file in await download.save(operation, result, place, names))
 
     async def download_bytes(self, result: GenerationResult, *, timeout: Timeout = DEFAULT) -> list[FileBytes]:
         """Every file of a result, in memory: bytes with a `media_type` and a `suffix`, by their content.
@@ -691,8 +692,14 @@ def _id_of(request: str | RequestHandle) -> str:
 def _checked_result(result: object) -> GenerationResult:
     if isinstance(result, GenerationResult):
         return result
-    advice = "; wait for its result first" if isinstance(result, RequestHandle) else ""
+    advice = {RequestHandle: "; wait for its result first", Outcome: "; pass its .result"}.get(type(result), "")
     raise InvalidInputError(f"Files belong to a GenerationResult, not to {slip(result)}{advice}")
+
+
+def _checked_directory(directory: object) -> Path:
+    if isinstance(directory, str | os.PathLike):
+        return user_path(directory)
+    raise InvalidInputError(f"directory must be a path, such as 'out', not {slip(directory)}")
 
 
 # For each function that a verb takes: which, if it is given something else.
@@ -700,7 +707,7 @@ _FUNCTIONS = {
     "on_status": "a function of one RequestStatus, such as print",
     "to_input": "a function from an item to its input, such as lambda row: row['prompt']",
     "to_id": "a function from an item to its id, such as lambda row: row['id']",
-    "to_name": "a function from an item to the name of its files, such as lambda row: row['id']",
+    "to_name": "a function from an item to the name of its files, such as lambda row: str(row['id'])",
 }
 
 
@@ -728,5 +735,6 @@ def _check_parts(**parts: object) -> None:
     for name, part in parts.items():
         methods, advice = _PARTS[name]
         missing = [method for method in methods.split() if not callable(getattr(part, method, None))]
-        if part is not None and not isinstance(part, Limits) and missing:
-            raise ConfigurationError(f"{name} cannot be {part!r:.60}, which has no {missing[0]}: write {advice}")
+        wrong = "is a class" if isinstance(part, type) else f"has no {missing[0]}" if missing else ""
+        if part is not None and not isinstance(part, Limits) and wrong:
+            raise ConfigurationError(f"{name} cannot be {part!r:.60}, which {wrong}: write {advice}")

@@ -19,11 +19,14 @@ from flux_klein_async import (
     FixedPolling,
     FluxKleinClient,
     FluxKleinError,
+    GenerationOutput,
     GenerationResult,
     InvalidInputError,
     Limits,
+    Outcome,
     PostgresJournal,
     RedisLimiter,
+    RequestState,
     RetryPolicy,
     SqliteJournal,
 )
@@ -32,6 +35,8 @@ from flux_klein_async.misuse import slip
 from tests.served import in_thread
 
 MADE_AT_IMPORT = FluxKleinClient("some-token", base_url="http://127.0.0.1:9")
+
+RESULT = GenerationResult(request_id="abc", state=RequestState.COMPLETED, output=GenerationOutput())
 
 
 class Frame:
@@ -66,6 +71,14 @@ async def _await(made: Any) -> None:
 async def _async_for(made: Any) -> None:
     async for _ in made:
         pass
+
+
+async def _forgotten(client: FluxKleinClient) -> None:
+    forgotten: Any = client.generate("a")
+    try:
+        await client.generate_all(forgotten)
+    finally:
+        forgotten.close()
 
 
 SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], type[Exception], str]] = {
@@ -121,6 +134,26 @@ SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], t
         )
     },
     "a data frame": (lambda c: c.generate_all(Frame()), _await, InvalidInputError, "frame.to_dict('records')"),
+    "a coroutine for many": (
+        lambda c: c,
+        _forgotten,
+        InvalidInputError,
+        "a coroutine: write `await` before FluxKleinClient.generate(...)",
+    ),
+    "a function for many": (lambda c: c.generate_all(_await), _await, InvalidInputError, "not function: call it"),  # type: ignore[arg-type]
+    "no directory for a file": (lambda c: c.download(RESULT, None), _await, InvalidInputError, "not NoneType"),
+    "a number for a directory": (
+        lambda c: c.generate_all(["a"], directory=7),  # type: ignore[arg-type]
+        _await,
+        InvalidInputError,
+        "directory must be a path, such as 'out', not int",
+    ),
+    "an outcome for a result": (
+        lambda c: c.download_bytes(Outcome(index=0, item="a", result=RESULT)),  # type: ignore[arg-type]
+        _await,
+        InvalidInputError,
+        "not to Outcome; pass its .result",
+    ),
     "a queue": (lambda c: c.generate_all(asyncio.Queue()), _await, InvalidInputError, "an async generator that gets"),  # type: ignore[arg-type]
     "bytes for a search": (lambda c: c.list_models(search=b"x"), _await, InvalidInputError, "search must be text"),
     "half a letter": (lambda c: c.list_models(category="\ud800"), _await, InvalidInputError, "a URL can hold"),
@@ -205,6 +238,10 @@ async def test_a_coroutine_function_that_nobody_would_await_is_refused(klein_emu
         ("limits", 64, "write Limits(max_in_flight=...)"),
         ("on_event", "print", "takes a function of one event, such as print, not str"),
         ("retry", 3, "such as RetryPolicy(attempts=3)"),
+        ("journal", SqliteJournal, "which is a class: write SqliteJournal(path)"),
+        ("budget", Budget, "which is a class: write Budget(max_usd)"),
+        ("polling", FixedPolling, "which is a class: write FixedPolling(seconds)"),
+        ("base_url", 7, "The base URL must be text, not int"),
     ],
 )
 def test_what_stands_for_a_part_of_a_client_is_told_what_to_write(part, given, advice):

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from yarl import URL
 
 from flux_klein_async.errors import ConfigurationError, InvalidInputError
+from flux_klein_async.misuse import slip
 
 __all__ = [
     "DEFAULT_BASE_URL",
@@ -87,12 +88,14 @@ class ApiUrls:
             ConfigurationError: It is no https URL of a host alone, and no allowed http URL.
         """
         text = DEFAULT_BASE_URL if base_url is None else base_url
+        if not isinstance(text, str):
+            raise ConfigurationError(f"The base URL must be text, not {slip(text)}")
         try:
             url = parsed(text.strip())
             host, port = host_of(url), url.port
             if not text.strip().isprintable():  # yarl drops line breaks
                 raise ValueError(text)
-        except (ValueError, AttributeError, TypeError) as error:
+        except ValueError as error:
             raise ConfigurationError("The base URL cannot be read", cause=type(error).__name__) from None
         if url.scheme not in {"http", "https"} or not host or port is None:
             raise ConfigurationError(f"The base URL must begin with https:// and name a host{_with_scheme(text)}")

@@ -11,6 +11,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from inspect import isfunction
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -28,7 +29,7 @@ from flux_klein_async.errors import (
     PermissionDeniedError,
     by_known_code,
 )
-from flux_klein_async.misuse import NEEDS_ASYNCIO, NotForLoop, NotWith
+from flux_klein_async.misuse import NEEDS_ASYNCIO, NotForLoop, NotWith, slip
 from flux_klein_async.models import GenerationResult, Outcome, SavedFile
 
 __all__ = ["FanOut", "Product", "dooms", "not_submitted"]
@@ -299,9 +300,8 @@ def _reader(items: Iterable[T] | AsyncIterable[T]) -> Callable[[], Awaitable[T]]
         return items.__aiter__().__anext__
     if not isinstance(items, Iterable):
         hint = ": write an async generator that gets the items from it" if isinstance(items, asyncio.Queue) else ""
-        raise InvalidInputError(
-            f"generate_many takes an iterable or async iterable of inputs, not {type(items).__name__}{hint}"
-        )
+        hint = ": call it" if isfunction(items) else hint
+        raise InvalidInputError(f"generate_many takes an iterable or async iterable of inputs, not {slip(items)}{hint}")
     iterator = iter(items)
 
     async def read() -> T:

@@ -141,7 +141,7 @@ def checked_names(names: Sequence[str], count: int) -> list[str]:
         raise InvalidInputError(f"names must be a list of {count} file names, one for each file")
     for name in names:
         if not _plain(name):
-            what = f"{name[:80]!r}" if isinstance(name, str) else f"{name!r:.80}, which is no text"
+            what = f"{name[:80]!r}" if isinstance(name, str) else f"{name!r:.80}, which is no text; write str(...)"
             raise InvalidInputError(f"Not a plain file name: {what}")
     # Some file systems ignore case, and the ways to compose a letter.
     if len({unicodedata.normalize("NFC", name).casefold() for name in names}) != count:
