@@ -17,7 +17,15 @@ from flux_klein_async.api.urls import ApiUrls, checked_model_id, checked_request
 from flux_klein_async.errors import ConfigurationError, InvalidInputError
 from flux_klein_async.events import Event
 from flux_klein_async.journal.base import AccountJournal, ItemJournal, Journal, NoBudget, SpendingLimit
-from flux_klein_async.misuse import NotWith, arguments_of, function_problem, named_arguments, refuse_fields, slip
+from flux_klein_async.misuse import (
+    NotWith,
+    arguments_of,
+    function_problem,
+    named_arguments,
+    refuse_fields,
+    refuse_unnamed,
+    slip,
+)
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
     CancelOutcome,
@@ -73,22 +81,27 @@ _OF_THE_CLIENT = {
 
 
 def _takes_no_fields(method: F) -> F:
-    """A method whose TypeError for a model's field, such as `seed=`, says where that goes."""
+    """A verb whose TypeError for a model's field, such as `seed=`, says where that goes."""
     if TYPE_CHECKING:
         return method
     known = arguments_of(method)
+
+    def check(arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if not named.keys() <= known:
+            refuse_fields(method, known, named, _OF_LIMITS)
+        if len(arguments) > 2:  # the client and the input
+            refuse_unnamed(method.__qualname__, method, len(arguments) - 1)
+
     if inspect.iscoroutinefunction(method):
 
         async def called(*arguments: Any, **named: Any) -> Any:
-            if not named.keys() <= known:
-                refuse_fields(method, known, named, _OF_LIMITS)
+            check(arguments, named)
             return await method(*arguments, **named)
 
     else:
 
         def called(*arguments: Any, **named: Any) -> Any:
-            if not named.keys() <= known:
-                refuse_fields(method, known, named, _OF_LIMITS)
+            check(arguments, named)
             return method(*arguments, **named)
 
     return functools.wraps(method)(called)

@@ -18,6 +18,7 @@ __all__ = [
     "function_problem",
     "named_arguments",
     "refuse_fields",
+    "refuse_unnamed",
     "slip",
 ]
 
@@ -63,6 +64,23 @@ def arguments_of(method: Callable[..., Any]) -> KeysView[str]:
     return dict.fromkeys(list(inspect.signature(method).parameters)[1:]).keys()
 
 
+@functools.cache
+def _only_named(method: Callable[..., Any]) -> tuple[str, ...]:
+    parameters = inspect.signature(method).parameters.values()
+    return tuple(f"{each.name}=" for each in parameters if each.kind is each.KEYWORD_ONLY)
+
+
+def refuse_unnamed(what: str, method: Callable[..., Any], count: int) -> None:
+    """Say which arguments go by name, where `count` of them were given without one.
+
+    Raises:
+        TypeError: The method takes fewer so.
+    """
+    named = _only_named(method)
+    if named and count > len(arguments_of(method)) - len(named):
+        raise TypeError(f"{what}() takes these arguments by name: {', '.join(named)}")
+
+
 def refuse_fields(
     method: Callable[..., object], known: Collection[str], given: Iterable[str], elsewhere: Mapping[str, str]
 ) -> None:
@@ -91,9 +109,10 @@ def named_arguments(elsewhere: Mapping[str, str]) -> Callable[[C], C]:
 
         @functools.wraps(init)  # for its signature
         def new(made: Any, *arguments: object, **named: object) -> object:
-            given = tuple(named)
+            count, given = len(arguments), tuple(named)
             del arguments, named  # no variable shows a token that is given by a wrong name
             if made.__init__ is init:
+                refuse_unnamed(cls.__name__, init, count)
                 known = arguments_of(init)
                 _refuse_unknown(cls.__name__, known, given, elsewhere, f"It takes {', '.join(known)}")
             return object.__new__(made)

@@ -133,6 +133,15 @@ SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], t
             ("generate_all", "max_in_flight", ". Write FluxKleinClient(limits=Limits(max_in_flight=...))"),
         )
     },
+    **{
+        f"{verb} with a size that has no name": (
+            lambda c: c,
+            lambda c, verb=verb: _await(getattr(c, verb)(["a"], 512, 512)),
+            TypeError,
+            f"FluxKleinClient.{verb}() takes these arguments by name: model=, width=, height=, ",
+        )
+        for verb in ("submit", "generate", "generate_many", "generate_all")
+    },
     "a data frame": (lambda c: c.generate_all(Frame()), _await, InvalidInputError, "frame.to_dict('records')"),
     "a coroutine for many": (
         lambda c: c,
@@ -297,6 +306,20 @@ def test_an_argument_that_a_part_does_not_take_is_told_what_to_write(part, name,
     with pytest.raises(TypeError, match=re.escape(f"{part.__name__}() has no argument {name!r}")) as caught:
         part(**{name: 1})
     assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "given", "named"),
+    [
+        (FluxKleinClient, ["secret", "https://h.example"], "base_url=, model="),
+        (Limits, [8], "max_in_flight="),
+        (AdaptivePolling, [0.01], "poll_cost="),
+        (SqliteJournal, ["run.sqlite", True], "retry_failed="),
+    ],
+)
+def test_an_argument_without_its_name_is_told_which_have_one(part, given, named):
+    with pytest.raises(TypeError, match=re.escape(f"{part.__name__}() takes these arguments by name: {named}")):
+        part(*given)
 
 
 @pytest.mark.parametrize("name", ["to_input", "to_id", "to_name", "on_status"])
