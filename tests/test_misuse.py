@@ -36,7 +36,9 @@ from tests.served import in_thread
 
 MADE_AT_IMPORT = FluxKleinClient("some-token", base_url="http://127.0.0.1:9")
 
-RESULT = GenerationResult(request_id="abc", state=RequestState.COMPLETED, output=GenerationOutput())
+RESULT = GenerationResult(
+    request_id="abc", state=RequestState.COMPLETED, output=GenerationOutput(image="https://files.runcomfy.net/a.png")
+)
 
 
 class Frame:
@@ -151,6 +153,12 @@ SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], t
     ),
     "a function for many": (lambda c: c.generate_all(_await), _await, InvalidInputError, "not function: call it"),  # type: ignore[arg-type]
     "no directory for a file": (lambda c: c.download(RESULT, None), _await, InvalidInputError, "not NoneType"),
+    "a function for names": (
+        lambda c: c,
+        lambda c: c.download(RESULT, "out", names=str),
+        InvalidInputError,
+        "names must be a list of 1 file names, one for each file",
+    ),
     "a number for a directory": (
         lambda c: c.generate_all(["a"], directory=7),  # type: ignore[arg-type]
         _await,

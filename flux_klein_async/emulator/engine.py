@@ -154,6 +154,8 @@ class Engine:
     @property
     def base_url(self) -> str:
         """The origin to give to a client."""
+        if not self.service.base_url:
+            raise RuntimeError("The emulator has no address yet: use it inside `async with Emulator() as emulator`")
         return self.service.base_url
 
     @property

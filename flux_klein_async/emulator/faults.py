@@ -347,8 +347,8 @@ def fault(name: str) -> Answer:
         ValueError: There is no such fault; the message names the most similar one.
     """
     if name not in FAULTS:
-        near = "".join(get_close_matches(name[:40], FAULTS, 1))
-        hint = f"; did you mean {near}?" if near else ";"
+        near = get_close_matches(str(name)[:40], FAULTS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ";"
         raise ValueError(f"no fault {name!r:.40}{hint} `flux-klein emulator --faults` lists all of them")
     return FAULTS[name].answer
 

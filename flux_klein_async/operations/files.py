@@ -14,7 +14,7 @@ import tempfile
 import unicodedata
 from abc import ABC, abstractmethod
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, suppress
 from html import escape
 from pathlib import Path
@@ -137,7 +137,7 @@ def checked_names(names: Sequence[str], count: int) -> list[str]:
     Raises:
         InvalidInputError: Too few, too many, the same name twice, or more than a name.
     """
-    if isinstance(names, str) or len(names) != count:
+    if isinstance(names, str) or not isinstance(names, Sized) or len(names) != count:
         raise InvalidInputError(f"names must be a list of {count} file names, one for each file")
     for name in names:
         if not _plain(name):

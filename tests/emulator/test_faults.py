@@ -92,7 +92,13 @@ def test_an_inline_picture_is_one():
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("5033", "; did you mean 503?"), ("Hang", "; did you mean hang?"), ("x" * 10_000, ";")]
+    ("name", "hint"),
+    [
+        ("5033", "; did you mean '503'?"),
+        (503, "; did you mean '503'?"),
+        ("Hang", "; did you mean 'hang'?"),
+        ("x" * 10_000, ";"),
+    ],
 )
 def test_the_error_of_an_unknown_fault_names_a_similar_one_and_where_all_are(name, hint):
     with pytest.raises(ValueError, match=r"^no fault ") as caught:

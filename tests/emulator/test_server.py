@@ -387,3 +387,8 @@ async def test_a_call_to_a_port_travels_half_the_round_trip_each_way():
         half = 0.01 - 0.001  # uvloop's clock counts whole milliseconds
         assert record.at - begun >= half
         assert loop.time() - record.at >= half
+
+
+def test_an_emulator_that_was_not_entered_says_so_where_its_address_is_asked_for():
+    with pytest.raises(RuntimeError, match="use it inside `async with Emulator"):
+        repr(Emulator().base_url)
