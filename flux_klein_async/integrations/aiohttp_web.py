@@ -55,7 +55,12 @@ def client_context(
     Args:
         make: Makes the client, once in each process.
         drain: Seconds that running calls get at the end; None: until they end.
+
+    Raises:
+        ConfigurationError: The app was given the function itself.
     """
+    if isinstance(make, web.Application):
+        raise ConfigurationError("Call it: app.cleanup_ctx.append(client_context())")
 
     async def context(app: web.Application) -> AsyncIterator[None]:
         async with open_client(make, drain) as app[CLIENT_KEY]:

@@ -58,7 +58,12 @@ def client_lifespan(
     Args:
         make: Makes the client, once in each process.
         drain: Seconds that running calls get at the end; None: until they end.
+
+    Raises:
+        ConfigurationError: The app was given the function itself.
     """
+    if isinstance(make, FastAPI):
+        raise ConfigurationError("Call it: FastAPI(lifespan=client_lifespan())")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[Mapping[str, Any]]:

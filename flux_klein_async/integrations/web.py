@@ -10,9 +10,10 @@ import json
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from inspect import isawaitable
 from typing import Any, TypeVar
 
 from flux_klein_async import (
@@ -172,6 +173,8 @@ def result_to_json(result: GenerationResult) -> dict[str, Any]:
 @asynccontextmanager
 async def open_client(make: Callable[[], FluxKleinClient], drain: float | None) -> AsyncIterator[FluxKleinClient]:
     """Make the client in the running loop, and close it with a drain at the end."""
+    if not callable(make):
+        raise ConfigurationError(f"A function makes the client, such as lambda: FluxKleinClient(), not {make!r:.60}")
     client = make()
     try:
         yield client
@@ -179,12 +182,16 @@ async def open_client(make: Callable[[], FluxKleinClient], drain: float | None) 
         await client.aclose(drain=drain)
 
 
-async def run_until(disconnected: Awaitable[object], work: Awaitable[T]) -> T:
+async def run_until(disconnected: Coroutine[Any, Any, object], work: Awaitable[T]) -> T:
     """Await `work`; cancel it if `disconnected` ends first. Both have ended when this returns.
 
     Raises:
         DisconnectedError: `disconnected` ended first.
+        TypeError: `work` cannot be awaited.
     """
+    if not isawaitable(work):
+        disconnected.close()
+        raise TypeError(f"The work comes after the request, such as client.generate(...), and is no {work!r:.60}")
     working, watching = asyncio.ensure_future(work), asyncio.ensure_future(disconnected)
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)

@@ -3,10 +3,17 @@
 import asyncio
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from flux_klein_async import ConfigurationError
 from flux_klein_async.emulator import Emulator
-from flux_klein_async.integrations.aiohttp_web import CLIENT_KEY, DisconnectedError, run_until_disconnected
+from flux_klein_async.integrations.aiohttp_web import (
+    CLIENT_KEY,
+    DisconnectedError,
+    client_context,
+    run_until_disconnected,
+)
 
 from .serving import OnAiohttp, client_of, post
 
@@ -18,6 +25,13 @@ async def test_an_app_inside_an_app_finds_its_client():
         app.add_subapp("/part", framework.app())
         async with framework.serve(app) as server:
             assert (await post(server, "/part/read"))[0] == 200
+
+
+async def test_a_context_that_was_not_called_says_so():
+    app = web.Application()
+    app.cleanup_ctx.append(client_context)
+    with pytest.raises(ConfigurationError, match="append"):
+        await TestServer(app).start_server()
 
 
 async def test_a_test_can_give_the_app_its_own_client():

@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
-from flux_klein_async import GenerationOutput, GenerationResult, RequestState, RequestStatus
+from flux_klein_async import ConfigurationError, GenerationOutput, GenerationResult, RequestState, RequestStatus
 from flux_klein_async.emulator import Emulator, error_reply
 from flux_klein_async.integrations.fastapi import (
     ClientDep,
@@ -126,6 +126,14 @@ async def test_a_progress_response_needs_no_error_handlers():
             emulator.script("submit", error_reply(402, 400002))
             status, _, text = await post(server, "/events")
     assert (status, json.loads(text)["error"]) == (402, "payment_required")
+
+
+def test_a_lifespan_that_was_not_called_says_so():
+    with (
+        pytest.raises(ConfigurationError, match="lifespan=client_lifespan"),
+        TestClient(FastAPI(lifespan=client_lifespan)),
+    ):
+        pass
 
 
 def test_a_test_client_runs_the_app_on_a_loop_of_its_own():

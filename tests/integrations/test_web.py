@@ -11,6 +11,7 @@ from flux_klein_async.integrations.web import (
     KEEP_ALIVE,
     DisconnectedError,
     error_response,
+    open_client,
     result_to_json,
     run_until,
     status_to_json,
@@ -193,6 +194,19 @@ async def test_an_exception_of_the_work_or_of_the_watch_is_raised_as_it_is():
         for watch, work in ((Task().run(), fails()), (fails(), Task().run())):
             with pytest.raises(KeyError):
                 await run_until(watch, work)
+
+
+async def test_work_that_cannot_be_awaited_is_refused_and_the_watch_never_begins():
+    async with nothing_left_behind():
+        watch = Task()
+        with pytest.raises(TypeError, match=r"^The work comes after the request, such as client\.generate\(\.\.\.\)"):
+            await run_until(watch.run(), Task().run)
+        assert not watch.started.is_set()
+
+
+async def test_what_makes_no_client_is_refused():
+    with pytest.raises(fk.ConfigurationError, match="such as lambda: FluxKleinClient"):
+        await open_client("some-token", 0).__aenter__()
 
 
 async def test_a_cancelled_caller_cancels_both():
