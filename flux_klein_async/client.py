@@ -508,7 +508,9 @@ class FluxKleinClient(NotWith):
         if concurrency is None:
             concurrency = self._max_in_flight * (1 if directory is None else 2)
         if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
-            raise InvalidInputError("concurrency must be a whole number of at least 1, or None")
+            raise InvalidInputError(
+                f"concurrency must be a whole number of at least 1, or None, not {concurrency!r:.40}"
+            )
         unused = None if isinstance(self._context.journal, ItemJournal) else to_id
 
         def prepared(item: T) -> PreparedRequest:
@@ -654,7 +656,7 @@ class FluxKleinClient(NotWith):
             The ids of requests that may still run with nobody waiting for them.
         """
         if self._closing is None:
-            seconds = checked_timeout(drain, None)
+            seconds = checked_timeout(drain, None, "drain")
             self._context.bind()
             self._context.closing = True
             self._closing = asyncio.ensure_future(self._context.aclose(seconds))
@@ -726,7 +728,7 @@ _FUNCTIONS = {
 
 def _check_options(on_abandon: object, **functions: object) -> None:
     if on_abandon not in ("cancel", "leave"):
-        raise InvalidInputError('on_abandon must be "cancel" or "leave"')
+        raise InvalidInputError(f'on_abandon must be "cancel" or "leave", not {on_abandon!r:.40}')
     for name, function in functions.items():
         if (problem := function_problem(function, _FUNCTIONS[name])) is not None:
             raise InvalidInputError(f"{name} {problem}")

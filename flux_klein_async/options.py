@@ -205,7 +205,7 @@ def from_environ(environ: Mapping[str, str]) -> Environment:
     )
 
 
-def checked_timeout(timeout: Timeout, default: float | None) -> float | None:
+def checked_timeout(timeout: Timeout, default: float | None, name: str = "timeout") -> float | None:
     """Seconds, or None for no limit.
 
     Raises:
@@ -216,5 +216,7 @@ def checked_timeout(timeout: Timeout, default: float | None) -> float | None:
     if timeout is None or timeout == math.inf:
         return None
     if not finite(timeout):
-        raise InvalidInputError("timeout must be a number of seconds, 0 or more, or None for no limit")
+        raise InvalidInputError(
+            f"{name} must be a number of seconds, 0 or more, or None for no limit, not {timeout!r:.40}"
+        )
     return float(timeout)

@@ -159,6 +159,19 @@ SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], t
         InvalidInputError,
         "names must be a list of 1 file names, one for each file",
     ),
+    **{
+        f"a wrong {name}": (
+            lambda c: c,
+            lambda c, name=name: _await(c.generate_all(["a"], **{name: "\n8"})),
+            InvalidInputError,
+            f"{name} must be {what}, not '\\n8'",
+        )
+        for name, what in {
+            "concurrency": "a whole number of at least 1, or None",
+            "timeout": "a number of seconds, 0 or more, or None for no limit",
+            "on_abandon": '"cancel" or "leave"',
+        }.items()
+    },
     "a number for a directory": (
         lambda c: c.generate_all(["a"], directory=7),  # type: ignore[arg-type]
         _await,

@@ -451,14 +451,15 @@ async def test_where_no_thread_can_start_each_verb_has_its_own_error_and_pays_fo
     """An executor that is shut down refuses a job as one does that can start no thread."""
     (tmp_path / "in.png").write_bytes(png())
     edit: dict[str, Any] = {"prompt": "night", "image_urls": [tmp_path / "in.png"]}
+    editor = "blackforestlabs/flux-2/dev/edit"
     journal = SqliteJournal(tmp_path / "run.sqlite")
     client = connect(journal=journal)
     [known] = await client.generate_all(["a cat"], directory=tmp_path / "out")
     paid = klein_emulator.accepted
     client._context.threads.shutdown()
     errors = [
-        await outcome(client.submit(edit)),
-        (await client.generate_all([edit]))[0].error,
+        await outcome(client.submit(edit, model=editor)),
+        (await client.generate_all([edit], model=editor))[0].error,
         (await client.generate_all(["a dog"], directory=tmp_path / "out"))[0].error,
         (await client.generate_all(["a cat"], directory=tmp_path / "out"))[0].error,
         await outcome(client.download(known.result, tmp_path)),
@@ -666,7 +667,7 @@ async def test_an_item_that_comes_after_the_closing_is_told_so(connect, tmp_path
 @pytest.mark.parametrize("drain", [-1, "5", float("nan")])
 async def test_a_drain_that_is_no_number_leaves_the_client_open(klein_emulator, connect, drain):
     client = connect()
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError, match=f"^drain must be .*, not {drain!r}$"):
         await client.aclose(drain=drain)
     assert await client.generate("a cat")
     assert await client.aclose() == ()
