@@ -50,14 +50,14 @@ def _require_count(owner: object, *names: str) -> None:
     for name in names:
         value = getattr(owner, name)
         holds = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        _require(holds, f"{type(owner).__name__}.{name} must be a whole number of at least 1")
+        _require(holds, f"{type(owner).__name__}.{name} must be a whole number of at least 1, not {value!r:.40}")
 
 
 def require_at_least(least: float, **values: float) -> None:
     """Checks settings by their names; raises `ConfigurationError`."""
     for name, value in values.items():
         if not finite(value) or value < least:
-            raise ConfigurationError(f"{name} must be a finite number, at least {least:g}")
+            raise ConfigurationError(f"{name} must be a finite number, at least {least:g}, not {value!r:.40}")
 
 
 def finite(value: object) -> bool:
@@ -116,8 +116,10 @@ class Limits:
         _require_count(self, *([] if self.halt_after is None else ["halt_after"]))
         for name in ("polls_per_second", "submits_per_second"):
             rate = getattr(self, name)
-            _require(rate is None or (finite(rate) and rate > 0), f"Limits.{name} must be above 0 or None")
-        _require(isinstance(self.file_hosts, tuple | list), "Limits.file_hosts must be a tuple of host names")
+            holds = rate is None or (finite(rate) and rate > 0)
+            _require(holds, f"Limits.{name} must be above 0 or None, not {rate!r:.40}")
+        holds = isinstance(self.file_hosts, tuple | list)
+        _require(holds, f"Limits.file_hosts must be a tuple of host names, not {self.file_hosts!r:.40}")
         hosts = [file_host(name) for name in self.file_hosts]
         wrong = [str(name)[:80] for name, host in zip(self.file_hosts, hosts, strict=True) if host is None][:1]
         _require(

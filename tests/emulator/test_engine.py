@@ -275,3 +275,8 @@ def test_a_lost_submit_runs_and_costs():
     engine.lose_submit()
     assert isinstance(ask(engine, SUBMIT, method="POST", body={"prompt": "a cat"}), Reset)
     assert (engine.prompts, engine.accepted, engine.spent_usd) == (["a cat"], 1, 0.01)
+
+
+def test_what_is_no_profile_is_refused():
+    with pytest.raises(ValueError, match=r"^no latency profile '3': write 'klein', "):
+        Engine(profile=3)
