@@ -115,7 +115,7 @@ def named_arguments(elsewhere: Mapping[str, str]) -> Callable[[C], C]:
                 refuse_unnamed(cls.__name__, init, count)
                 known = arguments_of(init)
                 _refuse_unknown(cls.__name__, known, given, elsewhere, f"It takes {', '.join(known)}")
-            return object.__new__(made)
+            return super(cls, made).__new__(made)
 
         cls.__new__ = staticmethod(new)
         return cls
