@@ -367,14 +367,14 @@ def parse_fault(text: str) -> list[tuple[str, Answer, float]]:
     what, equals, chance = text.partition("=")
     endpoint, colon, name = what.strip().partition(":")
     if not (equals and colon):
-        raise ValueError(f"a fault is written ENDPOINT:FAULT=PROBABILITY, such as status:503=0.05, not {text!r}")
+        raise ValueError(f"a fault is written ENDPOINT:FAULT=PROBABILITY, such as status:503=0.05, not {text!r:.80}")
     try:
         probability = float(chance)
     except ValueError:
         probability = -1.0
     if not 0 <= probability <= 1:
-        raise ValueError(f"a probability lies between 0 and 1, not at {chance!r}")
+        raise ValueError(f"a probability lies between 0 and 1, not at {chance!r:.40}")
     answer, places = fault(name), FAULTS[name].endpoints
     if endpoint not in {"any", *places}:
-        raise ValueError(f"{name} happens to {', '.join(places)}, not to {endpoint!r}")
+        raise ValueError(f"{name} happens to {', '.join(places)}, not to {endpoint!r:.40}")
     return [(place, answer, probability) for place in places if endpoint in {"any", place}]
