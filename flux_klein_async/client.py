@@ -515,7 +515,9 @@ class FluxKleinClient(NotWith):
 
         def prepared(item: T) -> PreparedRequest:
             if unused is not None and from_user("to_id", unused, item) is not None:
-                self._context.warn_once("to_id has no effect without a journal: write journal=SqliteJournal(path)")
+                self._context.warn_once(
+                    "to_id has no effect without a journal that recognises items, such as SqliteJournal(path)"
+                )
             return self._prepared(made_input(item, to_input), model, width, height)
 
         runner = ItemRunner(

@@ -456,7 +456,7 @@ async def test_an_id_that_no_journal_reads_is_logged_once(connect, caplog, give,
     client = connect(journal=shelf and shelf())
     for _ in range(2):
         assert not any(outcome.error for outcome in await client.generate_all(["a", "b"], to_id=give))
-    text = "to_id has no effect without a journal: write journal=SqliteJournal(path)"
+    text = "to_id has no effect without a journal that recognises items, such as SqliteJournal(path)"
     assert [record.getMessage() for record in caplog.records] == [text] * (shelf is None and give is str)
 
 
