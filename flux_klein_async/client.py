@@ -504,6 +504,8 @@ class FluxKleinClient(NotWith):
             FanOutHaltedError: Likewise: too many in a row may have been charged for nothing (`Limits.halt_after`).
         """
         _check_options(on_abandon, to_input=to_input, to_id=to_id, to_name=to_name)
+        if to_name is not None and directory is None:
+            raise InvalidInputError("to_name names files, and none is saved: write directory= too")
         seconds = checked_timeout(timeout, self._timeout)
         if concurrency is None:
             concurrency = self._max_in_flight * (1 if directory is None else 2)

@@ -172,6 +172,12 @@ SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], t
             "on_abandon": '"cancel" or "leave"',
         }.items()
     },
+    "names without a directory": (
+        lambda c: c.generate_all(["a"], to_name=str),
+        _await,
+        InvalidInputError,
+        "to_name names files, and none is saved: write directory= too",
+    ),
     "a number for a directory": (
         lambda c: c.generate_all(["a"], directory=7),  # type: ignore[arg-type]
         _await,

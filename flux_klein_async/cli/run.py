@@ -330,7 +330,7 @@ class Run:
                     to_input=lambda row: row.fields,
                     to_id=lambda row: row.id,
                     directory=self.directory,
-                    to_name=self.to_name,
+                    to_name=None if self.directory is None else self.to_name,
                 ) as outcomes,
             ):
                 self.stop.gently(partial(self._wind_up, outcomes.stop, grace))
