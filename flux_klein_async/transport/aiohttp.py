@@ -42,6 +42,8 @@ _CONNECTED_WITHIN = 30.0  # seconds in all: aiohttp waits for a resolver and for
 # Seconds that a connection may idle. Servers close theirs after 5 s (uvicorn, Node) or more. A submit on a connection
 # that is being closed is uncertain, which costs more than a new handshake.
 _KEEP_ALIVE = 4.0
+# Seconds of silence after which aiohttp ends an idle connection on which something came. Its timer shows `quiet` what came.
+_IDLE_SILENCE = 5.0
 # Times its silence that an exchange may take in all, once it has a connection: a head or a body that dribbles, and a
 # row of 1xx answers, are never silent.
 _DRIBBLE = 2.0
@@ -102,17 +104,24 @@ def _attend(sock: Any) -> None:
                 sock.setsockopt(getattr(socket, level), getattr(socket, option), value)
 
 
-class _Limit:
-    """Bounds one exchange in time, from when it has a connection; before that, only if it has `to_connect` seconds.
+class _Exchange:
+    """One request under way, bounded in time from when it has a connection; before that, only if it has `to_connect`.
 
     It works like `asyncio.timeout`, whose two coroutines and timer would take a tenth of a call.
+
+    Attributes:
+        silent: How many seconds it may take until the head of its answer, if aiohttp does not count the silence.
+        seconds: How many it may take in all: a head or a body that dribbles is never silent.
+        ends: The instant at which it ends.
     """
 
-    __slots__ = ("_all", "_cancelling", "_expired", "_task", "_to_connect", "ends", "seconds")
+    __slots__ = ("_all", "_cancelling", "_expired", "_task", "_to_connect", "ends", "request", "seconds", "silent")
 
-    def __init__(self, seconds: float, to_connect: float | None, all_: "_Limits") -> None:
-        self.seconds = seconds
-        self.ends = math.inf  # the instant
+    def __init__(self, request: Request, silent: float | None, to_connect: float | None, all_: "_Exchanges") -> None:
+        self.request = request
+        self.seconds = _DRIBBLE * request.silence + len(request.body or b"") // _SLOWEST
+        self.silent = silent
+        self.ends = math.inf
         self._to_connect = to_connect
         self._all = all_
         self._expired = False
@@ -127,7 +136,12 @@ class _Limit:
 
     def connected(self) -> None:
         """The time starts now."""
-        self._all.start(self, self.seconds)
+        self._all.start(self, self.seconds if self.silent is None else self.silent)
+
+    def answered(self) -> None:
+        """The head of the answer is there."""
+        if self.silent is not None:
+            self.ends += self.seconds - self.silent
 
     def expire(self) -> None:
         """End the exchange."""
@@ -137,22 +151,22 @@ class _Limit:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         self._all.end(self._task)
         if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            raise TimeoutError from error
+            raise TimeoutError("No whole answer came in time") from error
 
 
-class _Limits:
-    """The limits of all exchanges under way, by their tasks, with one timer, for the first of them that ends."""
+class _Exchanges:
+    """All exchanges under way, by their tasks, with one timer, for the first of them that ends."""
 
     def __init__(self) -> None:
-        self.of_task: dict[Any, _Limit] = {}
+        self.of_task: dict[Any, _Exchange] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self, limit: _Limit, seconds: float) -> None:
-        """Let a limit end in so many seconds."""
+    def start(self, exchange: _Exchange, seconds: float) -> None:
+        """Let an exchange end in so many seconds."""
         loop = asyncio.get_running_loop()
-        limit.ends = loop.time() + seconds
-        if self._timer is None or limit.ends < self._timer.when():
-            self._set(limit.ends, loop)
+        exchange.ends = loop.time() + seconds
+        if self._timer is None or exchange.ends < self._timer.when():
+            self._set(exchange.ends, loop)
 
     def end(self, task: Any) -> None:
         """The exchange has ended."""
@@ -168,10 +182,10 @@ class _Limits:
 
     def _ring(self, when: float, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
-        for limit in self.of_task.values():
-            if limit.ends <= when:
-                limit.expire()
-        first = min((limit.ends for limit in self.of_task.values()), default=math.inf)
+        for exchange in self.of_task.values():
+            if exchange.ends <= when:
+                exchange.expire()
+        first = min((exchange.ends for exchange in self.of_task.values()), default=math.inf)
         if first < math.inf:
             self._set(first, loop)
 
@@ -301,9 +315,13 @@ async def _is_good(protocol: Any) -> bool:
 class _Connector(aiohttp.TCPConnector):
     """The connections of a long-lived client. The time to obtain one is bounded as a whole."""
 
-    def __init__(self, under_way: _Limits, **options: Any) -> None:
+    def __init__(self, under_way: _Exchanges, **options: Any) -> None:
         super().__init__(socket_factory=_attentive_socket, **options)
         self._under_way = under_way
+
+    def this_exchange(self) -> _Exchange:
+        """The exchange of the running task."""
+        return self._under_way.of_task[asyncio.current_task(self._loop)]
 
     async def connect(self, *args: Any, **options: Any) -> Any:
         """Start the time of the exchange when it has its connection; waiting for a free one is not part of it."""
@@ -312,7 +330,7 @@ class _Connector(aiohttp.TCPConnector):
             protocol = connection.protocol
             try:
                 if _is_new(protocol) or await _is_good(protocol):
-                    self._under_way.of_task[asyncio.current_task(self._loop)].connected()
+                    self.this_exchange().connected()
                     return connection
             except BaseException:
                 connection.close()
@@ -326,6 +344,22 @@ class _Connector(aiohttp.TCPConnector):
         except (aiohttp.ClientConnectorError, TimeoutError):
             self.clear_dns_cache()  # the service may have moved
             raise
+
+    def _release(self, key: Any, protocol: Any, **options: Any) -> None:  # likewise
+        protocol.read_timeout = _IDLE_SILENCE
+        super()._release(key, protocol, **options)
+
+
+class _Request(aiohttp.ClientRequest):
+    """Takes the headers of its exchange as they are; aiohttp merges headers one by one, twice for each request."""
+
+    def update_headers(self, _: Any) -> None:
+        connector: Any = self.session.connector
+        self.headers = CIMultiDict(Host=self.url.host_port_subcomponent or "")
+        self.headers.extend(connector.this_exchange().request.headers)
+
+    def update_auto_headers(self, _: Any) -> None:
+        """Every header stands in the request."""
 
 
 class _Stale(Exception):  # noqa: N818  # never leaves this module
@@ -367,7 +401,7 @@ class AiohttpTransport:
         self._certificates = named_authorities(environment) if session is None else None
         if session is None and origin is not None:
             self._proxies.of(origin)
-        self._under_way = _Limits()
+        self._under_way = _Exchanges()
         self._api = session
         self._files: aiohttp.ClientSession | None = None
         self._opened: list[aiohttp.ClientSession] = []  # by us, so that we close them
@@ -401,21 +435,38 @@ class AiohttpTransport:
     def _open(self, connector: aiohttp.BaseConnector, **options: Any) -> aiohttp.ClientSession:
         # Never with trust_env: aiohttp would read netrc, whose credentials belong to other services. Never with default
         # headers: aiohttp gives them to a proxy too.
-        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), **options, **_BOUNDS)
+        options.update(_BOUNDS, cookie_jar=aiohttp.DummyCookieJar())
+        if self._borrowed is None:
+            options["request_class"] = _Request
+        session = aiohttp.ClientSession(connector=connector, **options)
         self._opened.append(session)
         return session
 
     async def send(self, request: Request, guard: BodyGuard | None = None) -> Response:
         """Send one request and read its whole answer, at most `Limits.max_json_bytes` of it."""
-        return await self._mapping(self._exchange(request, guard), guard)
+        try:
+            return await self._exchange(request, guard)
+        except BaseException as error:  # noqa: BLE001  # raised again, outside of `except`: no context is kept
+            failure = self._failure(error, guard)
+        try:
+            raise failure
+        finally:
+            del failure
 
     async def _exchange(self, request: Request, guard: BodyGuard | None) -> Response:
         guarded = None if request.body is None or guard is None else _GuardedBody(request.body, guard)
-        with self._limit(request) as limit:
-            async with await self._answer(request, guarded or request.body, limit) as answer:
+        # One timer for all exchanges costs a tenth of aiohttp's two for each.
+        silent = request.silence if request.kind is Kind.READ and self._borrowed is None else None
+        with self._bounded(request, silent) as exchange:
+            answer = await self._request(exchange, guarded or request.body)
+            exchange.answered()
+            try:
                 if guarded is not None and guard is not None and not guarded.whole and not guarded.bypassed:
                     return self._early(answer, guard)
                 return self._response(answer, await _read_bounded(answer, self._limits.max_json_bytes))
+            except BaseException:
+                answer.close()
+                raise
 
     def _response(self, answer: aiohttp.ClientResponse, body: bytes) -> Response:
         headers: Mapping[str, str] = answer.headers
@@ -449,32 +500,30 @@ class AiohttpTransport:
             yield piece
 
     async def _head(self, request: Request) -> aiohttp.ClientResponse:
-        with self._limit(request) as limit:
-            return await self._answer(request, request.body, limit)
+        with self._bounded(request) as exchange:
+            return await self._request(exchange, request.body)
 
-    def _limit(self, request: Request) -> _Limit:
+    def _bounded(self, request: Request, silent: float | None = None) -> _Exchange:
         """Bound an exchange as a whole, from when it has a connection; our own connector bounds the time until then."""
-        seconds = _DRIBBLE * request.silence + len(request.body or b"") // _SLOWEST
-        return _Limit(seconds, None if self._borrowed is None else _CONNECTED_WITHIN, self._under_way)
+        return _Exchange(request, silent, None if self._borrowed is None else _CONNECTED_WITHIN, self._under_way)
 
-    async def _answer(self, request: Request, data: Any, limit: _Limit) -> aiohttp.ClientResponse:
+    def _request(self, exchange: _Exchange, data: Any) -> Awaitable[aiohttp.ClientResponse]:
+        request = exchange.request
         session = self._session(request.kind)
-        options: dict[str, Any] = {"headers": request.headers}
-        if self._borrowed is not None:
-            options = self._borrowing(request, session, data, limit)
+        options: dict[str, Any] = {} if self._borrowed is None else self._borrowing(exchange, session, data)
         # A session that trusts the environment finds its proxy itself.
         if self._has_proxies and not session.trust_env and (proxy := self._proxies.of(request.url)) is not None:
             options.update(proxy=proxy.url, proxy_headers=proxy.headers)
-        return await session.request(
+        return session.request(
             request.method,
             _parsed(request.url),
             data=data,
             allow_redirects=False,
-            timeout=_timeout(request.silence),
+            timeout=_timeout(request.silence if exchange.silent is None else None),
             **options,
         )
 
-    def _borrowing(self, request: Request, session: aiohttp.ClientSession, data: Any, limit: _Limit) -> dict[str, Any]:
+    def _borrowing(self, exchange: _Exchange, session: aiohttp.ClientSession, data: Any) -> dict[str, Any]:
         """Options that make a request over what was borrowed as safe as one over our own connections.
 
         A last middleware does what our own connector does (it is the only seam that a connector of another's has), and
@@ -482,6 +531,7 @@ class AiohttpTransport:
         `default` entry matches any host, and refuses a request that has an `Authorization` already. So our header is
         set last, in place of what was found.
         """
+        request = exchange.request
         headers = CIMultiDict(request.headers)
         token = None
         if session.trust_env:
@@ -501,7 +551,7 @@ class AiohttpTransport:
             send = sent.send
 
             async def send_if_good(connection: Any) -> aiohttp.ClientResponse:
-                await _begin(connection, limit)
+                await _begin(connection, exchange)
                 return await send(connection)
 
             patched.send = send_if_good  # the only sign that there is a connection
@@ -512,27 +562,28 @@ class AiohttpTransport:
         ours = {} if session is not self._borrowed else {"raise_for_status": False, "auto_decompress": False, **_BOUNDS}
         return {"headers": headers, "middlewares": (*own, last), **ours}
 
-    async def _mapping(self, call: Awaitable[T], guard: BodyGuard | None = None) -> T:
-        """Await one of aiohttp's calls; its failure becomes one of ours, which refers to no request.
+    async def _mapping(self, call: Awaitable[T]) -> T:
+        """Await one of aiohttp's calls; its failure becomes one of ours."""
+        try:
+            return await call
+        except BaseException as error:  # noqa: BLE001  # raised again, outside of `except`: no context is kept
+            failure = self._failure(error, None)
+        try:
+            raise failure
+        finally:
+            del failure
+
+    def _failure(self, error: BaseException, guard: BodyGuard | None) -> BaseException:
+        """What to raise for a failure; it refers to no request.
 
         What passes, such as a cancellation, passes without the frames of the call: their variables hold the token, and
         crash reporters collect them.
         """
-        try:
-            return await call
-        except InvalidResponseError as error:
-            failure: BaseException = error.with_traceback(None)  # its frames hold the request too
-        except FluxKleinError as error:
-            written = guard is not None and guard.written  # then it is from a trace or a middleware
-            failure = self._mapped(error, guard) if written else error.with_traceback(None)
-        except Exception as error:  # noqa: BLE001  # whatever a borrowed session's traces and middlewares raise
-            failure = self._mapped(error, guard)
-        except BaseException as error:  # noqa: BLE001  # raised again
-            failure = without_frames(error)
-        try:
-            raise failure  # outside of `except`: no context is kept
-        finally:
-            del failure
+        written = guard is not None and guard.written
+        if isinstance(error, InvalidResponseError) or (isinstance(error, FluxKleinError) and not written):
+            return error.with_traceback(None)
+        # Once it is written, an error of ours is from a trace or a middleware; others are whatever these raise.
+        return self._mapped(error, guard) if isinstance(error, Exception) else without_frames(error)
 
     def _mapped(self, failure: BaseException, guard: BodyGuard | None) -> FluxKleinError:
         error = map_error(failure, self._redactor, guard)
@@ -554,9 +605,9 @@ class AiohttpTransport:
                 connector._close()  # noqa: SLF001  # close() is a coroutine, a finalizer has no loop
 
 
-async def _begin(connection: Any, limit: _Limit) -> None:
+async def _begin(connection: Any, exchange: _Exchange) -> None:
     """A borrowed session has a connection: the time of the exchange starts, if it is as good as new."""
-    limit.connected()
+    exchange.connected()
     if _is_new(connection.protocol):
         if (sock := connection.transport.get_extra_info("socket")) is not None:
             _attend(sock)
@@ -594,7 +645,7 @@ def _check_environment(request: Request) -> None:
 
 
 @cache
-def _timeout(silence: float) -> aiohttp.ClientTimeout:
+def _timeout(silence: float | None) -> aiohttp.ClientTimeout:
     """One object for each of the few values: making one costs as much as parsing an answer."""
     return aiohttp.ClientTimeout(sock_connect=_CONNECT_TIMEOUT, sock_read=silence)
 
