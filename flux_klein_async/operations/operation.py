@@ -454,7 +454,7 @@ class Admission:
     the turn of a submit or a poll; for a connection. A hold that comes meanwhile starts the waiting again.
     """
 
-    __slots__ = ("_kind", "_operation", "_outlived", "_poll_price")
+    __slots__ = ("_kind", "_operation", "_outlived", "_poll_price", "_since")
 
     def __init__(self, operation: Operation, kind: Kind, poll_price: float | None) -> None:
         self._operation = operation
@@ -472,8 +472,8 @@ class Admission:
                 await operation.gate(kind, self._poll_price)
             passed = False
             if context.lanes.take(kind):  # in this very step of the loop, so that no hold came
-                return self
-            await context.lanes.wait(kind)
+                break
+            await context.lanes.wait(kind, poll=self._poll_price is not None)
             held = True
             try:
                 held = operation.held(kind)
@@ -481,7 +481,9 @@ class Admission:
                 if held:
                     context.lanes.leave(kind)
             if not held:
-                return self
+                break
+        self._since = context.loop.time()
+        return self
 
     def outlived_by(self, task: "asyncio.Task[Any]") -> None:
         """Give the connection back when this task ends, instead of at the end of the block."""
@@ -496,7 +498,7 @@ class Admission:
         context = self._operation.context
         if self._poll_price is not None or self._kind is Kind.SUBMIT:
             context.limiter.over(self._kind)
-        context.lanes.leave(self._kind)
+        context.lanes.leave(self._kind, context.loop.time() - self._since)
 
 
 async def sleep_until(loop: asyncio.AbstractEventLoop, when: float) -> None:

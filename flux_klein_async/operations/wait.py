@@ -57,8 +57,6 @@ class Poller:
     def __init__(self, operation: Operation, accepted: AcceptedRequest) -> None:
         context = operation.context
         self._context = context
-        if not context.lanes.held_for:  # until the first poll
-            context.lanes.held_for = accepted.submit_seconds or 0.0
         self._operation = operation
         self._accepted = accepted
         self._loop = context.loop
@@ -147,7 +145,7 @@ class Poller:
                 if direct and (isinstance(error, InvalidResponseError | APITimeoutError) or not error.retryable):
                     self._poll_status(error)
         self._seen = self._loop.time()
-        self._round_trip = context.lanes.held_for = self._seen - self._sent
+        self._round_trip = self._seen - self._sent
         operation.emit(
             Polled,
             poll=operation.polls,

@@ -42,7 +42,7 @@ _CONNECTED_WITHIN = 30.0  # seconds in all: aiohttp waits for a resolver and for
 # Seconds that a connection may idle. Servers close theirs after 5 s (uvicorn, Node) or more. A submit on a connection
 # that is being closed is uncertain, which costs more than a new handshake.
 _KEEP_ALIVE = 4.0
-# Seconds of silence after which aiohttp ends an idle connection on which something came. Its timer shows `quiet` what came.
+# Seconds after which aiohttp ends an idle connection on which something came; its timer shows `quiet` that it did.
 _IDLE_SILENCE = 5.0
 # Times its silence that an exchange may take in all, once it has a connection: a head or a body that dribbles, and a
 # row of 1xx answers, are never silent.

@@ -1,14 +1,14 @@
 """How much may be under way at once: slots for generations, lanes for connections, holds, turns, the price of a poll.
 
-Slots follow what the service can take; lanes let polls and results go before submits, so that a burst of submits does
-not hide the ends of earlier ones. All instants are the running loop's. Nothing here sends or knows a deadline.
+Slots follow what the service can take; lanes let results go first and polls beside submits, so that a burst of submits
+does not hide the ends of earlier ones. All instants are the running loop's. Nothing here sends or knows a deadline.
 """
 
 import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 from flux_klein_async.api.messages import Kind
 from flux_klein_async.options import Limits
@@ -82,8 +82,8 @@ class Slots:
             self._taken += 1
 
 
-# What goes first when connections are scarce. A finished result is worth more than a generation that has not begun.
-_RANKS = {Kind.CANCEL: 0, Kind.READ: 0, Kind.FILE: 1, Kind.SUBMIT: 2}
+_Line: TypeAlias = deque[asyncio.Future[None]]
+_URGENT = (Kind.READ, Kind.CANCEL)
 
 
 class Lanes:
@@ -91,21 +91,30 @@ class Lanes:
 
     A tenth of them is kept for what is small and urgent: cancels, polls and results never wait for slow submits or
     files. Another tenth is kept from files, which take long, for submits. Of few connections at least one is kept.
+
+    Where calls wait, cancels and results go first: a picture that is ready is worth more than a poll, which may find
+    none. Then polls and submits get as many seconds as each other: if polls went first, the last generations would
+    begin late, and if submits went first, the first pictures would be seen late. Files go before submits.
     """
 
     def __init__(self, connections: int) -> None:
         kept = max(connections // 10, 1)
         self._connections = connections
-        self.held_for = 0.0  # seconds that the last poll held its connection
+        self._of_read = self._of_submit = 0.0  # seconds that the last one held its connection
         self._free = connections
         self._free_for_submits = max(connections - kept, 1)  # for submits and files together
         self._free_for_files = max(connections - 2 * kept, 1)
-        self._waiting: tuple[deque[asyncio.Future[None]], ...] = (deque(), deque(), deque())
+        self._urgent: _Line = deque()
+        self._polls: _Line = deque()
+        self._files: _Line = deque()
+        self._submits: _Line = deque()
+        self._ahead = 0.0  # seconds that polls got more than submits, since both wait
 
     @property
     def delay(self) -> float:
         """Seconds that one more poll takes from the calls that wait for a connection, all together."""
-        return self.held_for * sum(map(len, self._waiting)) / self._connections
+        waiting = len(self._urgent) + len(self._polls) + len(self._files) + len(self._submits)
+        return (self._of_read or self._of_submit) * waiting / self._connections
 
     def take(self, kind: Kind) -> bool:
         """Take a lane if one is free."""
@@ -118,24 +127,43 @@ class Lanes:
         """Whether a call of this kind may have one more lane."""
         if kind is Kind.FILE and self._free_for_files < 1:
             return False
-        return self._free > 0 and (_RANKS[kind] == 0 or self._free_for_submits > 0)
+        return self._free > 0 and (kind in _URGENT or self._free_for_submits > 0)
 
-    async def wait(self, kind: Kind) -> None:
-        """Wait for a lane: cancels and reads, then files, then submits; among equals first come first served."""
-        await _wait_in(self._waiting[_RANKS[kind]], lambda: self.leave(kind))
+    async def wait(self, kind: Kind, *, poll: bool = False) -> None:
+        """Wait for a lane; among equals first come first served."""
+        bulk = self._files if kind is Kind.FILE else self._submits
+        line = bulk if kind not in _URGENT else self._polls if poll else self._urgent
+        await _wait_in(line, lambda: self.leave(kind))
 
-    def leave(self, kind: Kind) -> None:
-        """Give the lane back."""
+    def leave(self, kind: Kind, seconds: float | None = None) -> None:
+        """Give the lane back, after a call that held its connection for so many seconds."""
+        if seconds is not None and kind is Kind.READ:
+            self._of_read = seconds
+        elif seconds is not None and kind is Kind.SUBMIT:
+            self._of_submit = seconds
         self._count(kind, 1)
-        if not any(self._waiting):
-            return
-        for waiting, next_kind in zip(self._waiting, (Kind.READ, Kind.FILE, Kind.SUBMIT), strict=True):
-            while self._is_free(next_kind) and _wake(waiting):
-                self._count(next_kind, -1)
+        while self._give():
+            pass
+
+    def _give(self) -> bool:
+        """Give a free lane to the next in line, if there are both; whether there were."""
+        if not (self._polls and self._submits):
+            self._ahead = 0.0
+        urgent, polls, files = (self._urgent, Kind.READ), (self._polls, Kind.READ), (self._files, Kind.FILE)
+        submits = (self._submits, Kind.SUBMIT)
+        for line, kind in (urgent, files, submits, polls) if self._ahead > 0 else (urgent, polls, files, submits):
+            if line and self._is_free(kind) and _wake(line):
+                self._count(kind, -1)
+                if line is self._polls:
+                    self._ahead += self._of_read
+                elif line is self._submits:
+                    self._ahead -= self._of_submit
+                return True
+        return False
 
     def _count(self, kind: Kind, change: int) -> None:
         self._free += change
-        if _RANKS[kind] > 0:
+        if kind not in _URGENT:
             self._free_for_submits += change
         if kind is Kind.FILE:
             self._free_for_files += change

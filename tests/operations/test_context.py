@@ -494,7 +494,7 @@ async def test_submits_that_queue_for_a_connection_obey_a_hold_that_comes_meanwh
     assert (len(submits), klein_emulator.accepted) == (11, 10)
 
 
-async def test_polls_and_results_go_before_submits_where_connections_are_scarce(klein_emulator, connect):
+async def test_slow_submits_hold_up_no_short_poll_where_connections_are_scarce(klein_emulator, connect):
     klein_emulator.fault("submit", Pass(0.1), probability=1)
     client = connect(limits=Limits(max_connections=1), polling=FixedPolling(0.2))
     outcomes = await client.generate_all(["a cat"] * 30)

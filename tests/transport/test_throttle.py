@@ -142,7 +142,7 @@ async def queue_up(lanes: Lanes, kinds: list[Kind]) -> tuple[list[Kind], list[as
     return gone, tasks
 
 
-async def test_reads_go_before_files_and_files_before_submits():
+async def test_results_and_cancels_go_before_files_and_files_before_submits():
     lanes = Lanes(1)
     assert lanes.take(Kind.SUBMIT)
     gone, _ = await queue_up(lanes, [Kind.SUBMIT, Kind.FILE, Kind.READ, Kind.SUBMIT, Kind.CANCEL, Kind.READ])
@@ -151,6 +151,36 @@ async def test_reads_go_before_files_and_files_before_submits():
         await settle()
         assert len(gone) == count
     assert gone == [Kind.READ, Kind.CANCEL, Kind.READ, Kind.FILE, Kind.SUBMIT, Kind.SUBMIT]
+
+
+@pytest.mark.parametrize(
+    ("poll", "submit", "order"),
+    [
+        (0.1, 0.1, "result poll submit poll submit poll submit poll"),
+        (0.1, 0.2, "result poll submit poll poll submit poll submit"),
+        (0.2, 0.1, "result poll submit submit poll submit poll poll"),
+        (0.0, 0.1, "result poll poll poll poll submit submit submit"),
+    ],
+)
+async def test_results_go_first_and_polls_and_submits_get_as_many_seconds_as_each_other(poll, submit, order):
+    lanes = Lanes(1)
+    seconds = {"result": poll, "poll": poll, "submit": submit}
+    gone: list[str] = []
+
+    async def go(name: str) -> None:
+        kind = Kind.SUBMIT if name == "submit" else Kind.READ
+        await lanes.wait(kind, poll=name == "poll")
+        gone.append(name)
+        lanes.leave(kind, seconds[name])
+
+    assert lanes.take(Kind.SUBMIT)
+    lanes.leave(Kind.SUBMIT, submit)
+    assert lanes.take(Kind.READ)
+    tasks = [asyncio.create_task(go(name)) for name in [*["submit"] * 3, *["poll"] * 4, "result"]]
+    await settle()
+    lanes.leave(Kind.READ, poll)
+    await asyncio.gather(*tasks)
+    assert gone == order.split()
 
 
 async def test_submits_and_files_leave_a_tenth_of_the_lanes_to_what_is_urgent_and_files_another_to_submits():
@@ -172,7 +202,8 @@ async def test_submits_and_files_leave_a_tenth_of_the_lanes_to_what_is_urgent_an
 
 async def test_a_poll_delays_the_calls_that_wait_by_its_round_trip_for_each_of_the_connections():
     lanes = Lanes(10)
-    lanes.held_for = 0.04
+    assert lanes.take(Kind.READ)
+    lanes.leave(Kind.READ, 0.04)
     while lanes.take(Kind.SUBMIT):
         pass
     assert lanes.delay == 0
