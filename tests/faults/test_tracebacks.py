@@ -110,11 +110,12 @@ def test_no_variable_of_a_cancelled_verb_holds_the_token_at_whatever_step(verb, 
             break
         if error is not None:
             assert isinstance(error, asyncio.CancelledError)
-            frames.update(frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__))
+            frames.update(frame.f_code.co_qualname for frame, _ in traceback.walk_tb(error.__traceback__))
             shown.update(shown_by(error, TOKEN))
     assert shown == set()
     assert steps > 5
-    assert verb == "generate_all" or "_mapping" in frames  # some were cancelled in the middle of a request
+    sending = {"AiohttpTransport.send", "AiohttpTransport._mapping"}
+    assert verb == "generate_all" or frames & sending  # some were cancelled in the middle of a request
 
 
 WAYS: dict[str, Callable[[Awaitable[Any]], Awaitable[Any]]] = {}
