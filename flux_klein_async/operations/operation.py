@@ -65,6 +65,21 @@ class Operation:
         late: The loop was blocked past the deadline, and one last poll may still be sent.
     """
 
+    # Of the class until they change: thirty attributes are the most that Python keeps in an object without a dict.
+    passed_gate = submitted = answered = uncertain = gave_up = late = _in_line = _halted = False
+    on_submit_failed: Callable[[FluxKleinError], None] | None = None
+    drop_post: Callable[[], bool] | None = None
+    stopped_at: float | None = None
+    last_error: FluxKleinError | None = None
+    missing: NotFoundError | None = None
+    polls = 0
+    state: str | None = None
+    word: str | None = None  # the service's, for a state that nobody documented
+    _ending: Callable[[], FluxKleinError] | None = None  # makes the error of an interrupted call
+    _timer: asyncio.Handle | None = None
+    _stop_timer: asyncio.Handle | None = None
+    _nap: asyncio.Future[None] | None = None
+
     def __init__(
         self,
         context: ClientContext,
@@ -90,20 +105,6 @@ class Operation:
         self.waits = waits
         self.slot = slot
         self.patient = patient
-        self.passed_gate = self._in_line = False
-        self.on_submit_failed: Callable[[FluxKleinError], None] | None = None
-        self.submitted = self.answered = self.uncertain = self.gave_up = self.late = self._halted = False
-        self.drop_post: Callable[[], bool] | None = None
-        self.stopped_at: float | None = None
-        self.last_error: FluxKleinError | None = None
-        self.missing: NotFoundError | None = None
-        self.polls = 0
-        self.state: str | None = None
-        self.word: str | None = None  # the service's, for a state that nobody documented
-        self._ending: Callable[[], FluxKleinError] | None = None  # makes the error of an interrupted call
-        self._timer: asyncio.Handle | None = None
-        self._stop_timer: asyncio.Handle | None = None
-        self._nap: asyncio.Future[None] | None = None
 
     # --- the scope
 
