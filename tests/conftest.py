@@ -1,9 +1,12 @@
 """Fixtures only: a clean environment, clients of the in-process emulator that every test closes, stores of journals."""
 
 import asyncio
+import gc
 import itertools
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +55,12 @@ for name, examples in {"default": 15, "full": 100, "long": 5000}.items():
 settings.load_profile(os.environ.get("FLUX_KLEIN_TEST_PROFILE") or "default")
 
 Connect = Callable[..., FluxKleinClient]
+MEMORY = Path("/dev/shm")
+
+
+if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2**32:
+    # A journal waits for the disk at each entry. The files of tests need not outlive the machine.
+    tempfile.tempdir = os.environ["TMPDIR"] = str(MEMORY)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -78,12 +87,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in set(left_out)]
 
 
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def pytest_collection_finish() -> None:
+    """Leave what thousands of tests are made of out of every later collection of garbage: it stays until the end."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test finds the developer's own token, or a proxy, or passwords for other services."""
-    for name in NAMES:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp() / "home"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in NAMES:
+            patch.delenv(name, raising=False)
+        patch.setenv("HOME", str(tmp_path_factory.getbasetemp() / "home"))
+        yield
 
 
 @pytest_asyncio.fixture

@@ -8,14 +8,33 @@ import pytest
 
 from flux_klein_async.__main__ import main
 from flux_klein_async.emulator import Emulator
+from flux_klein_async.emulator.catalogue import MODELS
+from flux_klein_async.polling.adaptive import AdaptivePolling
+from flux_klein_async.polling.policies import Observation
 from tests.served import in_thread
 
 from .helpers import Command, Ran
 
 
+@pytest.fixture(scope="session")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A store that knows the emulator's times: without it, the first poll of a command comes after 0.37 s."""
+    path = tmp_path_factory.mktemp("learned") / "times.json"
+    policy = AdaptivePolling(store=path)
+    for model in MODELS:
+        policy.observe(Observation(model, 1024 * 1024, 0.009, 0.011, None, 0.01, 1))
+    policy.save()
+    return path.read_bytes()
+
+
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    """An emulator on a loopback port that the environment names, with its token."""
+def served(
+    monkeypatch: pytest.MonkeyPatch, learned: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Emulator]:
+    """An emulator on a loopback port that the environment names, with its token and its times."""
+    store = tmp_path_factory.mktemp("store") / "times.json"
+    store.write_bytes(learned)
+    monkeypatch.setenv("FLUX_KLEIN_STORE", str(store))
     with in_thread(Emulator(profile="fixed:0.01", api_key="secret-token-of-the-test")) as emulator:
         monkeypatch.setenv("RUNCOMFY_MODEL_API_BASE", emulator.base_url)
         monkeypatch.setenv("RUNCOMFY_API_TOKEN", emulator.api_key)

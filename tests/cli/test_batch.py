@@ -362,7 +362,10 @@ def test_a_model_without_a_price_for_an_output_is_not_started_with_max_spend(
     assert "at an unknown price" in ran.err
 
 
-def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(served: Emulator, flux_klein: Command) -> None:
+def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(
+    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FLUX_KLEIN_STORE")  # its times would be the forecast
     prompts(8)
     ran = flux_klein(*ARGUMENTS, "--dry-run")
     assert ran.code == 0
@@ -371,7 +374,10 @@ def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(served: Emulator, f
     assert (served.accepted, Path("out").exists()) == (0, False)
 
 
-def test_a_dry_run_knows_what_was_done_before_and_changes_nothing(served: Emulator, flux_klein: Command) -> None:
+def test_a_dry_run_knows_what_was_done_before_and_changes_nothing(
+    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FLUX_KLEIN_STORE")
     prompts(3)
     served.fail_prompt("picture 0")
     served.script_prompt("picture 1", error_reply(500, message="no luck", accepted=True))

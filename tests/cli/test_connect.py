@@ -115,6 +115,7 @@ def test_a_second_run_begins_with_what_the_first_has_learned(
 def test_an_emulator_on_this_machine_teaches_nothing(
     served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.delenv("FLUX_KLEIN_STORE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert flux_klein("generate", "x", "--no-download").code == 0
     monkeypatch.setenv("FLUX_KLEIN_STORE", str(tmp_path / "times.json"))

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.routing import Route
 
-from flux_klein_async import FluxKleinClient
+from flux_klein_async import FixedPolling, FluxKleinClient
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.integrations import aiohttp_web, fastapi
 from tests.served import once
@@ -139,6 +139,7 @@ class OnAiohttp(Framework):
 
 def client_of(emulator, **options):
     """What makes the app's client."""
+    options.setdefault("polling", FixedPolling(0.05))  # by default, the first poll comes after 0.37 s
     return lambda: FluxKleinClient(emulator.api_key, base_url=emulator.base_url, **options)
 
 

@@ -112,7 +112,7 @@ async def test_a_higher_charge_is_reserved_for_what_is_under_way_or_uncertain_to
     assert budget.committed_usd == Decimal("0.08")
 
 
-async def test_many_at_once_never_set_aside_more_than_there_is_and_ask_the_price_once():
+async def test_many_at_once_never_set_aside_more_than_there_is_and_ask_the_price_once(klein_emulator):
     budget, price = Budget(Decimal("0.7")), Catalogue(entry(), seconds=1.0)
     ends = await asyncio.gather(
         *(budget.reserve(str(number), "a/b", price) for number in range(50)), return_exceptions=True

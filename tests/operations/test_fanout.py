@@ -101,7 +101,7 @@ async def test_items_that_stop_their_own_fan_out_end_in_good_order(klein_emulato
     assert (cleaned, now(), strays()) == ([] if late else [end], max(end, 1.0), [])
 
 
-async def test_plain_items_that_stop_their_own_fan_out_end_in_good_order():
+async def test_plain_items_that_stop_their_own_fan_out_end_in_good_order(klein_emulator):
     def items() -> Iterator[str]:
         yield "a"
         outcomes.stop()
@@ -542,7 +542,7 @@ async def test_a_cancelled_exit_still_leaves_nothing_running(klein_emulator, con
     assert strays() == []
 
 
-async def test_an_exit_that_is_cancelled_waits_for_those_who_are_slow_to_end():
+async def test_an_exit_that_is_cancelled_waits_for_those_who_are_slow_to_end(klein_emulator):
     ended = []
 
     async def run(_index: int, item: str) -> Any:
@@ -579,7 +579,7 @@ async def test_after_leaving_nothing_more_is_begun_even_where_an_item_ends_in_th
     assert begun == ["a", "b"]
 
 
-async def test_the_first_of_several_failures_is_the_one_that_is_raised():
+async def test_the_first_of_several_failures_is_the_one_that_is_raised(klein_emulator):
     async def run(index: int, _item: str) -> Any:
         await asyncio.sleep(index)
         raise (AuthenticationError if index == 0 else InsufficientBalanceError)(status_code=400 + index)
