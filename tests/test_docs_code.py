@@ -29,8 +29,8 @@ ELSEWHERE = {
     ("docs/tutorial.md", "python3 -m venv .venv\n"): "tutorial",
     ("docs/howto/scale.md", "python rows.py\n"): "on_ray",
     # tests/test_scale.py
-    ("docs/howto/scale.md", "taskiq worker "): "slow",
-    ("docs/howto/scale.md", "celery --app "): "slow",
+    ("docs/howto/scale.md", "taskiq worker "): "processes",
+    ("docs/howto/scale.md", "celery --app "): "processes",
 }
 
 # The README is also the package's page on an index, which may show comments: what it does not define stands here.
