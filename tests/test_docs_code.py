@@ -92,9 +92,8 @@ def test_every_block_of_a_page_runs(page, served, run_test, pytester, capsys):
                     assert block.do == "show" or elsewhere(block), f"{block} is not run"
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_every_file_that_a_page_has_its_reader_make_is_used(page):
-    assert [str(block) for block in unused_files(page)] == []
+def test_every_file_that_a_page_has_its_reader_make_is_used():
+    assert [str(block) for page in PAGES for block in unused_files(page)] == []
 
 
 def test_what_is_run_elsewhere_is_still_there():

@@ -46,16 +46,16 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize(("status", "code"), [(status, code) for status, codes in REFUSALS.items() for code in codes])
 @pytest.mark.parametrize(("form", "header"), [("", None), ("+after", "3"), ("+date", "Thu, 01 Jan 2026 00:00:03 GMT")])
-def test_every_refusal_comes_with_retry_after_in_both_forms_and_without(status, code, form, header):
-    answer = fault(f"{code or status}{form}")
-    assert isinstance(answer, Reply)
-    assert (answer.status, answer.headers.get("Retry-After")) == (status, header)
-    if status in (502, 504):
-        assert answer.body.startswith("<!doctype html>")
-    else:
-        assert answer.body.get("error_code") == code
+def test_every_refusal_comes_with_retry_after_in_both_forms_and_without(form, header):
+    for status, code in [(status, code) for status, codes in REFUSALS.items() for code in codes]:
+        answer = fault(f"{code or status}{form}")
+        assert isinstance(answer, Reply)
+        assert (answer.status, answer.headers.get("Retry-After")) == (status, header)
+        if status in (502, 504):
+            assert answer.body.startswith("<!doctype html>")
+        else:
+            assert answer.body.get("error_code") == code
 
 
 def test_the_noise_in_a_body_is_what_it_says():

@@ -78,14 +78,11 @@ def test_the_journal_on_the_disk_says_the_same(verb, endpoint, row, tmp_path):
     assert observe(verb, endpoint, faults[-1], OnDisk(tmp_path / "run.sqlite"), always=True) == always
 
 
-@pytest.mark.parametrize(("verb", "endpoint"), PLACES)
-def test_the_table_has_each_fault_once_at_each_place(verb, endpoint):
-    listed = sorted(name for faults, _, _ in TABLE[verb, endpoint] for name in faults)
-    assert listed == sorted(name for name, entry in FAULTS.items() if endpoint in entry.endpoints)
-
-
-def test_the_table_has_no_place_that_no_verb_reaches():
+def test_the_table_has_each_fault_once_at_each_place_that_a_verb_reaches():
     assert list(TABLE) == PLACES
+    for (_, endpoint), rows in TABLE.items():
+        listed = sorted(name for faults, _, _ in rows for name in faults)
+        assert listed == sorted(name for name, entry in FAULTS.items() if endpoint in entry.endpoints)
 
 
 @pytest.mark.parametrize("name", cells(AT_CANCEL, fast=[(name,) for name in AT_CANCEL[::5]]))

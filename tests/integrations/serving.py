@@ -18,11 +18,20 @@ from flux_klein_async.integrations import aiohttp_web, fastapi
 from tests.served import once
 
 
+class Uvicorn(uvicorn.Server):
+    """Ends as soon as it is told to; its own loop finds out every tenth of a second."""
+
+    async def main_loop(self):
+        await self.on_tick(0)
+        await self.told.wait()
+
+
 class Asgi:
     """An ASGI app under uvicorn, at `url`."""
 
     def __init__(self, app, **options):
-        self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, **options))
+        self._server = Uvicorn(uvicorn.Config(app, log_config=None, **options))
+        self._server.told = asyncio.Event()
 
     async def __aenter__(self):
         listener = socket.create_server(("127.0.0.1", 0))
@@ -31,7 +40,7 @@ class Asgi:
         return self
 
     async def stop(self):
-        self._server.should_exit = True
+        self._server.told.set()
         await self._serving
 
     async def __aexit__(self, *_):
