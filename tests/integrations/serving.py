@@ -18,7 +18,7 @@ from flux_klein_async.integrations import aiohttp_web, fastapi
 from tests.served import once
 
 
-class Uvicorn(uvicorn.Server):
+class _Server(uvicorn.Server):
     """Ends as soon as it is told to; its own loop finds out every tenth of a second."""
 
     async def main_loop(self):
@@ -30,7 +30,7 @@ class Asgi:
     """An ASGI app under uvicorn, at `url`."""
 
     def __init__(self, app, **options):
-        self._server = Uvicorn(uvicorn.Config(app, log_config=None, **options))
+        self._server = _Server(uvicorn.Config(app, log_config=None, **options))
         self._server.told = asyncio.Event()
 
     async def __aenter__(self):

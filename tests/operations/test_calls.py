@@ -21,7 +21,6 @@ from flux_klein_async.emulator import (
     Hang,
     InProcessEmulator,
     Pass,
-    Refuse,
     Reply,
     Reset,
     Truncate,
@@ -51,14 +50,6 @@ async def test_a_call_is_made_five_times_at_most(klein_emulator, connect, endpoi
     error = await outcome(asked(client, endpoint))
     assert (type(error), error.retryable, klein_emulator.calls[endpoint]) == (kind, True, 5)
     assert error.request_id in {None, "some-id"}
-
-
-@pytest.mark.parametrize("endpoint", ["status", "result", "cancel", "model"])
-async def test_a_refusal_is_not_repeated(klein_emulator, connect, endpoint):
-    client = connect()
-    klein_emulator.script(endpoint, error_reply(404, 404001))
-    error = await outcome(asked(client, endpoint))
-    assert (type(error), klein_emulator.calls[endpoint], now()) == (NotFoundError, 1, 0.0)
 
 
 async def test_the_last_cause_is_the_error_when_the_deadline_passes_between_attempts(klein_emulator, connect):
@@ -130,12 +121,6 @@ async def test_thousands_of_abandoned_requests_are_cancelled_a_few_at_a_time(kle
     assert len(strays()) <= 8 + 8
     await client.aclose()
     assert klein_emulator.calls["cancel"] == 300
-
-
-async def test_a_refused_connection_is_repeated(klein_emulator, connect):
-    klein_emulator.script("connect", Refuse(), Refuse())
-    await connect().get_model()
-    assert klein_emulator.calls["connect"] == 3
 
 
 @pytest.mark.parametrize(("outcome_said", "cancelled"), [("cancelled", True), ("not_cancellable", False)])

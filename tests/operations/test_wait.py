@@ -34,7 +34,6 @@ from flux_klein_async import (
 )
 from flux_klein_async.api.messages import Kind
 from flux_klein_async.emulator import (
-    Endless,
     Garbage,
     Generation,
     Hang,
@@ -660,22 +659,6 @@ async def test_a_result_refused_for_good_or_repeatedly_is_not_late(klein_emulato
     klein_emulator.script("result", *[error_reply(status)] * 30)
     error = await outcome(connect(polling=EVERY_SECOND).generate("a cat"))
     assert (type(error), klein_emulator.calls["result"]) == (kind, calls)
-
-
-async def test_a_result_call_that_fails_is_repeated(klein_emulator, connect):
-    klein_emulator.script("submit", Generation(after=0.5))
-    klein_emulator.script("result", Reset(), error_reply(503), Truncate())
-    result = await connect(polling=EVERY_SECOND).generate("a cat")
-    assert (result.image_url is not None, klein_emulator.calls["result"]) == (True, 4)
-
-
-@pytest.mark.parametrize("answer", [Reset(), Garbage(), Truncate(), Endless()])
-async def test_an_error_of_the_wire_after_a_paid_submit_holds_its_id(klein_emulator, connect, answer):
-    klein_emulator.script("submit", Generation(after=0.5))
-    klein_emulator.script("result", *[answer] * 20)
-    error = await outcome(connect(polling=EVERY_SECOND).generate("a cat"))
-    assert error.request_id in klein_emulator.completions
-    assert (error.charged, error.retryable) == ("unknown", False)
 
 
 async def test_a_refusal_that_went_away_counts_from_its_return(klein_emulator, connect):
