@@ -53,9 +53,11 @@ def slip(value: object) -> str:
 
 def function_problem(function: object, advice: str) -> str | None:
     """Why this cannot be called where a function is optional, such as "takes a function of one event, not str"."""
+    if function is None:
+        return None
     if iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004  # what it is, not whether it is there
         return "must be a plain function, not `async def`: it is called, not awaited"
-    return None if function is None or callable(function) else f"takes {advice}, not {slip(function)}"
+    return None if callable(function) else f"takes {advice}, not {slip(function)}"
 
 
 @functools.cache
