@@ -444,7 +444,7 @@ class JournalError(FluxKleinError):
 
 
 class ItemClaimedError(JournalError):
-    """Another run that shares the journal is working on this item."""
+    """This item is under way already, in another run that shares the journal or in this one."""
 
     _transient = True
     _charged = "no"

@@ -125,15 +125,15 @@ class ItemClaims(Protocol):
     """One pass over many items.
 
     A journal recognises an item by its id, or else by its content and how many equal items came before it in the pass.
+    An id that comes again is the same item: one that a queue delivers twice is harmless.
     """
 
     async def claim(self, model: str, body: bytes, item_id: str | None) -> Claim:
-        """Claim an item for this run, unless another run has it, and return what is known about it.
+        """Claim an item for this run, unless it is under way, and return what is known about it.
 
         Raises:
             JournalError: The journal cannot be read or written.
-            InvalidInputError: The id is invalid, came before in this pass, or belongs to another input that may be
-                paid for.
+            InvalidInputError: The id is invalid, or belongs to another input that may be paid for.
         """
         ...
 

@@ -563,7 +563,7 @@ class JournalStore(ABC):
         it has ended, or (for that run alone) the claim was released.
 
         Raises:
-            InvalidInputError: The id came before in this pass, or belongs to another input that may be paid for.
+            InvalidInputError: The id belongs to another input that may be paid for.
         """
         account, name, content = self._identified(token, pass_, model, body, item_id)
         item, action, newest = self._known(account, name, content, item_id, again)
@@ -609,15 +609,12 @@ class JournalStore(ABC):
     ) -> tuple[int, bytes, bytes]:
         """The account, name and content of an item; its name is its id, or its content and how often that came."""
         content = hashlib.blake2b(model.encode(errors="surrogatepass") + b"\0" + body, digest_size=16).digest()
-        name = content if item_id is None else ITEM_ID + item_id.encode(errors="surrogatepass")
+        if item_id is not None:
+            return self.account(token), ITEM_ID + item_id.encode(errors="surrogatepass"), content
         upsert = "INSERT INTO passed VALUES (?, ?, 1) ON CONFLICT (pass, name) DO UPDATE SET count = passed.count + 1"
-        self.execute(upsert, (pass_, name))
-        [count] = self.execute("SELECT count FROM passed WHERE pass = ? AND name = ?", (pass_, name)).fetchone()
-        if item_id is None:
-            name = b"=%s%d" % (content, count)
-        elif count > 1:
-            raise InvalidInputError(f"The id {item_id[:60]!r} came before in this pass: each item needs its own")
-        return self.account(token), name, content
+        self.execute(upsert, (pass_, content))
+        [count] = self.execute("SELECT count FROM passed WHERE pass = ? AND name = ?", (pass_, content)).fetchone()
+        return self.account(token), b"=%s%d" % (content, count), content
 
     def _known(
         self, account: int, name: bytes, content: bytes, item_id: str | None, again: frozenset[EntryState]

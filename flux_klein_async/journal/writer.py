@@ -484,7 +484,7 @@ class ItemPass:
 
         Raises:
             JournalError: The journal cannot be read or written.
-            InvalidInputError: The id came before in this pass, or belongs to another input that may be paid for.
+            InvalidInputError: The id belongs to another input that may be paid for.
         """
         claim = partial(self._ask, JournalStore.claim, model, body, item_id)
         return await self._writer.run(claim, self._account)

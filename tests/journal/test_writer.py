@@ -177,7 +177,7 @@ async def test_what_one_entry_is_refused_for_concerns_it_alone(journal: StoredJo
         *(journal.record(entry("submitting", key=f"k{number}", reservation=reservation)) for number in range(4)),
         journal.record(entry("submitting", key="\ud800")),
         items.claim("a/b", b"{}", "i"),
-        items.claim("a/b", b"{}", "i"),
+        items.claim("a/b", b"[]", "i"),
         journal.record(entry("submitting", key="without")),
         return_exceptions=True,
     )

@@ -126,6 +126,28 @@ async def test_a_request_of_an_earlier_run_is_not_given_to_another_item(klein_em
     assert (cat.result.request_id, type(dog.error)) == (handle.request_id, SubmissionUncertainError)
 
 
+async def test_a_job_that_a_queue_delivers_again_is_paid_for_once(klein_emulator, connect, tmp_path):
+    """While it is under way, and after it has ended however it did."""
+    klein_emulator.script_prompt("a dog", error_reply(422))
+    klein_emulator.script_prompt("a bird", Generation(ends="failed"))
+    deliveries = [(0, "a cat"), (0, "a dog"), (0, "a bird"), (0.1, "a cat"), (9, "a cat"), (9, "a dog"), (9, "a bird")]
+
+    async def jobs() -> AsyncIterator[str]:
+        for at, prompt in deliveries:
+            await asyncio.sleep(at - now())
+            yield prompt
+
+    async with SqliteJournal(tmp_path / "journal.sqlite") as journal:
+        client = connect(journal=journal)
+        outcomes = await client.generate_all(jobs(), to_id=str)
+        await client.aclose()
+    told = [type(outcome.error).__name__ if outcome.error else outcome.from_journal for outcome in outcomes]
+    assert told[:4] == [False, "InputRejectedError", "GenerationFailedError", "ItemClaimedError"]
+    assert told[4:] == [True, "InputRejectedError", "GenerationFailedError"]
+    assert klein_emulator.calls["submit"] == 4  # nothing was paid for the dog, so it is tried again
+    assert klein_emulator.accepted == 2
+
+
 @pytest.mark.parametrize("to_id", [None, lambda _: "the cat"], ids=["by content", "by id"])
 async def test_an_item_in_another_spelling_is_recognised_and_sent_as_it_is_given(
     klein_emulator, connect, tmp_path, to_id
