@@ -16,7 +16,10 @@ A name is imported from its module when it is first used: the command line needs
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from flux_klein_async._version import __version__
+__version__ = "0.1.0"
+# The ids of the models that have typed inputs. Here, so that the command line completes them without pydantic.
+KLEIN_4B_TEXT_TO_IMAGE = "blackforestlabs/flux-2-klein/4b/text-to-image"
+KLEIN_9B_TEXT_TO_IMAGE = "blackforestlabs/flux-2-klein/9b/text-to-image"
 
 if TYPE_CHECKING:
     from flux_klein_async.api.messages import Kind
@@ -67,8 +70,6 @@ if TYPE_CHECKING:
     from flux_klein_async.journal.states import Action, EntryState
     from flux_klein_async.journal.writer import Spending
     from flux_klein_async.models import (
-        KLEIN_4B_TEXT_TO_IMAGE,
-        KLEIN_9B_TEXT_TO_IMAGE,
         CancelOutcome,
         GenerationOutput,
         GenerationResult,
@@ -120,9 +121,8 @@ else:  # where each name is; type checkers read the imports above
         "journal.states": "Action EntryState",
         "journal.writer": "Spending",
         "models": """
-            KLEIN_4B_TEXT_TO_IMAGE KLEIN_9B_TEXT_TO_IMAGE CancelOutcome GenerationOutput GenerationResult
-            HostedFile Input ModelInfo Outcome RequestState RequestStatus SavedFile TextToImage9BInput
-            TextToImageInput Timings
+            CancelOutcome GenerationOutput GenerationResult HostedFile Input ModelInfo Outcome RequestState
+            RequestStatus SavedFile TextToImage9BInput TextToImageInput Timings
         """,
         "operations.fanout": "FanOut",
         "operations.files": "FileBytes",

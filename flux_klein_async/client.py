@@ -10,7 +10,6 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Se
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from flux_klein_async._version import USER_AGENT
 from flux_klein_async.api.credentials import Redactor, Secret, find_token
 from flux_klein_async.api.requests import Api
 from flux_klein_async.api.urls import ApiUrls, checked_model_id, checked_request_id
@@ -261,7 +260,7 @@ class FluxKleinClient(NotWith):
             origin=addresses.origin,
         )
         self._context = ClientContext(
-            api=Api(addresses, secret.text, USER_AGENT),
+            api=Api(addresses, secret.text),
             transport=transport,
             lanes=Lanes(transport.connections),
             redact=redactor.text,

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, ValidationError
 
+from flux_klein_async import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
 from flux_klein_async.api.urls import host_of, is_public, parsed
 from flux_klein_async.errors import FluxKleinError, GenerationFailedError
-from flux_klein_async.klein import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
 from flux_klein_async.schema import InputField, input_fields
 
 if TYPE_CHECKING:

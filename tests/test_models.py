@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from flux_klein_async.api.urls import checked_model_id
 from flux_klein_async.errors import GenerationFailedError
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
@@ -32,7 +33,8 @@ def test_an_input_has_the_documented_defaults() -> None:
 
 
 def test_an_input_names_its_own_model() -> None:
-    assert [kind.default_model for kind in KINDS] == [KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE]
+    models = [KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE]
+    assert [kind.default_model for kind in KINDS] == models == [checked_model_id(model) for model in models]
 
 
 def assert_refused(kind: Any, **fields: Any) -> None:

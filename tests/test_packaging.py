@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from importlib.metadata import entry_points, requires
+from importlib.metadata import entry_points, requires, version
 from pathlib import Path
 
 import flux_klein_async
@@ -30,6 +30,10 @@ def test_command_and_plugin_are_installed():
     [command] = entry_points(group="console_scripts", name="flux-klein")
     [plugin] = entry_points(group="pytest11", name="flux_klein_async")
     assert (command.value, plugin.value) == ("flux_klein_async.__main__:main", "flux_klein_async.testing.plugin")
+
+
+def test_the_installed_version_is_the_modules():
+    assert version("flux_klein_async") == flux_klein_async.__version__
 
 
 def test_the_changelog_has_this_version():

@@ -14,6 +14,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic import BaseModel
 from pydantic_core import from_json
 
+from flux_klein_async import __version__
 from flux_klein_async.api.messages import Kind, Request
 from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import InputRejectedError, InvalidInputError
@@ -37,16 +38,17 @@ PAGE = 100  # models; a service that gives fewer at once is asked more often
 class Api:
     """Builds every request."""
 
-    def __init__(self, urls: ApiUrls, token: str, user_agent: str) -> None:
+    def __init__(self, urls: ApiUrls, token: str) -> None:
         self.urls = urls
-        common = {"Accept": "application/json", "User-Agent": user_agent}
+        agent = {"User-Agent": f"flux_klein_async/{__version__}"}
+        common = {"Accept": "application/json", **agent}
         # A cached status would be a delay that nobody can explain. Files never change, and may come from a cache.
         secret = {**common, "Authorization": f"Bearer {token}", "Cache-Control": "no-cache"}
         self._headers = _frozen({**secret, "Accept-Encoding": "gzip, deflate"})
         # Uncompressed: an answer that is broken in its compression would cost a paid id.
         self._post_headers = _frozen({**secret, "Accept-Encoding": "identity", "Content-Type": "application/json"})
         # Uncompressed, so that Content-Length is the size of the file.
-        self._file_headers = _frozen({"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": user_agent})
+        self._file_headers = _frozen({"Accept": "*/*", "Accept-Encoding": "identity", **agent})
 
     def submit(self, model: str, body: bytes | memoryview) -> Request:
         """The one request that costs money."""

@@ -18,13 +18,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from flux_klein_async._version import __version__
+from flux_klein_async import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE, __version__
 from flux_klein_async.batch.formats import FileFormat
 from flux_klein_async.cli.exit_codes import HELP, ExitCode
 from flux_klein_async.cli.output import Screen, print_help
 from flux_klein_async.cli.parsing import LONGEST, Command, Group, PromptCommand, SearchOrCommand
 from flux_klein_async.journal.states import EntryState
-from flux_klein_async.klein import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
 from flux_klein_async.paths import user_path
 from flux_klein_async.text import shown
 

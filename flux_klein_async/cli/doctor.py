@@ -20,8 +20,7 @@ from typing import Any
 
 from yarl import URL
 
-from flux_klein_async import errors
-from flux_klein_async._version import USER_AGENT, __version__
+from flux_klein_async import __version__, errors
 from flux_klein_async.api.credentials import Redactor
 from flux_klein_async.api.messages import Response
 from flux_klein_async.api.requests import Api
@@ -236,7 +235,7 @@ class Machine:
         clock = asyncio.get_running_loop().time
         try:
             begun = clock()
-            self.answer = await transport.send(Api(self.urls, self.token, USER_AGENT).model(KLEIN_4B_TEXT_TO_IMAGE))
+            self.answer = await transport.send(Api(self.urls, self.token).model(KLEIN_4B_TEXT_TO_IMAGE))
             seconds = clock() - begun
             self.answered_at = self.wall_clock() - seconds / 2
         finally:

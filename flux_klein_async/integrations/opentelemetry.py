@@ -13,7 +13,7 @@ from typing import Any
 from opentelemetry import metrics, trace
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode
 
-from flux_klein_async._version import __version__
+from flux_klein_async import __version__
 from flux_klein_async.events import (
     Cancelled,
     Closed,

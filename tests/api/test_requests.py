@@ -14,24 +14,25 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import BaseModel
 
+from flux_klein_async import __version__
 from flux_klein_async.api.messages import Kind, Request
 from flux_klein_async.api.requests import Api, InputBody, canonical, encode_input, file_names
 from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import InputRejectedError, InvalidInputError
 from flux_klein_async.models import HostedFile, TextToImage9BInput, TextToImageInput
 
-API = Api(ApiUrls("https://h.example"), "s3cr3t-token", "flux_klein_async/1.0")
+API = Api(ApiUrls("https://h.example"), "s3cr3t-token")
 MODEL = "blackforestlabs/flux-2-klein/4b/text-to-image"
 
 COMMON = {
     "Accept": "application/json",
-    "User-Agent": "flux_klein_async/1.0",
+    "User-Agent": f"flux_klein_async/{__version__}",
     "Authorization": "Bearer s3cr3t-token",
     "Cache-Control": "no-cache",
     "Accept-Encoding": "gzip, deflate",
 }
 FILE = "https://x.runcomfy.net/a.png?signature=x"
-FILE_HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "flux_klein_async/1.0"}
+FILE_HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": f"flux_klein_async/{__version__}"}
 
 JSON_HEADERS = {**COMMON, "Accept-Encoding": "identity", "Content-Type": "application/json"}
 STATUS, RESULT = "requests/r-1/status", "requests/r-1/result?include_cost=true"
