@@ -7,7 +7,7 @@ import pytest
 
 from flux_klein_async import AdaptivePolling, ConfigurationError, FluxKleinClient, SqliteJournal
 from flux_klein_async.batch.manifest import Manifest, read_manifest
-from flux_klein_async.paths import user_path
+from flux_klein_async.paths import replacing, user_path
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +22,19 @@ def test_a_tilde_is_the_home_directory_and_nothing_else_changes(tmp_path: Path) 
         assert user_path(given) == tmp_path / expanded
     for given in ("x", "x/~", "./~/x", "~nobody-of-this-name/x", "~a\0b/x", "~\ud800/x", ""):
         assert user_path(given) == Path(given)
+
+
+def test_a_file_is_replaced_whole_or_not_at_all_also_by_two_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    with replacing(path) as first, replacing(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"
+    with pytest.raises(ZeroDivisionError), replacing(path) as third:
+        third.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "first"
+    assert [each.name for each in tmp_path.iterdir() if each.name != "home"] == ["page.html"]
 
 
 async def test_every_path_that_the_library_takes_may_begin_with_it(tmp_path, klein_emulator, connect, monkeypatch):

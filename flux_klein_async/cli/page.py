@@ -23,9 +23,10 @@ from flux_klein_async.batch.report import MANIFEST, STATES, Report
 from flux_klein_async.cli import signals
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen
-from flux_klein_async.cli.thumbnails import Thumbnail, make_thumbnails, replacing
+from flux_klein_async.cli.thumbnails import Thumbnail, make_thumbnails
 from flux_klein_async.errors import FluxKleinError, InvalidInputError
 from flux_klein_async.journal.budget import dollars
+from flux_klein_async.paths import replacing
 
 __all__ = ["after_batch", "report", "write_report"]
 

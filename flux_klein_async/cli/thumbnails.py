@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flux_klein_async.errors import InvalidInputError
+from flux_klein_async.paths import replacing
 
-__all__ = ["Thumbnail", "make_thumbnails", "replacing"]
+__all__ = ["Thumbnail", "make_thumbnails"]
 
 SIDE = 448  # pixels: a card of the page on a dense screen
 _QUALITY = 80
@@ -114,14 +115,3 @@ def _made(path: Path, key: str, folder: Path) -> Thumbnail:
     with replacing(folder / name) as unfinished:
         small.save(unfinished, "WEBP", quality=_QUALITY)
     return Thumbnail(name, (width, height))
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to. It takes that name when the block ends, and is removed if the block fails."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

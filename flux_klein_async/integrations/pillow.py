@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from flux_klein_async.errors import InvalidInputError
+from flux_klein_async.paths import replacing
 
 __all__ = ["contact_sheet", "thumbnail"]
 
@@ -85,10 +86,6 @@ def contact_sheet(files: Iterable[File], path: str | os.PathLike[str], *, column
         top = _GAP + number // columns * (side + _GAP) + (side - small.height) // 2
         sheet.paste(small, (left, top), small if small.mode == "RGBA" else None)
     target = Path(path)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
+    with replacing(target) as unfinished:
         sheet.save(unfinished, "PNG")
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return target
