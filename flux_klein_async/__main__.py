@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from flux_klein_async.cli.streams import leave, open_closed
+from flux_klein_async.cli.output import leave, open_closed
 
 __all__ = ["main"]
 

@@ -15,13 +15,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
+import rich  # noqa: F401  # if the extra is not installed, say so before anything is done
 import typer
 from typer.core import TyperCommand
 
 from flux_klein_async import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE, __version__
 from flux_klein_async.batch.formats import FileFormat
 from flux_klein_async.cli.exit_codes import HELP, ExitCode
-from flux_klein_async.cli.output import Screen, print_help
+from flux_klein_async.cli.output import Screen
 from flux_klein_async.cli.parsing import LONGEST, Command, Group, PromptCommand, SearchOrCommand
 from flux_klein_async.journal.states import EntryState
 from flux_klein_async.paths import user_path
@@ -207,6 +208,15 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _help_if_alone(context: typer.Context) -> None:
+    """Without a command, its help goes to stderr."""
+    if context.invoked_subcommand is None:
+        screen = Screen()
+        for line in context.get_help().splitlines():
+            screen.note(line)
+        raise typer.Exit(ExitCode.USAGE)
+
+
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
@@ -225,9 +235,7 @@ def _root(
       flux-klein doctor
       flux-klein batch prompts.txt --journal run.sqlite --max-spend 25
     """  # noqa: D301  # \b: what follows is not to be wrapped
-    if context.invoked_subcommand is None:
-        print_help(context)
-        raise typer.Exit(ExitCode.USAGE)
+    _help_if_alone(context)
 
 
 @_runs("generate:generate", cls=PromptCommand)
@@ -582,9 +590,7 @@ def _journal(context: typer.Context) -> None:
       flux-klein journal show ID --journal run.sqlite
       flux-klein journal list --journal postgresql://app@db.example/flux
     """  # noqa: D301  # \b: what follows is not to be wrapped
-    if context.invoked_subcommand is None:
-        print_help(context)
-        raise typer.Exit(ExitCode.USAGE)
+    _help_if_alone(context)
 
 
 @_runs("journal:list_requests", journals, name="list", epilog=None)

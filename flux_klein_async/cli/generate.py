@@ -12,8 +12,7 @@ import typer
 from flux_klein_async.batch.rows import Row, check_prompt, local_file, with_files
 from flux_klein_async.cli import connect, run, signals
 from flux_klein_async.cli.exit_codes import ExitCode
-from flux_klein_async.cli.output import Screen, shortened
-from flux_klein_async.cli.streams import Nowhere
+from flux_klein_async.cli.output import Nowhere, Screen, shortened
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import FluxKleinError, InvalidInputError
 from flux_klein_async.models import KLEIN_9B_TEXT_TO_IMAGE

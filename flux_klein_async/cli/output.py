@@ -1,35 +1,43 @@
-"""The terminal: results on stdout, everything else on stderr, where a live line may show progress.
+"""The standard streams: results on stdout, everything else on stderr, where a live line may show progress.
 
 A reader that goes away (`| head -1`) is not an error: the stream falls silent and the command is stopped. Only results
-matter so much: without a reader of stderr the command goes on.
+matter so much: without a reader of stderr the command goes on. `open_closed` and `leave` are the process's first and
+last step.
+
+Imports nothing of typer or rich: the command line without its extra needs it too.
 """
 
+import io
 import os
 import stat
 import sys
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-import rich  # noqa: F401  # if the extra is not installed, say so before anything is done
-import typer
-
 from flux_klein_async.cli.exit_codes import ExitCode
-from flux_klein_async.cli.streams import to_nowhere
 from flux_klein_async.text import shown
 
 if TYPE_CHECKING:
     from flux_klein_async.cli.progress import PlainLines
 
 __all__ = [
+    "Nowhere",
     "Screen",
     "duration",
     "if_possible",
     "is_terminal",
-    "print_help",
+    "leave",
+    "open_closed",
     "shortened",
     "shown",
+    "to_nowhere",
 ]
+
+_PATIENCE = 0.2  # seconds for threads that are about to end
 
 
 def shortened(text: str, length: int) -> str:
@@ -50,13 +58,6 @@ def duration(seconds: float) -> str:
 def is_terminal(stream: TextIO) -> bool:
     """Whether a stream is a terminal that can move its cursor."""
     return stream.isatty() and os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
-
-
-def print_help(context: typer.Context) -> None:
-    """Print a command's help on stderr."""
-    screen = Screen()
-    for line in context.get_help().splitlines():
-        screen.note(line)
 
 
 def _exit(code: ExitCode) -> NoReturn:
@@ -152,3 +153,71 @@ def if_possible(draw: Callable[[], object]) -> None:
         draw()
     except OSError:
         to_nowhere(sys.stderr)
+
+
+# --- the process
+
+
+class Nowhere(io.TextIOBase):
+    """Stands for a standard stream that was closed when the process started; what is written is dropped."""
+
+    encoding = "utf-8"
+
+    def write(self, text: str, /) -> int:
+        """Drop the text."""
+        return len(text)
+
+    def writable(self) -> bool:
+        """It takes everything."""
+        return True
+
+
+def open_closed() -> None:
+    """Replace the standard streams that are closed.
+
+    The next file that is opened takes the lowest free descriptor. If that is a standard one, whatever is printed or
+    logged through it would be written into the file, which may be the journal. `sys.stdin` stays None: see `generate`.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            _point_to_nowhere(number, os.O_RDWR)
+    if sys.stdout is None:
+        sys.stdout = Nowhere()
+    if sys.stderr is None:
+        sys.stderr = Nowhere()
+
+
+def to_nowhere(stream: TextIO) -> None:
+    """Point a broken stream at nothing; otherwise the interpreter complains when it flushes the stream at exit."""
+    with suppress(OSError, ValueError):  # a stream without a file
+        _point_to_nowhere(stream.fileno(), os.O_WRONLY)
+
+
+def _point_to_nowhere(number: int, flags: int) -> None:
+    nowhere = os.open(os.devnull, flags)
+    if nowhere != number:
+        os.dup2(nowhere, number)
+        os.close(nowhere)
+
+
+def leave(code: int) -> int:
+    """Flush the streams; end the process if a thread hangs, otherwise return the code.
+
+    The interpreter waits for every thread at exit. One that resolves a host name can take half a minute, and nobody
+    waits for its answer any more. Journal and files are closed before this is called.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            to_nowhere(stream)
+    until = time.monotonic() + _PATIENCE
+    others = [thread for thread in threading.enumerate() if thread is not threading.current_thread()]
+    waited_for = [thread for thread in others if not thread.daemon]
+    for thread in waited_for:
+        thread.join(max(0.0, until - time.monotonic()))
+    if any(thread.is_alive() for thread in waited_for):
+        os._exit(code)
+    return code

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from flux_klein_async.__main__ import main
-from flux_klein_async.cli import streams
+from flux_klein_async.cli import output
 from flux_klein_async.cli.commands import PARTS, built
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
@@ -119,7 +119,7 @@ def test_a_command_whose_output_nobody_reads_is_silent_and_141(
     with unread() as writer, os.fdopen(os.dup(writer), "w") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
         assert main(words) == (141 if prints else code)
-        streams.to_nowhere(stream)
+        output.to_nowhere(stream)
         monkeypatch.undo()
     err = capsys.readouterr().err
     assert "Traceback" not in err
@@ -177,9 +177,9 @@ def test_an_address_whose_reader_has_gone_is_told_with_the_command_that_fetches_
 
 
 def test_what_is_written_nowhere_is_dropped() -> None:
-    nowhere = streams.Nowhere()
+    nowhere = output.Nowhere()
     assert (nowhere.write("text"), nowhere.writable(), nowhere.isatty()) == (4, True, False)
-    streams.to_nowhere(nowhere)  # it has no file
+    output.to_nowhere(nowhere)  # it has no file
 
 
 # --- the end of the process
@@ -199,10 +199,10 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("at_once")
 def test_a_process_without_threads_of_its_own_ends_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "_PATIENCE", PATIENCE)  # a busy machine may keep the first thread from its end
+    monkeypatch.setattr(output, "_PATIENCE", PATIENCE)  # a busy machine may keep the first thread from its end
     threading.Thread(target=time.sleep, args=(0.01,)).start()
     threading.Thread(target=time.sleep, args=(1.0,), daemon=True).start()
-    assert streams.leave(7) == 7
+    assert output.leave(7) == 7
 
 
 @pytest.mark.usefixtures("at_once")
@@ -211,7 +211,7 @@ def test_a_process_whose_thread_hangs_ends_at_once_with_its_code() -> None:
     threading.Thread(target=released.wait).start()
     try:
         with pytest.raises(LeavingError, match="7"):
-            streams.leave(7)
+            output.leave(7)
     finally:
         released.set()
 
@@ -221,11 +221,11 @@ def test_what_cannot_be_flushed_at_the_end_is_dropped(monkeypatch: pytest.Monkey
         stream = os.fdopen(os.dup(writer), "w")
         stream.write("text")
         monkeypatch.setattr(sys, "stdout", stream)
-        assert streams.leave(0) == 0
+        assert output.leave(0) == 0
         stream.close()  # what is left goes nowhere
         monkeypatch.setattr(sys, "stdout", io.StringIO())
         sys.stdout.close()
-        assert streams.leave(0) == 0
+        assert output.leave(0) == 0
         monkeypatch.undo()
 
 
@@ -265,7 +265,7 @@ def test_a_process_started_without_standard_streams(
 @pytest.mark.slow
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
 def test_the_next_file_does_not_get_the_descriptor_of_a_closed_stream(closed: str) -> None:
-    script = "import os; from flux_klein_async.cli.streams import open_closed; open_closed(); os._exit(os.open('/', 0))"
+    script = "import os; from flux_klein_async.cli.output import open_closed; open_closed(); os._exit(os.open('/', 0))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     line = ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", script]
     assert subprocess.run(line, check=False, timeout=PATIENCE, env=environment).returncode >= 3
