@@ -402,7 +402,7 @@ def report(
 _RequestId = Annotated[str, typer.Argument(metavar="ID", help="The request's id.")]
 
 
-@_runs("status:status")
+@_runs("answers:status")
 def status(
     request_id: _RequestId,
     as_json: _AsJson = False,
@@ -418,7 +418,7 @@ def status(
     """  # noqa: D301  # \b: what follows is not to be wrapped
 
 
-@_runs("status:result")
+@_runs("answers:result")
 def result(
     request_id: _RequestId,
     output_dir: Annotated[
@@ -440,7 +440,7 @@ def result(
     """  # noqa: D301  # \b: what follows is not to be wrapped
 
 
-@_runs("status:cancel")
+@_runs("answers:cancel")
 def cancel(
     request_id: _RequestId,
     as_json: _AsJson = False,
@@ -533,7 +533,7 @@ def _models(
     """  # noqa: D301  # \b: what follows is not to be wrapped
     if context.invoked_subcommand is None:
         _run(
-            "list_models:models",
+            "answers:models",
             search=search,
             category=category,
             as_json=as_json,
@@ -542,7 +542,7 @@ def _models(
         )
 
 
-@_runs("list_models:show", models, name="show")
+@_runs("answers:show", models, name="show")
 def show_model(
     model: Annotated[str, typer.Argument(metavar="ID", help="The model's id.", autocompletion=_known_models)],
     *,

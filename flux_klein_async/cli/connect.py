@@ -1,9 +1,9 @@
-"""What commands share: the service that the options name, and the printing of one answer."""
+"""The service and the journal that the options of a command name."""
 
 import os
 import shlex
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -13,23 +13,17 @@ from yarl import URL
 
 from flux_klein_async.api.credentials import find_token
 from flux_klein_async.api.urls import ApiUrls, host_of, is_loopback
-from flux_klein_async.batch.manifest import Record, error_facts, json_line
-from flux_klein_async.cli.exit_codes import ExitCode, exit_code
 from flux_klein_async.cli.output import Screen
-from flux_klein_async.cli.signals import Stop, run
-from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import ConfigurationError, FluxKleinError, NotFoundError
 from flux_klein_async.journal.reader import locate
 from flux_klein_async.journal.sql import Location
-from flux_klein_async.options import BASE_URL_VARIABLE, TOKEN_VARIABLES, Environment, Limits, from_environ
+from flux_klein_async.options import BASE_URL_VARIABLE, TOKEN_VARIABLES, Environment, from_environ
 from flux_klein_async.paths import user_path
-from flux_klein_async.polling.adaptive import AdaptivePolling
 
 __all__ = [
     "EMULATED_SERVICE",
     "EMULATED_TOKEN",
     "MissingExtraError",
-    "answer",
     "connected",
     "emulated",
     "is_local",
@@ -44,8 +38,6 @@ EMULATED_TOKEN: Final = "emulator-token"  # noqa: S105  # not a secret
 """The emulator's token, unless it is given another."""
 EMULATED_SERVICE: Final = "https://emulator.invalid"
 """The service that a journal knows --emulator by: each has a port of its own, and saves files that the next finds."""
-# One record or many for --json, and the lines for output without it.
-Answer = tuple[ExitCode, Record | Sequence[Record], Sequence[str | Path]]
 
 
 class MissingExtraError(FluxKleinError):
@@ -171,46 +163,3 @@ def unknown_model(error: FluxKleinError, model: str) -> str:
         return ""
     word = "" if "/" in model else f" {shlex.quote(model)}"
     return f"; see `flux-klein models{word}`"
-
-
-# --- one answer
-
-
-def answer(
-    ask: Callable[[FluxKleinClient], Awaitable[Answer]],
-    base_url: str | None,
-    *,
-    emulator: bool,
-    as_json: bool,
-    subject: Record,
-    waits: bool = False,
-    notes: Sequence[str] = (),
-    file_hosts: Sequence[str] = (),
-) -> ExitCode:
-    """Ask the service, print the answer or the error, and return the exit code.
-
-    The JSON of an error begins with `subject`. A call that `waits` for a generation stores what that teaches. `notes`:
-    what `ask` has to say besides, for the terminal.
-    """
-
-    async def body(screen: Screen, _stop: Stop) -> ExitCode:
-        record: Record | Sequence[Record]
-        try:
-            async with connected(screen, base_url, emulator=emulator) as service:
-                polling = AdaptivePolling(store=service.store) if waits else None
-                limits = Limits(file_hosts=tuple(file_hosts))
-                async with FluxKleinClient(
-                    service.token, base_url=service.base_url, polling=polling, limits=limits
-                ) as client:
-                    code, record, lines = await ask(client)
-        except FluxKleinError as error:
-            code, record, lines = exit_code(error), {**subject, "error": error_facts(error)}, []
-            screen.note(f"{error}{unknown_model(error, subject.get('model_id') or '')}")
-        records = [record] if isinstance(record, dict) else record
-        for line in map(json_line, records) if as_json else lines:
-            screen.out(line)
-        for note in notes:
-            screen.note(note)
-        return code
-
-    return run(body)

@@ -27,8 +27,8 @@ from flux_klein_async.api.requests import Api
 from flux_klein_async.api.responses import read_model
 from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.cli import connect, signals
+from flux_klein_async.cli.answers import per_unit
 from flux_klein_async.cli.exit_codes import ExitCode, exit_code, worst
-from flux_klein_async.cli.list_models import per_unit
 from flux_klein_async.cli.output import Screen, is_terminal
 from flux_klein_async.errors import ConfigurationError, FluxKleinError
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, ModelInfo
