@@ -1,18 +1,19 @@
-"""From a `Response` to a model, or to an error (source: docs/wire.md).
+"""From a `Response` to a model, to an error, or to a pause that it asks for (source: docs/wire.md).
 
 Tolerant of unknown fields and strict about needed ones; the whole answer stays in `raw`.
 """
 
+import time
 from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
 from flux_klein_async.api.messages import Response
 from flux_klein_async.api.outputs import read_output
-from flux_klein_async.api.retry_after import retry_after
 from flux_klein_async.api.urls import checked_request_id
 from flux_klein_async.errors import (
     APIStatusError,
@@ -34,6 +35,7 @@ from flux_klein_async.models import (
 from flux_klein_async.text import shown
 
 __all__ = [
+    "CAP",
     "ModelPage",
     "excerpt",
     "ok",
@@ -45,12 +47,15 @@ __all__ = [
     "read_status",
     "read_submit",
     "request_id_in",
+    "retry_after",
 ]
 
 _EXCERPT = 300
 _LONGEST_MESSAGE = 2000  # characters
 _MOST_FINDINGS = 50  # fields at fault
 _MOST_USD = 1e9
+CAP = 120.0  # seconds of a Retry-After; longer values are cut to this
+_ABSURD = 86_400.0  # seconds; more than a day is a mistake and is ignored
 
 
 def ok(response: Response) -> bool:
@@ -298,7 +303,54 @@ def _amount(value: object) -> float | None:
 def _time(value: object) -> datetime | None:
     """A time of the service; one without a zone is UTC."""
     try:
-        time = datetime.fromisoformat(value) if isinstance(value, str) else None
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
         return None
-    return time if time is None or time.tzinfo is not None else time.replace(tzinfo=UTC)
+    return moment if moment is None or moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+# --- Retry-After
+
+
+def retry_after(headers: Mapping[str, str], status: int) -> float | None:
+    """Seconds that the service asks to wait, at most `CAP`; None if none, or unreadable, negative or absurd.
+
+    `Retry-After` (RFC 9110, 10.2.3); else `retry-after-ms` (milliseconds; seen at services of this kind); else, only at
+    a 429, `RateLimit-Reset`, which comes with any answer (seconds, by the drafts of the RateLimit header fields; or the
+    unix time in seconds, as some services write it). An instant is measured against the answer's own `Date`, so the
+    server's clock need not be right; the wall clock is read only if there is none.
+    """
+    if "retry-after" in headers:
+        text = headers["retry-after"].strip()
+        seconds = _seconds(text)
+        if seconds is None and (then := _timestamp(text)) is not None:
+            seconds = then - _now(headers)
+    elif "retry-after-ms" in headers:
+        milliseconds = _seconds(headers["retry-after-ms"])
+        seconds = None if milliseconds is None else milliseconds / 1000
+    else:
+        seconds = _seconds(headers.get("ratelimit-reset", "")) if status == 429 else None
+        if seconds is not None and seconds > _ABSURD:  # no duration, but the unix time
+            seconds -= _now(headers)
+    return min(seconds, CAP) if seconds is not None and 0 <= seconds <= _ABSURD else None
+
+
+def _seconds(text: str) -> float | None:
+    text = text.strip()
+    # float() alone would also read "nan", "1_0" and foreign digits.
+    return float(text) if text.isascii() and text.replace(".", "", 1).isdigit() and len(text) <= 20 else None
+
+
+def _now(headers: Mapping[str, str]) -> float:
+    """The wall clock's time, by the answer's own `Date` if it has one."""
+    now = _timestamp(headers.get("date", ""))
+    return time.time() if now is None else now
+
+
+def _timestamp(text: str) -> float | None:
+    try:
+        moment = parsedate_to_datetime(text.strip())
+        # The obsolete forms have no zone; all dates of HTTP are in GMT (RFC 9110, 5.6.7).
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, OverflowError, OSError, IndexError):
+        return None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from flux_klein_async.api.messages import Kind, Request, Response
 from flux_klein_async.api.requests import Api
-from flux_klein_async.api.retry_after import retry_after
+from flux_klein_async.api.responses import retry_after
 from flux_klein_async.errors import ClientClosedError, ConfigurationError, FluxKleinError, JournalError
 from flux_klein_async.events import Closed, Event, Held, LimiterChanged
 from flux_klein_async.journal.base import Entry, Journal, SpendingLimit

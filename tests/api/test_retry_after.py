@@ -6,7 +6,7 @@ from email.utils import formatdate
 
 import pytest
 
-from flux_klein_async.api.retry_after import CAP, retry_after
+from flux_klein_async.api.responses import CAP, retry_after
 
 SENT = "Sun, 06 Nov 1994 08:49:07 GMT"
 

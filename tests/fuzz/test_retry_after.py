@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_klein_async.api.retry_after import CAP, retry_after
+from flux_klein_async.api.responses import CAP, retry_after
 
 from .strategies import damaged, examples, times, words
 
