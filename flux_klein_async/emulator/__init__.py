@@ -7,7 +7,6 @@
 from flux_klein_async.emulator.engine import Action, EmulatorOptions, Engine, Record
 from flux_klein_async.emulator.faults import FAULTS, Fault, fault, faults_at, parse_fault
 from flux_klein_async.emulator.inprocess import InProcessEmulator
-from flux_klein_async.emulator.profiles import Profile, parse_profile
 from flux_klein_async.emulator.scripts import (
     Answer,
     Cut,
@@ -27,6 +26,7 @@ from flux_klein_async.emulator.scripts import (
     error_reply,
 )
 from flux_klein_async.emulator.server import Emulator
+from flux_klein_async.emulator.service import Profile, parse_profile
 from flux_klein_async.emulator.virtual import VirtualTimeLoop
 
 __all__ = [

@@ -14,7 +14,6 @@ from functools import partial
 from typing import TypeAlias, TypedDict
 
 from flux_klein_async.emulator.faults import UNTOLD, fault, faults_at
-from flux_klein_async.emulator.profiles import Profile, parse_profile
 from flux_klein_async.emulator.scripts import (
     ENDPOINTS,
     Answer,
@@ -34,7 +33,7 @@ from flux_klein_async.emulator.scripts import (
     Unasked,
     check_answer,
 )
-from flux_klein_async.emulator.service import Route, Service, find_route
+from flux_klein_async.emulator.service import Profile, Route, Service, find_route, parse_profile
 
 __all__ = ["Action", "EmulatorOptions", "Engine", "Record", "prompt_of"]
 

@@ -3,7 +3,7 @@ import statistics
 
 import pytest
 
-from flux_klein_async.emulator.profiles import parse_profile
+from flux_klein_async.emulator.service import parse_profile
 
 
 @pytest.mark.parametrize(("width", "height", "seconds"), [(512, 512, 0.19), (1024, 1024, 0.57)])
