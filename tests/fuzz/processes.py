@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from flux_klein_async import Budget, FluxKleinClient, FluxKleinError, Outcome
 from flux_klein_async.emulator import InProcessEmulator, VirtualTimeLoop
-from flux_klein_async.journal.lease import _held
-from flux_klein_async.journal.sqlite import SqliteLocation
+from flux_klein_async.journal.sqlite import SqliteLocation, _held
 from flux_klein_async.transport.base import Transport
 from tests.databases import Cluster
 from tests.journal.helpers import journal_at

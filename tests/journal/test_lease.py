@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 
 from flux_klein_async.errors import JournalError
-from flux_klein_async.journal import lease as module
-from flux_klein_async.journal.lease import Lease, is_alive, sweep
-from flux_klein_async.journal.sqlite import SqliteJournal, SqliteLocation
+from flux_klein_async.journal import sqlite as module
+from flux_klein_async.journal.sqlite import Lease, SqliteJournal, SqliteLocation, is_alive, sweep
 
 from .helpers import Run, check, child, entry, files, states
 
 HOLD = """
-from flux_klein_async.journal.lease import Lease
+from flux_klein_async.journal.sqlite import Lease
 lease = Lease.take(Path(sys.argv[1]))
 Path(sys.argv[1]).with_name(lease.run + ".is").touch()
 """

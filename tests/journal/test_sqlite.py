@@ -23,14 +23,15 @@ import pytest_asyncio
 from flux_klein_async.errors import ConfigurationError, JournalError
 from flux_klein_async.journal import sqlite
 from flux_klein_async.journal.base import AccountJournal, ItemJournal
-from flux_klein_async.journal.lease import Lease, is_alive
 from flux_klein_async.journal.sql import VERSION
 from flux_klein_async.journal.sqlite import (
     APPLICATION_ID,
+    Lease,
     SqliteJournal,
     SqliteLocation,
     SqliteStore,
     connect,
+    is_alive,
     to_error,
 )
 from flux_klein_async.journal.states import Action
