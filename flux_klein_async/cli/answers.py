@@ -29,7 +29,7 @@ _ID, _CELL = 256, 120  # characters: ids are never cut, since they are copied
 Answer = tuple[ExitCode, Record | Sequence[Record], Sequence[str | Path]]
 
 
-class Options(TypedDict):
+class _Options(TypedDict):
     """What all these commands take."""
 
     as_json: bool
@@ -37,7 +37,7 @@ class Options(TypedDict):
     base_url: str | None
 
 
-def status(*, request_id: str, **options: Unpack[Options]) -> ExitCode:
+def status(*, request_id: str, **options: Unpack[_Options]) -> ExitCode:
     """Print the state of a request."""
 
     async def ask(client: FluxKleinClient) -> Answer:
@@ -53,7 +53,7 @@ def status(*, request_id: str, **options: Unpack[Options]) -> ExitCode:
 
 
 def result(
-    *, request_id: str, output_dir: Path | None, wait: float, file_host: list[str], **options: Unpack[Options]
+    *, request_id: str, output_dir: Path | None, wait: float, file_host: list[str], **options: Unpack[_Options]
 ) -> ExitCode:
     """Print the URLs of a request's files, or save them."""
 
@@ -78,7 +78,7 @@ def _saved(path: Path) -> SavedFile:
         return SavedFile(path=path, sha256=hashlib.file_digest(file, "sha256").hexdigest(), size=file.tell())
 
 
-def cancel(*, request_id: str, **options: Unpack[Options]) -> ExitCode:
+def cancel(*, request_id: str, **options: Unpack[_Options]) -> ExitCode:
     """Cancel a request that is still queued; one that has started is exit code 1."""
 
     async def ask(client: FluxKleinClient) -> Answer:
@@ -94,7 +94,7 @@ def cancel(*, request_id: str, **options: Unpack[Options]) -> ExitCode:
 # --- the catalogue
 
 
-def models(*, search: str, category: str | None, **options: Unpack[Options]) -> ExitCode:
+def models(*, search: str, category: str | None, **options: Unpack[_Options]) -> ExitCode:
     """Print the models of the catalogue."""
 
     async def ask(client: FluxKleinClient) -> Answer:
@@ -106,7 +106,7 @@ def models(*, search: str, category: str | None, **options: Unpack[Options]) -> 
     return _answer(ask, {"search": search or None, "category": category}, **options)
 
 
-def show(*, model: str, **options: Unpack[Options]) -> ExitCode:
+def show(*, model: str, **options: Unpack[_Options]) -> ExitCode:
     """Print a model's price and the fields of its input."""
 
     async def ask(client: FluxKleinClient) -> Answer:

@@ -7,10 +7,11 @@ import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Generator
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import typer
 
@@ -22,12 +23,10 @@ from flux_klein_async.cli.commands import Names
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.generate import checked_fields, list_fields, with_lists
 from flux_klein_async.cli.output import Screen, duration
-from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import InvalidInputError, JournalError
 from flux_klein_async.journal.base import Claim
 from flux_klein_async.journal.budget import Budget, dollars, generation_price
 from flux_klein_async.journal.reader import exists, locate
-from flux_klein_async.journal.sql import Location
 from flux_klein_async.journal.states import Action
 from flux_klein_async.journal.writer import JournalAccount, StoredJournal
 from flux_klein_async.operations.files import safe_stem, slug
@@ -57,131 +56,151 @@ _WORDS = {
 Preview = Callable[[str, bytes, str | None], Awaitable[Claim]]
 
 
-def batch(
-    *,
-    file: str,
-    journal: str | None,
-    output_dir: Path,
-    file_format: FileFormat | None,
-    prompt_column: str | None,
-    ignore_extra_columns: bool,
-    concurrency: int,
-    max_spend: float | None,
-    dry_run: bool,
-    retry_failed: bool,
-    resubmit_uncertain: bool,
-    new_token: bool,
-    model: str,
-    width: int | None,
-    height: int | None,
-    steps: int | None,
-    timeout: float,
-    no_download: bool,
-    names: Names,
-    report: bool | None,
-    file_host: list[str],
-    as_json: bool,
-    quiet: bool,
-    emulator: bool,
-    base_url: str | None,
-) -> ExitCode:
+def batch(**options: Any) -> ExitCode:
     """Generate a picture for each line of a file."""
-    folder = output_dir if dry_run else run.writable(output_dir)
-    place = locate(folder / "journal.sqlite") if journal is None else connect.journal(journal)
-    file_format = file_format or _format_of(file)
-    columns = _columns(file_format, prompt_column, ignore_extra=ignore_extra_columns)
-    given = {"width": width, "height": height, "steps": steps}
-    options = {name: value for name, value in given.items() if value is not None}
-    checked_fields(model, {}, prompt="a prompt", **options)  # refuses the options before the file is read
-    # A relative path in a row of standard input begins at the working directory, as "-" has no folder.
-    reading = (file_format, model, user_path(file).parent, columns, options)
-    found = _rows(_opened(file), *reading)
+    asked = _Batch(**options)
+    return signals.run(asked.work, quiet=asked.quiet, stopped="Nothing was submitted.")
 
-    async def body(screen: Screen, stop: signals.Stop) -> ExitCode:
+
+@dataclass(kw_only=True)
+class _Batch(run.Options):
+    """What the command takes, and what it does."""
+
+    file: str
+    journal: str | None
+    file_format: FileFormat | None
+    prompt_column: str | None
+    ignore_extra_columns: bool
+    max_spend: float | None
+    dry_run: bool
+    retry_failed: bool
+    resubmit_uncertain: bool
+    new_token: bool
+    names: Names
+    report: bool | None
+
+    def __post_init__(self) -> None:
+        """Refuse bad options before the file is read."""
+        if not self.dry_run:
+            run.writable(self.output_dir)
+        named = self.journal
+        self._place = locate(self.output_dir / "journal.sqlite") if named is None else connect.journal(named)
+        self._format = self.file_format or _format_of(self.file)
+        self._columns = _columns(self._format, self.prompt_column, ignore_extra=self.ignore_extra_columns)
+        checked_fields(self.model, {}, "a prompt", self.fields)
+        self._found = self._rows(_opened(self.file))
+
+    async def work(self, screen: Screen, stop: signals.Stop) -> ExitCode:
+        """Check the first rows, say what a run would do, and do it."""
         async with AsyncExitStack() as stack:
-            rest = await stack.enter_async_context(aclosing(read_ahead(found)))
+            rest = await stack.enter_async_context(aclosing(read_ahead(self._found)))
             first = [row async for row in _some(rest, _CHECKED_FIRST)]
             if not first:
-                raise InvalidInputError(f"There is no prompt in {'standard input' if file == '-' else repr(file)}")
+                where = "standard input" if self.file == "-" else repr(self.file)
+                raise InvalidInputError(f"There is no prompt in {where}")
             if bad := [row for row in first if row.problem]:
                 return _refused(bad, screen)
-            service = await stack.enter_async_context(connect.connected(screen, base_url, emulator=emulator))
-            account = None
-            if not dry_run:
-                folder.mkdir(parents=True, exist_ok=True)
-            if not dry_run or await asyncio.to_thread(exists, place):  # a dry run makes none
-                store = StoredJournal(
-                    place, retry_failed=retry_failed or emulator, resubmit_uncertain=resubmit_uncertain or emulator
-                )
-                account = await _opened_account(stack, store, place, service, emulator=emulator, new_token=new_token)
+            service = await stack.enter_async_context(connect.connected(screen, self.base_url, emulator=self.emulator))
+            account = await self._account(stack, service)
             spent = (await account.spent()).usd if account is not None else 0.0
-            totals = run.Totals(charged=not emulator, bound_usd=max_spend, spent_usd=spent)
+            totals = run.Totals(charged=not self.emulator, bound_usd=self.max_spend, spent_usd=spent)
             polling = AdaptivePolling(store=service.store)
+            budget = None if self.max_spend is None else Budget(self.max_spend)
             client = await stack.enter_async_context(
-                FluxKleinClient(
-                    service.token,
-                    base_url=service.base_url,
-                    model=model,
-                    timeout=timeout,
-                    limits=Limits(max_in_flight=concurrency, file_hosts=tuple(file_host)),
-                    on_event=totals.note,
-                    polling=polling,
-                    journal=account,
-                    budget=None if max_spend is None else Budget(max_spend),
-                )
+                self.client(service, totals, polling=polling, journal=account, budget=budget)
             )
-            lists = () if model in TYPED else await list_fields(client, screen)
+            lists = () if self.model in TYPED else await list_fields(client, screen)
             rows = _chained(first, rest, lists)
             preview = account.items().preview if account is not None else None
-            judge = partial(
-                _judged,
-                model=model,
-                lists=lists,
-                preview=preview,
-                reads_files=dry_run,
-                asks=connect.is_local(service.base_url) and not dry_run,
-                directory=None if no_download else folder,
-            )
-            if dry_run:
-                money = _Money(generation_price(await client.get_model()), max_spend, spent)
-                forecast = _Forecast(Estimate(lambda pixels: polling.quantile(model, pixels)), money)
+            asks = connect.is_local(service.base_url) and not self.dry_run
+            judge = partial(self._judged, lists=lists, preview=preview, asks=asks)
+            if self.dry_run:
+                money = _Money(generation_price(await client.get_model()), self.max_spend, spent)
+                forecast = _Forecast(Estimate(lambda pixels: polling.quantile(self.model, pixels)), money)
                 await forecast.add(rows, judge, screen.note)
-                return forecast.show(screen, concurrency, as_json=as_json)
-            manifest = stack.enter_context(await asyncio.to_thread(Manifest, folder / "manifest.jsonl"))
+                return forecast.show(screen, self.concurrency, as_json=self.as_json)
+            manifest = stack.enter_context(await asyncio.to_thread(Manifest, self.output_dir / "manifest.jsonl"))
             whole = len(first) < _CHECKED_FIRST
-            totals.total = len(first) if whole else await asyncio.to_thread(_count, file, file_format)
-            if not quiet:
-                forecast = _Forecast(Estimate(), _Money(await run.price_of(client), max_spend, spent))
+            totals.total = len(first) if whole else await asyncio.to_thread(_count, self.file, self._format)
+            if not self.quiet:
+                forecast = _Forecast(Estimate(), _Money(await run.price_of(client), self.max_spend, spent))
                 again = not whole and totals.total is not None  # a file that can be read twice
-                await forecast.add(
-                    await stack.enter_async_context(
-                        aclosing(read_ahead(_rows(_opened(file), *reading)) if again else _each_of(first))
-                    ),
-                    judge,
-                    until=asyncio.get_running_loop().time() + _FORECAST_WITHIN,
-                )
+                known = read_ahead(self._rows(_opened(self.file))) if again else _each_of(first)
+                until = asyncio.get_running_loop().time() + _FORECAST_WITHIN
+                await forecast.add(await stack.enter_async_context(aclosing(known)), judge, until=until)
                 totals.recalled, totals.price_usd = forecast.recalled, forecast.price
-                if not emulator:
+                if not self.emulator:
                     screen.say(forecast.announced(totals.total))
             code = await run.Run(
                 client=client,
                 totals=totals,
                 screen=screen,
                 stop=stop,
-                concurrency=concurrency,
-                directory=None if no_download else folder,
-                as_json=as_json,
-                charged=not emulator,
-                model=model,
-                to_name=None if names is Names.REQUEST else partial(_named, names),
+                options=self,
+                to_name=None if self.names is Names.REQUEST else partial(_named, self.names),
                 manifest=manifest,
             ).generate(rows)
-            wanted = totals.done > 0 and not no_download if report is None else report
-            if wanted:
-                await page.after_batch(folder, screen, stop)
+            if totals.done > 0 and not self.no_download if self.report is None else self.report:
+                await page.after_batch(self.output_dir, screen, stop)
             return code if stop.code is None else stop.code
 
-    return signals.run(body, quiet=quiet, stopped="Nothing was submitted.")
+    def _rows(self, stream: BinaryIO) -> Generator[Row, None, None]:
+        """The rows of the file; what a row does not say itself is said by the options."""
+        # A relative path in a row of standard input begins at the working directory, as "-" has no folder.
+        folder = user_path(self.file).parent
+        with stream:
+            for row in read_rows(stream, self._format, model=self.model, folder=folder, columns=self._columns):
+                yield row if row.problem else row._replace(fields={**row.fields, **(self.fields | row.fields)})
+
+    async def _account(self, stack: AsyncExitStack, service: connect.Address) -> JournalAccount | None:
+        """What the journal holds of this account; None for a dry run without a journal, which makes none.
+
+        Refuses an account that the journal does not know: it would pay for everything again.
+        """
+        if not self.dry_run:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+        elif not await asyncio.to_thread(exists, self._place):
+            return None
+        store = StoredJournal(
+            self._place,
+            retry_failed=self.retry_failed or self.emulator,
+            resubmit_uncertain=self.resubmit_uncertain or self.emulator,
+        )
+        await stack.enter_async_context(store)
+        if self.emulator:  # is free
+            return store.for_account(service.token, connect.EMULATED_SERVICE)
+        account = store.for_account(service.token, service.base_url)
+        ignored = (connect.EMULATED_TOKEN,)
+        if self.new_token:
+            await account.take_over(ignored=ignored)
+        elif await account.is_stranger(ignored=ignored):
+            raise JournalError(
+                f"The journal {self._place} was written with another token or for another address of the service, and "
+                "this run would pay for everything again: if you renewed your token or the service moved, pass "
+                "--new-token; for another account or service, name another --journal"
+            )
+        return account
+
+    async def _judged(
+        self, row: Row, *, lists: Collection[str], preview: Preview | None, asks: bool
+    ) -> tuple[Row, Action | None]:
+        """What a run would do with a row; None if that is not known, because its files are not read.
+
+        `asks`: nor is it known if the run asks the service, which may be an emulator that has forgotten the request.
+        """
+        if row.problem or preview is None:
+            return row, Action.SUBMIT
+        fields = with_lists(row.fields, lists)
+        prepared = prepare(fields, model=None, width=None, height=None, default_model=self.model)
+        try:
+            if prepared.body.files:
+                if not self.dry_run:
+                    return row, None
+                await asyncio.to_thread(digest_files, prepared.body, Limits())
+            claim = await preview(prepared.model, prepared.body.content, row.id)
+        except InvalidInputError as error:  # of its files; or the journal knows another input with this id
+            return row._replace(problem=str(error)), Action.SUBMIT
+        return row, None if asks and await asyncio.to_thread(_asks, claim, self.directory) else claim.action
 
 
 def _named(names: Names, row: Row) -> str:
@@ -218,15 +237,6 @@ def _opened(file: str) -> BinaryIO:
         raise typer.BadParameter(f"{file!r} cannot be read: {getattr(error, 'strerror', error)}") from None
 
 
-def _rows(
-    stream: BinaryIO, file_format: FileFormat, model: str, folder: Path, columns: Columns, options: dict[str, int]
-) -> Generator[Row, None, None]:
-    """The rows of a file; what a row does not say itself is said by the options."""
-    with stream:
-        for row in read_rows(stream, file_format, model=model, folder=folder, columns=columns):
-            yield row if row.problem else row._replace(fields={**row.fields, **(options | row.fields)})
-
-
 async def _some(rows: AsyncIterator[Row], count: int) -> AsyncIterator[Row]:
     """The first rows."""
     async for row in rows:
@@ -246,32 +256,6 @@ async def _chained(first: list[Row], rest: AsyncIterator[Row], lists: Collection
         yield row._replace(fields=with_lists(row.fields, lists))
     async for row in rest:
         yield row._replace(fields=with_lists(row.fields, lists))
-
-
-async def _opened_account(
-    stack: AsyncExitStack,
-    store: StoredJournal,
-    place: Location,
-    service: connect.Address,
-    *,
-    emulator: bool,
-    new_token: bool,
-) -> JournalAccount:
-    """What the journal holds of this account. Refuses one that it does not know: it would pay for everything again."""
-    await stack.enter_async_context(store)
-    if emulator:  # is free
-        return store.for_account(service.token, connect.EMULATED_SERVICE)
-    account = store.for_account(service.token, service.base_url)
-    ignored = (connect.EMULATED_TOKEN,)
-    if new_token:
-        await account.take_over(ignored=ignored)
-    elif await account.is_stranger(ignored=ignored):
-        raise JournalError(
-            f"The journal {place} was written with another token or for another address of the service, and this run "
-            "would pay for everything again: if you renewed your token or the service moved, pass --new-token; for "
-            "another account or service, name another --journal"
-        )
-    return account
 
 
 def _count(file: str, file_format: FileFormat) -> int | None:
@@ -309,35 +293,6 @@ class _Money(NamedTuple):
         if self.most is None:
             return "no --max-spend"
         return f"--max-spend {dollars(self.most)}" + (f", {dollars(self.spent)} spent before" if self.spent else "")
-
-
-async def _judged(
-    row: Row,
-    *,
-    model: str,
-    lists: Collection[str],
-    preview: Preview | None,
-    reads_files: bool,
-    asks: bool,
-    directory: Path | None,
-) -> tuple[Row, Action | None]:
-    """What a run would do with a row; None if that is not known, because its files are not read.
-
-    `asks`: nor is it known if the run asks the service, which may be an emulator that has forgotten the request.
-    """
-    if row.problem or preview is None:
-        return row, Action.SUBMIT
-    fields = with_lists(row.fields, lists)
-    prepared = prepare(fields, model=None, width=None, height=None, default_model=model)
-    try:
-        if prepared.body.files:
-            if not reads_files:
-                return row, None
-            await asyncio.to_thread(digest_files, prepared.body, Limits())
-        claim = await preview(prepared.model, prepared.body.content, row.id)
-    except InvalidInputError as error:  # of its files; or the journal knows another input with this id
-        return row._replace(problem=str(error)), Action.SUBMIT
-    return row, None if asks and await asyncio.to_thread(_asks, claim, directory) else claim.action
 
 
 def _asks(claim: Claim, directory: Path | None) -> bool:

@@ -25,50 +25,26 @@ from flux_klein_async.polling.adaptive import AdaptivePolling
 __all__ = ["checked_fields", "generate", "list_fields", "with_lists"]
 
 
-def generate(
-    *,
-    prompt: str | None,
-    given: list[str] | None,
-    count: int,
-    width: int | None,
-    height: int | None,
-    steps: int | None,
-    model: str,
-    output_dir: Path,
-    concurrency: int,
-    timeout: float,
-    no_download: bool,
-    file_host: list[str],
-    as_json: bool,
-    quiet: bool,
-    emulator: bool,
-    base_url: str | None,
-) -> ExitCode:
+def generate(*, prompt: str | None, given: list[str] | None, count: int, **shared: Any) -> ExitCode:
     """Generate pictures of one prompt."""
+    options = run.Options(**shared)
     if prompt == "-" and sys.stdin is None:
         raise typer.BadParameter("standard input is closed", param_hint="PROMPT")
-    if no_download and isinstance(sys.stdout, Nowhere):
+    if options.no_download and isinstance(sys.stdout, Nowhere):
         raise typer.BadParameter("standard output is closed: the URLs would be lost", param_hint="--no-download")
     text = _decoded("The prompt on standard input", sys.stdin.buffer.read()) if prompt == "-" else prompt
     if prompt is not None:  # what is no UTF-8 comes as lone surrogates
         _decoded("The prompt", prompt.encode("utf-8", "surrogateescape"))
     inputs = _inputs(given or [])
-    checked = checked_fields(model, inputs, prompt=text, width=width, height=height, steps=steps)
-    directory = None if no_download else run.writable(output_dir)
+    checked = checked_fields(options.model, inputs, text, options.fields)
+    if not options.no_download:
+        run.writable(options.output_dir)
 
     async def body(screen: Screen, stop: signals.Stop) -> ExitCode:
-        totals = run.Totals(total=count, charged=not emulator)
+        totals = run.Totals(total=count, charged=not options.emulator)
         async with (
-            connect.connected(screen, base_url, emulator=emulator) as service,
-            FluxKleinClient(
-                service.token,
-                base_url=service.base_url,
-                model=model,
-                timeout=timeout,
-                limits=Limits(max_in_flight=concurrency, file_hosts=tuple(file_host)),
-                on_event=totals.note,
-                polling=AdaptivePolling(store=service.store),
-            ) as client,
+            connect.connected(screen, options.base_url, emulator=options.emulator) as service,
+            options.client(service, totals, polling=AdaptivePolling(store=service.store)) as client,
         ):
             fields = {**checked, **with_lists(inputs, await list_fields(client, screen))} if inputs else checked
             size = " of {width} x {height}".format_map(fields) if {"width", "height"} <= fields.keys() else ""
@@ -79,20 +55,16 @@ def generate(
                 totals=totals,
                 screen=screen,
                 stop=stop,
-                concurrency=concurrency,
-                directory=directory,
-                as_json=as_json,
-                charged=not emulator,
-                model=model,
+                options=options,
                 to_name=lambda _: slug(text or "") or "picture",
                 label=lambda line, what: f"Picture {line} of {count}" if count > 1 else what,
-                resume=None if emulator else _resume(directory, base_url),
+                resume=None if options.emulator else _resume(options.directory, options.base_url),
                 local_file=lambda name, text: (
                     f"{name}: a text goes as it is; to send a local file write --input {shlex.quote(f'{name}=@{text}')}"
                 ),
             ).generate(_rows(fields, count))
 
-    return signals.run(body, quiet=quiet, stopped="Nothing was submitted.")
+    return signals.run(body, quiet=options.quiet, stopped="Nothing was submitted.")
 
 
 def _decoded(what: str, data: bytes) -> str:
@@ -142,9 +114,9 @@ def _bad_input(sentence: str) -> typer.BadParameter:
     return typer.BadParameter(sentence, param_hint="--input")
 
 
-def checked_fields(model: str, inputs: dict[str, Any], **options: Any) -> dict[str, Any]:
+def checked_fields(model: str, inputs: dict[str, Any], prompt: str | None, given: dict[str, int]) -> dict[str, Any]:
     """What is posted for each picture, checked as far as it can be here."""
-    options = {name: value for name, value in options.items() if value is not None}
+    options: dict[str, Any] = given if prompt is None else {"prompt": prompt, **given}
     check_prompt(options.get("prompt", inputs.get("prompt")))
     if twice := options.keys() & inputs.keys():
         raise _bad_input(f"{min(twice)} is given twice")

@@ -47,8 +47,10 @@ from flux_klein_async.models import (
 )
 from flux_klein_async.operations.fanout import dooms
 from flux_klein_async.operations.files import unwritable
+from flux_klein_async.options import Limits
 
 __all__ = [
+    "Options",
     "Run",
     "Totals",
     "affordable_at",
@@ -72,6 +74,48 @@ def writable(directory: Path) -> Path:
     if (problem := unwritable(directory)) is not None:
         raise typer.BadParameter(f"nothing can be written to {str(directory)!r}: {problem}", param_hint="--output-dir")
     return directory
+
+
+@dataclass(kw_only=True)
+class Options:
+    """What `generate` and `batch` both take."""
+
+    model: str
+    width: int | None
+    height: int | None
+    steps: int | None
+    output_dir: Path
+    concurrency: int
+    timeout: float
+    no_download: bool
+    file_host: list[str]
+    as_json: bool
+    quiet: bool
+    emulator: bool
+    base_url: str | None
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """The fields of the input that are given as options."""
+        given = {"width": self.width, "height": self.height, "steps": self.steps}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def directory(self) -> Path | None:
+        """Where files go; None prints URLs instead."""
+        return None if self.no_download else self.output_dir
+
+    def client(self, service: connect.Address, totals: "Totals", **parts: Any) -> FluxKleinClient:
+        """A client of the service, which tells the totals its events."""
+        return FluxKleinClient(
+            service.token,
+            base_url=service.base_url,
+            model=self.model,
+            timeout=self.timeout,
+            limits=Limits(max_in_flight=self.concurrency, file_hosts=tuple(self.file_host)),
+            on_event=totals.note,
+            **parts,
+        )
 
 
 @dataclass(slots=True)
@@ -264,10 +308,6 @@ class Run:
     left and ends the process.
 
     Attributes:
-        directory: Where files go; None prints URLs instead.
-        as_json: Print a record for each item instead of its paths.
-        charged: The service charges; an emulator does not.
-        model: The model's id.
         manifest: Where each end is written too.
         to_name: Gives the stem of a row's files; None: the request id.
         label: Names the row of a line in a message; what happened to it may be its name.
@@ -279,11 +319,7 @@ class Run:
     totals: Totals
     screen: Screen
     stop: Stop
-    concurrency: int
-    directory: Path | None
-    as_json: bool
-    charged: bool
-    model: str = ""
+    options: Options
     manifest: Manifest | None = None
     to_name: Callable[[Row], str] | None = None
     label: Callable[[int, str], str] = "Line {}".format
@@ -326,11 +362,11 @@ class Run:
                 grace,
                 self.client.generate_many(
                     self._good(rows),
-                    concurrency=self.concurrency,
+                    concurrency=self.options.concurrency,
                     to_input=lambda row: row.fields,
                     to_id=lambda row: row.id,
-                    directory=self.directory,
-                    to_name=None if self.directory is None else self.to_name,
+                    directory=self.options.directory,
+                    to_name=None if self.options.no_download else self.to_name,
                 ) as outcomes,
             ):
                 self.stop.gently(partial(self._wind_up, outcomes.stop, grace))
@@ -386,10 +422,10 @@ class Run:
             self._fail(outcome.item, error)
         elif outcome.result is not None and outcome.result.missing:
             self._report(outcome.item.line, missing_files(outcome.result), what="Incomplete")
-        if outcome.result is not None and not self.as_json:
+        if outcome.result is not None and not self.options.as_json:
             for line in outcome.paths or map(brief_url, outcome.result.urls):
                 self.screen.out(line)
-        lost = self.screen.results_lost or (self.screen.reader_gone and self.directory is None)
+        lost = self.screen.results_lost or (self.screen.reader_gone and self.options.no_download)
         if lost and outcome.result is not None and self.resume is not None:
             self.screen.note(f"Not printed: {self.resume(outcome.result.request_id)}")
 
@@ -398,7 +434,7 @@ class Run:
         if self.manifest is not None and in_manifest:
             async with self._writing:
                 await _in_thread(partial(self.manifest.append, outcome))
-        if self.as_json:
+        if self.options.as_json:
             self.screen.out(json_line(record(outcome)))
 
     def _fail(self, row: Row, error: FluxKleinError) -> None:
@@ -417,7 +453,7 @@ class Run:
             return
         again = next((option for kind, option in _AGAIN.items() if isinstance(error, kind)), None)
         if again is None or self.manifest is None or paid:
-            self._report(row.line, f"{error}{connect.unknown_model(error, self.model)}")
+            self._report(row.line, f"{error}{connect.unknown_model(error, self.options.model)}")
         else:
             self._report(row.line, f"{error}; {again} submits it again")
 
@@ -455,15 +491,15 @@ class Run:
         totals = self.totals
         total = "" if totals.total is None else f" of {totals.total:,}"
         all_free = totals.free == totals.ends["failed"]
-        free = f" ({'' if all_free else f'{totals.free:,} '}not charged)" if self.charged and totals.free else ""
+        free = f" ({'' if all_free else f'{totals.free:,} '}not charged)" if totals.charged and totals.free else ""
         counts = {"done before": totals.ends["done before"], f"failed{free}": totals.ends["failed"]}
         counts |= {name: totals.ends[name] for name in (*_ENDS.values(), "bad")} | {"left running": len(totals.left)}
         if totals.total is not None:  # the rest, with items that were not read
             ended = totals.ends.total() - totals.ends[_NOT_SUBMITTED]
             counts[_NOT_SUBMITTED] = max(0, totals.total - ended - len(totals.requests))
         others = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
-        where = f" in {self.directory}" if self.directory is not None and totals.done else ""
-        spent = f"; {dollars(totals.cost_usd)} spent" if self.charged else ""
+        where = f" in {self.options.output_dir}" if not self.options.no_download and totals.done else ""
+        spent = f"; {dollars(totals.cost_usd)} spent" if totals.charged else ""
         made, working = totals.ends["done"], seconds - totals.recalling
         rate = f", {made / working:.1f} a second" if made > 1 and working > 0 else ""
         polls = f", {totals.polls / totals.generations:.1f} polls each" if totals.generations else ""
@@ -471,14 +507,14 @@ class Run:
 
     async def _price_of_unknown(self) -> float | None:
         """What a request without a known cost may have cost, in USD: the highest of this run, else the catalogue's."""
-        if self.totals.highest_usd is not None or not self.charged or not self.totals.possibly_charged:
+        if self.totals.highest_usd is not None or not self.totals.charged or not self.totals.possibly_charged:
             return self.totals.highest_usd
         price = await price_of(self.client)
         return None if price is None else float(price)
 
     def _possibly_charged(self, each: float | None) -> str:
         count = self.totals.possibly_charged
-        if not count or not self.charged:
+        if not count or not self.totals.charged:
             return ""
         amount = "an unknown amount" if each is None else f"up to {dollars(count * each)}"
         return f"; {amount} may have been charged for {count:,} request{'s' if count > 1 else ''} of unknown cost"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flux_klein_async.cli import batch, connect, generate
+from flux_klein_async.cli import answers, generate, run
 from flux_klein_async.emulator import Emulator
 
 from .helpers import Command
@@ -45,7 +45,7 @@ def test_ctrl_c_outside_a_loop_is_130(flux_klein: Command, monkeypatch: pytest.M
     assert (ran.code, ran.out, ran.err.strip()) == (130, "", "")
 
 
-@pytest.mark.parametrize(("verb", "module"), [("generate", generate), ("batch", batch), ("result", connect)])
+@pytest.mark.parametrize(("verb", "module"), [("generate", run), ("batch", run), ("result", answers)])
 def test_the_hosts_that_are_named_may_have_the_files(
     served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch, verb: str, module: Any
 ) -> None:

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from flux_klein_async.batch.manifest import Manifest, read_manifest
 from flux_klein_async.batch.rows import Row
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen
-from flux_klein_async.cli.run import Run, Totals, writable
+from flux_klein_async.cli.run import Options, Run, Totals, writable
 from flux_klein_async.cli.signals import Stop
 from flux_klein_async.emulator import Emulator, Generation, Hang, Pass, Reply, Reset, Rewrite, error_reply
 from flux_klein_async.emulator.scripts import Answer
@@ -41,6 +42,7 @@ from .helpers import Command
 
 SMALL = ("--width", "64", "--height", "64")
 GONE = Reply(404, "")
+OPTIONS: dict[str, Any] = dict.fromkeys(field.name for field in fields(Options))
 
 
 # --- one item's end, through the command line
@@ -150,10 +152,7 @@ class Bench:
             totals=self.totals,
             screen=options.pop("screen", Screen()),
             stop=self.stop,
-            concurrency=4,
-            directory=None,
-            as_json=self.as_json,
-            charged=True,
+            options=Options(**{**OPTIONS, "concurrency": 4, "no_download": True, "as_json": self.as_json}),
             **{"manifest": self.manifest, **options},
         )
         with self.manifest:
