@@ -29,7 +29,7 @@ classes.
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from flux_klein_async.text import shown
+from flux_klein_async.text import cut, shown
 
 __all__ = [
     "APIConnectionError",
@@ -126,7 +126,7 @@ class FluxKleinError(Exception):
 
     def __repr__(self) -> str:
         text = self._sentence()
-        return f"{type(self).__name__}({text if len(text) <= _IN_REPR else text[: _IN_REPR - 3] + '...'!r})"
+        return f"{type(self).__name__}({cut(text, _IN_REPR)!r})"
 
     def _summary(self) -> str:
         return (type(self).__doc__ or type(self).__name__).splitlines()[0].rstrip(".")

@@ -17,6 +17,7 @@ from flux_klein_async import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
 from flux_klein_async.api.urls import host_of, is_public, parsed
 from flux_klein_async.errors import FluxKleinError, GenerationFailedError
 from flux_klein_async.schema import InputField, input_fields
+from flux_klein_async.text import cut
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,12 +115,8 @@ def shortened(value: Any) -> Any:
     if type(value).__module__.startswith("flux_klein_async."):  # also what was shortened before
         return value
     if isinstance(value, str):
-        return _cut(value, _URL if value.startswith(("https://", "http://")) and " " not in value else _TEXT)
-    return _Bare(_cut(repr(value), _URL))
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."
+        return cut(value, _URL if value.startswith(("https://", "http://")) and " " not in value else _TEXT)
+    return _Bare(cut(repr(value), _URL))
 
 
 # --- inputs
@@ -134,7 +131,7 @@ def _finding(found: "ErrorDetails") -> str:
     words = _FINDINGS.get(found["type"])
     if words is None:
         return found["msg"].removeprefix("Value error, ")  # our own sentences need no such title
-    return words.format_map({**found.get("ctx", {}), "value": _cut(repr(found["input"]), _TEXT)})
+    return words.format_map({**found.get("ctx", {}), "value": cut(repr(found["input"]), _TEXT)})
 
 
 # By pydantic's type of error; what is not here says what pydantic says.

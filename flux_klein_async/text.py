@@ -2,7 +2,7 @@
 
 import unicodedata
 
-__all__ = ["clipped", "plain", "shown"]
+__all__ = ["clipped", "cut", "plain", "shown"]
 
 _MAX_TEXT = 300  # characters: an error's sentence, not a gateway's page
 _MAX_ENTRIES = 10  # of a tuple
@@ -27,10 +27,14 @@ def shown(text: str) -> str:
     )
 
 
-def clipped(text: str) -> str:
-    """A text as `shown`, of at most 300 characters: it cannot forge a line of a log, and all of it can be encoded."""
-    safe = shown(text[: _MAX_TEXT + 1])
-    return safe if len(safe) <= _MAX_TEXT else safe[: _MAX_TEXT - 1] + "…"
+def cut(text: str, length: int) -> str:
+    """The text, or so much of it that the whole, with "..." for the rest, has this length."""
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def clipped(text: str, length: int = _MAX_TEXT) -> str:
+    """A text as `shown`, and cut: it cannot forge a line of a log, and all of it can be encoded."""
+    return cut(shown(text[: length + 1]), length)
 
 
 def plain(value: object) -> str | bool | int | float | tuple[str, ...]:

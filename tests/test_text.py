@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_klein_async.text import shown
+from flux_klein_async.text import clipped, shown
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,12 @@ from flux_klein_async.text import shown
 )
 def test_shows_text_and_escapes_what_a_terminal_would_obey(text: str, expected: str) -> None:
     assert shown(text) == expected
+
+
+def test_a_text_is_cut_to_a_length_after_escaping() -> None:
+    assert clipped("abcdef", 6) == "abcdef"
+    assert clipped("abcdefg", 6) == "abc..."
+    assert clipped("\x1b" * 9, 6) == "\\x1..."
 
 
 @given(st.text())

@@ -24,6 +24,7 @@ from flux_klein_async import errors
 from flux_klein_async.batch.manifest import Record, json_line, read_manifest
 from flux_klein_async.batch.rows import DiskMap
 from flux_klein_async.errors import FluxKleinError, InvalidInputError
+from flux_klein_async.text import cut
 
 __all__ = ["MANIFEST", "STATES", "Failure", "Report", "advice", "percentile", "rate", "row"]
 
@@ -329,6 +330,4 @@ def _number(value: object) -> float | None:
 
 
 def _text(value: object, longest: int = _LONGEST_TEXT) -> str | None:
-    if not isinstance(value, str):
-        return None
-    return value if len(value) <= longest else value[:longest] + "…"
+    return cut(value, longest) if isinstance(value, str) else None

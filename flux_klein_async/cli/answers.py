@@ -12,7 +12,7 @@ from typing import TypedDict, Unpack
 from flux_klein_async.batch.manifest import Record, error_facts, file_facts, json_line, result_facts
 from flux_klein_async.cli import connect, signals
 from flux_klein_async.cli.exit_codes import ExitCode, exit_code
-from flux_klein_async.cli.output import Screen, shortened
+from flux_klein_async.cli.output import Screen
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import FluxKleinError
 from flux_klein_async.journal.budget import dollars
@@ -20,6 +20,7 @@ from flux_klein_async.models import ModelInfo, RequestState, SavedFile, brief_ur
 from flux_klein_async.options import Limits
 from flux_klein_async.polling.adaptive import AdaptivePolling
 from flux_klein_async.schema import InputField
+from flux_klein_async.text import clipped
 
 __all__ = ["cancel", "models", "per_unit", "result", "show", "status"]
 
@@ -46,7 +47,7 @@ def status(*, request_id: str, **options: Unpack[_Options]) -> ExitCode:
         place = f", position {found.queue_position}" if found.queue_position is not None else ""
         record = {**facts, "instance_id": found.instance_id, "error": None}
         unknown = found.state is RequestState.UNKNOWN
-        word = f" ({shortened(str(found.raw['status']), _WORD)})" if unknown else ""
+        word = f" ({clipped(str(found.raw['status']), _WORD)})" if unknown else ""
         return ExitCode.OK, record, [f"{found.request_id}: {found.state.value}{word}{place}"]
 
     return _answer(ask, {"request_id": request_id}, **options)
@@ -136,8 +137,7 @@ def _facts(info: ModelInfo) -> Record:
 
 def _list(found: Sequence[ModelInfo]) -> Iterator[str]:
     rows = [
-        (shortened(info.model_id, _ID), ", ".join(info.categories), _price(info), info.price_unit or "")
-        for info in found
+        (clipped(info.model_id, _ID), ", ".join(info.categories), _price(info), info.price_unit or "") for info in found
     ]
     yield from _table([("id", "does", "price", "unit"), *rows] if rows else [])
 
@@ -175,7 +175,7 @@ def _table(rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """Columns as wide as their content, which is escaped even for a file."""
     from rich.cells import cell_len  # noqa: PLC0415  # takes its time
 
-    safe = [[row[0], *(shortened(cell, _CELL) for cell in row[1:])] for row in rows]
+    safe = [[row[0], *(clipped(cell, _CELL) for cell in row[1:])] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(*safe, strict=True)]
     for row in safe:
         yield "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()

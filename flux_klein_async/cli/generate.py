@@ -12,7 +12,7 @@ import typer
 from flux_klein_async.batch.rows import Row, check_prompt, local_file, with_files
 from flux_klein_async.cli import connect, run, signals
 from flux_klein_async.cli.exit_codes import ExitCode
-from flux_klein_async.cli.output import Nowhere, Screen, shortened
+from flux_klein_async.cli.output import Nowhere, Screen
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import FluxKleinError, InvalidInputError
 from flux_klein_async.models import KLEIN_9B_TEXT_TO_IMAGE
@@ -21,6 +21,7 @@ from flux_klein_async.operations.inputs import check_files
 from flux_klein_async.operations.submit import TYPED, made_input, prepare
 from flux_klein_async.options import Limits
 from flux_klein_async.polling.adaptive import AdaptivePolling
+from flux_klein_async.text import clipped
 
 __all__ = ["checked_fields", "generate", "list_fields", "with_lists"]
 
@@ -49,7 +50,7 @@ def generate(*, prompt: str | None, given: list[str] | None, count: int, **share
             fields = {**checked, **with_lists(inputs, await list_fields(client, screen))} if inputs else checked
             size = " of {width} x {height}".format_map(fields) if {"width", "height"} <= fields.keys() else ""
             pictures = f"{count} pictures" if count > 1 else "1 picture"
-            screen.say(f"Generating {pictures}{size}: {shortened(str(fields.get('prompt', '')), 36)}")
+            screen.say(f"Generating {pictures}{size}: {clipped(str(fields.get('prompt', '')), 36)}")
             return await run.Run(
                 client=client,
                 totals=totals,

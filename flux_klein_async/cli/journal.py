@@ -16,7 +16,7 @@ from flux_klein_async.api.outputs import is_inline
 from flux_klein_async.batch.manifest import Record, file_facts, json_line
 from flux_klein_async.cli import connect
 from flux_klein_async.cli.exit_codes import ExitCode
-from flux_klein_async.cli.output import Screen, shortened, shown
+from flux_klein_async.cli.output import Screen
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.journal.budget import dollars
 from flux_klein_async.journal.reader import JournaledRequest, JournalReader, exists, locate
@@ -24,6 +24,7 @@ from flux_klein_async.journal.reader import prune as delete
 from flux_klein_async.journal.sql import Location
 from flux_klein_async.journal.states import EntryState
 from flux_klein_async.models import brief_url
+from flux_klein_async.text import clipped, shown
 
 __all__ = ["check", "export", "list_requests", "prune", "show"]
 
@@ -61,7 +62,7 @@ def show(*, request_id: str, journal: str | None, as_json: bool) -> ExitCode:
     with JournalReader(_place(journal)) as reader:
         found = list(reader.requests(request_id=request_id))
     if not found:
-        raise InvalidInputError(f"The journal knows no request {shortened(request_id, 100)}")
+        raise InvalidInputError(f"The journal knows no request {clipped(request_id, 100)}")
     for request in found:
         for line in [json_line(_record(request))] if as_json else _lines(request):
             screen.out(line)

@@ -32,18 +32,10 @@ __all__ = [
     "is_terminal",
     "leave",
     "open_closed",
-    "shortened",
-    "shown",
     "to_nowhere",
 ]
 
 _PATIENCE = 0.2  # seconds for threads that are about to end
-
-
-def shortened(text: str, length: int) -> str:
-    """The text as `shown`, cut to `length` characters."""
-    safe = shown(text[: length + 1])
-    return safe if len(safe) <= length else safe[: length - 3] + "..."
 
 
 def duration(seconds: float) -> str:

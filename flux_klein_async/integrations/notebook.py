@@ -13,6 +13,7 @@ from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.models import GenerationResult, Outcome
 from flux_klein_async.operations.files import WIDTH, figure
 from flux_klein_async.paths import user_path
+from flux_klein_async.text import cut
 
 __all__ = ["Pictures", "show"]
 
@@ -87,7 +88,7 @@ def _prompt(outcome: Outcome[Any]) -> str:
     prompt = item.get("prompt") if isinstance(item, Mapping) else getattr(item, "prompt", item)
     if not isinstance(prompt, str):
         return f"item {outcome.index}"
-    return prompt if len(prompt) <= _LONGEST else prompt[: _LONGEST - 1] + "…"
+    return cut(prompt, _LONGEST)
 
 
 def _read(file: object, number: int) -> tuple[str, bytes]:

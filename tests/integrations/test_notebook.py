@@ -41,7 +41,7 @@ async def test_outcomes_are_shown_as_their_files(klein_client, tmp_path):
 def test_a_failure_is_labelled_with_its_prompt_as_text():
     for item, label in (
         ({"prompt": "<script>"}, "&lt;script&gt;"),
-        (TextToImageInput(prompt="x" * 300), "x" * 199 + "…"),
+        (TextToImageInput(prompt="x" * 300), "x" * 197 + "..."),
         (7, "item 3"),
     ):
         failed = show(Outcome(index=3, item=item, error=InvalidInputError("<b>")))

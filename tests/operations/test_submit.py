@@ -344,7 +344,7 @@ async def test_an_uncertain_submit_tells_what_came_back_and_why(klein_emulator, 
         (None, ""),
         (7, " (item 7)"),
         ("a\x1b\nb", r" (tag a\x1b\nb)"),
-        ("x" * 400, f" (tag {'x' * 299}…)"),
+        ("x" * 400, f" (tag {'x' * 297}...)"),
         ({}, " (tag dict)"),
     ],
 )
