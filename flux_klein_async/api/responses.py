@@ -38,6 +38,7 @@ __all__ = [
     "CAP",
     "ModelPage",
     "excerpt",
+    "http_date",
     "ok",
     "read_cancel",
     "read_error",
@@ -323,7 +324,7 @@ def retry_after(headers: Mapping[str, str], status: int) -> float | None:
     if "retry-after" in headers:
         text = headers["retry-after"].strip()
         seconds = _seconds(text)
-        if seconds is None and (then := _timestamp(text)) is not None:
+        if seconds is None and (then := http_date(text)) is not None:
             seconds = then - _now(headers)
     elif "retry-after-ms" in headers:
         milliseconds = _seconds(headers["retry-after-ms"])
@@ -343,11 +344,12 @@ def _seconds(text: str) -> float | None:
 
 def _now(headers: Mapping[str, str]) -> float:
     """The wall clock's time, by the answer's own `Date` if it has one."""
-    now = _timestamp(headers.get("date", ""))
+    now = http_date(headers.get("date", ""))
     return time.time() if now is None else now
 
 
-def _timestamp(text: str) -> float | None:
+def http_date(text: str) -> float | None:
+    """A date of HTTP in seconds of the epoch; None if it is none."""
     try:
         moment = parsedate_to_datetime(text.strip())
         # The obsolete forms have no zone; all dates of HTTP are in GMT (RFC 9110, 5.6.7).

@@ -13,8 +13,6 @@ import textwrap
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any
 
@@ -24,7 +22,7 @@ from flux_klein_async import __version__, errors
 from flux_klein_async.api.credentials import Redactor
 from flux_klein_async.api.messages import Response
 from flux_klein_async.api.requests import Api
-from flux_klein_async.api.responses import read_model
+from flux_klein_async.api.responses import http_date, read_model
 from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.cli import connect, signals
 from flux_klein_async.cli.answers import per_unit
@@ -247,11 +245,9 @@ class Machine:
     async def _clock(self) -> str:
         if self.answer is None:
             raise _skipped("there is no answer to compare with")
-        try:
-            moment = parsedate_to_datetime(self.answer.headers.get("date", ""))
-            ahead = self.answered_at - (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-        except (ValueError, TypeError, OverflowError, IndexError):
-            raise _skipped("the service's answer has no date") from None
+        if (date := http_date(self.answer.headers.get("date", ""))) is None:
+            raise _skipped("the service's answer has no date")
+        ahead = self.answered_at - date
         if abs(ahead) > _SKEW:
             side = "ahead of" if ahead > 0 else "behind"
             line = f"{abs(ahead):.0f} s {side} the service's: synchronise this machine's clock (NTP)"
