@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TypedDict, Unpack
 from flux_klein_async.batch.manifest import Record, error_facts, file_facts, json_line, result_facts
 from flux_klein_async.cli import connect, signals
 from flux_klein_async.cli.exit_codes import ExitCode, exit_code
-from flux_klein_async.cli.output import Screen
+from flux_klein_async.cli.output import Screen, table
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import FluxKleinError
 from flux_klein_async.journal.budget import dollars
@@ -25,7 +25,6 @@ from flux_klein_async.text import clipped
 __all__ = ["cancel", "models", "per_unit", "result", "show", "status"]
 
 _WORD = 40  # characters of a state that nobody documented
-_ID, _CELL = 256, 120  # characters: ids are never cut, since they are copied
 # One record or many for --json, and the lines for output without it.
 Answer = tuple[ExitCode, Record | Sequence[Record], Sequence[str | Path]]
 
@@ -136,10 +135,8 @@ def _facts(info: ModelInfo) -> Record:
 
 
 def _list(found: Sequence[ModelInfo]) -> Iterator[str]:
-    rows = [
-        (clipped(info.model_id, _ID), ", ".join(info.categories), _price(info), info.price_unit or "") for info in found
-    ]
-    yield from _table([("id", "does", "price", "unit"), *rows] if rows else [])
+    rows = [(info.model_id, ", ".join(info.categories), _price(info), info.price_unit or "") for info in found]
+    return table([("id", "does", "price", "unit"), *rows] if rows else [])
 
 
 def _details(info: ModelInfo, fields: Sequence[InputField]) -> Iterator[str]:
@@ -162,23 +159,13 @@ def _details(info: ModelInfo, fields: Sequence[InputField]) -> Iterator[str]:
         rows = [
             (field.name, field.type, field.range, _default(field), "yes" if field.required else "") for field in fields
         ]
-        yield from _table([("field", "type", "range", "default", "required"), *rows])
+        yield from table([("field", "type", "range", "default", "required"), *rows])
 
 
 def _default(field: InputField) -> str:
     if field.default is None or isinstance(field.default, str):
         return field.default or ""
     return json.dumps(field.default)
-
-
-def _table(rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Columns as wide as their content, which is escaped even for a file."""
-    from rich.cells import cell_len  # noqa: PLC0415  # takes its time
-
-    safe = [[row[0], *(clipped(cell, _CELL) for cell in row[1:])] for row in rows]
-    widths = [max(map(cell_len, column)) for column in zip(*safe, strict=True)]
-    for row in safe:
-        yield "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 # --- one answer

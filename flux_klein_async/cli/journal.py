@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from flux_klein_async.api.outputs import is_inline
 from flux_klein_async.batch.manifest import Record, file_facts, json_line
 from flux_klein_async.cli import connect
 from flux_klein_async.cli.exit_codes import ExitCode
-from flux_klein_async.cli.output import Screen
+from flux_klein_async.cli.output import Screen, table
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.journal.budget import dollars
 from flux_klein_async.journal.reader import JournaledRequest, JournalReader, exists, locate
@@ -30,7 +30,6 @@ __all__ = ["check", "export", "list_requests", "prune", "show"]
 
 _DAY = 24 * 60 * 60.0
 _WIDTH = 120  # columns, where stdout is not a terminal
-_PROMPT, _LEAST = 200, 10  # characters of a prompt in a table, at most and at least
 
 
 def _place(journal: str | None) -> Location:
@@ -50,7 +49,7 @@ def list_requests(
     screen = Screen()
     with JournalReader(_place(journal)) as reader:
         found = reader.requests(states=state or (), since=_instant(since), limit=limit)
-        for line in (json_line(_record(request)) for request in found) if as_json else _table(list(found)):
+        for line in (json_line(_record(request)) for request in found) if as_json else _table(found):
             screen.out(line)
         screen.note(_summary(reader))
     return ExitCode.OK
@@ -133,28 +132,20 @@ def _lines(request: JournaledRequest) -> Iterator[str]:
             yield f"{name:12}  {shown(text)}"
 
 
-def _table(requests: list[JournaledRequest]) -> Iterator[str]:
-    """Columns as wide as their content; the prompt takes the rest of the line."""
-    from rich.cells import cell_len, set_cell_size  # noqa: PLC0415  # takes its time
-
-    rows = [("submitted", "state", "cost", "request", "prompt")] if requests else []
-    rows += [
+def _table(requests: Iterable[JournaledRequest]) -> Iterator[str]:
+    """A line for each request; the prompt takes the rest of it."""
+    rows = [
         (
             _time(request.created),
             request.state.value,
             "" if request.cost_usd is None else dollars(request.cost_usd),
-            shown(request.request_id or ""),
-            shown((request.prompt or "")[:_PROMPT]),
+            request.request_id or "",
+            request.prompt or "",
         )
         for request in requests
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)] if rows else []
     line = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH
-    room = max(line - sum(widths) - 2 * len(widths), _LEAST)
-    for *cells, prompt in rows:
-        cut = prompt if cell_len(prompt) <= room else set_cell_size(prompt, room - 3) + "..."
-        facts = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        yield "  ".join((*facts, cut)).rstrip()
+    return table([("submitted", "state", "cost", "request", "prompt"), *rows] if rows else [], line)
 
 
 def _time(seconds: float) -> str:

@@ -13,13 +13,13 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from flux_klein_async.cli.exit_codes import ExitCode
-from flux_klein_async.text import shown
+from flux_klein_async.text import clipped, shown
 
 if TYPE_CHECKING:
     from flux_klein_async.cli.progress import PlainLines
@@ -32,9 +32,11 @@ __all__ = [
     "is_terminal",
     "leave",
     "open_closed",
+    "table",
     "to_nowhere",
 ]
 
+_CELL, _LEAST = 256, 10  # columns of a cell of a table, at most, and of the last one, at least
 _PATIENCE = 0.2  # seconds for threads that are about to end
 
 
@@ -45,6 +47,19 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def table(rows: Iterable[Sequence[str]], width: int | None = None) -> Iterator[str]:
+    """Columns as wide as their content, escaped even for a file; with a width the last takes the rest of the line."""
+    from rich.cells import cell_len, set_cell_size  # noqa: PLC0415  # takes its time
+
+    safe = [[clipped(cell, _CELL) for cell in row] for row in rows]
+    *widths, last = (max(map(cell_len, column)) for column in zip(*safe, strict=True)) if safe else (0,)
+    if width is not None:
+        last = min(last, max(width - sum(widths) - 2 * len(widths), _LEAST))
+    for *cells, end in safe:
+        cut = end if cell_len(end) <= last else set_cell_size(end, last - 3) + "..."
+        yield "  ".join((*map(set_cell_size, cells, widths), cut)).rstrip()
 
 
 def is_terminal(stream: TextIO) -> bool:
