@@ -10,6 +10,8 @@ from itertools import islice
 from math import isfinite
 from typing import Any
 
+from flux_klein_async.text import cut
+
 __all__ = ["InputField", "input_fields"]
 
 _MOST_FIELDS = 200
@@ -299,7 +301,7 @@ _WORDS = {True: "true", False: "false", None: "null"}
 
 def _choice(value: object) -> str:
     if isinstance(value, str):
-        return value if len(value) <= _LONGEST_CHOICE else value[: _LONGEST_CHOICE - 3] + "..."
+        return cut(value, _LONGEST_CHOICE)
     if value is None or isinstance(value, bool):
         return _WORDS[value]
     number = _number(value)

@@ -29,6 +29,7 @@ from flux_klein_async.operations.inputs import check_files
 from flux_klein_async.operations.submit import TYPED
 from flux_klein_async.options import Limits
 from flux_klein_async.paths import user_path
+from flux_klein_async.text import cut
 
 if TYPE_CHECKING:
     import os
@@ -463,7 +464,7 @@ def _twice(names: Iterable[str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "...")
+    return repr(cut(text, _SHOWN))
 
 
 # --- what remembers, and what reads ahead
