@@ -214,14 +214,12 @@ class TextToImage9BInput(TextToImageInput):
     steps: Annotated[int, Field(ge=1, le=100), BeforeValidator(whole)] = 25
 
 
-class HostedFile(BriefModel):
+class HostedFile(_StrictModel):
     """A file that the service fetches itself, for inputs that take one.
 
     Attributes:
         url: HTTPS, on a public host, without credentials.
     """
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     url: Annotated[str, AfterValidator(_public_https)]
 

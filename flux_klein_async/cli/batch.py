@@ -5,7 +5,7 @@ import io
 import math
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from decimal import Decimal
@@ -123,12 +123,13 @@ class _Batch(run.Options):
             whole = len(first) < _CHECKED_FIRST
             totals.total = len(first) if whole else await asyncio.to_thread(_count, self.file, self._format)
             if not self.quiet:
-                forecast = _Forecast(Estimate(), _Money(await run.price_of(client), self.max_spend, spent))
+                money = _Money(await run.price_of(client), self.max_spend, spent)
+                forecast = _Forecast(Estimate(), money)
                 again = not whole and totals.total is not None  # a file that can be read twice
-                known = read_ahead(self._rows(_opened(self.file))) if again else _each_of(first)
+                known = self._rows(_opened(self.file)) if again else (row for row in first)
                 until = asyncio.get_running_loop().time() + _FORECAST_WITHIN
-                await forecast.add(await stack.enter_async_context(aclosing(known)), judge, until=until)
-                totals.recalled, totals.price_usd = forecast.recalled, forecast.price
+                await forecast.add(await stack.enter_async_context(aclosing(read_ahead(known))), judge, until=until)
+                totals.recalled, totals.price_usd = forecast.recalled, money.price
                 if not self.emulator:
                     screen.say(forecast.announced(totals.total))
             code = await run.Run(
@@ -246,11 +247,6 @@ async def _some(rows: AsyncIterator[Row], count: int) -> AsyncIterator[Row]:
             return
 
 
-async def _each_of(rows: list[Row]) -> AsyncGenerator[Row, None]:
-    for row in rows:
-        yield row
-
-
 async def _chained(first: list[Row], rest: AsyncIterator[Row], lists: Collection[str]) -> AsyncIterator[Row]:
     for row in first:
         yield row._replace(fields=with_lists(row.fields, lists))
@@ -345,11 +341,6 @@ class _Forecast:
     def recalled(self) -> int:
         """How many rows the journal has the result of."""
         return self._actions[Action.RECALL]
-
-    @property
-    def price(self) -> Decimal | None:
-        """The price of a picture, if it is known."""
-        return self._money.price
 
     def announced(self, total: int | None) -> str:
         """What is about to be paid for, as far as the rows were judged.
