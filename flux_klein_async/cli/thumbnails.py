@@ -1,4 +1,7 @@
-"""Small copies of pictures for a page, made by at most two processes; those of an earlier page are used again."""
+"""Small copies of pictures for a page, made by at most two processes; those of an earlier page are used again.
+
+The processes import this module: it must import nothing that takes its time.
+"""
 
 import os
 import re
