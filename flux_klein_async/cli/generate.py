@@ -39,7 +39,7 @@ def generate(*, prompt: str | None, given: list[str] | None, count: int, **share
     inputs = _inputs(given or [])
     checked = checked_fields(options.model, inputs, text, options.fields)
     if not options.no_download:
-        run.writable(options.output_dir)
+        run.check_writable(options.output_dir)
 
     async def body(screen: Screen, stop: signals.Stop) -> ExitCode:
         totals = run.Totals(total=count, charged=not options.emulator)

@@ -54,8 +54,8 @@ __all__ = [
     "Run",
     "Totals",
     "affordable_at",
+    "check_writable",
     "price_of",
-    "writable",
 ]
 
 _GRACE = 30.0  # seconds for running generations once the command is told to stop
@@ -69,11 +69,10 @@ _OVER = (GenerationFailedError, NotFoundError)  # nothing is left to resume
 _AGAIN = {SubmissionUncertainError: "--resubmit-uncertain", GenerationFailedError: "--retry-failed"}
 
 
-def writable(directory: Path) -> Path:
-    """The directory, if files can be written there; nothing is made."""
+def check_writable(directory: Path) -> None:
+    """Refuse a directory where files cannot be written; nothing is made."""
     if (problem := unwritable(directory)) is not None:
         raise typer.BadParameter(f"nothing can be written to {str(directory)!r}: {problem}", param_hint="--output-dir")
-    return directory
 
 
 @dataclass(kw_only=True)

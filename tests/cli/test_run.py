@@ -19,7 +19,7 @@ from flux_klein_async.batch.manifest import Manifest, read_manifest
 from flux_klein_async.batch.rows import Row
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen
-from flux_klein_async.cli.run import Options, Run, Totals, writable
+from flux_klein_async.cli.run import Options, Run, Totals, check_writable
 from flux_klein_async.cli.signals import Stop
 from flux_klein_async.emulator import Emulator, Generation, Hang, Pass, Reply, Reset, Rewrite, error_reply
 from flux_klein_async.emulator.scripts import Answer
@@ -556,7 +556,7 @@ def test_the_cost_of_a_run_is_that_of_its_own_submits() -> None:
 
 
 def test_a_directory_that_can_be_made_is_writable_and_not_made_yet(tmp_path: Path) -> None:
-    assert writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    check_writable(tmp_path / "a" / "b")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()
     for path in (
@@ -568,4 +568,4 @@ def test_a_directory_that_can_be_made_is_writable_and_not_made_yet(tmp_path: Pat
         Path(*["x" * 200] * 100),
     ):
         with pytest.raises(typer.BadParameter, match="nothing can be written"):
-            writable(path)
+            check_writable(path)
