@@ -224,7 +224,7 @@ class HostedFile(_StrictModel):
     url: Annotated[str, AfterValidator(_public_https)]
 
     def __init__(self, url: str, **data: Any) -> None:
-        super().__init__(url=url, **data)
+        super().__init__(**{"url": url, **data})
 
 
 Input = str | TextToImageInput | TextToImage9BInput | Mapping[str, Any]
