@@ -33,8 +33,8 @@ from flux_klein_async.operations.calls import abandon, fetch_result, write_resul
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, log, wrapping_errors
 from flux_klein_async.operations.operation import Operation, sleep_until
 from flux_klein_async.operations.submit import AcceptedRequest
-from flux_klein_async.options import OnAbandon
-from flux_klein_async.polling.policies import Observation, Progress, Queued, checked_interval
+from flux_klein_async.options import OnAbandon, finite
+from flux_klein_async.polling.policies import Observation, Progress, Queued
 
 __all__ = ["Poller", "Updates", "wait"]
 
@@ -209,9 +209,11 @@ class Poller:
             self.fell_to,
         )
         with _ASKING_THE_POLICY:
-            self._interval = checked_interval(self._context.polling.next_poll(progress))
+            self._interval = interval = self._context.polling.next_poll(progress)
+        if not finite(interval):  # the wait would never poll again, or without pause
+            raise ConfigurationError(f"The poll policy answered {interval!r}, which is not a valid number of seconds")
         self._operation.check_hold(Kind.READ)
-        due = self._sent + self._interval
+        due = self._sent + interval
         return due if self._error_since is None else min(due, self._error_since + PATIENCE)
 
     @property

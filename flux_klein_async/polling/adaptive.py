@@ -14,11 +14,9 @@ All times are those at which polls are sent, so a round trip shifts them equally
 import logging
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
-from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, Field, ValidationError
@@ -27,7 +25,7 @@ from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.misuse import named_arguments
 from flux_klein_async.models import RequestState, brief_repr
 from flux_klein_async.options import require_at_least
-from flux_klein_async.paths import user_path
+from flux_klein_async.paths import replacing, user_path
 from flux_klein_async.polling.durations import Prediction
 from flux_klein_async.polling.policies import Observation, Progress, Queued
 
@@ -51,23 +49,6 @@ class Snapshot(BaseModel, extra="forbid", frozen=True):
 
     version: Literal[2] = 2
     models: list[ModelSnapshot] = []
-
-
-def load(path: Path) -> Snapshot:
-    """The content of a file, empty if there is none; raises `OSError` and pydantic's `ValidationError`."""
-    if not path.exists():
-        return Snapshot()
-    with path.open("rb") as file:
-        return Snapshot.model_validate_json(file.read(_MAX_BYTES))
-
-
-def save(path: Path, snapshot: Snapshot) -> None:
-    """Replaces a file in one step; raises `OSError`. Blocks: on an event loop, call it in a thread."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        new = Path(folder, path.name)
-        new.write_text(snapshot.model_dump_json(), encoding="utf-8")
-        new.replace(path)
 
 
 _MAX_BYTES: Final = 1024 * 1024  # a larger file is cut off there, so that it is no valid JSON
@@ -204,8 +185,9 @@ class AdaptivePolling:
         self._new, self._logged = 0, set[str]()
         self._store = None if store is None else user_path(store)
         if self._store is not None:
-            with self._warned("read"):
-                self._models = {saved.model: ModelEstimate(saved) for saved in load(self._store).models[-_MODELS:]}
+            with self._warned("read"), suppress(FileNotFoundError), self._store.open("rb") as file:
+                read = Snapshot.model_validate_json(file.read(_MAX_BYTES)).models
+                self._models = {saved.model: ModelEstimate(saved) for saved in read[-_MODELS:]}
 
     def __repr__(self) -> str:
         settings = {"poll_cost": self.poll_cost, "minimum": self.minimum, "maximum": self.maximum}
@@ -268,18 +250,15 @@ class AdaptivePolling:
             return None
         self._new = 0
         models = [ModelSnapshot(model=model, whole=of.whole.bins, sizes=of.sizes) for model, of in self._models.items()]
-        store, snapshot = self._store, Snapshot(models=models)
+        store, text = self._store, Snapshot(models=models).model_dump_json()
 
         def write() -> None:
             with self._warned("written"):
-                save(store, snapshot)
+                store.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(store) as new:
+                    new.write_text(text, encoding="utf-8")
 
         return write
-
-    def save(self) -> None:
-        """Writes the store now if there is one and something is new. Blocks."""
-        if (write := self.unsaved()) is not None:
-            write()
 
     @contextmanager
     def _warned(self, done: str) -> Iterator[None]:

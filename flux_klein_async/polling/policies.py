@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.misuse import named_arguments
 from flux_klein_async.models import RequestState
-from flux_klein_async.options import finite, require_at_least
+from flux_klein_async.options import require_at_least
 
 __all__ = [
     "ExponentialPolling",
@@ -22,7 +22,6 @@ __all__ = [
     "Progress",
     "Queued",
     "SavedPolicy",
-    "checked_interval",
 ]
 
 FellTo = Callable[[int], float | None]
@@ -198,10 +197,3 @@ class ExponentialPolling:
 
     def observe(self, observation: Observation) -> None:
         """Learns nothing."""
-
-
-def checked_interval(interval: float) -> float:
-    """Returns a policy's answer; raises `ConfigurationError` if a wait would never poll again, or without pause."""
-    if finite(interval):
-        return interval
-    raise ConfigurationError(f"The poll policy answered {interval!r}, which is not a valid number of seconds")
