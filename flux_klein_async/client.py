@@ -21,7 +21,7 @@ from flux_klein_async.misuse import (
     arguments_of,
     function_problem,
     named_arguments,
-    refuse_fields,
+    refuse_unknown,
     refuse_unnamed,
     slip,
 )
@@ -69,25 +69,52 @@ _OnStatus = Callable[[RequestStatus], object]
 
 
 # Arguments that a client or a verb does not have, and what to write instead.
-_OF_LIMITS = {name: f"Write FluxKleinClient(limits=Limits({name}=...))" for name in Limits.__dataclass_fields__}
-_OF_THE_CLIENT = {
-    **_OF_LIMITS,
-    **{name: f"Write retry=RetryPolicy({name}=...)" for name in RetryPolicy.__dataclass_fields__},
-    **dict.fromkeys(("max_retries", "retries"), "Write retry=RetryPolicy(attempts=...)"),
-    **dict.fromkeys(("concurrency", "max_concurrency"), "Write limits=Limits(max_in_flight=...)"),
-    **dict.fromkeys(("token", "key", "api_token", "access_token"), "Write api_key=..."),
+_ELSEWHERE = {
+    **{name: f"Write FluxKleinClient(limits=Limits({name}=...))" for name in Limits.__dataclass_fields__},
+    **{name: f"Write FluxKleinClient(retry=RetryPolicy({name}=...))" for name in RetryPolicy.__dataclass_fields__},
+    **dict.fromkeys(("max_retries", "retries"), "Write FluxKleinClient(retry=RetryPolicy(attempts=...))"),
+    **dict.fromkeys(("concurrency", "max_concurrency"), "Write FluxKleinClient(limits=Limits(max_in_flight=...))"),
+    **dict.fromkeys(("token", "key", "api_token", "access_token"), "Write FluxKleinClient(api_key=...)"),
+    "max_usd": "Write FluxKleinClient(budget=Budget(max_usd))",
+    **{
+        name: f"The journal submits what an earlier run left, and you pay again: SqliteJournal(path, {name}=True)"
+        for name in ("retry_failed", "resubmit_uncertain")
+    },
+    **{
+        name: f"Write client.generate(..., {name}=...)"
+        for name in ("width", "height", "on_abandon", "on_status", "tag")
+    },
+    **{name: f"Write client.generate_many(..., {name}=...)" for name in ("ordered", "to_id", "to_input", "to_name")},
+    **dict.fromkeys(
+        ("directory", "output", "output_dir", "path"),
+        "One picture is saved by client.download(result, directory); generate_many and generate_all take directory=",
+    ),
+    **dict.fromkeys(
+        ("names", "name", "filename"),
+        "Files are named by names=['cat.png'] of download, and by to_name= of generate_many and generate_all",
+    ),
+    "prompt": "The prompt is the first argument: generate('a snow leopard')",
+    **dict.fromkeys(("n", "num_images"), "A request makes one picture: generate_many and generate_all make many"),
+    "size": "The sides are width= and height=, in pixels",
 }
 
+_OF_THE_INPUT = (
+    "FLUX.2 [klein] takes a prompt, a width and a height; the fields of another model go into the input: "
+    "{{'prompt': ..., {name!r}: ...}}"
+)
 
-def _takes_no_fields(method: F) -> F:
-    """A verb whose TypeError for a model's field, such as `seed=`, says where that goes."""
+
+def _explained(method: F) -> F:
+    """A verb whose TypeError for an argument that it does not have, such as `seed=`, says where that goes."""
     if TYPE_CHECKING:
         return method
     known = arguments_of(method)
 
     def check(arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         if not named.keys() <= known:
-            refuse_fields(method, known, named, _OF_LIMITS)
+            parts = {name: f"Write FluxKleinClient({name}=...)" for name in arguments_of(FluxKleinClient.__init__)}
+            otherwise = _OF_THE_INPUT if "width" in known else ""
+            refuse_unknown(method.__qualname__, known, named, {**parts, **_ELSEWHERE}, otherwise)
         if len(arguments) > 2:  # the client and the input
             refuse_unnamed(method.__qualname__, method, len(arguments) - 1)
 
@@ -166,7 +193,7 @@ class RequestHandle:
         return self._client.updates(self, timeout=timeout)
 
 
-@named_arguments(_OF_THE_CLIENT)
+@named_arguments(_ELSEWHERE)
 class FluxKleinClient(NotWith):
     """An asyncio client of RunComfy's Model API, made for FLUX.2 [klein] 4B text to image.
 
@@ -289,7 +316,7 @@ class FluxKleinClient(NotWith):
 
     # --- one request
 
-    @_takes_no_fields
+    @_explained
     async def submit(
         self,
         input: Input,  # noqa: A002
@@ -396,7 +423,7 @@ class FluxKleinClient(NotWith):
         with operation.reporting("wait_for_result", accepted.model), operation:
             return await wait(operation, accepted, on_abandon=on_abandon, on_status=on_status)
 
-    @_takes_no_fields
+    @_explained
     async def generate(
         self,
         input: Input,  # noqa: A002
@@ -456,7 +483,7 @@ class FluxKleinClient(NotWith):
 
     # --- many
 
-    @_takes_no_fields
+    @_explained
     def generate_many(
         self,
         items: Iterable[T] | AsyncIterable[T],
@@ -540,7 +567,7 @@ class FluxKleinClient(NotWith):
             halted_by=runner.halted_by,
         )
 
-    @_takes_no_fields
+    @_explained
     async def generate_all(
         self,
         items: Iterable[T] | AsyncIterable[T],
@@ -608,6 +635,7 @@ class FluxKleinClient(NotWith):
         """
         return calls.ModelList(self._context, self._timeout, search, category)
 
+    @_explained
     async def download(
         self,
         result: GenerationResult,
@@ -636,6 +664,7 @@ class FluxKleinClient(NotWith):
         place = _checked_directory(directory)
         return SavedPaths(file.path for file in await download.save(operation, result, place, names))
 
+    @_explained
     async def download_bytes(self, result: GenerationResult, *, timeout: Timeout = DEFAULT) -> list[FileBytes]:
         """Every file of a result, in memory: bytes with a `media_type` and a `suffix`, by their content.
 

@@ -17,7 +17,7 @@ __all__ = [
     "arguments_of",
     "function_problem",
     "named_arguments",
-    "refuse_fields",
+    "refuse_unknown",
     "refuse_unnamed",
     "slip",
 ]
@@ -26,21 +26,7 @@ NEEDS_ASYNCIO = "No asyncio event loop runs here: use asyncio.run(...), also in 
 
 C = TypeVar("C", bound=type)
 
-_NEAR = 0.7  # of difflib's ratio: "widht" is near to "width", and "steps" to nothing
-_SAVED = "One picture is saved by client.download(result, directory); generate_many and generate_all take directory="
-# What other clients take here, by name, and what to write instead.
-_ELSEWHERE = {
-    "prompt": "The prompt is the first argument: generate('a snow leopard')",
-    **dict.fromkeys(("directory", "output", "output_dir", "path"), _SAVED),
-    **dict.fromkeys(("n", "num_images"), "A request makes one picture: generate_many and generate_all make many"),
-    "size": "The sides are width= and height=, in pixels",
-    **dict.fromkeys(("names", "name"), "The files of an item are named by to_name= of generate_many and generate_all"),
-    "limit": "concurrency= of generate_many and generate_all bounds the items under way",
-    **dict.fromkeys(
-        ("resubmit_uncertain", "retry_failed"),
-        "What an earlier run left is submitted again by the journal: SqliteJournal(path, resubmit_uncertain=True)",
-    ),
-}
+_NEAR = 0.74  # of difflib's ratio: "outdir" is near to "output_dir", and "directory" is not near to "retry"
 
 
 def slip(value: object) -> str:
@@ -83,23 +69,6 @@ def refuse_unnamed(what: str, method: Callable[..., Any], count: int) -> None:
         raise TypeError(f"{what}() takes these arguments by name: {', '.join(named)}")
 
 
-def refuse_fields(
-    method: Callable[..., object], known: Collection[str], given: Iterable[str], elsewhere: Mapping[str, str]
-) -> None:
-    """Say where a model's field goes that was given to a verb as an argument, such as `seed=`.
-
-    `elsewhere`: what to write for the names that belong to another part of the package.
-
-    Raises:
-        TypeError: Not all that is given is known.
-    """
-    otherwise = (
-        "FLUX.2 [klein] takes a prompt, a width and a height; the fields of another model go into the input: "
-        "{{'prompt': ..., {name!r}: ...}}"
-    )
-    _refuse_unknown(method.__qualname__, known, given, {**_ELSEWHERE, **elsewhere}, otherwise)
-
-
 def named_arguments(elsewhere: Mapping[str, str]) -> Callable[[C], C]:
     """A class whose TypeError for an argument that it does not have says what to write instead.
 
@@ -116,7 +85,7 @@ def named_arguments(elsewhere: Mapping[str, str]) -> Callable[[C], C]:
             if made.__init__ is init:
                 refuse_unnamed(cls.__name__, init, count)
                 known = arguments_of(init)
-                _refuse_unknown(cls.__name__, known, given, elsewhere, f"It takes {', '.join(known)}")
+                refuse_unknown(cls.__name__, known, given, elsewhere)
             return super(cls, made).__new__(made)
 
         cls.__new__ = staticmethod(new)
@@ -125,10 +94,12 @@ def named_arguments(elsewhere: Mapping[str, str]) -> Callable[[C], C]:
     return explained
 
 
-def _refuse_unknown(
-    what: str, known: Collection[str], given: Iterable[str], elsewhere: Mapping[str, str], otherwise: str
+def refuse_unknown(
+    what: str, known: Collection[str], given: Iterable[str], elsewhere: Mapping[str, str], otherwise: str = ""
 ) -> None:
     """Say what to write for an argument that is not known: `elsewhere`, the name it is near to, or `otherwise`.
+
+    `elsewhere` holds the names that belong to another part of the package; by default, `known` is listed.
 
     Raises:
         TypeError: Not all that is given is known.
@@ -140,7 +111,7 @@ def _refuse_unknown(
         if near in known:
             advice = f"; did you mean {near}=?"
         else:
-            advice = f". {elsewhere.get(near) or otherwise.format(name=name)}"
+            advice = f". {elsewhere.get(near) or otherwise.format(name=name) or 'It takes ' + ', '.join(known)}"
         raise TypeError(f"{what}() has no argument {name!r}{advice}")
 
 
@@ -154,6 +125,11 @@ class NotWith:
 
         def __exit__(self, *_: object) -> None:
             """Never reached; Python needs it before it calls `__enter__`."""
+
+        def close(self) -> NoReturn:
+            """Say how to close it."""
+            verb = ", or `await aclose()`" if hasattr(self, "aclose") else ""
+            raise TypeError(f"Use `async with`{verb}, not `close()`, for a {type(self).__name__}")
 
 
 class NotForLoop:

@@ -86,18 +86,60 @@ async def _forgotten(client: FluxKleinClient) -> None:
 SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], type[Exception], str]] = {
     "with client": (lambda c: c, _with, TypeError, "Use `async with`, not `with`, for a FluxKleinClient"),
     "with generate_many": (lambda c: c.generate_many(["a"]), _with, TypeError, "Use `async with`"),
+    "with a journal": (lambda _: SqliteJournal("run.sqlite"), _with, TypeError, "not `with`, for a SqliteJournal"),
+    "close a client": (
+        lambda c: c,
+        lambda c: c.close(),
+        TypeError,
+        "Use `async with`, or `await aclose()`, not `close()`, for a FluxKleinClient",
+    ),
+    "close generate_many": (lambda c: c.generate_many(["a"]), lambda f: f.close(), TypeError, "Use `async with`, not"),
     "for over generate_many": (lambda c: c.generate_many(["a"]), _for_over, TypeError, "Use `async for`, not `for`"),
     "for over updates": (lambda c: c.updates("abc"), _for_over, TypeError, "Use `async for`, not `for`"),
     "for over list_models": (lambda c: c.list_models(), _for_over, TypeError, "Use `async for`, not `for`"),
     "await list_models": (lambda c: c.list_models(), _await, TypeError, "Use `async for`, not `await`, over a ModelL"),
     "await updates": (lambda c: c.updates("abc"), _await, TypeError, "Use `async for`, not `await`, over a Updates"),
-    "names of files": (lambda c: c, lambda c: c.generate_many(["a"], names=str), TypeError, "named by to_name="),
-    "what an earlier run left": (
+    "names of files": (
         lambda c: c,
-        lambda c: c.generate_many(["a"], resubmit_uncertain=True),
+        lambda c: c.generate_many(["a"], names=str),
         TypeError,
-        "SqliteJournal(path, resubmit_uncertain=True)",
+        "by to_name= of generate_m",
     ),
+    "a name of a file": (
+        lambda c: c,
+        lambda c: _await(c.download(RESULT, "out", name="cat.png")),
+        TypeError,
+        "download() has no argument 'name'. Files are named by names=['cat.png'] of download",
+    ),
+    "what download does not take": (
+        lambda c: c,
+        lambda c: _await(c.download(RESULT, "out", overwrite=True)),
+        TypeError,
+        "download() has no argument 'overwrite'. It takes result, directory, names, timeout",
+    ),
+    **{
+        f"{name} of what an earlier run left": (
+            lambda c: c,
+            lambda c, name=name: c.generate_many(["a"], **{name: True}),
+            TypeError,
+            f"SqliteJournal(path, {name}=True)",
+        )
+        for name in ("retry_failed", "resubmit_uncertain")
+    },
+    **{
+        f"{name}= of the client": (
+            lambda c: c,
+            lambda c, name=name: _await(c.generate("a", **{name: 3})),
+            TypeError,
+            f"generate() has no argument '{name}'. Write FluxKleinClient({advice}=",
+        )
+        for name, advice in (
+            *((part, part) for part in ("api_key", "budget", "journal", "on_event", "retry", "session", "polling")),
+            ("limit", "limits"),
+            ("token", "api_key"),
+            ("max_retries", "retry"),
+        )
+    },
     **{
         f"a field for {name}": (
             lambda c, name=name: c,
@@ -288,9 +330,13 @@ def test_what_stands_for_a_part_of_a_client_is_told_what_to_write(part, given, a
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        ("token", "Write api_key=..."),
-        ("key", "Write api_key=..."),
-        ("api_token", "Write api_key=..."),
+        ("token", "Write FluxKleinClient(api_key=...)"),
+        ("key", "Write FluxKleinClient(api_key=...)"),
+        ("api_token", "Write FluxKleinClient(api_key=...)"),
+        ("directory", "generate_many and generate_all take directory="),
+        ("to_id", "Write client.generate_many(..., to_id=...)"),
+        ("retry_failed", "SqliteJournal(path, retry_failed=True)"),
+        ("limit", "did you mean limits=?"),
         ("api_kye", "did you mean api_key=?"),
         ("max_in_flight", "limits=Limits(max_in_flight=...)"),
         ("max_inflight", "limits=Limits(max_in_flight=...)"),

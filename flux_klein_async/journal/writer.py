@@ -18,7 +18,7 @@ from flux_klein_async.errors import FluxKleinError, JournalError
 from flux_klein_async.journal.base import Claim, Entry
 from flux_klein_async.journal.sql import JournalStore, Location
 from flux_klein_async.journal.states import EntryState, from_nano
-from flux_klein_async.misuse import NEEDS_ASYNCIO
+from flux_klein_async.misuse import NEEDS_ASYNCIO, NotWith
 from flux_klein_async.options import from_environ
 
 __all__ = ["FORKED", "ItemPass", "JournalAccount", "Spending", "StoredJournal", "Writer"]
@@ -407,7 +407,7 @@ class JournalAccount:
         )
 
 
-class StoredJournal(JournalAccount):
+class StoredJournal(JournalAccount, NotWith):
     """A journal with its store: what `SqliteJournal` and `PostgresJournal` share."""
 
     def __init__(
