@@ -37,7 +37,7 @@ from flux_klein_async.models import (
 from flux_klein_async.operations import calls, download
 from flux_klein_async.operations.context import ClientContext, guarded
 from flux_klein_async.operations.fanout import FanOut
-from flux_klein_async.operations.files import FileBytes, SavedPaths
+from flux_klein_async.operations.files import FileBytes, SavedPaths, looks_like_file
 from flux_klein_async.operations.items import ItemRunner
 from flux_klein_async.operations.operation import Operation
 from flux_klein_async.operations.submit import (
@@ -519,7 +519,8 @@ class FluxKleinClient(NotWith):
             directory: Where each item's files are saved, while other items generate. If they cannot be saved, the
                 outcome is a `DownloadError` with the id to fetch the result again. If nothing can be written there,
                 nothing is submitted (`ConfigurationError`).
-            to_name: Maps an item to the stem of its files' names, one plain file name. Several files, and files whose
+            to_name: Maps an item to the name of its files, one plain file name; the suffix is that of the content, and
+                not written twice. Several files, and files whose
                 name is taken, get `-2`, `-3`; none is replaced. None: the request id.
 
         Raises:
@@ -555,7 +556,7 @@ class FluxKleinClient(NotWith):
             to_name,
             timeout=seconds,
             on_abandon=on_abandon,
-            directory=None if directory is None else _checked_directory(directory),
+            directory=None if directory is None else _checked_directory(directory, "to_name="),
             halt_after=self._halt_after,
         )
         return FanOut(
@@ -658,10 +659,10 @@ class FluxKleinClient(NotWith):
         Raises:
             DownloadError: A file could not be downloaded or saved, or its name has the suffix of another format;
                 nothing of it is left behind.
-            InvalidInputError: `names` are not plain file names, one for each file.
+            InvalidInputError: `names` are not plain file names, one for each file; or `directory` looks like a file.
         """
         operation = self._operation(timeout, request_id=_checked_result(result).request_id)
-        place = _checked_directory(directory)
+        place = _checked_directory(directory, "names=[...]")
         return SavedPaths(file.path for file in await download.save(operation, result, place, names))
 
     @_explained
@@ -743,10 +744,15 @@ def _checked_result(result: object) -> GenerationResult:
     raise InvalidInputError(f"Files belong to a GenerationResult, not to {slip(result)}{advice}")
 
 
-def _checked_directory(directory: object) -> Path:
-    if isinstance(directory, str | os.PathLike):
-        return user_path(directory)
-    raise InvalidInputError(f"directory must be a path, such as 'out', not {slip(directory)}")
+def _checked_directory(directory: object, names: str) -> Path:
+    if not isinstance(directory, str | os.PathLike):
+        raise InvalidInputError(f"directory must be a path, such as 'out', not {slip(directory)}")
+    path = user_path(directory)
+    if looks_like_file(path):
+        raise InvalidInputError(
+            f"directory: {str(path)!r:.80} looks like a file; write its directory, and name files with {names}"
+        )
+    return path
 
 
 # For each function that a verb takes: which, if it is given something else.

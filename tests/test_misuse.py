@@ -220,6 +220,18 @@ SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], t
         InvalidInputError,
         "to_name names files, and none is saved: write directory= too",
     ),
+    **{
+        f"{given} for a directory": (
+            lambda c: c,
+            lambda c, verb=verb, given=given: _await(getattr(c, verb)(RESULT, directory=given)),
+            InvalidInputError,
+            f"directory: '{given}' looks like a file; write its directory, and name files with {names}",
+        )
+        for verb, given, names in (
+            ("download", "out/cat2.PNG", "names=[...]"),
+            ("generate_all", "cat.webm", "to_name="),
+        )
+    },
     "a number for a directory": (
         lambda c: c.generate_all(["a"], directory=7),  # type: ignore[arg-type]
         _await,

@@ -13,6 +13,7 @@ from flux_klein_async import (
     Entry,
     EntryState,
     ExponentialPolling,
+    FileBytes,
     FixedPolling,
     FluxKleinClient,
     FluxKleinError,
@@ -55,6 +56,7 @@ GONE = NotFoundError("No such request", request_id="r-1")
 TABLE: list[tuple[Any, str]] = [
     (CLIENT, "<FluxKleinClient http://127.0.0.1:9 open>"),
     (CLIENT.handle("r-1"), "RequestHandle('r-1')"),
+    (FileBytes(b"GIF89a" * 1000), "<FileBytes image/gif, 6,000 bytes>"),
     (CLIENT.updates("r-1"), "<Updates of r-1>"),
     (CLIENT.list_models(search=PROMPT), f"ModelList(search={CUT}, offset=0)"),
     (CLIENT.generate_many([PROMPT]), "<FanOut not entered, 0 of 64 items under way>"),

@@ -34,7 +34,6 @@ DEBUG_VARIABLE = "FLUX_KLEIN_DEBUG"
 """Prints tracebacks and the log."""
 PARTS: dict[str, typer.Typer] = {}
 """Each command or group, as an application of its own, in the order of the help."""
-_PICTURES = {".gif", ".jpeg", ".jpg", ".png", ".webp"}
 _MOST = 1_000_000  # pictures in one call: a typing error should not cost more
 
 
@@ -157,8 +156,10 @@ def _at_home(path: Path | None) -> Path | None:
 
 
 def _folder(path: Path | None) -> Path | None:
+    from flux_klein_async.operations.files import looks_like_file  # for a command that runs
+
     path = _at_home(path)
-    if path is not None and path.suffix.lower() in _PICTURES and not path.is_dir():
+    if path is not None and looks_like_file(path):
         raise typer.BadParameter(
             f"{str(path)!r:.80} looks like a file; this is the directory where files go: `generate` names them after "
             "the prompt, `batch` as --names says, `result` by the request id"

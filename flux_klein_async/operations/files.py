@@ -37,6 +37,7 @@ __all__ = [
     "checked_names",
     "checked_stem",
     "figure",
+    "looks_like_file",
     "part_files",
     "problem_with",
     "remove_files",
@@ -74,6 +75,7 @@ _SIGNATURES = (
 )
 # Formats that always begin with one of these. A TIFF or MOV may begin otherwise.
 _PROMISED = frozenset({"png", "jpg", "jpeg", "webp", "gif", "avif", "heic", "mp4", "webm"})
+_SAME = {"jpeg": "jpg", "tiff": "tif"}
 _KNOWN = _PROMISED | {"tif", "tiff", "bmp", "mov", "avi"}  # suffixes in names
 _PAGE_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 _PAGE_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body")
@@ -129,6 +131,11 @@ def problem_with(start: bytes, headers: Mapping[str, str], url: str) -> str | No
 _BAD_CHARACTERS = re.compile(r'[\x00-\x1f\x7f/\\:<>"|?*]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[\d\u00b9\u00b2\u00b3])(\..*)?", re.IGNORECASE)
 _LONGEST = 255  # bytes, on every common file system
+
+
+def looks_like_file(directory: Path) -> bool:
+    """Whether a directory has the name of a picture or video, and does not exist: a file was meant."""
+    return directory.suffix[1:].lower() in _KNOWN and not directory.is_dir()
 
 
 def checked_names(names: Sequence[str], count: int) -> list[str]:
@@ -362,11 +369,11 @@ class PartFile(IncomingFile[SavedFile]):
         compared: float = 0,
         mark: str = "",
     ) -> None:
-        """`name` gets the suffix that the content calls for; `mark` tells whose file it is.
+        """`name` gets the suffix that the content calls for, unless it has it; `mark` tells whose file it is.
 
-        An `exact` name may hold the suffix already. Without `number` a file of the same name is replaced. With it none
-        is: the file gets the first free of `name`, `name-2`, `name-3`... from this number on, unless the very file has
-        one of so many names that are `compared`, or was just given one: another run saved it.
+        An `exact` name may not have the suffix of another format. Without `number` a file of the same name is replaced.
+        With it none is: the file gets the first free of `name`, `name-2`, `name-3`... from this number on, unless the
+        very file has one of so many names that are `compared`, or was just given one: another run saved it.
         """
         super().__init__()
         self._directory = directory
@@ -385,7 +392,8 @@ class PartFile(IncomingFile[SavedFile]):
         self._hash.update(data)
 
     def _keep(self, suffix: str) -> SavedFile:
-        final = self._directory / (_with_suffix(self._name, suffix) if self._exact else self._name + suffix)
+        stem, suffix = _with_suffix(self._name, suffix, exact=self._exact)
+        final = self._directory / (stem + suffix)
         with self._explained():
             with self._opened() as file:
                 file.flush()
@@ -396,15 +404,15 @@ class PartFile(IncomingFile[SavedFile]):
             if self._number is None:
                 os.replace(self._hidden, final)  # noqa: PTH105  # atomic; replaces a link and does not follow it
             else:
-                final = self._placed(self._number, suffix, size)
+                final = self._placed(self._number, stem, suffix, size)
                 self._hidden.unlink(missing_ok=True)
         return SavedFile(path=final, sha256=self._hash.hexdigest(), size=size)
 
-    def _placed(self, first: int, suffix: str, size: int) -> Path:
+    def _placed(self, first: int, stem: str, suffix: str, size: int) -> Path:
         """Give the file its number; another's file stays as it is."""
 
         def path(number: int) -> Path:
-            return self._directory / f"{self._name}{'' if number == 1 else f'-{number}'}{suffix}"
+            return self._directory / f"{stem}{'' if number == 1 else f'-{number}'}{suffix}"
 
         number = first
         while number - first < self._compared and os.path.lexists(there := path(number)):
@@ -471,19 +479,23 @@ class PartFile(IncomingFile[SavedFile]):
             ) from error
 
 
-def _with_suffix(name: str, suffix: str) -> str:
-    """A name with the suffix of its content.
+def _with_suffix(name: str, suffix: str, *, exact: bool) -> tuple[str, str]:
+    """A name without its suffix, and the suffix of its content: as the name has it, if it does.
 
     Raises:
-        DownloadError: It has the suffix of another format.
+        DownloadError: An exact name has the suffix of another format.
     """
     stem, dot, given = name.rpartition(".")
-    given = f".{given.lower()}" if dot else ""
-    if suffix == ".bin" or {".jpeg": ".jpg", ".tiff": ".tif"}.get(given, given) == suffix:
-        return name
-    if given.removeprefix(".") in _KNOWN:
+    known = given.lower() if dot else ""
+    if suffix == f".{_SAME.get(known, known)}":
+        return stem, f".{given}"
+    if not exact:
+        return name, suffix
+    if suffix == ".bin":
+        return name, ""
+    if known in _KNOWN:
         raise DownloadError(f"names: {name[:80]!r} would hold a file of another format; name it {stem[:80] + suffix!r}")
-    return name + suffix
+    return name, suffix
 
 
 WIDTH = 384  # pixels on the page: three beside each other on a common screen
@@ -508,6 +520,11 @@ class FileBytes(bytes):
     """The content of a file, which knows what it is."""
 
     __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<FileBytes {self.media_type}, {len(self):,} bytes>"
+
+    __str__ = __repr__  # bytes have one of their own
 
     @property
     def suffix(self) -> str:

@@ -251,8 +251,8 @@ def test_a_file_appears_under_its_name_when_it_is_complete(tmp_path: Path) -> No
     assert listing(tmp_path) == ["out", "out/deeper", "out/deeper/a.gif"]
 
 
-def numbered(directory: Path, data: bytes, first: int = 1, *, compared: float = 0) -> str:
-    return PartFile(directory, "a", number=first, compared=compared).finish(data, {}, URL).path.name
+def numbered(directory: Path, data: bytes, first: int = 1, *, stem: str = "a", compared: float = 0) -> str:
+    return PartFile(directory, stem, number=first, compared=compared).finish(data, {}, URL).path.name
 
 
 @pytest.fixture(params=["with hard links", "without"])
@@ -272,8 +272,12 @@ def test_a_numbered_file_gets_a_free_name_and_replaces_none(tmp_path: Path) -> N
     assert numbered(tmp_path, data[9], 2) == "a-4.gif"
     assert numbered(tmp_path, data[10], 4) == "a-10.gif"
     assert numbered(tmp_path, png(60)) == "a.png"
+    given = {"c.PNG": png(60), "c.jpeg": b"\xff\xd8\xff", "c.bin": b"?", "c.gif.jpg": b"GIF8", "c.5": png(60)}
+    names = ["c.PNG", "c.jpeg", "c.bin", "c.gif.jpg.gif", "c.5.png"]  # a suffix of the content is not written twice
+    assert [numbered(tmp_path, data, stem=stem) for stem, data in given.items()] == names
+    assert numbered(tmp_path, png(60), 2, stem="c.PNG") == "c-2.PNG"
     assert [(tmp_path / f"a-{n}.gif").read_bytes() for n in (2, 4, 10)] == [data[1], data[9], data[10]]
-    assert len(listing(tmp_path)) == 11
+    assert len(listing(tmp_path)) == 17
 
 
 @pytest.mark.usefixtures("file_system")
