@@ -119,8 +119,8 @@ _ADVICE: Final = {
     (errno.EFBIG,): "it is longer than the file system or the limit of this process allows (see ulimit -f)",
     (errno.EROFS, errno.EACCES, errno.EPERM): "it is not writable; choose another directory",
     (errno.EISDIR,): "a directory has its name; move it, or choose another directory",
-    (errno.ELOOP,): "a link has its name, and links are not followed; remove it, or choose another directory",
-    (errno.ENXIO,): "it is not a plain file; remove it, or choose another directory",
+    (errno.ELOOP,): "a link has its name, and links are not followed; move it, or choose another directory",
+    (errno.ENXIO,): "it is not a plain file; move it, or choose another directory",
     (errno.EEXIST, errno.ENOTDIR): "a file has the name of its directory; choose another directory",
     (errno.ENOENT,): "it does not exist",
 }
@@ -190,13 +190,15 @@ def read_manifest(
     Reads the file twice, in constant memory. What other processes append meanwhile is left out.
 
     Args:
-        path: The manifest.
+        path: The manifest, or the directory with its `manifest.jsonl`.
         on_unreadable: Called with the number of each line that is passed over, from 1.
 
     Raises:
         JournalError: It cannot be read.
     """
     path = user_path(path)
+    if path.is_dir():
+        path /= "manifest.jsonl"
     with closing(DiskMap()) as last:
         for number, known in _records(path, on_unreadable):
             last.put(_item(known), number)

@@ -48,6 +48,10 @@ from flux_klein_async.transport.throttle import Slot
 __all__ = ["EMULATED", "ItemRunner", "all_there"]
 
 EMULATED = "flux-klein-emulator"  # the Server header of the emulator, which the core does not import
+_LOOK_FIRST = (
+    "Look on the site, under Library, Generations, before resubmit_uncertain=True submits it again: the submit of an "
+    "earlier run may or may not have been accepted"
+)
 
 T = TypeVar("T")
 
@@ -140,6 +144,7 @@ class ItemRunner(Generic[T]):
         if self._claims is None:
             return await self._submit(made)
         item_id = self._id(item)
+        made = replace(made, prepared=replace(prepared, item_id=item_id))
         content = await self._content(made)
         with wrapping_errors("The journal", JournalError):
             claim = await self._claims.claim(made.prepared.model, content, item_id)
@@ -438,7 +443,8 @@ def _left_alone(claim: Claim) -> FluxKleinError:
     if claim.action is Action.CLAIMED:
         return ItemClaimedError(request_id=claim.request_id)
     if claim.action is Action.UNCERTAIN:
-        return SubmissionUncertainError(request_id=claim.request_id, cause=_recorded(claim, SubmissionUncertainError))
+        cause = _recorded(claim, SubmissionUncertainError)
+        return SubmissionUncertainError(_LOOK_FIRST, request_id=claim.request_id, cause=cause)
     return GenerationFailedError(request_id=claim.request_id, detail=_recorded(claim, GenerationFailedError))
 
 

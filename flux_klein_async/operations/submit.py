@@ -79,6 +79,7 @@ class PreparedRequest:
         asked: The pictures that the input asks for, where it says so.
         unknown: The fields that the model does not have, as far as its fields are known.
         item: The journal's name of the item that it is for, if there is one.
+        item_id: The user's id of that item, or None.
     """
 
     model: str
@@ -87,6 +88,7 @@ class PreparedRequest:
     asked: int | None = None
     unknown: tuple[str, ...] = field(default=(), repr=False)
     item: str | None = None
+    item_id: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -401,8 +403,10 @@ class _Submission:
 
     @property
     def _tagged(self) -> str:
-        """The tag of the call, or the index of the item, for a log line."""
-        tag = self._operation.tag
+        """The tag of the call, or the id of the item or else its index, for a log line."""
+        tag, item_id = self._operation.tag, self._prepared.item_id
+        if item_id is not None:
+            return f" (item {plain(item_id)})"
         return "" if tag is None else f" ({'item' if type(tag) is int else 'tag'} {plain(tag)})"
 
     def _tell(self, kind: type[Submitted | Uncertain], **facts: Any) -> None:

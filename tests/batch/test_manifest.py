@@ -211,7 +211,7 @@ def test_what_is_appended_while_a_manifest_is_read_is_left_out(
     with Manifest(path) as manifest:
         manifest.append(done(0))
         manifest.append(before(1))
-        records = read_manifest(path)
+        records = read_manifest(tmp_path)  # the directory: that is what a user knows by its name
         first = next(records)
         manifest.append(after(1))
         manifest.append(done(2))
@@ -303,9 +303,9 @@ def no_folder(path: Path) -> None:
 @pytest.mark.parametrize(
     ("obstacle", "advice"),
     [
-        (link, "a link has its name, and links are not followed; remove it, or choose another directory"),
+        (link, "a link has its name, and links are not followed; move it, or choose another directory"),
         (Path.mkdir, "a directory has its name; move it, or choose another directory"),
-        (os.mkfifo, "it is not a plain file; remove it, or choose another directory"),
+        (os.mkfifo, "it is not a plain file; move it, or choose another directory"),
         (no_folder, "a file has the name of its directory; choose another directory"),
     ],
 )

@@ -401,13 +401,22 @@ async def test_files_that_are_nowhere_are_told_as_what_they_are(klein_emulator, 
     assert shelf.entries == []
 
 
+LOOK_FIRST = (
+    "Look on the site, under Library, Generations, before resubmit_uncertain=True submits it again: the submit of an "
+    "earlier run may or may not have been accepted"
+)
+
+
 @pytest.mark.parametrize(
     ("known", "error"),
     [
         (claim(Action.CLAIMED), ItemClaimedError()),
         (claim(Action.CLAIMED, "r-1"), ItemClaimedError(request_id="r-1")),
-        (claim(Action.UNCERTAIN), SubmissionUncertainError()),
-        (claim(Action.UNCERTAIN, error=str(SubmissionUncertainError(cause="X"))), SubmissionUncertainError(cause="X")),
+        (claim(Action.UNCERTAIN), SubmissionUncertainError(LOOK_FIRST)),
+        (
+            claim(Action.UNCERTAIN, error=str(SubmissionUncertainError(cause="X"))),
+            SubmissionUncertainError(f"{LOOK_FIRST}: X"),
+        ),
         (claim(Action.FAILED, "r-1"), GenerationFailedError(request_id="r-1")),
         (
             claim(Action.FAILED, "r-1", error=str(GenerationFailedError(request_id="r-1", detail="X"))),

@@ -44,6 +44,7 @@ from flux_klein_async.emulator import (
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.events import Cancelled, Submitted, Uncertain
 from flux_klein_async.journal.base import Entry
+from flux_klein_async.journal.sqlite import SqliteJournal
 from flux_klein_async.journal.states import EntryState
 from flux_klein_async.models import (
     KLEIN_4B_TEXT_TO_IMAGE,
@@ -355,10 +356,18 @@ async def test_an_uncertain_submit_is_logged_once_with_its_tag(klein_emulator, c
     assert caplog.text.count("may or may not") == 1
 
 
-async def test_an_uncertain_item_is_logged_with_its_index(klein_emulator, connect, caplog):
+@pytest.mark.parametrize(
+    ("to_id", "named"), [(None, "item 1)"), (lambda prompt: f"job\n{prompt}", "item job\\na dog)")]
+)
+async def test_an_uncertain_item_is_logged_with_its_id_or_else_its_index(
+    klein_emulator, connect, caplog, tmp_path, to_id, named
+):
     klein_emulator.script("submit", Pass(), Reset())
-    await connect().generate_all(["a cat", "a dog"], concurrency=1)
-    assert [record.getMessage().rpartition(" (")[2] for record in caplog.records] == ["item 1)"]
+    async with SqliteJournal(tmp_path / "run.sqlite") as journal:
+        client = connect(journal=journal)
+        await client.generate_all(["a cat", "a dog"], concurrency=1, to_id=to_id)
+        await client.aclose()
+    assert [record.getMessage().rpartition(" (")[2] for record in caplog.records] == [named]
 
 
 async def test_an_accepted_submit_is_told_with_its_id_and_its_duration(klein_emulator, connect):
