@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, StrEnum
 from operator import index
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, ValidationError
 
@@ -92,7 +92,17 @@ class _Bare(str):
 
 
 class BriefModel(BaseModel):
-    """A model with a short `repr`."""
+    """A model with a short `repr`, whose fields are given by name."""
+
+    if not TYPE_CHECKING:  # pragma: no branch
+
+        def __new__(cls, *unnamed: object, **_: object) -> Self:
+            """Say the names of fields that were given without one."""
+            if unnamed and cls.__init__ is BaseModel.__init__:
+                pairs = zip(cls.model_fields, unnamed, strict=False)
+                named = ", ".join(f"{name}={shortened(value)!r}" for name, value in pairs)
+                raise TypeError(f"The fields are given by name: {cls.__name__}({named})")
+            return super().__new__(cls)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         return ((name, shortened(value)) for name, value in super().__repr_args__() if value not in (None, ()))

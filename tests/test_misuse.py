@@ -29,6 +29,8 @@ from flux_klein_async import (
     RequestState,
     RetryPolicy,
     SqliteJournal,
+    TextToImage9BInput,
+    TextToImageInput,
 )
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.misuse import slip
@@ -362,6 +364,19 @@ def test_an_argument_that_a_client_does_not_take_is_told_what_to_write_and_its_v
     _, *frames = [frame.f_locals for frame, _ in traceback.walk_tb(caught.tb)]  # the first is this test's
     assert "secret" not in repr(frames)
     assert str(inspect.signature(FluxKleinClient)).startswith("(api_key: str | None = None, *, base_url")
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "named"),
+    [
+        (TextToImageInput, ["a fox"], "TextToImageInput(prompt='a fox')"),
+        (TextToImage9BInput, ["a fox", 512], "TextToImage9BInput(prompt='a fox', width=512)"),
+        (GenerationOutput, [1] * 9, "GenerationOutput(image=1, video=1, images=1, videos=1, others=1, not_taken=1)"),
+    ],
+)
+def test_a_field_without_its_name_is_told_the_name(model, given, named):
+    with pytest.raises(TypeError, match=re.escape(f"The fields are given by name: {named}")):
+        model(*given)
 
 
 def test_a_subclass_of_the_client_takes_arguments_of_its_own():

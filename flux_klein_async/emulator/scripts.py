@@ -4,8 +4,8 @@ Pure data: how and when an answer is sent is the server's affair.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, get_args
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeAlias, get_args, get_origin
 
 __all__ = [
     "ENDPOINTS",
@@ -36,15 +36,36 @@ ENDPOINTS: tuple[str, ...] = get_args(Endpoint)
 _JSON = {"Content-Type": "application/json"}
 
 
+class _Checked:
+    """An answer whose words and numbers are checked when it is made: when it is due, nothing would come of it."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        for each in fields(self):  # type: ignore[arg-type]
+            value, kind = getattr(self, each.name), each.type
+            wanted = ""
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                wanted = f"one of {', '.join(map(repr, get_args(kind)))}"
+            elif kind in (float, float | None) and not (value is None and kind is not float):
+                is_number = isinstance(value, int | float) and not isinstance(value, bool)
+                wanted = "" if is_number and value >= 0 else "a number, 0 or more"
+            if wanted:
+                raise ValueError(f"{type(self).__name__}({each.name}=...) is {wanted}, not {value!r:.60}")
+        for name, value in getattr(self, "headers", {}).items():
+            if any(mark in name + value for mark in "\r\n"):
+                raise ValueError(f"a header cannot hold a line break: {name!r}: {value!r}")
+
+
 @dataclass(frozen=True, slots=True)
-class Pass:
+class Pass(_Checked):
     """The normal answer, sent after `delay` seconds; the call takes effect when it arrives."""
 
     delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rewrite:
+class Rewrite(_Checked):
     """The normal answer with some `fields` of its JSON object replaced (None removes one) and `headers` added.
 
     In text, `{file}` is the URL of the generation's first file, `{FILE}` the same with its scheme in capitals and
@@ -58,12 +79,9 @@ class Rewrite:
     head_dribble: float | None = None
     gzip: int | None = None
 
-    def __post_init__(self) -> None:
-        _check_headers(self.headers)
-
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(_Checked):
     """The normal answer, broken off: only `after` bytes of its body leave, after its head and `delay` seconds.
 
     Then the connection is closed or, if `silent`, stays open without another byte.
@@ -75,7 +93,7 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(_Checked):
     """Exactly this answer.
 
     Attributes:
@@ -102,18 +120,9 @@ class Reply:
     gzip: int | None = None
     unasked: "Unasked | None" = None
 
-    def __post_init__(self) -> None:
-        _check_headers(self.headers)
-
-
-def _check_headers(headers: Mapping[str, str]) -> None:
-    for name, value in headers.items():
-        if any(mark in name + value for mark in "\r\n"):
-            raise ValueError(f"a header cannot hold a line break: {name!r}: {value!r}")
-
 
 @dataclass(frozen=True, slots=True)
-class Unasked:
+class Unasked(_Checked):
     """The normal answer, and behind it on the same connection one that nobody asked for.
 
     That is `reply`, or the normal answer once more. It leaves `after` seconds after the first or, `with_head`, when the
@@ -134,7 +143,7 @@ class Hang:
 
 
 @dataclass(frozen=True, slots=True)
-class Reset:
+class Reset(_Checked):
     """The connection is aborted instead of an answer; `accepted` and `delay` as in `Reply`."""
 
     accepted: bool = False
@@ -142,7 +151,7 @@ class Reset:
 
 
 @dataclass(frozen=True, slots=True)
-class Garbage:
+class Garbage(_Checked):
     """The bytes `data`, which are not HTTP; then the connection is closed. `accepted` and `delay` as in `Reply`."""
 
     data: bytes = b"\x00\xff this is no HTTP\r\n\r\n"
@@ -151,7 +160,7 @@ class Garbage:
 
 
 @dataclass(frozen=True, slots=True)
-class Truncate:
+class Truncate(_Checked):
     """An answer whose Content-Length promises `missing` bytes more than `body` has; then the connection is closed.
 
     `status`, `headers`, `accepted` and `delay` as in `Reply`.
@@ -166,7 +175,7 @@ class Truncate:
 
 
 @dataclass(frozen=True, slots=True)
-class Endless:
+class Endless(_Checked):
     """An answer whose body repeats `chunk` every `every` seconds for as long as the client reads it.
 
     With `raw`, exactly these bytes are sent instead of a head, and each chunk as it is. `status`, `headers`, `accepted`
@@ -182,6 +191,7 @@ class Endless:
     raw: bytes | None = None
 
     def __post_init__(self) -> None:
+        _Checked.__post_init__(self)
         if not self.chunk:
             raise ValueError("an endless body needs a chunk of at least one byte")
 
@@ -197,7 +207,7 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
+class Generation(_Checked):
     """For `submit` alone: accepted as usual; decides how the generation goes.
 
     Attributes:

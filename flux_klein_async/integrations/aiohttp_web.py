@@ -22,6 +22,7 @@ from flux_klein_async.integrations.web import (
     KEEP_ALIVE_SECONDS,
     DisconnectedError,
     Run,
+    check_run,
     logged_response,
     open_client,
     result_to_json,
@@ -119,6 +120,7 @@ async def stream_progress(
         FluxKleinError: The work failed before anything was sent, so that an ordinary response is still possible.
         DisconnectedError: The HTTP client disconnected.
     """
+    check_run(run)
     response = web.StreamResponse(headers=EVENT_HEADERS)
     if request.method == "HEAD":
         await response.prepare(request)

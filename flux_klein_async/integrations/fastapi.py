@@ -26,6 +26,7 @@ from flux_klein_async.integrations.web import (
     KEEP_ALIVE_SECONDS,
     DisconnectedError,
     Run,
+    check_run,
     logged_response,
     open_client,
     result_to_json,
@@ -131,6 +132,7 @@ class ProgressResponse(Response):
         keep_alive: float = KEEP_ALIVE_SECONDS,
         to_json: Callable[[GenerationResult], Mapping[str, Any]] = result_to_json,
     ) -> None:
+        check_run(run)
         super().__init__(headers=EVENT_HEADERS)
         del self.headers["content-length"]
         self._run = run

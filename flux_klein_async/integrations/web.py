@@ -213,6 +213,18 @@ Run = Callable[[Callable[[RequestStatus], object]], Awaitable[GenerationResult]]
 """Starts the work with an `on_status`: `lambda on_status: client.generate(prompt, on_status=on_status)`."""
 
 
+def check_run(run: object) -> None:
+    """Refuse work that has begun without an `on_status`.
+
+    Raises:
+        TypeError: It is no function.
+    """
+    if not callable(run):
+        if isinstance(run, Coroutine):
+            run.close()
+        raise TypeError(f"Write lambda on_status: client.generate(..., on_status=on_status), not {run!r:.60}")
+
+
 async def write_progress(
     run: Run,
     write: Callable[[bytes], Awaitable[object]],

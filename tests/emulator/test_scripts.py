@@ -59,10 +59,30 @@ def test_what_is_no_answer_is_refused_when_it_is_given():
 
 
 @pytest.mark.parametrize("headers", [{"A": "b\r\nC: d"}, {"A\n": "b"}])
-@pytest.mark.parametrize("kind", [Reply, Rewrite])
+@pytest.mark.parametrize("kind", [Reply, Rewrite, Truncate])
 def test_a_header_cannot_contain_another(kind, headers):
     with pytest.raises(ValueError, match="line break"):
         kind(headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "sentence"),
+    [
+        (
+            Generation,
+            {"ends": "fail"},
+            r"Generation\(ends=...\) is one of 'completed', 'failed', 'cancelled', not 'fail'",
+        ),
+        (Generation, {"after": "5"}, r"Generation\(after=...\) is a number, 0 or more, not '5'"),
+        (Generation, {"after": True}, "not True"),
+        (Generation, {"result_lag": None}, "not None"),
+        *((kind, {"delay": -1.0}, "not -1.0") for kind in (Pass, Rewrite, Reply, Reset, Garbage, Truncate, Generation)),
+        (Endless, {"every": float("nan")}, "not nan"),
+    ],
+)
+def test_an_answer_of_which_nothing_would_come_is_refused_when_it_is_made(kind, value, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        kind(**value)
 
 
 def test_an_endless_body_needs_a_chunk():

@@ -155,7 +155,11 @@ def test_a_test_client_runs_the_app_on_a_loop_of_its_own():
 
         with asyncio.Runner() as here:
             client = here.run(used_here())
-            app.dependency_overrides[get_client] = lambda: client
+
+            async def override():
+                return client
+
+            app.dependency_overrides[get_client] = override
             with TestClient(app) as session, pytest.raises(Exception, match="loop"):
                 session.post("/")
             here.run(client.aclose())

@@ -7,6 +7,8 @@ import pytest
 
 import flux_klein_async as fk
 from flux_klein_async.emulator import Generation
+from flux_klein_async.integrations.aiohttp_web import stream_progress
+from flux_klein_async.integrations.fastapi import ProgressResponse
 from flux_klein_async.integrations.web import (
     KEEP_ALIVE,
     DisconnectedError,
@@ -218,6 +220,15 @@ async def test_a_cancelled_caller_cancels_both():
         with pytest.raises(asyncio.CancelledError):
             await caller
         assert (work.end, watch.end) == ("cancelled", "cancelled")
+
+
+@pytest.mark.parametrize("run", [ProgressResponse, lambda work: stream_progress(None, work).send(None)])
+def test_progress_of_work_that_has_begun_is_refused(klein_client, run):
+    work = klein_client.generate("a cat")
+    with pytest.raises(
+        TypeError, match=r"^Write lambda on_status: client\.generate\(\.\.\., on_status=on_status\), not <cor"
+    ):
+        run(work)
 
 
 # --- write_progress
