@@ -171,10 +171,9 @@ class _Batch(run.Options):
         if self.emulator:  # is free
             return store.for_account(service.token, connect.EMULATED_SERVICE)
         account = store.for_account(service.token, service.base_url)
-        ignored = (connect.EMULATED_TOKEN,)
         if self.new_token:
-            await account.take_over(ignored=ignored)
-        elif await account.is_stranger(ignored=ignored):
+            await account.take_over()
+        elif await account.is_stranger():
             raise JournalError(
                 f"The journal {self._place} was written with another token or for another address of the service, and "
                 "this run would pay for everything again: if you renewed your token or the service moved, pass "

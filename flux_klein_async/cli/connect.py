@@ -17,12 +17,12 @@ from flux_klein_async.cli.output import Screen
 from flux_klein_async.errors import ConfigurationError, FluxKleinError, NotFoundError
 from flux_klein_async.journal.reader import locate
 from flux_klein_async.journal.sql import Location
+from flux_klein_async.journal.writer import EMULATED_TOKEN
 from flux_klein_async.options import BASE_URL_VARIABLE, TOKEN_VARIABLES, Environment, from_environ
 from flux_klein_async.paths import user_path
 
 __all__ = [
     "EMULATED_SERVICE",
-    "EMULATED_TOKEN",
     "MissingExtraError",
     "connected",
     "emulated",
@@ -34,8 +34,6 @@ __all__ = [
 ]
 
 STORE_VARIABLE = "FLUX_KLEIN_STORE"
-EMULATED_TOKEN: Final = "emulator-token"  # noqa: S105  # not a secret
-"""The emulator's token, unless it is given another."""
 EMULATED_SERVICE: Final = "https://emulator.invalid"
 """The service that a journal knows --emulator by: each has a port of its own, and saves files that the next finds."""
 

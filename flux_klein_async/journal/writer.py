@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 import os
 import time
 import warnings
@@ -21,9 +22,12 @@ from flux_klein_async.journal.states import EntryState, from_nano
 from flux_klein_async.misuse import NEEDS_ASYNCIO, NotWith
 from flux_klein_async.options import from_environ
 
-__all__ = ["FORKED", "ItemPass", "JournalAccount", "Spending", "StoredJournal", "Writer"]
+__all__ = ["EMULATED_TOKEN", "FORKED", "ItemPass", "JournalAccount", "Spending", "StoredJournal", "Writer"]
 
 T = TypeVar("T")
+_log = logging.getLogger("flux_klein_async")
+EMULATED_TOKEN: Final = "emulator-token"  # noqa: S105  # not a secret
+"""The emulator's token, unless it is given another: nothing was charged to it."""
 _MOST: Final = 500  # operations in one transaction: other processes wait for its end
 # Seconds between the beginnings of two transactions that several callers share: a commit takes as much CPU as ten
 # entries, and other callers arrive while one lasts.
@@ -326,6 +330,7 @@ class JournalAccount:
         self._writer = writer
         self._account = account
         self._again = again
+        self._has_submitted = False
 
     def __repr__(self) -> str:
         return f"JournalAccount({self._writer.name})"
@@ -334,7 +339,7 @@ class JournalAccount:
         """Return once the entry is durable.
 
         An entry that cannot be written now is written as soon as it can be, also while closing; an intent is not,
-        because nothing is sent for it.
+        because nothing is sent for it. Before the first, a token that may have been renewed is logged.
 
         Raises:
             JournalError: The entry could not be written; with `charged` "unknown", its request id belongs to another
@@ -344,12 +349,32 @@ class JournalAccount:
         happened = entry.state is not EntryState.SUBMITTING
         # Nothing is sent for an intent of which its caller hears that it was not written.
         refused = Entry(state=EntryState.REFUSED, key=entry.key, error=_NOT_SENT)
-        await self._writer.run(
-            lambda store: store.record(self._account.text, entry),
+
+        def write(store: JournalStore) -> bool:
+            renewed = not (happened or self._has_submitted) and self._may_be_renewed(store)
+            store.record(self._account.text, entry)
+            return renewed
+
+        renewed = await self._writer.run(
+            write,
             self._account,
             keep=happened,
             withdraw=None if happened else lambda store: store.record(self._account.text, refused),
         )
+        if renewed and not self._has_submitted:
+            _log.warning(
+                "%s holds what another token of this service paid for, and nothing of this one: its items are paid for "
+                "again, and a budget starts at zero. If you renewed the token, first call "
+                "await journal.for_account(token, base_url).take_over()",
+                self._writer.name,
+            )
+        self._has_submitted |= not happened
+
+    def _may_be_renewed(self, store: JournalStore) -> bool:
+        """Whether other tokens of this account's service may have been charged, and this one not."""
+        token, _, service = self._account.text.partition(" ")
+        others = [] if token in {"", EMULATED_TOKEN} else store.other_accounts(self._account.text, [EMULATED_TOKEN])
+        return any(name.partition("@")[2] == service for name in others)
 
     def items(self) -> "ItemPass":
         """Begin a pass over items."""
@@ -381,7 +406,7 @@ class JournalAccount:
         """
         return await self._writer.run(lambda store: store.ended_runs(marks))
 
-    async def is_stranger(self, *, ignored: tuple[str, ...] = ()) -> bool:
+    async def is_stranger(self, *, ignored: tuple[str, ...] = (EMULATED_TOKEN,)) -> bool:
         """Whether other accounts of the journal may have been charged, and this one not; `ignored` tokens do not count.
 
         Raises:
@@ -393,7 +418,7 @@ class JournalAccount:
         )
         return bool(known)
 
-    async def take_over(self, *, ignored: tuple[str, ...] = ()) -> None:
+    async def take_over(self, *, ignored: tuple[str, ...] = (EMULATED_TOKEN,)) -> None:
         """Use the only other account from now on: the token was renewed, or the service moved to another address.
 
         Does nothing if this account was used before.

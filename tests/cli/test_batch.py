@@ -19,6 +19,7 @@ from flux_klein_async.emulator import Emulator, Hang, Reply, Rewrite, error_repl
 from flux_klein_async.journal.base import Entry
 from flux_klein_async.journal.sqlite import SqliteJournal
 from flux_klein_async.journal.states import EntryState
+from flux_klein_async.journal.writer import EMULATED_TOKEN
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
 from tests.fakes import png
 from tests.served import once
@@ -514,7 +515,7 @@ def test_what_a_killed_run_had_at_its_emulator_is_submitted_again(flux_klein: Co
 
     async def earlier() -> None:
         async with SqliteJournal("run.sqlite") as journal:
-            account = journal.for_account(connect.EMULATED_TOKEN, connect.EMULATED_SERVICE)
+            account = journal.for_account(EMULATED_TOKEN, connect.EMULATED_SERVICE)
             items = account.items()
             for end, request_id in ends.items():
                 claim = await items.claim(KLEIN_4B_TEXT_TO_IMAGE, b'{"prompt":"x"}', end)

@@ -22,7 +22,7 @@ from flux_klein_async.journal.base import Reservation
 from flux_klein_async.journal.sql import Location
 from flux_klein_async.journal.sqlite import SqliteJournal, SqliteLocation
 from flux_klein_async.journal.states import Action
-from flux_klein_async.journal.writer import Spending, StoredJournal
+from flux_klein_async.journal.writer import EMULATED_TOKEN, Spending, StoredJournal
 
 from .helpers import Run, check, entry, journal_at, known, named, states
 
@@ -419,6 +419,32 @@ async def test_a_renewed_token_takes_over_an_account(journal: StoredJournal) -> 
     assert (await new.is_stranger(), await new.is_stranger(ignored=("old",))) == (True, False)
     await new.take_over()
     assert ((await new.spent()).usd, await new.is_stranger()) == (0.01, False)
+
+
+@pytest.mark.parametrize(
+    ("used", "token", "warnings"),
+    [
+        (["old"], "new", 1),
+        (["old", "older"], "new", 1),
+        (["old", "new"], "new", 0),
+        ([], "new", 0),
+        ([EMULATED_TOKEN], "new", 0),
+        (["old"], EMULATED_TOKEN, 0),
+    ],
+)
+async def test_a_token_that_may_have_been_renewed_is_logged_before_its_first_submit(
+    journal: StoredJournal, caplog: pytest.LogCaptureFixture, used: list[str], token: str, warnings: int
+) -> None:
+    for number, each in enumerate(used):
+        await journal.for_account(each).record(entry("completed", request_id=f"r{number}"))
+    account = journal.for_account(token)
+    await account.record(entry("cancelled", request_id="theirs"))
+    await asyncio.gather(*(account.record(entry("submitting", key=key)) for key in "abc"))
+    await account.record(entry("submitting", key="d"))
+    await journal.for_account(token, "https://other.example").record(entry("submitting", key="e"))
+    await journal.record(entry("submitting", key="f"))
+    assert [record.getMessage().partition(" holds ")[0] for record in caplog.records] == [repr(journal)] * warnings
+    assert all("for_account(token, base_url).take_over()" in record.getMessage() for record in caplog.records)
 
 
 @pytest.mark.parametrize(
