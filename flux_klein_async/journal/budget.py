@@ -52,10 +52,10 @@ class Budget:
     """Limits what a client may spend.
 
     With a `SqliteJournal` or `PostgresJournal`, the limit covers everything that any process ever spent in that
-    journal with the client's token at its service, with or without a budget. Without one, it covers what is submitted with this object. The price of a
-    generation comes from the catalogue; if it is not known, nothing is submitted. If the service charges more, the
-    highest charge for the model is its price from then on. Until the first such charge is known, what is in flight can
-    exceed the limit by the difference.
+    journal with the client's token at its service, with or without a budget. Without one, it covers what is submitted
+    with this object. The price of a generation comes from the catalogue; if it is not known, nothing is submitted. If
+    the service charges more, the highest charge for the model is its price from then on. Until the first such charge is
+    known, what is in flight can exceed the limit by the difference.
 
     Args:
         max_usd: The limit in USD, 0 or more.
