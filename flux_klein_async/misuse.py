@@ -26,7 +26,7 @@ NEEDS_ASYNCIO = "No asyncio event loop runs here: use asyncio.run(...), also in 
 
 C = TypeVar("C", bound=type)
 
-_NEAR = 0.74  # of difflib's ratio: "outdir" is near to "output_dir", and "directory" is not near to "retry"
+_NEAR = 0.74  # of difflib's ratio: "outdir" is near to "output_dir", and "version" is not near to "session"
 
 
 def slip(value: object) -> str:

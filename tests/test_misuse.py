@@ -355,6 +355,7 @@ def test_what_stands_for_a_part_of_a_client_is_told_what_to_write(part, given, a
         ("max_in_flight", "limits=Limits(max_in_flight=...)"),
         ("max_inflight", "limits=Limits(max_in_flight=...)"),
         ("max_retries", "retry=RetryPolicy(attempts=...)"),
+        ("version", "It takes api_key, base_url"),
         ("verbose", "It takes api_key, base_url, model, timeout"),
     ],
 )

@@ -361,7 +361,7 @@ class JournalAccount:
             keep=happened,
             withdraw=None if happened else lambda store: store.record(self._account.text, refused),
         )
-        if renewed and not self._has_submitted:
+        if renewed:
             _log.warning(
                 "%s holds what another token of this service paid for, and nothing of this one: its items are paid for "
                 "again, and a budget starts at zero. If you renewed the token, first call "

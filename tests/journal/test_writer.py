@@ -440,6 +440,7 @@ async def test_a_token_that_may_have_been_renewed_is_logged_before_its_first_sub
     account = journal.for_account(token)
     await account.record(entry("cancelled", request_id="theirs"))
     await asyncio.gather(*(account.record(entry("submitting", key=key)) for key in "abc"))
+    await asyncio.gather(*(account.record(entry("refused", key=key)) for key in "abc"))
     await account.record(entry("submitting", key="d"))
     await journal.for_account(token, "https://other.example").record(entry("submitting", key="e"))
     await journal.record(entry("submitting", key="f"))

@@ -29,6 +29,7 @@ from flux_klein_async.operations.files import (
     checked_names,
     checked_stem,
     figure,
+    looks_like_file,
     part_files,
     problem_with,
     remove_files,
@@ -204,6 +205,13 @@ BAD_NAMES = [
 def test_refuses_names_that_are_not_one_plain_name_for_each_file(names: Any, count: int, message: str) -> None:
     with pytest.raises(InvalidInputError, match=f"^{message}"):
         checked_names(names, count)
+
+
+def test_a_directory_looks_like_a_file_unless_it_is_there(tmp_path: Path) -> None:
+    names = ("cat.PNG", "film.webm", "v1.5", "out")
+    assert [looks_like_file(tmp_path / name) for name in names] == [True, True, False, False]
+    (tmp_path / "cat.PNG").mkdir()
+    assert not looks_like_file(tmp_path / "cat.PNG")
 
 
 WILD_NAMES = st.text(st.characters(exclude_categories=[])) | st.sampled_from(
