@@ -459,6 +459,7 @@ class FluxKleinClient(NotWith):
         prepared = self._prepared(input, model, width, height)
         _check_options(on_abandon, on_status=on_status)
         operation = self._operation(timeout, tag=tag, waits=True)
+        # Reporting outside: it reports the error that the operation makes of a cancellation.
         with operation.reporting("generate", prepared.model), operation:
             async with Slot(self._context.limiter) as operation.slot:
                 accepted = await submit(operation, prepared, on_abandon=on_abandon)

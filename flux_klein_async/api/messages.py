@@ -12,7 +12,7 @@ class Kind(StrEnum):
     """What a call is for. A `Retry-After` holds all calls of one kind."""
 
     SUBMIT = "submit"
-    READ = "read"
+    READ = "read"  # a poll, a status, a result, the catalogue
     CANCEL = "cancel"
     FILE = "file"
 

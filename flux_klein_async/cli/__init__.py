@@ -1,1 +1,1 @@
-"""The `flux-klein` command: one file for each command, put together in `main`. Needs the extra `cli`."""
+"""The `flux-klein` command. `commands` declares each command and names the file that does it. Needs the extra `cli`."""

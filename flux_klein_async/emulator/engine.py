@@ -1,5 +1,7 @@
 """The emulated service with its scripts and its memory: one HTTP request in, one answer out.
 
+When a generation starts and ends is decided in `service`.
+
 Pure: the instant is an argument, randomness comes from a seed, and how bytes travel is unknown here. The emulator
 reads URLs and JSON by itself and shares no code with the client, so that the same mistake cannot hide on both sides.
 """

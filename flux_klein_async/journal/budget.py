@@ -3,6 +3,8 @@
 The catalogue gives the expected cost of a generation; its result gives the actual cost. The money stays reserved until
 then, and for an uncertain submit for ever. If a result costs more than was reserved for it, that much is reserved for
 its model from then on, and for requests under way.
+
+What several processes spend together is checked in `journal/sql`.
 """
 
 import asyncio

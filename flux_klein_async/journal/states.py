@@ -30,7 +30,7 @@ class EntryState(StrEnum):
     """The state of a request as the journal knows it."""
 
     SUBMITTING = "submitting"  #: The submit may have been sent; its answer is not recorded.
-    REFUSED = "refused"  #: The service did not accept the submit.
+    REFUSED = "refused"  #: The submit was not accepted: refused by the service, or never sent.
     UNCERTAIN = "uncertain"  #: The submit may or may not have been accepted.
     SUBMITTED = "submitted"  #: The submit was accepted and the request id is known.
     COMPLETED = "completed"  #: The result is known.

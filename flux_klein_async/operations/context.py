@@ -212,7 +212,10 @@ class UnderWay:
         self._ends: deque[float] = deque(maxlen=4096)  # instants
 
     def enter(self, accepted: float) -> Callable[[int], float | None]:
-        """One more was accepted: when, in seconds from then, at most so many of those before it were left (or None)."""
+        """Count one more. Returns `Progress.fell_to` for it.
+
+        Of a number: the seconds from this acceptance until at most so many earlier ones were left, or None.
+        """
         fell_to = partial(self._fell_to, accepted, self._count, self._ended)
         self._count += 1
         return fell_to
@@ -376,6 +379,7 @@ class ClientContext:
     def throttle(self, kind: Kind, response: Response) -> None:
         """Slow down at a refusal, and hold calls of its kind for as long as it asks; cancels are never held."""
         seconds = retry_after(response.headers, response.status)
+        # Wider than `refused_for_now`: to slow down is always harmless, to repeat a submit is not.
         if response.status == 429 or (response.status == 503 and seconds is not None):
             self.limiter.refused(kind)
         if seconds and kind is not Kind.CANCEL:

@@ -372,8 +372,9 @@ class PartFile(IncomingFile[SavedFile]):
         """`name` gets the suffix that the content calls for, unless it has it; `mark` tells whose file it is.
 
         An `exact` name may not have the suffix of another format. Without `number` a file of the same name is replaced.
-        With it none is: the file gets the first free of `name`, `name-2`, `name-3`... from this number on, unless the
-        very file has one of so many names that are `compared`, or was just given one: another run saved it.
+        With it none is: the file gets the first free of `name`, `name-2`, `name-3`... from this number on. `compared`:
+        how many of these names are first tried for a file with the same content, which another run saved, and which
+        then is the file.
         """
         super().__init__()
         self._directory = directory

@@ -255,10 +255,12 @@ class ItemRunner(Generic[T]):
             if not self._died(error):
                 raise
         except GenerationFailedError as error:
-            # Where the service could not be asked, it may hold a file by now.
+            # The cause is None (an answer without a file) or NotFoundError (a result that is gone). After any other the
+            # service could not be asked, and may hold a file by now.
             resubmits = claim.action is Action.RECALL and claim.resubmits
             if not resubmits or not isinstance(error.__cause__, NotFoundError | None):
                 raise
+        # New; or what was to be resumed or recalled is gone, or may be made again.
         return await self._submit(replace(item, prepared=replace(item.prepared, item=claim.item)))
 
     # --- to a result
@@ -433,7 +435,7 @@ class ItemRunner(Generic[T]):
         if complete and await context.in_thread(partial(all_there, known, directory), DownloadError):
             return tuple(replace(file, path=directory / file.path.name) for file in known)
         operation = Operation(context, self._timeout, request_id=result.request_id, tag=item.index)
-        # An earlier run may have given the files any number; one that works on the item now, the first that is free.
+        # Every name is compared if an earlier run may have saved the files, one if another run may be saving them now.
         compared = math.inf if again else 1 if self._claims is not None else 0
         return tuple(await download.save(operation, result, directory, stem=item.stem, compared=compared))
 

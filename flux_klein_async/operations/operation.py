@@ -42,6 +42,10 @@ _LAST_POLL = 1.0  # seconds for a last poll, and the result's fetch, after a loo
 class Operation:
     """One call: its scope, and how it waits, repeats, and reports.
 
+    Four things end it from outside. The deadline (`_expire`). `close`: the client closes. `stop`: the user ends a
+    fan-out; a POST under way gets 5 s. `halt`: an error dooms every further submit; a POST under way goes on. Each
+    cancels the task (`_interrupt`), and `__exit__` raises the error.
+
     Attributes:
         context: The client's parts.
         deadline: The instant on the loop's clock after which nothing is awaited, or None.
@@ -49,9 +53,9 @@ class Operation:
         request_id: The request's id, as soon as it is known.
         slot: The slot that the generation runs in, or None.
         on_submit_failed: Called at once with the error of a submit, even if it will be repeated.
-        drop_post: Drops the POST that is under way, unless its body has begun to be written; whether it did. None
-            while no POST is.
-        answered: The POST under way was accepted, and its id is being written down.
+        drop_post: Drops the POST under way and returns True, or returns False: its body has begun to be written. None
+            while there is no POST.
+        accepted: The POST under way was accepted, and its id is being written down.
         stopped_at: When a stop found a POST under way that could not be dropped; None if none did.
         passed_gate: The submit has passed the gate, and its next admission need not wait there.
         submitted: A submit of this very call was accepted.
@@ -66,7 +70,7 @@ class Operation:
     """
 
     # Of the class until they change: thirty attributes are the most that Python keeps in an object without a dict.
-    passed_gate = submitted = answered = uncertain = gave_up = late = _in_line = _halted = False
+    passed_gate = submitted = accepted = uncertain = gave_up = late = _in_line = _halted = False
     on_submit_failed: Callable[[FluxKleinError], None] | None = None
     drop_post: Callable[[], bool] | None = None
     stopped_at: float | None = None
@@ -197,18 +201,18 @@ class Operation:
         """End the call before it submits; a POST that has begun gets 5 s for its answer, and is not repeated."""
         if self.request_id is not None or self.stopped_at is not None:
             return
-        if self._posts_nothing():
+        if self._drop_unsent():
             self._interrupt(self._stopped)
         else:
             self.stopped_at = self._loop.time()
             self._stop_timer = self._loop.call_later(SEEN_THROUGH, self._stop_unanswered)
 
     def _stop_unanswered(self) -> None:
-        if self.drop_post is not None and not self.answered:
+        if self.drop_post is not None and not self.accepted:
             self._interrupt(self._stopped)
 
-    def _posts_nothing(self) -> bool:
-        """Whether no POST is under way; one whose body has not begun to be written is dropped."""
+    def _drop_unsent(self) -> bool:
+        """Drop a POST whose body has not begun to be written. False if one goes on, True if none does now."""
         return self.drop_post is None or self.drop_post()
 
     def _stopped(self) -> FluxKleinError:
@@ -231,7 +235,7 @@ class Operation:
         self._halted = True
         if self.request_id is not None or self._may_be_accepted or self.is_running_here:
             return
-        if self._posts_nothing():
+        if self._drop_unsent():
             self._interrupt(lambda: error)
 
     def out_of_time(self, last: FluxKleinError | None) -> FluxKleinError:
@@ -330,7 +334,7 @@ class Operation:
             self._timer = self._loop.call_at(self.deadline, self._expire, self.deadline)
 
     def admission(self, kind: Kind, *, poll_price: float | None = None) -> "Admission":
-        """Wait until a call of this kind may go; a poll, which has a price, waits for its turn too."""
+        """What lets one call of this kind go, as `async with`; a poll, which has a price, waits for its turn too."""
         return Admission(self, kind, poll_price)
 
     async def exchange(self, request: Request, read: Callable[[Response], T]) -> T:
@@ -368,7 +372,7 @@ class Operation:
         failures = 0
         last: FluxKleinError
 
-        def may_repeat(error: FluxKleinError) -> bool:
+        def note_failure(error: FluxKleinError) -> bool:
             nonlocal failures, last
             failures += 1
             self.last_error = last = error
@@ -381,12 +385,12 @@ class Operation:
         try:
             value = await call()
         except FluxKleinError as error:
-            if not may_repeat(error) or attempts == 1:
+            if not note_failure(error) or attempts == 1:
                 raise
         else:
             self.context.quota.refund()
             return value
-        return await repeat(call, may_repeat=may_repeat, pause=pause, attempts=attempts)
+        return await repeat(call, may_repeat=note_failure, pause=pause, attempts=attempts)
 
     async def _pause(self, kind: Kind, failures: int, error: FluxKleinError) -> None:
         """Sleep before a repeat, or give up: stopped, the deadline is too near, or the client's quota is used up."""
@@ -475,7 +479,7 @@ class Admission:
             if context.lanes.take(kind):  # in this very step of the loop, so that no hold came
                 break
             await context.lanes.wait(kind, poll=self._poll_price is not None)
-            held = True
+            held = True  # also if the limiter raises: the lane is given back
             try:
                 held = operation.held(kind)
             finally:

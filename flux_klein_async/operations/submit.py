@@ -61,8 +61,8 @@ __all__ = [
 
 
 T = TypeVar("T")
-_IN_LINE = 0.9  # of the timeout that is left at most, where the call has waited in line
-_MOST = 0.9  # of the generations
+_STILL_ON_TIME = 0.9  # of its timeout: a call that has more left has lost no time in line
+_NEARLY_ALL = 0.9  # of the generations: what is left must be enough for so many
 
 _FIELD = 40  # characters of a field's name in a log line
 _NAMES = {KLEIN_4B_TEXT_TO_IMAGE: "FLUX.2 [klein] 4B", KLEIN_9B_TEXT_TO_IMAGE: "FLUX.2 [klein] 9B"}
@@ -225,7 +225,7 @@ async def submit(operation: Operation, prepared: PreparedRequest, *, on_abandon:
     """
     context = operation.context
     begun = context.loop.time()
-    request_id = await _Submission(operation, prepared, await _posted(context, prepared.body), on_abandon).run()
+    request_id = await _Submission(operation, prepared, await _body_of(context, prepared.body), on_abandon).run()
     now = context.loop.time()
     return AcceptedRequest(
         request_id=request_id,
@@ -250,7 +250,7 @@ async def in_thread(context: ClientContext, job: Callable[[InputBody, Limits], T
         raise error.with_traceback(None) from None  # the frames hold what was read
 
 
-async def _posted(context: ClientContext, body: InputBody) -> bytes | memoryview:
+async def _body_of(context: ClientContext, body: InputBody) -> bytes | memoryview:
     """What is posted; with files in a form that can be released, because the frames of an error keep it too."""
     return memoryview(await in_thread(context, read_body, body)) if body.files else body.template
 
@@ -301,10 +301,10 @@ class _Submission:
         recorded = prepared.body.recorded
         try:
             await self._write(EntryState.SUBMITTING, item=prepared.item, body=recorded, reservation=reservation)
-            request_id = await operation.repeat(Kind.SUBMIT, self._attempt, allows=self._may_repeat, attempts=None)
+            request_id = await operation.repeat(Kind.SUBMIT, self._attempt, allows=self._judge, attempts=None)
         except asyncio.CancelledError:
             if not self._handed_over:
-                self._context.background.queue(self._refused)
+                self._context.background.queue(self._not_accepted)
             raise
         except SubmissionUncertainError as error:
             await self._uncertain(error)
@@ -313,7 +313,7 @@ class _Submission:
             if isinstance(error, InputRejectedError):
                 error.file_names = file_names(recorded, error)
             if error.request_id is None:  # otherwise it was accepted, and only the journal failed
-                await self._refused(error)
+                await self._not_accepted(error)
             raise
         self._note_accepted(request_id)
         return request_id
@@ -330,11 +330,11 @@ class _Submission:
         if operation.deadline is None or quantile is None or not operation.waits:
             return
         left = operation.deadline - self._context.loop.time()
-        if left > _IN_LINE * (operation.deadline - operation.started):
+        if left > _STILL_ON_TIME * (operation.deadline - operation.started):
             return
         takes: float | None = None
         with ignoring_errors("The poll policy"):
-            takes = quantile(self._prepared.model, self._prepared.pixels, _MOST)
+            takes = quantile(self._prepared.model, self._prepared.pixels, _NEARLY_ALL)
         if takes is not None and left < takes <= operation.deadline - operation.started:
             sentence = f"The turn of the submit came with {left:.1f} s left, and a generation takes up to {takes:.1f} s"
             raise operation.out_of_time(APITimeoutError(sentence, sent=False))
@@ -342,8 +342,11 @@ class _Submission:
     async def _write(self, state: EntryState, **facts: Any) -> None:
         await self._context.write(state, key=self._key, model=self._prepared.model, **facts)
 
-    def _may_repeat(self, error: FluxKleinError) -> bool:
-        """Whether it was not accepted; failed connections and refusals for now have limits of their own."""
+    def _judge(self, error: FluxKleinError) -> bool:
+        """Count a failure, and give the slot back at a refusal for now; whether to repeat: it was not accepted.
+
+        Failed connections and refusals for now have limits of their own.
+        """
         policy = self._context.retry
         if refused_for_now(error):
             if self._operation.slot is not None:
@@ -387,7 +390,7 @@ class _Submission:
                 raw = excerpt(response) if response is not None else None
                 raise SubmissionUncertainError(raw=raw, cause=str(error)) from error
             raise
-        self._accepted_as, self._operation.answered = request_id, True
+        self._accepted_as, self._operation.accepted = request_id, True
         self._context.budget.accepted(self._key, request_id)
         try:
             await self._write(EntryState.SUBMITTED, request_id=request_id)
@@ -417,7 +420,7 @@ class _Submission:
         self._operation.request_id, self._operation.submitted = request_id, True
         self._tell(Submitted)
 
-    async def _refused(self, error: FluxKleinError | None = None) -> None:
+    async def _not_accepted(self, error: FluxKleinError | None = None) -> None:
         """It was not accepted: give the money back, and write that down."""
         self._context.budget.release(self._key)
         await self._write_end(EntryState.REFUSED, str(error) if error else None)
@@ -454,7 +457,7 @@ class _Submission:
     async def _see_through(self, post: "asyncio.Task[str]") -> None:
         """Wait for an abandoned POST; then abandon its request, or report that it is refused or uncertain.
 
-        It has 5 s. Where its call was stopped they began then, since a later id would contradict the outcome.
+        It gets 5 s from now, or from the stop of a call that was stopped: a later id would contradict its outcome.
         """
         loop, begun = self._context.loop, self._operation.stopped_at
         if begun is None or self._accepted_as is not None:  # the id is known, and needs time to be written down
@@ -475,7 +478,7 @@ class _Submission:
             if failure is not None:
                 raise failure
         elif isinstance(failure, FluxKleinError) and not isinstance(failure, SubmissionUncertainError):
-            await self._refused(failure)
+            await self._not_accepted(failure)
         else:
             await self._uncertain(failure or SubmissionUncertainError(f"No answer within {SEEN_THROUGH:g} s"))
         if stopped is not None:

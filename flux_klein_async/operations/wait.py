@@ -172,7 +172,8 @@ class Poller:
     async def _until_due(self) -> None:
         """Sleep until the policy wants a poll.
 
-        Calls that wait for a connection make a poll dear only when it is due: by then, many may have gone.
+        What a poll takes from calls that wait for a connection is asked only when the poll is due: until then many of
+        them have theirs.
         """
         if self._at_once:
             self._at_once = False
@@ -328,7 +329,7 @@ async def wait(
         WaitTimeoutError: The deadline is too near for the hold that the service asked for.
     """
     context, request_id = operation.context, accepted.request_id
-    users = False  # what the user's own function raises says nothing about the request, whatever its class
+    in_users_code = False  # what the user's own function raises says nothing about the request, whatever its class
     try:
         poller = Poller(operation, accepted)
         under_way = context.under_way[accepted.model]
@@ -337,9 +338,9 @@ async def wait(
             while True:
                 status = await poller.next_change()
                 if on_status is not None:
-                    users = True
+                    in_users_code = True
                     on_status(status)
-                    users = False
+                    in_users_code = False
                 if status.state.final:
                     break
         finally:
@@ -350,12 +351,18 @@ async def wait(
     except GeneratorExit:  # collected after its loop has stopped: nothing runs that could ask for a cancel
         raise
     except BaseException as error:
-        if not users and isinstance(error, GenerationFailedError | GenerationCancelledError):
+        if not in_users_code and isinstance(error, GenerationFailedError | GenerationCancelledError):
             cancelled = isinstance(error, GenerationCancelledError)
             context.budget.settle(request_id, 0.0 if cancelled else None)
             state = EntryState.CANCELLED if cancelled else EntryState.FAILED
             await context.write(state, request_id=request_id, error=str(error))
-        elif users or not isinstance(error, FluxKleinError) or isinstance(error, WaitTimeoutError | ConfigurationError):
+        elif (
+            # A deadline, a close and a stop come as CancelledError: the scope makes their error of it. WaitTimeoutError
+            # comes only from a hold. After any other error there is nothing to cancel.
+            in_users_code
+            or not isinstance(error, FluxKleinError)
+            or isinstance(error, WaitTimeoutError | ConfigurationError)
+        ):
             abandon(operation, request_id, on_abandon)
         raise
     context.budget.settle(request_id, result.cost_usd)

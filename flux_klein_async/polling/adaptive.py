@@ -8,6 +8,8 @@ decides (the mean gain in log likelihood over the whole):
 - `turns`, from the instant at which so many of the client's own generations ahead were left. Where the service works
   through a queue in order, this shows the start of a generation without a poll.
 
+The times to poll come from `schedule`, made from a distribution in `durations`.
+
 All times are those at which polls are sent, so a round trip shifts them equally and costs no poll.
 """
 

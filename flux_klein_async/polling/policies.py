@@ -121,7 +121,7 @@ class PollPolicy(Protocol):
         """
 
     def observe(self, observation: Observation) -> None:
-        """Receives each finished wait, to learn from it or ignore it."""
+        """Receives each wait that ended in a result, to learn from it or ignore it."""
 
 
 @runtime_checkable

@@ -514,6 +514,7 @@ class AiohttpTransport:
         # A session that trusts the environment finds its proxy itself.
         if self._has_proxies and not session.trust_env and (proxy := self._proxies.of(request.url)) is not None:
             options.update(proxy=proxy.url, proxy_headers=proxy.headers)
+        # No headers: over our own session `_Request` takes them from this task's exchange; `_borrowing` passes them.
         return session.request(
             request.method,
             _parsed(request.url),

@@ -23,7 +23,9 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     policy = AdaptivePolling(store=path)
     for model in MODELS:
         policy.observe(Observation(model, 1024 * 1024, 0.009, 0.011, None, 0.01, 1))
-    policy.save()
+    write = policy.unsaved()
+    assert write is not None
+    write()
     return path.read_bytes()
 
 

@@ -9,7 +9,7 @@ from flux_klein_async.cli.connect import emulated, store_path
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.errors import ConfigurationError
 from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE
-from flux_klein_async.polling.adaptive import Snapshot, load
+from flux_klein_async.polling.adaptive import Snapshot
 
 from .helpers import Command
 
@@ -92,8 +92,7 @@ def test_an_address_that_is_none_has_no_file() -> None:
 
 def samples(path: Path) -> int:
     """What was learned in all, of models by their name."""
-    snapshot = load(path)
-    assert isinstance(snapshot, Snapshot)
+    snapshot = Snapshot.model_validate_json(path.read_bytes())
     return sum(count for kept in snapshot.models for _, count in kept.sizes.values())
 
 
