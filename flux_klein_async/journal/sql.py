@@ -575,6 +575,7 @@ class JournalStore(ABC):
         claim = replace(_claim(action, newest), item=f"{self.run}-{item}", resubmits=resubmits)
         if claim.is_ours:
             if not is_new:
+                # A request that is resumed counts as one of this claim, so that its end frees the item.
                 before = 0 if newest is None else newest.id - (action is Action.RESUME)
                 if newest is None:  # what comes late of another input's request is not this one's
                     self.execute("UPDATE requests SET item = NULL WHERE item = ?", (item,))
