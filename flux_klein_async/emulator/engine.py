@@ -130,7 +130,8 @@ class Engine:
         self.api_key = api_key
         self._max_records = max_records
         self._first_script = dict(script or {})
-        profile = profile if isinstance(profile, Profile) else parse_profile(str(profile))
+        if isinstance(profile, str) or not hasattr(profile, "duration"):
+            profile = parse_profile(str(profile))
         workers = profile.workers if workers is None else workers
         self._new_service = partial(Service, profile, seed, workers, api_key, files_url, max_generations)
         self._start(base_url, epoch)

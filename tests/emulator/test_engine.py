@@ -277,6 +277,18 @@ def test_a_lost_submit_runs_and_costs():
     assert (engine.prompts, engine.accepted, engine.spent_usd) == (["a cat"], 1, 0.01)
 
 
+def test_a_profile_may_be_another_object_that_gives_durations():
+    class Measured:
+        name, workers = "measured", 1
+
+        def duration(self, *_: object) -> float:
+            return 7.0
+
+    engine = Engine(profile=Measured())
+    key = submit(engine)
+    assert engine.completions[key] == 7.0
+
+
 def test_what_is_no_profile_is_refused():
     with pytest.raises(ValueError, match=r"^no latency profile '3': write 'klein', "):
         Engine(profile=3)
