@@ -2,7 +2,8 @@
 
 The manifest is for the users of the pictures. The journal holds what must not be lost, and the next run writes from it
 the lines that are missing here. Several processes can append to one file, since each line is one write. The last line
-of an item counts. The calls block: on an event loop, make them in a thread.
+of an item counts, and no line hides a picture that another input made. The calls block: on an event loop, make them in
+a thread.
 """
 
 import errno
@@ -31,8 +32,10 @@ __all__ = [
     "error_facts",
     "file_facts",
     "json_line",
+    "may_be_paid",
     "read_manifest",
     "record",
+    "recognised",
     "result_facts",
 ]
 
@@ -143,7 +146,7 @@ class Manifest:
                 # Unbuffered: one call is one write of the system.
                 self._file = undo.enter_context(open(self.path, "ab+", buffering=0, opener=_opened))
             for _, known in _records(self.path):
-                self._ends.put(_item(known), _end(known))
+                self._note(known)
             undo.pop_all()
 
     def __enter__(self) -> Self:
@@ -159,8 +162,7 @@ class Manifest:
         ended = record(outcome)
         for file in ended["files"]:
             file["path"] = self._relative(Path(file["path"]))
-        item, end = _item(ended), _end(ended)
-        if self._ends.get(item) == end:
+        if self._ends.get(_item(ended)) == _end(ended) and not self._is_stale(ended):
             return False
         with _advised(self.path):
             data = json_line(ended).encode() + b"\n"
@@ -168,8 +170,17 @@ class Manifest:
                 data = b"\n" + data  # ends the torn line, which is passed over from now on
             if (self._file.write(data) or 0) < len(data):
                 raise OSError(errno.ENOSPC, "the line was written in part")
-        self._ends.put(item, end)
+        self._note(ended)
         return True
+
+    def _note(self, known: Record) -> None:
+        if self._is_stale(known):
+            self._ends.put(_place(known), b"")
+        self._ends.put(_item(known), _end(known))
+
+    def _is_stale(self, known: Record) -> bool:
+        """Whether the last line of its index is of an item without an id, such as one that could not be read."""
+        return known["id"] is not None and bool(self._ends.get(_place(known)))
 
     def close(self) -> None:
         """Close the file; closing again does nothing."""
@@ -187,6 +198,9 @@ def read_manifest(
 ) -> Iterator[Record]:
     """The last line of each item, in the order of the file; lines that are not of a manifest are passed over.
 
+    An item is known by its id, else by its index. A picture is given too where a later line has its id or index with
+    another input: two files of prompts may share a directory.
+
     Reads the file twice, in constant memory. What other processes append meanwhile is left out.
 
     Args:
@@ -199,12 +213,32 @@ def read_manifest(
     path = user_path(path)
     if path.is_dir():
         path /= "manifest.jsonl"
-    with closing(DiskMap()) as last:
+    with closing(DiskMap()) as last, closing(DiskMap()) as last_of_failed:
         for number, known in _records(path, on_unreadable):
-            last.put(_item(known), number)
+            for key in _pictures(known):
+                last.put(key, number)
+            for key in {_item(known), _place(known)}:
+                if last_of_failed.get(key) is not None:
+                    last_of_failed.put(key, number)
+            if known["error"] is not None:
+                last_of_failed.put(_item(known), number)
         for number, known in _records(path):
-            if last.get(_item(known)) == number:
+            counts = known["error"] is None or last_of_failed.get(_item(known)) == number
+            if counts and all(last.get(key) == number for key in _pictures(known)):
                 yield known
+
+
+def may_be_paid(record: Record) -> bool:
+    """Whether a request was or may have been accepted for the item."""
+    error = record["error"]
+    kind, charged = (error.get("type"), error.get("charged")) if isinstance(error, dict) else (None, None)
+    uncertain = kind == errors.SubmissionUncertainError.__name__
+    return error is None or uncertain or (charged != "no" and record["request_id"] is not None)
+
+
+def recognised(item_id: str | None, given: object) -> bytes:
+    """What recognises an item in every file of prompts: its id, else its input, with local files by their content."""
+    return _digest(f"id {item_id}" if item_id is not None else f"input {_content(given)}")
 
 
 def _records(
@@ -234,8 +268,38 @@ def _is_record(found: object) -> TypeGuard[Record]:
 
 def _item(record: Record) -> bytes:
     """The item of a record: its id, else its index."""
-    name = f"index {record['index']}" if record["id"] is None else f"id {record['id']}"
-    return hashlib.sha256(name.encode(errors="surrogatepass")).digest()
+    return _place(record) if record["id"] is None else _digest(f"id {record['id']}")
+
+
+def _place(record: Record) -> bytes:
+    return _digest(f"index {record['index']}")
+
+
+def _pictures(record: Record) -> list[bytes]:
+    """What a later line has in common with a record that it replaces, even one with a picture."""
+    same = [_item(record) + _digest(_content(record["input"]))]
+    if record["id"] is None and record["request_id"] is not None:  # it may have moved within its file
+        same.append(_digest(f"request {record['request_id']}"))
+    return same
+
+
+def _content(given: object) -> str:
+    """An input as JSON, with local files by their content, else by their path."""
+    return json.dumps(_by_content(_without_bytes(given)), sort_keys=True)
+
+
+def _by_content(value: Any) -> Any:
+    if isinstance(value, dict):
+        if isinstance(value.get("sha256"), str) and "file" in value:
+            return {"sha256": value["sha256"]}
+        return {name: _by_content(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_by_content(part) for part in value]
+    return value
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
 
 
 def _end(record: Record) -> bytes:

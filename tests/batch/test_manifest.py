@@ -55,14 +55,26 @@ def result(request_id: str = "abc") -> GenerationResult:
     )
 
 
-def done(index: int, *files: SavedFile, item_id: str | None = None, request_id: str = "abc") -> Outcome[Row]:
-    row = Row(index + 1, {"prompt": f"p{index}", "width": 64}, item_id, index)
-    return Outcome(index=index, item=row, result=result(request_id), files=files)
+def row(index: int, item_id: str | None, prompt: str | None) -> Row:
+    return Row(index + 1, {"prompt": prompt or f"p{index}", "width": 64}, item_id, index)
 
 
-def failed(index: int, error: FluxKleinError | None = None, item_id: str | None = None) -> Outcome[Row]:
+def done(
+    index: int,
+    *files: SavedFile,
+    item_id: str | None = None,
+    request_id: str | None = None,
+    prompt: str | None = None,
+) -> Outcome[Row]:
+    found = result(request_id or f"abc{index}{item_id or ''}")
+    return Outcome(index=index, item=row(index, item_id, prompt), result=found, files=files)
+
+
+def failed(
+    index: int, error: FluxKleinError | None = None, item_id: str | None = None, prompt: str | None = None
+) -> Outcome[Row]:
     error = error or GenerationFailedError(request_id="abc", detail="out of memory")
-    return Outcome(index=index, item=Row(index + 1, {"prompt": f"p{index}"}, item_id, index), error=error)
+    return Outcome(index=index, item=row(index, item_id, prompt), error=error)
 
 
 def saved(path: Path) -> SavedFile:
@@ -83,7 +95,8 @@ def written(path: Path) -> list[dict]:
 def test_a_finished_item_has_its_input_its_result_and_its_files(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     with Manifest(folder / "manifest.jsonl") as manifest, manifest:  # closed twice
-        assert manifest.append(done(6, saved(folder / "a.png"), saved(tmp_path / "b.png"), item_id="seven"))
+        files = (saved(folder / "a.png"), saved(tmp_path / "b.png"))
+        assert manifest.append(done(6, *files, item_id="seven", request_id="abc"))
     (line,) = written(folder / "manifest.jsonl")
     assert list(line) == KEYS
     assert line == {
@@ -186,11 +199,44 @@ def test_other_items_are_other_items(tmp_path: Path) -> None:
 def test_an_item_is_known_by_its_id_wherever_it_moves(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     with Manifest(path) as manifest:
-        assert manifest.append(done(0, item_id="a"))
-        assert not manifest.append(done(5, item_id="a"))
-        assert manifest.append(failed(7, item_id="a"))
+        assert manifest.append(done(0, item_id="a", request_id="abc", prompt="x"))
+        assert not manifest.append(done(5, item_id="a", request_id="abc", prompt="x"))
+        assert manifest.append(failed(7, item_id="a", prompt="x"))
     (found,) = read_manifest(path)
     assert (found["index"], found["state"]) == (7, "failed")
+
+
+BAD = InvalidInputError("Line 1: bad")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "stand"),
+    [
+        # A bad line, of which not even the id could be read, and what stands there once it is corrected.
+        ([failed(0, BAD), done(0, item_id="a")], [1]),
+        ([done(1, item_id="a", prompt="x"), failed(0, BAD), done(0, item_id="a", prompt="x")], [2]),  # it was deleted
+        ([failed(0, BAD), done(0, prompt="good")], [1]),
+        ([failed(0, BAD), failed(0, item_id="a"), done(0, item_id="a")], [2]),
+        # Two files of prompts in one directory.
+        ([done(0, request_id="r"), done(0, prompt="other")], [0, 1]),
+        ([done(0, item_id="a"), done(0, item_id="a", prompt="other", request_id="r")], [0, 1]),
+        ([done(0), failed(0, prompt="other")], [0, 1]),
+        ([failed(0), failed(0, BAD, prompt="other")], [1]),
+        # A line before it was added, or the picture was made again.
+        ([done(0, request_id="r", prompt="x"), done(1, request_id="r", prompt="x")], [1]),
+        ([done(0, request_id="r"), done(0, request_id="s")], [1]),
+    ],
+)
+def test_a_picture_stays_and_a_failure_does_not_outlive_its_line(
+    tmp_path: Path, outcomes: list[Outcome[Row]], stand: list[int]
+) -> None:
+    path = tmp_path / "manifest.jsonl"
+    with Manifest(path) as manifest:
+        assert all(manifest.append(outcome) for outcome in outcomes)
+    with Manifest(path) as manifest:
+        assert not manifest.append(outcomes[-1])
+    lines = written(path)
+    assert list(read_manifest(path)) == [lines[number] for number in stand]
 
 
 # --- torn and foreign lines

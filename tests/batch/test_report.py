@@ -19,7 +19,8 @@ TIMINGS = {"submit": 0.1, "queued": 0.2, "running": 0.5, "fetch": 0.05, "lag_max
 
 def record(index: int = 0, **facts: Any) -> dict[str, Any]:
     """A line of a manifest, of an item that is done."""
-    known = {"index": index, "id": None, "input": {"prompt": "a cat", "width": 64, "height": 96}, "request_id": "r-1"}
+    fields = {"prompt": "a cat", "width": 64, "height": 96}
+    known = {"index": index, "id": None, "input": fields, "request_id": f"r-{index + 1}"}
     ended = {"state": "completed", "urls": [], "files": [], "cost_usd": 0.01, "timings": TIMINGS, "error": None}
     return {**known, **ended, **facts}
 
