@@ -34,8 +34,8 @@ __all__ = [
     "json_line",
     "may_be_paid",
     "read_manifest",
-    "record",
     "recognised",
+    "record",
     "result_facts",
 ]
 
@@ -237,8 +237,8 @@ def may_be_paid(record: Record) -> bool:
 
 
 def recognised(item_id: str | None, given: object) -> bytes:
-    """What recognises an item in every file of prompts: its id, else its input, with local files by their content."""
-    return _digest(f"id {item_id}" if item_id is not None else f"input {_content(given)}")
+    """What recognises an item in every file of prompts: its id, else its input, with local files by their path."""
+    return _digest(f"id {item_id}" if item_id is not None else json.dumps(_by_path(given), sort_keys=True))
 
 
 def _records(
@@ -277,25 +277,19 @@ def _place(record: Record) -> bytes:
 
 def _pictures(record: Record) -> list[bytes]:
     """What a later line has in common with a record that it replaces, even one with a picture."""
-    same = [_item(record) + _digest(_content(record["input"]))]
-    if record["id"] is None and record["request_id"] is not None:  # it may have moved within its file
+    same = [_item(record) + recognised(None, record["input"])]
+    if record["request_id"] is not None:  # the item may have moved within its file, or its local files elsewhere
         same.append(_digest(f"request {record['request_id']}"))
     return same
 
 
-def _content(given: object) -> str:
-    """An input as JSON, with local files by their content, else by their path."""
-    return json.dumps(_by_content(_without_bytes(given)), sort_keys=True)
-
-
-def _by_content(value: Any) -> Any:
+def _by_path(value: Any) -> Any:
+    """An input as JSON, with local files by their path alone: they are not always read."""
+    if isinstance(value, InputFile) or (isinstance(value, dict) and value.keys() == {"file", "size", "sha256"}):
+        return str(value.path) if isinstance(value, InputFile) else value["file"]
     if isinstance(value, dict):
-        if isinstance(value.get("sha256"), str) and "file" in value:
-            return {"sha256": value["sha256"]}
-        return {name: _by_content(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_by_content(part) for part in value]
-    return value
+        return {name: _by_path(part) for name, part in value.items()}
+    return [_by_path(part) for part in value] if isinstance(value, list) else value
 
 
 def _digest(text: str) -> bytes:

@@ -3,21 +3,25 @@
 import asyncio
 import io
 import math
+import os
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, closing, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import typer
 
+from flux_klein_async.api.urls import host_of, is_loopback, parsed
 from flux_klein_async.batch.formats import FileFormat, format_of
-from flux_klein_async.batch.manifest import Manifest, json_line
-from flux_klein_async.batch.rows import Columns, Estimate, Row, count_rows, read_ahead, read_rows
+from flux_klein_async.batch.manifest import Manifest, Record, json_line, may_be_paid, read_manifest, recognised
+from flux_klein_async.batch.report import MANIFEST
+from flux_klein_async.batch.rows import Columns, DiskMap, Estimate, Row, count_rows, read_ahead, read_rows
 from flux_klein_async.cli import connect, page, run, signals
 from flux_klein_async.cli.commands import Names
 from flux_klein_async.cli.exit_codes import ExitCode
@@ -112,23 +116,24 @@ class _Batch(run.Options):
             lists = () if self.model in TYPED else await list_fields(client, screen)
             rows = _chained(first, rest, lists)
             preview = account.items().preview if account is not None else None
-            asks = connect.is_local(service.base_url) and not self.dry_run
-            judge = partial(self._judged, lists=lists, preview=preview, asks=asks)
+            is_local = connect.is_local(service.base_url)
+            await self._check_paid(first, lists, account, screen, is_local=is_local)
+            asks = is_local and not self.dry_run
+            judge = partial(self._judged, lists=lists, preview=preview, asks=asks, reads=self.dry_run)
             if self.dry_run:
                 money = _Money(generation_price(await client.get_model()), self.max_spend, spent)
                 forecast = _Forecast(Estimate(lambda pixels: polling.quantile(self.model, pixels)), money)
                 await forecast.add(rows, judge, screen.note)
                 return forecast.show(screen, self.concurrency, as_json=self.as_json)
-            manifest = stack.enter_context(await asyncio.to_thread(Manifest, self.output_dir / "manifest.jsonl"))
+            manifest = stack.enter_context(await asyncio.to_thread(Manifest, self.output_dir / MANIFEST))
             whole = len(first) < _CHECKED_FIRST
             totals.total = len(first) if whole else await asyncio.to_thread(_count, self.file, self._format)
             if not self.quiet:
                 money = _Money(await run.price_of(client), self.max_spend, spent)
                 forecast = _Forecast(Estimate(), money)
-                again = not whole and totals.total is not None  # a file that can be read twice
-                known = self._rows(_opened(self.file)) if again else (row for row in first)
+                known = await stack.enter_async_context(aclosing(read_ahead(self._again(first))))
                 until = asyncio.get_running_loop().time() + _FORECAST_WITHIN
-                await forecast.add(await stack.enter_async_context(aclosing(read_ahead(known))), judge, until=until)
+                await forecast.add(known, judge, until=until)
                 totals.recalled, totals.price_usd = forecast.recalled, money.price
                 if not self.emulator:
                     screen.say(forecast.announced(totals.total))
@@ -152,6 +157,66 @@ class _Batch(run.Options):
         with stream:
             for row in read_rows(stream, self._format, model=self.model, folder=folder, columns=self._columns):
                 yield row if row.problem else row._replace(fields={**row.fields, **(self.fields | row.fields)})
+
+    def _again(self, first: list[Row]) -> Generator[Row, None, None]:
+        """All rows of a file that can be read twice, else the first ones."""
+        whole = len(first) < _CHECKED_FIRST or not user_path(self.file).is_file()
+        return (row for row in first) if whole else self._rows(_opened(self.file))
+
+    async def _check_paid(
+        self,
+        first: list[Row],
+        lists: Collection[str],
+        account: JournalAccount | None,
+        screen: Screen,
+        *,
+        is_local: bool,
+    ) -> None:
+        """Refuse to pay again for a row that the manifest has and the journal does not know; --emulator says so.
+
+        Raises:
+            typer.BadParameter: There is one.
+        """
+        path = self.output_dir / MANIFEST
+        if not await asyncio.to_thread(os.path.isfile, path):
+            return
+        count, records = 0, read_manifest(path)
+        with closing(DiskMap()) as unknown:
+            while some := await asyncio.to_thread(list, islice(records, _AT_ONCE)):
+                paid = [record for record in some if self._counts(record)]
+                ids = {name for record in paid if (name := str(record["request_id"])).isascii() and name.isprintable()}
+                known = await account.known_requests(ids) if account is not None and ids else set()
+                for record in paid:
+                    if str(record["request_id"]) not in known and (is_local or not _is_emulated(record)):
+                        unknown.put(recognised(record["id"], record["input"]), 1)
+                        count += 1
+            if not count:
+                return
+            preview = account.items().preview if account is not None else None
+            async with aclosing(read_ahead(self._again(first))) as rows:
+                async for row in rows:
+                    if row.problem or unknown.get(recognised(row.id, with_lists(row.fields, lists))) is None:
+                        continue
+                    judged, action = await self._judged(row, lists=lists, preview=preview, asks=False, reads=True)
+                    if action is Action.SUBMIT and not judged.problem:
+                        break
+                else:
+                    return
+        listed = f"{str(path)!r} lists {count:,} row{'' if count == 1 else 's'} that the journal {self._place} does not"
+        listed += f" know, among them line {row.line:,} of this file"
+        if self.emulator:
+            screen.note(f"{listed}: made again, which costs nothing.")
+        else:
+            raise typer.BadParameter(
+                f"{listed}, and this run would pay again: name the journal of that run, or to pay again another "
+                "--output-dir",
+                param_hint="--journal",
+            )
+
+    def _counts(self, record: Record) -> bool:
+        """Whether a record is of a row that another submit would pay for again, unasked."""
+        asked = self.resubmit_uncertain and record["request_id"] is None
+        return may_be_paid(record) and not asked
 
     async def _account(self, stack: AsyncExitStack, service: connect.Address) -> JournalAccount | None:
         """What the journal holds of this account; None for a dry run without a journal, which makes none.
@@ -182,9 +247,9 @@ class _Batch(run.Options):
         return account
 
     async def _judged(
-        self, row: Row, *, lists: Collection[str], preview: Preview | None, asks: bool
+        self, row: Row, *, lists: Collection[str], preview: Preview | None, asks: bool, reads: bool
     ) -> tuple[Row, Action | None]:
-        """What a run would do with a row; None if that is not known, because its files are not read.
+        """What a run would do with a row; None if that is not known, because its files are not read (`reads`).
 
         `asks`: nor is it known if the run asks the service, which may be an emulator that has forgotten the request.
         """
@@ -194,13 +259,22 @@ class _Batch(run.Options):
         prepared = prepare(fields, model=None, width=None, height=None, default_model=self.model)
         try:
             if prepared.body.files:
-                if not self.dry_run:
+                if not reads:
                     return row, None
                 await asyncio.to_thread(digest_files, prepared.body, Limits())
             claim = await preview(prepared.model, prepared.body.content, row.id)
         except InvalidInputError as error:  # of its files; or the journal knows another input with this id
             return row._replace(problem=str(error)), Action.SUBMIT
         return row, None if asks and await asyncio.to_thread(_asks, claim, self.directory) else claim.action
+
+
+def _is_emulated(record: Record) -> bool:
+    """Whether an emulator made the files of a record."""
+    urls = record.get("urls")
+    hosts = list[str | None]()
+    with suppress(ValueError, TypeError):
+        hosts = [host_of(parsed(url)) for url in urls] if isinstance(urls, list) else []
+    return bool(hosts) and all(host is not None and is_loopback(host) for host in hosts)
 
 
 def _named(names: Names, row: Row) -> str:

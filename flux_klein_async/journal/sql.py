@@ -650,6 +650,13 @@ class JournalStore(ABC):
             return item, Action.SUBMIT, newest
         return item, STATES[newest.state].action, newest
 
+    def known_requests(self, request_ids: Collection[str]) -> set[str]:
+        """Those of the ids that are of this journal's requests, whose account it may be."""
+        marks = ", ".join("?" * len(request_ids))
+        select = f"SELECT DISTINCT request_id FROM requests WHERE request_id IN ({marks})"  # noqa: S608  # of constants
+        select += " AND account IN (SELECT id FROM accounts)"  # with which the index begins
+        return {request_id for [request_id] in self.execute(select, tuple(request_ids)).fetchall()}
+
     # --- checking and pruning
 
     def findings(self) -> list[str]:

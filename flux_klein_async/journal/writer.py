@@ -406,6 +406,14 @@ class JournalAccount:
         """
         return await self._writer.run(lambda store: store.ended_runs(marks))
 
+    async def known_requests(self, request_ids: Collection[str]) -> set[str]:
+        """Those of the ids that are of the journal's requests, whichever account made them.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+        return await self._writer.run(lambda store: store.known_requests(request_ids))
+
     async def is_stranger(self, *, ignored: tuple[str, ...] = (EMULATED_TOKEN,)) -> bool:
         """Whether other accounts of the journal may have been charged, and this one not; `ignored` tokens do not count.
 

@@ -199,7 +199,7 @@ def test_a_report_counts_the_last_end_of_each_item_in_the_order_of_the_input(tmp
 
 
 def test_equal_and_enormous_indexes_keep_their_rows(tmp_path: Path) -> None:
-    write(tmp_path, record(10**30), record(0, id="a"), record(0, id="b"), record(-(10**30)))
+    write(tmp_path, record(10**30), record(0, id="a"), record(0, id="b", request_id="b"), record(-(10**30)))
     with Report(tmp_path) as found:
         assert [shown["id"] for shown in found.rows()] == [None, "a", "b", None]
 

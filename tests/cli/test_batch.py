@@ -86,6 +86,7 @@ def test_files_are_named_by_id_index_or_request(served: Emulator, flux_klein: Co
     last = [] if names == "request" else ["0006-a-snow-leopard"]
     assert pictures() == {f"{stem}.png" for stem in [*stems, *last]}
     assert flux_klein(*arguments).out == first.out
+    Path("out/manifest.jsonl").unlink()
     assert flux_klein(*arguments, "--journal", "other.sqlite").code == 0  # a run that knows nothing of the first
     assert len(pictures()) == 14
     assert {path.name for path in Path().iterdir()} == {"out", "other.sqlite", "prompts.jsonl"}
@@ -540,6 +541,45 @@ def test_what_an_emulator_may_have_forgotten_is_announced_as_up_to(served: Emula
         ran = flux_klein("batch", "prompts.jsonl", "--no-report", *options)
         assert (ran.code, ran.err.partition(";")[0]) == (0, said)
     assert (served.accepted, len(pictures())) == (4, 3)
+
+
+@pytest.mark.parametrize("rows", [[{"id": "a"}, {"id": "b"}], [{}, {}]])
+@pytest.mark.parametrize("first", [1, 1000])
+def test_a_forgotten_journal_does_not_pay_for_everything_again(
+    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, str]], first: int
+) -> None:
+    """Also where the row is not among the first, or its submit had an unknown outcome."""
+    monkeypatch.setattr("flux_klein_async.cli.batch._CHECKED_FIRST", first)
+    served.lose_submit()
+    old = [{"prompt": f"x{number}", **row} for number, row in enumerate(rows)]
+    prompts(0, *old)
+    assert flux_klein(*ARGUMENTS, "--journal", "run.sqlite", "--no-download").code == 1
+    new = {"prompt": "new", **dict.fromkeys(rows[0], "new")}
+    prompts(0, new, *old)
+    for options in ([], ["--dry-run"], ["--journal", "other.sqlite"], ["--retry-failed"]):
+        ran = flux_klein(*ARGUMENTS, *options)
+        assert (ran.code, served.accepted) == (64, 2), options
+    assert "'out/manifest.jsonl' lists 2 rows that the journal " in ran.err
+    assert "out/journal.sqlite does not know, among them line 2 of this file, and this run would pay again: " in ran.err
+    assert "name the journal of that run, or to pay again another --output-dir" in ran.err
+    ran = flux_klein("batch", "prompts.jsonl", "--emulator", "--no-report")
+    assert (ran.code, "line 2 of this file: made again, which costs nothing." in ran.err) == (0, True)
+    prompts(0, {**new, "prompt": "newer", **dict.fromkeys(rows[0], "newer")})  # a line that no run has made
+    assert (flux_klein(*ARGUMENTS, "--journal", "third.sqlite").code, served.accepted) == (0, 3)
+
+
+def test_what_an_emulator_made_is_not_paid_for(
+    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither with a journal that knows nothing of it; and what the journal knows is the journal's affair."""
+    prompts(2)
+    assert flux_klein(*ARGUMENTS, "--emulator", "--journal", "rehearsal.sqlite").code == 0
+    monkeypatch.setattr(connect, "is_local", lambda _: False)
+    assert (flux_klein(*ARGUMENTS).code, served.accepted) == (0, 2)
+    lines = Path("out/manifest.jsonl").read_text().replace("http://127.0.0.1", "https://files.runcomfy.net")
+    Path("out/manifest.jsonl").write_text(lines)
+    assert (flux_klein(*ARGUMENTS).code, served.accepted) == (0, 2)
+    assert flux_klein(*ARGUMENTS, "--journal", "other.sqlite").code == 64
 
 
 def test_a_renewed_token_does_not_pay_for_everything_again(
