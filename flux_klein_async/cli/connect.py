@@ -28,6 +28,7 @@ __all__ = [
     "emulated",
     "is_local",
     "journal",
+    "origin_of",
     "store_path",
     "token_of",
     "unknown_model",
@@ -125,10 +126,14 @@ def token_of(environment: Environment, wall_clock: Callable[[], float] = time.ti
     return find_token(None, environment, wall_clock=wall_clock)
 
 
+def origin_of(base_url: str | None) -> str:
+    """Scheme, host and port of the service, by default where the environment says."""
+    return ApiUrls(from_environ(os.environ).base_url if base_url is None else base_url, allow_insecure=True).origin
+
+
 def is_local(base_url: str | None) -> bool:
     """Whether the service is on this machine: it may be an emulator, which forgets its requests when it ends."""
-    url = URL(ApiUrls(from_environ(os.environ).base_url if base_url is None else base_url, allow_insecure=True).origin)
-    return is_loopback(host_of(url) or "")
+    return is_loopback(host_of(URL(origin_of(base_url))) or "")
 
 
 def store_path(environ: Mapping[str, str], base_url: str | None) -> Path | None:

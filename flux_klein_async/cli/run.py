@@ -26,6 +26,8 @@ from flux_klein_async.cli.progress import progress_shown
 from flux_klein_async.cli.signals import Stop
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import (
+    APIConnectionError,
+    APIStatusError,
     BudgetExceededError,
     FanOutHaltedError,
     FluxKleinError,
@@ -59,6 +61,7 @@ __all__ = [
 ]
 
 _GRACE = 30.0  # seconds for running generations once the command is told to stop
+_UNREACHED = 5  # items at the beginning for which there was no connection, after which no more are tried
 _MOST_REPORTED = 20  # failures that are printed; a manifest has all of them
 _CLAIMED = "claimed by another run"
 _SLOWED = 10.0  # seconds after a refusal during which the service counts as slow
@@ -330,6 +333,7 @@ class Run:
     _failures: Counter[str] = field(default_factory=Counter, init=False)
     _reported: int = field(default=0, init=False)
     _hidden: int = field(default=0, init=False)
+    _unreached: int | None = field(default=0, init=False)  # items without a connection; None once there was one
     _told: bool = field(default=False, init=False)  # why the rest was not submitted
     _ended: float = field(default=0.0, init=False)  # when the last item did
 
@@ -371,6 +375,10 @@ class Run:
                 self.stop.gently(partial(self._wind_up, outcomes.stop, grace))
                 async for outcome in outcomes:
                     await self._end(outcome)
+                    if self._unreached == _UNREACHED and not self._stopping:
+                        self._stopping = True
+                        self._report_unreachable()
+                        outcomes.stop()
         except FluxKleinError as error:  # every further submit would fail the same way
             self._codes.add(exit_code(error))
             self._report_stopped_by(error)
@@ -412,6 +420,7 @@ class Run:
             self.totals.recalling += self._ended - before
         self.totals.end(outcome)
         error = outcome.error
+        self._note_reached(outcome)
         if isinstance(error, InputRejectedError) and error.file_names:
             error.advice = "; ".join(starmap(self.local_file, error.file_names.items()))
         # An item without a turn before the run was stopped: what the manifest says of it stays true.
@@ -445,6 +454,9 @@ class Run:
         if _not_submitted(error):
             self._report_stopped_by(error)
             return
+        if isinstance(error, APIConnectionError) and (self._unreached or 0) > 1:
+            self._hidden += 1  # it says the same as the first
+            return
         paid = error.charged == "yes"  # its result may still hold a file later
         resumable = paid or (error.charged == "unknown" and not isinstance(error, _OVER))
         if self.resume is not None and error.request_id is not None and resumable:
@@ -468,6 +480,23 @@ class Run:
         self._reported += 1
         for part in (f"{self.label(line, what)}: {sentence}", *resume):
             self.screen.note(part)
+
+    def _note_reached(self, outcome: Outcome[Row]) -> None:
+        """Count an item that got no connection, while none has got one."""
+        error, totals = outcome.error, self.totals
+        answered = totals.generations or totals.polls or totals.held_until > -math.inf
+        if answered or isinstance(error, APIStatusError | SubmissionUncertainError):
+            self._unreached = None
+        elif self._unreached is not None:
+            self._unreached += isinstance(error, APIConnectionError) and error.charged == "no"
+
+    def _report_unreachable(self) -> None:
+        self._codes.add(ExitCode.UNAVAILABLE)
+        self._told = True
+        self.screen.note(
+            f"The service cannot be reached at {connect.origin_of(self.options.base_url)}: check the network, "
+            "--base-url or the proxy; nothing was submitted"
+        )
 
     def _report_stopped_by(self, error: FluxKleinError) -> None:
         """Print once why nothing more is submitted."""

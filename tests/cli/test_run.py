@@ -21,7 +21,7 @@ from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen
 from flux_klein_async.cli.run import Options, Run, Totals, check_writable
 from flux_klein_async.cli.signals import Stop
-from flux_klein_async.emulator import Emulator, Generation, Hang, Pass, Reply, Reset, Rewrite, error_reply
+from flux_klein_async.emulator import Emulator, Generation, Hang, Pass, Refuse, Reply, Reset, Rewrite, error_reply
 from flux_klein_async.emulator.scripts import Answer
 from flux_klein_async.errors import (
     FanOutHaltedError,
@@ -147,12 +147,13 @@ class Bench:
         self.as_json = as_json
 
     async def run(self, found: list[Row] | AsyncIterator[Row], **options: Any) -> ExitCode:
+        asked = {"concurrency": options.pop("concurrency", 4), "base_url": "http://127.0.0.1:9"}
         run = Run(
             client=self.client,
             totals=self.totals,
             screen=options.pop("screen", Screen()),
             stop=self.stop,
-            options=Options(**{**OPTIONS, "concurrency": 4, "no_download": True, "as_json": self.as_json}),
+            options=Options(**{**OPTIONS, **asked, "no_download": True, "as_json": self.as_json}),
             **{"manifest": self.manifest, **options},
         )
         with self.manifest:
@@ -271,6 +272,19 @@ async def test_a_batch_names_twenty_failures_and_counts_the_others(bench, klein_
     err = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in err[:20]] == [f"Line {number}" for number in range(1, 21)]
     assert err[20] == f"10 more: see {it.manifest.path}"
+
+
+@pytest.mark.parametrize(("answers", "tried"), [([], 5), ([Reply(422, "", {"Connection": "close"})], 30)])
+async def test_a_service_that_was_never_reached_ends_the_run(bench, klein_emulator, capsys, answers, tried):
+    klein_emulator.script("submit", *answers)
+    klein_emulator.script("connect", *[Pass()] * len(answers), *[Refuse()] * 500)
+    it = bench()
+    assert await it.run(rows(30), concurrency=1) == ExitCode.UNAVAILABLE
+    err = capsys.readouterr().err
+    said = "The service cannot be reached at http://127.0.0.1:9: check the network, --base-url or the proxy; nothing was"
+    assert err.count(said) == (tried == 5)
+    assert len(list(read_manifest(it.manifest.path))) == tried
+    assert ("4 more: see " in err, "0 done, 5 failed (not charged)" in err) == (tried == 5, tried == 5)
 
 
 async def test_without_a_manifest_equal_failures_are_printed_once(bench, klein_emulator, capsys):
