@@ -86,7 +86,7 @@ def inline_file(url: str, most: int) -> tuple[str, bytes]:
 
 def too_large(most: int) -> DownloadError:
     """The error of a file of more than `most` bytes."""
-    return DownloadError(f"The file is larger than {most} bytes (Limits.max_file_bytes)")
+    return DownloadError(f"The file is larger than {most} bytes (in Python, Limits.max_file_bytes)")
 
 
 def read_output(value: Any, origin: str = "", asked: int | None = None) -> tuple[GenerationOutput, int | None]:

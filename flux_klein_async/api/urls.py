@@ -130,9 +130,11 @@ def trusted_file_url(text: str, origin: str, hosts: Collection[str] = _FILE_DOMA
     """The URL as it will be opened, or None if it is not trusted.
 
     Trusted are HTTPS on these hosts, by default those under runcomfy.net and runcomfy.com (docs/wire.md, "Output"),
-    and `origin`, the base URL's own; never a URL with credentials. What is opened is the origin that was checked here,
-    followed by path and query exactly as given: they may be signed as text. Only spaces and characters outside of
-    ASCII, which no request line can carry, are quoted.
+    and `origin`, the base URL's own; never a URL with credentials. If that is this machine, its other names are opened
+    as `origin`: an emulator names itself by an address, and its user by `localhost`.
+
+    What is opened is the origin that was checked here, followed by path and query exactly as given: they may be signed
+    as text. Only spaces and characters outside of ASCII, which no request line can carry, are quoted.
     """
     try:
         url = parsed(text)
@@ -140,6 +142,8 @@ def trusted_file_url(text: str, origin: str, hosts: Collection[str] = _FILE_DOMA
         if host is None or start is None or _REFUSED.search(text) or _has_credentials(url) or url.port is None:
             return None
         checked = str(url.origin())
+        if is_loopback(host) and is_loopback(URL(origin).host or "") and checked == str(URL(origin).with_host(host)):
+            checked = origin
         rest = quote(text[start.end() :].partition("#")[0], safe=_AS_GIVEN)
     except (ValueError, TypeError):
         return None

@@ -30,6 +30,7 @@ __all__ = [
     "Record",
     "end_facts",
     "error_facts",
+    "every_record",
     "file_facts",
     "json_line",
     "may_be_paid",
@@ -226,6 +227,16 @@ def read_manifest(
             counts = known["error"] is None or last_of_failed.get(_item(known)) == number
             if counts and all(last.get(key) == number for key in _pictures(known)):
                 yield known
+
+
+def every_record(path: "str | os.PathLike[str]") -> Iterator[Record]:
+    """Every line, also those that later ones replace.
+
+    Raises:
+        JournalError: It cannot be read.
+    """
+    for _, known in _records(user_path(path)):
+        yield known
 
 
 def may_be_paid(record: Record) -> bool:

@@ -19,7 +19,7 @@ import typer
 
 from flux_klein_async.api.urls import host_of, is_loopback, parsed
 from flux_klein_async.batch.formats import FileFormat, format_of
-from flux_klein_async.batch.manifest import Manifest, Record, json_line, may_be_paid, read_manifest, recognised
+from flux_klein_async.batch.manifest import Manifest, Record, every_record, json_line, may_be_paid, recognised
 from flux_klein_async.batch.report import MANIFEST
 from flux_klein_async.batch.rows import Columns, DiskMap, Estimate, Row, count_rows, read_ahead, read_rows
 from flux_klein_async.cli import connect, page, run, signals
@@ -180,7 +180,7 @@ class _Batch(run.Options):
         path = self.output_dir / MANIFEST
         if not await asyncio.to_thread(os.path.isfile, path):
             return
-        count, records = 0, read_manifest(path)
+        count, records = 0, every_record(path)
         with closing(DiskMap()) as unknown:
             while some := await asyncio.to_thread(list, islice(records, _AT_ONCE)):
                 paid = [record for record in some if self._counts(record)]
@@ -188,8 +188,9 @@ class _Batch(run.Options):
                 known = await account.known_requests(ids) if account is not None and ids else set()
                 for record in paid:
                     if str(record["request_id"]) not in known and (is_local or not _is_emulated(record)):
-                        unknown.put(recognised(record["id"], record["input"]), 1)
-                        count += 1
+                        key = recognised(record["id"], record["input"])
+                        count += unknown.get(key) is None
+                        unknown.put(key, 1)
             if not count:
                 return
             preview = account.items().preview if account is not None else None
@@ -208,8 +209,8 @@ class _Batch(run.Options):
             screen.note(f"{listed}: made again, which costs nothing.")
         else:
             raise typer.BadParameter(
-                f"{listed}, and this run would pay again: name the journal of that run, or to pay again another "
-                "--output-dir",
+                f"{listed}, and this run would pay for them again: name that run's journal, or another "
+                "--output-dir to pay again",
                 param_hint="--journal",
             )
 

@@ -237,9 +237,9 @@ class _Transfer(Generic[T]):
             urls = self._context.api.urls
             trusted = trusted_file_url(url, urls.origin, urls.file_hosts)
             if trusted is None:
-                raise DownloadError(
-                    "Files are not taken from this address (Limits.file_hosts adds a host)", url=self._shown(url)
-                )
+                shown = self._shown(url)
+                advice = "--file-host, in Python Limits(file_hosts=...), adds a public host"
+                raise DownloadError(f"Files are not taken from {shown!r:.200}; {advice}", url=shown)
             async with self._context.transport.stream(self._context.api.file(trusted)) as (head, pieces):
                 if head.status == 200:
                     return head.headers, await self._receive(head.headers, pieces)

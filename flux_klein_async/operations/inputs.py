@@ -85,7 +85,7 @@ def _take(body: InputBody, limits: Limits, use: Callable[["_Found", int], None])
             if size > limits.max_request_bytes:
                 found.refuse(
                     f"makes the request larger than {limits.max_request_bytes:,} bytes; "
-                    "give fewer or smaller files (Limits.max_request_bytes)"
+                    "give fewer or smaller files (in Python, Limits.max_request_bytes)"
                 )
             use(found, number)
 
@@ -115,7 +115,9 @@ class _Found(NamedTuple):
         most = getattr(limits, option)
         if found.size > most:
             what = "a picture" if is_picture else "a file"
-            found.refuse(f"has {found.size:,} bytes, and {what} may have {most:,}; make it smaller (Limits.{option})")
+            found.refuse(
+                f"has {found.size:,} bytes, and {what} may have {most:,}; make it smaller (in Python, Limits.{option})"
+            )
         return found
 
     @property

@@ -150,6 +150,9 @@ def test_takes_names_joined_by_slashes_as_a_model_id() -> None:
             "https://x.runcomfy.net/a%20b/%C3%A9%7E?c=%C3%BC%20d%28",
         ),
         ("http://127.0.0.1:8080/files/a.png", None),
+        # Other names of this machine.
+        ("http://localhost:8080/a.png", "http://127.0.0.1:8080/a.png"),
+        ("http://[::1]:8080/a.png", "http://127.0.0.1:8080/a.png"),
     ],
 )
 def test_takes_files_from_trusted_hosts_and_its_own_origin(text: str, opened: str | None) -> None:
@@ -193,7 +196,8 @@ def test_takes_files_from_trusted_hosts_and_its_own_origin(text: str, opened: st
             *("http://x.runcomfy.net/a.png", "ftp://x.runcomfy.net/a.png", "file://x.runcomfy.net/etc/passwd"),
             *("//x.runcomfy.net/a.png", "x.runcomfy.net/a.png", "https:x.runcomfy.net/a.png"),
             *("http://127.0.0.1/a.png", "http://127.0.0.1:8081/a.png", "https://127.0.0.1:8080/a.png"),
-            "http://localhost:8080/a.png",
+            *("http://localhost/a.png", "http://localhost:8081/a.png", "https://localhost:8080/a.png"),
+            "http://localhost.evil.example:8080/a.png",
         ),
         "no URL": (
             *("", "data:image/png;base64,iVBORw0KGgo=", "https://x.runcomfy.net:99999/a.png"),
@@ -213,6 +217,13 @@ def test_takes_files_from_trusted_hosts_and_its_own_origin(text: str, opened: st
 )
 def test_takes_no_file_from_anywhere_else(texts: Any) -> None:
     assert [text for text in texts if trusted_file_url(text, OWN) is not None] == []
+
+
+def test_takes_a_file_of_this_machine_by_the_name_of_the_base_url_alone():
+    assert trusted_file_url("http://127.0.0.1:8188/a", "http://localhost:8188") == "http://localhost:8188/a"
+    assert trusted_file_url("http://127.0.0.1:8188/a", "http://[::1]:8188") == "http://[::1]:8188/a"
+    assert trusted_file_url("http://127.0.0.1:8188/a", "http://x.example:8188") is None
+    assert trusted_file_url("http://localhost/a", "http://127.0.0.1") == "http://127.0.0.1/a"
 
 
 @pytest.mark.parametrize(

@@ -560,10 +560,14 @@ def test_a_forgotten_journal_does_not_pay_for_everything_again(
         ran = flux_klein(*ARGUMENTS, *options)
         assert (ran.code, served.accepted) == (64, 2), options
     assert "'out/manifest.jsonl' lists 2 rows that the journal " in ran.err
-    assert "out/journal.sqlite does not know, among them line 2 of this file, and this run would pay again: " in ran.err
-    assert "name the journal of that run, or to pay again another --output-dir" in ran.err
+    assert (
+        "out/journal.sqlite does not know, among them line 2 of this file, and this run would pay for them again: "
+        in ran.err
+    )
+    assert "name that run's journal, or another --output-dir to pay again" in ran.err
     ran = flux_klein("batch", "prompts.jsonl", "--emulator", "--no-report")
     assert (ran.code, "line 2 of this file: made again, which costs nothing." in ran.err) == (0, True)
+    assert (flux_klein(*ARGUMENTS).code, served.accepted) == (64, 2)  # and what was paid for is not forgotten
     prompts(0, {**new, "prompt": "newer", **dict.fromkeys(rows[0], "newer")})  # a line that no run has made
     assert (flux_klein(*ARGUMENTS, "--journal", "third.sqlite").code, served.accepted) == (0, 3)
 

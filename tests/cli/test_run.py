@@ -281,7 +281,9 @@ async def test_a_service_that_was_never_reached_ends_the_run(bench, klein_emulat
     it = bench()
     assert await it.run(rows(30), concurrency=1) == ExitCode.UNAVAILABLE
     err = capsys.readouterr().err
-    said = "The service cannot be reached at http://127.0.0.1:9: check the network, --base-url or the proxy; nothing was"
+    said = (
+        "The service cannot be reached at http://127.0.0.1:9: check the network, --base-url or the proxy; nothing was"
+    )
     assert err.count(said) == (tried == 5)
     assert len(list(read_manifest(it.manifest.path))) == tried
     assert ("4 more: see " in err, "0 done, 5 failed (not charged)" in err) == (tried == 5, tried == 5)

@@ -89,7 +89,7 @@ async def test_an_untrusted_address_is_never_asked(klein_emulator, connect, tmp_
     redirected = await outcome(client.download(result_of(OWN), tmp_path))
     for error in (direct, redirected):
         assert (type(error), error.charged, error.retryable) == (DownloadError, "yes", False)
-        assert "not taken from this address" in str(error)
+        assert "not taken from" in str(error)
     assert sum(klein_emulator.calls.values()) - klein_emulator.calls["connect"] == 1
     assert listing(tmp_path) == []
 
@@ -130,7 +130,7 @@ async def test_a_host_that_the_user_adds_is_asked_too_at_each_hop(klein_emulator
         script = [Reply(200, PNG)] if first == url else [Reply(302, "", {"Location": url}), Reply(200, PNG)]
         klein_emulator.script("file", *script[: asked + hops])
         found = await outcome(client.download_bytes(result_of(first)))
-        assert found == [PNG] if asked else "not taken from this address" in str(found)
+        assert found == [PNG] if asked else "not taken from" in str(found)
         assert klein_emulator.calls["file"] == asked + hops
     assert not any("authorization" in record.headers for record in klein_emulator.records)
 
@@ -354,7 +354,7 @@ async def test_a_file_inside_the_answer_is_decoded_saved_and_digested_like_a_fil
     ("url", "sentence"),
     [
         ("data:image/png;base64,iVB*", "not valid base64"),
-        (inline(PNG + b"x"), rf"larger than {len(PNG)} bytes \(Limits.max_file_bytes\)"),
+        (inline(PNG + b"x"), rf"larger than {len(PNG)} bytes \(in Python, Limits.max_file_bytes\)"),
         (inline(b""), "The file is empty"),
         (inline(b"<html>sign in", "image/png"), "A web page came in place of the file"),
         (inline(b"what?", "image/png"), "no known format"),

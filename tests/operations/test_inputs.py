@@ -151,21 +151,21 @@ def folder(tmp_path, monkeypatch):
             "large.png",
             (
                 "the file 'large.png' has 2,097,153 bytes, and a picture may have 2,097,152; make it smaller "
-                "(Limits.max_picture_bytes)"
+                "(in Python, Limits.max_picture_bytes)"
             ),
         ),
         (
             "large.mp4",
             (
                 "the file 'large.mp4' has 3,145,729 bytes, and a file may have 3,145,728; make it smaller "
-                "(Limits.max_input_file_bytes)"
+                "(in Python, Limits.max_input_file_bytes)"
             ),
         ),
         (
             "most.mp4",
             (
                 "the file 'most.mp4' makes the request larger than 4,194,304 bytes; give fewer or smaller files "
-                "(Limits.max_request_bytes)"
+                "(in Python, Limits.max_request_bytes)"
             ),
         ),
     ],
