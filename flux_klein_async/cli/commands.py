@@ -360,7 +360,7 @@ def batch(
 
     However a run ends, run the same command again to resume it. The journal records every submit before it is sent, so
     nothing is submitted twice. A submit with an unknown outcome is reported, and resubmitted only with
-    --resubmit-uncertain.
+    --resubmit-uncertain; look on the site first. To resubmit one line alone, name a file with that line alone.
     DIR/manifest.jsonl says what happened to each line, and DIR/index.html shows it, as flux-klein report does.
 
     Ctrl-C ends submitting, cancels what is queued and waits up to 30 s for running generations; press it again to quit
@@ -615,11 +615,11 @@ def list_requests(
 
 @_runs("journal:show", journals, name="show", epilog=None)
 def show_request(
-    request_id: Annotated[str, typer.Argument(metavar="ID", help="The request's id.")],
+    request_id: Annotated[str, typer.Argument(metavar="ID", help="The id of a request, or of a line.")],
     journal: _Place = None,
     as_json: _EachAsJson = False,
 ) -> None:
-    """Show one request in full.
+    """Show one request, or those of one line, in full.
 
     \b
     Example:
@@ -657,7 +657,8 @@ def prune(
     """Delete requests that ended long ago.
 
     The service deletes their results after 7 days. Requests under way and uncertain ones stay, and so does the sum of
-    what was spent. The next run of a batch submits and pays for deleted items again.
+    what was spent. A later run of their lines submits and pays for them again, in another --output-dir: it stops where
+    manifest.jsonl still lists them.
 
     \b
     Examples:

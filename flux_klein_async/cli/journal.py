@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ from flux_klein_async.journal.reader import prune as delete
 from flux_klein_async.journal.sql import Location
 from flux_klein_async.journal.states import EntryState
 from flux_klein_async.models import brief_url
-from flux_klein_async.text import clipped, shown
+from flux_klein_async.text import clipped, cut, shown
 
 __all__ = ["check", "export", "list_requests", "prune", "show"]
 
 _DAY = 24 * 60 * 60.0
+_LONGEST_ID = 40  # characters of an item's id in a table
 _WIDTH = 120  # columns, where stdout is not a terminal
 
 
@@ -56,12 +58,12 @@ def list_requests(
 
 
 def show(*, request_id: str, journal: str | None, as_json: bool) -> ExitCode:
-    """Show one request in full."""
+    """Show one request, or those of one item, in full."""
     screen = Screen()
     with JournalReader(_place(journal)) as reader:
-        found = list(reader.requests(request_id=request_id))
+        found = list(reader.requests(request_id=request_id)) or list(reader.requests(item_id=request_id))
     if not found:
-        raise InvalidInputError(f"The journal knows no request {clipped(request_id, 100)}")
+        raise InvalidInputError(f"The journal knows no request or line with the id {clipped(request_id, 100)}")
     for request in found:
         for line in [json_line(_record(request))] if as_json else _lines(request):
             screen.out(line)
@@ -89,7 +91,10 @@ def export(*, journal: str | None, state: list[EntryState] | None, since: dateti
 def prune(*, journal: str | None, older_than: float, dry_run: bool) -> ExitCode:
     """Delete requests that ended long ago."""
     count = delete(_place(journal), time.time() - older_than * _DAY, clock=time.time, dry_run=dry_run)
-    Screen().out(f"{'Would delete' if dry_run else 'Deleted'} {count} request{'' if count == 1 else 's'}")
+    screen = Screen()
+    screen.out(f"{'Would delete' if dry_run else 'Deleted'} {count} request{'' if count == 1 else 's'}")
+    if count:
+        screen.note("A later run of their lines, in another --output-dir, submits and pays for them again.")
     return ExitCode.OK
 
 
@@ -140,12 +145,16 @@ def _table(requests: Iterable[JournaledRequest]) -> Iterator[str]:
             request.state.value,
             "" if request.cost_usd is None else dollars(request.cost_usd),
             request.request_id or "",
+            "" if request.item_id is None else cut(request.item_id, _LONGEST_ID),
             request.prompt or "",
         )
         for request in requests
     ]
+    heading = ("submitted", "state", "cost", "request", "id", "prompt")
+    kept = [name != "id" or any(row[number] for row in rows) for number, name in enumerate(heading)]
+    rows = [tuple(compress(row, kept)) for row in [heading, *rows]] if rows else []
     line = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH
-    return table([("submitted", "state", "cost", "request", "prompt"), *rows] if rows else [], line)
+    return table(rows, line)
 
 
 def _time(seconds: float) -> str:

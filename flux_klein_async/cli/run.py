@@ -69,7 +69,11 @@ _PRICED_WITHIN = 2.0  # seconds for the price of what may have been charged
 _NOT_SUBMITTED = "not submitted"
 _ENDS = {SubmissionUncertainError: "uncertain", ItemClaimedError: _CLAIMED, GenerationCancelledError: "cancelled"}
 _OVER = (GenerationFailedError, NotFoundError)  # nothing is left to resume
-_AGAIN = {SubmissionUncertainError: "--resubmit-uncertain", GenerationFailedError: "--retry-failed"}
+_AGAIN = {
+    SubmissionUncertainError: "look for it on the site under Library, Generations; if it is not there, "
+    "--resubmit-uncertain submits it again",
+    GenerationFailedError: "--retry-failed submits it again",
+}
 
 
 def check_writable(directory: Path) -> None:
@@ -466,7 +470,7 @@ class Run:
         if again is None or self.manifest is None or paid:
             self._report(row.line, f"{error}{connect.unknown_model(error, self.options.model)}")
         else:
-            self._report(row.line, f"{error}; {again} submits it again")
+            self._report(row.line, f"{error}; {again}")
 
     def _report(self, line: int, sentence: str, *resume: str, what: str = "Failed") -> None:
         """Print a failure, unless there are too many; without a manifest, equal ones once."""

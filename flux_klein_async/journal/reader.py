@@ -102,6 +102,7 @@ class JournalReader:
         states: Collection[EntryState] = (),
         since: float | None = None,
         request_id: str | None = None,
+        item_id: str | None = None,
         limit: int | None = None,
         oldest_first: bool = False,
     ) -> Iterator[JournaledRequest]:
@@ -111,6 +112,7 @@ class JournalReader:
             states: Only those in one of these states.
             since: Only those first recorded at this time or later, in seconds since 1970.
             request_id: Only those with this id.
+            item_id: Only those of the item with this id.
             limit: At most this many.
             oldest_first: Begin with the oldest.
 
@@ -127,6 +129,9 @@ class JournalReader:
         if request_id is not None:  # the index begins with the account
             conditions.append("requests.account IN (SELECT id FROM accounts) AND request_id = ?")
             values.append(request_id)
+        if item_id is not None:
+            conditions.append("items.account IN (SELECT id FROM accounts) AND items.name = ?")
+            values.append(ITEM_ID + item_id.encode(errors="surrogatepass"))
         query = f"{_SELECT.format(state=self._state)} WHERE {' AND '.join(conditions)} ORDER BY requests.id "
         query += "ASC" if oldest_first else "DESC"
         if limit is not None:

@@ -263,7 +263,8 @@ def test_an_uncertain_submit_is_reported_and_never_resubmitted_unasked(served: E
 
     def ran(*options: str) -> tuple[int, int, int]:
         result = flux_klein("batch", "prompts.jsonl", *options)
-        return result.code, served.accepted, "--resubmit-uncertain" in result.err
+        asks = "look for it on the site under Library, Generations; if it is not there, --resubmit-uncertain submits"
+        return result.code, served.accepted, asks in result.err
 
     assert ran() == (1, 2, True)
     assert [line["error"]["type"] for line in manifest() if line["error"]] == ["SubmissionUncertainError"]
