@@ -18,12 +18,21 @@ LONGEST = 80
 _COUNT = "FLUX.2 [klein] makes one picture per request; `flux-klein generate` takes --count"
 _ACCESS = "the token comes from RUNCOMFY_API_TOKEN, where other users of this machine cannot read it"
 _GUIDANCE = "FLUX.2 [klein] takes no guidance"
+_SPENDING = "to bound what is spent, `batch` takes --max-spend USD"
+_AT_ONCE = "how many are made at a time is --concurrency"
+_AGAIN = "failed calls are repeated by themselves; `batch --retry-failed` submits failed lines again"
+_LOG = "FLUX_KLEIN_DEBUG=1 in the environment prints tracebacks and the log"
 _SIZE = "the sides are --width and --height"
 # What users of other models and other commands look for.
 _ELSEWHERE = {
     "--seed": "FLUX.2 [klein] takes no seed; for a model that does, `generate` takes --input seed=N",
     "--negative-prompt": "FLUX.2 [klein] takes no negative prompt; say in the prompt what you want instead",
-    **dict.fromkeys(("--n", "--num", "--num-images"), _COUNT),
+    **dict.fromkeys(("--n", "--num", "--num-images", "--count"), _COUNT),
+    **dict.fromkeys(("--budget", "--max-cost", "--cost", "--spend", "--limit", "--max-usd"), _SPENDING),
+    **dict.fromkeys(("--parallel", "--jobs", "-j", "--workers", "--threads", "--max-in-flight"), _AT_ONCE),
+    **dict.fromkeys(("--retry", "--retries", "--max-retries"), _AGAIN),
+    **dict.fromkeys(("--verbose", "-v", "--debug"), _LOG),
+    **dict.fromkeys(("--resume", "--continue"), "run the same `batch` again: it resumes by itself"),
     **dict.fromkeys(("--guidance", "--guidance-scale"), _GUIDANCE),
     "--image": "FLUX.2 [klein] takes no picture; for a model that does, `generate` takes --input image_urls=@FILE",
     "--lora": "FLUX.2 [klein] takes no LoRA",

@@ -67,7 +67,12 @@ _CLAIMED = "claimed by another run"
 _SLOWED = 10.0  # seconds after a refusal during which the service counts as slow
 _PRICED_WITHIN = 2.0  # seconds for the price of what may have been charged
 _NOT_SUBMITTED = "not submitted"
-_ENDS = {SubmissionUncertainError: "uncertain", ItemClaimedError: _CLAIMED, GenerationCancelledError: "cancelled"}
+_ENDS = {
+    SubmissionUncertainError: "uncertain",
+    ItemClaimedError: _CLAIMED,
+    GenerationCancelledError: "cancelled",
+    InvalidInputError: "bad",  # refused here: what an earlier run did with the item may be charged all the same
+}
 _OVER = (GenerationFailedError, NotFoundError)  # nothing is left to resume
 _AGAIN = {
     SubmissionUncertainError: "look for it on the site under Library, Generations; if it is not there, "
@@ -345,19 +350,23 @@ class Run:
         """Generate every good row and report the bad ones; the code of the worst item, or of what stopped the run."""
         restore_terminal = self.stop.before_leaving
 
+        clock = asyncio.get_running_loop().time
+        begun = self._ended = clock()
+
         def leave() -> None:
             restore_terminal()
+            price = self.totals.highest_usd or self.totals.price_usd
+            self.screen.say(self._summary(clock() - begun) + self._possibly_charged(price and float(price)))
             self._print_left()
 
         self.stop.before_leaving = leave
-        clock = asyncio.get_running_loop().time
-        begun = self._ended = clock()
         async with progress_shown(self.screen, self.totals):
             await self._generate(rows)
             self._report_repeated()
             seconds = clock() - begun
             price = await self._price_of_unknown()
             await self.client.aclose()  # a submit that was on its way may still get its id, and its cancel an answer
+        self.stop.before_leaving = restore_terminal
         self.screen.say(self._summary(seconds) + self._possibly_charged(price))
         self._print_left()
         return worst(self._codes) if self.stop.code is None else self.stop.code
@@ -525,7 +534,7 @@ class Run:
         all_free = totals.free == totals.ends["failed"]
         free = f" ({'' if all_free else f'{totals.free:,} '}not charged)" if totals.charged and totals.free else ""
         counts = {"done before": totals.ends["done before"], f"failed{free}": totals.ends["failed"]}
-        counts |= {name: totals.ends[name] for name in (*_ENDS.values(), "bad")} | {"left running": len(totals.left)}
+        counts |= {name: totals.ends[name] for name in _ENDS.values()} | {"left running": len(totals.left)}
         if totals.total is not None:  # the rest, with items that were not read
             ended = totals.ends.total() - totals.ends[_NOT_SUBMITTED]
             counts[_NOT_SUBMITTED] = max(0, totals.total - ended - len(totals.requests))

@@ -484,8 +484,9 @@ def test_an_edited_line_takes_the_id_of_one_that_was_not_paid_for(
     assert (ran.code, served.accepted) == (0, 2)
     assert "Submitting 1 of 2, at $0.01 each: $0.01 in all" in ran.err
     prompts(0, {"id": "cat", "prompt": "a lynx"}, {"id": "dog", "prompt": "a fox"})
-    ran = flux_klein(*ARGUMENTS, *options)
+    ran = flux_klein("batch", "prompts.jsonl", *options)
     assert (ran.code, served.accepted) == (65, 2)
+    assert "1 of 2 done in out, 1 done before, 1 bad; $0.00 spent" in ran.err  # nothing of what the old input cost
     assert "another input by the id 'cat', and it may be paid for: give it back its old input, or a new id" in ran.err
 
 

@@ -391,6 +391,9 @@ async def test_a_second_signal_says_how_to_resume_what_still_runs_and_ends_the_p
     [(request_id, _)] = it.totals.requests.values()
     [(at, code, err)] = left
     assert (at, code) == (5.0, 130)
+    [summary] = [line for line in err.splitlines() if "left running" in line]
+    assert summary.startswith("1 of 2 done, 1 left running; $0.01 spent, ")
+    assert summary.endswith("5.0 s; up to $0.01 may have been charged for 1 request of unknown cost")
     resume = "Run the same command again to resume it.\n"
     assert err.endswith(resume if journal else f"may be charged; resume with:\n  flux-klein result {request_id}\n")
     assert await running == ExitCode.INTERRUPTED
