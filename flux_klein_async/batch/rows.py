@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from flux_klein_async.api.requests import InputFile, encode_input
 from flux_klein_async.batch.formats import FileFormat, foreign
 from flux_klein_async.errors import InvalidInputError, JournalError
-from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, TextToImageInput, findings
+from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE, TextToImageInput, findings
 from flux_klein_async.operations.inputs import check_files
 from flux_klein_async.operations.submit import TYPED
 from flux_klein_async.options import Limits
@@ -58,6 +58,10 @@ _COLUMNS: Final = ("prompt", "width", "height", "id")  # of CSV, which has no ty
 _OTHER_FIELDS: Final = (
     '; a row of a .jsonl file has any field of the model: {"prompt": "at night", "image_urls": [{"file": "in.png"}]}'
 )
+_TAKEN_BY: Final = {
+    **dict.fromkeys(("image_urls", "seed"), "blackforestlabs/flux-2/dev/edit"),
+    "steps": KLEIN_9B_TEXT_TO_IMAGE,
+}
 _LISTED: Final = 5  # names in a message
 _PIECE: Final = 64 * 1024  # bytes read at a time of a line that is skipped
 _LONGEST_ID: Final = 200  # characters
@@ -398,7 +402,7 @@ def _checked(
 ) -> Row:
     """The row of these fields, of which None counts as not given."""
     names = tuple(given) if typed is None else (*typed.model_fields, "id")
-    _refuse_unknown("field", given, names)
+    _refuse_unknown(given, names)
     fields = {name: with_files(given[name], folder) for name in names if given.get(name) is not None}
     row_id = fields.pop("id", None)
     row_id = str(row_id) if type(row_id) is int else row_id
@@ -447,10 +451,14 @@ def _refuse_control(name: str, text: str, refused: re.Pattern[str]) -> None:
         raise InvalidInputError(f"{name}: the control character U+{ord(found[0]):04X} is not allowed; remove it")
 
 
-def _refuse_unknown(word: str, names: Iterable[str], known: tuple[str, ...]) -> None:
-    if unknown := [_quoted(name) for name in names if name not in known][:_LISTED]:
-        plural = "" if len(unknown) == 1 else "s"
-        raise ValueError(f"unknown {word}{plural} {', '.join(unknown)}; known are {', '.join(known)}")
+def _refuse_unknown(names: Iterable[str], known: tuple[str, ...]) -> None:
+    if unknown := [name for name in names if name not in known]:
+        listed, plural = ", ".join(map(_quoted, unknown[:_LISTED])), "" if len(unknown) == 1 else "s"
+        model = next((_TAKEN_BY[name] for name in unknown if name in _TAKEN_BY), "ID")
+        raise ValueError(
+            f"unknown field{plural} {listed}; known are {', '.join(known)}; for the fields of another model pass "
+            f"--model {model}"
+        )
 
 
 def _sentence(error: ValueError) -> str:

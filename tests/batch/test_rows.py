@@ -110,6 +110,8 @@ def test_the_order_of_the_fields_makes_no_difference() -> None:
 
 # --- bad rows: named, and the next row is read
 
+KNOWN = "known are prompt, width, height, id; for the fields of another model pass --model"
+EDIT = "blackforestlabs/flux-2/dev/edit"
 BAD: list[tuple[FileFormat, bytes, str]] = [
     (TXT, b"a\rb", "a carriage return within the line"),
     (TXT, b"caf\xe9", "not UTF-8 (byte 0xE9); if the file is Latin-1"),
@@ -123,6 +125,9 @@ BAD: list[tuple[FileFormat, bytes, str]] = [
     (JSONL, b'{"prompt": ' + b"[" * 100_000, "nested too deeply"),
     (JSONL, b'{"prompt": "a", "seed": 3}', "unknown field 'seed'; known are prompt, width, height, id"),
     (JSONL, b'{"prompt": "a", "b": 1, "c\\n": 2}', "unknown fields 'b', 'c\\n'"),
+    (JSONL, b'{"prompt": "a", "b": 1}', f"unknown field 'b'; {KNOWN} ID"),
+    (JSONL, b'{"prompt": "a", "b": 1, "image_urls": []}', f"unknown fields 'b', 'image_urls'; {KNOWN} {EDIT}"),
+    (JSONL, b'{"prompt": "a", "steps": 8}', f"unknown field 'steps'; {KNOWN} {KLEIN_9B_TEXT_TO_IMAGE}"),
     (JSONL, b'{"width": 64}', "prompt: missing"),
     (JSONL, b"{}", "prompt: missing"),
     (JSONL, b'{"prompt": " "}', "prompt: the prompt is blank"),
@@ -308,7 +313,7 @@ def test_rows_of_the_9b_model_have_its_fields() -> None:
     assert good.fields == rows[0]
     assert [row.problem for row in others] == [
         "steps: 101 is more than 100",
-        "unknown field 'seed'; known are prompt, width, height, steps, id",
+        f"unknown field 'seed'; {KNOWN.replace('height', 'height, steps')} {EDIT}",
     ]
 
 
