@@ -30,6 +30,7 @@ from flux_klein_async.text import clipped, cut, shown
 __all__ = ["check", "export", "list_requests", "prune", "show"]
 
 _DAY = 24 * 60 * 60.0
+_ID_COLUMN = 4  # left out where no item has an id
 _LONGEST_ID = 40  # characters of an item's id in a table
 _WIDTH = 120  # columns, where stdout is not a terminal
 
@@ -150,11 +151,10 @@ def _table(requests: Iterable[JournaledRequest]) -> Iterator[str]:
         )
         for request in requests
     ]
-    heading = ("submitted", "state", "cost", "request", "id", "prompt")
-    kept = [name != "id" or any(row[number] for row in rows) for number, name in enumerate(heading)]
-    rows = [tuple(compress(row, kept)) for row in [heading, *rows]] if rows else []
+    named = [("submitted", "state", "cost", "request", "id", "prompt"), *rows] if rows else []
+    kept = [number != _ID_COLUMN or any(row[number] for row in rows) for number in range(6)]
     line = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH
-    return table(rows, line)
+    return table([tuple(compress(row, kept)) for row in named], line)
 
 
 def _time(seconds: float) -> str:

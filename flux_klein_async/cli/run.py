@@ -355,8 +355,10 @@ class Run:
 
         def leave() -> None:
             restore_terminal()
-            price = self.totals.highest_usd or self.totals.price_usd
-            self.screen.say(self._summary(clock() - begun) + self._possibly_charged(price and float(price)))
+            price = self.totals.price_usd if self.totals.highest_usd is None else self.totals.highest_usd
+            self.screen.say(
+                self._summary(clock() - begun) + self._possibly_charged(None if price is None else float(price))
+            )
             self._print_left()
 
         self.stop.before_leaving = leave
@@ -475,11 +477,12 @@ class Run:
         if self.resume is not None and error.request_id is not None and resumable:
             self._report(row.line, f"{error}; resume with:", f"  {self.resume(error.request_id)}")
             return
-        again = next((option for kind, option in _AGAIN.items() if isinstance(error, kind)), None)
-        if again is None or self.manifest is None or paid:
-            self._report(row.line, f"{error}{connect.unknown_model(error, self.options.model)}")
+        again = next((advice for kind, advice in _AGAIN.items() if isinstance(error, kind)), None)
+        sentence = str(error).replace("resubmit_uncertain=True", "--resubmit-uncertain")  # of an earlier run
+        if again is None or self.manifest is None or paid or "--resubmit-uncertain" in sentence:
+            self._report(row.line, f"{sentence}{connect.unknown_model(error, self.options.model)}")
         else:
-            self._report(row.line, f"{error}; {again}")
+            self._report(row.line, f"{sentence}; {again}")
 
     def _report(self, line: int, sentence: str, *resume: str, what: str = "Failed") -> None:
         """Print a failure, unless there are too many; without a manifest, equal ones once."""
