@@ -140,6 +140,7 @@ class Manifest:
         self.path = user_path(path)
         self._folder = self.path.parent.absolute()
         self._ends = DiskMap()  # from an item to the digest of its last end
+        self._has_indexes = False  # items without an id
         with ExitStack() as undo:
             undo.callback(self._ends.close)
             with _advised(self.path):
@@ -177,11 +178,12 @@ class Manifest:
     def _note(self, known: Record) -> None:
         if self._is_stale(known):
             self._ends.put(_place(known), b"")
+        self._has_indexes |= known["id"] is None
         self._ends.put(_item(known), _end(known))
 
     def _is_stale(self, known: Record) -> bool:
         """Whether the last line of its index is of an item without an id, such as one that could not be read."""
-        return known["id"] is not None and bool(self._ends.get(_place(known)))
+        return self._has_indexes and known["id"] is not None and bool(self._ends.get(_place(known)))
 
     def close(self) -> None:
         """Close the file; closing again does nothing."""
@@ -215,14 +217,16 @@ def read_manifest(
     if path.is_dir():
         path /= "manifest.jsonl"
     with closing(DiskMap()) as last, closing(DiskMap()) as last_of_failed:
+        any_failed = False
         for number, known in _records(path, on_unreadable):
             for key in _pictures(known):
                 last.put(key, number)
-            for key in {_item(known), _place(known)}:
+            for key in {_item(known), _place(known)} if any_failed else ():
                 if last_of_failed.get(key) is not None:
                     last_of_failed.put(key, number)
             if known["error"] is not None:
                 last_of_failed.put(_item(known), number)
+                any_failed = True
         for number, known in _records(path):
             counts = known["error"] is None or last_of_failed.get(_item(known)) == number
             if counts and all(last.get(key) == number for key in _pictures(known)):
