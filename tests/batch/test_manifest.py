@@ -207,6 +207,7 @@ def test_an_item_is_known_by_its_id_wherever_it_moves(tmp_path: Path) -> None:
 
 
 BAD = InvalidInputError("Line 1: bad")
+SAME = {"item_id": "a", "prompt": "x", "request_id": "r"}
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,7 @@ BAD = InvalidInputError("Line 1: bad")
     [
         # A bad line, of which not even the id could be read, and what stands there once it is corrected.
         ([failed(0, BAD), done(0, item_id="a")], [1]),
-        ([done(1, item_id="a", prompt="x"), failed(0, BAD), done(0, item_id="a", prompt="x")], [2]),  # it was deleted
+        ([done(1, **SAME), failed(0, BAD), done(0, **SAME)], [2]),  # the line before was deleted
         ([failed(0, BAD), done(0, prompt="good")], [1]),
         ([failed(0, BAD), failed(0, item_id="a"), done(0, item_id="a")], [2]),
         # Two files of prompts in one directory.
