@@ -116,6 +116,12 @@ def test_a_request_keeps_the_id_that_it_has(run: Run) -> None:
     assert (run.request()["request_id"], run.request()["state"]) == ("r", "completed")
 
 
+def test_a_request_is_known_by_its_id_whichever_account_made_it(run: Run) -> None:
+    run.write(intent(), entry("submitted", key="k", request_id="r"))
+    write(run.store, entry("submitted", request_id="s"), token="other")
+    assert run.store.known_requests(["r", "s", "t"]) == {"r", "s"}
+
+
 @pytest.mark.parametrize("state", ["submitted", "completed"])
 def test_a_request_id_that_another_submit_has_is_not_this_submits(start: Start, state: str) -> None:
     """Whichever run has it, and whether that request is under way or ended."""
