@@ -48,6 +48,7 @@ class Operation:
 
     Attributes:
         context: The client's parts.
+        loop: The client's.
         deadline: The instant on the loop's clock after which nothing is awaited, or None.
         number: The number of the call in this process.
         request_id: The request's id, as soon as it is known.
@@ -97,7 +98,7 @@ class Operation:
         registered: bool = True,
     ) -> None:
         self.context = context
-        self._loop = loop = context.bind() if registered else context.loop
+        self.loop = loop = context.bind() if registered else context.loop
         self._registered = registered
         self.number = next(_NUMBERS)
         self.started = loop.time()
@@ -120,7 +121,7 @@ class Operation:
         self._task: asyncio.Task[object] = task
         self._cancelling = task.cancelling()
         if self.deadline is not None:
-            self._timer = self._loop.call_at(self.deadline, self._expire, self.deadline)
+            self._timer = self.loop.call_at(self.deadline, self._expire, self.deadline)
         if self._registered:
             self.context.operations.add(self)
         return self
@@ -155,26 +156,26 @@ class Operation:
 
     def _expire(self, deadline: float) -> None:
         """End the call; if the loop was blocked past the deadline, only after the answers that are there."""
-        if self._loop.time() - deadline < _BLOCKED:
+        if self.loop.time() - deadline < _BLOCKED:
             self._interrupt(self._expired)
         else:
-            self._timer = self._loop.call_soon(self._expire_late, _TURNS)
+            self._timer = self.loop.call_soon(self._expire_late, _TURNS)
 
     def _expire_late(self, turns: int) -> None:
         if self.waits and self.request_id is not None:
-            self.late, self.deadline = True, self._loop.time() + _LAST_POLL
-            self._timer = self._loop.call_at(self.deadline, self._interrupt, self._expired)
+            self.late, self.deadline = True, self.loop.time() + _LAST_POLL
+            self._timer = self.loop.call_at(self.deadline, self._interrupt, self._expired)
             if self._nap is not None:
                 _wake(self._nap)
         elif turns:
-            self._timer = self._loop.call_soon(self._expire_late, turns - 1)
+            self._timer = self.loop.call_soon(self._expire_late, turns - 1)
         else:
             self._interrupt(self._expired)
 
     async def nap_until(self, when: float) -> None:
         """Sleep until an instant, or until the loop is found to have been blocked past the deadline."""
-        self._nap = nap = self._loop.create_future()
-        timer = self._loop.call_at(when, _wake, nap)
+        self._nap = nap = self.loop.create_future()
+        timer = self.loop.call_at(when, _wake, nap)
         try:
             await nap
         finally:
@@ -204,8 +205,8 @@ class Operation:
         if self._drop_unsent():
             self._interrupt(self._stopped)
         else:
-            self.stopped_at = self._loop.time()
-            self._stop_timer = self._loop.call_later(SEEN_THROUGH, self._stop_unanswered)
+            self.stopped_at = self.loop.time()
+            self._stop_timer = self.loop.call_later(SEEN_THROUGH, self._stop_unanswered)
 
     def _stop_unanswered(self) -> None:
         if self.drop_post is not None and not self.accepted:
@@ -228,7 +229,7 @@ class Operation:
     @property
     def is_running_here(self) -> bool:
         """Whether the caller is this call's own task, such as an event handler of it."""
-        return asyncio.current_task(self._loop) is self._task
+        return asyncio.current_task(self.loop) is self._task
 
     def halt(self, error: FluxKleinError) -> None:
         """End the call with this error before it submits; a POST that has begun goes on, and is not repeated."""
@@ -244,10 +245,10 @@ class Operation:
         if self.waits and self.request_id is not None:
             if last is self.missing is not None:
                 return self.missing
-            early = not self.late and (self.deadline is None or self._loop.time() < self.deadline)
+            early = not self.late and (self.deadline is None or self.loop.time() < self.deadline)
             return WaitTimeoutError(
                 "The service wants no such call before the deadline; the request may still finish" if early else "",
-                elapsed=self._loop.time() - self.started,
+                elapsed=self.loop.time() - self.started,
                 polls=self.polls,
                 state=self.state,
                 word=self.word,
@@ -273,7 +274,7 @@ class Operation:
     @property
     def elapsed(self) -> float:
         """Seconds since the call began."""
-        return self._loop.time() - self.started
+        return self.loop.time() - self.started
 
     def reporting(self, verb: str, model: str | None = None) -> "_Reporting":
         """Emit `Failed` for an error that the call leaves with."""
@@ -304,7 +305,7 @@ class Operation:
         """
         while True:
             while self.held(kind):
-                await sleep_until(self._loop, self.after_hold(kind))
+                await sleep_until(self.loop, self.after_hold(kind))
             if kind is Kind.SUBMIT:
                 await self._submit_turn()
             elif poll_price is not None:
@@ -325,13 +326,13 @@ class Operation:
         if not self.patient or self.deadline is None or self._timer is None:
             await waiting
             return
-        begun = self._loop.time()
+        begun = self.loop.time()
         self._timer.cancel()
         try:
             await waiting
         finally:
-            self.deadline += self._loop.time() - begun
-            self._timer = self._loop.call_at(self.deadline, self._expire, self.deadline)
+            self.deadline += self.loop.time() - begun
+            self._timer = self.loop.call_at(self.deadline, self._expire, self.deadline)
 
     def admission(self, kind: Kind, *, poll_price: float | None = None) -> "Admission":
         """What lets one call of this kind go, as `async with`; a poll, which has a price, waits for its turn too."""
@@ -396,7 +397,7 @@ class Operation:
         """Sleep before a repeat, or give up: stopped, the deadline is too near, or the client's quota is used up."""
         if self.stopped_at is not None and kind is Kind.SUBMIT:
             raise self._stopped()
-        context, now = self.context, self._loop.time()
+        context, now = self.context, self.loop.time()
         held = context.limiter.held_until(kind)
         until = max(now + context.backoff.pause(failures), held)
         if self.deadline is not None and until > self.deadline:
@@ -408,12 +409,12 @@ class Operation:
         self.emit(
             Retrying, attempt=failures + 1, seconds=until - now, error=str(error), kind=kind.value, call=self.number
         )
-        await sleep_until(self._loop, until)
+        await sleep_until(self.loop, until)
 
     def held(self, kind: Kind) -> bool:
         """Whether calls of this kind are held now."""
         until = self.context.limiter.held_until(kind)
-        return until > -math.inf and until > self._loop.time()
+        return until > -math.inf and until > self.loop.time()
 
     def after_hold(self, kind: Kind) -> float:
         """When this call may go: at the hold's end, or gradually after it where the deadline allows.
@@ -429,7 +430,7 @@ class Operation:
         """Raise at once if a hold outlasts the deadline."""
         until = self.context.limiter.held_until(kind)
         if self.deadline is not None and until > self.deadline:
-            seconds = until - self._loop.time()
+            seconds = until - self.loop.time()
             raise self.out_of_time(
                 RateLimitError(
                     "The service wants no such call before the deadline", status_code=429, retry_after=seconds
@@ -487,7 +488,7 @@ class Admission:
                     context.lanes.leave(kind)
             if not held:
                 break
-        self._since = context.loop.time()
+        self._since = operation.loop.time()
         return self
 
     def outlived_by(self, task: "asyncio.Task[Any]") -> None:
@@ -500,10 +501,10 @@ class Admission:
             self._leave()
 
     def _leave(self, _: object = None) -> None:
-        context = self._operation.context
+        operation, context = self._operation, self._operation.context
         if self._poll_price is not None or self._kind is Kind.SUBMIT:
             context.limiter.over(self._kind)
-        context.lanes.leave(self._kind, context.loop.time() - self._since)
+        context.lanes.leave(self._kind, operation.loop.time() - self._since)
 
 
 async def sleep_until(loop: asyncio.AbstractEventLoop, when: float) -> None:
