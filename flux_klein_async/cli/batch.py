@@ -118,8 +118,8 @@ class _Batch(run.Options):
             preview = account.items().preview if account is not None else None
             is_local = connect.is_local(service.base_url)
             await self._check_paid(first, lists, account, screen, is_local=is_local)
-            asks = is_local and not self.dry_run
-            judge = partial(self._judged, lists=lists, preview=preview, asks=asks, reads=self.dry_run)
+            forgets = is_local and not self.dry_run
+            judge = partial(self._judged, lists=lists, preview=preview, forgets=forgets, reads=self.dry_run)
             if self.dry_run:
                 money = _Money(generation_price(await client.get_model()), self.max_spend, spent)
                 forecast = _Forecast(Estimate(lambda pixels: polling.quantile(self.model, pixels)), money)
@@ -156,6 +156,7 @@ class _Batch(run.Options):
         folder = user_path(self.file).parent
         with stream:
             for row in read_rows(stream, self._format, model=self.model, folder=folder, columns=self._columns):
+                # The row's own fields come first, in its order, and win.
                 yield row if row.problem else row._replace(fields={**row.fields, **(self.fields | row.fields)})
 
     def _again(self, first: list[Row]) -> Generator[Row, None, None]:
@@ -198,7 +199,7 @@ class _Batch(run.Options):
                 async for row in rows:
                     if row.problem or unknown.get(recognised(row.id, with_lists(row.fields, lists))) is None:
                         continue
-                    judged, action = await self._judged(row, lists=lists, preview=preview, asks=False, reads=True)
+                    judged, action = await self._judged(row, lists=lists, preview=preview, forgets=False, reads=True)
                     if action is Action.SUBMIT and not judged.problem:
                         break
                 else:
@@ -248,11 +249,12 @@ class _Batch(run.Options):
         return account
 
     async def _judged(
-        self, row: Row, *, lists: Collection[str], preview: Preview | None, asks: bool, reads: bool
+        self, row: Row, *, lists: Collection[str], preview: Preview | None, forgets: bool, reads: bool
     ) -> tuple[Row, Action | None]:
-        """What a run would do with a row; None if that is not known, because its files are not read (`reads`).
+        """What a run would do with a row; None if that is not known.
 
-        `asks`: nor is it known if the run asks the service, which may be an emulator that has forgotten the request.
+        It is not known if the row has files that are not read (`reads`); nor if the run would ask a service that
+        `forgets` its requests, as an emulator does when it is started again.
         """
         if row.problem or preview is None:
             return row, Action.SUBMIT
@@ -266,7 +268,7 @@ class _Batch(run.Options):
             claim = await preview(prepared.model, prepared.body.content, row.id)
         except InvalidInputError as error:  # of its files; or the journal knows another input with this id
             return row._replace(problem=str(error)), Action.SUBMIT
-        return row, None if asks and await asyncio.to_thread(_asks, claim, self.directory) else claim.action
+        return row, None if forgets and await asyncio.to_thread(_needs_service, claim, self.directory) else claim.action
 
 
 def _is_emulated(record: Record) -> bool:
@@ -365,7 +367,7 @@ class _Money(NamedTuple):
         return f"--max-spend {dollars(self.most)}" + (f", {dollars(self.spent)} spent before" if self.spent else "")
 
 
-def _asks(claim: Claim, directory: Path | None) -> bool:
+def _needs_service(claim: Claim, directory: Path | None) -> bool:
     """Whether a run asks the service about an item, which an emulator that was restarted has forgotten."""
     if claim.action is Action.RECALL and claim.answer is not None:
         return directory is not None and not (claim.files and all_there(claim.files, directory))
