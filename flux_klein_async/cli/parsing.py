@@ -118,7 +118,9 @@ def usage_error(error: Any) -> str:
         # Some releases of typer have pydantic read the values, and repeat its words.
         if isinstance(error.__cause__, ValidationError):
             error.message = "; ".join(findings(error.__cause__).values())
-        return str(error.format_message())
+        text = str(error.format_message())
+        options = [option for parameter in error.ctx.command.params for option in parameter.opts] if error.ctx else []
+        return f"{text}: a journal goes after --journal" if "extra arg" in text and "--journal" in options else text
     name = error.option_name
     known = [option for parameter in error.ctx.command.params for option in parameter.opts] if error.ctx else []
     # The rest of a name first ("-m", "--output", "--dir"), then the nearest of what click finds alike.
