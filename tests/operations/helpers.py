@@ -68,3 +68,9 @@ def sent(emulator: Any, endpoint: str) -> list[float]:
 async def asked(client: Any, endpoint: str) -> Any:
     """One of the single calls."""
     return await (client.get_model() if endpoint == "model" else getattr(client, endpoint)("some-id"))
+
+
+def block(until: float) -> None:
+    """Let the loop be blocked from the next callback on until an instant."""
+    loop: Any = asyncio.get_running_loop()
+    loop._jump(until)

@@ -58,7 +58,7 @@ from flux_klein_async.operations.submit import PreparedRequest, _Submission, mad
 from flux_klein_async.transport.base import BodyGuard
 from tests.cells import cells
 from tests.fakes import Events, now, outcome, settle, strays
-from tests.operations.helpers import Book, abandoned, give_up, sent
+from tests.operations.helpers import Book, abandoned, block, give_up, sent
 
 K4, K9, OTHER = KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE, "owner/other"
 
@@ -295,6 +295,7 @@ UNCERTAIN = [
     pytest.param(Reset(), 0, id="reset before acceptance"),
     pytest.param(Hang(accepted=True), 1, id="no answer, accepted"),
     pytest.param(error_reply(503, retry_after="soon"), 0, id="503 with unreadable Retry-After"),
+    pytest.param(Reply(503, {}, {"Retry-After-Ms": "2000"}), 0, id="503 with another header than Retry-After"),
     pytest.param(error_reply(504, accepted=True), 1, id="504 after acceptance"),
     pytest.param(error_reply(429, 500001), 0, id="429 with 500001"),
     pytest.param(error_reply(400, 408), 0, id="400 with 408"),
@@ -551,6 +552,19 @@ async def test_no_time_at_all_pays_for_nothing(klein_emulator, connect, warm):
         error = await outcome(verb("a cat", timeout=0))
         assert (type(error), error.charged) == (APITimeoutError, "no")
     assert klein_emulator.calls["submit"] == 0
+
+
+async def test_a_connection_that_is_free_after_the_deadline_pays_for_nothing(klein_emulator, connect):
+    """The loop was blocked past the deadline: nobody would wait for the answer."""
+    client = connect(limits=Limits(max_connections=1))
+    klein_emulator.script("model", Pass(delay=1.5))
+    first = asyncio.ensure_future(client.get_model())
+    await settle()
+    asyncio.get_running_loop().call_at(1.0, block, 9.0)
+    error = await outcome(client.submit("a cat", timeout=2.0))
+    assert (type(error), error.charged, error.retryable, now()) == (APITimeoutError, "no", True, 9.0)
+    await first
+    assert (klein_emulator.calls["submit"], strays()) == (0, [])
 
 
 async def test_a_submit_cancelled_before_its_body_is_never_sent(klein_emulator, connect):

@@ -49,7 +49,7 @@ from flux_klein_async.events import Failed, Finished, Held, Polled, StateChanged
 from flux_klein_async.journal.states import EntryState
 from flux_klein_async.transport.throttle import InProcessLimiter, Lanes
 from tests.fakes import Events, now, outcome, settle, strays
-from tests.operations.helpers import EVERY_SECOND, Book, abandoned, asked, sent
+from tests.operations.helpers import EVERY_SECOND, Book, abandoned, asked, block, sent
 
 
 async def test_a_result_comes_with_the_first_poll_after_its_completion(klein_emulator, connect):
@@ -83,12 +83,6 @@ async def test_a_wait_for_a_generation_without_a_file_fails_and_says_that_it_is_
     assert "downloaded" not in book.lines
     with pytest.raises(GenerationFailedError):
         _ = result.image_url
-
-
-def block(until: float) -> None:
-    """Let the loop be blocked from the next callback on until an instant."""
-    loop: Any = asyncio.get_running_loop()
-    loop._jump(until)
 
 
 LATE = [
