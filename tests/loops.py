@@ -56,6 +56,8 @@ def begin_tasks_eagerly() -> None:
     """Let each task of the running loop begin where it is made."""
     if sys.version_info >= (3, 12):
         factory: Any = asyncio.eager_task_factory
+    elif not hasattr(asyncio.get_running_loop(), "_ready"):
+        pytest.skip("before Python 3.12, no task of uvloop's begins eagerly")
     else:
 
         def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:

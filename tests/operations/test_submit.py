@@ -10,6 +10,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+import aiohttp
 import pytest
 
 from flux_klein_async import (
@@ -58,6 +59,7 @@ from flux_klein_async.operations.submit import PreparedRequest, _Submission, mad
 from flux_klein_async.transport.base import BodyGuard
 from tests.cells import cells
 from tests.fakes import Events, now, outcome, settle, strays
+from tests.loops import begin_tasks_eagerly
 from tests.operations.helpers import Book, abandoned, block, give_up, sent
 
 K4, K9, OTHER = KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE, "owner/other"
@@ -573,6 +575,26 @@ async def test_a_submit_cancelled_before_its_body_is_never_sent(klein_emulator, 
     await asyncio.sleep(10)
     assert (klein_emulator.calls["submit"], klein_emulator.accepted) == (0, 0)
     assert strays() == []
+
+
+async def test_where_tasks_begin_eagerly_a_submit_that_a_trace_stops_is_never_sent(live_emulator):
+    """On an open connection, the body would leave in the very step in which the POST begins."""
+
+    async def stop(_: Any, __: Any, started: aiohttp.TraceRequestStartParams) -> None:
+        if started.method == "POST":
+            outcomes.stop()
+
+    begin_tasks_eagerly()
+    trace = aiohttp.TraceConfig()
+    trace.on_request_start.append(stop)
+    async with aiohttp.ClientSession(trace_configs=[trace]) as session:
+        client = FluxKleinClient(live_emulator.api_key, base_url=live_emulator.base_url, session=session)
+        await client.get_model()
+        async with client.generate_many(["a cat"]) as outcomes:
+            [item] = [item async for item in outcomes]
+        await client.aclose()
+    assert (type(item.error), item.error.charged) == (GenerationCancelledError, "no")
+    assert live_emulator.calls["submit"] == 0
 
 
 @pytest.mark.parametrize("steps", range(12))
