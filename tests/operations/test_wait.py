@@ -744,6 +744,7 @@ ENDS = [
     pytest.param([(0, ILL)], [(0, {"status": "TIMED_OUT"})], WaitTimeoutError, 30.0, id="a word without an error"),
     pytest.param([(0, ILL)], [(0, None)], WaitTimeoutError, 30.0, id="no result"),
     pytest.param([(0, WELL | {"error": "x"})], [(0, ILL)], WaitTimeoutError, 30.0, id="beside a documented word"),
+    pytest.param([(0, ILL)], [(0, WELL | {"error": "x"})], WaitTimeoutError, 30.0, id="the result beside one"),
 ]
 
 
@@ -905,6 +906,14 @@ async def test_a_cancelled_wait_does_with_the_request_as_was_said(
     assert (klein_emulator.calls["cancel"], strays()) == (cancels, [])
 
 
+async def test_a_request_that_nobody_waits_for_any_more_is_ahead_of_no_later_one(klein_emulator, connect):
+    spy = Spy()
+    client = connect(polling=spy)
+    await abandoned(client, at=0.5)
+    await client.generate("a dog")
+    assert {progress.fell_to(0) for progress in spy.progress} == {0.0}
+
+
 @pytest.mark.parametrize(
     "error", [KeyError("mine"), GenerationCancelledError("mine"), GenerationFailedError("mine"), JournalError("mine")]
 )
@@ -962,16 +971,22 @@ ENDINGS = [
 ]
 
 
+@pytest.mark.parametrize("on_status", [None, id])
 @pytest.mark.parametrize(("fate", "state", "cost"), ENDINGS)
-async def test_the_end_of_a_request_is_written_down_with_what_it_cost(klein_emulator, connect, fate, state, cost):
+async def test_the_end_of_a_request_is_written_down_with_what_it_cost(
+    klein_emulator, connect, fate, state, cost, on_status
+):
     book = Book()
     klein_emulator.script("submit", fate)
-    found = await outcome(connect(journal=book, budget=book).generate("a cat"))
+    client = connect(journal=book, budget=book)
+    found = await outcome(client.generate("a cat", on_status=on_status))
     error = None if state is EntryState.COMPLETED else str(found)
     written = cost if error is None else None
     assert (book.lines[-2:], book.facts[-1]) == ([("settle", cost), state.value], (found.request_id,))
     end = book.entries[-1]
     assert (end.request_id, end.cost_usd, end.error) == (found.request_id, written, error)
+    await client.aclose()
+    assert klein_emulator.calls["cancel"] == 0
 
 
 @pytest.mark.parametrize("answer", [error_reply(401), error_reply(500)])
