@@ -221,9 +221,11 @@ def test_others_may_submit_without_a_budget_meanwhile(start: Callable[[], Run]) 
         bounded.write(intent("f"))
 
 
-def bought(run: Run, key: str, cost: float | None, *, most: float = 9.0, model: str = "a/b") -> float:
-    """Submit at a price of 0.01, and let it end at a cost, if there is one; the USD that were reserved."""
-    price = Reservation(usd=0.01, max_usd=most)
+def bought(
+    run: Run, key: str, cost: float | None, *, usd: float = 0.01, most: float = 9.0, model: str = "a/b"
+) -> float:
+    """Submit at a price, and let it end at a cost, if there is one; the USD that were reserved."""
+    price = Reservation(usd=usd, max_usd=most)
     run.write(entry("submitting", key=key, model=model, reservation=price))
     if cost is not None:
         run.write(entry("submitted", key=key, request_id=f"r-{key}"))
@@ -248,6 +250,11 @@ def test_what_a_model_cost_beyond_its_price_is_reserved_for_it_from_then_on(star
     run = reopened(start, one)
     assert bought(run, "i", None) == 0.05, "in later runs too, whatever was pruned"
     check(run.location)
+
+
+def test_a_lower_price_is_reserved_if_nothing_cost_more_than_the_price_of_its_time(run: Run) -> None:
+    assert [bought(run, "a", 0.04, usd=0.04), bought(run, "b", 0.03, usd=0.04)] == [0.04, 0.04]
+    assert bought(run, "c", None, usd=0.01) == 0.01
 
 
 def test_what_a_model_cost_without_a_budget_is_reserved_for_it_in_one(run: Run) -> None:

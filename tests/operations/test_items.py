@@ -118,12 +118,15 @@ async def test_no_item_is_given_the_request_of_another(klein_emulator, connect, 
     assert not (tmp_path / "out").exists()
 
 
-async def test_a_request_of_an_earlier_run_is_not_given_to_another_item(klein_emulator, connect):
+@pytest.mark.parametrize("action", [Action.RESUME, Action.RECALL, Action.FAILED])
+async def test_a_request_of_an_earlier_run_is_not_given_to_another_item(klein_emulator, connect, action):
     handle = await connect().submit("a cat")
-    shelf = Shelf(claim(Action.RESUME, handle.request_id))
+    result = await handle.wait_for_result()
+    shelf = Shelf(claim(action, handle.request_id, answer=json.dumps(result.raw).encode()))
     klein_emulator.script("submit", Reply(200, {"request_id": handle.request_id}, accepted=True))
     cat, dog = await connect(journal=shelf).generate_all(["a cat", "a dog"], concurrency=1)
-    assert (cat.result.request_id, type(dog.error)) == (handle.request_id, SubmissionUncertainError)
+    assert (cat.result or cat.error).request_id == handle.request_id
+    assert (type(dog.error), dog.error.request_id) == (SubmissionUncertainError, None)
 
 
 async def test_a_job_that_a_queue_delivers_again_is_paid_for_once(klein_emulator, connect, tmp_path):
