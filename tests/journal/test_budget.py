@@ -112,6 +112,17 @@ async def test_a_higher_charge_is_reserved_for_what_is_under_way_or_uncertain_to
     assert budget.committed_usd == Decimal("0.08")
 
 
+async def test_a_higher_charge_lowers_no_reservation_at_a_price_that_rose_since(klein_emulator):
+    budget, price = Budget(10), Catalogue(entry(0.01))
+    await budget.reserve("before", "a/b", price)
+    await asyncio.sleep(601)
+    price.info = entry(0.1)
+    await budget.reserve("since", "a/b", price)
+    budget.accepted("before", "r")
+    budget.settle("r", 0.04)
+    assert budget.committed_usd == Decimal("0.14")
+
+
 async def test_many_at_once_never_set_aside_more_than_there_is_and_ask_the_price_once(klein_emulator):
     budget, price = Budget(Decimal("0.7")), Catalogue(entry(), seconds=1.0)
     ends = await asyncio.gather(

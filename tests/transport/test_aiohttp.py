@@ -411,8 +411,14 @@ async def test_an_exchange_that_dribbles_ends_although_nothing_else_bounds_it(mo
         join(asyncio.get_running_loop(), protocol, Dribble(ENDLESS[what]))
         return protocol.transport, protocol
 
+    async def lingering(sent: Any, handler: Any) -> Any:
+        try:
+            return await handler(sent)
+        finally:  # the end that it is given comes once, however long it takes
+            await settle()
+
     stand_in(monkeypatch, TUNNEL | {"create_connection": dribbling})
-    session = aiohttp.ClientSession() if borrowed else None
+    session = aiohttp.ClientSession(middlewares=(lingering,)) if borrowed else None
     transport = made(session)
     began = now()
     error = await outcome(transport.send(request(url="http://api.invalid/")))
@@ -557,6 +563,23 @@ async def test_a_call_that_is_given_up_while_its_connection_is_checked_leaves_no
     connector = transport._session(Kind.READ).connector
     assert (len(writers) > 1, len(connector._acquired)) == (True, 0)
     await transport.aclose()
+    server.close()
+    await settle()
+
+
+@pytest.mark.parametrize("borrowed", [False, True], ids=["own session", "borrowed session"])
+async def test_a_connection_on_which_half_an_answer_came_while_it_was_idle_is_not_used_again(borrowed):
+    server, writers, asked = await answering()
+    session = aiohttp.ClientSession() if borrowed else None
+    transport = made(session)
+    await transport.send(asked)
+    writers[0].write(b"HTTP/1.1 408 Request ")
+    await settle()
+    assert (await transport.send(asked)).status == 200
+    assert len(writers) == 2
+    await transport.aclose()
+    if session is not None:
+        await session.close()
     server.close()
     await settle()
 

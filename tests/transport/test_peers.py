@@ -145,6 +145,12 @@ async def test_in_memory_only_the_transport_itself_knows():
     assert await quiet(over(Odd(None)))
 
 
+async def test_what_the_loop_is_about_to_tell_is_waited_for_where_only_the_loop_knows():
+    protocol = over(Odd(None))
+    asyncio.get_running_loop().call_soon(setattr, protocol, "should_close", True)
+    assert not await quiet(protocol)
+
+
 async def test_a_socket_that_was_taken_away_is_gone():
     with socket.socket() as taken:
         pass
