@@ -183,6 +183,42 @@ async def test_results_go_first_and_polls_and_submits_get_as_many_seconds_as_eac
     assert gone == order.split()
 
 
+KINDS = {"result": Kind.READ, "poll": Kind.READ, "file": Kind.FILE, "submit": Kind.SUBMIT}
+
+
+@pytest.mark.parametrize(
+    ("first", "went", "later", "order"),
+    [
+        ("poll submit poll", 1, "file result", "poll result file submit poll"),
+        ("poll poll poll poll", 3, "submit submit poll", "poll poll poll poll submit poll submit"),
+        ("submit submit submit submit", 3, "poll poll submit", "submit submit submit poll submit poll submit"),
+    ],
+    ids=["a submit's turn", "polls waited alone", "submits waited alone"],
+)
+async def test_results_and_files_go_before_whose_turn_it_is_and_what_waited_alone_owes_nothing(
+    first, went, later, order
+):
+    """The others come when so many of the first went."""
+    lanes, gone, tasks = Lanes(1), list[str](), list[asyncio.Task[None]]()
+
+    async def go(name: str) -> None:
+        await lanes.wait(KINDS[name], poll=name == "poll")
+        gone.append(name)
+
+    for kind in (Kind.READ, Kind.SUBMIT):
+        assert lanes.take(kind)
+        lanes.leave(kind, 0.1)
+    assert lanes.take(Kind.READ)
+    for number in range(len(order.split())):
+        come = {0: first, went: later}.get(number, "")
+        tasks += [asyncio.create_task(go(name)) for name in come.split()]
+        await settle()
+        lanes.leave(KINDS[gone[-1]] if gone else Kind.READ, 0.1)
+        await settle()
+    assert gone == order.split()
+    await asyncio.gather(*tasks)
+
+
 async def test_submits_and_files_leave_a_tenth_of_the_lanes_to_what_is_urgent_and_files_another_to_submits():
     lanes = Lanes(20)
     assert [lanes.take(Kind.FILE) for _ in range(17)] == [True] * 16 + [False]
