@@ -425,9 +425,11 @@ async def test_an_exchange_that_dribbles_ends_although_nothing_else_bounds_it(mo
     assert (type(error), error.sent) == (APITimeoutError, True)
     head = what in {"a head", "a line of the head", "empty lines before the head", "1xx", "early hints"}
     assert now() - began == (5 if head and not borrowed else 10)  # once or twice the silence
-    if head:
+    for kind in (Kind.SUBMIT, Kind.FILE) if head else ():  # of a body, which may be large, no silence is counted
         began = now()
-        error = await outcome(streamed(transport, request(url="http://api.invalid/")))
+        paid = replace(submit(), url="http://api.invalid/")
+        file = request(Kind.FILE, "http://api.invalid/")
+        error = await outcome(transport.send(paid, BodyGuard()) if kind is Kind.SUBMIT else streamed(transport, file))
         assert (type(error), now() - began) == (APITimeoutError, 10)
     await transport.aclose()
     if session is not None:
@@ -746,7 +748,8 @@ async def test_a_large_body_goes_in_pieces_for_which_the_exchange_gets_time(klei
 async def test_a_borrowed_session_reads_the_environment_itself(klein_emulator):
     environment = Environment(proxy="gopher://p.example", ca_file="/nowhere", ca_dir="/nowhere")
     options = {"environment": environment, "origin": "https://a.example"}
-    assert made(klein_emulator.session(trust_env=True), **options).connections
+    transport = made(klein_emulator.session(trust_env=True), **options)
+    assert (await transport.send(request(Authorization=TOKEN))).status == 401
     with pytest.raises(ConfigurationError):
         made(**options)
 
