@@ -81,7 +81,7 @@ _DEAD_PEER = (
     ("IPPROTO_TCP", "TCP_KEEPCNT", 2),
     ("IPPROTO_TCP", "TCP_USER_TIMEOUT", _DEAD_AFTER * 1000),  # Linux
 )
-_TURNS = 4  # of the loop, for it to read what may be a TLS session ticket; it needs one, uvloop two
+_TURNS = 4  # of the loop, for it to read what may be a TLS session ticket; it needs one, uvloop and select() two
 
 
 def slept() -> float:
@@ -239,7 +239,7 @@ async def quiet(protocol: Any) -> bool:
         seen = _peek(protocol)
         if seen is _Seen.CLOSED:
             return False
-        if seen is _Seen.NOTHING or (seen is _Seen.UNKNOWN and turn):
+        if seen is _Seen.NOTHING or (seen is _Seen.UNKNOWN and turn > 1):
             return True
         await asyncio.sleep(0)
     return False
