@@ -181,17 +181,8 @@ class _Batch(run.Options):
         path = self.output_dir / MANIFEST
         if not await asyncio.to_thread(os.path.isfile, path):
             return
-        count, records = 0, every_record(path)
         with closing(DiskMap()) as unknown:
-            while some := await asyncio.to_thread(list, islice(records, _AT_ONCE)):
-                paid = [record for record in some if self._counts(record)]
-                ids = {name for record in paid if (name := str(record["request_id"])).isascii() and name.isprintable()}
-                known = await account.known_requests(ids) if account is not None and ids else set()
-                for record in paid:
-                    if str(record["request_id"]) not in known and (is_local or not _is_emulated(record)):
-                        key = recognised(record["id"], record["input"])
-                        count += unknown.get(key) is None
-                        unknown.put(key, 1)
+            count, uncertain = await self._unknown(path, account, unknown, is_local=is_local)
             if not count:
                 return
             preview = account.items().preview if account is not None else None
@@ -208,12 +199,31 @@ class _Batch(run.Options):
         listed += f" know, among them line {row.line:,} of this file"
         if self.emulator:
             screen.note(f"{listed}: made again, which costs nothing.")
-        else:
-            raise typer.BadParameter(
-                f"{listed}, and this run would pay for them again: name that run's journal, or another "
-                "--output-dir to pay again",
-                param_hint="--journal",
-            )
+            return
+        if uncertain:
+            listed += "; their submits are uncertain, and --resubmit-uncertain repeats them"
+        raise typer.BadParameter(
+            f"{listed}, and this run would pay for them again: name that run's journal, or another "
+            "--output-dir to pay again",
+            param_hint="--journal",
+        )
+
+    async def _unknown(
+        self, path: Path, account: JournalAccount | None, unknown: DiskMap, *, is_local: bool
+    ) -> tuple[int, bool]:
+        """How many rows of the manifest may be paid for and are unknown to the journal; whether all are uncertain."""
+        count, uncertain, records = 0, True, every_record(path)
+        while some := await asyncio.to_thread(list, islice(records, _AT_ONCE)):
+            paid = [record for record in some if self._counts(record)]
+            ids = {name for record in paid if (name := str(record["request_id"])).isascii() and name.isprintable()}
+            known = await account.known_requests(ids) if account is not None and ids else set()
+            for record in paid:
+                if str(record["request_id"]) not in known and (is_local or not _is_emulated(record)):
+                    key = recognised(record["id"], record["input"])
+                    count += unknown.get(key) is None
+                    uncertain = uncertain and record["request_id"] is None
+                    unknown.put(key, 1)
+        return count, uncertain
 
     def _counts(self, record: Record) -> bool:
         """Whether a record is of a row that another submit would pay for again, unasked."""

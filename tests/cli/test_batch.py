@@ -576,6 +576,18 @@ def test_a_forgotten_journal_does_not_pay_for_everything_again(
     assert (flux_klein(*ARGUMENTS, "--journal", "third.sqlite").code, served.accepted) == (0, 3)
 
 
+def test_uncertain_rows_that_the_journal_does_not_know_name_the_option_for_them(
+    served: Emulator, flux_klein: Command
+) -> None:
+    prompts(1)
+    served.lose_submit()
+    assert flux_klein(*ARGUMENTS, "--journal", "run.sqlite").code == 1
+    ran = flux_klein(*ARGUMENTS)
+    assert (ran.code, served.accepted) == (64, 1)
+    assert "; their submits are uncertain, and --resubmit-uncertain repeats them, and this run would pay" in ran.err
+    assert (flux_klein(*ARGUMENTS, "--resubmit-uncertain").code, served.accepted) == (0, 2)
+
+
 def test_what_an_emulator_made_is_not_paid_for(
     served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

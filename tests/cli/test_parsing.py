@@ -67,7 +67,7 @@ REFUSED: list[tuple[str | list[str], int, str]] = [
     ("batch prompts.txt --width 63", 65, "width: "),
     *[(f"{verb} x --file-host https://a.example.com/", 64, "--file-host") for verb in ("generate", "batch", "result")],
     ("batch prompts.txt --journal prompts.txt", 1, "prompts.txt"),
-    ("journal list run.sqlite", 64, "unexpected extra argument(s) (run.sqlite): a journal goes after --journal"),
+    ("journal list run.sqlite", 64, "(run.sqlite): a journal goes after --journal"),
     ("models flux edit", 64, "unexpected extra argument"),
     ("models --emulator show x", 64, "unexpected extra argument"),
     ("models --nonsense", 64, "No such option"),
