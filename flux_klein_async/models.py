@@ -293,6 +293,8 @@ class GenerationOutput(_AnswerModel):
 class Timings:
     """Where the time went, in seconds; None is unknown.
 
+    As the polls saw it: how long the service took is `finished_at - created_at` of the result.
+
     Attributes:
         submit: From the call to the known request id.
         queued: From there to the first poll that no longer saw the request queued.

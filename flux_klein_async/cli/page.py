@@ -171,6 +171,7 @@ def _rendered(found: Report, template: str, names: Mapping[str, str], chunks: li
     text = page.render(
         title=found.folder.resolve().name or "Report",
         total=len(found.ends),
+        stopped=found.counts["cancelled"] + found.counts["not submitted"] > 0,
         changed=datetime.fromtimestamp(found.changed, UTC).strftime("%Y-%m-%dT%H:%M"),
         figures=list(_figures(found)),
         failures=found.failures[:_MOST_FAILURES],

@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 _GRACE = 30.0  # seconds for running generations once the command is told to stop
-_UNREACHED = 5  # items at the beginning for which there was no connection, after which no more are tried
+_UNREACHED = 5  # items at the beginning without a connection, or of an unknown model, after which no more are tried
 _MOST_REPORTED = 20  # failures that are printed; a manifest has all of them
 _CLAIMED = "claimed by another run"
 _SLOWED = 10.0  # seconds after a refusal during which the service counts as slow
@@ -283,6 +283,11 @@ def affordable_at(price: Decimal | float | None, most: float | None, spent: floa
     return max(0, int((Decimal(str(most)) - Decimal(f"{spent:.9f}")) / Decimal(str(price))))
 
 
+def _is_of_model(error: FluxKleinError | None) -> bool:
+    """Whether a submit found no such model; a request that is not found has an id."""
+    return isinstance(error, NotFoundError) and error.request_id is None
+
+
 def _not_submitted(error: FluxKleinError) -> bool:
     """Whether an item was not submitted, or was refused with an error that every further submit would get too."""
     stopped = isinstance(error, GenerationCancelledError) and error.request_id is None
@@ -342,7 +347,7 @@ class Run:
     _failures: Counter[str] = field(default_factory=Counter, init=False)
     _reported: int = field(default=0, init=False)
     _hidden: int = field(default=0, init=False)
-    _unreached: int | None = field(default=0, init=False)  # items without a connection; None once there was one
+    _unreached: int | None = field(default=0, init=False)  # such items; None once another answer came
     _told: bool = field(default=False, init=False)  # why the rest was not submitted
     _ended: float = field(default=0.0, init=False)  # when the last item did
 
@@ -392,7 +397,7 @@ class Run:
                     await self._end(outcome)
                     if self._unreached == _UNREACHED and not self._stopping:
                         self._stopping = True
-                        self._report_unreachable()
+                        self._report_unreachable(outcome.error)
                         outcomes.stop()
         except FluxKleinError as error:  # every further submit would fail the same way
             self._codes.add(exit_code(error))
@@ -498,17 +503,22 @@ class Run:
             self.screen.note(part)
 
     def _note_reached(self, outcome: Outcome[Row]) -> None:
-        """Count an item that got no connection, while none has got one."""
+        """Count an item that got no connection, or whose model is unknown, while no other answer has come."""
         error, totals = outcome.error, self.totals
         answered = totals.generations or totals.polls or totals.held_until > -math.inf
-        if answered or isinstance(error, APIStatusError | SubmissionUncertainError):
+        if _is_of_model(error) and not answered and self._unreached is not None:
+            self._unreached += 1
+        elif answered or isinstance(error, APIStatusError | SubmissionUncertainError):
             self._unreached = None
         elif self._unreached is not None:
             self._unreached += isinstance(error, APIConnectionError) and error.charged == "no"
 
-    def _report_unreachable(self) -> None:
-        self._codes.add(ExitCode.UNAVAILABLE)
+    def _report_unreachable(self, error: FluxKleinError | None) -> None:
         self._told = True
+        if _is_of_model(error):
+            self.screen.note("The other rows name the same model; nothing was submitted")
+            return
+        self._codes.add(ExitCode.UNAVAILABLE)
         self.screen.note(
             f"The service cannot be reached at {connect.origin_of(self.options.base_url)}: check the network, "
             "--base-url or the proxy; nothing was submitted"

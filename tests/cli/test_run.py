@@ -147,7 +147,7 @@ class Bench:
         self.as_json = as_json
 
     async def run(self, found: list[Row] | AsyncIterator[Row], **options: Any) -> ExitCode:
-        asked = {"concurrency": options.pop("concurrency", 4), "base_url": "http://127.0.0.1:9"}
+        asked = {"concurrency": options.pop("concurrency", 4), "base_url": "http://127.0.0.1:9", "model": "a/b"}
         run = Run(
             client=self.client,
             totals=self.totals,
@@ -287,6 +287,13 @@ async def test_a_service_that_was_never_reached_ends_the_run(bench, klein_emulat
     assert err.count(said) == (tried == 5)
     assert len(list(read_manifest(it.manifest.path))) == tried
     assert ("4 more: see " in err, "0 done, 5 failed (not charged)" in err) == (tried == 5, tried == 5)
+
+
+async def test_an_unknown_model_ends_the_run(bench, klein_emulator, capsys):
+    klein_emulator.script("submit", *[error_reply(404)] * 30)
+    assert await bench().run(rows(30), concurrency=1) == ExitCode.BAD_INPUT
+    assert klein_emulator.calls["submit"] == 5
+    assert "The other rows name the same model; nothing was submitted" in capsys.readouterr().err
 
 
 async def test_without_a_manifest_equal_failures_are_printed_once(bench, klein_emulator, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -65,7 +66,12 @@ def test_many_are_made_by_two_processes_and_a_stop_ends_them(tmp_path: Path) -> 
 def test_the_processes_end_with_the_command(tmp_path: Path, stopped: signal.Signals) -> None:
     lines = []
     for index, path in enumerate(pictures(tmp_path, 150).values()):
-        facts = {"input": {"prompt": "a"}, "request_id": "r", "state": "completed", "files": [{"path": path.name}]}
+        facts = {
+            "input": {"prompt": "a"},
+            "request_id": f"r{index}",
+            "state": "completed",
+            "files": [{"path": path.name}],
+        }
         lines.append(json.dumps({"index": index, "id": None, "error": None, **facts}))
     (tmp_path / "manifest.jsonl").write_text("\n".join(lines) + "\n")
     command = [sys.executable, "-m", "flux_klein_async", "report", str(tmp_path)]
@@ -81,9 +87,8 @@ def test_the_processes_end_with_the_command(tmp_path: Path, stopped: signal.Sign
         out, err = process.communicate(timeout=PATIENCE)
     if stopped == signal.SIGINT:
         assert (process.returncode, out) == (130, f"{tmp_path}/index.html\n".encode())
-        missing = 150 - len(list(small.iterdir()))
-        noted = f"{missing} of 150 pictures have no thumbnail: `flux-klein report {tmp_path}` makes {missing}\n"
-        assert err.decode() == (noted if missing else "")
+        noted = rf"(\d+) of 150 pictures have no thumbnail: `flux-klein report {tmp_path}` makes \1\n"
+        assert re.fullmatch(noted, err.decode())
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:  # until nothing of its session is left
         try:
