@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 RUNS: list[tuple[str, str, str]] = [
     ("bench_start.py", "", "--turns 5"),
     ("bench_policy.py", "--table", "--table --requests 800 --seeds 1"),
-    ("bench_polling.py", "", "--count 300 --fresh 5 --ours"),
+    ("bench_polling.py", "", "--count 500 --fresh 20 --ours"),
     ("bench_burst.py", "--virtual", "--virtual"),
     ("bench_burst.py", "", "--turns 1"),
     ("bench_overhead.py", "", "--generations 64 --concurrency 64 --turns 5"),
