@@ -26,6 +26,7 @@ from flux_klein_async.models import GenerationResult, Outcome, RequestState, Sav
 from flux_klein_async.paths import user_path
 
 __all__ = [
+    "MANIFEST",
     "Manifest",
     "Record",
     "end_facts",
@@ -41,6 +42,8 @@ __all__ = [
 ]
 
 Record = dict[str, Any]
+MANIFEST: Final = "manifest.jsonl"
+"""Its name in the output directory."""
 
 
 def json_line(record: Mapping[str, Any]) -> str:
@@ -215,7 +218,7 @@ def read_manifest(
     """
     path = user_path(path)
     if path.is_dir():
-        path /= "manifest.jsonl"
+        path /= MANIFEST
     with closing(DiskMap()) as last, closing(DiskMap()) as last_of_failed:
         any_failed = False
         for number, known in _records(path, on_unreadable):

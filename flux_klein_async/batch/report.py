@@ -21,14 +21,13 @@ from typing import Any, Final, Self
 from urllib.parse import quote
 
 from flux_klein_async import errors
-from flux_klein_async.batch.manifest import Record, json_line, read_manifest
+from flux_klein_async.batch.manifest import MANIFEST, Record, json_line, read_manifest
 from flux_klein_async.batch.rows import DiskMap
 from flux_klein_async.errors import FluxKleinError, InvalidInputError
 from flux_klein_async.text import cut
 
-__all__ = ["MANIFEST", "STATES", "Failure", "Report", "advice", "percentile", "rate", "row"]
+__all__ = ["STATES", "Failure", "Report", "advice", "percentile", "rate", "row"]
 
-MANIFEST: Final = "manifest.jsonl"
 STATES: Final = ("done", "failed", "uncertain", "cancelled", "not submitted")
 """How an item can have ended, in the order of the page."""
 

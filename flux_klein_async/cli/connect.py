@@ -27,6 +27,7 @@ __all__ = [
     "connected",
     "emulated",
     "is_local",
+    "is_of_model",
     "journal",
     "origin_of",
     "store_path",
@@ -160,9 +161,14 @@ def store_path(environ: Mapping[str, str], base_url: str | None) -> Path | None:
     return Path(folder) / "flux-klein" / f"polling-{service.replace(':', '_')}.json"
 
 
+def is_of_model(error: FluxKleinError | None) -> bool:
+    """Whether the service found no such model; a request that is not found has an id."""
+    return isinstance(error, NotFoundError) and error.request_id is None
+
+
 def unknown_model(error: FluxKleinError, model: str) -> str:
     """Where to find the id of a model, as the rest of an error's sentence, if it may be that the service knows none."""
-    if not isinstance(error, NotFoundError) or error.request_id is not None:
+    if not is_of_model(error):
         return ""
     word = "" if "/" in model else f" {shlex.quote(model)}"
     return f"; see `flux-klein models{word}`"

@@ -18,8 +18,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from flux_klein_async.batch.manifest import json_line
-from flux_klein_async.batch.report import MANIFEST, STATES, Report
+from flux_klein_async.batch.manifest import MANIFEST, json_line
+from flux_klein_async.batch.report import STATES, Report
 from flux_klein_async.cli import signals
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen

@@ -283,11 +283,6 @@ def affordable_at(price: Decimal | float | None, most: float | None, spent: floa
     return max(0, int((Decimal(str(most)) - Decimal(f"{spent:.9f}")) / Decimal(str(price))))
 
 
-def _is_of_model(error: FluxKleinError | None) -> bool:
-    """Whether a submit found no such model; a request that is not found has an id."""
-    return isinstance(error, NotFoundError) and error.request_id is None
-
-
 def _not_submitted(error: FluxKleinError) -> bool:
     """Whether an item was not submitted, or was refused with an error that every further submit would get too."""
     stopped = isinstance(error, GenerationCancelledError) and error.request_id is None
@@ -504,18 +499,19 @@ class Run:
 
     def _note_reached(self, outcome: Outcome[Row]) -> None:
         """Count an item that got no connection, or whose model is unknown, while no other answer has come."""
+        if self._unreached is None:
+            return
         error, totals = outcome.error, self.totals
         answered = totals.generations or totals.polls or totals.held_until > -math.inf
-        if _is_of_model(error) and not answered and self._unreached is not None:
-            self._unreached += 1
-        elif answered or isinstance(error, APIStatusError | SubmissionUncertainError):
+        of_model = connect.is_of_model(error)
+        if answered or (isinstance(error, APIStatusError | SubmissionUncertainError) and not of_model):
             self._unreached = None
-        elif self._unreached is not None:
-            self._unreached += isinstance(error, APIConnectionError) and error.charged == "no"
+        else:
+            self._unreached += of_model or (isinstance(error, APIConnectionError) and error.charged == "no")
 
     def _report_unreachable(self, error: FluxKleinError | None) -> None:
         self._told = True
-        if _is_of_model(error):
+        if connect.is_of_model(error):
             self.screen.note("The other rows name the same model; nothing was submitted")
             return
         self._codes.add(ExitCode.UNAVAILABLE)

@@ -299,8 +299,8 @@ def _reader(items: Iterable[T] | AsyncIterable[T]) -> Callable[[], Awaitable[T]]
     if isinstance(items, AsyncIterable):
         return items.__aiter__().__anext__
     if not isinstance(items, Iterable):
-        hint = ": write an async generator that gets the items from it" if isinstance(items, asyncio.Queue) else ""
-        hint = ": call it" if isfunction(items) else hint
+        queued = ": write an async generator that gets the items from it" if isinstance(items, asyncio.Queue) else ""
+        hint = ": call it" if isfunction(items) else queued
         raise InvalidInputError(f"generate_many takes an iterable or async iterable of inputs, not {slip(items)}{hint}")
     iterator = iter(items)
 

@@ -455,7 +455,7 @@ class AiohttpTransport:
 
     async def _exchange(self, request: Request, guard: BodyGuard | None) -> Response:
         guarded = None if request.body is None or guard is None else _GuardedBody(request.body, guard)
-        # One timer for all exchanges costs a tenth of aiohttp's two for each.
+        # One timer serves all reads under way; aiohttp would set two for each.
         silent = request.silence if request.kind is Kind.READ and self._borrowed is None else None
         with self._bounded(request, silent) as exchange:
             answer = await self._request(exchange, guarded or request.body)
