@@ -389,11 +389,14 @@ class Run:
             ):
                 self.stop.gently(partial(self._wind_up, outcomes.stop, grace))
                 async for outcome in outcomes:
-                    await self._end(outcome)
-                    if self._unreached == _UNREACHED and not self._stopping:
+                    self._note_reached(outcome)
+                    unreachable = self._unreached == _UNREACHED and not self._stopping
+                    if unreachable:  # while its line is written, further items would be submitted
                         self._stopping = True
-                        self._report_unreachable(outcome.error)
                         outcomes.stop()
+                    await self._end(outcome)
+                    if unreachable:
+                        self._report_unreachable(outcome.error)
         except FluxKleinError as error:  # every further submit would fail the same way
             self._codes.add(exit_code(error))
             self._report_stopped_by(error)
@@ -435,7 +438,6 @@ class Run:
             self.totals.recalling += self._ended - before
         self.totals.end(outcome)
         error = outcome.error
-        self._note_reached(outcome)
         if isinstance(error, InputRejectedError) and error.file_names:
             error.advice = "; ".join(starmap(self.local_file, error.file_names.items()))
         # An item without a turn before the run was stopped: what the manifest says of it stays true.

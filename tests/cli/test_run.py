@@ -291,7 +291,7 @@ async def test_a_service_that_was_never_reached_ends_the_run(bench, klein_emulat
 
 async def test_an_unknown_model_ends_the_run(bench, klein_emulator, capsys):
     klein_emulator.script("submit", *[error_reply(404)] * 30)
-    assert await bench().run(rows(30), concurrency=1) == ExitCode.BAD_INPUT
+    assert await bench().run(rows(30), manifest=None, concurrency=1) == ExitCode.BAD_INPUT
     assert klein_emulator.calls["submit"] == 5
     assert "The other rows name the same model; nothing was submitted" in capsys.readouterr().err
 
