@@ -115,6 +115,7 @@ def progress(polls: int, age: float, *, round_trip: float = 0.0, **known: object
             "queue_position": None,
             "last_interval": None,
             "round_trip": round_trip if polls else None,
+            "sent": max(age - round_trip, 0.0),
             **known,
         }  # type: ignore[arg-type]
     )

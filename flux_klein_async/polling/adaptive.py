@@ -63,7 +63,6 @@ _SETTLED: Final = 64  # waits after which only every fourth teaches turns that a
 _LEAST_LEAD: Final = 0.1  # chance gives less
 _MODELS: Final = 64  # kept; the oldest is dropped first
 _MAX_SECONDS: Final = 1e9  # of a wait
-_MAX_EXCESS: Final = 10.0  # seconds by which the service's duration may exceed the observed one
 _TOLERANCE: Final = 0.003  # seconds: the service reports whole milliseconds
 _MAX_PRICE: Final = 1024.0
 _NEVER: Final = Queued(0.0, None, 0.0, None, 0.0)
@@ -103,7 +102,7 @@ class ModelEstimate:
         octave, published = _size(pixels)
         return published * math.exp(self.sizes[octave][0]) if octave in self.sizes else published
 
-    def after(self, progress: Progress, sent: float, price: float) -> float:
+    def after(self, progress: Progress, price: float) -> float:
         """When to poll next, in seconds since acceptance."""
         queued, expected = progress.queued, self.expected(progress.pixels)
         prediction, start = self.whole, 0.0
@@ -118,7 +117,7 @@ class ModelEstimate:
             else:
                 prediction = self.running if self.running.total else self.whole
                 start = _start(queued, progress.age - progress.state_age - (progress.round_trip or 0.0))
-        return start + prediction.after(max(sent - start, 0.0), expected, price)
+        return start + prediction.after(max(progress.sent - start, 0.0), expected, price)
 
     def add(self, observation: Observation, low: float, high: float) -> None:
         """Learns from a wait that ended between `low` and `high`."""
@@ -132,8 +131,8 @@ class ModelEstimate:
         if queued is not None:
             teach(self.queue, queued.since, _places(queued.position) * self.place + expected)
             if observation.running_since is not None:
-                trip = 0.0 if observation.sent is None else observation.not_after - observation.sent
-                teach(self.running, min(_start(queued, observation.running_since - trip), high), expected)
+                running = observation.running_since - (observation.not_after - observation.sent)
+                teach(self.running, min(_start(queued, running), high), expected)
             if queued.entered_position is not None:
                 waited = (low + high) / 2 - queued.entered - self.running.median(expected)
                 taken = min(max(waited / _places(queued.entered_position), 1e-3), 1e3)
@@ -202,18 +201,15 @@ class AdaptivePolling:
 
     def next_poll(self, progress: Progress) -> float:
         """Seconds from the start of the last poll to the next; between `minimum` and `maximum`."""
-        sent = progress.sent
-        if sent is None:
-            sent = max(progress.age - (progress.round_trip or 0.0), 0.0) if progress.polls else 0.0
         if progress.model is None and not progress.polls:
             return self.minimum  # submitted by another process: it may have ended long ago
         price = self.poll_cost * max(1.0, min(progress.price, _MAX_PRICE)) + progress.delay
-        interval = self.estimate(progress.model).after(progress, sent, price) - sent
+        interval = self.estimate(progress.model).after(progress, price) - progress.sent
         return min(self.maximum, max(self.minimum, interval))
 
     def observe(self, observation: Observation) -> None:
         """Learns from a finished wait."""
-        low, high = observation.not_before, observation.not_after if observation.sent is None else observation.sent
+        low, high = observation.not_before, observation.sent
         queued, running = observation.queued or _NEVER, observation.running_since or 0.0
         # Comparisons with NaN are false.
         if not (
@@ -223,13 +219,10 @@ class AdaptivePolling:
         ):
             self._warn("A wait cannot have ended between %r and %r s; it is ignored", low, high)
             return
-        round_trip, served = observation.not_after - high, observation.served
-        if served is not None:
-            if not 0 <= served <= high + _MAX_EXCESS:
-                self._warn("The service reports an impossible duration of %r s; such reports are ignored", served)
-            # Both ends of it are on the service's clock. Where the polls contradict it, they are right.
-            elif low - _TOLERANCE <= served - round_trip <= high + _TOLERANCE:
-                low = high = min(max(served - round_trip, low), high)
+        served = math.nan if observation.served is None else observation.served - (observation.not_after - high)
+        # Both ends of it are on the service's clock. Where the polls contradict it, they are right.
+        if low - _TOLERANCE <= served <= high + _TOLERANCE:
+            low = high = min(max(served, low), high)
         self.estimate(observation.model).add(observation, low, high)
         self._new += 1
 

@@ -14,17 +14,7 @@ from flux_klein_async.misuse import named_arguments
 from flux_klein_async.models import RequestState
 from flux_klein_async.options import require_at_least
 
-__all__ = [
-    "ExponentialPolling",
-    "FixedPolling",
-    "Observation",
-    "PollPolicy",
-    "Progress",
-    "Queued",
-    "SavedPolicy",
-]
-
-FellTo = Callable[[int], float | None]
+__all__ = ["ExponentialPolling", "FixedPolling", "Observation", "PollPolicy", "Progress", "Queued", "SavedPolicy"]
 
 
 class Queued(NamedTuple):
@@ -58,7 +48,7 @@ class Progress(NamedTuple):  # made for every poll: a frozen dataclass takes thr
         queue_position: The position in the last answered poll, or None.
         last_interval: The previous interval in seconds; None before the first poll.
         round_trip: Seconds that the last poll took, or None.
-        sent: When the last poll was sent, in seconds since acceptance; 0 before the first. None: `age - round_trip`.
+        sent: When the last poll was sent, in seconds since acceptance; 0 before the first.
         queued: What polls reported about the queue, also after the request has left it; None if it was never queued.
         price: How many times its usual price a poll costs now; above 1 while the service or a ceiling asks for fewer.
         delay: Seconds that one more poll takes from calls that wait for a connection: it adds to its price.
@@ -75,11 +65,11 @@ class Progress(NamedTuple):  # made for every poll: a frozen dataclass takes thr
     queue_position: int | None
     last_interval: float | None
     round_trip: float | None
-    sent: float | None = None
+    sent: float
     queued: Queued | None = None
     price: float = 1.0
     delay: float = 0.0
-    fell_to: FellTo | None = None
+    fell_to: Callable[[int], float | None] | None = None
 
 
 class Observation(NamedTuple):
@@ -92,7 +82,7 @@ class Observation(NamedTuple):
         not_after: When the poll that reported the end was answered.
         running_since: When the request was first reported as running, or None.
         served: The service's own `finished_at - created_at`, or None.
-        sent: When the poll that reported the end was sent, or None.
+        sent: When the poll that reported the end was sent.
     """
 
     model: str | None
@@ -102,9 +92,9 @@ class Observation(NamedTuple):
     running_since: float | None
     served: float | None
     polls: int
-    sent: float | None = None
+    sent: float
     queued: Queued | None = None
-    fell_to: FellTo | None = None
+    fell_to: Callable[[int], float | None] | None = None
 
 
 class PollPolicy(Protocol):

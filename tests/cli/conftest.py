@@ -22,7 +22,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("learned") / "times.json"
     policy = AdaptivePolling(store=path)
     for model in MODELS:
-        policy.observe(Observation(model, 1024 * 1024, 0.009, 0.011, None, 0.01, 1))
+        policy.observe(Observation(model, 1024 * 1024, 0.009, 0.011, None, 0.01, 1, 0.011))
     write = policy.unsaved()
     assert write is not None
     write()

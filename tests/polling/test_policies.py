@@ -78,7 +78,7 @@ def test_an_interval_stays_within_its_bounds(
 def test_an_explicit_policy_learns_nothing(policy: PollPolicy) -> None:
     before = schedule(policy, 5)
     policy.observe(
-        Observation(model=None, pixels=None, not_before=0.0, not_after=9.0, running_since=None, served=None, polls=3)
+        Observation(None, None, not_before=0.0, not_after=9.0, running_since=None, served=None, polls=3, sent=9.0)
     )
     assert schedule(policy, 5) == before
 
