@@ -17,8 +17,8 @@ from statistics import NormalDist, fmean
 from typing import NamedTuple
 
 from flux_klein_async.models import RequestState
+from flux_klein_async.polling.durations import Distribution, Schedule
 from flux_klein_async.polling.policies import FixedPolling, Observation, PollPolicy, Progress, Queued
-from flux_klein_async.polling.schedule import Distribution, Schedule
 
 PRICE = 0.010  # seconds a poll
 MODEL = "blackforestlabs/flux-2-klein/4b/text-to-image"

@@ -1,1 +1,1 @@
-"""When to poll a request: poll policies, and the learned distribution of durations that the default one uses."""
+"""When to poll a request: `adaptive`, the default policy, decides; `durations` learns, and computes the best times."""

@@ -1,14 +1,11 @@
-"""`AdaptivePolling`, the default policy: learns how long generations take, and polls when a poll is worth its price.
+"""`AdaptivePolling`, the default policy: decides when to poll next, and lets its predictions learn from each wait.
 
-The rest of a wait is predicted from several instants, and the prediction under which the ends so far were likeliest
-decides (the mean gain in log likelihood over the whole):
+The rest of a wait is predicted (by `durations`) from several instants, and the prediction under which the ends so far
+were likeliest decides (the mean gain in log likelihood over the whole):
 
 - `whole`, from acceptance;
 - `queue`, from the first poll that reported the position in the queue; then `running`, from the step to running;
-- `turns`, from the instant at which so many of the client's own generations ahead were left. Where the service works
-  through a queue in order, this shows the start of a generation without a poll.
-
-The times to poll come from `schedule`, made from a distribution in `durations`.
+- `turns`, from the instant at which so many of the client's own generations ahead were left.
 
 All times are those at which polls are sent, so a round trip shifts them equally and costs no poll.
 """

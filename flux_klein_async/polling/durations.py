@@ -1,29 +1,39 @@
-"""How long something takes: a distribution learned from samples, and the schedules made from it. Pure arithmetic.
+"""How long something takes, learned from samples, and the best times to poll for it. Pure arithmetic.
 
-`Prediction` keeps a histogram of log time and makes a `Distribution` from it, a mixture of
+A `Prediction` keeps a histogram of log time, in units of what is expected, so that it serves every picture size. It
+makes a `Distribution` of it, a mixture of
 
 1. the samples, smoothed by a kernel of width 0.9 * spread * n ** -0.2 (Silverman 1986, "Density Estimation", eq. 3.31),
 2. a normal prior of log time around what is expected; it counts as one sample, and then ever less,
 3. a Pareto tail from the median on.
 
-A sample is interval-censored: it lies between two polls. It is entered at quantiles of the current estimate between
-them (the self-consistent estimate: Turnbull 1976, J. R. Stat. Soc. B 38(3), 290-295). Entered at the time of the last
-poll instead, estimate and polls would drift later and later. If the estimate expects much between the two polls, the
-sample says little and the estimate would confirm itself, so a part is entered in the middle.
+A sample lies somewhere between two polls. It is entered at quantiles of the current estimate between them (Turnbull
+1976, J. R. Stat. Soc. B 38(3), 290-295); entered at the last poll, estimate and polls would drift later and later. If
+the estimate expects much between the two polls, it would confirm itself, so a part is entered in the middle.
 
-The histogram is in units of what is expected, so that one estimate serves every picture size. Arguments are in seconds.
+A `Schedule` has the polls of least cost (docs/waiting.md). With F the distribution, S = 1 - F, A the integral of F, and
+v(a) the cost from age a on, times S(a), it solves at each entry of the distribution's table
+
+    v(a) = price * S(a) + min over t > a of [A(t) - A(a) - F(a) * (t - a) + v(t)]
+
+(Barlow, Hunter and Proschan 1963, J. SIAM 11(4), 1078-1095). For each t the bracket is a line in F(a), so the minimum
+is the lower hull of these lines. Backwards, F(a) falls and the lines come in the order of their slopes: one pass builds
+the hull and walks along it. Where polls should be closer together than the entries, and behind the table, they have
+Keller's density (1974, Management Science 21(3), 256-260): sqrt(r / (2 * price)) a second, where r is the hazard.
 """
 
 import math
-from bisect import bisect_left
-from collections.abc import Mapping
-from itertools import accumulate
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import accumulate, pairwise
 from typing import Final
 
-from flux_klein_async.polling.schedule import TAIL, Distribution, Schedule
+__all__ = ["BIN", "TAIL", "Distribution", "Prediction", "Schedule"]
 
-__all__ = ["Prediction"]
-
+# Exponent of the Pareto tail: behind the table, survival falls as t ** -TAIL, and the hazard is TAIL / t. At 1, the
+# expected rest of a wait grows with its age.
+TAIL: Final = 1.0
 BIN: Final = 0.01  # width of a histogram's bins in log time: 1 %
 _MOST_SAMPLES: Final = 128.0  # when a histogram weighs this much, its samples are halved
 _SHORTEST, _LONGEST = 1e-5, 1e6  # samples outside are entered here
@@ -41,15 +51,85 @@ _DRIFT_GAIN, _DRIFT_LIMIT = 0.15, 0.35
 _AFTER_RESET: Final = 0.3  # total weight of the samples after a reset
 _ABOUT: Final = 0.02  # seconds around an end that is known better, for its likelihood
 _LEAD_GAIN, _LEAD_STEP = 0.05, 4.0
-_SCHEDULES: Final = 64  # kept of one distribution
+
+
+class Distribution:
+    """F is `cdf` at `times`, which increase from 0, and linear between them; the tail has what the last lacks to 1."""
+
+    def __init__(self, times: Sequence[float], cdf: Sequence[float]) -> None:
+        self.times, self.cdf = times, cdf
+        entries = zip(times, times[1:], cdf, cdf[1:], strict=False)
+        steps = ((end - start) * (low + high) / 2 for start, end, low, high in entries)
+        self.areas = list(accumulate(steps, initial=0.0))  # the integral of F up to each of the times
+
+    def at(self, time: float) -> float:
+        """F(t), the probability of an end by then."""
+        if time >= self.times[-1]:
+            return 1.0 - (1.0 - self.cdf[-1]) * self.times[-1] / time
+        return _interpolated(time, self.times, self.cdf)
+
+    def quantile(self, probability: float) -> float:
+        """The time t with F(t) = `probability`, which is below 1."""
+        if probability >= self.cdf[-1]:
+            return self.times[-1] * (1.0 - self.cdf[-1] or 1.0) / (1.0 - probability or 1.0)
+        return _interpolated(probability, self.cdf, self.times)
+
+
+def _interpolated(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+    index = max(bisect_right(xs, x), 1)
+    start, low = xs[index - 1], ys[index - 1]
+    return low + (ys[index] - low) * max(x - start, 0.0) / (xs[index] - start)
+
+
+class Schedule:
+    """The best next poll for every age; `cost` is J from age 0 on, in seconds."""
+
+    def __init__(self, distribution: Distribution, price: float) -> None:
+        times, cdf, areas = distribution.times, distribution.cdf, distribution.areas
+        last = len(times) - 1
+        # Between two entries, use the poll of the nearer one.
+        self._ages = [(start + end) / 2 for start, end in pairwise(times[:-1])]
+        self._gaps = [0.0] * last  # Keller's, 1 / n, at each entry; at most the distance to the next
+        self._polls = [0.0] * last  # at each entry; 0 where Keller's gap is used
+        self._tail = 2 * price / TAIL
+        # Keller's cost of the tail: the integral of sqrt(2 * price * density * survival).
+        value = (1.0 - cdf[last]) * math.sqrt(2 * price * TAIL * times[last]) / (TAIL - 0.5)
+        # The hull: height at F = 0 and downward slope (the entry's time) of each line. Lines before `head` are done.
+        heights, slopes, head = [areas[last] + value], [times[last]], 0
+        for entry in range(last - 1, -1, -1):
+            low, time = cdf[entry], times[entry]
+            while head + 1 < len(heights) and (
+                heights[head + 1] - heights[head] <= low * (slopes[head + 1] - slopes[head])
+            ):
+                head += 1
+            step, mass = times[entry + 1] - time, cdf[entry + 1] - low
+            gap = min(step, math.sqrt(2 * price * (1.0 - low) * step / mass)) if mass > 0 else step
+            self._gaps[entry] = gap
+            self._polls[entry] = slopes[head] if slopes[head] > times[entry + 1] or gap >= step else 0.0
+            value = price * (1.0 - low) - areas[entry] + low * time + heights[head] - low * slopes[head]
+            height = areas[entry] + value
+            while len(heights) > head + 1 and (
+                (height - heights[-1]) * (slopes[-2] - slopes[-1]) <= (heights[-1] - heights[-2]) * (slopes[-1] - time)
+            ):
+                del heights[-1], slopes[-1]
+            heights.append(height)
+            slopes.append(time)
+        self.cost = value
+
+    def after(self, age: float) -> float:
+        """The age of the next poll, above `age`, if nothing has ended by `age`."""
+        index = bisect_left(self._ages, age)
+        poll = self._polls[index]
+        if poll > age:
+            return poll
+        return age + (self._gaps[index] if index < len(self._ages) else math.sqrt(self._tail * age))
 
 
 class Prediction:
     """What was learned of one duration.
 
-    The service has changed when the mean rank of new samples in the estimate leaves 1/2. The mean is exponentially
-    weighted (a control chart: Roberts 1959, Technometrics 1(3), 239-250). The eighth sample of a service that becomes
-    twice as slow crosses the limit; chance hardly ever does.
+    The service has changed when the exponentially weighted mean rank of new samples in the estimate leaves 1/2 (a
+    control chart: Roberts 1959, Technometrics 1(3), 239-250): after eight samples of one that becomes twice as slow.
     """
 
     def __init__(self, bins: Mapping[int, float] | None = None, *, lead: float = 0.0) -> None:
@@ -59,7 +139,6 @@ class Prediction:
         self._drift = 0.0  # the mean of rank - 1/2
         self._made: Distribution | None = None
         self._new_left = 0.0
-        self._schedules: dict[int, Schedule] = {}
         self._fade(_MOST_SAMPLES)
 
     def add(self, low: float, high: float, expected: float = 1.0, *, charted: bool = True) -> float:
@@ -108,8 +187,8 @@ class Prediction:
     def distribution(self) -> Distribution:
         """The current estimate, in units of what is expected."""
         if self._made is None:
-            self._made = self._mixture()
-            self._schedules.clear()
+            self._made = made = self._mixture()
+            self._schedule = lru_cache(64)(lambda quarters: Schedule(made, 2 ** (quarters / 4)))
             self._new_left = max(1.0, self.total)
         return self._made
 
@@ -146,14 +225,11 @@ class Prediction:
     def after(self, age: float, expected: float, price: float) -> float:
         """The age of the next poll, where a poll costs `price` seconds.
 
-        Prices are rounded to quarters of an octave, so that few schedules are made.
+        Prices are rounded to quarters of an octave, so that few schedules are made; those of 64 prices are kept.
         """
-        made, rounded = self.distribution(), round(4 * math.log2(price / expected))
-        if rounded not in self._schedules:
-            if len(self._schedules) >= _SCHEDULES:
-                self._schedules.clear()
-            self._schedules[rounded] = Schedule(made, 2 ** (rounded / 4))
-        return self._schedules[rounded].after(age / expected) * expected
+        self.distribution()  # and with it its schedules
+        quarters = round(4 * math.log2(price / expected))
+        return self._schedule(quarters).after(age / expected) * expected
 
 
 def _smoothed(masses: list[float], width: float) -> list[float]:

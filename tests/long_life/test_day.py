@@ -124,7 +124,7 @@ async def test_a_day_leaves_nothing_behind(monkeypatch):
         grown = held() - early
         # For each price of a poll, in quarters of an octave, a schedule (429 raises the price, to 64 at the most);
         # a hold for each kind of call; a distribution for each prediction of the model.
-        most_of = {"polling.schedule.Schedule": 25, "transport.throttle.Ramp": 3, "polling.schedule.Distribution": 8}
+        most_of = {"polling.durations.Schedule": 25, "transport.throttle.Ramp": 3, "polling.durations.Distribution": 8}
         for name, most in most_of.items():
             assert grown.pop(f"flux_klein_async.{name}", 0) <= most
         assert grown == Counter()

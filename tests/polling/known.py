@@ -5,7 +5,7 @@ from statistics import NormalDist
 
 from simulation import tabulate
 
-from flux_klein_async.polling.schedule import Distribution
+from flux_klein_async.polling.durations import Distribution
 
 _NORMAL = NormalDist()
 

@@ -123,7 +123,7 @@ def test_schedules_scale_with_what_is_expected_and_are_kept_by_price() -> None:
     assert prediction.after(0.0, 1.0, 0.0175) == prediction.after(0.0, 1.0, 0.018)
     for step in range(100):
         prediction.after(0.0, 0.57, 0.001 * 1.3**step)
-    assert len(prediction._schedules) <= 64
+    assert prediction._schedule.cache_info().currsize <= 64
 
 
 def test_a_sample_where_nothing_was_expected_enters_no_part_without_weight() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulation import expected_cost, optimum
 
-from flux_klein_async.polling.schedule import TAIL, Distribution, Schedule
+from flux_klein_async.polling.durations import TAIL, Distribution, Schedule
 
 from .known import KNOWN, table
 
