@@ -36,7 +36,7 @@ OUTER = ("emulator.", "testing.", "cli.", "integrations.", "__main__")
 # No coroutine, clock, randomness or file, neither itself nor through what it imports.
 PURE = """text errors schema models events options api.messages api.urls api.requests api.outputs polling.policies
     polling.durations journal.base journal.states emulator.scripts emulator.catalogue
-    emulator.service emulator.faults emulator.engine"""
+    emulator.generations emulator.endpoints emulator.faults emulator.engine"""
 # Third parties and stores, and who imports them.
 IMPORTERS = {
     "aiohttp": {"transport.aiohttp", "transport.failures"},

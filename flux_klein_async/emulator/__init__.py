@@ -1,11 +1,13 @@
 """The emulated service, for trying, testing and building without token or money.
 
 `Emulator` listens on a loopback port; `InProcessEmulator` answers inside the process, in virtual time on a
-`VirtualTimeLoop`. Both are an `Engine`, which obeys scripts made of the answers exported here.
+`VirtualTimeLoop`. Both are an `Engine`, which gives a call its scripted answer, a fault or the normal answer.
+`endpoints` makes the normal answers, `generations` says how far each generation is.
 """
 
 from flux_klein_async.emulator.engine import Action, EmulatorOptions, Engine, Record
 from flux_klein_async.emulator.faults import FAULTS, Fault, fault, faults_at, parse_fault
+from flux_klein_async.emulator.generations import Profile, parse_profile
 from flux_klein_async.emulator.inprocess import InProcessEmulator
 from flux_klein_async.emulator.scripts import (
     Answer,
@@ -26,7 +28,6 @@ from flux_klein_async.emulator.scripts import (
     error_reply,
 )
 from flux_klein_async.emulator.server import Emulator
-from flux_klein_async.emulator.service import Profile, parse_profile
 from flux_klein_async.emulator.virtual import VirtualTimeLoop
 
 __all__ = [

@@ -1,6 +1,4 @@
-"""The emulated service with its scripts and its memory: one HTTP request in, one answer out.
-
-When a generation starts and ends is decided in `service`.
+"""Decides whether a call gets its scripted answer, a fault or the normal answer of `endpoints`, and records it.
 
 Pure: the instant is an argument, randomness comes from a seed, and how bytes travel is unknown here. The emulator
 reads URLs and JSON by itself and shares no code with the client, so that the same mistake cannot hide on both sides.
@@ -15,7 +13,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias, TypedDict
 
+from flux_klein_async.emulator.endpoints import Route, Service, find_route
 from flux_klein_async.emulator.faults import UNTOLD, fault, faults_at
+from flux_klein_async.emulator.generations import Profile, parse_profile
 from flux_klein_async.emulator.scripts import (
     ENDPOINTS,
     Answer,
@@ -35,7 +35,6 @@ from flux_klein_async.emulator.scripts import (
     Unasked,
     check_answer,
 )
-from flux_klein_async.emulator.service import Profile, Route, Service, find_route, parse_profile
 
 __all__ = ["Action", "EmulatorOptions", "Engine", "Record", "prompt_of"]
 

@@ -21,9 +21,9 @@ from typing import Any, Self, Unpack
 from aiohttp import web
 
 from flux_klein_async.emulator import pictures
+from flux_klein_async.emulator.endpoints import Placeholder
 from flux_klein_async.emulator.engine import Action, EmulatorOptions, Engine
 from flux_klein_async.emulator.scripts import Answer, Drop, Endless, Garbage, Hang, Reply, Reset, Truncate, Unasked
-from flux_klein_async.emulator.service import Placeholder
 
 __all__ = ["SERVER", "Closing", "Emulator", "HttpServer", "encode_head", "encode_response"]
 

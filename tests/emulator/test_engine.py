@@ -8,6 +8,7 @@ import pytest
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.emulator.engine import Engine, prompt_of
 from flux_klein_async.emulator.faults import FAULTS, UNTOLD, faults_at
+from flux_klein_async.emulator.generations import Profile
 from flux_klein_async.emulator.scripts import (
     ENDPOINTS,
     Cut,
@@ -24,7 +25,6 @@ from flux_klein_async.emulator.scripts import (
     Unasked,
     error_reply,
 )
-from flux_klein_async.emulator.service import Profile
 
 from .helpers import BEARER, SUBMIT, ask, submit
 

@@ -22,7 +22,7 @@ from flux_klein_async import (
 )
 from flux_klein_async.api.messages import Kind
 from flux_klein_async.api.requests import InputBody, encode_input
-from flux_klein_async.emulator import Generation, Hang, Reply, Reset, Unasked, catalogue, error_reply, service
+from flux_klein_async.emulator import Generation, Hang, Reply, Reset, Unasked, catalogue, endpoints, error_reply
 from flux_klein_async.events import Failed
 from flux_klein_async.journal.reader import JournalReader
 from flux_klein_async.operations import inputs
@@ -262,7 +262,7 @@ async def test_a_large_file_is_read_once_however_often_it_is_posted_and_not_kept
     client = connect(journal=book)
     requests, seen, refusals = sent(client), [], catalogue.refusals
     klein_emulator.script("submit", error_reply(429, retry_after=1), Generation(after=30))
-    monkeypatch.setattr(service, "refusals", lambda model, given: seen.append(given) or refusals(model, given))
+    monkeypatch.setattr(endpoints, "refusals", lambda model, given: seen.append(given) or refusals(model, given))
     task = asyncio.ensure_future(
         client.generate({"prompt": "x", "image_urls": [tmp_path / "a.png"]}, model=EDIT, tag="a tag")
     )

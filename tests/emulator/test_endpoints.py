@@ -1,15 +1,14 @@
-"""The service's normal behaviour: routes, the queue, and what each endpoint answers."""
+"""The service's normal behaviour: routes, and what each endpoint answers."""
 
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from flux_klein_async.emulator.catalogue import MODELS
+from flux_klein_async.emulator.endpoints import Placeholder, Route, find_route
 from flux_klein_async.emulator.engine import Engine
+from flux_klein_async.emulator.generations import KEPT_FOR
 from flux_klein_async.emulator.scripts import Generation, Reply, Rewrite
-from flux_klein_async.emulator.service import KEPT_FOR, Job, Placeholder, Queue, Route, find_route
 
 from .helpers import KLEIN_4B, SUBMIT, ask, submit
 
@@ -83,69 +82,6 @@ def test_a_wrong_method_is_told_the_right_ones(method, target, allow):
 )
 def test_an_id_that_cannot_be_one_is_malformed(target, malformed):
     assert find_route("GET", target).malformed is malformed
-
-
-def make_queue(workers, *lengths, keep=1000):
-    queue = Queue(workers, keep=keep)
-    jobs = [Job(f"r{i}", MODELS[KLEIN_4B], {}, 0.0, length, Generation()) for i, length in enumerate(lengths)]
-    for job in jobs:
-        queue.add(job)
-    return queue, jobs
-
-
-@pytest.mark.parametrize(
-    ("workers", "started", "completions"), [(None, [0.0, 0.0], {"r0": 2.0, "r1": 1.0}), (0, [None, None], {})]
-)
-def test_without_a_limit_everything_starts_at_once_and_without_workers_nothing_ever_does(workers, started, completions):
-    queue, jobs = make_queue(workers, 2.0, 1.0)
-    queue.advance(1e5)
-    assert [job.started for job in jobs] == started
-    assert queue.completions == completions
-
-
-def test_a_cancelled_generation_lets_the_others_move_up():
-    queue, jobs = make_queue(1, 2.0, 2.0, 2.0)
-    assert [queue.position(job) for job in jobs[1:]] == [0, 1]
-    assert queue.cancel(jobs[1], 0.5)
-    assert queue.position(jobs[2]) == 0
-    queue.advance(2.5)
-    assert (jobs[1].state, jobs[1].finished, jobs[2].started) == ("cancelled", 0.5, 2.0)
-    assert not any(queue.cancel(job, 2.5) for job in jobs)
-    assert [job.state for job in jobs] == ["completed", "cancelled", "in_progress"]
-
-
-def test_ended_generations_are_kept_for_seven_days_and_no_more_than_the_last_ones():
-    queue, _ = make_queue(None, 1.0, 2.0, 3.0, keep=2)
-    queue.advance(3.0)
-    assert set(queue.jobs) == set(queue.completions) == {"r1", "r2"}
-    queue.advance(2.0 + KEPT_FOR - 0.5)
-    assert set(queue.jobs) == {"r1", "r2"}
-    queue.advance(2.0 + KEPT_FOR)
-    assert set(queue.jobs) == set(queue.completions) == {"r2"}
-
-
-@given(
-    workers=st.integers(1, 3),
-    plan=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 9), st.booleans()), max_size=12),
-)
-def test_generations_start_in_order_at_the_instant_at_which_a_worker_is_free(workers, plan):
-    queue, jobs, now = Queue(workers, keep=1000), [], 0
-    model = MODELS[KLEIN_4B]
-    for gap, length, cancel in plan:
-        now += gap
-        job = Job(f"r{len(jobs)}", model, {}, float(now), float(length), Generation())
-        queue.add(job)
-        jobs.append(job)
-        if cancel:
-            queue.cancel(job, float(now))
-    queue.advance(1e9)
-    left = [job for job in jobs if job.state != "cancelled"]
-    busy_until = [0.0] * workers
-    for job in left:
-        worker = min(range(workers), key=busy_until.__getitem__)
-        start = max(job.submitted, busy_until[worker])
-        assert (job.started, job.finished, job.state) == (start, start + job.duration, "completed")
-        busy_until[worker] = start + job.duration
 
 
 BASE = "https://api.test"
