@@ -1,10 +1,10 @@
-"""`Budget` reserves money before a submit is sent, so that concurrent tasks cannot spend too much together.
+"""`Budget` reserves money before a submit is sent, so that the tasks of one client cannot spend too much together.
+
+What all processes and machines spend together that share a journal is checked in `journal/sql`, "the budget".
 
 The catalogue gives the expected cost of a generation; its result gives the actual cost. The money stays reserved until
 then, and for an uncertain submit for ever. If a result costs more than was reserved for it, that much is reserved for
 its model from then on, and for requests under way.
-
-What several processes spend together is checked in `journal/sql`.
 """
 
 import asyncio

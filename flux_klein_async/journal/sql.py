@@ -1,4 +1,4 @@
-"""The SQL of a journal: entries, claims and accounts, written once for every store.
+"""The SQL of a journal: entries, claims, accounts and the budget that its processes share, once for every store.
 
 A store derives from `JournalStore` and brings its connection, its placeholders and column types, its transactions, and
 its way to tell which runs are alive. Everything here runs in the store's thread and within a transaction.
@@ -497,7 +497,7 @@ class JournalStore(ABC):
             self._learn_cost(account, changed)
         return changed
 
-    # --- the budget
+    # --- the budget, which all processes share that use the journal
 
     def _check_budget(self, token: str, model: str | None, reservation: Reservation) -> int:
         """Refuse an intent that costs more than is left; nothing else is spent before the transaction ends.
