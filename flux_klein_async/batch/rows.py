@@ -1,21 +1,19 @@
 """Reads a file of prompts row by row: text, JSON lines or CSV, of any length and content, in constant memory.
 
 A row that cannot be submitted is given too, with what is wrong with it. `read_rows` blocks: `read_ahead` reads in a
-thread, so that neither a slow pipe nor a slow disk blocks the event loop. `Estimate`
-says how long the generations take.
+thread, so that neither a slow pipe nor a slow disk blocks the event loop.
 """
 
 import asyncio
 import csv
 import json
-import math
 import re
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, NoReturn
 
@@ -38,13 +36,11 @@ __all__ = [
     "LONGEST",
     "Columns",
     "DiskMap",
-    "Estimate",
     "Row",
     "check_prompt",
     "count_rows",
     "lines",
     "local_file",
-    "published",
     "read_ahead",
     "read_rows",
     "with_files",
@@ -74,9 +70,6 @@ _UNNAMED: Final = re.compile(r"(unnamed: [0-9]+)?", re.IGNORECASE)  # as data fr
 # pair is not text.
 _NOT_IN_PROMPTS: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _NOT_IN_IDS: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
-_SIDES: Final = {name: TextToImageInput.model_fields[name].default for name in ("width", "height")}
-_MOST_PIXELS: Final = 65_536  # of a side, in an estimate
-_STEPS: Final = 16  # an octave of pixels: sizes within a step differ by less than 5 %
 # Data frames write 1024.0 beside an empty cell, and spreadsheets 1024,0 where the comma is the decimal point.
 _WHOLE: Final = re.compile(r"\s*([+-]?[0-9]{1,9})(?:\.0*|,0{1,2})?\s*")
 
@@ -558,45 +551,3 @@ async def read_ahead(rows: Generator[Row, None, None]) -> AsyncGenerator[Row, No
     finally:
         closed = True
         room.release()
-
-
-# --- how long they take
-
-
-def published(pixels: float) -> float:
-    """Seconds of a generation as the vendor publishes them (docs/wire.md), without queue and network."""
-    return 0.063 + 0.483 * pixels / 1e6
-
-
-class Estimate:
-    """Sums up generations, in constant memory.
-
-    Args:
-        learned: Maps pixels to the seconds of a generation; where it gives None, the published time counts.
-
-    Attributes:
-        count: How many there are.
-    """
-
-    def __init__(self, learned: Callable[[int], float | None] = lambda _: None) -> None:
-        self._learned = lru_cache(maxsize=256)(lambda step: learned(round(2 ** (step / _STEPS))))
-        self._total = self._longest = 0.0
-        self.count = 0
-
-    def add(self, fields: Mapping[str, Any]) -> None:
-        """Count one more generation of this input."""
-        pixels = math.prod(_side(fields.get(name), default) for name, default in _SIDES.items())
-        learned = self._learned(round(_STEPS * math.log2(pixels)))
-        seconds = published(pixels) if learned is None else learned
-        self._total += seconds
-        self._longest = max(self._longest, seconds)
-        self.count += 1
-
-    def seconds(self, concurrency: int) -> float:
-        """How long all of them take, `concurrency` at a time."""
-        return max(self._total / concurrency, self._longest)
-
-
-def _side(given: Any, default: int) -> int:
-    """A side in pixels; a model without a typed input may mean anything by `width`."""
-    return given if type(given) is int and 0 < given <= _MOST_PIXELS else default

@@ -18,9 +18,10 @@ from typing import Any, BinaryIO, NamedTuple
 import typer
 
 from flux_klein_async.api.urls import host_of, is_loopback, parsed
+from flux_klein_async.batch.estimate import Estimate
 from flux_klein_async.batch.formats import FileFormat, format_of
 from flux_klein_async.batch.manifest import MANIFEST, Manifest, Record, every_record, json_line, may_be_paid, recognised
-from flux_klein_async.batch.rows import Columns, DiskMap, Estimate, Row, count_rows, read_ahead, read_rows
+from flux_klein_async.batch.rows import Columns, DiskMap, Row, count_rows, read_ahead, read_rows
 from flux_klein_async.cli import connect, page, run, signals
 from flux_klein_async.cli.commands import Names
 from flux_klein_async.cli.exit_codes import ExitCode
