@@ -32,7 +32,7 @@ from flux_klein_async import (
     TextToImage9BInput,
     TextToImageInput,
 )
-from flux_klein_async.emulator import Emulator
+from flux_klein_async.emulator import Emulator, InProcessEmulator
 from flux_klein_async.misuse import slip
 from tests.served import in_thread
 
@@ -89,6 +89,8 @@ SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], t
     "with client": (lambda c: c, _with, TypeError, "Use `async with`, not `with`, for a FluxKleinClient"),
     "with generate_many": (lambda c: c.generate_many(["a"]), _with, TypeError, "Use `async with`"),
     "with a journal": (lambda _: SqliteJournal("run.sqlite"), _with, TypeError, "not `with`, for a SqliteJournal"),
+    "with an emulator": (lambda _: Emulator(), _with, TypeError, "Use `async with`, not `with`: async with Emulator()"),
+    "with an emulator in process": (lambda _: InProcessEmulator(), _with, TypeError, "async with InProcessEmulator()"),
     "close a client": (
         lambda c: c,
         lambda c: c.close(),

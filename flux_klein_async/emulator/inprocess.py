@@ -19,7 +19,7 @@ from aiohttp.tracing import Trace
 
 from flux_klein_async.emulator.engine import EmulatorOptions, Engine
 from flux_klein_async.emulator.scripts import Drop, Hang, Pass, Refuse
-from flux_klein_async.emulator.server import Closing, HttpServer
+from flux_klein_async.emulator.server import AsyncOnly, Closing, HttpServer
 
 __all__ = ["InProcessEmulator", "Pipe", "join"]
 
@@ -175,7 +175,7 @@ def join(
 _EPOCH = 1_767_225_600.0
 
 
-class InProcessEmulator(Engine):
+class InProcessEmulator(Engine, AsyncOnly):
     """The emulated service inside this process; takes `EmulatorOptions` besides `round_trip`.
 
     It answers for every host and port, over http and https alike. `round_trip` seconds lie between a request

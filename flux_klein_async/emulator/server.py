@@ -16,7 +16,7 @@ from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 
 from aiohttp import web
 
@@ -25,7 +25,7 @@ from flux_klein_async.emulator.endpoints import Placeholder
 from flux_klein_async.emulator.engine import Action, EmulatorOptions, Engine
 from flux_klein_async.emulator.scripts import Answer, Drop, Endless, Garbage, Hang, Reply, Reset, Truncate, Unasked
 
-__all__ = ["SERVER", "Closing", "Emulator", "HttpServer", "encode_head", "encode_response"]
+__all__ = ["SERVER", "AsyncOnly", "Closing", "Emulator", "HttpServer", "encode_head", "encode_response"]
 
 SERVER = "flux-klein-emulator"  # tells a client that what is unknown here was never charged
 
@@ -296,7 +296,20 @@ def _reset(request: web.BaseRequest) -> None:
 # --- the port
 
 
-class Emulator(Engine):
+class AsyncOnly:
+    """A base of emulators: `with` says what to write instead."""
+
+    if not TYPE_CHECKING:  # pragma: no branch  # for type checkers the mistake stays an error
+
+        def __enter__(self) -> NoReturn:
+            name = type(self).__name__
+            raise TypeError(f"Use `async with`, not `with`: async with {name}() as emulator")
+
+        def __exit__(self, *_: object) -> None:
+            """Never reached; Python needs it before it calls `__enter__`."""
+
+
+class Emulator(Engine, AsyncOnly):
     """The emulated service on a loopback port, in real time; takes `EmulatorOptions` besides its own.
 
     `async with Emulator() as emulator:` listens on `emulator.base_url` until the block ends. `round_trip` seconds lie
