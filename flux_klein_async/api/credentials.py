@@ -27,23 +27,28 @@ def find_token(explicit: str | None, environment: Environment, *, wall_clock: Ca
     Raises:
         ConfigurationError: There is none, or it cannot be one.
     """
-    token = explicit if explicit is not None else environment.token
+    token, source = explicit, "api_key"
+    if token is None:
+        token, source = environment.token, environment.token_variable or "the environment"
     if token is None and environment.token_file is not None:
-        token = _from_file(user_path(environment.token_file), wall_clock)
+        path = user_path(environment.token_file)
+        token, source = _from_file(path, wall_clock), str(path)
     if token is None:
         raise ConfigurationError(
             f"No token. Set {', '.join(TOKEN_VARIABLES[:-1])} or {TOKEN_VARIABLES[-1]}, pass api_key=..., or log in "
             "with the vendor's CLI (its token.json is read). To try things without a token, use the emulator."
         )
     if not isinstance(token, str):
-        raise ConfigurationError("The token must be a string")
+        raise ConfigurationError(f"The token in {source} must be a string")
     token = token.strip()
     if token[:1] in _QUOTES and token[-1:] == token[:1]:
-        raise ConfigurationError("The token is in quotes: give it without them")
+        raise ConfigurationError(f"The token in {source} is in quotes: give it without them")
     if token.lower().startswith("bearer "):
-        raise ConfigurationError("The token begins with 'Bearer': give what comes after it")
+        raise ConfigurationError(f"The token in {source} begins with 'Bearer': give what comes after it")
     if not token or not all("!" <= character <= "~" for character in token):
-        raise ConfigurationError("The token is empty or holds spaces or characters that no header can carry")
+        raise ConfigurationError(
+            f"The token in {source} is empty or holds spaces or characters that no header can carry"
+        )
     return token
 
 

@@ -18,7 +18,9 @@ SECRET = "s3cr3t-token-0123456789"
 
 
 def find(explicit: Any = None, *, token: str | None = None, token_file: Path | str | None = None) -> str:
-    environment = Environment(token=token, token_file=None if token_file is None else str(token_file))
+    environment = Environment(
+        token=token, token_variable="RUNCOMFY_TOKEN", token_file=None if token_file is None else str(token_file)
+    )
     return find_token(explicit, environment, wall_clock=lambda: NOW)
 
 
@@ -92,7 +94,8 @@ def test_a_path_that_is_no_file_cannot_be_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("token", ['"abc-def"', "'abc-def'", " `abc-def`\n", "Bearer abc-def", "bearer abc-def"])
 def test_what_was_copied_around_a_token_is_named(token: str) -> None:
-    said = refusal(token)
+    said = refusal(token=token)
+    assert said.startswith("The token in RUNCOMFY_TOKEN ")
     assert ("in quotes" in said) != ("begins with 'Bearer'" in said)
     assert "abc" not in said
 
@@ -113,10 +116,14 @@ def test_takes_a_token_that_a_header_can_carry_and_no_other(token_file: Path) ->
         *("s3cr3t\u200b", "\u0663s3cr3t", "s3cr3t\ud800"),
     ):
         token_file.write_text(json.dumps({"access_token": token}), encoding="utf-8")
-        for source in ({"explicit": token}, {"token": token}, {"token_file": token_file}):
-            assert refusal(**source) == "The token is empty or holds spaces or characters that no header can carry"
+        sources = {"explicit": "api_key", "token": "RUNCOMFY_TOKEN", "token_file": str(token_file)}
+        values = {"explicit": token, "token": token, "token_file": token_file}
+        for source, named in sources.items():
+            assert refusal(**{source: values[source]}) == (
+                f"The token in {named} is empty or holds spaces or characters that no header can carry"
+            )
     for other in (5, b"s3cr3t", ["s3cr3t"], True):
-        assert refusal(other) == "The token must be a string"
+        assert refusal(other) == "The token in api_key must be a string"
 
 
 @pytest.mark.parametrize(
