@@ -85,8 +85,7 @@ class _Batch(run.Options):
 
     def __post_init__(self) -> None:
         """Refuse bad options before the file is read."""
-        if not self.dry_run:
-            run.check_writable(self.output_dir)
+        run.check_writable(self.output_dir)
         named = self.journal
         self._place = locate(self.output_dir / "journal.sqlite") if named is None else connect.journal(named)
         self._format = self.file_format or _format_of(self.file)

@@ -318,7 +318,9 @@ def batch(
     ] = False,
     concurrency: _Concurrency = 64,
     max_spend: Annotated[float | None, typer.Option(min=0, help="For all runs on the journal.", metavar="USD")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file and print what it would cost.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check FILE and DIR, and print what it would cost.")
+    ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Submit failed lines again.")] = False,
     resubmit_uncertain: Annotated[
         bool, typer.Option("--resubmit-uncertain", help="Submit uncertain lines again; they may be charged twice.")

@@ -376,7 +376,7 @@ def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(
     assert ran.code == 0
     assert ran.out.splitlines()[:2] == ["8 to submit", "Cost: $0.08 (8 x $0.01)"]
     assert ran.out.splitlines()[2].startswith("Time: about 0.1 s with 64 at a time")
-    assert (served.accepted, Path("out").exists()) == (0, False)
+    assert (served.accepted, [*Path().iterdir()]) == (0, [Path("prompts.jsonl")])
 
 
 def test_a_dry_run_knows_what_was_done_before_and_changes_nothing(
