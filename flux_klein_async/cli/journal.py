@@ -11,8 +11,6 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from flux_klein_async.api.outputs import is_inline
 from flux_klein_async.batch.manifest import Record, file_facts, json_line
 from flux_klein_async.cli import connect
@@ -36,12 +34,12 @@ _WIDTH = 120  # columns, where stdout is not a terminal
 
 
 def _place(journal: str | None) -> Location:
-    if journal is not None:
-        return connect.journal(journal)
-    place = locate(Path("out", "journal.sqlite"))  # as `batch` has it
+    # Unless one is named, as `batch` has it.
+    place = locate(Path("out", "journal.sqlite")) if journal is None else connect.journal(journal)
     if not exists(place):
-        raise typer.BadParameter(f"there is no journal {place}: name one", param_hint="--journal")
-    Screen().note(f"Journal: {place}")
+        raise InvalidInputError(f"There is no journal {place}: name one with --journal")
+    if journal is None:
+        Screen().note(f"Journal: {place}")
     return place
 
 

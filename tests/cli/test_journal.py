@@ -172,19 +172,20 @@ def test_requests_that_ended_long_ago_are_deleted(flux_klein: Command, journal: 
     assert flux_klein("journal", "prune", "--journal", journal, "--older-than", "-1").code == 64
 
 
-@pytest.mark.parametrize("arguments", [("list",), ("show", "r"), ("export",), ("prune",)])
+@pytest.mark.parametrize("arguments", [("list",), ("show", "r"), ("check",), ("export",), ("prune",)])
 def test_a_file_that_is_no_journal_is_an_error_and_stays(
     flux_klein: Command, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     path = tmp_path / "notes.txt"
     ran = flux_klein("journal", *arguments, "--journal", str(path))
-    assert (ran.code, path.exists()) == (1, False)
-    assert "There is no journal" in ran.err
+    assert (ran.code, path.exists()) == (65, False)
+    assert f"There is no journal {path}: name one with --journal" in ran.err
     path.write_text("notes")
     ran = flux_klein("journal", *arguments, "--journal", str(path))
     assert (ran.code, path.read_text()) == (1, "notes")
     assert "is not a journal of this package and was left as it is" in ran.err
-    assert flux_klein("journal", *arguments).code == 64
+    ran = flux_klein("journal", *arguments)
+    assert (ran.code, "journal.sqlite: name one with --journal" in ran.err) == (65, True)
 
 
 @pytest.mark.parametrize("arguments", [("journal", "list"), ("batch", "prompts.txt")])

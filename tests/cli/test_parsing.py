@@ -144,7 +144,7 @@ NEWCOMER = [
     Stumble("models list flux --category text-to-image", 0, "4b/text-to-image"),
     Stumble("models list show", 0, "No model of the catalogue matches"),
     Stumble("models -- list", 0, "No model of the catalogue matches"),
-    Stumble("journal list", 64, "for --journal: there is no journal /", "Missing option"),
+    Stumble("journal list", 65, "out/journal.sqlite: name one with --journal", "Missing option"),
     Stumble("generate x -m a/b", 64, "No such option -m; did you mean --model?"),
     Stumble("generate x --timeout 0", 64, "0 is not more than 0 seconds"),
     Stumble("batch .", 64, "'.' is a directory: name a file of prompts", "does not end in"),
