@@ -264,7 +264,7 @@ SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], t
         "async with client.generate_many(...) as outcomes",
     ),
     "await a handle": (lambda c: c.handle("abc"), _await, TypeError, "RequestHandle"),
-    "a string for many": (lambda c: c.generate_all("a cat"), _await, InvalidInputError, "a picture of each letter"),
+    "a string for many": (lambda c: c.generate_all("a cat"), _await, InvalidInputError, "generate_all take many in"),
     "a dict for many": (lambda c: c.generate_all({"prompt": "a"}), _await, InvalidInputError, "put it into a list"),
     "bytes for a prompt": (lambda c: c.generate(b"a cat"), _await, InvalidInputError, "not bytes"),  # type: ignore[arg-type]
     "a number for a result": (lambda c: c.download_bytes(7), _await, InvalidInputError, "GenerationResult, not to int"),  # type: ignore[arg-type]

@@ -34,6 +34,7 @@ from flux_klein_async.models import GenerationResult, Outcome, SavedFile
 
 __all__ = ["FanOut", "Product", "dooms", "not_submitted"]
 
+_TAKE = "generate_many and generate_all take"  # `items`
 
 T = TypeVar("T")
 
@@ -288,12 +289,12 @@ class FanOut(NotWith, NotForLoop, Generic[T]):
 def _reader(items: Iterable[T] | AsyncIterable[T]) -> Callable[[], Awaitable[T]]:
     """A function that reads the next item; it raises `StopAsyncIteration` after the last."""
     if isinstance(items, str | bytes):
-        raise InvalidInputError("generate_many takes many inputs; one string would make a picture of each letter")
+        raise InvalidInputError(f"{_TAKE} many inputs; one string would make a picture of each letter")
     if isinstance(items, Mapping | BaseModel):
-        raise InvalidInputError("generate_many takes many inputs; this is one: put it into a list")
+        raise InvalidInputError(f"{_TAKE} many inputs; this is one: put it into a list")
     if hasattr(items, "columns") and hasattr(items, "dtypes"):  # of pandas or polars
         raise InvalidInputError(
-            "generate_many takes inputs, and a data frame gives the names of its columns: pass one of its columns, or "
+            f"{_TAKE} inputs, and a data frame gives the names of its columns: pass one of its columns, or "
             "its rows as dictionaries (pandas: frame.to_dict('records'), polars: frame.to_dicts())"
         )
     if isinstance(items, AsyncIterable):
@@ -301,7 +302,7 @@ def _reader(items: Iterable[T] | AsyncIterable[T]) -> Callable[[], Awaitable[T]]
     if not isinstance(items, Iterable):
         queued = ": write an async generator that gets the items from it" if isinstance(items, asyncio.Queue) else ""
         hint = ": call it" if isfunction(items) else queued
-        raise InvalidInputError(f"generate_many takes an iterable or async iterable of inputs, not {slip(items)}{hint}")
+        raise InvalidInputError(f"{_TAKE} an iterable or async iterable of inputs, not {slip(items)}{hint}")
     iterator = iter(items)
 
     async def read() -> T:
