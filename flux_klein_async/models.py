@@ -471,7 +471,8 @@ class Outcome(Generic[T]):
         result: Its result, or None.
         error: Its error, or None.
         files: Its saved files, if you gave the fan-out a directory.
-        from_journal: Whether the journal already knew the outcome, so nothing was submitted this time.
+        from_journal: Whether an earlier run had submitted the item, as the journal knows, so that nothing was submitted
+            this time.
     """
 
     index: int

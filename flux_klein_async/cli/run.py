@@ -146,6 +146,7 @@ class Totals:
         bound_usd: What may be spent, or None.
         spent_usd: What was spent of that before this run.
         price_usd: What the catalogue says that a generation costs, or None.
+        known: How many items ended with what an earlier run had submitted.
         recalled: How many items are known to be done before.
         recalling: Seconds in which the journal answered and nothing was generated.
         held_until: The instant before which the service wants no calls (`Retry-After`).
@@ -165,6 +166,7 @@ class Totals:
     bound_usd: float | None = None
     spent_usd: float = 0.0
     price_usd: Decimal | float | None = None
+    known: int = 0
     recalled: int = 0
     recalling: float = 0.0
     held_until: float = -math.inf
@@ -218,6 +220,7 @@ class Totals:
             self.unpriced.discard(outcome.error.request_id)
         elif isinstance(outcome.error, GenerationFailedError):
             self._charge(outcome.error.request_id, outcome.error.cost_usd)
+        self.known += outcome.from_journal
         if outcome.error is not None:
             end = _end_of(outcome.error)
             self.ends[end] += 1
@@ -240,7 +243,7 @@ class Totals:
     @property
     def worked(self) -> int:
         """How many items ended by this run's work, not by the journal's answer or a refusal here."""
-        return self.ends.total() - sum(self.ends[end] for end in ("done before", "bad", _CLAIMED, _NOT_SUBMITTED))
+        return self.ends.total() - self.known - sum(self.ends[end] for end in ("bad", _CLAIMED, _NOT_SUBMITTED))
 
     @property
     def to_work(self) -> int | None:

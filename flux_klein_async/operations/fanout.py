@@ -60,9 +60,10 @@ def not_submitted(error: FluxKleinError) -> FluxKleinError:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """What was made of an item; `from_journal` if nothing was submitted for it this time."""
+    """What was made of an item, or its error; `from_journal` if an earlier run had submitted it and this did not."""
 
-    result: GenerationResult
+    result: GenerationResult | None = None
+    error: FluxKleinError | None = None
     files: tuple[SavedFile, ...] = ()
     from_journal: bool = False
 
@@ -257,10 +258,16 @@ class FanOut(NotWith, NotForLoop, Generic[T]):
         try:
             made = await self._make(index, item)
         except FluxKleinError as error:
-            self._end_if(self._halted_by() or (error if dooms(error) else None))
-            return Outcome(index=index, item=item, error=error)
-        self._end_if(self._halted_by())
-        return Outcome(index=index, item=item, result=made.result, files=made.files, from_journal=made.from_journal)
+            made = Product(error=error)
+        self._end_if(self._halted_by() or (made.error if made.error is not None and dooms(made.error) else None))
+        return Outcome(
+            index=index,
+            item=item,
+            result=made.result,
+            error=made.error,
+            files=made.files,
+            from_journal=made.from_journal,
+        )
 
     def _end_if(self, failure: FluxKleinError | None) -> None:
         if failure is not None:

@@ -54,6 +54,7 @@ _LOOK_FIRST = (
 )
 
 T = TypeVar("T")
+_Made = tuple[GenerationResult, tuple[SavedFile, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,25 +244,38 @@ class ItemRunner(Generic[T]):
         """Do what the journal's knowledge of the item calls for."""
         if claim.request_id is not None:
             self._context.known_ids.take(claim.request_id)
-        if claim.action in {Action.FAILED, Action.UNCERTAIN, Action.CLAIMED}:
-            raise _left_alone(claim)
-        try:
-            if claim.action is Action.RESUME:
-                result = await self._resume(item, claim)
-                return Product(result, await self._files(item, result, again=True), from_journal=True)
-            if claim.action is Action.RECALL:
-                return await self._recall(item, claim)
-        except NotFoundError as error:
-            if not self._died(error):
-                raise
-        except GenerationFailedError as error:
-            # The cause is None (an answer without a file) or NotFoundError (a result that is gone). After any other the
-            # service could not be asked, and may hold a file by now.
-            resubmits = claim.action is Action.RECALL and claim.resubmits
-            if not resubmits or not isinstance(error.__cause__, NotFoundError | None):
-                raise
+        if claim.action is Action.CLAIMED:
+            raise ItemClaimedError(request_id=claim.request_id)
+        if claim.action is not Action.SUBMIT:
+            try:
+                result, files = await self._of_earlier_run(item, claim)
+            except FluxKleinError as error:
+                if not self._is_submitted_again(claim, error):
+                    return Product(error=error, from_journal=True)
+            else:
+                return Product(result, files=files, from_journal=True)
         # New; or what was to be resumed or recalled is gone, or may be made again.
         return await self._submit(replace(item, prepared=replace(item.prepared, item=claim.item)))
+
+    async def _of_earlier_run(self, item: _Item, claim: Claim) -> _Made:
+        """The result and the files of what an earlier run submitted, or its error."""
+        if claim.action is Action.RECALL:
+            return await self._recall(item, claim)
+        if claim.action is Action.RESUME:
+            result = await self._resume(item, claim)
+            return result, await self._files(item, result, again=True)
+        raise _left_alone(claim)
+
+    def _is_submitted_again(self, claim: Claim, error: FluxKleinError) -> bool:
+        """Whether this error of what an earlier run submitted lets the item be submitted again."""
+        if isinstance(error, NotFoundError):
+            return self._died(error)
+        # The cause is None (an answer without a file) or NotFoundError (a result that is gone). After any other the
+        # service could not be asked, and may hold a file by now.
+        resubmits = claim.action is Action.RECALL and claim.resubmits
+        return (
+            resubmits and isinstance(error, GenerationFailedError) and isinstance(error.__cause__, NotFoundError | None)
+        )
 
     # --- to a result
 
@@ -276,7 +290,7 @@ class ItemRunner(Generic[T]):
             return await wait(operation, accepted, on_abandon=self._on_abandon)
 
         result = await self._in_slot(item, run)
-        return Product(result, await self._files(item, result))
+        return Product(result, files=await self._files(item, result))
 
     async def _check_directory(self) -> None:
         """Refuse, before anything is paid for, a directory that cannot be written to.
@@ -365,14 +379,14 @@ class ItemRunner(Generic[T]):
             self._generated(has_file=bool(result.urls))
             return result
 
-    async def _recall(self, item: _Item, claim: Claim) -> Product:
+    async def _recall(self, item: _Item, claim: Claim) -> _Made:
         """The result of an earlier run: from the journal, otherwise from the service."""
         request_id = claim.request_id or ""
         if claim.answer is None:
             result = await self._fetch(item, request_id)
             if not result.urls:
                 raise without_file(result)
-            return Product(result, await self._files(item, result, claim.files, again=True), from_journal=True)
+            return result, await self._files(item, result, claim.files, again=True)
         answer, origin = Response(status=200, headers={}, body=claim.answer), self._context.api.urls.origin
         result = read_result(answer, request_id, origin=origin, asked=item.prepared.asked)
         if not result.urls:
@@ -383,7 +397,7 @@ class ItemRunner(Generic[T]):
             # Files may have moved since, and a wrong answer must not stay wrong in every later run.
             result = await self._moved(item, result, error)
             files = await self._files(item, result, again=True)
-        return Product(result, files, from_journal=True)
+        return result, files
 
     async def _completed_since(self, item: _Item, known: GenerationResult) -> GenerationResult:
         """The result as the service has it now, if it holds files that it did not hold in an earlier run."""
@@ -442,8 +456,6 @@ class ItemRunner(Generic[T]):
 
 def _left_alone(claim: Claim) -> FluxKleinError:
     """The error of an item that must not be submitted, and has nothing to wait for."""
-    if claim.action is Action.CLAIMED:
-        return ItemClaimedError(request_id=claim.request_id)
     if claim.action is Action.UNCERTAIN:
         cause = _recorded(claim, SubmissionUncertainError)
         return SubmissionUncertainError(_LOOK_FIRST, request_id=claim.request_id, cause=cause)

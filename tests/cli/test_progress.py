@@ -71,7 +71,7 @@ def ended(index: int, error: FluxKleinError | None = None) -> Outcome[str]:
 )
 def test_rate_and_eta_count_the_work_of_this_run_alone(facts: dict[str, float], rate: str, eta: str) -> None:
     """Neither what the journal answers nor the time that takes, and no more than there is money for."""
-    clock, totals = Clock(), Totals(total=1000, recalled=900)
+    clock, totals = Clock(), Totals(total=1000, recalled=900, known=500)
     lines = PlainLines(totals, clock)
     totals.ends.update({"done before": 500, "bad": 1})
     clock.now += 1.0

@@ -535,12 +535,16 @@ def test_the_totals_know_that_the_service_is_slow() -> None:
     assert (totals.slowed_for(61.0), totals.held_until) == (1.0, 61.0)
 
 
+WORKED = {"done", "uncertain", "cancelled", "failed"}
+
+
 def test_every_end_is_counted_once() -> None:
     completed = {"request_id": "r", "state": RequestState.COMPLETED, "output": GenerationOutput(), "cost_usd": 0.5}
     result = GenerationResult(**completed)
     for facts, end, possibly_charged in (
         ({"result": result}, "done", 0),
         ({"result": result, "from_journal": True}, "done before", 0),  # an earlier run paid for it
+        ({"error": GenerationFailedError(), "from_journal": True}, "failed", 0),
         ({"error": SubmissionUncertainError()}, "uncertain", 1),
         ({"error": ItemClaimedError()}, "claimed by another run", 0),
         ({"error": GenerationCancelledError(request_id="r", charged="no")}, "cancelled", 0),
@@ -553,6 +557,7 @@ def test_every_end_is_counted_once() -> None:
         totals.end(Outcome(index=0, item="x", **facts))
         assert (totals.ends, totals.done) == ({end: 1}, "result" in facts)
         assert totals.possibly_charged == possibly_charged
+        assert totals.worked == (end in WORKED and "from_journal" not in facts)
 
 
 @pytest.mark.parametrize("id_first", [True, False])
