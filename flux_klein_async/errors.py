@@ -26,7 +26,7 @@ An error carries facts; ``__str__`` makes the sentence from them. The table at t
 classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from flux_klein_async.text import cut, shown
@@ -75,6 +75,7 @@ class FluxKleinError(Exception):
         request_id: The request's id, or None before it is known.
         paid_by_this_call: Whether this call had a submit accepted.
         cause: Type and text of the underlying exception, if it could not be chained.
+        advice: What to do about it, the end of the sentence; or None.
     """
 
     _transient: bool = False
@@ -87,11 +88,13 @@ class FluxKleinError(Exception):
         request_id: str | None = None,
         charged: Charged | None = None,
         cause: str | None = None,
+        advice: str | None = None,
     ) -> None:
         # Only the message is positional: unpickling calls the class with `args` and then restores `__dict__`.
         super().__init__(message)
         self.request_id = request_id
         self.cause = cause
+        self.advice = advice
         self.paid_by_this_call = False
         if charged is not None:
             self._charged = charged
@@ -121,12 +124,17 @@ class FluxKleinError(Exception):
         text = str(self.args[0]) if self.args and self.args[0] else self._summary()
         if self.cause:
             text += f": {self.cause}"
+        if advice := self._advice():
+            text += f"; {advice}"
         mark = f" (request {self.request_id})" if self.request_id else ""
         return text if mark in text else text + mark  # the cause may have said it
 
     def __repr__(self) -> str:
         text = self._sentence()
         return f"{type(self).__name__}({cut(text, _IN_REPR)!r})"
+
+    def _advice(self) -> str | None:
+        return self.advice
 
     def _summary(self) -> str:
         return (type(self).__doc__ or type(self).__name__).splitlines()[0].rstrip(".")
@@ -241,28 +249,29 @@ class InputRejectedError(APIStatusError):
     """The service refused the input.
 
     Attributes:
+        single: The fields that hold one value where the service wants a list.
         file_names: By field, a string that the service refused there and that looks like the name of a local file.
-        advice: What to do about them: the end of the sentence.
     """
 
     def __init__(
         self,
         message: str = "",
         *,
+        single: Iterable[str] = (),
         file_names: Mapping[str, str] | None = None,
-        advice: str | None = None,
         **facts: Any,
     ) -> None:
         super().__init__(message, **facts)
+        self.single = tuple(single)
         self.file_names = dict(file_names or {})
-        self.advice = advice
 
-    def _summary(self) -> str:
-        paths = (
+    def _advice(self) -> str:
+        lists = "; ".join(f"{name}: put the value into a list" for name in self.single)
+        paths = "; ".join(
             f"{name}: a string goes as it is; pass pathlib.Path({text!r}) to send a local file"
             for name, text in self.file_names.items()
         )
-        return "; ".join(filter(None, (super()._summary(), self.advice or "; ".join(paths))))
+        return "; ".join(filter(None, (lists, self.advice or paths)))
 
 
 class RateLimitError(APIStatusError):

@@ -7,6 +7,7 @@ below and keeps the whole answer in `raw`.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from difflib import get_close_matches
 from enum import Enum, StrEnum
 from operator import index
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Self, TypeVar
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+_NEAR = 0.9  # of difflib's ratio: other models of the same owner reach 0.87
 
 
 class RequestState(StrEnum):
@@ -393,6 +395,12 @@ def missing_files(result: GenerationResult) -> str:
     missing, there = result.missing or 0, len(result.urls)
     lacks = f"{missing:,} {'file is' if missing == 1 else 'files are'} missing"
     return f"{lacks}, {there:,} {'is' if there == 1 else 'are'} there (request {result.request_id})"
+
+
+def model_advice(model: str, listed: str = "client.list_models() lists them") -> str:
+    """Where to find the id of a model that the service does not know, and which one may be meant."""
+    near = get_close_matches(model, (KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE), 1, _NEAR)
+    return "; ".join([listed, *(f"did you mean {name!r}?" for name in near)])
 
 
 def brief_url(url: str) -> str:

@@ -7,12 +7,14 @@ import logging
 import pickle
 import re
 from collections import Counter
+from functools import partial
 from typing import Any, ClassVar
 
 import aiohttp
 import pytest
 
 from flux_klein_async import (
+    KLEIN_4B_TEXT_TO_IMAGE,
     ConfigurationError,
     FixedPolling,
     FluxKleinClient,
@@ -156,8 +158,15 @@ def test_polling_anything_else_is_refused(poll_endpoint):
 
 
 async def test_a_model_that_does_not_exist_is_not_found(klein_client):
-    error = await outcome(klein_client.get_model("no/such/model"))
-    assert (type(error), error.charged) == (NotFoundError, "no")
+    near = KLEIN_4B_TEXT_TO_IMAGE.removesuffix("age")
+    for call, model in ((klein_client.get_model, near), (partial(klein_client.generate, "a cat"), near + "s")):
+        error = await outcome(call(model=model))
+        assert (type(error), error.charged) == (NotFoundError, "no")
+        said = f"Unknown model {model!r}; client.list_models() lists them; did you mean {KLEIN_4B_TEXT_TO_IMAGE!r}?"
+        assert str(error).endswith(said)
+    error = await outcome(klein_client.get_model("blackforestlabs/flux-2/dev/text-to-img"))
+    assert str(error).endswith("; client.list_models() lists them")
+    assert "list_models" not in str(await outcome(klein_client.status("no-such-request")))
 
 
 async def test_a_limiter_of_the_applications_own_is_asked(klein_emulator, connect):

@@ -53,7 +53,7 @@ CLASSES = sorted(set(tree(FluxKleinError)), key=lambda cls: cls.__name__)
 
 # What each class knows besides the facts that all of them have; a class has those of its bases too.
 FACTS: dict[type[FluxKleinError], dict[str, Any]] = {
-    FluxKleinError: {"request_id": "r-1", "charged": "yes", "cause": "OSError: gone"},
+    FluxKleinError: {"request_id": "r-1", "charged": "yes", "cause": "OSError: gone", "advice": "write it otherwise"},
     InvalidInputError: {"fields": {"width": "too small"}},
     APIConnectionError: {"sent": False},
     APIStatusError: {
@@ -64,7 +64,7 @@ FACTS: dict[type[FluxKleinError], dict[str, Any]] = {
         "body": '{"detail": []}',
         "retry_after": 1.5,
     },
-    InputRejectedError: {"file_names": {"image": "a.png"}, "advice": "write it otherwise"},
+    InputRejectedError: {"single": ("images",), "file_names": {"image": "a.png"}},
     InvalidResponseError: {"status_code": 302},
     SubmissionUncertainError: {"raw": "<html>"},
     GenerationFailedError: {"detail": {"reason": "out of memory"}, "raw": {"output": {}}, "cost_usd": 0.01},
@@ -92,6 +92,17 @@ SENTENCES: list[tuple[FluxKleinError, str]] = [
     (
         APIConnectionError(cause="ConnectionResetError: reset", request_id="r-1"),
         "The connection to the service failed: ConnectionResetError: reset (request r-1)",
+    ),
+    (
+        SubmissionUncertainError("Lost", cause="OSError: gone", advice="look for it", request_id="r-1"),
+        "Lost: OSError: gone; look for it (request r-1)",
+    ),
+    (
+        InputRejectedError(status_code=422, detail="no list", single=["images"], file_names={"images": "a.png"}),
+        (
+            "The service refused the input [HTTP 422]: no list; images: put the value into a list; "
+            "images: a string goes as it is; pass pathlib.Path('a.png') to send a local file"
+        ),
     ),
     (APIStatusError(status_code=418), "The service refused the call [HTTP 418]"),
     (

@@ -22,7 +22,17 @@ from flux_klein_async.misuse import slip
 from flux_klein_async.models import whole
 from flux_klein_async.text import shown
 
-__all__ = ["PAGE", "Api", "InputBody", "InputFile", "canonical", "checked_word", "encode_input", "file_names"]
+__all__ = [
+    "PAGE",
+    "Api",
+    "InputBody",
+    "InputFile",
+    "canonical",
+    "checked_word",
+    "encode_input",
+    "file_names",
+    "single_values",
+]
 
 # Seconds of silence on the socket. A half-open connection never answers, so a poll fails soon and the next one tries
 # again. Other calls are small, files may come from cold storage, and losing a submit costs money.
@@ -298,6 +308,20 @@ def _files_in(value: Any, name: str = "") -> Iterator[tuple[str, InputFile]]:
 _FILE_NAME = re.compile(  # one line with the suffix of what inputs take, and no URL
     r"(?!\w+://|data:)[^\n]{1,200}\.(png|jpe?g|webp|gif|bmp|avif|heic|tiff?|mp4|mov|webm|mkv|mp3|wav)", re.IGNORECASE
 )
+
+
+def single_values(recorded: bytes, error: InputRejectedError) -> tuple[str, ...]:
+    """The fields of one value where the service says that it wants a list."""
+    found = list[str]()
+    with suppress(ValueError):  # too deep for an advice
+        for name, value in from_json(recorded).items():
+            if (
+                value is not None
+                and not isinstance(value, list)
+                and any(re.search(rf"\b{re.escape(name)}\b.*\b(list|array)\b", part) for part in str(error).split("; "))
+            ):
+                found.append(name)
+    return tuple(found[:_MOST_NAMED])
 
 
 def file_names(recorded: bytes, error: InputRejectedError) -> dict[str, str]:

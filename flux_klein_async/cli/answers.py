@@ -199,8 +199,9 @@ def _answer(
                 ) as client:
                     code, record, lines = await ask(client)
         except FluxKleinError as error:
+            connect.advise(error, subject.get("model_id") or "")
             code, record, lines = exit_code(error), {**subject, "error": error_facts(error)}, []
-            screen.note(f"{error}{connect.unknown_model(error, subject.get('model_id') or '')}")
+            screen.note(str(error))
         records = [record] if isinstance(record, dict) else record
         for line in map(json_line, records) if as_json else lines:
             screen.out(line)

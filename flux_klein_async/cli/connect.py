@@ -14,16 +14,18 @@ from yarl import URL
 from flux_klein_async.api.credentials import find_token
 from flux_klein_async.api.urls import ApiUrls, host_of, is_loopback
 from flux_klein_async.cli.output import Screen
-from flux_klein_async.errors import ConfigurationError, FluxKleinError, NotFoundError
+from flux_klein_async.errors import ConfigurationError, FluxKleinError, NotFoundError, SubmissionUncertainError
 from flux_klein_async.journal.reader import locate
 from flux_klein_async.journal.sql import Location
 from flux_klein_async.journal.writer import EMULATED_TOKEN
+from flux_klein_async.models import model_advice
 from flux_klein_async.options import BASE_URL_VARIABLE, TOKEN_VARIABLES, Environment, from_environ
 from flux_klein_async.paths import user_path
 
 __all__ = [
     "EMULATED_SERVICE",
     "MissingExtraError",
+    "advise",
     "connected",
     "emulated",
     "is_local",
@@ -32,7 +34,6 @@ __all__ = [
     "origin_of",
     "store_path",
     "token_of",
-    "unknown_model",
 ]
 
 STORE_VARIABLE = "FLUX_KLEIN_STORE"
@@ -166,9 +167,10 @@ def is_of_model(error: FluxKleinError | None) -> bool:
     return isinstance(error, NotFoundError) and error.request_id is None
 
 
-def unknown_model(error: FluxKleinError, model: str) -> str:
-    """Where to find the id of a model, as the rest of an error's sentence, if it may be that the service knows none."""
-    if not is_of_model(error):
-        return ""
-    word = "" if "/" in model else f" {shlex.quote(model)}"
-    return f"; see `flux-klein models{word}`"
+def advise(error: FluxKleinError | None, model: str = "") -> None:
+    """Give an error the advice of the command line in place of Python's."""
+    if error is not None and is_of_model(error):
+        word = f" {shlex.quote(model)}" if model and "/" not in model else ""
+        error.advice = model_advice(model, f"see `flux-klein models{word}`")
+    elif isinstance(error, SubmissionUncertainError):
+        error.advice = None  # the option is named where the error is printed, once

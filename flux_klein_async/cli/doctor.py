@@ -305,6 +305,7 @@ async def _checked(name: str, check: Check, machine: Machine, reported: set[str]
     except _Unusual as found:
         level, line, code = found.level, str(found), ExitCode.OTHER if found.level is Level.BAD else ExitCode.OK
     except FluxKleinError as error:
+        connect.advise(error)
         line, code = str(error), exit_code(error)
         if line in reported:
             return Finding(name, Level.SKIPPED, "not checked: fix what is bad above first")

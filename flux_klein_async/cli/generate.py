@@ -142,6 +142,7 @@ async def list_fields(client: FluxKleinClient, screen: Screen) -> Collection[str
     try:
         return {field.name for field in (await client.get_model()).input_fields if field.many}
     except FluxKleinError as error:  # the service refuses a wrong form at no charge
+        connect.advise(error)
         screen.note(f"The catalogue does not say which fields are lists: {error}")
         return ()
 

@@ -22,6 +22,9 @@ def run(argv: Sequence[str]) -> int:
         command = typer.main.get_command(app)
         return int(command.main(args=list(argv), prog_name="flux-klein", standalone_mode=False) or ExitCode.OK)
     except FluxKleinError as error:
+        from flux_klein_async.cli import connect  # noqa: PLC0415  # loads the API
+
+        connect.advise(error)
         screen.note(f"Error: {error}")
         return exit_code(error)
     except typer.Abort:  # what typer makes of Ctrl-C outside a loop

@@ -441,6 +441,7 @@ class Run:
             self.totals.recalling += self._ended - before
         self.totals.end(outcome)
         error = outcome.error
+        connect.advise(error, self.options.model)
         if isinstance(error, InputRejectedError) and error.file_names:
             error.advice = "; ".join(starmap(self.local_file, error.file_names.items()))
         # An item without a turn before the run was stopped: what the manifest says of it stays true.
@@ -483,11 +484,8 @@ class Run:
             self._report(row.line, f"{error}; resume with:", f"  {self.resume(error.request_id)}")
             return
         again = next((advice for kind, advice in _AGAIN.items() if isinstance(error, kind)), None)
-        sentence = str(error).replace("resubmit_uncertain=True", "--resubmit-uncertain")  # of an earlier run
-        if again is None or self.manifest is None or paid or "--resubmit-uncertain" in sentence:
-            self._report(row.line, f"{sentence}{connect.unknown_model(error, self.options.model)}")
-        else:
-            self._report(row.line, f"{sentence}; {again}")
+        left_alone = again is not None and self.manifest is not None and not paid
+        self._report(row.line, f"{error}; {again}" if left_alone else str(error))
 
     def _report(self, line: int, sentence: str, *resume: str, what: str = "Failed") -> None:
         """Print a failure, unless there are too many; without a manifest, equal ones once."""

@@ -13,7 +13,7 @@ from typing import Self
 from flux_klein_async.api.messages import Response
 from flux_klein_async.api.requests import PAGE, checked_word
 from flux_klein_async.api.responses import ModelPage, read_cancel, read_model, read_models, read_result, read_status
-from flux_klein_async.errors import FluxKleinError, InvalidResponseError
+from flux_klein_async.errors import FluxKleinError, InvalidResponseError, NotFoundError
 from flux_klein_async.events import Cancelled
 from flux_klein_async.journal.states import EntryState
 from flux_klein_async.misuse import NotForLoop
@@ -24,6 +24,7 @@ from flux_klein_async.models import (
     RequestStatus,
     Timings,
     brief_repr,
+    model_advice,
     without_file,
 )
 from flux_klein_async.operations.context import ClientContext, log
@@ -54,7 +55,11 @@ async def fetch_result(
 
 async def get_model(operation: Operation, model: str) -> ModelInfo:
     """Fetch the catalogue entry."""
-    return await operation.exchange(operation.context.api.model(model), read_model)
+    try:
+        return await operation.exchange(operation.context.api.model(model), read_model)
+    except NotFoundError as error:
+        error.advice = model_advice(model)
+        raise
 
 
 class ModelList(NotForLoop):

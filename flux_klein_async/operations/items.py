@@ -49,8 +49,7 @@ __all__ = ["EMULATED", "ItemRunner", "all_there"]
 
 EMULATED = "flux-klein-emulator"  # the Server header of the emulator, which the core does not import
 _LOOK_FIRST = (
-    "Look on the site, under Library, Generations, before resubmit_uncertain=True submits it again: the submit of an "
-    "earlier run may or may not have been accepted"
+    "look for it on the site under Library, Generations; if it is not there, resubmit_uncertain=True submits it again"
 )
 
 T = TypeVar("T")
@@ -458,7 +457,12 @@ def _left_alone(claim: Claim) -> FluxKleinError:
     """The error of an item that must not be submitted, and has nothing to wait for."""
     if claim.action is Action.UNCERTAIN:
         cause = _recorded(claim, SubmissionUncertainError)
-        return SubmissionUncertainError(_LOOK_FIRST, request_id=claim.request_id, cause=cause)
+        return SubmissionUncertainError(
+            "The submit of an earlier run may or may not have been accepted",
+            request_id=claim.request_id,
+            cause=cause,
+            advice=_LOOK_FIRST,
+        )
     return GenerationFailedError(request_id=claim.request_id, detail=_recorded(claim, GenerationFailedError))
 
 

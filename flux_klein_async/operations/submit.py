@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from pydantic import ValidationError
 
 from flux_klein_async.api.messages import Kind
-from flux_klein_async.api.requests import InputBody, encode_input, file_names
+from flux_klein_async.api.requests import InputBody, encode_input, file_names, single_values
 from flux_klein_async.api.responses import excerpt, read_submit
 from flux_klein_async.api.urls import checked_model_id
 from flux_klein_async.errors import (
@@ -25,6 +25,7 @@ from flux_klein_async.errors import (
     InvalidInputError,
     InvalidResponseError,
     JournalError,
+    NotFoundError,
     SubmissionUncertainError,
 )
 from flux_klein_async.events import Submitted, Uncertain
@@ -37,6 +38,7 @@ from flux_klein_async.models import (
     TextToImage9BInput,
     TextToImageInput,
     findings,
+    model_advice,
 )
 from flux_klein_async.operations.calls import abandon, get_model
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, log, wrapping_errors
@@ -310,10 +312,12 @@ class _Submission:
             await self._uncertain(error)
             raise
         except FluxKleinError as error:
-            if isinstance(error, InputRejectedError):
-                error.file_names = file_names(recorded, error)
             if error.request_id is None:  # otherwise it was accepted, and only the journal failed
                 await self._not_accepted(error)
+            if isinstance(error, InputRejectedError):
+                error.single, error.file_names = single_values(recorded, error), file_names(recorded, error)
+            elif isinstance(error, NotFoundError) and error.request_id is None:
+                error.advice = model_advice(prepared.model)
             raise
         self._note_accepted(request_id)
         return request_id

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from flux_klein_async import __version__
 from flux_klein_async.api.messages import Kind, Request
-from flux_klein_async.api.requests import Api, InputBody, canonical, encode_input, file_names
+from flux_klein_async.api.requests import Api, InputBody, canonical, encode_input, file_names, single_values
 from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import InputRejectedError, InvalidInputError
 from flux_klein_async.models import HostedFile, TextToImage9BInput, TextToImageInput
@@ -321,5 +321,23 @@ def test_a_string_that_looks_like_a_file_in_a_field_at_fault_is_found(
     assert file_names(recorded, error) == ({} if found is None else {field: found})
 
 
+@pytest.mark.parametrize(
+    ("value", "said", "found"),
+    [
+        ("a.png", "image_urls: Input should be a list of at least one file", True),
+        ({"file": "a.png", "sha256": None}, "n: no; image_urls: Input should be an array", True),
+        (["a.png"], "image_urls: Input should be a list", False),
+        (None, "image_urls: Input should be a list", False),
+        ("a.png", "image_urls: not a URL; other: Input should be a list", False),
+        ("a.png", "my_image_urls: Input should be a list", False),
+    ],
+)
+def test_one_value_where_the_service_wants_a_list_is_found(value: Any, said: str, found: bool) -> None:
+    recorded = json.dumps({"n": 3, "image_urls": value}).encode()
+    error = InputRejectedError(status_code=422, detail=said)
+    assert single_values(recorded, error) == (("image_urls",) if found else ())
+
+
 def test_an_input_too_deep_to_be_read_gives_no_advice() -> None:
-    assert file_names(b"[" * 1000 + b"]" * 1000, InputRejectedError()) == {}
+    deep = b"[" * 1000 + b"]" * 1000
+    assert (file_names(deep, InputRejectedError()), single_values(deep, InputRejectedError())) == ({}, ())

@@ -67,7 +67,7 @@ def facts(error: FluxKleinError) -> dict[str, Any]:
     public = {name: value for name, value in vars(error).items() if not name.startswith("_")}
     for name in ("paid_by_this_call", "headers", "body"):
         public.pop(name, None)
-    return {name: value for name, value in public.items() if value not in (None, {})}
+    return {name: value for name, value in public.items() if value not in (None, {}, ())}
 
 
 @pytest.mark.parametrize(("situation", "reader", "expected"), cases())

@@ -262,8 +262,9 @@ def test_an_uncertain_submit_is_reported_and_never_resubmitted_unasked(served: E
     served.lose_submit()
 
     def ran(*options: str) -> tuple[int, int, int]:
-        result = flux_klein("batch", "prompts.jsonl", *options)
-        assert "resubmit_uncertain" not in result.err
+        result = flux_klein("batch", "prompts.jsonl", "--json", *options)
+        written = [path.read_text() for path in Path("out").rglob("*.*") if path.suffix in {".jsonl", ".html", ".js"}]
+        assert (len(written) > 3, "resubmit_uncertain" in "".join([result.err, result.out, *written])) == (True, False)
         said = [result.err.count(text) for text in ("on the site", "--resubmit-uncertain submits it again")]
         assert said in ([0, 0], [1, 1])
         return result.code, served.accepted, bool(said[0])

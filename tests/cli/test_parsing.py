@@ -140,6 +140,8 @@ NEWCOMER = [
     Stumble("batch x --name id", 64, "did you mean --names?"),
     Stumble("generate x", 64, "for RUNCOMFY_MODEL_API_BASE: ", environment={"RUNCOMFY_MODEL_API_BASE": "127.0.0.1:8"}),
     Stumble("generate x --model klein", 65, "Unknown model 'klein'; see `flux-klein models klein`"),
+    Stumble(f"batch - --dry-run --model {NINE}s", 65, "see `flux-klein models`", "client.", stdin=b"a cat"),
+    Stumble(f"generate x --model {NINE}s", 65, f"see `flux-klein models`; did you mean '{NINE}'?", "client."),
     Stumble("models show klein/9b", 65, "Unknown model 'klein/9b'; see `flux-klein models`"),
     Stumble("models list flux --category text-to-image", 0, "4b/text-to-image"),
     Stumble("models list show", 0, "No model of the catalogue matches"),

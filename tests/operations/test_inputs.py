@@ -287,6 +287,12 @@ async def test_a_file_that_cannot_be_sent_costs_nothing_and_writes_nothing(klein
     assert klein_emulator.calls == {}
 
 
+async def test_one_file_where_the_service_wants_a_list_says_so(connect, tmp_path):
+    (tmp_path / "a.png").write_bytes(png(1))
+    with pytest.raises(InputRejectedError, match=r"; image_urls: put the value into a list$"):
+        await connect().generate({"prompt": "x", "image_urls": tmp_path / "a.png"}, model=EDIT)
+
+
 async def test_a_bound_that_was_raised_leaves_the_refusal_to_the_service(klein_emulator, connect, tmp_path):
     sparse(tmp_path / "a.png", PNG, 6 * MIB + 1)
     edit = {"prompt": "x", "image_urls": [tmp_path / "a.png"]}

@@ -406,9 +406,9 @@ async def test_files_that_are_nowhere_are_told_as_what_they_are(klein_emulator, 
     assert shelf.entries == []
 
 
+UNSURE = "The submit of an earlier run may or may not have been accepted"
 LOOK_FIRST = (
-    "Look on the site, under Library, Generations, before resubmit_uncertain=True submits it again: the submit of an "
-    "earlier run may or may not have been accepted"
+    "look for it on the site under Library, Generations; if it is not there, resubmit_uncertain=True submits it again"
 )
 
 
@@ -417,10 +417,10 @@ LOOK_FIRST = (
     [
         (claim(Action.CLAIMED), ItemClaimedError()),
         (claim(Action.CLAIMED, "r-1"), ItemClaimedError(request_id="r-1")),
-        (claim(Action.UNCERTAIN), SubmissionUncertainError(LOOK_FIRST)),
+        (claim(Action.UNCERTAIN), SubmissionUncertainError(UNSURE, advice=LOOK_FIRST)),
         (
             claim(Action.UNCERTAIN, error=str(SubmissionUncertainError(cause="X"))),
-            SubmissionUncertainError(f"{LOOK_FIRST}: X"),
+            SubmissionUncertainError(f"{UNSURE}: X; {LOOK_FIRST}"),
         ),
         (claim(Action.FAILED, "r-1"), GenerationFailedError(request_id="r-1")),
         (
