@@ -576,7 +576,7 @@ _STATES = f"Only those in this state; repeatable. One of {', '.join(EntryState)}
 _States = Annotated[list[EntryState] | None, typer.Option("--state", help=_STATES, metavar="STATE")]
 _FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
 _Since = Annotated[
-    datetime | None, typer.Option(formats=_FORMATS, help="Only those submitted since then, local time.", metavar="DATE")
+    datetime | None, typer.Option(formats=_FORMATS, help="Only those created since then, local time.", metavar="DATE")
 ]
 _EachAsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for each.")]
 
@@ -606,6 +606,17 @@ def list_requests(
     as_json: _EachAsJson = False,
 ) -> None:
     """List requests, the newest first.
+
+    \b
+    States:
+      submitting  may have been sent; the answer is not recorded yet
+      refused     not accepted by the service, or never sent: not charged
+      uncertain   may or may not have been accepted
+      submitted   accepted: queued or running, as far as the journal knows
+      completed   the result is known, no file is saved
+      downloaded  the files are saved
+      failed      ended without a picture; may be charged
+      cancelled   not charged
 
     \b
     Examples:

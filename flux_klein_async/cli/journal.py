@@ -149,7 +149,7 @@ def _table(requests: Iterable[JournaledRequest]) -> Iterator[str]:
         )
         for request in requests
     ]
-    named = [("submitted", "state", "cost", "request", "id", "prompt"), *rows] if rows else []
+    named = [("created", "state", "cost", "request", "id", "prompt"), *rows] if rows else []
     kept = [number != _ID_COLUMN or any(row[number] for row in rows) for number in range(6)]
     line = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH
     return table([tuple(compress(row, kept)) for row in named], line)
@@ -163,7 +163,8 @@ def _summary(reader: JournalReader) -> str:
     counts = reader.counts()
     total = sum(counts.values())
     (settled, held), emulated = reader.spent_usd(), reader.spent_usd(connect.EMULATED_SERVICE)
-    states = ", ".join(f"{count} {state}" for state, count in counts.items()) or "none"
+    free_of_charge = {EntryState.REFUSED: " (not accepted, or never sent: not charged)"}
+    states = ", ".join(f"{count} {state}{free_of_charge.get(state, '')}" for state, count in counts.items()) or "none"
     spent = f"{dollars(settled - emulated[0])} spent"
     reserved = f", {dollars(held - emulated[1])} reserved" if held > emulated[1] else ""
     free = f"; not charged: {dollars(sum(emulated))} for placeholders of --emulator" if any(emulated) else ""

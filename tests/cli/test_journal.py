@@ -1,5 +1,6 @@
 """`flux-klein journal`, called as users call it."""
 
+import re
 import shutil
 import sys
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ import pytest
 
 from flux_klein_async.emulator import Emulator
 from flux_klein_async.journal.base import Reservation
+from flux_klein_async.journal.states import EntryState
 from flux_klein_async.models import SavedFile
 from tests.databases import Cluster
 from tests.journal.helpers import Run, entry
@@ -53,7 +55,7 @@ def journal(tmp_path: Path) -> str:
 def test_the_list_is_a_table_with_the_newest_first_and_a_sum_on_stderr(flux_klein: Command, journal: str) -> None:
     ran = flux_klein("journal", "list", "--journal", journal)
     heading, *rows = ran.out.splitlines()
-    assert (ran.code, heading.split()) == (0, ["submitted", "state", "cost", "request", "id", "prompt"])
+    assert (ran.code, heading.split()) == (0, ["created", "state", "cost", "request", "id", "prompt"])
     states = [row[heading.index("state") :].split()[0] for row in rows]
     assert states == ["uncertain", "submitted", "failed", "downloaded"]
     assert rows[3].endswith(r"downloaded  $0.01  r0       row 1  größer: a \x1b[31mleopard [bold]\nat dawn")
@@ -84,6 +86,16 @@ def test_requests_are_chosen(flux_klein: Command, journal: str) -> None:
     assert listed("--since", "2025-01-01") == []
 
 
+def test_what_was_never_sent_is_told_as_not_charged(flux_klein: Command, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run.sqlite")
+    run.write(entry("submitting", key="k"), entry("refused", key="k"))
+    run.close()
+    ran = flux_klein("journal", "list", "--journal", str(tmp_path / "run.sqlite"))
+    assert ran.err == "1 request: 1 refused (not accepted, or never sent: not charged); $0.00 spent\n"
+    told = re.findall(r"^    (\w+)  ", flux_klein("journal", "list", "--help").out, re.MULTILINE)
+    assert set(EntryState) == set(told)
+
+
 def test_an_empty_journal_lists_only_the_sum(flux_klein: Command, tmp_path: Path) -> None:
     Run(tmp_path / "run.sqlite").close()
     ran = flux_klein("journal", "list", "--journal", str(tmp_path / "run.sqlite"))
@@ -99,7 +111,7 @@ def test_the_prompt_takes_the_rest_of_the_line(
     run.close()
     monkeypatch.setenv("COLUMNS", columns)
     heading, row = flux_klein("journal", "list", "--journal", str(tmp_path / "run.sqlite")).out.splitlines()
-    assert heading.split() == ["submitted", "state", "cost", "request", "prompt"]  # no item has an id
+    assert heading.split() == ["created", "state", "cost", "request", "prompt"]  # no item has an id
     assert row.endswith("...")
     wide = sum(character in "雪豹" for character in row)
     assert wide >= 3
