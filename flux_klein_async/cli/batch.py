@@ -57,6 +57,7 @@ _WORDS = {
 }
 
 
+_NEW = Claim(item="", action=Action.SUBMIT)
 Preview = Callable[[str, bytes, str | None], Awaitable[Claim]]
 
 
@@ -133,7 +134,7 @@ class _Batch(run.Options):
                 known = await stack.enter_async_context(aclosing(read_ahead(self._again(first))))
                 until = asyncio.get_running_loop().time() + _FORECAST_WITHIN
                 await forecast.add(known, judge, until=until)
-                totals.recalled, totals.price_usd = forecast.recalled, money.price
+                totals.recalled, totals.bad, totals.price_usd = forecast.recalled, forecast.bad, money.price
                 if not self.emulator:
                     screen.say(forecast.announced(totals.total))
             code = await run.Run(
@@ -189,8 +190,8 @@ class _Batch(run.Options):
                 async for row in rows:
                     if row.problem or unknown.get(recognised(row.id, with_lists(row.fields, lists))) is None:
                         continue
-                    judged, action = await self._judged(row, lists=lists, preview=preview, forgets=False, reads=True)
-                    if action is Action.SUBMIT and not judged.problem:
+                    judged, claim = await self._judged(row, lists=lists, preview=preview, forgets=False, reads=True)
+                    if claim is not None and claim.action is Action.SUBMIT and not judged.problem:
                         break
                 else:
                     return
@@ -259,14 +260,14 @@ class _Batch(run.Options):
 
     async def _judged(
         self, row: Row, *, lists: Collection[str], preview: Preview | None, forgets: bool, reads: bool
-    ) -> tuple[Row, Action | None]:
-        """What a run would do with a row; None if that is not known.
+    ) -> tuple[Row, Claim | None]:
+        """A row, and the claim by which a run would know what to do with it; None if that is not known.
 
         It is not known if the row has files that are not read (`reads`); nor if the run would ask a service that
         `forgets` its requests, as an emulator does when it is started again.
         """
         if row.problem or preview is None:
-            return row, Action.SUBMIT
+            return row, _NEW
         fields = with_lists(row.fields, lists)
         prepared = prepare(fields, model=None, width=None, height=None, default_model=self.model)
         try:
@@ -276,8 +277,8 @@ class _Batch(run.Options):
                 await asyncio.to_thread(digest_files, prepared.body, Limits())
             claim = await preview(prepared.model, prepared.body.content, row.id)
         except InvalidInputError as error:  # of its files; or the journal knows another input with this id
-            return row._replace(problem=str(error)), Action.SUBMIT
-        return row, None if forgets and await asyncio.to_thread(_needs_service, claim, self.directory) else claim.action
+            return row._replace(problem=str(error)), _NEW
+        return row, None if forgets and await asyncio.to_thread(_needs_service, claim, self.directory) else claim
 
 
 def _is_emulated(record: Record) -> bool:
@@ -384,19 +385,24 @@ def _needs_service(claim: Claim, directory: Path | None) -> bool:
 
 
 class _Forecast:
-    """What a run would do."""
+    """What a run would do.
+
+    Attributes:
+        bad: How many rows cannot be submitted.
+    """
 
     def __init__(self, estimate: Estimate, money: _Money) -> None:
         self._estimate = estimate
         self._money = money
         self._actions: Counter[Action] = Counter()
-        self._judged = self._bad = self._noted = self._unread = 0
+        self._judged = self._noted = self._unread = self._again = 0
+        self.bad = 0
         self._ends_at: int | None = None  # the line for which there is no money
 
     async def add(
         self,
         rows: AsyncIterator[Row],
-        judge: Callable[[Row], Awaitable[tuple[Row, Action | None]]],
+        judge: Callable[[Row], Awaitable[tuple[Row, Claim | None]]],
         note: Callable[[str], object] = lambda _: None,
         *,
         until: float = math.inf,
@@ -405,17 +411,19 @@ class _Forecast:
         now = asyncio.get_running_loop().time
         while (some := [row async for row in _some(rows, _AT_ONCE)]) and (not self._judged or now() < until):
             self._judged += len(some)
-            for row, action in await asyncio.gather(*map(judge, some)):
+            for row, claim in await asyncio.gather(*map(judge, some)):
                 if not row.problem:
-                    self._unread += action is None
-                    self._count(row, action or Action.SUBMIT)
+                    self._unread += claim is None
+                    self._count(row, claim or _NEW)
                     continue
-                self._bad += 1
+                self.bad += 1
                 if self._noted < _BAD_SHOWN and not row.is_told:
                     self._noted += 1
                     note(f"Line {row.line}: {row.problem}")
 
-    def _count(self, row: Row, action: Action) -> None:
+    def _count(self, row: Row, claim: Claim) -> None:
+        action = claim.action
+        self._again += claim.pays_again
         if action is Action.SUBMIT:
             if self._actions[action] == self._money.affordable:
                 self._ends_at = row.line
@@ -435,8 +443,9 @@ class _Forecast:
         """
         new = self._actions[Action.SUBMIT]
         price, affordable = self._money.price, self._money.affordable
+        rest = self._paid_again() + (f"; {self.bad:,} bad" if self.bad else "")
         if total is None:
-            return f"Submitting lines as they come, {self._each()}; {self._money.bound()}"
+            return f"Submitting lines as they come, {self._each()}; {self._money.bound()}{rest}"
         upto = "up to " if self._unread else ""
         cost = "" if price is None else f": {upto}{dollars(price * new)}"
         if total > self._judged:
@@ -445,7 +454,10 @@ class _Forecast:
         else:
             begin, more, cost = f"Submitting {upto}{new:,} of {total:,}", "", cost and f"{cost} in all"
         ends = f", which is enough for {affordable:,}" if affordable is not None and affordable < new else ""
-        return f"{begin}, {self._each()}{cost}{more}; {self._money.bound()}{ends}"
+        return f"{begin}, {self._each()}{cost}{more}; {self._money.bound()}{ends}{rest}"
+
+    def _paid_again(self) -> str:
+        return f"; {self._again:,} may be paid for a second time" if self._again else ""
 
     def _each(self) -> str:
         return "at an unknown price" if self._money.price is None else f"at {dollars(self._money.price)} each"
@@ -458,18 +470,24 @@ class _Forecast:
         if as_json:
             counts = {action.name.lower(): self._actions[action] for action in Action}
             usd = None if price is None else float(price * new)
-            facts = {"bad": self._bad, "cost_usd": usd, "affordable": affordable, "ends_at_line": self._ends_at}
+            facts = {
+                "bad": self.bad,
+                "pays_again": self._again,
+                "cost_usd": usd,
+                "affordable": affordable,
+                "ends_at_line": self._ends_at,
+            }
             screen.out(json_line({**counts, **facts, "seconds": round(seconds, 3)}))
         else:
-            others = {_WORDS[action]: self._actions[action] for action in _WORDS} | {"bad": self._bad}
+            others = {_WORDS[action]: self._actions[action] for action in _WORDS} | {"bad": self.bad}
             listed = "".join(f", {count:,} {what}" for what, count in others.items() if count)
             cost = "unknown, the catalogue does not say it" if price is None else dollars(price * new)
             product = f" ({new:,} x {dollars(price)})" if price is not None and new > 1 else ""
-            screen.out(f"{new:,} to submit{listed}")
+            screen.out(f"{new:,} to submit{listed}{self._paid_again()}")
             screen.out(f"Cost: {cost}{product}")
             if self._money.most is not None and price is not None:
                 enough = "enough for all" if self._ends_at is None else f"enough for {affordable:,} of {new:,}"
                 ends = "" if self._ends_at is None else f"; the money ends before line {self._ends_at:,}"
                 screen.out(f"Bound: {self._money.bound()}: {enough}{ends}")
             screen.out(f"Time: about {duration(seconds)} with {concurrency} at a time, without a queue")
-        return ExitCode.BAD_INPUT if self._bad else ExitCode.OK if price is not None else ExitCode.OTHER
+        return ExitCode.BAD_INPUT if self.bad else ExitCode.OK if price is not None else ExitCode.OTHER

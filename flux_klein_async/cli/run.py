@@ -148,6 +148,7 @@ class Totals:
         price_usd: What the catalogue says that a generation costs, or None.
         known: How many items ended with what an earlier run had submitted.
         recalled: How many items are known to be done before.
+        bad: How many items are known to be refused here, whether or not the run has come to them.
         recalling: Seconds in which the journal answered and nothing was generated.
         held_until: The instant before which the service wants no calls (`Retry-After`).
         polls, generations: Polls, and submits that were accepted.
@@ -168,6 +169,7 @@ class Totals:
     price_usd: Decimal | float | None = None
     known: int = 0
     recalled: int = 0
+    bad: int = 0
     recalling: float = 0.0
     held_until: float = -math.inf
     _slowed: float = 0.0
@@ -547,8 +549,9 @@ class Run:
         free = f" ({'' if all_free else f'{totals.free:,} '}not charged)" if totals.charged and totals.free else ""
         counts = {"done before": totals.ends["done before"], f"failed{free}": totals.ends["failed"]}
         counts |= {name: totals.ends[name] for name in _ENDS.values()} | {"left running": len(totals.left)}
+        counts["bad"] = max(totals.ends["bad"], totals.bad)
         if totals.total is not None:  # the rest, with items that were not read
-            ended = totals.ends.total() - totals.ends[_NOT_SUBMITTED]
+            ended = totals.ends.total() - totals.ends[_NOT_SUBMITTED] + counts["bad"] - totals.ends["bad"]
             counts[_NOT_SUBMITTED] = max(0, totals.total - ended - len(totals.requests))
         others = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
         where = f" in {self.options.output_dir}" if not self.options.no_download and totals.done else ""

@@ -89,6 +89,7 @@ class Claim:
         files: The files that were saved; they may have been moved or deleted since.
         error: The recorded error, with FAILED and UNCERTAIN; with RECALL, that the result held no file.
         resubmits: With RECALL: submit it, if the service's result still holds no file.
+        pays_again: With SUBMIT: an earlier submit of the item is or may be charged.
     """
 
     item: str
@@ -98,6 +99,7 @@ class Claim:
     files: tuple[SavedFile, ...] = ()
     error: str | None = None
     resubmits: bool = False
+    pays_again: bool = False
 
     @property
     def is_ours(self) -> bool:

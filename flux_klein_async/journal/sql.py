@@ -131,7 +131,7 @@ def _claim(action: Action, newest: _Request | None) -> Claim:
     """What is known about an item, as the claim of no run."""
     claim = Claim(item="0-0", action=action)
     if newest is None or action is Action.SUBMIT:
-        return claim
+        return replace(claim, pays_again=newest is not None and STATES[newest.state].charged)
     answer = newest.answer if isinstance(newest.answer, bytes) else None  # otherwise the service is asked again
     files = files_from(newest.files)
     return replace(claim, request_id=newest.request_id, answer=answer, files=files, error=newest.error)

@@ -15,7 +15,7 @@ from flux_klein_async.batch.formats import FileFormat
 from flux_klein_async.batch.manifest import read_manifest
 from flux_klein_async.cli import connect
 from flux_klein_async.cli.batch import _count
-from flux_klein_async.emulator import Emulator, Hang, Reply, Rewrite, error_reply, fault
+from flux_klein_async.emulator import Emulator, Generation, Hang, Reply, Rewrite, error_reply, fault
 from flux_klein_async.journal.base import Entry
 from flux_klein_async.journal.sqlite import SqliteJournal
 from flux_klein_async.journal.states import EntryState
@@ -395,7 +395,16 @@ def test_a_dry_run_knows_what_was_done_before_and_changes_nothing(
     prompts(4)
     for _ in range(2):
         ran = flux_klein(*ARGUMENTS, "--dry-run", "--json")
-        counts = {"submit": 1, "resume": 0, "recall": 1, "failed": 1, "uncertain": 1, "claimed": 0, "bad": 0}
+        counts = {
+            "submit": 1,
+            "resume": 0,
+            "recall": 1,
+            "failed": 1,
+            "uncertain": 1,
+            "claimed": 0,
+            "bad": 0,
+            "pays_again": 0,
+        }
         assert ran.records == [{**counts, "cost_usd": 0.01, "affordable": None, "ends_at_line": None, "seconds": 0.065}]
     assert served.accepted == 3
 
@@ -448,6 +457,45 @@ def test_a_batch_says_what_it_is_about_to_spend(
     said = "Submitting 2 of the first 4, at an unknown price, and the new ones of 4 more; no --max-spend\n"
     assert flux_klein(*arguments).err.startswith(said)
     assert [served.accepted] == before
+
+
+def test_a_batch_says_what_it_may_pay_for_a_second_time(
+    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uncertain submits, and generations that failed and may be charged; not what was refused."""
+    prompts(4)
+    served.script_prompt("picture 0", error_reply(500, message="no luck", accepted=True))
+    served.script_prompt("picture 1", Generation(ends="failed"))
+    served.script_prompt("picture 2", error_reply(422))
+    flux_klein(*ARGUMENTS)
+    again = "may be paid for a second time"
+    for options, new, count in (([], 1, 0), (["--resubmit-uncertain"], 2, 1), (["--retry-failed"], 2, 1)):
+        said = flux_klein(*ARGUMENTS, *options, "--dry-run").out.splitlines()[0]
+        assert said.startswith(f"{new} to submit, ")
+        assert said.endswith(f"; {count} {again}" if count else "uncertain")
+        [facts] = flux_klein(*ARGUMENTS, *options, "--dry-run", "--json").records
+        assert (facts["submit"], facts["pays_again"]) == (new, count)
+    monkeypatch.setattr("flux_klein_async.cli.batch._CHECKED_FIRST", 2)
+    ran = flux_klein(
+        "batch", "-", "--format", "jsonl", "--resubmit-uncertain", stdin=Path("prompts.jsonl").read_bytes()
+    )
+    assert ran.err.splitlines()[0] == f"Submitting lines as they come, at $0.01 each; no --max-spend; 1 {again}"
+    served.script_prompt("picture 0", error_reply(500, message="no luck", accepted=True))
+    flux_klein(*ARGUMENTS, "--resubmit-uncertain")
+    ran = flux_klein("batch", "prompts.jsonl", "--resubmit-uncertain", "--retry-failed")
+    assert ran.err.splitlines()[0].endswith(f"no --max-spend; 2 {again}")
+
+
+def test_a_run_that_stops_early_counts_the_bad_lines_that_it_did_not_reach(
+    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flux_klein_async.cli.batch._CHECKED_FIRST", 5)
+    prompts(20, BAD, BAD)
+    served.script("submit", *[error_reply(400, 400002, message="no balance left")] * 20)
+    ran = flux_klein("batch", "prompts.jsonl", "--concurrency", "1")
+    assert ran.code == 77
+    assert ran.err.splitlines()[0].endswith("; no --max-spend; 2 bad")
+    assert "0 of 22 done, 2 bad, 20 not submitted" in ran.err
 
 
 def test_a_dry_run_counts_every_line_prints_the_first_bad_ones_and_guesses_no_price(

@@ -35,5 +35,5 @@ def test_a_repr_shows_no_prompt() -> None:
     entry = Entry(state=EntryState.SUBMITTING, key="k-1", model="a/b", body=b'{"prompt": "a"}')
     assert repr(entry) == "Entry(state=submitting, key='k-1', model='a/b')"
     claim = Claim(item="1", action=Action.RECALL, request_id="r", answer=b'{"prompt": "a"}')
-    assert repr(claim) == "Claim(item='1', action=recall, request_id='r', resubmits=False)"
+    assert repr(claim) == "Claim(item='1', action=recall, request_id='r', resubmits=False, pays_again=False)"
     assert repr(NoBudget()) == "NoBudget()"
