@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from io import FileIO
@@ -39,6 +39,7 @@ __all__ = [
     "recognised",
     "record",
     "result_facts",
+    "unreached",
 ]
 
 Record = dict[str, Any]
@@ -244,6 +245,25 @@ def every_record(path: "str | os.PathLike[str]") -> Iterator[Record]:
     """
     for _, known in _records(user_path(path)):
         yield known
+
+
+def unreached(path: "str | os.PathLike[str]", rows: Iterable[Row]) -> int:
+    """How many rows have no line: neither one with their id and input nor, without an id, one with their input.
+
+    Raises:
+        JournalError: The manifest cannot be read.
+    """
+    missing = 0
+    with closing(DiskMap()) as lines_of:  # from an item with its input to how many lines it has
+        for record in read_manifest(path):
+            item = recognised(record["id"], record["input"]) + recognised(None, record["input"])
+            lines_of.put(item, int(lines_of.get(item) or 0) + 1)
+        for row in rows:
+            item = recognised(row.id, row.fields) + recognised(None, row.fields)
+            count = int(lines_of.get(item) or 0)
+            lines_of.put(item, max(0, count - 1))
+            missing += not count
+    return missing
 
 
 def may_be_paid(record: Record) -> bool:

@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterator
 from contextlib import AsyncExitStack, aclosing, closing, suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -20,14 +20,23 @@ import typer
 from flux_klein_async.api.urls import host_of, is_loopback, parsed
 from flux_klein_async.batch.estimate import Estimate
 from flux_klein_async.batch.formats import FileFormat, format_of
-from flux_klein_async.batch.manifest import MANIFEST, Manifest, Record, every_record, json_line, may_be_paid, recognised
+from flux_klein_async.batch.manifest import (
+    MANIFEST,
+    Manifest,
+    Record,
+    every_record,
+    json_line,
+    may_be_paid,
+    recognised,
+    unreached,
+)
 from flux_klein_async.batch.rows import Columns, DiskMap, Row, count_rows, read_ahead, read_rows
 from flux_klein_async.cli import connect, page, run, signals
 from flux_klein_async.cli.commands import Names
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.generate import checked_fields, list_fields, with_lists
 from flux_klein_async.cli.output import Screen, duration
-from flux_klein_async.errors import InvalidInputError, JournalError
+from flux_klein_async.errors import FluxKleinError, InvalidInputError, JournalError
 from flux_klein_async.journal.base import Claim
 from flux_klein_async.journal.budget import Budget, dollars, generation_price
 from flux_klein_async.journal.reader import exists, locate
@@ -147,7 +156,7 @@ class _Batch(run.Options):
                 manifest=manifest,
             ).generate(rows)
             if totals.done > 0 and not self.no_download if self.report is None else self.report:
-                await page.after_batch(self.output_dir, screen, stop)
+                await page.after_batch(self.output_dir, screen, stop, await self._unreached(first, lists, totals))
             return code if stop.code is None else stop.code
 
     def _rows(self, stream: BinaryIO) -> Generator[Row, None, None]:
@@ -163,6 +172,22 @@ class _Batch(run.Options):
         """All rows of a file that can be read twice, else the first ones."""
         whole = len(first) < _CHECKED_FIRST or not user_path(self.file).is_file()
         return (row for row in first) if whole else self._rows(_opened(self.file))
+
+    async def _unreached(self, first: list[Row], lists: Collection[str], totals: run.Totals) -> int | None:
+        """How many rows have no line in the manifest after the run; None if they cannot be read again."""
+        if totals.total == totals.reached:
+            return 0
+        if len(first) == _CHECKED_FIRST and not user_path(self.file).is_file():
+            return None
+
+        def rows() -> Iterator[Row]:
+            for row in self._again(first):
+                yield row._replace(fields=with_lists(row.fields, lists))
+
+        try:
+            return await asyncio.to_thread(unreached, self.output_dir / MANIFEST, rows())
+        except (FluxKleinError, typer.BadParameter):  # the page can be written without the number
+            return None
 
     async def _check_paid(
         self,

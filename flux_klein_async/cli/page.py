@@ -53,19 +53,29 @@ def report(*, directory: Path, contact_sheet: bool, quiet: bool) -> ExitCode:
     return signals.run(body, quiet=quiet)
 
 
-async def after_batch(folder: Path, screen: Screen, stop: signals.Stop) -> None:
-    """Write the page and say where it is, or why there is none: a batch that is done does not fail with it."""
+async def after_batch(folder: Path, screen: Screen, stop: signals.Stop, unreached: int | None) -> None:
+    """Write the page and say where it is, or why there is none: a batch that is done does not fail with it.
+
+    `unreached`: how many rows of the input the manifest does not have; None if that is not known.
+    """
     if stop.code is not None:
         screen.say("Writing the report. Press Ctrl-C to quit without.")
     try:
-        [path] = await _written(folder, screen, stop)
+        [path] = await _written(folder, screen, stop, unreached=unreached)
     except FluxKleinError as error:
         screen.note(f"No report: {error}")
     else:
         screen.say(f"Report: {path}")
 
 
-async def _written(folder: Path, screen: Screen, stop: signals.Stop, *, contact_sheet: bool = False) -> list[Path]:
+async def _written(
+    folder: Path,
+    screen: Screen,
+    stop: signals.Stop,
+    *,
+    contact_sheet: bool = False,
+    unreached: int | None = None,
+) -> list[Path]:
     enough, loop = threading.Event(), asyncio.get_running_loop()
     quarter = 0
 
@@ -83,8 +93,8 @@ async def _written(folder: Path, screen: Screen, stop: signals.Stop, *, contact_
     def note(text: str) -> None:
         loop.call_soon_threadsafe(screen.note, text)
 
-    job = partial(write_report, folder, contact_sheet=contact_sheet, stop=enough, on_progress=progress, note=note)
-    return await loop.run_in_executor(None, job)
+    job = partial(write_report, folder, stop=enough, on_progress=progress, note=note)
+    return await loop.run_in_executor(None, partial(job, contact_sheet=contact_sheet, unreached=unreached))
 
 
 def write_report(
@@ -92,12 +102,13 @@ def write_report(
     *,
     stop: threading.Event,
     contact_sheet: bool = False,
+    unreached: int | None = None,
     on_progress: Callable[[int, int], object] = lambda _done, _of: None,
     note: Callable[[str], object] = lambda _: None,
 ) -> list[Path]:
     """Write the page, and the contact sheet if wanted; their paths. It blocks.
 
-    `note`: told how many thumbnails are missing, if any.
+    `note`: told how many thumbnails are missing, if any. `unreached`: as for `after_batch`.
 
     Raises:
         InvalidInputError: There is no manifest, the page's name is taken by another file, or nothing can be written.
@@ -113,7 +124,7 @@ def write_report(
         assets = files("flux_klein_async.cli").joinpath("assets")
         names = {name: _put(beside, name, assets.joinpath(f"report.{name}").read_bytes()) for name in ("css", "js")}
         chunks = list(_chunks(found, thumbnails, beside))
-        text = _rendered(found, assets.joinpath("report.html").read_text("utf-8"), names, chunks)
+        text = _rendered(found, assets.joinpath("report.html").read_text("utf-8"), names, chunks, unreached)
         with replacing(page) as unfinished:
             unfinished.write_bytes(text)
         _sweep(beside, {*names.values(), *chunks})
@@ -159,7 +170,9 @@ def _shown(row: dict[str, Any], thumbnails: Mapping[str, Thumbnail]) -> dict[str
     return row | {"files": shown}
 
 
-def _rendered(found: Report, template: str, names: Mapping[str, str], chunks: list[str]) -> bytes:
+def _rendered(
+    found: Report, template: str, names: Mapping[str, str], chunks: list[str], unreached: int | None
+) -> bytes:
     # For this command alone, and it takes time to load.
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415
 
@@ -171,9 +184,9 @@ def _rendered(found: Report, template: str, names: Mapping[str, str], chunks: li
     text = page.render(
         title=found.folder.resolve().name or "Report",
         total=len(found.ends),
-        stopped=found.counts["cancelled"] + found.counts["not submitted"] > 0,
+        unreached=unreached,
         changed=datetime.fromtimestamp(found.changed, UTC).strftime("%Y-%m-%dT%H:%M"),
-        figures=list(_figures(found)),
+        figures=list(_figures(found, unreached or 0)),
         failures=found.failures[:_MOST_FAILURES],
         kinds=len(found.failures),
         counts=[(state, found.counts[state]) for state in STATES if found.counts[state]],
@@ -197,7 +210,7 @@ def _rendered(found: Report, template: str, names: Mapping[str, str], chunks: li
     return text.encode("utf-8", "replace")  # half a surrogate pair is no text
 
 
-def _figures(found: Report) -> Iterator[dict[str, str | None]]:
+def _figures(found: Report, unreached: int) -> Iterator[dict[str, str | None]]:
     """The totals at the head of the page."""
 
     def figure(label: str, value: str, *, unit: str = "", note: str = "", tone: str = "") -> dict[str, str | None]:
@@ -207,6 +220,8 @@ def _figures(found: Report) -> Iterator[dict[str, str | None]]:
         count = found.counts[state]
         if count or state in STATES[:3]:
             yield figure(state.capitalize(), f"{count:,}", tone=state if count and state in STATES[:3] else "")
+    if unreached:
+        yield figure("Not reached", f"{unreached:,}", note="run the same command again")
     notes = [f"{found.unpriced:,} without a reported cost"] if found.unpriced else []
     notes += [f"{found.unsettled:,} more may be charged"] if found.unsettled else []
     yield figure("Spent", dollars(found.spent), note="; ".join(notes))

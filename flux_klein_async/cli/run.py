@@ -243,6 +243,11 @@ class Totals:
         return self.ends["done"] + self.ends["done before"]
 
     @property
+    def reached(self) -> int:
+        """How many items ended after they had their turn."""
+        return self.ends.total() - self.ends[_NOT_SUBMITTED]
+
+    @property
     def worked(self) -> int:
         """How many items ended by this run's work, not by the journal's answer or a refusal here."""
         return self.ends.total() - self.known - sum(self.ends[end] for end in ("bad", _CLAIMED, _NOT_SUBMITTED))
@@ -551,7 +556,7 @@ class Run:
         counts |= {name: totals.ends[name] for name in _ENDS.values()} | {"left running": len(totals.left)}
         counts["bad"] = max(totals.ends["bad"], totals.bad)
         if totals.total is not None:  # the rest, with items that were not read
-            ended = totals.ends.total() - totals.ends[_NOT_SUBMITTED] + counts["bad"] - totals.ends["bad"]
+            ended = totals.reached + counts["bad"] - totals.ends["bad"]
             counts[_NOT_SUBMITTED] = max(0, totals.total - ended - len(totals.requests))
         others = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
         where = f" in {self.options.output_dir}" if not self.options.no_download and totals.done else ""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flux_klein_async.batch.manifest import Manifest, json_line, read_manifest, record
+from flux_klein_async.batch.manifest import Manifest, json_line, read_manifest, record, unreached
 from flux_klein_async.batch.rows import Row
 from flux_klein_async.errors import (
     DownloadError,
@@ -248,6 +248,15 @@ FOREIGN = [
     b"x" * (5 << 20),  # longer than any line of a manifest
     b'{"index": 0, "id": 1, "input": 1, "request_id": 1, "state": 1, "files": 1, "error": 1}',
 ]
+
+
+def test_rows_without_a_line_are_counted(tmp_path: Path) -> None:
+    """Wherever in the file they stand; an equal row is another item, and so is another text under the same id."""
+    with Manifest(tmp_path / "manifest.jsonl") as manifest:
+        for outcome in (done(0), done(5, item_id="cat"), done(1, prompt="p0"), done(0)):
+            manifest.append(outcome)
+    rows = [row(3, None, "p0"), row(4, None, "p0"), row(5, None, "p0"), row(0, "cat", "p5"), row(0, "cat", "p6")]
+    assert unreached(tmp_path / "manifest.jsonl", rows) == 2
 
 
 @pytest.mark.parametrize(("before", "after", "state"), [(failed, done, "failed"), (done, failed, "completed")])

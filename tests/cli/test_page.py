@@ -13,6 +13,7 @@ from PIL import Image
 
 from flux_klein_async.cli.page import write_report
 from flux_klein_async.emulator import Emulator, error_reply
+from flux_klein_async.errors import JournalError
 from tests.batch.test_report import failed, record, write
 
 from .helpers import Command
@@ -99,6 +100,47 @@ def test_a_report_says_how_many_thumbnails_are_missing(
     assert [re.sub(r"made: \w+", "made: ...", note) for note in notes] == noted
     if not stopped:
         assert flux_klein("report", str(folder)).err.splitlines() == notes
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_page_of_a_batch_says_how_many_rows_were_not_reached(
+    flux_klein: Command, served: Emulator, resumed: bool
+) -> None:
+    """Of the input: also after a second run that stopped earlier than the first."""
+    lines = [json.dumps({"prompt": f"picture {number}", "width": 64, "height": 64}) for number in range(9)]
+    Path("prompts.jsonl").write_text("\n".join(lines))
+    batch = ("batch", "prompts.jsonl", "--concurrency", "1", "--max-spend", "0.04")
+    if resumed:
+        flux_klein(*batch)
+        assert "and 4 rows of the input not reached" in Path("out/index.html").read_text()
+        Path("prompts.jsonl").write_text("\n".join([lines[0], lines[8], *lines[1:8]]))
+    flux_klein(*batch)
+    page, left = Path("out/index.html").read_text(), 3 if resumed else 4
+    assert f"<p>{9 - left} items, and {left} rows of the input not reached" in page
+    assert re.search(rf"<dt>Not reached</dt>\s*<dd>{left}</dd>", page)
+    flux_klein("report", "out")
+    assert "items; rows that no run reached are not among them" in Path("out/index.html").read_text()
+    flux_klein("batch", "prompts.jsonl")
+    assert "reached" not in Path("out/index.html").read_text()
+
+
+def test_a_page_without_the_number_of_rows_that_were_not_reached_says_that_there_may_be_some(
+    flux_klein: Command, served: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows came through a pipe, or the file cannot be read a second time."""
+    monkeypatch.setattr("flux_klein_async.cli.batch._CHECKED_FIRST", 3)
+    many = "".join(f"picture {number}\n" for number in range(9)).encode()
+    batch = ("--width", "64", "--height", "64", "--concurrency", "1")
+    flux_klein("batch", "-", "--max-spend", "0.04", *batch, stdin=many)
+    assert "rows that no run reached are not among them" in Path("out/index.html").read_text()
+    Path("prompts.txt").write_bytes(many)
+    monkeypatch.setattr("flux_klein_async.cli.batch.unreached", no_room)
+    flux_klein("batch", "prompts.txt", "--max-spend", "0.06", *batch)
+    assert "rows that no run reached are not among them" in Path("out/index.html").read_text()
+
+
+def no_room(*_: object) -> int:
+    raise JournalError("There is no room for temporary files")
 
 
 def test_rows_are_in_scripts_of_a_thousand(flux_klein: Command) -> None:
