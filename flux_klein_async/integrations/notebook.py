@@ -5,7 +5,8 @@ there after the service deletes them. Needs no third party.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +19,7 @@ from flux_klein_async.text import cut
 __all__ = ["Pictures", "show"]
 
 _LONGEST: Final = 200  # characters of a prompt
+_LONGEST_FACT: Final = 40
 File = str | os.PathLike[str] | bytes  # a path, or the content of a file
 
 
@@ -36,12 +38,13 @@ class Pictures:
 
 
 class _Shown(NamedTuple):
-    """A file, or why there is none."""
+    """A file, or why there is none; of an outcome, with its prompt and the other fields of its input."""
 
     name: str
     content: bytes = b""
     prompt: str | None = None
     failure: str | None = None
+    fields: Mapping[str, Any] = {}
 
     def html(self, width: int) -> str:
         label = self.name if self.prompt is None else self.prompt
@@ -57,7 +60,8 @@ class _Shown(NamedTuple):
 def show(files: Iterable[File | Outcome[Any]] | File | Outcome[Any], width: int = WIDTH) -> Pictures:
     """Show the files of `client.download(...)`, `client.download_bytes(...)` or outcomes.
 
-    An outcome is labelled with its prompt. One that failed shows its error.
+    An outcome is labelled with its prompt; where several have the same, also with the fields in which they differ, such
+    as `width=64`, else the name of the file. One that failed shows its error.
 
     Args:
         files: One or many: paths, which are read now, contents, or outcomes of a fan-out with a directory.
@@ -69,17 +73,50 @@ def show(files: Iterable[File | Outcome[Any]] | File | Outcome[Any], width: int 
     """
     # A result is iterable as well: pydantic gives its fields.
     many = [files] if isinstance(files, str | bytes | os.PathLike | Outcome | GenerationResult) else files
-    shown = (part for number, file in enumerate(many, 1) for part in _parts(file, number))
-    return Pictures(shown, int(width))
+    shown = [part for number, file in enumerate(many, 1) for part in _parts(file, number)]
+    return Pictures(_told_apart(_told_apart(shown, _differing), _named), int(width))
+
+
+def _told_apart(shown: list[_Shown], remark: Callable[[_Shown, list[_Shown]], str]) -> list[_Shown]:
+    """The same, with a remark on each of those that have one prompt."""
+    same = defaultdict[str | None, list[_Shown]](list)
+    for part in shown:
+        same[part.prompt].append(part)
+    return [
+        part
+        if part.prompt is None or len(same[part.prompt]) == 1
+        else part._replace(prompt=part.prompt + remark(part, same[part.prompt]))
+        for part in shown
+    ]
+
+
+def _differing(part: _Shown, same: list[_Shown]) -> str:
+    """The fields that are not equal in all."""
+    own = part.fields.items()
+    return "".join(f", {name}={value}" for name, value in own if any(each.fields.get(name) != value for each in same))
+
+
+def _named(part: _Shown, _: list[_Shown]) -> str:
+    return f", {part.name}"
 
 
 def _parts(file: object, number: int) -> list[_Shown]:
     if not isinstance(file, Outcome):
         return [_Shown(*_read(file, number))]
-    prompt = _prompt(file)
+    prompt, fields = _prompt(file), _fields(file.item)
     if file.error is not None:
-        return [_Shown(f"item {file.index} failed", prompt=prompt, failure=str(file.error))]
-    return [_Shown(*_read(path, number), prompt=prompt) for path in file.paths]
+        return [_Shown(f"item {file.index} failed", prompt=prompt, failure=str(file.error), fields=fields)]
+    return [_Shown(*_read(path, number), prompt=prompt, fields=fields) for path in file.paths]
+
+
+def _fields(item: object) -> dict[str, Any]:
+    """The short facts of an item besides its prompt."""
+    facts = item if isinstance(item, Mapping) else getattr(item, "__dict__", {})
+    return {
+        name: fact if not isinstance(fact, str) else cut(fact, _LONGEST_FACT)
+        for name, fact in facts.items()
+        if name != "prompt" and isinstance(fact, str | int | float)
+    }
 
 
 def _prompt(outcome: Outcome[Any]) -> str:

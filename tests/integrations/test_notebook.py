@@ -38,6 +38,19 @@ async def test_outcomes_are_shown_as_their_files(klein_client, tmp_path):
     assert show(outcomes, width=100)._repr_html_().count('<img width="100"') == 2
 
 
+async def test_outcomes_of_one_prompt_are_told_apart(klein_client, tmp_path):
+    """By the fields in which they differ; by their files if they differ in none."""
+    items = [{"prompt": "a cat", "width": side, "height": 64} for side in (64, 96, 96)]
+    items += [TextToImageInput(prompt="a dog", height=height) for height in (64, 128)]
+    items += [{"prompt": "a fox", "width": 64}, {"prompt": "a bird", "width": 1}, {"prompt": "a bird", "width": 2}]
+    outcomes = await klein_client.generate_all(items, directory=tmp_path)
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", show(outcomes)._repr_html_())
+    names = [outcome.paths[0].name for outcome in outcomes[1:3]]
+    cats = ["a cat, width=64", f"a cat, width=96, {names[0]}", f"a cat, width=96, {names[1]}"]
+    assert captions == [*cats, "a dog, height=64", "a dog, height=128", "a fox"]
+    assert re.findall(r"<b>(.*?)</b>", show(outcomes)._repr_html_()) == ["a bird, width=1", "a bird, width=2"]
+
+
 def test_a_failure_is_labelled_with_its_prompt_as_text():
     for item, label in (
         ({"prompt": "<script>"}, "&lt;script&gt;"),
