@@ -14,7 +14,13 @@ from yarl import URL
 from flux_klein_async.api.credentials import find_token
 from flux_klein_async.api.urls import ApiUrls, host_of, is_loopback
 from flux_klein_async.cli.output import Screen
-from flux_klein_async.errors import ConfigurationError, FluxKleinError, NotFoundError, SubmissionUncertainError
+from flux_klein_async.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    FluxKleinError,
+    NotFoundError,
+    SubmissionUncertainError,
+)
 from flux_klein_async.journal.reader import locate
 from flux_klein_async.journal.sql import Location
 from flux_klein_async.journal.writer import EMULATED_TOKEN
@@ -172,5 +178,9 @@ def advise(error: FluxKleinError | None, model: str = "") -> None:
     if error is not None and is_of_model(error):
         word = f" {shlex.quote(model)}" if model and "/" not in model else ""
         error.advice = model_advice(model, f"see `flux-klein models{word}`")
+    elif isinstance(error, AuthenticationError):
+        # Not the file's path: it has a user's name, and a manifest can be sent to others.
+        source = from_environ(os.environ).token_variable or "the token.json of the vendor's CLI"
+        error.advice = f"the token comes from {source}"
     elif isinstance(error, SubmissionUncertainError):
         error.advice = None  # the option is named where the error is printed, once

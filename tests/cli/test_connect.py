@@ -56,6 +56,21 @@ def test_every_command_that_calls_the_service_takes_the_emulator_without_a_token
         assert "leave out --base-url" in refused.err
 
 
+def test_a_token_that_the_service_refuses_is_told_with_where_it_comes_from(
+    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Path("prompts.txt").write_text("a cat\n")
+    lines = ("generate x", "batch prompts.txt", "status abc", "models", "batch prompts.txt --dry-run")
+    (tmp_path / "token.json").write_text('{"access_token": "wrong-token"}')
+    monkeypatch.setenv("RUNCOMFY_CONFIG_DIR", str(tmp_path))
+    for token, source in (("wrong-token", "RUNCOMFY_API_TOKEN"), ("", "the token.json of the vendor's CLI")):
+        monkeypatch.setenv("RUNCOMFY_API_TOKEN", token)
+        for line in lines:
+            ran = flux_klein(*line.split())
+            assert (ran.code, f"; the token comes from {source}" in ran.err) == (77, True), ran.err
+            assert "wrong-token" not in ran.out + ran.err
+
+
 @pytest.mark.parametrize(
     ("environ", "base_url", "path"),
     [
