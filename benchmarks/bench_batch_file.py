@@ -22,9 +22,9 @@ from pathlib import Path
 
 from harness import Service, resident, verdict
 
-from flux_klein_async.batch.estimate import Estimate
 from flux_klein_async.batch.formats import FileFormat
 from flux_klein_async.batch.rows import read_rows
+from flux_klein_async.cli.forecast import Estimate
 
 # MiB that the longest file may take more than the shortest; the ids alone of a million lines are 60 MiB.
 BAR_RESIDENT, BAR_DRY_RUN = 8.0, 24.0

@@ -41,7 +41,7 @@ def _end_at_signals() -> None:
 
 def _run(argv: Sequence[str]) -> int:
     try:
-        from flux_klein_async.cli.main import run  # noqa: PLC0415  # the extra may be missing
+        from flux_klein_async.cli.commands import run  # noqa: PLC0415  # the extra may be missing
 
         return run(argv)
     except ModuleNotFoundError as error:

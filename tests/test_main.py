@@ -30,18 +30,18 @@ def test_a_missing_extra_is_one_sentence(
 
 
 def test_another_missing_module_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "flux_klein_async.cli.main", None)
+    monkeypatch.setitem(sys.modules, "flux_klein_async.cli.commands", None)
     with pytest.raises(ModuleNotFoundError):
         __main__.main(["--version"])
 
 
 def test_ctrl_c_before_anything_began_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flux_klein_async.cli import main
+    from flux_klein_async.cli import commands
 
     def interrupted(_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(main, "run", interrupted)
+    monkeypatch.setattr(commands, "run", interrupted)
     assert __main__.main([]) == 130
 
 
@@ -56,7 +56,7 @@ def test_a_signal_during_the_imports_says_that_nothing_was_submitted(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    from flux_klein_async.cli import main
+    from flux_klein_async.cli import commands
 
     def left(code: int) -> NoReturn:
         raise SystemExit(code)
@@ -64,7 +64,7 @@ def test_a_signal_during_the_imports_says_that_nothing_was_submitted(
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     monkeypatch.setattr(os, "_exit", left)
     monkeypatch.setattr(sys, "argv", ["flux-klein", command])
-    monkeypatch.setattr(main, "run", lambda _: signal.raise_signal(number))
+    monkeypatch.setattr(commands, "run", lambda _: signal.raise_signal(number))
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
     try:
         with pytest.raises(SystemExit) as caught:

@@ -11,7 +11,7 @@ import re
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,7 @@ __all__ = [
     "count_rows",
     "lines",
     "local_file",
+    "next_rows",
     "read_ahead",
     "read_rows",
     "with_files",
@@ -514,6 +515,16 @@ class DiskMap:
                 "There is no room for temporary files; make some, or set SQLITE_TMPDIR to another directory",
                 cause=f"{type(error).__name__}: {error}",
             ) from error
+
+
+async def next_rows(rows: AsyncIterator[Row], count: int) -> list[Row]:
+    """The next rows, at most `count`; none at the end."""
+    some: list[Row] = []
+    async for row in rows:
+        some.append(row)
+        if len(some) == count:
+            break
+    return some
 
 
 async def read_ahead(rows: Generator[Row, None, None]) -> AsyncGenerator[Row, None]:

@@ -2,43 +2,39 @@
 
 import asyncio
 import io
-import math
 import os
 import sys
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterator
 from contextlib import AsyncExitStack, aclosing, closing, suppress
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import typer
 
 from flux_klein_async.api.urls import host_of, is_loopback, parsed
-from flux_klein_async.batch.estimate import Estimate
 from flux_klein_async.batch.formats import FileFormat, format_of
 from flux_klein_async.batch.manifest import (
     MANIFEST,
     Manifest,
     Record,
     every_record,
-    json_line,
     may_be_paid,
     recognised,
     unreached,
 )
-from flux_klein_async.batch.rows import Columns, DiskMap, Row, count_rows, read_ahead, read_rows
+from flux_klein_async.batch.rows import Columns, DiskMap, Row, count_rows, next_rows, read_ahead, read_rows
 from flux_klein_async.cli import connect, page, run, signals
 from flux_klein_async.cli.commands import Names
 from flux_klein_async.cli.exit_codes import ExitCode
+from flux_klein_async.cli.forecast import BAD_SHOWN, NEW, Estimate, Forecast, Money
 from flux_klein_async.cli.generate import checked_fields, list_fields, with_lists
-from flux_klein_async.cli.output import Screen, duration
+from flux_klein_async.cli.output import Screen
 from flux_klein_async.errors import FluxKleinError, InvalidInputError, JournalError
 from flux_klein_async.journal.base import Claim
-from flux_klein_async.journal.budget import Budget, dollars, generation_price
+from flux_klein_async.journal.budget import Budget, generation_price
 from flux_klein_async.journal.reader import exists, locate
 from flux_klein_async.journal.states import Action
 from flux_klein_async.journal.writer import JournalAccount, StoredJournal
@@ -53,20 +49,9 @@ from flux_klein_async.polling.adaptive import AdaptivePolling
 __all__ = ["batch"]
 
 _CHECKED_FIRST = 1000  # rows that are checked before the first of them is submitted
-_BAD_SHOWN = 20  # bad lines that are printed one by one
 _AT_ONCE = 256  # rows about which the journal is asked together
 _FORECAST_WITHIN = 2.0  # seconds for asking the journal about rows before the first submit
 
-_WORDS = {
-    Action.RECALL: "done before",
-    Action.RESUME: "to be resumed",
-    Action.FAILED: "failed before",
-    Action.UNCERTAIN: "uncertain",
-    Action.CLAIMED: "claimed by another run",
-}
-
-
-_NEW = Claim(item="", action=Action.SUBMIT)
 Preview = Callable[[str, bytes, str | None], Awaitable[Claim]]
 
 
@@ -107,7 +92,7 @@ class _Batch(run.Options):
         """Check the first rows, say what a run would do, and do it."""
         async with AsyncExitStack() as stack:
             rest = await stack.enter_async_context(aclosing(read_ahead(self._found)))
-            first = [row async for row in _some(rest, _CHECKED_FIRST)]
+            first = await next_rows(rest, _CHECKED_FIRST)
             if not first:
                 where = "standard input" if self.file == "-" else repr(self.file)
                 raise InvalidInputError(f"There is no prompt in {where}")
@@ -130,16 +115,16 @@ class _Batch(run.Options):
             forgets = is_local and not self.dry_run
             judge = partial(self._judged, lists=lists, preview=preview, forgets=forgets, reads=self.dry_run)
             if self.dry_run:
-                money = _Money(generation_price(await client.get_model()), self.max_spend, spent)
-                forecast = _Forecast(Estimate(lambda pixels: polling.quantile(self.model, pixels)), money)
+                money = Money(generation_price(await client.get_model()), self.max_spend, spent)
+                forecast = Forecast(Estimate(lambda pixels: polling.quantile(self.model, pixels)), money)
                 await forecast.add(rows, judge, screen.note)
                 return forecast.show(screen, self.concurrency, as_json=self.as_json)
             manifest = stack.enter_context(await asyncio.to_thread(Manifest, self.output_dir / MANIFEST))
             whole = len(first) < _CHECKED_FIRST
             totals.total = len(first) if whole else await asyncio.to_thread(_count, self.file, self._format)
             if not self.quiet:
-                money = _Money(await run.price_of(client), self.max_spend, spent)
-                forecast = _Forecast(Estimate(), money)
+                money = Money(await run.price_of(client), self.max_spend, spent)
+                forecast = Forecast(Estimate(), money)
                 known = await stack.enter_async_context(aclosing(read_ahead(self._again(first))))
                 until = asyncio.get_running_loop().time() + _FORECAST_WITHIN
                 await forecast.add(known, judge, until=until)
@@ -292,7 +277,7 @@ class _Batch(run.Options):
         `forgets` its requests, as an emulator does when it is started again.
         """
         if row.problem or preview is None:
-            return row, _NEW
+            return row, NEW
         fields = with_lists(row.fields, lists)
         prepared = prepare(fields, model=None, width=None, height=None, default_model=self.model)
         try:
@@ -302,7 +287,7 @@ class _Batch(run.Options):
                 await asyncio.to_thread(digest_files, prepared.body, Limits())
             claim = await preview(prepared.model, prepared.body.content, row.id)
         except InvalidInputError as error:  # of its files; or the journal knows another input with this id
-            return row._replace(problem=str(error)), _NEW
+            return row._replace(problem=str(error)), NEW
         return row, None if forgets and await asyncio.to_thread(_needs_service, claim, self.directory) else claim
 
 
@@ -349,15 +334,6 @@ def _opened(file: str) -> BinaryIO:
         raise typer.BadParameter(f"{file!r} cannot be read: {getattr(error, 'strerror', error)}") from None
 
 
-async def _some(rows: AsyncIterator[Row], count: int) -> AsyncIterator[Row]:
-    """The first rows."""
-    async for row in rows:
-        yield row
-        count -= 1
-        if count == 0:
-            return
-
-
 async def _chained(first: list[Row], rest: AsyncIterator[Row], lists: Collection[str]) -> AsyncIterator[Row]:
     for row in first:
         yield row._replace(fields=with_lists(row.fields, lists))
@@ -374,7 +350,7 @@ def _count(file: str, file_format: FileFormat) -> int | None:
 
 
 def _refused(bad: list[Row], screen: Screen) -> ExitCode:
-    shown = [row for row in bad if not row.is_told][:_BAD_SHOWN]
+    shown = [row for row in bad if not row.is_told][:BAD_SHOWN]
     for row in shown:
         screen.note(f"Line {row.line}: {row.problem}")
     if len(bad) > len(shown):
@@ -383,136 +359,8 @@ def _refused(bad: list[Row], screen: Screen) -> ExitCode:
     return ExitCode.BAD_INPUT
 
 
-class _Money(NamedTuple):
-    """The price of a picture if it is known, and the bound if there is one, of which so much was spent before."""
-
-    price: Decimal | None
-    most: float | None
-    spent: float
-
-    @property
-    def affordable(self) -> int | None:
-        """How many pictures the bound has room for; None if that is not known, or there is no bound."""
-        return run.affordable_at(self.price, self.most, self.spent)
-
-    def bound(self) -> str:
-        """The bound, in words."""
-        if self.most is None:
-            return "no --max-spend"
-        return f"--max-spend {dollars(self.most)}" + (f", {dollars(self.spent)} spent before" if self.spent else "")
-
-
 def _needs_service(claim: Claim, directory: Path | None) -> bool:
     """Whether a run asks the service about an item, which an emulator that was restarted has forgotten."""
     if claim.action is Action.RECALL and claim.answer is not None:
         return directory is not None and not (claim.files and all_there(claim.files, directory))
     return claim.action in {Action.RECALL, Action.RESUME}
-
-
-class _Forecast:
-    """What a run would do.
-
-    Attributes:
-        bad: How many rows cannot be submitted.
-    """
-
-    def __init__(self, estimate: Estimate, money: _Money) -> None:
-        self._estimate = estimate
-        self._money = money
-        self._actions: Counter[Action] = Counter()
-        self._judged = self._noted = self._unread = self._again = 0
-        self.bad = 0
-        self._ends_at: int | None = None  # the line for which there is no money
-
-    async def add(
-        self,
-        rows: AsyncIterator[Row],
-        judge: Callable[[Row], Awaitable[tuple[Row, Claim | None]]],
-        note: Callable[[str], object] = lambda _: None,
-        *,
-        until: float = math.inf,
-    ) -> None:
-        """Count the rows that can be judged before an instant of the loop's clock, and note the first bad ones."""
-        now = asyncio.get_running_loop().time
-        while (some := [row async for row in _some(rows, _AT_ONCE)]) and (not self._judged or now() < until):
-            self._judged += len(some)
-            for row, claim in await asyncio.gather(*map(judge, some)):
-                if not row.problem:
-                    self._unread += claim is None
-                    self._count(row, claim or _NEW)
-                    continue
-                self.bad += 1
-                if self._noted < _BAD_SHOWN and not row.is_told:
-                    self._noted += 1
-                    note(f"Line {row.line}: {row.problem}")
-
-    def _count(self, row: Row, claim: Claim) -> None:
-        action = claim.action
-        self._again += claim.pays_again
-        if action is Action.SUBMIT:
-            if self._actions[action] == self._money.affordable:
-                self._ends_at = row.line
-            self._estimate.add(row.fields)
-        self._actions[action] += 1
-
-    @property
-    def recalled(self) -> int:
-        """How many rows the journal has the result of."""
-        return self._actions[Action.RECALL]
-
-    def announced(self, total: int | None) -> str:
-        """What is about to be paid for, as far as the rows were judged.
-
-        Rows whose files were not read may be new, or done before, as may those that were not judged, and those about
-        which an emulator is asked.
-        """
-        new = self._actions[Action.SUBMIT]
-        price, affordable = self._money.price, self._money.affordable
-        rest = self._paid_again() + (f"; {self.bad:,} bad" if self.bad else "")
-        if total is None:
-            return f"Submitting lines as they come, {self._each()}; {self._money.bound()}{rest}"
-        upto = "up to " if self._unread else ""
-        cost = "" if price is None else f": {upto}{dollars(price * new)}"
-        if total > self._judged:
-            begin = f"Submitting {upto}{new:,} of the first {self._judged:,}"
-            more = f", and the new ones of {total - self._judged:,} more"
-        else:
-            begin, more, cost = f"Submitting {upto}{new:,} of {total:,}", "", cost and f"{cost} in all"
-        ends = f", which is enough for {affordable:,}" if affordable is not None and affordable < new else ""
-        return f"{begin}, {self._each()}{cost}{more}; {self._money.bound()}{ends}{rest}"
-
-    def _paid_again(self) -> str:
-        return f"; {self._again:,} may be paid for a second time" if self._again else ""
-
-    def _each(self) -> str:
-        return "at an unknown price" if self._money.price is None else f"at {dollars(self._money.price)} each"
-
-    def show(self, screen: Screen, concurrency: int, *, as_json: bool) -> ExitCode:
-        """Print the counts, the cost and the time."""
-        price, affordable = self._money.price, self._money.affordable
-        new = self._actions[Action.SUBMIT]
-        seconds = self._estimate.seconds(concurrency)
-        if as_json:
-            counts = {action.name.lower(): self._actions[action] for action in Action}
-            usd = None if price is None else float(price * new)
-            facts = {
-                "bad": self.bad,
-                "pays_again": self._again,
-                "cost_usd": usd,
-                "affordable": affordable,
-                "ends_at_line": self._ends_at,
-            }
-            screen.out(json_line({**counts, **facts, "seconds": round(seconds, 3)}))
-        else:
-            others = {_WORDS[action]: self._actions[action] for action in _WORDS} | {"bad": self.bad}
-            listed = "".join(f", {count:,} {what}" for what, count in others.items() if count)
-            cost = "unknown, the catalogue does not say it" if price is None else dollars(price * new)
-            product = f" ({new:,} x {dollars(price)})" if price is not None and new > 1 else ""
-            screen.out(f"{new:,} to submit{listed}{self._paid_again()}")
-            screen.out(f"Cost: {cost}{product}")
-            if self._money.most is not None and price is not None:
-                enough = "enough for all" if self._ends_at is None else f"enough for {affordable:,} of {new:,}"
-                ends = "" if self._ends_at is None else f"; the money ends before line {self._ends_at:,}"
-                screen.out(f"Bound: {self._money.bound()}: {enough}{ends}")
-            screen.out(f"Time: about {duration(seconds)} with {concurrency} at a time, without a queue")
-        return ExitCode.BAD_INPUT if self.bad else ExitCode.OK if price is not None else ExitCode.OTHER

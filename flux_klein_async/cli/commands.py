@@ -1,4 +1,4 @@
-"""The commands of `flux-klein`: their options and their help. What a command does is in the module that it names.
+"""The commands of `flux-klein`: their options, their help, and how one is run; the module that it names does the work.
 
 Help and a completion load this module and no other command's: it must import nothing that loads pydantic, aiohttp or
 asyncio.
@@ -6,7 +6,8 @@ asyncio.
 
 import os
 import shlex
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from enum import StrEnum
@@ -21,14 +22,15 @@ from typer.core import TyperCommand
 
 from flux_klein_async import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE, __version__
 from flux_klein_async.batch.formats import FileFormat
-from flux_klein_async.cli.exit_codes import HELP, ExitCode
+from flux_klein_async.cli.exit_codes import HELP, ExitCode, exit_code
 from flux_klein_async.cli.output import Screen
-from flux_klein_async.cli.parsing import LONGEST, Command, Group, PromptCommand, SearchOrCommand
+from flux_klein_async.cli.parsing import LONGEST, Command, Group, PromptCommand, SearchOrCommand, usage_error
+from flux_klein_async.errors import FluxKleinError
 from flux_klein_async.journal.states import EntryState
 from flux_klein_async.paths import user_path
 from flux_klein_async.text import shown
 
-__all__ = ["DEBUG_VARIABLE", "PARTS", "Commands", "Names", "app", "built"]
+__all__ = ["DEBUG_VARIABLE", "PARTS", "Commands", "Names", "app", "built", "run"]
 
 DEBUG_VARIABLE = "FLUX_KLEIN_DEBUG"
 """Prints tracebacks and the log."""
@@ -50,6 +52,38 @@ class Commands(Group):
             ctx.fail(_unknown(args[0]))
         name, _, rest = super().resolve_command(ctx, args)
         return name, None if name is None else built(name), rest
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit code. Raises nothing but KeyboardInterrupt."""
+    screen = Screen()
+    try:
+        command = typer.main.get_command(app)
+        return int(command.main(args=list(argv), prog_name="flux-klein", standalone_mode=False) or ExitCode.OK)
+    except FluxKleinError as error:
+        from flux_klein_async.cli import connect  # loads the API
+
+        connect.advise(error)
+        screen.note(f"Error: {error}")
+        return exit_code(error)
+    except typer.Abort:  # what typer makes of Ctrl-C outside a loop
+        raise KeyboardInterrupt from None
+    except SystemExit as done:  # raised by a `Screen`, by shell completion, and by typer after a broken pipe
+        if isinstance(done.__context__, BrokenPipeError):
+            return ExitCode.READER_GONE
+        return done.code if isinstance(done.code, int) else ExitCode.OK
+    except Exception as error:  # noqa: BLE001  # users get a sentence, not a traceback
+        if hasattr(error, "format_message"):  # click's, which typer bundles or imports, by release
+            context = getattr(error, "ctx", None)
+            usage = "" if context is None else f"{context.get_usage()}\nTry: {context.command_path} --help\n"
+            for line in f"{usage}Error: {usage_error(error)}".splitlines():
+                screen.note(line)
+            return ExitCode.USAGE
+        if os.environ.get(DEBUG_VARIABLE):
+            traceback.print_exc()  # without the values of variables
+        why = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
+        screen.note(f"Unexpected {type(error).__name__}{why}; {DEBUG_VARIABLE}=1 shows where.")
+        return ExitCode.OTHER
 
 
 def built(name: str) -> Any:

@@ -21,6 +21,7 @@ from flux_klein_async.batch.manifest import Manifest, json_line, record
 from flux_klein_async.batch.rows import Row
 from flux_klein_async.cli import connect
 from flux_klein_async.cli.exit_codes import ExitCode, exit_code, worst
+from flux_klein_async.cli.forecast import affordable_at
 from flux_klein_async.cli.output import Screen, duration
 from flux_klein_async.cli.progress import progress_shown
 from flux_klein_async.cli.signals import Stop
@@ -55,7 +56,6 @@ __all__ = [
     "Options",
     "Run",
     "Totals",
-    "affordable_at",
     "check_writable",
     "price_of",
 ]
@@ -284,13 +284,6 @@ class Totals:
     def slowed_for(self, now: float) -> float | None:
         """For how many seconds the service has been refusing calls; None 10 s after the last hold or refusal."""
         return now - self._slowed if now <= max(self._refused, self.held_until) + _SLOWED else None
-
-
-def affordable_at(price: Decimal | float | None, most: float | None, spent: float) -> int | None:
-    """How many pictures a bound has room for; None if that is not known, or there is no bound."""
-    if most is None or not price:
-        return None
-    return max(0, int((Decimal(str(most)) - Decimal(f"{spent:.9f}")) / Decimal(str(price))))
 
 
 def _not_submitted(error: FluxKleinError) -> bool:

@@ -440,8 +440,8 @@ def test_a_batch_says_what_it_is_about_to_spend(
     assert flux_klein(*arguments).err.startswith("Submitting 6 of 8, at $0.01 each: $0.06 in all; no --max-spend\n")
     ran = flux_klein("batch", "-", "--format", "jsonl", stdin=Path("prompts.jsonl").read_bytes())
     assert ran.err.startswith("Submitting 6 of 8, at $0.01 each: $0.06 in all; no --max-spend\n")
-    for name, value in (("_CHECKED_FIRST", 5), ("_AT_ONCE", 4)):
-        monkeypatch.setattr(f"flux_klein_async.cli.batch.{name}", value)
+    for name, value in (("batch._CHECKED_FIRST", 5), ("forecast._AT_ONCE", 4)):
+        monkeypatch.setattr(f"flux_klein_async.cli.{name}", value)
     rows = "".join(f"picture {number};64;64\n" for number in range(8))
     Path("prompts.csv").write_text(f'sep=;\nprompt;width;height\n{rows};;\n"";;\n')
     for file in ("prompts.jsonl", "prompts.csv"):

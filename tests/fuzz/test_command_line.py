@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flux_klein_async.cli.commands import run
 from flux_klein_async.cli.exit_codes import ExitCode
-from flux_klein_async.cli.main import run
 from flux_klein_async.emulator import Emulator
 from tests.served import in_thread
 

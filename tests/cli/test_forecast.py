@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from flux_klein_async.batch.estimate import Estimate, published
+from flux_klein_async.cli.forecast import Estimate, published
 
 MEGAPIXEL = {"width": 1024, "height": 1024}
 QUARTER = {"width": 512, "height": 512}
