@@ -108,6 +108,10 @@ class Lanes:
         self._polls: _Line = deque()
         self._files: _Line = deque()
         self._submits: _Line = deque()
+        urgent, polls, files = (self._urgent, Kind.READ), (self._polls, Kind.READ), (self._files, Kind.FILE)
+        submits = (self._submits, Kind.SUBMIT)
+        self._polls_first = (urgent, polls, files, submits)
+        self._submits_first = (urgent, files, submits, polls)
         self._ahead = 0.0  # seconds that polls got more than submits, since both wait
 
     @property
@@ -149,9 +153,7 @@ class Lanes:
         """Give a free lane to the next in line, if there are both; whether there were."""
         if not (self._polls and self._submits):
             self._ahead = 0.0
-        urgent, polls, files = (self._urgent, Kind.READ), (self._polls, Kind.READ), (self._files, Kind.FILE)
-        submits = (self._submits, Kind.SUBMIT)
-        for line, kind in (urgent, files, submits, polls) if self._ahead > 0 else (urgent, polls, files, submits):
+        for line, kind in self._submits_first if self._ahead > 0 else self._polls_first:
             if line and self._is_free(kind) and _wake(line):
                 self._count(kind, -1)
                 if line is self._polls:
