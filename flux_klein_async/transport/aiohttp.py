@@ -323,14 +323,14 @@ class _Connector(aiohttp.TCPConnector):
         """The exchange of the running task."""
         return self._under_way.of_task[asyncio.current_task(self._loop)]
 
-    async def connect(self, *args: Any, **options: Any) -> Any:
+    async def connect(self, req: Any, *args: Any, **options: Any) -> Any:
         """Start the time of the exchange when it has its connection; waiting for a free one is not part of it."""
         while True:
-            connection = await super().connect(*args, **options)
+            connection = await super().connect(req, *args, **options)
             protocol = connection.protocol
             try:
                 if _is_new(protocol) or await _is_good(protocol):
-                    self.this_exchange().connected()
+                    req.exchange.connected()
                     return connection
             except BaseException:
                 connection.close()
@@ -355,8 +355,9 @@ class _Request(aiohttp.ClientRequest):
 
     def update_headers(self, _: Any) -> None:
         connector: Any = self.session.connector
+        self.exchange = connector.this_exchange()
         self.headers = CIMultiDict(Host=self.url.host_port_subcomponent or "")
-        self.headers.extend(connector.this_exchange().request.headers)
+        self.headers.extend(self.exchange.request.headers)
 
     def update_auto_headers(self, _: Any) -> None:
         """Every header stands in the request."""
