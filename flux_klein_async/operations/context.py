@@ -90,6 +90,8 @@ class ignoring_errors:  # noqa: N801  # likewise
         return True
 
 
+_TELLING = ignoring_errors("on_event")
+
 # The methods of a limiter or budget that decide about a call. What the others raise is only logged.
 _DECIDING = {"held_until", "admit", "poll_price"}
 _DECIDING_AWAITED = {"acquire", "turn", "reserve"}
@@ -320,13 +322,13 @@ class ClientContext:
         return loop
 
     def _limiter_changed(self, error: str | None) -> None:
-        self.emit(lambda at: LimiterChanged(at=at, available=error is None, error=error))
+        self.emit(LimiterChanged, available=error is None, error=error)
 
-    def emit(self, make: Callable[[float], Event]) -> None:
-        """Give the handler, if there is one, the event that `make` returns for the loop's time."""
+    def emit(self, kind: Callable[..., Event], /, **facts: Any) -> None:
+        """Give the handler, if there is one, an event with the loop's time."""
         if self.on_event is not None:
-            with ignoring_errors("on_event"):
-                self.on_event(make(self.loop.time()))
+            with _TELLING:
+                self.on_event(kind(at=self.loop.time(), **facts))
 
     def note_unknown(self, word: str) -> None:
         """Log an undocumented state once."""
@@ -384,7 +386,7 @@ class ClientContext:
             self.limiter.refused(kind)
         if seconds and kind is not Kind.CANCEL:
             self.limiter.hold(kind, self.loop.time() + seconds)
-            self.emit(lambda at: Held(at=at, kind=kind.value, seconds=seconds))
+            self.emit(Held, kind=kind.value, seconds=seconds)
 
     async def aclose(self, drain: float | None) -> tuple[str, ...]:
         """Wait `drain` seconds (None: without limit) for calls under way, then end them, within 5 s more.
@@ -415,7 +417,7 @@ class ClientContext:
         if left:
             more = f" and {len(left) - _IDS_LOGGED} more" if len(left) > _IDS_LOGGED else ""
             log.warning("Closed; still running: %s%s", ", ".join(left[:_IDS_LOGGED]), more)
-        self.emit(lambda at: Closed(at=at, left_running=left))
+        self.emit(Closed, left_running=left)
         return left
 
     async def _drained(self, seconds: float | None) -> None:

@@ -90,15 +90,11 @@ async def save(
             ]
         found = tuple(replace(file, path=file.path.absolute()) for file in saved)
         await _record(operation, context.write(EntryState.DOWNLOADED, request_id=result.request_id, files=found))
-    context.emit(
-        lambda at: Downloaded(
-            at=at,
-            request_id=result.request_id,
-            tag=operation.tag,
-            paths=tuple(str(file.path) for file in saved),
-            sha256=tuple(file.sha256 for file in saved),
-            seconds=at - operation.started,
-        )
+    operation.emit(
+        Downloaded,
+        paths=tuple(str(file.path) for file in saved),
+        sha256=tuple(file.sha256 for file in saved),
+        seconds=operation.elapsed,
     )
     return saved
 

@@ -266,10 +266,8 @@ class Operation:
 
     def emit(self, kind: Callable[..., Event], /, **facts: Any) -> None:
         """Give the handler, if there is one, an event with the time, request id and tag of this call."""
-        if self.context.on_event is None:
-            return
-        facts = {"request_id": self.request_id, "tag": self.tag, **facts}
-        self.context.emit(lambda at: kind(at=at, **facts))
+        if self.context.on_event is not None:
+            self.context.emit(kind, **{"request_id": self.request_id, "tag": self.tag, **facts})
 
     @property
     def elapsed(self) -> float:
