@@ -23,7 +23,8 @@ _MOST_FILES = 1_000
 _MOST_SHOWN, _LONGEST_SHOWN = 3, 200  # addresses that are not taken, and their characters
 
 # "image_url" and "image_urls" say the same as "image".
-_ENDING = re.compile(r"(?<=[a-z0-9])_?(urls?|uris?|paths?)$")
+_ENDINGS = ("url", "urls", "uri", "uris", "path", "paths")
+_ENDING = re.compile(rf"(?<=[a-z0-9])_?({'|'.join(_ENDINGS)})$")
 _KINDS = {
     **dict.fromkeys(("image", "images", "picture", "pictures"), "image"),
     **dict.fromkeys(("video", "videos"), "video"),
@@ -103,20 +104,15 @@ def read_output(value: Any, origin: str = "", asked: int | None = None) -> tuple
     for file in files:
         of_top[file.top] = of_top.get(file.top, 0) + 1
     single: dict[str, str] = {}
-    several: dict[str, list[str]] = {"image": [], "video": [], "other": []}
+    several: dict[str, list[str]] = {"images": [], "videos": [], "others": []}
     for file in files[:_MOST_FILES]:
         kind = file.kind or "image"
         if kind != "other" and of_top[file.top] == 1 and file.top == ("" if isinstance(value, str) else kind):
             single[kind] = file.url
         else:
-            several[kind].append(file.url)
-    output = GenerationOutput(
-        **single,
-        images=tuple(several["image"]),
-        videos=tuple(several["video"]),
-        others=tuple(several["other"]),
-        not_taken=tuple(walk.not_taken),
-    )
+            several[f"{kind}s"].append(file.url)
+    lists = {**several, "not_taken": walk.not_taken}
+    output = GenerationOutput(**single, **{name: tuple(urls) for name, urls in lists.items() if urls})
     return output, _missing(value, walk.gaps, output, asked)
 
 
@@ -177,7 +173,7 @@ class _Walk:
             inside = inside and depth > 0
             for key, part in value.items():
                 name = key.lower()
-                stem = _ENDING.sub("", name)
+                stem = _ENDING.sub("", name) if name.endswith(_ENDINGS) else name
                 if stem in _NO_FILES or name.startswith("input_") or (stem in _API_LINKS and stem != name):
                     continue
                 tells = name in _FILES or stem in _FILES
@@ -210,7 +206,7 @@ class _Walk:
         found = _URL.match(text)
         if found is None or (_SPACE.search(text) and url_suffix(text) not in _SUFFIXES):
             return False  # a sentence may begin with a URL
-        if found[1].lower() == "https":
+        if found[1].lower() == "https" or (self._origin and text.startswith(f"{self._origin}/")):
             return True
         try:
             url = parsed(text)
