@@ -148,7 +148,9 @@ def prepare(
         raise InvalidInputError(f"An input is a string, a typed input or a Mapping, not {slip(input)}")
     values = fields if isinstance(fields, Mapping) else vars(fields)
     body, typed = encode_input(fields), TYPED.get(model)
-    unknown = () if typed is None else tuple(name for name in values if name not in typed.model_fields)
+    unknown: tuple[str, ...] = ()
+    if typed is not None and type(fields) is not typed:
+        unknown = tuple(name for name in values if name not in typed.model_fields)
     if typed is not None and body.files:  # it would be paid for, and ignored
         name = shown(body.files[0][0][:_FIELD])
         sentence = f"{_NAMES[model]} takes no file; a model that edits is {_EDIT}"
