@@ -250,7 +250,7 @@ class Operation:
                 "The service wants no such call before the deadline; the request may still finish" if early else "",
                 elapsed=self.loop.time() - self.started,
                 polls=self.polls,
-                state=self.state,
+                state=None if self.state is None else str(self.state),
                 word=self.word,
                 cause=str(last) if last else None,
             )
@@ -468,7 +468,7 @@ class Admission:
 
     async def __aenter__(self) -> Self:
         operation, kind, context = self._operation, self._kind, self._operation.context
-        if kind is Kind.SUBMIT and operation.slot is not None:
+        if kind is Kind.SUBMIT and operation.slot is not None and not operation.slot.held:
             await operation.off_the_clock(operation.slot.take())
         passed, operation.passed_gate = operation.passed_gate, False
         while True:

@@ -245,7 +245,7 @@ class Poller:
         """Record what a poll saw; whether it is a change."""
         state, at = status.state, self._seen
         word = str(status.raw.get("status"))[:_WORD] if state is RequestState.UNKNOWN else None
-        self._operation.state, self._operation.word = state.value, word
+        self._operation.state, self._operation.word = state, word
         if word is not None:
             self._context.note_unknown(word)
         if not state.final:

@@ -256,11 +256,15 @@ class SharedLimiter(Limiter, Protocol):
 
 
 class Slot:
-    """One generation's slot (`async with`); it may be given back for a while and taken again."""
+    """One generation's slot (`async with`); it may be given back for a while and taken again.
+
+    Attributes:
+        held: Whether it is held now.
+    """
 
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
-        self._held = False
+        self.held = False
 
     async def __aenter__(self) -> Self:
         await self.take()
@@ -271,14 +275,14 @@ class Slot:
 
     async def take(self) -> None:
         """Wait for a slot, unless it is held already."""
-        if not self._held:
+        if not self.held:
             await self._limiter.acquire()
-            self._held = True
+            self.held = True
 
     def give(self) -> None:
         """Give it back, if it is held."""
-        if self._held:
-            self._held = False
+        if self.held:
+            self.held = False
             self._limiter.release()
 
 
