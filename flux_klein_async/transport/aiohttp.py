@@ -117,7 +117,7 @@ class _Exchange:
 
     __slots__ = ("_all", "_cancelling", "_expired", "_task", "_to_connect", "ends", "request", "seconds", "silent")
 
-    def __init__(self, request: Request, silent: float | None, to_connect: float | None, all_: "_Exchanges") -> None:
+    def __init__(self, request: Request, silent: float | None, to_connect: float | None, all_: "_SharedTimer") -> None:
         self.request = request
         self.seconds = _DRIBBLE * request.silence + len(request.body or b"") // _SLOWEST
         self.silent = silent
@@ -154,7 +154,7 @@ class _Exchange:
             raise TimeoutError("No whole answer came in time") from error
 
 
-class _Exchanges:
+class _SharedTimer:
     """All exchanges under way, by their tasks, with one timer, for the first of them that ends."""
 
     def __init__(self) -> None:
@@ -315,7 +315,7 @@ async def _is_good(protocol: Any) -> bool:
 class _Connector(aiohttp.TCPConnector):
     """The connections of a long-lived client. The time to obtain one is bounded as a whole."""
 
-    def __init__(self, under_way: _Exchanges, **options: Any) -> None:
+    def __init__(self, under_way: _SharedTimer, **options: Any) -> None:
         super().__init__(socket_factory=_attentive_socket, **options)
         self._under_way = under_way
 
@@ -402,7 +402,7 @@ class AiohttpTransport:
         self._certificates = named_authorities(environment) if session is None else None
         if session is None and origin is not None:
             self._proxies.of(origin)
-        self._under_way = _Exchanges()
+        self._under_way = _SharedTimer()
         self._api = session
         self._files: aiohttp.ClientSession | None = None
         self._opened: list[aiohttp.ClientSession] = []  # by us, so that we close them
@@ -446,7 +446,7 @@ class AiohttpTransport:
     async def send(self, request: Request, guard: BodyGuard | None = None) -> Response:
         """Send one request and read its whole answer, at most `Limits.max_json_bytes` of it."""
         try:
-            return await self._exchange(request, guard)
+            return await self._send_and_read(request, guard)
         except BaseException as error:  # noqa: BLE001  # raised again, outside of `except`: no context is kept
             failure = self._failure(error, guard)
         try:
@@ -454,7 +454,7 @@ class AiohttpTransport:
         finally:
             del failure
 
-    async def _exchange(self, request: Request, guard: BodyGuard | None) -> Response:
+    async def _send_and_read(self, request: Request, guard: BodyGuard | None) -> Response:
         guarded = None if request.body is None or guard is None else _GuardedBody(request.body, guard)
         # One timer serves all reads under way; aiohttp would set two for each.
         silent = request.silence if request.kind is Kind.READ and self._borrowed is None else None
