@@ -2,13 +2,14 @@
 
 Where things are:
 
-    errors, events, models, options   the vocabulary
-    api/             what the service says            transport/     bytes, retries, throttling
-    polling/         when to poll                     journal/       what was paid for
-    operations/      submit, wait, download, fan out  client         the verbs
-    batch/           a file of prompts                cli/           the `flux-klein` command
-    emulator/        the service, without a token     testing/       pytest fixtures
-    integrations/    web frameworks, telemetry, notebooks
+    client           the verbs                        models        inputs, states, results
+    errors           what goes wrong, by status       events        what `on_event` receives
+    options          settings, and the variables of the environment
+    api/             what the service says            transport/    bytes, retries, throttling
+    polling/         when to poll                     journal/      what was paid for
+    operations/      submit, wait, download, fan out  batch/        a file of prompts
+    cli/             the `flux-klein` command         emulator/     the service, without a token
+    integrations/    web frameworks, telemetry, ...   testing       pytest fixtures
 
 A name is imported from its module when it is first used: the command line needs few of them.
 """

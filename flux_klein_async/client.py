@@ -37,8 +37,9 @@ from flux_klein_async.models import (
 from flux_klein_async.operations import calls, download
 from flux_klein_async.operations.context import ClientContext, guarded
 from flux_klein_async.operations.fanout import FanOut
-from flux_klein_async.operations.files import FileBytes, SavedPaths, looks_like_file
+from flux_klein_async.operations.files import FileBytes, SavedPaths
 from flux_klein_async.operations.items import ItemRunner
+from flux_klein_async.operations.names import looks_like_file
 from flux_klein_async.operations.operation import Operation
 from flux_klein_async.operations.submit import (
     AcceptedRequest,

@@ -48,7 +48,7 @@ def test_every_link_to_a_file_leads_somewhere():
 
 REFERENCE = "".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("docs/reference/*.md")))
 MODULES = """emulator events integrations.aiohttp_web integrations.web integrations.fastapi integrations.logging
-    integrations.notebook integrations.opentelemetry integrations.pillow testing.plugin"""
+    integrations.notebook integrations.opentelemetry integrations.pillow testing"""
 PUBLIC = {
     f"{module}:{name}"
     for module in ("flux_klein_async", *(f"flux_klein_async.{name}" for name in MODULES.split()))

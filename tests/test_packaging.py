@@ -29,7 +29,7 @@ def test_every_requirement_has_a_lower_bound():
 def test_command_and_plugin_are_installed():
     [command] = entry_points(group="console_scripts", name="flux-klein")
     [plugin] = entry_points(group="pytest11", name="flux_klein_async")
-    assert (command.value, plugin.value) == ("flux_klein_async.__main__:main", "flux_klein_async.testing.plugin")
+    assert (command.value, plugin.value) == ("flux_klein_async.__main__:main", "flux_klein_async.testing")
 
 
 def test_the_installed_version_is_the_modules():

@@ -1,1 +1,5 @@
-"""Files of prompts: reads them, estimates them, writes how each row ended, and reads that for a report."""
+"""Files of prompts.
+
+- `rows`: reads them; `formats`: tells what a file is
+- `manifest`: writes how each row ended; `report`: reads that for a page
+"""

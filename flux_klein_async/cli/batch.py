@@ -38,9 +38,9 @@ from flux_klein_async.journal.budget import Budget, generation_price
 from flux_klein_async.journal.reader import exists, locate
 from flux_klein_async.journal.states import Action
 from flux_klein_async.journal.writer import JournalAccount, StoredJournal
-from flux_klein_async.operations.files import safe_stem, slug
 from flux_klein_async.operations.inputs import digest_files
 from flux_klein_async.operations.items import all_there
+from flux_klein_async.operations.names import safe_stem, slug
 from flux_klein_async.operations.submit import TYPED, prepare
 from flux_klein_async.options import Limits
 from flux_klein_async.paths import user_path

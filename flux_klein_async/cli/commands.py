@@ -190,7 +190,7 @@ def _at_home(path: Path | None) -> Path | None:
 
 
 def _folder(path: Path | None) -> Path | None:
-    from flux_klein_async.operations.files import looks_like_file  # for a command that runs
+    from flux_klein_async.operations.names import looks_like_file  # for a command that runs
 
     path = _at_home(path)
     if path is not None and looks_like_file(path):

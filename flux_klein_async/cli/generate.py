@@ -16,8 +16,8 @@ from flux_klein_async.cli.output import Nowhere, Screen
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import FluxKleinError, InvalidInputError
 from flux_klein_async.models import KLEIN_9B_TEXT_TO_IMAGE
-from flux_klein_async.operations.files import slug
 from flux_klein_async.operations.inputs import check_files
+from flux_klein_async.operations.names import slug
 from flux_klein_async.operations.submit import TYPED, made_input, prepare
 from flux_klein_async.options import Limits
 from flux_klein_async.polling.adaptive import AdaptivePolling

@@ -1,1 +1,9 @@
-"""What takes time: submitting, waiting, single calls, downloads, and many items at once."""
+"""What takes time.
+
+- `submit`: the paid POST; `wait`: polls, then fetches the result
+- `calls`: the single calls, and the cancel of a request that nobody waits for
+- `download`: receives files; `files`: checks and keeps each; `names`: what they are called
+- `fanout`: many items; `items`: one of them; `inputs`: local files of an input
+- `operation`: one call under way, with its deadline and its repeats
+- `context`: what all calls of a client share: pauses, events, background tasks, the end
+"""

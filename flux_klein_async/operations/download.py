@@ -22,7 +22,6 @@ from flux_klein_async.errors import (
     ConfigurationError,
     DownloadError,
     FluxKleinError,
-    InvalidInputError,
     status_error_class,
 )
 from flux_klein_async.events import Downloaded
@@ -36,11 +35,11 @@ from flux_klein_async.operations.files import (
     IncomingFile,
     InMemory,
     PartFile,
-    checked_names,
     part_files,
     problem_with,
     remove_files,
 )
+from flux_klein_async.operations.names import checked_names, default_names
 from flux_klein_async.operations.operation import Operation
 
 __all__ = ["read", "save"]
@@ -75,7 +74,7 @@ async def save(
     if stem is not None:
         chosen, numbers = [stem] * count, list[int | None](range(1, count + 1))
     else:
-        chosen = _default_names(result) if names is None else checked_names(names, count)
+        chosen = default_names(result.request_id, len(result.urls)) if names is None else checked_names(names, count)
         numbers = [None] * count
     with _reported(operation, result, "download"):
         with operation:
@@ -143,17 +142,6 @@ def _check_files(operation: Operation, result: GenerationResult, verb: str) -> N
     if not result.urls:
         with operation.reporting(verb):
             raise DownloadError("The result holds no file; fetch it again later", request_id=result.request_id)
-
-
-def _default_names(result: GenerationResult) -> list[str]:
-    count = len(result.urls)
-    numbers = ["", *(f"-{number}" for number in range(2, count + 1))]
-    try:
-        return checked_names([result.request_id + number for number in numbers], count)
-    except InvalidInputError:  # some file systems reserve a name such as "nul"; a path is refused again
-        if not result.request_id:
-            raise
-        return checked_names([f"request-{result.request_id}{number}" for number in numbers], count)
 
 
 @contextmanager

@@ -11,10 +11,9 @@ import re
 import secrets
 import stat
 import tempfile
-import unicodedata
 from abc import ABC, abstractmethod
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from html import escape
 from pathlib import Path
@@ -22,8 +21,9 @@ from threading import Lock
 from typing import BinaryIO, Generic, TypeVar
 
 from flux_klein_async.api.outputs import url_suffix
-from flux_klein_async.errors import DownloadError, InvalidInputError
+from flux_klein_async.errors import DownloadError
 from flux_klein_async.models import SavedFile
+from flux_klein_async.operations.names import LONGEST, with_suffix
 
 __all__ = [
     "MEDIA_TYPES",
@@ -34,15 +34,10 @@ __all__ = [
     "IncomingFile",
     "PartFile",
     "SavedPaths",
-    "checked_names",
-    "checked_stem",
     "figure",
-    "looks_like_file",
     "part_files",
     "problem_with",
     "remove_files",
-    "safe_stem",
-    "slug",
     "suffix_of",
     "unwritable",
 ]
@@ -75,8 +70,6 @@ _SIGNATURES = (
 )
 # Formats that always begin with one of these. A TIFF or MOV may begin otherwise.
 _PROMISED = frozenset({"png", "jpg", "jpeg", "webp", "gif", "avif", "heic", "mp4", "webm"})
-_SAME = {"jpeg": "jpg", "tiff": "tif"}
-_KNOWN = _PROMISED | {"tif", "tiff", "bmp", "mov", "avi"}  # suffixes in names
 _PAGE_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 _PAGE_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body")
 
@@ -125,97 +118,6 @@ def problem_with(start: bytes, headers: Mapping[str, str], url: str) -> str | No
     else:  # octet-stream, or text/html from a gateway: the URL says more
         promised = suffix in _PROMISED
     return "A picture or video was promised, but the file has no known format" if promised else None
-
-
-# Some file systems cannot store these, or read them as more than a name.
-_BAD_CHARACTERS = re.compile(r'[\x00-\x1f\x7f/\\:<>"|?*]')
-_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[\d\u00b9\u00b2\u00b3])(\..*)?", re.IGNORECASE)
-_LONGEST = 255  # bytes, on every common file system
-
-
-def looks_like_file(directory: Path) -> bool:
-    """Whether a directory has the name of a picture or video, and does not exist: a file was meant."""
-    return directory.suffix[1:].lower() in _KNOWN and not directory.is_dir()
-
-
-def checked_names(names: Sequence[str], count: int) -> list[str]:
-    """The names, if each is one plain file name and there is one for each of `count` files.
-
-    Raises:
-        InvalidInputError: Too few, too many, the same name twice, or more than a name.
-    """
-    if isinstance(names, str) or not isinstance(names, Sized) or len(names) != count:
-        raise InvalidInputError(f"names must be a list of {count} file names, one for each file")
-    for name in names:
-        if not _plain(name):
-            what = f"{name[:80]!r}" if isinstance(name, str) else f"{name!r:.80}, which is no text; write str(...)"
-            raise InvalidInputError(f"Not a plain file name: {what}")
-    # Some file systems ignore case, and the ways to compose a letter.
-    if len({unicodedata.normalize("NFC", name).casefold() for name in names}) != count:
-        raise InvalidInputError("The same file name was given twice")
-    return list(names)
-
-
-def _plain(name: object) -> bool:
-    if not isinstance(name, str) or _BAD_CHARACTERS.search(name) or _RESERVED.fullmatch(name):
-        return False
-    try:
-        fits = 0 < len(name.encode()) <= _LONGEST
-    except UnicodeEncodeError:
-        return False
-    return fits and name[-1] not in ". "  # some file systems drop these from the end
-
-
-_LONGEST_STEM = 200  # bytes; a number and a suffix come behind it
-
-
-def checked_stem(name: object) -> str:
-    """The name of files without number and suffix, if it is one plain file name.
-
-    Raises:
-        InvalidInputError: It is not, or there is no room for a suffix.
-    """
-    [stem] = checked_names([name], 1)  # type: ignore[list-item]
-    if len(stem.encode()) > _LONGEST_STEM:
-        raise InvalidInputError(f"A file name of more than {_LONGEST_STEM} bytes: {stem[:80]!r}")
-    return stem
-
-
-def safe_stem(text: str) -> str:
-    """A file name, without number and suffix, made of any text; empty if nothing is left of it.
-
-    A suffix of a picture is dropped: the content decides about it.
-    """
-    text = unicodedata.normalize("NFC", text)
-    stem, dot, suffix = text.rpartition(".")
-    text = stem if dot and suffix.lower() in _KNOWN else text
-    # Letters, marks, digits and a little more. A leading dot would hide the file; commands read a leading dash.
-    kept = "".join(
-        each if each in " -_.,+=@()" or unicodedata.category(each)[0] in "LMN" else "_" for each in text
-    ).strip()
-    return _fitting(re.sub(r"^[-. ]+", "_", kept)) if any(map(str.isalnum, kept)) else ""
-
-
-_LONGEST_SLUG = 40  # characters
-
-
-def slug(text: str) -> str:
-    """The first words of a text as a file name, such as `a-snow-leopard`; empty if there are none."""
-    text = unicodedata.normalize("NFKC", text[: 4 * _LONGEST_SLUG]).lower()
-    words = "".join(each if unicodedata.category(each)[0] in "LMN" else " " for each in text).split()
-    kept = ""
-    for word in words:
-        longer = f"{kept}-{word}" if kept else word
-        if len(longer) > _LONGEST_SLUG:
-            break
-        kept = longer
-    return _fitting(kept or "".join(words[:1])[:_LONGEST_SLUG])
-
-
-def _fitting(stem: str) -> str:
-    """A name that is short enough, ends as a name may, and is not reserved."""
-    stem = stem.encode()[:_LONGEST_STEM].decode(errors="ignore").rstrip(". ")
-    return f"_{stem}" if _RESERVED.fullmatch(stem) else stem
 
 
 class IncomingFile(ABC, Generic[T]):
@@ -339,7 +241,7 @@ def unwritable(directory: Path) -> str | None:
     Leaves nothing behind. A directory that is not there yet is not made: its nearest ancestor is tried.
     """
     try:
-        if any(len(os.fsencode(part)) > _LONGEST for part in directory.parts):
+        if any(len(os.fsencode(part)) > LONGEST for part in directory.parts):
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         with suppress(FileNotFoundError):
             directory.lstat()  # says if the path as a whole is too long
@@ -393,7 +295,7 @@ class PartFile(IncomingFile[SavedFile]):
         self._hash.update(data)
 
     def _keep(self, suffix: str) -> SavedFile:
-        stem, suffix = _with_suffix(self._name, suffix, exact=self._exact)
+        stem, suffix = with_suffix(self._name, suffix, exact=self._exact)
         final = self._directory / (stem + suffix)
         with self._explained():
             with self._opened() as file:
@@ -478,25 +380,6 @@ class PartFile(IncomingFile[SavedFile]):
                 f"The file cannot be saved in {str(self._directory)!r}: {_advice(error)}",
                 cause=f"{type(error).__name__}: {error}",
             ) from error
-
-
-def _with_suffix(name: str, suffix: str, *, exact: bool) -> tuple[str, str]:
-    """A name without its suffix, and the suffix of its content: as the name has it, if it does.
-
-    Raises:
-        DownloadError: An exact name has the suffix of another format.
-    """
-    stem, dot, given = name.rpartition(".")
-    known = given.lower() if dot else ""
-    if suffix == f".{_SAME.get(known, known)}":
-        return stem, f".{given}"
-    if not exact:
-        return name, suffix
-    if suffix == ".bin":
-        return name, ""
-    if known in _KNOWN:
-        raise DownloadError(f"names: {name[:80]!r} would hold a file of another format; name it {stem[:80] + suffix!r}")
-    return name, suffix
 
 
 WIDTH = 384  # pixels on the page: three beside each other on a common screen

@@ -37,8 +37,9 @@ from flux_klein_async.operations import download
 from flux_klein_async.operations.calls import cancel_abandoned, fetch_result, status, write_result
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, wrapping_errors
 from flux_klein_async.operations.fanout import Product, dooms, not_submitted
-from flux_klein_async.operations.files import checked_stem, unwritable
+from flux_klein_async.operations.files import unwritable
 from flux_klein_async.operations.inputs import digest_files
+from flux_klein_async.operations.names import checked_stem
 from flux_klein_async.operations.operation import Operation
 from flux_klein_async.operations.submit import AcceptedRequest, PreparedRequest, from_user, in_thread, submit
 from flux_klein_async.operations.wait import wait

@@ -1,1 +1,7 @@
-"""Bytes: sending a request, whether to try again, and slowing everybody down."""
+"""Bytes: calls are sent, repeated where that is safe, and slowed down.
+
+- `aiohttp`: sends; `failures`: translates its exceptions; `environment`: proxies and certificate authorities
+- `retry`: whether a call, a paid submit above all, may be repeated
+- `throttle`: the limits of one client; `redis`: those of all processes of an account
+- `base`: the seam for a transport of your own
+"""

@@ -26,18 +26,15 @@ from flux_klein_async.operations.files import (
     InMemory,
     PartFile,
     SavedPaths,
-    checked_names,
-    checked_stem,
     figure,
-    looks_like_file,
     part_files,
     problem_with,
     remove_files,
-    safe_stem,
-    slug,
     suffix_of,
 )
+from flux_klein_async.operations.names import checked_names
 from tests.fakes import png
+from tests.operations.test_names import BAD_NAMES
 
 URL = "https://x.runcomfy.net/f/a"  # promises nothing
 EMPTY = "The file is empty"
@@ -159,61 +156,6 @@ def test_a_file_is_what_was_promised(data: bytes, content_type: str | None, url:
     assert problem(data, content_type, url) == expected
 
 
-# --- what it may be called
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        [],
-        ["a", "b.png", "c d.png", ".hidden", "a..b"],
-        ["h\u00e9.png", "\u2603.png", "\U0001f406"],
-        ["x" * 255, "\u00e9" * 127],
-        ["com.png", "conned.png", "aux1", "lpt.txt", "com10"],
-        ("a", "b"),
-    ],
-    ids=ascii,
-)
-def test_takes_plain_names_one_for_each_file(names: list[str]) -> None:
-    assert checked_names(names, len(names)) == list(names)
-
-
-BAD_NAMES = [
-    *["", " ", ".", "..", "...", ". .", "a.", "a ", "a/b", "/a", "../a", "a\\b", "C:", "C:a", "a:stream"],
-    *["a<b", "a>b", 'a"b', "a|b", "a?b", "a*b", "a\0b", "a\nb", "a\x1fb", "a\x7fb"],
-    *["con", "CON", "con.png", "Nul.tar.gz", "aux", "prn.txt", "com1", "COM\u00b9.png", "conin$", "CONOUT$"],
-    *["LPT9.png", "x" * 256, "\u00e9" * 128, "\ud800.png", None, 5, b"a.png", Path("a.png")],
-]
-
-
-@pytest.mark.parametrize(
-    ("names", "count", "message"),
-    [
-        *(([name], 1, "Not a plain file name: ") for name in BAD_NAMES),
-        *((names, 2, "The same file name was given twice") for names in (["a", "a"], ["a.png", "A.PNG"])),
-        *(
-            (names, 2, "The same file name was given twice")
-            for names in (["stra\u00dfe", "STRASSE"], ["\u00e9", "e\u0301"])
-        ),
-        *(
-            (names, count, f"names must be a list of {count} file names, one for each file")
-            for names, count in [([], 1), (["a"], 0), (["a"], 2), (["a", "b"], 1), ("ab", 2), ("a", 1), ("", 0)]
-        ),
-    ],
-    ids=ascii,
-)
-def test_refuses_names_that_are_not_one_plain_name_for_each_file(names: Any, count: int, message: str) -> None:
-    with pytest.raises(InvalidInputError, match=f"^{message}"):
-        checked_names(names, count)
-
-
-def test_a_directory_looks_like_a_file_unless_it_is_there(tmp_path: Path) -> None:
-    names = ("cat.PNG", "film.webm", "v1.5", "out")
-    assert [looks_like_file(tmp_path / name) for name in names] == [True, True, False, False]
-    (tmp_path / "cat.PNG").mkdir()
-    assert not looks_like_file(tmp_path / "cat.PNG")
-
-
 WILD_NAMES = st.text(st.characters(exclude_categories=[])) | st.sampled_from(
     [name for name in BAD_NAMES if isinstance(name, str)] + ["../../x", "/etc/x", "\\\\host\\x", "a.png", "A.PNG"]
 )
@@ -318,38 +260,6 @@ def test_two_runs_that_save_the_same_file_at_the_same_instant_save_one(
     assert [numbered(tmp_path, b"GIF89a", compared=1) for _ in range(2)] == ["a.gif"] * 2
     assert numbered(tmp_path, b"GIF87a", compared=1) == "a-2.gif"
     assert listing(tmp_path) == ["a-2.gif", "a.gif"]
-
-
-TEXTS = {
-    "": ("", ""),
-    "A snow leopard, at dawn!": ("A snow leopard, at dawn_", "a-snow-leopard-at-dawn"),
-    "../../etc/passwd": ("__.._etc_passwd", "etc-passwd"),
-    "..": ("", ""),
-    "C:\\x\0y": ("C__x_y", "c-x-y"),
-    "con": ("_con", "_con"),
-    "COM1.txt": ("_COM1.txt", "com1-txt"),
-    "cat.JPG": ("cat", "cat-jpg"),
-    "cat.v2": ("cat.v2", "cat-v2"),
-    "-rf *": ("_rf _", "rf"),
-    ".hidden. ": ("_hidden", "hidden"),
-    "a\u202eb\u200b": ("a_b_", "a-b"),
-    "e\u0301t\u00e9 हिन्दी 雪豹": ("été हिन्दी 雪豹", "été-हिन्दी-雪豹"),
-    "\u2603 \U0001f406": ("", ""),
-    "word " * 40: (("word " * 40).strip(), "word-word-word-word-word-word-word-word"),
-    "x" * 300: ("x" * 200, "x" * 40),
-    "豹" * 100: ("豹" * 66, "豹" * 40),
-}
-
-
-def test_any_text_becomes_a_file_name_or_none() -> None:
-    assert {text: (safe_stem(text), slug(text)) for text in TEXTS} == TEXTS
-
-
-@given(st.text(max_size=300) | st.sampled_from(list(TEXTS)), st.sampled_from([safe_stem, slug]))
-def test_a_name_made_of_any_text_is_plain_with_any_number_and_suffix(text: str, make: Any) -> None:
-    stem = make(text)
-    assert stem == "" or (checked_stem(stem) == stem and stem[0] not in "-. ")
-    assert stem == "" or checked_names([f"{stem}-123456789.webp"], 1)
 
 
 def test_unfinished_files_are_found_by_the_mark_of_their_run(tmp_path):

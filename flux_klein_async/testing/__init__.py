@@ -1,1 +1,0 @@
-"""Pytest fixtures for the tests of applications that use this package."""
