@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from flux_klein_async.api.messages import Kind, Request, Response
 from flux_klein_async.api.requests import Api
-from flux_klein_async.api.responses import retry_after
 from flux_klein_async.errors import ClientClosedError, ConfigurationError, FluxKleinError, JournalError
 from flux_klein_async.events import Closed, Event, Held, LimiterChanged
 from flux_klein_async.journal.base import Entry, Journal, SpendingLimit
@@ -26,7 +25,7 @@ from flux_klein_async.options import Limits, RetryPolicy
 from flux_klein_async.polling.policies import PollPolicy, SavedPolicy
 from flux_klein_async.transport.base import BodyGuard, Transport
 from flux_klein_async.transport.retry import Backoff, RetryQuota
-from flux_klein_async.transport.throttle import Lanes, Limiter, SharedLimiter
+from flux_klein_async.transport.throttle import Lanes, Limiter, SharedLimiter, obey
 
 if TYPE_CHECKING:
     from flux_klein_async.operations.operation import Operation
@@ -379,13 +378,8 @@ class ClientContext:
         return response
 
     def throttle(self, kind: Kind, response: Response) -> None:
-        """Slow down at a refusal, and hold calls of its kind for as long as it asks; cancels are never held."""
-        seconds = retry_after(response.headers, response.status)
-        # Wider than `refused_for_now`: to slow down is always harmless, to repeat a submit is not.
-        if response.status == 429 or (response.status == 503 and seconds is not None):
-            self.limiter.refused(kind)
-        if seconds and kind is not Kind.CANCEL:
-            self.limiter.hold(kind, self.loop.time() + seconds)
+        """Tell the limiter what an answer asks for, and the handler of a hold."""
+        if seconds := obey(self.limiter, kind, response, self.loop.time()):
             self.emit(Held, kind=kind.value, seconds=seconds)
 
     async def aclose(self, drain: float | None) -> tuple[str, ...]:

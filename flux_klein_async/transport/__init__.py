@@ -2,6 +2,6 @@
 
 - `aiohttp`: sends; `failures`: translates its exceptions; `environment`: proxies and certificate authorities
 - `retry`: whether a call, a paid submit above all, may be repeated
-- `throttle`: the limits of one client; `redis`: those of all processes of an account
+- `throttle`: the limits of one client, and what `Retry-After` does to them; `redis`: those of all processes
 - `base`: the seam for a transport of your own
 """

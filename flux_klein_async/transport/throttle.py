@@ -10,10 +10,22 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, Self, TypeAlias, runtime_checkable
 
-from flux_klein_async.api.messages import Kind
+from flux_klein_async.api.messages import Kind, Response
+from flux_klein_async.api.responses import retry_after
 from flux_klein_async.options import Limits
 
-__all__ = ["InProcessLimiter", "Lanes", "Limiter", "Pace", "PollPrice", "Ramp", "SharedLimiter", "Slot", "Slots"]
+__all__ = [
+    "InProcessLimiter",
+    "Lanes",
+    "Limiter",
+    "Pace",
+    "PollPrice",
+    "Ramp",
+    "SharedLimiter",
+    "Slot",
+    "Slots",
+    "obey",
+]
 
 
 _SHRINK = 0.5
@@ -253,6 +265,21 @@ class SharedLimiter(Limiter, Protocol):
 
     async def detach(self, tell: Callable[[str | None], None]) -> None:
         """The client is closed."""
+
+
+def obey(limiter: Limiter, kind: Kind, response: Response, now: float) -> float:
+    """Slow down at a refusal, and hold calls of its kind for as long as it asks; the seconds of the hold.
+
+    Cancels are never held.
+    """
+    seconds = retry_after(response.headers, response.status)
+    # Wider than `refused_for_now`: to slow down is always harmless, to repeat a submit is not.
+    if response.status == 429 or (response.status == 503 and seconds is not None):
+        limiter.refused(kind)
+    if not seconds or kind is Kind.CANCEL:
+        return 0.0
+    limiter.hold(kind, now + seconds)
+    return seconds
 
 
 class Slot:
