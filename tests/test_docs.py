@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+import flux_klein_async
 from flux_klein_async import events
 from flux_klein_async.cli.commands import PARTS, built
 
@@ -86,7 +87,8 @@ def described(path: str) -> tuple[object, str]:
     try:
         found = getattr(importlib.import_module(module), name)
     except ImportError:
-        tree = ast.parse(ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8"))
+        package = Path(flux_klein_async.__file__).parents[1]  # of the checkout or of an installed wheel
+        tree = ast.parse(package.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8"))
         [node] = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
         return None, ast.get_docstring(node) or ""
     return found, inspect.getdoc(found) or ""
