@@ -186,6 +186,8 @@ class Cancelled(Event):
 class Uncertain(Event):
     """A submit may or may not have been accepted; it is not repeated.
 
+    The `Failed` of its call follows: a counter counts one of the two.
+
     Attributes:
         error: What came instead of an answer, as a sentence.
         seconds: Since the call began.

@@ -33,7 +33,7 @@ from flux_klein_async.text import shown
 __all__ = ["DEBUG_VARIABLE", "PARTS", "Commands", "Names", "app", "built", "run"]
 
 DEBUG_VARIABLE = "FLUX_KLEIN_DEBUG"
-"""Prints tracebacks and the log."""
+"""Prints tracebacks, and the log with every event."""
 PARTS: dict[str, typer.Typer] = {}
 """Each command or group, as an application of its own, in the order of the help."""
 _MOST = 1_000_000  # pictures in one call: a typing error should not cost more
@@ -149,11 +149,21 @@ def _runs(
 def _run(work: str, **options: Any) -> None:
     import logging  # for a command that runs
 
-    log = logging.getLogger("flux_klein_async")
-    if not os.environ.get(DEBUG_VARIABLE) and not log.handlers:
-        log.addHandler(logging.NullHandler())  # the error itself is printed once, by `main`
+    log, last_resort = logging.getLogger("flux_klein_async"), logging.lastResort
+    quiet = logging.NullHandler()  # the error itself is printed once, by `run`
+    if os.environ.get(DEBUG_VARIABLE):
+        logging.lastResort = logging.StreamHandler()
+        logging.lastResort.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.setLevel(logging.DEBUG)
+    else:
+        log.addHandler(quiet)
     module, _, function = work.partition(":")
-    raise typer.Exit(getattr(import_module(f"flux_klein_async.cli.{module}"), function)(**options))
+    try:
+        raise typer.Exit(getattr(import_module(f"flux_klein_async.cli.{module}"), function)(**options))
+    finally:
+        logging.lastResort = last_resort
+        log.setLevel(logging.NOTSET)
+        log.removeHandler(quiet)
 
 
 # --- options that commands share

@@ -12,7 +12,7 @@ __all__ = ["HELP", "ExitCode", "exit_code", "worst"]
 HELP = """\b
 Exit codes (the worst item decides, in this order):
   77 no access (token, balance)    69 service unreachable or in trouble
-  75 too late or too many, try again    65 bad input or not found
+  75 too late, too many, claimed: try again    65 bad input or not found
   1 other: a failed generation, an uncertain submit, the --max-spend is spent
   0 all done    64 usage    129 hang-up    130 Ctrl-C
   141 nobody reads the output    143 SIGTERM

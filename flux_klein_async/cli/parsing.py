@@ -21,7 +21,7 @@ _GUIDANCE = "FLUX.2 [klein] takes no guidance"
 _SPENDING = "to bound what is spent, `batch` takes --max-spend USD"
 _AT_ONCE = "how many are made at a time is --concurrency"
 _AGAIN = "failed calls are repeated by themselves; `batch --retry-failed` submits failed lines again"
-_LOG = "FLUX_KLEIN_DEBUG=1 in the environment prints tracebacks and the log"
+_LOG = "FLUX_KLEIN_DEBUG=1 in the environment prints tracebacks, and the log with every event"
 _SIZE = "the sides are --width and --height"
 # What users of other models and other commands look for.
 _ELSEWHERE = {

@@ -161,8 +161,9 @@ class LiveLine(PlainLines):
 class _Notes(logging.Handler):
     """Prints what libraries log or warn of as notes, so that it never tears the live line."""
 
-    def __init__(self, screen: Screen) -> None:
-        super().__init__(logging.WARNING)
+    def __init__(self, screen: Screen, like: logging.Handler | None) -> None:
+        super().__init__(logging.WARNING if like is None else like.level)
+        self.formatter = None if like is None else like.formatter
         self._screen = screen
         self._loop = asyncio.get_running_loop()
 
@@ -177,7 +178,8 @@ class _Notes(logging.Handler):
 @contextmanager
 def _logged_to(screen: Screen) -> Iterator[None]:
     """Print as notes what would otherwise be written to stderr: warnings, and logs for which no handler is set up."""
-    last_resort, warned, notes = logging.lastResort, logging.getLogger("py.warnings"), _Notes(screen)
+    last_resort, warned = logging.lastResort, logging.getLogger("py.warnings")
+    notes = _Notes(screen, last_resort)
     logging.lastResort = notes
     logging.captureWarnings(True)
     warned.addHandler(notes)

@@ -41,6 +41,7 @@ from flux_klein_async.errors import (
     SubmissionUncertainError,
 )
 from flux_klein_async.events import Cancelled, Event, Finished, Held, Polled, Retrying, StateChanged, Submitted
+from flux_klein_async.integrations.logging import LogEvents, combine
 from flux_klein_async.journal.budget import dollars, generation_price
 from flux_klein_async.models import (
     Outcome,
@@ -124,7 +125,7 @@ class Options:
             model=self.model,
             timeout=self.timeout,
             limits=Limits(max_in_flight=self.concurrency, file_hosts=tuple(self.file_host)),
-            on_event=totals.note,
+            on_event=combine(totals.note, LogEvents()),
             **parts,
         )
 
@@ -575,11 +576,12 @@ class Run:
 
     def _print_left(self) -> None:
         """Print how to resume what is left."""
+        if claimed := self.totals.ends[_CLAIMED]:
+            lines = "1 line is" if claimed == 1 else f"{claimed:,} lines are"
+            self.screen.note(f"{lines} claimed by another run. Run the same command again when it has ended.")
         left = self.totals.left
         if self.resume is None:
-            if self.manifest is not None and (
-                left or self.totals.ends[_ENDS[ItemClaimedError]] or self.stop.code is not None
-            ):
+            if self.manifest is not None and not claimed and (left or self.stop.code is not None):
                 self.screen.say("Run the same command again to resume it.")
         elif left:
             self.screen.note("Still queued or running, and may be charged; resume with:")

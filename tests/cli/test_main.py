@@ -1,5 +1,7 @@
 """How a command line ends: without a token, an extra or a hand that interrupts it, and with a defect."""
 
+import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -80,3 +82,13 @@ def test_a_defect_is_a_sentence_without_values(
     monkeypatch.setenv("FLUX_KLEIN_DEBUG", "1")
     monkeypatch.delattr(sys, "tracebacklimit", raising=False)  # asyncio's debug mode is tested with one
     assert "in broken" in flux_klein("generate", "x").err.replace('secret-token-of-the-test"', "")
+
+
+def test_the_debug_variable_logs_every_event_with_its_time(
+    flux_klein: Command, served: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])  # pytest's
+    monkeypatch.setenv("FLUX_KLEIN_DEBUG", "1")
+    err = flux_klein("generate", "x").err
+    assert [f" {name} " in err for name in ("INFO submitted", "DEBUG polled", "INFO finished")] == [True] * 3
+    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO submitted ", err, re.MULTILINE)
