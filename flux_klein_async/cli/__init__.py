@@ -3,5 +3,6 @@
 - `commands`: every command, its options and its help; names the file that does the work
 - `generate`, `batch`, `journal`, `doctor`, `emulator`; `answers`: status, result, cancel, models; `page`: report
 - `run`: drives `generate` and `batch`; `forecast`: what they will cost; `signals`: what stops them
-- `output`: the terminal; `progress`: its live line
+- `exit_codes`: from errors to codes; `parsing`: what is said of a wrong word; `connect`: which service and journal
+- `output`: the terminal; `progress`: its live line; `thumbnails`: small pictures for the page
 """

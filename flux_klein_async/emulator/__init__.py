@@ -1,8 +1,9 @@
 """The emulated service, for trying, testing and building without token or money.
 
-`Emulator` listens on a loopback port; `InProcessEmulator` answers inside the process, in virtual time on a
-`VirtualTimeLoop`. Both are an `Engine`, which gives a call its scripted answer, a fault or the normal answer.
-`endpoints` makes the normal answers, `generations` says how far each generation is.
+- `engine`: gives each call its scripted answer, a fault or the normal answer
+- `endpoints`: the normal answers; `generations`: how long each generation takes, and the queue
+- `scripts`, `faults`: the other answers; `catalogue`: the models; `pictures`: the files
+- `server`: `Emulator`, on a loopback port; `inprocess`: `InProcessEmulator`, on the loop of `virtual` time
 """
 
 from flux_klein_async.emulator.engine import Action, EmulatorOptions, Engine, Record

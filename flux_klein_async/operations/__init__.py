@@ -5,5 +5,5 @@
 - `download`: receives files; `files`: checks and keeps each; `names`: what they are called
 - `fanout`: many items; `items`: one of them; `inputs`: local files of an input
 - `operation`: one call under way, with its deadline and its repeats
-- `context`: what all calls of a client share: pauses, events, background tasks, the end
+- `context`: what all calls of a client share: events, generations under way, background tasks, the end
 """
