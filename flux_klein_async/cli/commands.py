@@ -618,7 +618,7 @@ _Place = Annotated[
 ]
 _STATES = f"Only those in this state; repeatable. One of {', '.join(EntryState)}."
 _States = Annotated[list[EntryState] | None, typer.Option("--state", help=_STATES, metavar="STATE")]
-_FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
+_FORMATS = ["%Y-%m", "%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
 _Since = Annotated[
     datetime | None, typer.Option(formats=_FORMATS, help="Only those created since then, local time.", metavar="DATE")
 ]

@@ -18,7 +18,7 @@ from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen, table
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.journal.budget import dollars
-from flux_klein_async.journal.reader import JournaledRequest, JournalReader, exists, locate
+from flux_klein_async.journal.reader import JournaledRequest, JournalReader, Sums, exists, locate
 from flux_klein_async.journal.reader import prune as delete
 from flux_klein_async.journal.sql import Location
 from flux_klein_async.journal.states import EntryState
@@ -49,10 +49,11 @@ def list_requests(
     """List requests, the newest first."""
     screen = Screen()
     with JournalReader(_place(journal)) as reader:
-        found = reader.requests(states=state or (), since=_instant(since), limit=limit)
+        chosen: dict[str, Any] = {"states": state or (), "since": _instant(since)}
+        found = reader.requests(**chosen, limit=limit)
         for line in (json_line(_record(request)) for request in found) if as_json else _table(found):
             screen.out(line)
-        screen.note(_summary(reader))
+        screen.note(_summary(reader, chosen))
     return ExitCode.OK
 
 
@@ -159,13 +160,23 @@ def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%m-%d %H:%M")
 
 
-def _summary(reader: JournalReader) -> str:
-    counts = reader.counts()
-    total = sum(counts.values())
-    (settled, held), emulated = reader.spent_usd(), reader.spent_usd(connect.EMULATED_SERVICE)
-    free_of_charge = {EntryState.REFUSED: " (not accepted, or never sent: not charged)"}
-    states = ", ".join(f"{count} {state}{free_of_charge.get(state, '')}" for state, count in counts.items()) or "none"
-    spent = f"{dollars(settled - emulated[0])} spent"
-    reserved = f", {dollars(held - emulated[1])} reserved" if held > emulated[1] else ""
-    free = f"; not charged: {dollars(sum(emulated))} for placeholders of --emulator" if any(emulated) else ""
-    return f"{total} request{'' if total == 1 else 's'}: {states}; {spent}{reserved}{free}"
+def _summary(reader: JournalReader, chosen: dict[str, Any]) -> str:
+    """What the chosen requests come to."""
+
+    def sums(service: str | None = None) -> Sums:
+        found = reader.sums(**chosen, service=service)
+        # Of a whole journal, what was pruned counts too.
+        return found if any(chosen.values()) else found._replace(spent_usd=reader.spent_usd(service)[0])
+
+    every, emulated = sums(), sums(connect.EMULATED_SERVICE)
+    total, unpriced = sum(every.counts.values()), every.unpriced - emulated.unpriced
+    reserved, free = every.reserved_usd - emulated.reserved_usd, emulated.spent_usd + emulated.reserved_usd
+    unpaid = {EntryState.REFUSED: " (not accepted, or never sent: not charged)"}
+    return (
+        f"{total} request{'' if total == 1 else 's'}: "
+        + (", ".join(f"{count} {state}{unpaid.get(state, '')}" for state, count in every.counts.items()) or "none")
+        + f"; {dollars(every.spent_usd - emulated.spent_usd)} spent"
+        + (f", {dollars(reserved)} reserved" if reserved > 0 else "")
+        + (f"; {unpriced} of unknown cost" if unpriced else "")
+        + (f"; not charged: {dollars(free)} for placeholders of --emulator" if free else "")
+    )

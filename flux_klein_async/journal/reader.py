@@ -5,21 +5,22 @@ Pruning takes many short transactions, so that the runs that write meanwhile do 
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from flux_klein_async.errors import ConfigurationError, FluxKleinError
 from flux_klein_async.journal.sql import ITEM_ID, Location, files_from
 from flux_klein_async.journal.sqlite import SqliteLocation
-from flux_klein_async.journal.states import EntryState, from_nano
+from flux_klein_async.journal.states import STATES, EntryState, from_nano
 from flux_klein_async.models import SavedFile
 from flux_klein_async.paths import user_path
 
 if TYPE_CHECKING:
     import os
 
-__all__ = ["JournalReader", "JournaledRequest", "exists", "locate", "prune"]
+__all__ = ["JournalReader", "JournaledRequest", "Sums", "exists", "locate", "prune"]
 
 _AT_ONCE: Final = 500  # requests pruned in one transaction: other processes wait for its end
 # The columns are in the order of JournaledRequest's fields.
@@ -72,6 +73,22 @@ class JournaledRequest:
         return prompt if isinstance(prompt, str) else None
 
 
+class Sums(NamedTuple):
+    """What requests come to.
+
+    Attributes:
+        counts: How many are in each state; states without requests are left out.
+        spent_usd: The sum of the costs that are known.
+        reserved_usd: What budgets reserved for the others.
+        unpriced: How many may be charged at a cost that is not known, with nothing reserved.
+    """
+
+    counts: dict[EntryState, int]
+    spent_usd: float
+    reserved_usd: float
+    unpriced: int
+
+
 class JournalReader:
     """Reads a journal's requests. A submit that a dead process had under way is shown as uncertain."""
 
@@ -119,20 +136,14 @@ class JournalReader:
         Raises:
             JournalError: The journal cannot be read.
         """
-        conditions, values = ["1 = 1"], list[Any]()
-        if states:
-            conditions.append(f"{self._state} IN ({', '.join('?' * len(states))})")
-            values += [state.value for state in states]
-        if since is not None:
-            conditions.append("created >= ?")
-            values.append(since)
+        chosen, values = self._chosen(states, since)
         if request_id is not None:  # the index begins with the account
-            conditions.append("requests.account IN (SELECT id FROM accounts) AND request_id = ?")
+            chosen += " AND requests.account IN (SELECT id FROM accounts) AND request_id = ?"
             values.append(request_id)
         if item_id is not None:
-            conditions.append("items.account IN (SELECT id FROM accounts) AND items.name = ?")
+            chosen += " AND items.account IN (SELECT id FROM accounts) AND items.name = ?"
             values.append(ITEM_ID + item_id.encode(errors="surrogatepass"))
-        query = f"{_SELECT.format(state=self._state)} WHERE {' AND '.join(conditions)} ORDER BY requests.id "
+        query = f"{_SELECT.format(state=self._state)} WHERE {chosen} ORDER BY requests.id "
         query += "ASC" if oldest_first else "DESC"
         if limit is not None:
             query += f" LIMIT {limit}"
@@ -152,19 +163,53 @@ class JournalReader:
             failure = self._location.to_error(ValueError("; ".join(findings)))
             raise failure
 
-    def counts(self) -> dict[EntryState, int]:
-        """How many requests are in each state; states without requests are left out.
+    def sums(
+        self, *, states: Collection[EntryState] = (), since: float | None = None, service: str | None = None
+    ) -> Sums:
+        """Sum up the requests that `requests` gives for these states and this time.
+
+        Args:
+            states: Only those in one of these states.
+            since: Only those first recorded at this time or later, in seconds since 1970.
+            service: Only those to the service of this address.
 
         Raises:
             JournalError: The journal cannot be read.
         """
+        chosen, values = self._chosen(states, since)
+        query = f"""
+            SELECT {self._state}, accounts.name, count(*), coalesce(sum(CAST(cost AS DOUBLE PRECISION)), 0),
+                count(CASE WHEN cost IS NULL AND coalesce(reserved, 0) = 0 THEN 1 END),
+                coalesce(sum(CASE WHEN cost IS NULL THEN CAST(reserved AS DOUBLE PRECISION) END), 0)
+            FROM requests JOIN accounts ON accounts.id = requests.account WHERE {chosen} GROUP BY 1, 2
+        """  # noqa: S608
         with _errors(self._location):
-            query = f"SELECT {self._state}, count(*) FROM requests GROUP BY 1"  # noqa: S608
-            found = dict(self._store.execute(query).fetchall())
-        return {state: found[state.value] for state in EntryState if state.value in found}
+            found = self._store.execute(query, values).fetchall()
+        counts, unpriced, spent, reserved = Counter[EntryState](), 0, 0.0, 0.0
+        for word, name, count, cost, unknown, held in found:
+            if service in {None, name.partition("@")[2]}:
+                state = EntryState(word)
+                counts[state] += count
+                if STATES[state].charged:
+                    unpriced, spent, reserved = unpriced + unknown, spent + cost, reserved + held
+        in_order = {state: counts[state] for state in EntryState if state in counts}
+        return Sums(in_order, from_nano(spent), from_nano(reserved), unpriced)
+
+    def _chosen(self, states: Collection[EntryState], since: float | None) -> tuple[str, list[Any]]:
+        """The condition in SQL, and its values."""
+        conditions, values = ["1 = 1"], list[Any]()
+        if states:
+            conditions.append(f"{self._state} IN ({', '.join('?' * len(states))})")
+            values += [state.value for state in states]
+        if since is not None:
+            conditions.append("created >= ?")
+            values.append(since)
+        return " AND ".join(conditions), values
 
     def spent_usd(self, service: str | None = None) -> tuple[float, float]:
         """What all accounts together, or those at the service of this address, have spent and reserved, in USD.
+
+        Requests that were pruned are counted too.
 
         Raises:
             JournalError: The journal cannot be read.

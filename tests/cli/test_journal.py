@@ -83,7 +83,28 @@ def test_requests_are_chosen(flux_klein: Command, journal: str) -> None:
     assert listed("--state", "failed", "--state", "downloaded") == ["r1", "r0"]
     since = datetime.fromtimestamp(BEGUN + 1.5 * DAY, UTC).astimezone()  # as somebody here writes it
     assert listed("--since", since.strftime("%Y-%m-%dT%H:%M")) == [None, "r2"]
-    assert listed("--since", "2025-01-01") == []
+    assert listed("--since", "2025-01") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--state", "downloaded"], "1 request: 1 downloaded; $0.01 spent\n"),
+        (["--state", "failed", "--limit", "1"], "1 request: 1 failed; $0.00 spent, $0.02 reserved\n"),
+        (["--since", "2025-01"], "0 requests: none; $0.00 spent\n"),
+        (["--since", "2024-03", "--state", "downloaded"], "1 request: 1 downloaded; $0.01 spent\n"),
+    ],
+)
+def test_the_sum_is_of_the_requests_that_were_chosen(flux_klein: Command, journal: str, arguments, said) -> None:
+    assert flux_klein("journal", "list", "--journal", journal, *arguments).err == said
+
+
+def test_a_request_of_unknown_cost_is_counted(flux_klein: Command, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run.sqlite")
+    run.write(entry("submitting", key="k"), entry("submitted", key="k", request_id="r"))
+    run.close()
+    ran = flux_klein("journal", "list", "--journal", str(tmp_path / "run.sqlite"))
+    assert ran.err == "1 request: 1 submitted; $0.00 spent; 1 of unknown cost\n"
 
 
 def test_what_was_never_sent_is_told_as_not_charged(flux_klein: Command, tmp_path: Path) -> None:

@@ -125,13 +125,13 @@ def test_counts_and_money(four: Run, read: Read) -> None:
     four.write(entry("submitting", key="k", reservation=Reservation(usd=0.02, max_usd=1.0)))
     four.write(entry("completed", request_id="r1", cost_usd=0.01))
     reader = read()
-    assert reader.counts() == {
+    assert reader.sums().counts == {
         EntryState.SUBMITTING: 2,
         EntryState.SUBMITTED: 1,
         EntryState.COMPLETED: 1,
         EntryState.FAILED: 1,
     }
-    assert next(iter(reader.counts())) is EntryState.SUBMITTING
+    assert next(iter(reader.sums().counts)) is EntryState.SUBMITTING
     assert reader.spent_usd() == (0.01, 0.08)  # the budget reserved as much for each of the others
 
 
@@ -143,13 +143,13 @@ def test_what_a_dead_run_had_under_way_is_uncertain_and_stays_for_the_next_run_t
     reader = read()
     assert numbers(reader, states=[EntryState.SUBMITTING]) == []
     assert numbers(reader, states=[EntryState.UNCERTAIN]) == [4]
-    assert reader.counts()[EntryState.UNCERTAIN] == 1
+    assert reader.sums().counts[EntryState.UNCERTAIN] == 1
     assert states(location).count("submitting") == 1
 
 
 def test_an_empty_journal(run: Run, read: Read) -> None:
     reader = read()
-    assert (list(reader.requests()), reader.counts(), reader.spent_usd()) == ([], {}, (0.0, 0.0))
+    assert (list(reader.requests()), reader.sums().counts, reader.spent_usd()) == ([], {}, (0.0, 0.0))
 
 
 def test_reading_makes_no_journal_and_changes_none(run: Run, read: Read, new_location: Callable[[], Location]) -> None:
@@ -178,7 +178,7 @@ def test_what_is_left_of_many_requests_is_not_read(run: Run, read: Read, monkeyp
     reader = read()
     some = reader.requests()
     assert [next(some).number for _ in range(3)] == [300, 299, 298]
-    assert reader.counts() == {EntryState.SUBMITTING: 300}, "while the others are not read yet"
+    assert reader.sums().counts == {EntryState.SUBMITTING: 300}, "while the others are not read yet"
     some.close()  # type: ignore[attr-defined]
     assert len(numbers(reader, limit=250)) == 250
 
