@@ -1,6 +1,6 @@
-"""Does a client that makes a hundred thousand generations stay as small as it was?
+"""Does a client that makes two hundred thousand generations stay as small as it was?
 
-    python benchmarks/bench_memory.py in-process [--count 100000] [--faults 0.01]
+    python benchmarks/bench_memory.py in-process [--count 200000] [--faults 0.01]
     python benchmarks/bench_memory.py port [--count 200000] [--faults 0]
     python benchmarks/bench_memory.py PLACE --quick          # a few thousand
     python benchmarks/bench_memory.py PLACE --trace          # slow: the lines that allocated more at the end
@@ -186,7 +186,7 @@ def main() -> int:
     parser.add_argument("--trace", action="store_true")
     options = parser.parse_args()
     inside = options.place == "in-process"
-    count = options.count or ((6_000 if inside else 2_000) if options.quick else (100_000 if inside else 200_000))
+    count = options.count or ((6_000 if inside else 2_000) if options.quick else 200_000)
     faults = options.faults if options.faults is not None else (0.01 if inside else 0.0)
     logging.disable(logging.WARNING)  # uncertain submits are logged there, as they should be
     random.seed(7)  # of the client's pauses
