@@ -5,6 +5,7 @@ It knows no single call (`operation`) and no flow of calls (`submit`, `wait`, `d
 
 import asyncio
 import logging
+import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from flux_klein_async.api.messages import Kind, Request, Response
 from flux_klein_async.api.requests import Api
-from flux_klein_async.errors import ClientClosedError, ConfigurationError, FluxKleinError, JournalError
+from flux_klein_async.api.responses import read_error
+from flux_klein_async.errors import (
+    APIStatusError,
+    ClientClosedError,
+    ConfigurationError,
+    FluxKleinError,
+    JournalError,
+    RateLimitError,
+)
 from flux_klein_async.events import Closed, Event, Held, LimiterChanged
 from flux_klein_async.journal.base import Entry, Journal, SpendingLimit
 from flux_klein_async.journal.states import EntryState
@@ -52,6 +61,8 @@ _CLOSED = "The client is closed: make another, or call it inside its `async with
 _IDS_LOGGED = 10
 _MOST_WARNED = 100  # sentences that each client logs once
 _WORD = 40  # characters of a word in one of them
+_CALLS = {Kind.SUBMIT: "submit", Kind.READ: "read", Kind.FILE: "download"}  # what may be held
+_NONE = (-math.inf, RateLimitError, 429)  # no hold
 
 
 # --- code of the user's own
@@ -245,6 +256,7 @@ class ClientContext:
         operations: The calls under way.
         under_way: By model, the generations that are waited for.
         known_ids: Which request ids belong to submits already.
+        holds: By kind of call, until when the latest hold lasts, and the class and status of the answer behind it.
         shared: The limiter itself, if it is opened and closed with its clients.
         learning: The poll policy, if it saves what it learned.
         left_running: Ids that may still run with nobody waiting for them, found while closing.
@@ -271,6 +283,7 @@ class ClientContext:
     background: Background = field(default_factory=Background)
     operations: "set[Operation]" = field(default_factory=set)
     known_ids: KnownIds = field(default_factory=KnownIds)
+    holds: dict[Kind, tuple[float, type[APIStatusError], int]] = field(default_factory=dict)
     under_way: defaultdict[str | None, UnderWay] = field(default_factory=lambda: defaultdict(UnderWay))
     left_running: set[str] = field(default_factory=set)
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "flux-klein-files"))
@@ -379,8 +392,22 @@ class ClientContext:
 
     def throttle(self, kind: Kind, response: Response) -> None:
         """Tell the limiter what an answer asks for, and the handler of a hold."""
-        if seconds := obey(self.limiter, kind, response, self.loop.time()):
+        now = self.loop.time()
+        if seconds := obey(self.limiter, kind, response, now):
+            error = read_error(response)
+            # What is wrong with one call, such as a 404, says nothing about the others.
+            if isinstance(error, APIStatusError) and error.transient and now + seconds > self.holds.get(kind, _NONE)[0]:
+                self.holds[kind] = now + seconds, type(error), error.status_code
             self.emit(Held, kind=kind.value, seconds=seconds)
+
+    def not_sent(self, kind: Kind, until: float) -> APIStatusError:
+        """The error of a call that is not sent because of a hold: like that of the answer behind the hold, if known."""
+        last, error_class, status = self.holds.get(kind, _NONE)
+        seconds = until - self.loop.time()
+        sentence = f"The service wants no {_CALLS[kind]} for {seconds:.3g} s"
+        if until > last:  # another process was told, or no answer that speaks of other calls
+            return RateLimitError(sentence, status_code=429, retry_after=seconds)
+        return error_class(f"{sentence}, after its HTTP {status}", status_code=status, retry_after=seconds)
 
     async def aclose(self, drain: float | None) -> tuple[str, ...]:
         """Wait `drain` seconds (None: without limit) for calls under way, then end them, within 5 s more.

@@ -19,7 +19,6 @@ from flux_klein_async.errors import (
     FluxKleinError,
     GenerationCancelledError,
     NotFoundError,
-    RateLimitError,
     SubmissionUncertainError,
     WaitTimeoutError,
 )
@@ -428,12 +427,7 @@ class Operation:
         """Raise at once if a hold outlasts the deadline."""
         until = self.context.limiter.held_until(kind)
         if self.deadline is not None and until > self.deadline:
-            seconds = until - self.loop.time()
-            raise self.out_of_time(
-                RateLimitError(
-                    "The service wants no such call before the deadline", status_code=429, retry_after=seconds
-                )
-            )
+            raise self.out_of_time(self.context.not_sent(kind, until))
 
 
 class _Reporting(NamedTuple):

@@ -513,10 +513,11 @@ async def test_the_deadline_ends_a_download_exactly(klein_emulator, connect, tmp
 
 async def test_a_hold_on_files_that_outlasts_the_deadline_raises_at_once(klein_emulator, connect, tmp_path):
     client = connect(timeout=5)
-    klein_emulator.script("file", error_reply(429, retry_after=60))
+    klein_emulator.script("file", error_reply(503, retry_after=60))
     for _ in range(2):
         error = await outcome(client.download(result_of(OWN), tmp_path))
         assert (type(error), error.retryable, now()) == (DownloadError, True, 0.0)
+    assert "The service wants no download for 60 s, after its HTTP 503" in str(error)
     assert klein_emulator.calls["file"] == 1
 
 

@@ -27,11 +27,14 @@ from flux_klein_async import (
     InvalidResponseError,
     JournalError,
     Limits,
+    NotFoundError,
     RateLimitError,
     RetryPolicy,
+    ServerError,
     SubmissionUncertainError,
     WaitTimeoutError,
 )
+from flux_klein_async.api.messages import Kind
 from flux_klein_async.emulator import (
     Generation,
     Hang,
@@ -57,6 +60,7 @@ from flux_klein_async.models import (
 from flux_klein_async.operations.operation import Operation
 from flux_klein_async.operations.submit import PreparedRequest, _Submission, made_input, prepare
 from flux_klein_async.transport.base import BodyGuard
+from flux_klein_async.transport.throttle import InProcessLimiter
 from tests.cells import cells
 from tests.fakes import Events, now, outcome, settle, strays
 from tests.loops import begin_tasks_eagerly
@@ -442,16 +446,44 @@ async def test_a_service_that_cannot_be_reached_is_given_up_after_five_attempts(
     assert 0.75 <= now() <= 1.5
 
 
-async def test_a_hold_that_outlasts_the_deadline_raises_at_once(klein_emulator, connect):
+@pytest.mark.parametrize(
+    ("status", "kind", "held_as", "held_status"),
+    [
+        (429, RateLimitError, RateLimitError, 429),
+        (503, ServerError, ServerError, 503),
+        (500, SubmissionUncertainError, ServerError, 500),
+        (408, SubmissionUncertainError, APIStatusError, 408),
+        (404, NotFoundError, RateLimitError, 429),  # the model of one submit says nothing about another's
+    ],
+)
+async def test_a_hold_that_outlasts_the_deadline_raises_at_once(
+    klein_emulator, connect, status, kind, held_as, held_status
+):
     client = connect(timeout=5)
-    klein_emulator.script("submit", error_reply(429, retry_after=60))
+    klein_emulator.script("submit", error_reply(status, retry_after=60))
     await asyncio.sleep(1.5)
     error = await outcome(client.generate("a cat"))
-    assert type(error) is RateLimitError
-    assert (error.charged, now()) == ("no", 1.5)
+    assert (type(error), now()) == (kind, 1.5)
+    await asyncio.sleep(0.5)
     later = await outcome(client.generate("a dog"))
-    assert (type(later), later.status_code) == (RateLimitError, 429)
-    assert (later.retry_after, now(), klein_emulator.calls["submit"]) == (60.0, 1.5, 1)
+    assert (type(later), later.status_code) == (held_as, held_status)
+    assert (later.charged, later.retryable, later.request_id) == ("no", True, None)
+    assert (later.retry_after, now(), klein_emulator.calls["submit"]) == (59.5, 2.0, 1)
+    after = "" if held_as is RateLimitError and status != 429 else f", after its HTTP {status}"
+    assert str(later) == f"The service wants no submit for 59.5 s{after}"
+
+
+@pytest.mark.parametrize(("seconds", "kind", "status"), [(20.0, ServerError, 503), (40.0, RateLimitError, 429)])
+async def test_a_longer_hold_that_another_process_was_told_of_is_a_rate_limit(
+    klein_emulator, connect, seconds, kind, status
+):
+    limiter = InProcessLimiter(Limits())
+    client = connect(timeout=5, limits=limiter)
+    klein_emulator.script("submit", error_reply(503, retry_after=30))
+    await outcome(client.generate("a cat"))
+    limiter.hold(Kind.SUBMIT, seconds)  # as a shared limiter does
+    error = await outcome(client.generate("a dog"))
+    assert (type(error), error.status_code, error.retry_after) == (kind, status, max(30.0, seconds))
 
 
 async def test_the_deadline_before_a_connection_ends_in_the_last_cause(klein_emulator, connect):
