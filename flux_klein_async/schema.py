@@ -4,7 +4,7 @@ The schema is a stranger's: whatever it holds, reading it raises nothing, follow
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from math import isfinite
@@ -12,7 +12,7 @@ from typing import Any
 
 from flux_klein_async.text import cut
 
-__all__ = ["InputField", "input_fields"]
+__all__ = ["InputField", "every_name", "input_fields"]
 
 _MOST_FIELDS = 200
 _MOST_NODES = 100  # schemas inside one field: references can branch without end
@@ -33,6 +33,8 @@ _TYPES = {
     **dict.fromkeys(("dict", "object"), "object"),
     "null": "null",
 }
+# What may add fields to those that a schema names itself.
+_OPEN = ("additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref")
 # What is read of a schema; the rest, however large, is not touched.
 _READ = (
     *("type", "format", "enum", "const", "items", "anyOf", "oneOf", "validations"),
@@ -87,6 +89,14 @@ def input_fields(schema: Mapping[str, Any] | None) -> tuple[InputField, ...]:
     needed = {name for name in required if isinstance(name, str)} if isinstance(required, list) else set()
     named = islice(properties.items(), _MOST_FIELDS)
     return tuple(_field(str(name), spec, name in needed, schema) for name, spec in named)
+
+
+def every_name(schema: Mapping[str, Any] | None) -> Collection[str]:
+    """The names of all fields of an input; () if the schema names none, or may allow others."""
+    if schema is None or any(schema.get(word) for word in _OPEN):
+        return ()
+    named = schema.get("properties")
+    return named.keys() if isinstance(named, Mapping) else ()
 
 
 def _field(name: str, spec: object, required: bool, root: Mapping[str, Any]) -> InputField:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flux_klein_async import ModelInfo
-from flux_klein_async.schema import input_fields
+from flux_klein_async.schema import every_name, input_fields
 
 FILE = {"type": "string", "format": "image_uri"}
 SIZE = {"type": "object", "properties": {"width": {"type": "integer"}}}
@@ -92,6 +92,29 @@ def test_fields_come_in_the_order_of_the_schema_and_know_whether_they_are_requir
     for odd in (None, {}, {"properties": []}, {"properties": {}}, {"$ref": "#/$ref"}):
         assert ModelInfo(model_id="a/b", input_schema=odd).input_fields == ()
     assert input_fields({"properties": {"a": {}}, "required": "a"})[0].required is False
+
+
+@pytest.mark.parametrize(
+    ("schema", "names"),
+    [
+        ({"properties": {"prompt": {}, "seed": {}}, "additionalProperties": False}, ["prompt", "seed"]),
+        ({"properties": {str(number): {} for number in range(300)}}, [str(number) for number in range(300)]),
+        *[
+            ({"properties": {"prompt": {}}, word: {"x": {}}}, [])
+            for word in ("additionalProperties", "patternProperties")
+        ],
+        *[
+            ({"properties": {"prompt": {}}, word: [{"properties": {"x": {}}}]}, [])
+            for word in ("allOf", "anyOf", "oneOf")
+        ],
+        ({"properties": {"prompt": {}}, "additionalProperties": True}, []),
+        ({"properties": {"prompt": {}}, "$ref": "#/x"}, []),
+        *[({"properties": value}, []) for value in (None, [], {}, "x")],
+        (None, []),
+    ],
+)
+def test_a_schema_names_every_field_or_may_allow_others(schema: Any, names: list[str]) -> None:
+    assert list(every_name(schema)) == names
 
 
 def test_a_hostile_schema_is_read_in_little_time() -> None:

@@ -4,7 +4,7 @@ import asyncio
 import io
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AsyncExitStack, aclosing, closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +30,7 @@ from flux_klein_async.cli import connect, page, run, signals
 from flux_klein_async.cli.commands import Names
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.forecast import BAD_SHOWN, NEW, Estimate, Forecast, Money
-from flux_klein_async.cli.generate import checked_fields, list_fields, with_lists
+from flux_klein_async.cli.generate import CatalogueFields, catalogue_fields, checked_fields
 from flux_klein_async.cli.output import Screen
 from flux_klein_async.errors import FluxKleinError, InvalidInputError, JournalError
 from flux_klein_async.journal.base import Claim
@@ -70,6 +70,7 @@ class _Batch(run.Options):
     file_format: FileFormat | None
     prompt_column: str | None
     ignore_extra_columns: bool
+    allow_unlisted: bool
     max_spend: float | None
     dry_run: bool
     retry_failed: bool
@@ -107,13 +108,18 @@ class _Batch(run.Options):
             client = await stack.enter_async_context(
                 self.client(service, totals, polling=polling, journal=account, budget=budget)
             )
-            lists = () if self.model in TYPED else await list_fields(client, screen)
-            rows = _chained(first, rest, lists)
+            entry = CatalogueFields()
+            if self.model not in TYPED:
+                entry = await catalogue_fields(client, screen, allow_unlisted=self.allow_unlisted)
+            entry.check(self.fields)
+            if bad := [row for row in map(entry.fitted, first) if row.problem]:
+                return _refused(bad, screen)
+            rows = _chained(first, rest, entry)
             preview = account.items().preview if account is not None else None
             is_local = connect.is_local(service.base_url)
-            await self._check_paid(first, lists, account, screen, is_local=is_local)
+            await self._check_paid(first, entry, account, screen, is_local=is_local)
             forgets = is_local and not self.dry_run
-            judge = partial(self._judged, lists=lists, preview=preview, forgets=forgets, reads=self.dry_run)
+            judge = partial(self._judged, entry=entry, preview=preview, forgets=forgets, reads=self.dry_run)
             if self.dry_run:
                 money = Money(generation_price(await client.get_model()), self.max_spend, spent)
                 forecast = Forecast(Estimate(lambda pixels: polling.quantile(self.model, pixels)), money)
@@ -141,7 +147,7 @@ class _Batch(run.Options):
                 manifest=manifest,
             ).generate(rows)
             if totals.done > 0 and not self.no_download if self.report is None else self.report:
-                await page.after_batch(self.output_dir, screen, stop, await self._unreached(first, lists, totals))
+                await page.after_batch(self.output_dir, screen, stop, await self._unreached(first, entry, totals))
             return code if stop.code is None else stop.code
 
     def _rows(self, stream: BinaryIO) -> Generator[Row, None, None]:
@@ -158,7 +164,7 @@ class _Batch(run.Options):
         whole = len(first) < _CHECKED_FIRST or not user_path(self.file).is_file()
         return (row for row in first) if whole else self._rows(_opened(self.file))
 
-    async def _unreached(self, first: list[Row], lists: Collection[str], totals: run.Totals) -> int | None:
+    async def _unreached(self, first: list[Row], entry: CatalogueFields, totals: run.Totals) -> int | None:
         """How many rows have no line in the manifest after the run; None if they cannot be read again."""
         if totals.total == totals.reached:
             return 0
@@ -166,8 +172,7 @@ class _Batch(run.Options):
             return None
 
         def rows() -> Iterator[Row]:
-            for row in self._again(first):
-                yield row._replace(fields=with_lists(row.fields, lists))
+            yield from map(entry.fitted, self._again(first))
 
         try:
             return await asyncio.to_thread(unreached, self.output_dir / MANIFEST, rows())
@@ -177,7 +182,7 @@ class _Batch(run.Options):
     async def _check_paid(
         self,
         first: list[Row],
-        lists: Collection[str],
+        entry: CatalogueFields,
         account: JournalAccount | None,
         screen: Screen,
         *,
@@ -197,10 +202,11 @@ class _Batch(run.Options):
                 return
             preview = account.items().preview if account is not None else None
             async with aclosing(read_ahead(self._again(first))) as rows:
-                async for row in rows:
-                    if row.problem or unknown.get(recognised(row.id, with_lists(row.fields, lists))) is None:
+                async for each in rows:
+                    row = entry.fitted(each)
+                    if row.problem or unknown.get(recognised(row.id, row.fields)) is None:
                         continue
-                    judged, claim = await self._judged(row, lists=lists, preview=preview, forgets=False, reads=True)
+                    judged, claim = await self._judged(row, entry=entry, preview=preview, forgets=False, reads=True)
                     if claim is not None and claim.action is Action.SUBMIT and not judged.problem:
                         break
                 else:
@@ -269,17 +275,17 @@ class _Batch(run.Options):
         return account
 
     async def _judged(
-        self, row: Row, *, lists: Collection[str], preview: Preview | None, forgets: bool, reads: bool
+        self, row: Row, *, entry: CatalogueFields, preview: Preview | None, forgets: bool, reads: bool
     ) -> tuple[Row, Claim | None]:
         """A row, and the claim by which a run would know what to do with it; None if that is not known.
 
         It is not known if the row has files that are not read (`reads`); nor if the run would ask a service that
         `forgets` its requests, as an emulator does when it is started again.
         """
+        row = entry.fitted(row)
         if row.problem or preview is None:
             return row, NEW
-        fields = with_lists(row.fields, lists)
-        prepared = prepare(fields, model=None, width=None, height=None, default_model=self.model)
+        prepared = prepare(row.fields, model=None, width=None, height=None, default_model=self.model)
         try:
             if prepared.body.files:
                 if not reads:
@@ -334,11 +340,11 @@ def _opened(file: str) -> BinaryIO:
         raise typer.BadParameter(f"{file!r} cannot be read: {getattr(error, 'strerror', error)}") from None
 
 
-async def _chained(first: list[Row], rest: AsyncIterator[Row], lists: Collection[str]) -> AsyncIterator[Row]:
+async def _chained(first: list[Row], rest: AsyncIterator[Row], entry: CatalogueFields) -> AsyncIterator[Row]:
     for row in first:
-        yield row._replace(fields=with_lists(row.fields, lists))
+        yield entry.fitted(row)
     async for row in rest:
-        yield row._replace(fields=with_lists(row.fields, lists))
+        yield entry.fitted(row)
 
 
 def _count(file: str, file_format: FileFormat) -> int | None:

@@ -223,6 +223,9 @@ def _public(names: list[str]) -> list[str]:
     return names
 
 
+_AllowUnlisted = Annotated[
+    bool, typer.Option("--allow-unlisted", help="Send fields that the catalogue does not list for the model.")
+]
 _FileHosts = Annotated[
     list[str],
     typer.Option(
@@ -298,6 +301,7 @@ def generate(
     height: _Height = None,
     steps: _Steps = None,
     model: _ModelId = KLEIN_4B_TEXT_TO_IMAGE,
+    allow_unlisted: _AllowUnlisted = False,
     output_dir: Annotated[
         Path,
         typer.Option("--output-dir", "-o", help="Where the files go.", metavar="DIR", callback=_folder),
@@ -317,7 +321,8 @@ def generate(
     waits up to 30 s for running generations; press it again to quit at once.
 
     --input sets any field of the model's input: @FILE is a local file, anything else JSON, and what is no JSON is text;
-    @@ begins a text with @. A field that is given several times, or that the catalogue says is a list, is a list.
+    @@ begins a text with @. A field that is given several times, or that the catalogue says is a list, is a list. One
+    that the catalogue does not list for the model is refused; --allow-unlisted sends it.
 
     \b
     Examples:
@@ -376,6 +381,7 @@ def batch(
         ),
     ] = False,
     model: _ModelId = KLEIN_4B_TEXT_TO_IMAGE,
+    allow_unlisted: _AllowUnlisted = False,
     width: _Width = None,
     height: _Height = None,
     steps: _Steps = None,
@@ -402,7 +408,8 @@ def batch(
     without one is recognised by its content. The first 1,000 lines are checked before anything is submitted.
 
     For a model other than the klein models a .jsonl line has any field of its input. {"file": "ref.png"} in place of a
-    value sends a local file; a relative path begins at the folder of FILE.
+    value sends a local file; a relative path begins at the folder of FILE. A line with a field that the catalogue does
+    not list for the model is bad; --allow-unlisted sends it.
 
     However a run ends, run the same command again to resume it. The journal records every submit before it is sent, so
     nothing is submitted twice. A submit with an unknown outcome is reported, and resubmitted only with

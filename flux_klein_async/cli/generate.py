@@ -3,9 +3,11 @@
 import json
 import shlex
 import sys
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 import typer
 
@@ -21,12 +23,20 @@ from flux_klein_async.operations.names import slug
 from flux_klein_async.operations.submit import TYPED, made_input, prepare
 from flux_klein_async.options import Limits
 from flux_klein_async.polling.adaptive import AdaptivePolling
+from flux_klein_async.schema import every_name
 from flux_klein_async.text import clipped
 
-__all__ = ["checked_fields", "generate", "list_fields", "with_lists"]
+__all__ = ["CatalogueFields", "catalogue_fields", "checked_fields", "generate"]
+
+_READ_WITHIN: Final = 10.0  # seconds for the catalogue entry before the first submit
+_LONGEST: Final = 60  # characters of a field's name in a message
+_MOST_TOLD: Final = 5  # fields of an input that are not listed
+_MOST_COMPARED: Final = 200  # names of the catalogue, for one that is near
 
 
-def generate(*, prompt: str | None, given: list[str] | None, count: int, **shared: Any) -> ExitCode:
+def generate(
+    *, prompt: str | None, given: list[str] | None, count: int, allow_unlisted: bool, **shared: Any
+) -> ExitCode:
     """Generate pictures of one prompt."""
     options = run.Options(**shared)
     if prompt == "-" and sys.stdin is None:
@@ -47,7 +57,11 @@ def generate(*, prompt: str | None, given: list[str] | None, count: int, **share
             connect.connected(screen, options.base_url, emulator=options.emulator) as service,
             options.client(service, totals, polling=AdaptivePolling(store=service.store)) as client,
         ):
-            fields = {**checked, **with_lists(inputs, await list_fields(client, screen))} if inputs else checked
+            fields = checked
+            if options.model not in TYPED and checked.keys() != {"prompt"}:
+                entry = await catalogue_fields(client, screen, allow_unlisted=allow_unlisted)
+                entry.check(checked)
+                fields = entry.with_lists(checked)
             size = " of {width} x {height}".format_map(fields) if {"width", "height"} <= fields.keys() else ""
             pictures = f"{count} pictures" if count > 1 else "1 picture"
             screen.say(f"Generating {pictures}{size}: {clipped(str(fields.get('prompt', '')), 36)}")
@@ -137,19 +151,67 @@ def checked_fields(model: str, inputs: dict[str, Any], prompt: str | None, given
     return fields
 
 
-async def list_fields(client: FluxKleinClient, screen: Screen) -> Collection[str]:
-    """The fields of the client's model that take a list, as far as the catalogue says."""
+class CatalogueFields(NamedTuple):
+    """What the catalogue says of the fields of a model.
+
+    Attributes:
+        names: All of them; empty if that is not known, or others are allowed.
+        lists: Those that take a list.
+    """
+
+    names: Collection[str] = ()
+    lists: Collection[str] = ()
+
+    def problem(self, given: Iterable[str]) -> str | None:
+        """What is wrong with the names of the fields: the service may ignore what it does not know, and charge."""
+        unlisted = [name for name in given if name not in self.names] if self.names else []
+        if not unlisted:
+            return None
+        said = "; ".join(f"{clipped(name, _LONGEST)}: {self._no_such(name)}" for name in unlisted[:_MOST_TOLD])
+        return f"{said}. It lists {clipped(', '.join(self.names))}; --allow-unlisted sends other fields too"
+
+    def _no_such(self, name: str) -> str:
+        near = "".join(get_close_matches(name[:_LONGEST], islice(self.names, _MOST_COMPARED), 1))
+        hint = f" (did you mean {clipped(near, _LONGEST)}?)" if near else ""
+        return f"the catalogue lists no such field of this model{hint}"
+
+    def check(self, given: Iterable[str]) -> None:
+        """Refuse fields that are not listed.
+
+        Raises:
+            InvalidInputError: There is one.
+        """
+        if (problem := self.problem(given)) is not None:
+            raise InvalidInputError(problem)
+
+    def fitted(self, row: Row) -> Row:
+        """A row as it is submitted, or with what is wrong with its fields."""
+        if row.problem is not None:
+            return row
+        if (problem := self.problem(row.fields)) is not None:
+            return row._replace(
+                fields={"prompt": row.fields["prompt"]} if "prompt" in row.fields else {}, problem=problem
+            )
+        return row._replace(fields=self.with_lists(row.fields))
+
+    def with_lists(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields, with a single value as a list of one where the field takes a list."""
+        return {
+            name: [value] if name in self.lists and not isinstance(value, list) else value
+            for name, value in fields.items()
+        }
+
+
+async def catalogue_fields(client: FluxKleinClient, screen: Screen, *, allow_unlisted: bool) -> CatalogueFields:
+    """What the catalogue says of the client's model."""
     try:
-        return {field.name for field in (await client.get_model()).input_fields if field.many}
-    except FluxKleinError as error:  # the service refuses a wrong form at no charge
+        info = await client.get_model(timeout=_READ_WITHIN)
+    except FluxKleinError as error:
         connect.advise(error)
-        screen.note(f"The catalogue does not say which fields are lists: {error}")
-        return ()
-
-
-def with_lists(fields: dict[str, Any], lists: Collection[str]) -> dict[str, Any]:
-    """The fields, with a single value as a list of one where the field takes a list."""
-    return {name: [value] if name in lists and not isinstance(value, list) else value for name, value in fields.items()}
+        screen.note(f"The catalogue does not say which fields the model takes, and they go as they are: {error}")
+        return CatalogueFields()
+    names = () if allow_unlisted else every_name(info.input_schema)
+    return CatalogueFields(names, {field.name for field in info.input_fields if field.many})
 
 
 def _resume(directory: Path | None, base_url: str | None) -> Callable[[str], str]:

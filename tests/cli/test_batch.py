@@ -257,6 +257,20 @@ def test_a_later_bad_line_is_reported_and_the_others_are_made(
     assert [line["error"] for line in read_manifest("out/manifest.jsonl")] == [None] * (first + 4)
 
 
+def test_a_later_line_with_a_field_that_the_catalogue_does_not_list_is_bad(
+    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flux_klein_async.cli.batch._CHECKED_FIRST", 1)
+    row = {"prompt": "x", "image_urls": "https://x.example/a.png"}
+    prompts(0, row, row | {"id": "b", "sed": 3}, row | {"seed": 3})
+    ran = flux_klein("batch", "prompts.jsonl", "--model", EDIT, "--no-download")
+    assert (ran.code, served.accepted) == (65, 2)
+    assert ", at $0.025 each: $0.05 in all; no --max-spend; 1 bad" in ran.err
+    assert "Line 2: sed: the catalogue lists no such field of this model (did you mean seed?)" in ran.err
+    [bad] = [line for line in manifest() if line["error"]]
+    assert (bad["id"], bad["input"], bad["error"]["charged"]) == ("b", {"prompt": "x"}, "no")
+
+
 def test_an_uncertain_submit_is_reported_and_never_resubmitted_unasked(served: Emulator, flux_klein: Command) -> None:
     prompts(2)
     served.lose_submit()

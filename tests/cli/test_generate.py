@@ -132,7 +132,7 @@ def test_without_a_catalogue_a_field_goes_as_it_is_given(served: Emulator, flux_
     served.script("model", error_reply(404))
     ran = flux_klein(*arguments)
     assert (ran.code, sent(served)[0]["image_urls"]) == (65, "https://x.example/a.png")
-    assert "The catalogue does not say which fields are lists: " in ran.err
+    assert "The catalogue does not say which fields the model takes, and they go as they are: " in ran.err
     assert flux_klein(*arguments).code == 0
 
 

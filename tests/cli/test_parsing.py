@@ -111,6 +111,9 @@ class Stumble(NamedTuple):
 CSV = "batch - --format csv --dry-run"
 JSONL = "batch - --format jsonl --dry-run"
 EDITS = "batch - --format jsonl"
+PICTURE = "--input image_urls=https://x.example/a.png"
+UNLISTED = "the catalogue lists no such field of this model"
+MISTYPED = b'{"prompt": "x", "image_url": "https://x.example/a.png", "\\u001b[2J": 1}'
 TEXT_FOR_FILE = b'{"prompt": "x", "image_urls": ["a.png"]}'
 NEWCOMER = [
     Stumble("generate x --output out", 64, "No such option --output; did you mean --output-dir?", "extra argument"),
@@ -178,6 +181,17 @@ NEWCOMER = [
     Stumble("batch -", 65, "Line 1: prompt: the control character U+001B is not allowed; remove it", stdin=b"a\x1b"),
     Stumble(f"generate x --input image_urls=a.png --model {EDIT}", 65, "write --input image_urls=@a.png", "pathlib"),
     Stumble(f"{EDITS} --model {EDIT}", 65, 'write {"file": "a.png"} in its place', "pathlib", stdin=TEXT_FOR_FILE),
+    Stumble(
+        f"generate x {PICTURE} --input widht=64 --input sed=3 --model {EDIT}",
+        65,
+        f"widht: {UNLISTED}; sed: {UNLISTED} (did you mean seed?). It lists prompt, image_urls, seed; --allow-unlisted",
+    ),
+    Stumble(f"generate x {PICTURE} --width 64 --height 64 --model {EDIT}", 65, f"width: {UNLISTED}", "Generating"),
+    Stumble(f"generate x {PICTURE} --width 64 --allow-unlisted --model {EDIT}", 0, "1 of 1 done"),
+    Stumble(f"{EDITS} --model {EDIT}", 65, f"image_url: {UNLISTED} (did you mean image_urls?)", stdin=MISTYPED),
+    Stumble(f"{JSONL} --model {EDIT}", 65, f"Line 1: image_url: {UNLISTED}", stdin=MISTYPED),
+    Stumble(f"{JSONL} --allow-unlisted --model {EDIT}", 0, "1 to submit", stdin=MISTYPED),
+    Stumble(f"{JSONL} --width 64 --model {EDIT}", 65, f"Error: width: {UNLISTED}", "Line 1", stdin=TEXT_FOR_FILE),
     Stumble(CSV, 0, "2 to submit", stdin=b"Prompt;Width;Height;\na, b;64.0;64,0;\nc;;;\n"),
     Stumble(CSV, 0, "1 to submit", stdin=b",prompt\n0,a cat\n"),
     Stumble(CSV, 65, "unknown column 'notes'", stdin=b"prompt,notes\na,b\n"),
