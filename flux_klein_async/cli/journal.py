@@ -18,7 +18,7 @@ from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen, table
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.journal.budget import dollars
-from flux_klein_async.journal.reader import JournaledRequest, JournalReader, Sums, exists, locate
+from flux_klein_async.journal.reader import JournaledRequest, JournalReader, exists, locate
 from flux_klein_async.journal.reader import prune as delete
 from flux_klein_async.journal.sql import Location
 from flux_klein_async.journal.states import EntryState
@@ -161,22 +161,17 @@ def _time(seconds: float) -> str:
 
 
 def _summary(reader: JournalReader, chosen: dict[str, Any]) -> str:
-    """What the chosen requests come to."""
-
-    def sums(service: str | None = None) -> Sums:
-        found = reader.sums(**chosen, service=service)
-        # Of a whole journal, what was pruned counts too.
-        return found if any(chosen.values()) else found._replace(spent_usd=reader.spent_usd(service)[0])
-
-    every, emulated = sums(), sums(connect.EMULATED_SERVICE)
-    total, unpriced = sum(every.counts.values()), every.unpriced - emulated.unpriced
-    reserved, free = every.reserved_usd - emulated.reserved_usd, emulated.spent_usd + emulated.reserved_usd
+    """What the chosen requests come to; of a whole journal, what was pruned counts too."""
+    sums = reader.sums(**chosen, free_service=connect.EMULATED_SERVICE)
+    total, pruned, whole = sum(sums.counts.values()), sums.pruned_usd, not any(chosen.values())
     unpaid = {EntryState.REFUSED: " (not accepted, or never sent: not charged)"}
     return (
         f"{total} request{'' if total == 1 else 's'}: "
-        + (", ".join(f"{count} {state}{unpaid.get(state, '')}" for state, count in every.counts.items()) or "none")
-        + f"; {dollars(every.spent_usd - emulated.spent_usd)} spent"
-        + (f", {dollars(reserved)} reserved" if reserved > 0 else "")
-        + (f"; {unpriced} of unknown cost" if unpriced else "")
-        + (f"; not charged: {dollars(free)} for placeholders of --emulator" if free else "")
+        + (", ".join(f"{count} {state}{unpaid.get(state, '')}" for state, count in sums.counts.items()) or "none")
+        + f"; {dollars(sums.spent_usd + pruned if whole else sums.spent_usd)} spent"
+        + (f", {dollars(pruned)} of it for pruned requests" if pruned and whole else "")
+        + (f", {dollars(sums.reserved_usd)} reserved" if sums.reserved_usd else "")
+        + (f"; {sums.unpriced} of unknown cost" if sums.unpriced else "")
+        + (f"; not counted: {dollars(pruned)} for pruned requests, of any time" if pruned and not whole else "")
+        + (f"; not charged: {dollars(sums.free_usd)} for placeholders of --emulator" if sums.free_usd else "")
     )

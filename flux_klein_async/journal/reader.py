@@ -74,19 +74,23 @@ class JournaledRequest:
 
 
 class Sums(NamedTuple):
-    """What requests come to.
+    """What requests come to, as of one moment.
 
     Attributes:
         counts: How many are in each state; states without requests are left out.
         spent_usd: The sum of the costs that are known.
         reserved_usd: What budgets reserved for the others.
         unpriced: How many may be charged at a cost that is not known, with nothing reserved.
+        free_usd: What requests to the free service would have cost; no other amount counts them.
+        pruned_usd: What was spent for requests that were pruned, of any time and state; `spent_usd` is without it.
     """
 
     counts: dict[EntryState, int]
     spent_usd: float
     reserved_usd: float
     unpriced: int
+    free_usd: float
+    pruned_usd: float
 
 
 class JournalReader:
@@ -164,36 +168,45 @@ class JournalReader:
             raise failure
 
     def sums(
-        self, *, states: Collection[EntryState] = (), since: float | None = None, service: str | None = None
+        self, *, states: Collection[EntryState] = (), since: float | None = None, free_service: str | None = None
     ) -> Sums:
         """Sum up the requests that `requests` gives for these states and this time.
 
         Args:
             states: Only those in one of these states.
             since: Only those first recorded at this time or later, in seconds since 1970.
-            service: Only those to the service of this address.
+            free_service: The address of a service that charges nothing.
 
         Raises:
             JournalError: The journal cannot be read.
         """
         chosen, values = self._chosen(states, since)
+        # One statement, because runs may write between two.
         query = f"""
             SELECT {self._state}, accounts.name, count(*), coalesce(sum(CAST(cost AS DOUBLE PRECISION)), 0),
                 count(CASE WHEN cost IS NULL AND coalesce(reserved, 0) = 0 THEN 1 END),
                 coalesce(sum(CASE WHEN cost IS NULL THEN CAST(reserved AS DOUBLE PRECISION) END), 0)
             FROM requests JOIN accounts ON accounts.id = requests.account WHERE {chosen} GROUP BY 1, 2
+            UNION ALL SELECT NULL, name, 0, CAST(pruned AS DOUBLE PRECISION), 0, 0 FROM accounts
         """  # noqa: S608
         with _errors(self._location):
             found = self._store.execute(query, values).fetchall()
-        counts, unpriced, spent, reserved = Counter[EntryState](), 0, 0.0, 0.0
+        counts, unpriced = Counter[EntryState](), 0
+        spent = reserved = unpaid = pruned = 0.0
         for word, name, count, cost, unknown, held in found:
-            if service in {None, name.partition("@")[2]}:
-                state = EntryState(word)
-                counts[state] += count
-                if STATES[state].charged:
-                    unpriced, spent, reserved = unpriced + unknown, spent + cost, reserved + held
+            free = free_service is not None and name.partition("@")[2] == free_service
+            if word is None:
+                pruned += 0 if free else cost
+                continue
+            counts[EntryState(word)] += count
+            if not STATES[EntryState(word)].charged:
+                continue
+            if free:
+                unpaid += cost + held
+            else:
+                spent, reserved, unpriced = spent + cost, reserved + held, unpriced + unknown
         in_order = {state: counts[state] for state in EntryState if state in counts}
-        return Sums(in_order, from_nano(spent), from_nano(reserved), unpriced)
+        return Sums(in_order, from_nano(spent), from_nano(reserved), unpriced, from_nano(unpaid), from_nano(pruned))
 
     def _chosen(self, states: Collection[EntryState], since: float | None) -> tuple[str, list[Any]]:
         """The condition in SQL, and its values."""
@@ -205,19 +218,6 @@ class JournalReader:
             conditions.append("created >= ?")
             values.append(since)
         return " AND ".join(conditions), values
-
-    def spent_usd(self, service: str | None = None) -> tuple[float, float]:
-        """What all accounts together, or those at the service of this address, have spent and reserved, in USD.
-
-        Requests that were pruned are counted too.
-
-        Raises:
-            JournalError: The journal cannot be read.
-        """
-        with _errors(self._location):
-            accounts = self._store.execute("SELECT name, settled, held FROM accounts").fetchall()
-        totals = [amounts for name, *amounts in accounts if service in {None, name.partition("@")[2]}]
-        return from_nano(sum(settled for settled, _ in totals)), from_nano(sum(held for _, held in totals))
 
 
 def locate(journal: "str | os.PathLike[str] | Location") -> Location:

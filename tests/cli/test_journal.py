@@ -201,7 +201,10 @@ def test_requests_that_ended_long_ago_are_deleted(flux_klein: Command, journal: 
     assert (ran.out, "submits and pays for them again" in ran.err) == ("Deleted 2 requests\n", True)
     ran = flux_klein("journal", "list", "--journal", journal, "--json")
     assert [record["state"] for record in ran.records] == ["uncertain", "submitted"]
-    assert "$0.03 spent, $0.04 reserved" in ran.err
+    assert "$0.03 spent, $0.03 of it for pruned requests, $0.04 reserved\n" in ran.err
+    ran = flux_klein("journal", "list", "--journal", journal, "--since", "2024-03", "--state", "uncertain")
+    expected = "$0.00 spent, $0.02 reserved; not counted: $0.03 for pruned requests, of any time\n"
+    assert ran.err == f"1 request: 1 uncertain; {expected}"
     assert flux_klein("journal", "prune", "--journal", journal, "--older-than", "-1").code == 64
 
 

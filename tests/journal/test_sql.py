@@ -355,7 +355,6 @@ def test_a_journal_opens_whatever_amounts_are_in_it(start: Start, location: Loca
     run.write(entry("completed", request_id="r-d", cost_usd=0.01))
     with JournalReader(run.location) as reader:
         assert [len(list(reader.requests())), sum(reader.sums().counts.values())] == [5, 5]
-        reader.spent_usd()
         with contextlib.suppress(JournalError):  # it may say that the totals differ, and nothing else
             reader.check()
     run.now = 3000.0
