@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
@@ -14,8 +15,9 @@ from flux_klein_async.cli import connect, signals
 from flux_klein_async.cli.exit_codes import ExitCode, exit_code
 from flux_klein_async.cli.output import Screen, table
 from flux_klein_async.client import FluxKleinClient
-from flux_klein_async.errors import FluxKleinError
+from flux_klein_async.errors import FluxKleinError, InvalidInputError
 from flux_klein_async.journal.budget import dollars
+from flux_klein_async.journal.writer import StoredJournal
 from flux_klein_async.models import ModelInfo, RequestState, SavedFile, brief_url, missing_files, without_file
 from flux_klein_async.options import Limits
 from flux_klein_async.polling.adaptive import AdaptivePolling
@@ -53,9 +55,15 @@ def status(*, request_id: str, **options: Unpack[_Options]) -> ExitCode:
 
 
 def result(
-    *, request_id: str, output_dir: Path | None, wait: float, file_host: list[str], **options: Unpack[_Options]
+    *,
+    request_id: str,
+    output_dir: Path | None,
+    wait: float,
+    file_host: list[str],
+    journal: str | None,
+    **options: Unpack[_Options],
 ) -> ExitCode:
-    """Print the URLs of a request's files, or save them."""
+    """Print the URLs of a request's files, or save them; a journal that knows the request learns how it ended."""
 
     async def ask(client: FluxKleinClient) -> Answer:
         waiting = client.wait_for_result(request_id, timeout=wait) if wait > 0 else client.result(request_id)
@@ -70,7 +78,8 @@ def result(
         return ExitCode.OK, record, paths or [brief_url(url) for url in found.urls]
 
     notes: list[str] = []
-    return _answer(ask, {"request_id": request_id}, waits=wait > 0, notes=notes, file_hosts=file_host, **options)
+    subject = {"request_id": request_id}
+    return _answer(ask, subject, waits=wait > 0, notes=notes, file_hosts=file_host, journal=journal, **options)
 
 
 def _saved(path: Path) -> SavedFile:
@@ -181,11 +190,12 @@ def _answer(
     waits: bool = False,
     notes: Sequence[str] = (),
     file_hosts: Sequence[str] = (),
+    journal: str | None = None,
 ) -> ExitCode:
     """Ask the service, print the answer or the error, and return the exit code.
 
     The JSON of an error begins with `subject`. A call that `waits` for a generation stores what that teaches. `notes`:
-    what `ask` has to say besides, for the terminal.
+    what `ask` has to say besides, for the terminal. `journal` learns what the answer says of a request that it knows.
     """
 
     async def body(screen: Screen, _stop: signals.Stop) -> ExitCode:
@@ -194,9 +204,12 @@ def _answer(
             async with connect.connected(screen, base_url, emulator=emulator) as service:
                 polling = AdaptivePolling(store=service.store) if waits else None
                 limits = Limits(file_hosts=tuple(file_hosts))
-                async with FluxKleinClient(
-                    service.token, base_url=service.base_url, polling=polling, limits=limits
-                ) as client:
+                async with (
+                    _knowing(journal, subject.get("request_id") or "", service) as kept,
+                    FluxKleinClient(
+                        service.token, base_url=service.base_url, polling=polling, limits=limits, journal=kept
+                    ) as client,
+                ):
                     code, record, lines = await ask(client)
         except FluxKleinError as error:
             connect.advise(error, subject.get("model_id") or "")
@@ -210,3 +223,24 @@ def _answer(
         return code
 
     return signals.run(body)
+
+
+@asynccontextmanager
+async def _knowing(
+    journal: str | None, request_id: str, service: connect.Address
+) -> AsyncIterator[StoredJournal | None]:
+    """The journal, if it knows the request in this account: in another, its cost would count a second time.
+
+    Raises:
+        InvalidInputError: There is no journal, or it does not know the request.
+        JournalError: It cannot be read or written.
+    """
+    if journal is None:
+        yield None
+        return
+    place = await asyncio.to_thread(connect.existing, connect.journal(journal))
+    async with StoredJournal(place) as kept:
+        if not await kept.for_account(service.token, service.base_url).has_request(request_id):
+            known = f"The journal {place} knows no request {clipped(request_id, 100)} of this token and service"
+            raise InvalidInputError(known, request_id=request_id)
+        yield kept

@@ -480,6 +480,10 @@ def result(
         typer.Option("--output-dir", "-o", help="Save the files here.", metavar="DIR", callback=_folder),
     ] = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until the request ends.", metavar="S")] = 0.0,
+    journal: Annotated[
+        str | None,
+        typer.Option(help="Record the result, its cost and the saved files in this journal.", metavar="JOURNAL"),
+    ] = None,
     file_host: _FileHosts = [],  # noqa: B006  # typer copies it
     as_json: _AsJson = False,
     emulator: _Emulated = False,
@@ -490,6 +494,7 @@ def result(
     \b
     Examples:
       flux-klein result ID --output-dir out
+      flux-klein result ID --output-dir out --journal run.sqlite
       flux-klein result ID --wait 60 --json
     """  # noqa: D301  # \b: what follows is not to be wrapped
 

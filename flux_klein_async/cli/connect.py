@@ -18,10 +18,11 @@ from flux_klein_async.errors import (
     AuthenticationError,
     ConfigurationError,
     FluxKleinError,
+    InvalidInputError,
     NotFoundError,
     SubmissionUncertainError,
 )
-from flux_klein_async.journal.reader import locate
+from flux_klein_async.journal.reader import exists, locate
 from flux_klein_async.journal.sql import Location
 from flux_klein_async.journal.writer import EMULATED_TOKEN
 from flux_klein_async.models import model_advice
@@ -34,6 +35,7 @@ __all__ = [
     "advise",
     "connected",
     "emulated",
+    "existing",
     "is_local",
     "is_of_model",
     "journal",
@@ -62,6 +64,18 @@ def journal(name: str) -> Location:
             "leave the password out: set PGPASSWORD or PGPASSFILE, or name a service (PGSERVICE)",
             param_hint="--journal",
         )
+    return place
+
+
+def existing(place: Location) -> Location:
+    """The place, if there is a journal.
+
+    Raises:
+        InvalidInputError: There is none.
+        JournalError: That cannot be told.
+    """
+    if not exists(place):
+        raise InvalidInputError(f"There is no journal {place}: name one with --journal")
     return place
 
 

@@ -18,7 +18,7 @@ from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen, table
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.journal.budget import dollars
-from flux_klein_async.journal.reader import JournaledRequest, JournalReader, exists, locate
+from flux_klein_async.journal.reader import JournaledRequest, JournalReader, locate
 from flux_klein_async.journal.reader import prune as delete
 from flux_klein_async.journal.sql import Location
 from flux_klein_async.journal.states import EntryState
@@ -35,9 +35,7 @@ _WIDTH = 120  # columns, where stdout is not a terminal
 
 def _place(journal: str | None) -> Location:
     # Unless one is named, as `batch` has it.
-    place = locate(Path("out", "journal.sqlite")) if journal is None else connect.journal(journal)
-    if not exists(place):
-        raise InvalidInputError(f"There is no journal {place}: name one with --journal")
+    place = connect.existing(locate(Path("out", "journal.sqlite")) if journal is None else connect.journal(journal))
     if journal is None:
         Screen().note(f"Journal: {place}")
     return place

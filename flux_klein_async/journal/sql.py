@@ -657,6 +657,10 @@ class JournalStore(ABC):
         select += " AND account IN (SELECT id FROM accounts)"  # with which the index begins
         return {request_id for [request_id] in self.execute(select, tuple(request_ids)).fetchall()}
 
+    def has_request(self, token: str, request_id: str) -> bool:
+        """Whether a request is of this token's account."""
+        return bool(self._select("account = ? AND request_id = ? LIMIT 1", self.account(token), request_id))
+
     # --- checking and pruning
 
     def findings(self) -> list[str]:

@@ -414,6 +414,14 @@ class JournalAccount:
         """
         return await self._writer.run(lambda store: store.known_requests(request_ids))
 
+    async def has_request(self, request_id: str) -> bool:
+        """Whether a request is of this account.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+        return await self._writer.run(lambda store: store.has_request(self._account.text, request_id), self._account)
+
     async def is_stranger(self, *, ignored: tuple[str, ...] = (EMULATED_TOKEN,)) -> bool:
         """Whether other accounts of the journal may have been charged, and this one not; `ignored` tokens do not count.
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from flux_klein_async import FluxKleinClient, ModelInfo
+from flux_klein_async import FluxKleinClient, ModelInfo, SqliteJournal
 from flux_klein_async.cli.answers import per_unit
 from flux_klein_async.emulator import Emulator, Generation, Reply, error_reply
 from flux_klein_async.emulator.catalogue import MODELS
+from tests.journal.helpers import Run
 
-from .helpers import Command
+from .helpers import TOKEN, Command
 
 CLIP, EDIT = "emulator/clip/image-to-video", "blackforestlabs/flux-2/dev/edit"
 
@@ -53,6 +54,38 @@ def test_result_prints_urls_or_saves_files(served: Emulator, flux_klein: Command
     digest = hashlib.sha256(data).hexdigest()
     assert record["files"] == [{"path": f"here/{request_id}.png", "sha256": digest, "size": len(data)}]
     assert record["error"] is None
+
+
+def test_a_journal_that_knows_the_request_learns_its_result(
+    served: Emulator, flux_klein: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.sqlite"
+
+    async def submit() -> str:
+        async with SqliteJournal(path) as journal, FluxKleinClient(journal=journal) as client:
+            return (await client.submit("x", width=64, height=64)).request_id
+
+    request_id, where = asyncio.run(submit()), ("--journal", str(path))
+    fetch = ("result", request_id, "--wait", "5", "--output-dir", "here", *where)
+    monkeypatch.setenv("RUNCOMFY_API_TOKEN", "another")
+    ran = flux_klein(*fetch)
+    assert (ran.code, f"knows no request {request_id} of this token and service" in ran.err) == (65, True)
+    monkeypatch.setenv("RUNCOMFY_API_TOKEN", TOKEN)
+    assert flux_klein(*fetch).code == 0
+    [known] = flux_klein("journal", "export", *where).records
+    assert (known["state"], known["cost_usd"], len(known["files"])) == ("downloaded", 0.01, 1)
+
+
+def test_result_makes_no_journal_and_adds_no_request_to_one(
+    served: Emulator, flux_klein: Command, tmp_path: Path
+) -> None:
+    request_id, path = submitted(until_done=True), tmp_path / "run.sqlite"
+    ran = flux_klein("result", request_id, "--json", "--journal", str(path))
+    assert (ran.code, ran.records[0]["error"]["type"], path.exists()) == (65, "InvalidInputError", False)
+    Run(path).close()
+    ran = flux_klein("result", request_id, "--journal", str(path))
+    assert (ran.code, f"knows no request {request_id}" in ran.err) == (65, True)
+    assert flux_klein("journal", "export", "--journal", str(path)).out == ""
 
 
 def test_result_before_the_end_is_75_unless_it_waits(served: Emulator, flux_klein: Command) -> None:

@@ -416,6 +416,7 @@ async def test_what_an_account_spent(journal: StoredJournal) -> None:
 async def test_a_renewed_token_takes_over_an_account(journal: StoredJournal) -> None:
     old, new = journal.for_account("old"), journal.for_account("new")
     await old.record(entry("completed", request_id="r", cost_usd=0.01))
+    assert (await old.has_request("r"), await old.has_request("s"), await new.has_request("r")) == (True, False, False)
     assert (await new.is_stranger(), await new.is_stranger(ignored=("old",))) == (True, False)
     await new.take_over()
     assert ((await new.spent()).usd, await new.is_stranger()) == (0.01, False)
