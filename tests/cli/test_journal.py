@@ -71,6 +71,9 @@ def test_placeholders_of_the_emulator_are_no_spending(flux_klein: Command, serve
     Path("prompts.txt").write_text("a cat\n")
     flux_klein("batch", "prompts.txt", *size)
     assert flux_klein("journal", "list").err.endswith(f"3 requests: 3 downloaded; $0.01 spent; {free}")
+    flux_klein("journal", "prune", "--older-than", "0")
+    pruned = "0 requests: none; $0.01 spent, $0.01 of it for pruned requests\n"
+    assert flux_klein("journal", "list").err.endswith(pruned)
 
 
 def test_requests_are_chosen(flux_klein: Command, journal: str) -> None:

@@ -135,6 +135,14 @@ def test_counts_and_money(four: Run, read: Read) -> None:
     assert reader.sums()[1:] == (0.01, 0.08, 0, 0.0, 0.0)  # the budget reserved as much for each of the others
 
 
+def test_the_sums_are_of_one_moment(four: Run, read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One statement: runs may write between two."""
+    reader = read()
+    execute, asked = reader._store.execute, []
+    monkeypatch.setattr(reader._store, "execute", lambda *query: asked.append(query) or execute(*query))
+    assert (sum(reader.sums(since=1003.0).counts.values()), len(asked)) == (2, 1)
+
+
 def test_what_a_dead_run_had_under_way_is_uncertain_and_stays_for_the_next_run_to_find(
     four: Run, read: Read, location: Location
 ) -> None:
