@@ -1,6 +1,1 @@
-"""When to poll a request.
-
-- `adaptive`: the default policy: decides, and keeps what was learned by model and picture size
-- `durations`: one duration, learned from samples, and the times to poll for it that cost least
-- `policies`: the protocol, and the policies that learn nothing
-"""
+"""When to poll: `adaptive` decides, and keeps what was learned; `durations` learns one, and finds the best polls."""
