@@ -218,7 +218,7 @@ def test_a_batch_of_edits_that_is_killed_goes_on_with_its_files_elsewhere(
     refs.mkdir()
     for number in range(len(PROMPTS)):
         (refs / f"{number}.png").write_bytes(png(20_000 + number))
-    batch.options = ("--model", "blackforestlabs/flux-2/dev/edit")
+    batch.options = ("--model", "blackforestlabs/flux-2/dev/edit", "--allow-unlisted")  # the rows have sizes
     batch.write({"image_urls": [{"file": "refs/{number}.png"}]})
     assert batch.killed(Instant("status", 5)) == -signal.SIGKILL
     refs.rename(moved)
