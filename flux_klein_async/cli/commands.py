@@ -716,24 +716,6 @@ def export(journal: _Place = None, *, state: _States = None, since: _Since = Non
     """  # noqa: D301  # \b: what follows is not to be wrapped
 
 
-@_runs("journal:assign", journals, epilog=None)
-def assign(
-    number: Annotated[int, typer.Argument(metavar="NUMBER", min=1, help="The submit's number in the journal.")],
-    request_id: _RequestId,
-    journal: _Place = None,
-) -> None:
-    """Record the request id of an uncertain submit.
-
-    With the id that you found on the site, the next run of its line fetches the result. `list --state uncertain
-    --json` prints the numbers. Nothing checks that the id is of this line. Refused for an id that another submit has,
-    for a submit that is not uncertain, and while the run that sent it is alive.
-
-    \b
-    Example:
-      flux-klein journal assign 7 ID --journal run.sqlite
-    """  # noqa: D301  # \b: what follows is not to be wrapped
-
-
 @_runs("journal:prune", journals, epilog=None)
 def prune(
     journal: _Place = None,

@@ -1,4 +1,4 @@
-"""`flux-klein journal`: reads or prunes a journal, or assigns an id in it. Calls no service, needs no token."""
+"""`flux-klein journal`: reads or prunes a journal. Calls no service, needs no token."""
 
 import json
 import os
@@ -19,14 +19,13 @@ from flux_klein_async.cli.output import Screen, table
 from flux_klein_async.errors import InvalidInputError
 from flux_klein_async.journal.budget import dollars
 from flux_klein_async.journal.reader import JournaledRequest, JournalReader, locate
-from flux_klein_async.journal.reader import assign as give
 from flux_klein_async.journal.reader import prune as delete
 from flux_klein_async.journal.sql import Location
 from flux_klein_async.journal.states import EntryState
 from flux_klein_async.models import brief_url
 from flux_klein_async.text import clipped, cut, shown
 
-__all__ = ["assign", "check", "export", "list_requests", "prune", "show"]
+__all__ = ["check", "export", "list_requests", "prune", "show"]
 
 _DAY = 24 * 60 * 60.0
 _ID_COLUMN = 4  # left out where no item has an id
@@ -94,13 +93,6 @@ def prune(*, journal: str | None, older_than: float, dry_run: bool) -> ExitCode:
     screen.out(f"{'Would delete' if dry_run else 'Deleted'} {count} request{'' if count == 1 else 's'}")
     if count:
         screen.note("A later run of their lines, in another --output-dir, submits and pays for them again.")
-    return ExitCode.OK
-
-
-def assign(*, number: int, request_id: str, journal: str | None) -> ExitCode:
-    """Give an uncertain submit the id of its request."""
-    give(_place(journal), number, request_id, clock=time.time)
-    Screen().note(f"Recorded {request_id} as submitted: run its batch again to fetch the result.")
     return ExitCode.OK
 
 

@@ -1,4 +1,4 @@
-"""Reads a journal beside the runs that write it, without changing it; prunes one, and assigns an id by hand.
+"""Reads a journal beside the runs that write it, without changing it; and prunes one.
 
 Pruning takes many short transactions, so that the runs that write meanwhile do not wait.
 """
@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
-from flux_klein_async.api.urls import checked_request_id
 from flux_klein_async.errors import ConfigurationError, FluxKleinError
 from flux_klein_async.journal.sql import ITEM_ID, Location, files_from
 from flux_klein_async.journal.sqlite import SqliteLocation
@@ -21,7 +20,7 @@ from flux_klein_async.paths import user_path
 if TYPE_CHECKING:
     import os
 
-__all__ = ["JournalReader", "JournaledRequest", "Sums", "assign", "exists", "locate", "prune"]
+__all__ = ["JournalReader", "JournaledRequest", "Sums", "exists", "locate", "prune"]
 
 _AT_ONCE: Final = 500  # requests pruned in one transaction: other processes wait for its end
 # The columns are in the order of JournaledRequest's fields.
@@ -302,29 +301,3 @@ def prune(
                     count = store.prune(before, _AT_ONCE)
                 total += count
             return total
-
-
-def assign(
-    journal: "str | os.PathLike[str] | Location", number: int, request_id: str, *, clock: Callable[[], float]
-) -> None:
-    """Give an uncertain submit the id of the request that it was accepted as: the next run of its item resumes it.
-
-    This blocks: in an application with a loop, call it in a thread.
-
-    Args:
-        journal: Where it is.
-        number: `JournaledRequest.number` of the submit.
-        request_id: The id, as somebody found it on the site.
-        clock: Gives the time that is written down, in seconds since 1970.
-
-    Raises:
-        InvalidInputError: It is no request id, or belongs to another submit; the submit is not uncertain; or a run that
-            may know more of it is alive.
-        JournalError: There is no journal, or it cannot be written.
-    """
-    checked_request_id(request_id)
-    location = locate(journal)
-    with _errors(location):
-        location.read().close()  # makes none
-        with contextlib.closing(location.open(clock)) as store, store.writing():
-            store.assign(number, request_id)

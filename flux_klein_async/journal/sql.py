@@ -554,28 +554,6 @@ class JournalStore(ABC):
 
     # --- claims
 
-    def assign(self, number: int, request_id: str) -> None:
-        """Give an uncertain submit the id of the request that it was accepted as: the next run of its item resumes it.
-
-        Raises:
-            InvalidInputError: There is no such submit, or it is not uncertain; a run that may learn its id, or that
-                works on its item, is alive; or the id belongs to another submit or account.
-        """
-        select = """SELECT requests.account, key, requests.run, items.run
-            FROM requests LEFT JOIN items ON items.id = requests.item WHERE requests.id = ?"""
-        account, key, *runs = self.execute(select, (number,)).fetchone() or (0, None)
-        if any(run is not None and self.is_alive(run, account) for run in runs):
-            raise InvalidInputError(f"A run that may know more of the submit {number} is alive: wait for its end")
-        found = self._select("id = ? AND key IS NOT NULL", number)
-        if [request.state for request in found] != [EntryState.UNCERTAIN]:
-            raise InvalidInputError(f"The journal knows no uncertain submit {number}")
-        # The accounts are named because the index begins with them.
-        taken = """SELECT 1 FROM requests WHERE account IN (SELECT id FROM accounts) AND request_id = ?
-            AND (key IS NOT NULL OR account <> ?)"""
-        if self.execute(taken, (request_id, account)).fetchone() is not None:
-            raise InvalidInputError(f"The request id {request_id!r} belongs to another submit")
-        self._update(account, found[0], _Request.of(Entry(state=EntryState.SUBMITTED, key=key, request_id=request_id)))
-
     def claim(
         self, token: str, pass_: int, model: str, body: bytes, item_id: str | None, again: frozenset[EntryState]
     ) -> Claim:

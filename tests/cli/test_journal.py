@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flux_klein_async.emulator import Emulator, Reset
+from flux_klein_async.emulator import Emulator
 from flux_klein_async.journal.base import Reservation
 from flux_klein_async.journal.states import EntryState
 from flux_klein_async.models import SavedFile
@@ -211,28 +211,7 @@ def test_requests_that_ended_long_ago_are_deleted(flux_klein: Command, journal: 
     assert flux_klein("journal", "prune", "--journal", journal, "--older-than", "-1").code == 64
 
 
-def test_the_line_of_an_assigned_id_is_fetched_and_not_paid_again(flux_klein: Command, served: Emulator) -> None:
-    Path("prompts.txt").write_text("a cat\n")
-    served.script("submit", Reset(accepted=True))
-    batch = ("batch", "prompts.txt", "--width", "64", "--height", "64")
-    assert flux_klein(*batch).code == 1
-    [lost] = flux_klein("journal", "list", "--state", "uncertain", "--json").records
-    [submit] = served.asked("submit")
-    ran = flux_klein("journal", "assign", str(lost["number"]), str(submit.request_id))
-    assert (ran.code, ran.err.splitlines()[1:]) == (
-        0,
-        [f"Recorded {submit.request_id} as submitted: run its batch again to fetch the result."],
-    )
-    assert flux_klein(*batch).code == 0
-    [known] = flux_klein("journal", "export").records
-    assert (served.accepted, known["state"], known["request_id"]) == (1, "downloaded", submit.request_id)
-    ran = flux_klein("journal", "assign", str(lost["number"]), "r")
-    assert (ran.code, "no uncertain submit" in ran.err) == (65, True)
-
-
-@pytest.mark.parametrize(
-    "arguments", [("list",), ("show", "r"), ("check",), ("export",), ("assign", "1", "r"), ("prune",)]
-)
+@pytest.mark.parametrize("arguments", [("list",), ("show", "r"), ("check",), ("export",), ("prune",)])
 def test_a_file_that_is_no_journal_is_an_error_and_stays(
     flux_klein: Command, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:

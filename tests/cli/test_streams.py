@@ -42,7 +42,6 @@ COMMANDS: dict[str, tuple[str, int, bool]] = {
     "journal show": ("journal show ID --journal made/journal.sqlite", 0, True),
     "journal check": ("journal check --journal made/journal.sqlite", 0, False),
     "journal export": ("journal export --journal made/journal.sqlite", 0, True),
-    "journal assign": ("journal assign 1 ID --journal made/journal.sqlite", 65, False),
     "journal prune": ("journal prune --dry-run --journal made/journal.sqlite", 0, True),
 }
 OTHERS = {

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from flux_klein_async.errors import BudgetExceededError, InvalidInputError, JournalError
 from flux_klein_async.journal.base import Claim, Entry, Reservation
-from flux_klein_async.journal.reader import JournalReader, assign
+from flux_klein_async.journal.reader import JournalReader
 from flux_klein_async.journal.sql import Location, files_from
 from flux_klein_async.journal.sqlite import SqliteLocation
 from flux_klein_async.journal.states import Action, EntryState, charge
@@ -447,75 +447,6 @@ def test_an_intent_whose_process_died_is_written_down_as_uncertain(start: Start)
     claims = [living.claim(body) for body in (b"1", b"2", b"3")]
     assert [claim.action for claim in claims] == [Action.UNCERTAIN, Action.RESUME, Action.SUBMIT]
     assert (claims[0].error, living.states()) == (LOST, ["uncertain", "submitted"])
-
-
-# --- an id that somebody found on the site
-
-
-def lost(start: Start) -> Run:
-    """A run after one whose submit, number 1, is uncertain."""
-    run = start()
-    run.write(intent(item=run.claim().item), entry("uncertain", key="k"))
-    return reopened(start, run)
-
-
-def test_an_uncertain_submit_whose_id_is_assigned_is_resumed_at_its_cost(start: Start) -> None:
-    lost(start)
-    assign(start().location, 1, "r", clock=lambda: 2000.0)
-    run = start()
-    claimed = run.claim()
-    assert (claimed.action, claimed.request_id, run.money()) == (Action.RESUME, "r", (0, 10))
-    run.write(entry("completed", request_id="r", cost_usd=0.004))
-    assert (run.states(), run.money()) == (["completed"], (4, 0))
-    check(run.location)
-
-
-def test_an_id_that_is_known_with_no_submit_can_be_assigned(start: Start) -> None:
-    """Its result was fetched by hand before."""
-    run = lost(start)
-    run.write(entry("completed", request_id="r", cost_usd=0.004))
-    assign(run.location, 1, "r", clock=lambda: 2000.0)
-    assert (run.states(), run.money(), run.claim().action) == (["completed"], (4, 0), Action.RECALL)
-    check(run.location)
-
-
-@pytest.mark.parametrize(
-    ("number", "request_id", "says"),
-    [
-        (1, "taken", "The request id 'taken' belongs to another submit"),
-        (1, "another's", "Not a request id"),
-        (1, "another-s", "The request id 'another-s' belongs to another submit"),
-        (2, "r", "The journal knows no uncertain submit 2"),  # submitted
-        (3, "r", "The journal knows no uncertain submit 3"),  # uncertain, but of no submit: known by its id
-        (9, "r", "The journal knows no uncertain submit 9"),
-    ],
-)
-def test_an_id_is_not_assigned_where_it_could_lose_or_double_a_request(
-    start: Start, number: int, request_id: str, says: str
-) -> None:
-    run = lost(start)
-    run.write(intent("l"), entry("submitted", key="l", request_id="taken"), entry("uncertain", request_id="known"))
-    write(run.store, entry("completed", request_id="another-s"), token="another")
-    run = reopened(start, run)
-    before = run.requests()
-    with pytest.raises(InvalidInputError, match=says):
-        assign(run.location, number, request_id, clock=lambda: 2000.0)
-    assert run.requests() == before
-
-
-def test_no_id_is_assigned_while_a_run_that_may_know_more_is_alive(start: Start) -> None:
-    """The answer of an abandoned submit may be on its way."""
-    run = start()
-    run.write(intent(), entry("uncertain", key="k"))
-    with pytest.raises(InvalidInputError, match="A run that may know more of the submit 1 is alive"):
-        assign(run.location, 1, "r", clock=lambda: 2000.0)
-
-
-def test_no_id_is_assigned_while_a_run_submits_the_item_again(start: Start) -> None:
-    run = lost(start)
-    assert run.claim(again=frozenset({EntryState.UNCERTAIN})).action is Action.SUBMIT
-    with pytest.raises(InvalidInputError, match="A run that may know more of the submit 1 is alive"):
-        assign(run.location, 1, "r", clock=lambda: 2000.0)
 
 
 # --- which run works on it
