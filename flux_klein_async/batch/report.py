@@ -41,7 +41,8 @@ _AGAIN: Final = "Run the same command again."
 # Commands and options are in backticks.
 _ADVICE: Final[dict[type[FluxKleinError], str]] = {
     errors.SubmissionUncertainError: (
-        "Look for it on the site under Library, Generations. If it is not there, run the command again with "
+        "Look for it on the site under Library, Generations. If it is there, `flux-klein result ID` saves it. If it is "
+        "not there, run the command again with "
         "`--resubmit-uncertain`; otherwise you may pay twice."
     ),
     errors.GenerationFailedError: "Run the command again with `--retry-failed`.",

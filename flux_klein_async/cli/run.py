@@ -76,8 +76,8 @@ _ENDS = {
 }
 _OVER = (GenerationFailedError, NotFoundError)  # nothing is left to resume
 _AGAIN = {
-    SubmissionUncertainError: "look for it on the site under Library, Generations; if it is there, `flux-klein journal "
-    "assign` records its id; if it is not there, --resubmit-uncertain submits it again",
+    SubmissionUncertainError: "look for it on the site under Library, Generations; if it is there, `flux-klein "
+    "result ID` saves it; if it is not there, --resubmit-uncertain submits it again",
     GenerationFailedError: "--retry-failed submits it again",
 }
 
