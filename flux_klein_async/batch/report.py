@@ -42,8 +42,7 @@ _AGAIN: Final = "Run the same command again."
 _ADVICE: Final[dict[type[FluxKleinError], str]] = {
     errors.SubmissionUncertainError: (
         "Look for it on the site under Library, Generations. If it is there, `flux-klein result ID` saves it. If it is "
-        "not there, run the command again with "
-        "`--resubmit-uncertain`; otherwise you may pay twice."
+        "not there, run the command again with `--resubmit-uncertain`; otherwise you may pay twice."
     ),
     errors.GenerationFailedError: "Run the command again with `--retry-failed`.",
     errors.GenerationCancelledError: "Nothing was made. Run the same command again to submit it.",

@@ -112,14 +112,15 @@ class _Batch(run.Options):
             if self.model not in TYPED:
                 entry = await catalogue_fields(client, screen, allow_unlisted=self.allow_unlisted)
             entry.check(self.fields)
-            if bad := [row for row in map(entry.fitted, first) if row.problem]:
+            first = [entry.fitted(row) for row in first]
+            if bad := [row for row in first if row.problem]:
                 return _refused(bad, screen)
             rows = _chained(first, rest, entry)
             preview = account.items().preview if account is not None else None
             is_local = connect.is_local(service.base_url)
             await self._check_paid(first, entry, account, screen, is_local=is_local)
             forgets = is_local and not self.dry_run
-            judge = partial(self._judged, entry=entry, preview=preview, forgets=forgets, reads=self.dry_run)
+            judge = partial(self._judged, preview=preview, forgets=forgets, reads=self.dry_run)
             if self.dry_run:
                 money = Money(generation_price(await client.get_model()), self.max_spend, spent)
                 forecast = Forecast(Estimate(lambda pixels: polling.quantile(self.model, pixels)), money)
@@ -131,7 +132,7 @@ class _Batch(run.Options):
             if not self.quiet:
                 money = Money(await run.price_of(client), self.max_spend, spent)
                 forecast = Forecast(Estimate(), money)
-                known = await stack.enter_async_context(aclosing(read_ahead(self._again(first))))
+                known = await stack.enter_async_context(aclosing(read_ahead(self._again(first, entry))))
                 until = asyncio.get_running_loop().time() + _FORECAST_WITHIN
                 await forecast.add(known, judge, until=until)
                 totals.recalled, totals.bad, totals.price_usd = forecast.recalled, forecast.bad, money.price
@@ -159,10 +160,12 @@ class _Batch(run.Options):
                 # The row's own fields come first, in its order, and win.
                 yield row if row.problem else row._replace(fields={**row.fields, **(self.fields | row.fields)})
 
-    def _again(self, first: list[Row]) -> Generator[Row, None, None]:
+    def _again(self, first: list[Row], entry: CatalogueFields) -> Generator[Row, None, None]:
         """All rows of a file that can be read twice, else the first ones."""
-        whole = len(first) < _CHECKED_FIRST or not user_path(self.file).is_file()
-        return (row for row in first) if whole else self._rows(_opened(self.file))
+        if len(first) < _CHECKED_FIRST or not user_path(self.file).is_file():
+            return (row for row in first)
+        rows = self._rows(_opened(self.file))
+        return (entry.fitted(row) for row in rows)
 
     async def _unreached(self, first: list[Row], entry: CatalogueFields, totals: run.Totals) -> int | None:
         """How many rows have no line in the manifest after the run; None if they cannot be read again."""
@@ -171,8 +174,8 @@ class _Batch(run.Options):
         if len(first) == _CHECKED_FIRST and not user_path(self.file).is_file():
             return None
 
-        def rows() -> Iterator[Row]:
-            yield from map(entry.fitted, self._again(first))
+        def rows() -> Iterator[Row]:  # opens the file when it is read
+            yield from self._again(first, entry)
 
         try:
             return await asyncio.to_thread(unreached, self.output_dir / MANIFEST, rows())
@@ -201,12 +204,11 @@ class _Batch(run.Options):
             if not count:
                 return
             preview = account.items().preview if account is not None else None
-            async with aclosing(read_ahead(self._again(first))) as rows:
-                async for each in rows:
-                    row = entry.fitted(each)
+            async with aclosing(read_ahead(self._again(first, entry))) as rows:
+                async for row in rows:
                     if row.problem or unknown.get(recognised(row.id, row.fields)) is None:
                         continue
-                    judged, claim = await self._judged(row, entry=entry, preview=preview, forgets=False, reads=True)
+                    judged, claim = await self._judged(row, preview=preview, forgets=False, reads=True)
                     if claim is not None and claim.action is Action.SUBMIT and not judged.problem:
                         break
                 else:
@@ -275,14 +277,13 @@ class _Batch(run.Options):
         return account
 
     async def _judged(
-        self, row: Row, *, entry: CatalogueFields, preview: Preview | None, forgets: bool, reads: bool
+        self, row: Row, *, preview: Preview | None, forgets: bool, reads: bool
     ) -> tuple[Row, Claim | None]:
         """A row, and the claim by which a run would know what to do with it; None if that is not known.
 
         It is not known if the row has files that are not read (`reads`); nor if the run would ask a service that
         `forgets` its requests, as an emulator does when it is started again.
         """
-        row = entry.fitted(row)
         if row.problem or preview is None:
             return row, NEW
         prepared = prepare(row.fields, model=None, width=None, height=None, default_model=self.model)
@@ -342,7 +343,7 @@ def _opened(file: str) -> BinaryIO:
 
 async def _chained(first: list[Row], rest: AsyncIterator[Row], entry: CatalogueFields) -> AsyncIterator[Row]:
     for row in first:
-        yield entry.fitted(row)
+        yield row
     async for row in rest:
         yield entry.fitted(row)
 
