@@ -48,7 +48,6 @@ from flux_klein_async.operations.submit import (
     made_input,
     prepare,
     submit,
-    warn_of_unknown_fields,
 )
 from flux_klein_async.operations.wait import Updates, wait
 from flux_klein_async.options import DEFAULT, Limits, OnAbandon, RetryPolicy, Timeout, checked_timeout, from_environ
@@ -715,9 +714,7 @@ class FluxKleinClient(NotWith):
     # --- inside
 
     def _prepared(self, input: Any, model: str | None, width: int | None, height: int | None) -> PreparedRequest:  # noqa: A002
-        prepared = prepare(input, model=model, width=width, height=height, default_model=self._model)
-        warn_of_unknown_fields(self._context, prepared)
-        return prepared
+        return prepare(input, model=model, width=width, height=height, default_model=self._model)
 
     def _operation(
         self, timeout: Timeout, *, request_id: str | None = None, tag: object = None, waits: bool = False

@@ -151,10 +151,10 @@ class _Reader:
         merged: dict[str, Any] = {}
         parts = spec.get("allOf")
         for part in parts[:_MOST_BRANCHES] if isinstance(parts, list) else []:
-            merged |= self.resolved(part, depth + 1)
+            merged = _both(merged, self.resolved(part, depth + 1))
         if isinstance(reference := spec.get("$ref"), str):
-            merged |= self.resolved(self._target(reference), depth + 1)
-        return {**merged, **{key: spec[key] for key in _READ if key in spec}}
+            merged = _both(merged, self.resolved(self._target(reference), depth + 1))
+        return _both(merged, {key: spec[key] for key in _READ if key in spec})
 
     def _target(self, reference: str) -> object:
         """What a JSON pointer into this schema names; nothing is fetched."""
@@ -208,6 +208,16 @@ class _Reader:
             many=many,
             range="; ".join(dict.fromkeys(filter(None, ranges))),
         )
+
+
+def _both(first: dict[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
+    """What two schemas say together; of their fields all."""
+    both = {**first, **then}
+    if isinstance(fields := first.get("properties"), Mapping) and isinstance(more := then.get("properties"), Mapping):
+        both["properties"] = {**fields, **more}
+    if isinstance(needed := first.get("required"), list) and isinstance(more := then.get("required"), list):
+        both["required"] = [*needed, *more]
+    return both
 
 
 def _joined(shapes: list[_Shape]) -> _Shape:

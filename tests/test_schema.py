@@ -86,7 +86,8 @@ def test_a_field_is_read(number: int) -> None:
 
 def test_fields_come_in_the_order_of_the_schema_and_know_whether_they_are_required() -> None:
     inner = {"properties": {"b": {}, "a": {}, "c": 1}, "required": ["a", 7, "z"]}
-    for schema in (inner, {"$ref": "#/$defs/In", "$defs": {"In": inner}}, {"allOf": [7, inner]}):
+    apart = [{"properties": {"b": {}}, "required": ["z"]}, {"properties": {"a": {}, "c": 1}, "required": ["a"]}]
+    for schema in (inner, {"$ref": "#/$defs/In", "$defs": {"In": inner}}, {"allOf": [7, inner]}, {"allOf": apart}):
         fields = ModelInfo(model_id="a/b", input_schema=schema).input_fields
         assert [(field.name, field.required) for field in fields] == [("b", False), ("a", True), ("c", False)]
     for odd in (None, {}, {"properties": []}, {"properties": {}}, {"$ref": "#/$ref"}):

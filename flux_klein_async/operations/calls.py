@@ -30,6 +30,7 @@ from flux_klein_async.models import (
 from flux_klein_async.operations.context import ClientContext, log
 from flux_klein_async.operations.operation import Operation
 from flux_klein_async.options import OnAbandon
+from flux_klein_async.schema import every_name
 
 __all__ = ["ModelList", "abandon", "cancel", "cancel_abandoned", "fetch_result", "get_model", "status", "write_result"]
 
@@ -56,10 +57,12 @@ async def fetch_result(
 async def get_model(operation: Operation, model: str) -> ModelInfo:
     """Fetch the catalogue entry."""
     try:
-        return await operation.exchange(operation.context.api.model(model), read_model)
+        info = await operation.exchange(operation.context.api.model(model), read_model)
     except NotFoundError as error:
         error.advice = model_advice(model)
         raise
+    operation.context.note_fields(model, every_name(info.input_schema))
+    return info
 
 
 class ModelList(NotForLoop):

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import math
 from collections import defaultdict, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ContextDecorator
 from dataclasses import dataclass, field
@@ -60,6 +60,7 @@ _DETACH_WITHIN = 0.8  # of those, for a shared limiter to tell the other process
 _CLOSED = "The client is closed: make another, or call it inside its `async with`"
 _IDS_LOGGED = 10
 _MOST_WARNED = 100  # sentences that each client logs once
+_MOST_MODELS = 100  # whose fields each client remembers
 _WORD = 40  # characters of a word in one of them
 _CALLS = {Kind.SUBMIT: "submit", Kind.READ: "read", Kind.FILE: "download"}  # what may be held
 _NONE = (-math.inf, RateLimitError, 429)  # no hold
@@ -255,6 +256,7 @@ class ClientContext:
         limits: How large local files of an input may be.
         operations: The calls under way.
         under_way: By model, the generations that are waited for.
+        listed_fields: By model, the fields in its catalogue entry, once that was read; () if it may have others.
         known_ids: Which request ids belong to submits already.
         holds: By kind of call, until when the latest hold lasts, and the class and status of the answer behind it.
         shared: The limiter itself, if it is opened and closed with its clients.
@@ -296,6 +298,7 @@ class ClientContext:
     no_early_results: int = 0
     _loop: asyncio.AbstractEventLoop | None = None
     _idle: asyncio.Future[None] | None = None
+    listed_fields: dict[str, Collection[str]] = field(default_factory=dict)
     _warned: set[str] = field(default_factory=set)
 
     @property
@@ -351,6 +354,11 @@ class ClientContext:
         if sentence not in self._warned and len(self._warned) < _MOST_WARNED:
             self._warned.add(sentence)
             log.warning("%s", sentence)
+
+    def note_fields(self, model: str, names: Collection[str]) -> None:
+        """Remember what the catalogue lists for a model."""
+        if len(self.listed_fields) < _MOST_MODELS:
+            self.listed_fields[model] = names
 
     async def write(self, state: EntryState, **facts: Any) -> None:
         """Write an entry into the journal, if there is one.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
@@ -58,7 +59,6 @@ __all__ = [
     "made_input",
     "prepare",
     "submit",
-    "warn_of_unknown_fields",
 ]
 
 
@@ -67,6 +67,7 @@ _STILL_ON_TIME = 0.9  # of its timeout: a call that has more left has lost no ti
 _NEARLY_ALL = 0.9  # of the generations: what is left must be enough for so many
 
 _FIELD = 40  # characters of a field's name in a log line
+_MOST_COMPARED = 100  # names of a model's fields, with one that it does not have
 _NAMES = {KLEIN_4B_TEXT_TO_IMAGE: "FLUX.2 [klein] 4B", KLEIN_9B_TEXT_TO_IMAGE: "FLUX.2 [klein] 9B"}
 _EDIT = "blackforestlabs/flux-2/dev/edit"  # docs/howto/models.md
 TYPED: Final = {KLEIN_4B_TEXT_TO_IMAGE: TextToImageInput, KLEIN_9B_TEXT_TO_IMAGE: TextToImage9BInput}
@@ -79,7 +80,7 @@ class PreparedRequest:
     Attributes:
         pixels: Width times height, where known.
         asked: The pictures that the input asks for, where it says so.
-        unknown: The fields that the model does not have, as far as its fields are known.
+        unchecked: The names of the fields that are sent without a check.
         item: The journal's name of the item that it is for, if there is one.
         item_id: The user's id of that item, or None.
     """
@@ -88,7 +89,7 @@ class PreparedRequest:
     body: InputBody = field(repr=False)
     pixels: int | None
     asked: int | None = None
-    unknown: tuple[str, ...] = field(default=(), repr=False)
+    unchecked: tuple[str, ...] = field(default=(), repr=False)
     item: str | None = None
     item_id: str | None = field(default=None, repr=False)
 
@@ -148,22 +149,28 @@ def prepare(
         raise InvalidInputError(f"An input is a string, a typed input or a Mapping, not {slip(input)}")
     values = fields if isinstance(fields, Mapping) else vars(fields)
     body, typed = encode_input(fields), TYPED.get(model)
-    unknown: tuple[str, ...] = ()
-    if typed is not None and type(fields) is not typed:
-        unknown = tuple(name for name in values if name not in typed.model_fields)
+    unchecked = () if typed is not None and type(fields) is typed else tuple(values)
     if typed is not None and body.files:  # it would be paid for, and ignored
         name = shown(body.files[0][0][:_FIELD])
         sentence = f"{_NAMES[model]} takes no file; a model that edits is {_EDIT}"
         raise InvalidInputError(f"{name}: {sentence}", fields={name: sentence})
-    return PreparedRequest(model=model, body=body, pixels=_pixels(values), asked=_asked(values), unknown=unknown)
+    return PreparedRequest(model=model, body=body, pixels=_pixels(values), asked=_asked(values), unchecked=unchecked)
 
 
-def warn_of_unknown_fields(context: ClientContext, prepared: PreparedRequest) -> None:
-    """Log each field that the model does not have, once: it is sent, and paid for, as it is."""
-    for name in prepared.unknown:
-        near = get_close_matches(name[:_FIELD], TYPED[prepared.model].model_fields, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        context.warn_once(f"{_NAMES[prepared.model]} has no field {name[:_FIELD]!r}{hint}; it is sent as it is")
+def _warn_of_unknown_fields(context: ClientContext, prepared: PreparedRequest) -> None:
+    """Log each field that the model does not have, once: it is sent, and paid for, as it is.
+
+    The fields of other models than the klein ones are known once the client has read their catalogue entry.
+    """
+    model = prepared.model
+    typed = TYPED.get(model)
+    known = context.listed_fields.get(model, ()) if typed is None else typed.model_fields
+    for name in prepared.unchecked if known else ():
+        if name not in known:
+            near = get_close_matches(name[:_FIELD], islice(known, _MOST_COMPARED), n=1)
+            hint = f" (did you mean {near[0][:_FIELD]!r}?)" if near else ""
+            said = f"{_NAMES[model]} has no field" if typed else f"The catalogue lists for {model} no field"
+            context.warn_once(f"{said} {name[:_FIELD]!r}{hint}; it is sent as it is")
 
 
 def _typed(kind: type[TextToImageInput] | None, fields: dict[str, Any]) -> TextToImageInput | dict[str, Any]:
@@ -295,6 +302,7 @@ class _Submission:
         reservation = await self._context.budget.reserve(
             self._key, prepared.model, lambda model: get_model(operation, model)
         )
+        _warn_of_unknown_fields(self._context, prepared)  # a budget may just have read the catalogue
         try:  # not written down while it waits: what a killed process leaves would count as uncertain
             await operation.gate(Kind.SUBMIT)
             self._check_time_left()

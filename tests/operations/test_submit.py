@@ -17,6 +17,7 @@ from flux_klein_async import (
     APIConnectionError,
     APIStatusError,
     APITimeoutError,
+    Budget,
     BudgetExceededError,
     ClientClosedError,
     FixedPolling,
@@ -101,6 +102,23 @@ async def test_a_field_that_the_model_does_not_have_is_sent_and_logged_once(
     assert [record.getMessage() for record in caplog.records] == [f"{line}; it is sent as it is" for line in logged]
     body = json.loads(klein_emulator.asked("submit")[-1].body)
     assert isinstance(inputs[-1], str) or body == dict(inputs[-1])
+
+
+EDIT = "blackforestlabs/flux-2/dev/edit"
+LISTS_NO_SED = f"The catalogue lists for {EDIT} no field 'sed' (did you mean 'seed'?); it is sent as it is"
+
+
+@pytest.mark.parametrize("budget", [None, 1])  # a budget reads the price in the entry
+async def test_a_field_that_the_catalogue_does_not_list_is_logged_once_its_entry_was_read(
+    klein_emulator, connect, caplog, budget
+):
+    client = connect(budget=Budget(budget) if budget else None)
+    for asked in (False, True, True):
+        if asked:
+            await client.get_model(EDIT)
+        await client.submit({"prompt": "a", "image_urls": ["https://a.b/c.png"], "sed": 3}, model=EDIT)
+        assert [record.getMessage() for record in caplog.records] == [LISTS_NO_SED] * (asked or budget is not None)
+    assert json.loads(klein_emulator.asked("submit")[-1].body)["sed"] == 3
 
 
 @pytest.mark.parametrize(
