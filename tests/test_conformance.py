@@ -1,5 +1,6 @@
 """One suite over both forms of the emulator: what holds in process holds on real sockets."""
 
+import gzip
 import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -37,8 +38,8 @@ from tests.fakes import outcome
 Pair = tuple[Engine, FluxKleinClient]
 
 
-@pytest_asyncio.fixture(params=["in process", "loopback"])
-async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+@pytest_asyncio.fixture(params=["in process", "loopback", "loopback, with an aiohttp that the client does not know"])
+async def pair(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pair]:
     """An emulator and a client of it, on the same real loop in both forms."""
     options: dict[str, Any] = {"polling": FixedPolling(0.005), "retry": RetryPolicy(attempts=3, initial=0.001)}
     emulator: InProcessEmulator | Emulator
@@ -47,6 +48,7 @@ async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
         options["session"] = emulator.session()
     else:
         emulator = Emulator(profile="fixed:0.01")
+        monkeypatch.setattr("flux_klein_async.transport.aiohttp._KNOWN", request.param == "loopback")
     async with emulator, FluxKleinClient(emulator.api_key, base_url=emulator.base_url, **options) as client:
         yield emulator, client
 
@@ -106,6 +108,15 @@ async def test_a_request_that_nobody_made_is_not_found(pair):
     _, client = pair
     for verb in (client.status, client.result, client.cancel):
         assert type(await outcome(verb("never-made"))) is NotFoundError
+
+
+async def test_an_answer_with_large_headers_and_a_compressed_picture_are_read(pair):
+    emulator, client = pair
+    emulator.script("cancel", Reply(200, b'{"status": "cancelled"}', {"X-1": "x" * 30_000, "X-2": "x" * 30_000}))
+    assert (await client.cancel("r-1")).cancelled
+    emulator.script("file", Reply(200, gzip.compress(b"\x89PNG\r\n\x1a\n"), {"Content-Encoding": "gzip"}))
+    [picture] = await client.download_bytes(await client.generate("a cat"))
+    assert picture == b"\x89PNG\r\n\x1a\n"
 
 
 async def test_a_wrong_token_is_refused(pair):

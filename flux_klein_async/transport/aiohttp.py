@@ -30,7 +30,7 @@ from flux_klein_async.api.urls import host_of, is_loopback
 from flux_klein_async.errors import ConfigurationError, FluxKleinError, InvalidResponseError
 from flux_klein_async.options import Environment, Limits
 from flux_klein_async.transport.base import BodyGuard
-from flux_klein_async.transport.environment import Proxies, named_authorities
+from flux_klein_async.transport.environment import Proxies, Proxy, named_authorities
 from flux_klein_async.transport.failures import map_error, without_frames
 
 __all__ = ["AiohttpTransport", "quiet", "slept"]
@@ -51,6 +51,10 @@ _DRIBBLE = 2.0
 # long cookies or policies.
 _FIELD = 65_536
 _BOUNDS: Any = {"max_line_size": _FIELD, "max_field_size": _FIELD, "max_headers": 1_000}
+_NO_TIMER = aiohttp.helpers.TimerNoop()
+# The versions whose parts do what `_Request` and `_sent` expect of them. With others, requests go through
+# `ClientSession.request`: slower, and as safe.
+_KNOWN = aiohttp.__version__.startswith("3.14.")
 _GZIP = b"\x1f\x8b"
 _PIECE = 65_536  # bytes that are inflated before others may run
 _WRITTEN = 262_144  # bytes of a body that are encrypted and written before others may run
@@ -129,7 +133,7 @@ class _Exchange:
     def __enter__(self) -> Self:
         task: Any = asyncio.current_task()  # every verb runs in one
         self._task, self._cancelling = task, task.cancelling()
-        self._all.of_task[task] = self
+        self._all.under_way.add(self)
         if self._to_connect is not None:
             self._all.start(self, self._to_connect + self.seconds)
         return self
@@ -149,16 +153,16 @@ class _Exchange:
         self._task.cancel()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        self._all.end(self._task)
+        self._all.end(self)
         if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError("No whole answer came in time") from error
 
 
 class _SharedTimer:
-    """All exchanges under way, by their tasks, with one timer, for the first of them that ends."""
+    """All exchanges under way, with one timer, for the first of them that ends."""
 
     def __init__(self) -> None:
-        self.of_task: dict[Any, _Exchange] = {}
+        self.under_way: set[_Exchange] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, exchange: _Exchange, seconds: float) -> None:
@@ -168,10 +172,10 @@ class _SharedTimer:
         if self._timer is None or exchange.ends < self._timer.when():
             self._set(exchange.ends, loop)
 
-    def end(self, task: Any) -> None:
+    def end(self, exchange: _Exchange) -> None:
         """The exchange has ended."""
-        del self.of_task[task]
-        if not self.of_task and self._timer is not None:
+        self.under_way.remove(exchange)
+        if not self.under_way and self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
@@ -182,10 +186,10 @@ class _SharedTimer:
 
     def _ring(self, when: float, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
-        for exchange in self.of_task.values():
+        for exchange in self.under_way:
             if exchange.ends <= when:
                 exchange.expire()
-        first = min((exchange.ends for exchange in self.of_task.values()), default=math.inf)
+        first = min((exchange.ends for exchange in self.under_way), default=math.inf)
         if first < math.inf:
             self._set(first, loop)
 
@@ -315,27 +319,8 @@ async def _is_good(protocol: Any) -> bool:
 class _Connector(aiohttp.TCPConnector):
     """The connections of a long-lived client. The time to obtain one is bounded as a whole."""
 
-    def __init__(self, under_way: _SharedTimer, **options: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(socket_factory=_attentive_socket, **options)
-        self._under_way = under_way
-
-    def this_exchange(self) -> _Exchange:
-        """The exchange of the running task."""
-        return self._under_way.of_task[asyncio.current_task(self._loop)]
-
-    async def connect(self, req: Any, *args: Any, **options: Any) -> Any:
-        """Start the time of the exchange when it has its connection; waiting for a free one is not part of it."""
-        while True:
-            connection = await super().connect(req, *args, **options)
-            protocol = connection.protocol
-            try:
-                if _is_new(protocol) or await _is_good(protocol):
-                    req.exchange.connected()
-                    return connection
-            except BaseException:
-                connection.close()
-                raise
-            connection.close()
 
     async def _create_connection(self, *args: Any, **options: Any) -> Any:  # aiohttp's seam for connectors
         try:
@@ -351,16 +336,27 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class _Request(aiohttp.ClientRequest):
-    """Takes the headers of its exchange as they are; aiohttp merges headers one by one, twice for each request."""
+    """A request that has all its headers, and neither cookies, credentials in its address, traces nor compression.
 
-    def update_headers(self, _: Any) -> None:
-        connector: Any = self.session.connector
-        self.exchange = connector.this_exchange()
-        self.headers = CIMultiDict(Host=self.url.host_port_subcomponent or "")
-        self.headers.extend(self.exchange.request.headers)
+    aiohttp's own constructor, which looks for each of them, takes as long as parsing the answer.
+    """
 
-    def update_auto_headers(self, _: Any) -> None:
-        """Every header stands in the request."""
+    def __init__(self, request: Request, session: Any, data: Any, proxy: Proxy | None) -> None:
+        self.url = self.original_url = url = _parsed(request.url)
+        self.method = request.method
+        self.headers = CIMultiDict(Host=url.host_port_subcomponent or "")
+        self.headers.extend(request.headers)
+        self.version = aiohttp.HttpVersion11
+        self.loop = asyncio.get_running_loop()
+        self.response_class = aiohttp.ClientResponse
+        self.chunked = self.compress = self.length = self.server_hostname = None
+        self._session = session
+        self._timer = _NO_TIMER
+        self._ssl = True  # as the connector says
+        self._traces = []
+        self.update_proxy(*(None, None, None) if proxy is None else (proxy.url, None, proxy.headers))
+        if data is not None or self.method != "GET":
+            self.update_body_from_data(data)
 
 
 class _Stale(Exception):  # noqa: N818  # never leaves this module
@@ -397,6 +393,7 @@ class AiohttpTransport:
         self._limits = limits
         self._redactor = redactor
         self._borrowed = session
+        self._directly = session is None and _KNOWN
         self._proxies = Proxies(environment)
         self._has_proxies = bool(self._proxies)
         self._certificates = named_authorities(environment) if session is None else None
@@ -417,7 +414,6 @@ class AiohttpTransport:
     def _session(self, kind: Kind) -> aiohttp.ClientSession:
         if self._api is None:
             connector = _Connector(
-                self._under_way,
                 limit=self._limits.max_connections,
                 keepalive_timeout=_KEEP_ALIVE,
                 ttl_dns_cache=10,  # seconds: a long-lived process must follow a service that moves
@@ -436,10 +432,7 @@ class AiohttpTransport:
     def _open(self, connector: aiohttp.BaseConnector, **options: Any) -> aiohttp.ClientSession:
         # Never with trust_env: aiohttp would read netrc, whose credentials belong to other services. Never with default
         # headers: aiohttp gives them to a proxy too.
-        options.update(_BOUNDS, cookie_jar=aiohttp.DummyCookieJar())
-        if self._borrowed is None:
-            options["request_class"] = _Request
-        session = aiohttp.ClientSession(connector=connector, **options)
+        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), **_BOUNDS, **options)
         self._opened.append(session)
         return session
 
@@ -457,7 +450,7 @@ class AiohttpTransport:
     async def _send_and_read(self, request: Request, guard: BodyGuard | None) -> Response:
         guarded = None if request.body is None or guard is None else _GuardedBody(request.body, guard)
         # One timer serves all reads under way; aiohttp would set two for each.
-        silent = request.silence if request.kind is Kind.READ and self._borrowed is None else None
+        silent = request.silence if request.kind is Kind.READ and self._directly else None
         with self._bounded(request, silent) as exchange:
             answer = await self._request(exchange, guarded or request.body)
             exchange.answered()
@@ -511,11 +504,13 @@ class AiohttpTransport:
     def _request(self, exchange: _Exchange, data: Any) -> Awaitable[aiohttp.ClientResponse]:
         request = exchange.request
         session = self._session(request.kind)
-        options: dict[str, Any] = {} if self._borrowed is None else self._borrowing(exchange, session, data)
         # A session that trusts the environment finds its proxy itself.
-        if self._has_proxies and not session.trust_env and (proxy := self._proxies.of(request.url)) is not None:
+        proxy = self._proxies.of(request.url) if self._has_proxies and not session.trust_env else None
+        if self._directly:
+            return _sent(exchange, session, _Request(request, session, data, proxy))
+        options = self._borrowing(exchange, session, data)
+        if proxy is not None:
             options.update(proxy=proxy.url, proxy_headers=proxy.headers)
-        # No headers: over our own session `_Request` takes them from this task's exchange; `_borrowing` passes them.
         return session.request(
             request.method,
             _parsed(request.url),
@@ -605,6 +600,51 @@ class AiohttpTransport:
             session.detach()
             if owner and connector is not None:
                 connector._close()  # noqa: SLF001  # close() is a coroutine, a finalizer has no loop
+
+
+async def _sent(exchange: _Exchange, session: Any, request: _Request) -> aiohttp.ClientResponse:
+    """The head of the answer to a request, sent as `ClientSession.request` sends it.
+
+    That takes twice as long: it has cookies, credentials, redirects, a total time, traces and repeats.
+    """
+    if session.closed:
+        raise RuntimeError("Session is closed")
+    timeout = _timeout(exchange.request.silence if exchange.silent is None else None)
+    connection = await _connected(exchange, session.connector, request, timeout)
+    try:
+        connection.protocol.set_response_params(
+            timer=_NO_TIMER,
+            read_until_eof=True,
+            auto_decompress=session.auto_decompress,
+            read_timeout=timeout.sock_read,
+            **_BOUNDS,
+        )
+        answer = await request.send(connection)
+        try:
+            return await answer.start(connection)
+        except BaseException:
+            answer.close()
+            raise
+    except BaseException:
+        connection.close()
+        raise
+
+
+async def _connected(exchange: _Exchange, connector: Any, request: _Request, timeout: aiohttp.ClientTimeout) -> Any:
+    """A connection that is as good as new; the time of the exchange starts when it has it."""
+    while True:
+        try:
+            connection = await connector.connect(request, [], timeout)
+        except TimeoutError as error:
+            raise aiohttp.ConnectionTimeoutError(f"No connection to {request.url.host} came in time") from error
+        try:
+            if _is_new(connection.protocol) or await _is_good(connection.protocol):
+                exchange.connected()
+                return connection
+        except BaseException:
+            connection.close()
+            raise
+        connection.close()
 
 
 async def _begin(connection: Any, exchange: _Exchange) -> None:
