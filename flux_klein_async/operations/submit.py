@@ -377,7 +377,7 @@ class _Submission:
                 raise operation.out_of_time(operation.last_error)  # too late to wait for anything
             guard = BodyGuard()
             operation.drop_post = guard.drop  # before the task, which may begin eagerly
-            self._posting = post = asyncio.ensure_future(self._post(guard))
+            self._posting = post = self._context.loop.create_task(self._post(guard), name="flux_klein_async submit")
             try:
                 return await asyncio.shield(post)
             except asyncio.CancelledError:

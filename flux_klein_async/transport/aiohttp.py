@@ -355,8 +355,38 @@ class _Request(aiohttp.ClientRequest):
         self._ssl = True  # as the connector says
         self._traces = []
         self.update_proxy(*(None, None, None) if proxy is None else (proxy.url, None, proxy.headers))
-        if data is not None or self.method != "GET":
+        if isinstance(data, _GuardedBody):
+            self._body = data
+            self.headers["Content-Length"] = str(data.size)
+        elif self.method != "GET":
             self.update_body_from_data(data)
+
+    async def send(self, conn: Any) -> aiohttp.ClientResponse:
+        """Write the request; aiohttp would make a task for each body, which only a large one needs."""
+        body, protocol = self._body, conn.protocol
+        if protocol.writing_paused or (body is not None and (body.size or 0) > _WRITTEN):
+            return await super().send(conn)
+        writer = aiohttp.http.StreamWriter(protocol, self.loop)
+        target = str(self.url) if self.proxy and not self.is_ssl() else self.url.raw_path_qs
+        await writer.write_headers(f"{self.method} {target} HTTP/1.1", self.headers)
+        if body is None:
+            writer.set_eof()
+        else:
+            await body.write_with_length(writer, None)
+            await writer.write_eof()
+        protocol.start_timeout()
+        return aiohttp.ClientResponse(
+            self.method,
+            self.url,
+            writer=None,
+            continue100=None,
+            timer=_NO_TIMER,
+            request_info=self.request_info,
+            traces=self._traces,
+            loop=self.loop,
+            session=self._session,
+            stream_writer=writer,
+        )
 
 
 class _Stale(Exception):  # noqa: N818  # never leaves this module
