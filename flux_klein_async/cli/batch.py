@@ -34,8 +34,9 @@ from flux_klein_async.cli.generate import CatalogueFields, catalogue_fields, che
 from flux_klein_async.cli.output import Screen
 from flux_klein_async.errors import FluxKleinError, InvalidInputError, JournalError
 from flux_klein_async.journal.base import Claim
-from flux_klein_async.journal.budget import Budget, generation_price
+from flux_klein_async.journal.budget import Budget
 from flux_klein_async.journal.reader import exists, locate
+from flux_klein_async.journal.sqlite import SqliteLocation
 from flux_klein_async.journal.states import Action
 from flux_klein_async.journal.writer import JournalAccount, StoredJournal
 from flux_klein_async.operations.inputs import digest_files
@@ -84,6 +85,8 @@ class _Batch(run.Options):
         run.check_writable(self.output_dir)
         named = self.journal
         self._place = locate(self.output_dir / "journal.sqlite") if named is None else connect.journal(named)
+        if isinstance(self._place, SqliteLocation):
+            run.check_writable(self._place.path.parent, "--journal")
         self._format = self.file_format or _format_of(self.file)
         self._columns = _columns(self._format, self.prompt_column, ignore_extra=self.ignore_extra_columns)
         checked_fields(self.model, {}, "a prompt", self.fields)
@@ -97,9 +100,14 @@ class _Batch(run.Options):
             if not first:
                 where = "standard input" if self.file == "-" else repr(self.file)
                 raise InvalidInputError(f"There is no prompt in {where}")
-            if bad := [row for row in first if row.problem]:
-                return _refused(bad, screen)
+            whole = len(first) < _CHECKED_FIRST
+            if bad := self._refused(first):
+                return _told(bad, screen, whole=whole)
             service = await stack.enter_async_context(connect.connected(screen, self.base_url, emulator=self.emulator))
+            entry = await self._entry(service, screen)
+            first = [entry.fitted(row) for row in first]
+            if bad := self._refused(first):
+                return _told(bad, screen, whole=whole)
             account = await self._account(stack, service)
             spent = (await account.spent()).usd if account is not None else 0.0
             totals = run.Totals(charged=not self.emulator, bound_usd=self.max_spend, spent_usd=spent)
@@ -108,13 +116,6 @@ class _Batch(run.Options):
             client = await stack.enter_async_context(
                 self.client(service, totals, polling=polling, journal=account, budget=budget)
             )
-            entry = CatalogueFields()
-            if self.model not in TYPED:
-                entry = await catalogue_fields(client, screen, allow_unlisted=self.allow_unlisted)
-            entry.check(self.fields)
-            first = [entry.fitted(row) for row in first]
-            if bad := [row for row in first if row.problem]:
-                return _refused(bad, screen)
             rows = _chained(first, rest, entry)
             preview = account.items().preview if account is not None else None
             is_local = connect.is_local(service.base_url)
@@ -122,15 +123,14 @@ class _Batch(run.Options):
             forgets = is_local and not self.dry_run
             judge = partial(self._judged, preview=preview, forgets=forgets, reads=self.dry_run)
             if self.dry_run:
-                money = Money(generation_price(await client.get_model()), self.max_spend, spent)
+                money = Money.of(await client.get_model(), self.max_spend, spent)
                 forecast = Forecast(Estimate(lambda pixels: polling.quantile(self.model, pixels)), money)
                 await forecast.add(rows, judge, screen.note)
                 return forecast.show(screen, self.concurrency, as_json=self.as_json)
             manifest = stack.enter_context(await asyncio.to_thread(Manifest, self.output_dir / MANIFEST))
-            whole = len(first) < _CHECKED_FIRST
             totals.total = len(first) if whole else await asyncio.to_thread(_count, self.file, self._format)
             if not self.quiet:
-                money = Money(await run.price_of(client), self.max_spend, spent)
+                money = Money.of(await run.entry_of(client), self.max_spend, spent)
                 forecast = Forecast(Estimate(), money)
                 known = await stack.enter_async_context(aclosing(read_ahead(self._again(first, entry))))
                 until = asyncio.get_running_loop().time() + _FORECAST_WITHIN
@@ -150,6 +150,28 @@ class _Batch(run.Options):
             if totals.done > 0 and not self.no_download if self.report is None else self.report:
                 await page.after_batch(self.output_dir, screen, stop, await self._unreached(first, entry, totals))
             return code if stop.code is None else stop.code
+
+    def _refused(self, first: list[Row]) -> list[Row]:
+        """The bad ones of the first rows, for which a run begins nothing; a dry run goes on and counts them."""
+        return [] if self.dry_run else [row for row in first if row.problem]
+
+    async def _entry(self, service: connect.Address, screen: Screen) -> CatalogueFields:
+        """What the catalogue says of the fields, before anything is made; a new token is tried before it takes over.
+
+        Raises:
+            AuthenticationError: The service refuses the new token.
+            InvalidInputError: A field that an option gives is not listed.
+        """
+        entry = CatalogueFields()
+        if self.model in TYPED and not self.new_token:
+            return entry
+        async with self.client(service, run.Totals()) as client:
+            if self.new_token:
+                await client.get_model()
+            if self.model not in TYPED:
+                entry = await catalogue_fields(client, screen, allow_unlisted=self.allow_unlisted)
+        entry.check(self.fields)
+        return entry
 
     def _rows(self, stream: BinaryIO) -> Generator[Row, None, None]:
         """The rows of the file; what a row does not say itself is said by the options."""
@@ -356,13 +378,14 @@ def _count(file: str, file_format: FileFormat) -> int | None:
         return count_rows(stream, file_format)
 
 
-def _refused(bad: list[Row], screen: Screen) -> ExitCode:
+def _told(bad: list[Row], screen: Screen, *, whole: bool) -> ExitCode:
     shown = [row for row in bad if not row.is_told][:BAD_SHOWN]
     for row in shown:
         screen.note(f"Line {row.line}: {row.problem}")
     if len(bad) > len(shown):
         screen.note(f"{len(bad) - len(shown)} more.")
-    screen.note("Nothing was submitted.")
+    unread = "" if whole else f" --dry-run checks the lines after the first {_CHECKED_FIRST:,} too."
+    screen.note(f"Nothing was submitted.{unread}")
     return ExitCode.BAD_INPUT
 
 

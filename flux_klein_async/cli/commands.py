@@ -244,7 +244,7 @@ _Concurrency = Annotated[int, typer.Option(min=1, help="Generations at a time.",
 _Timeout = Annotated[float, typer.Option(help="Seconds for each picture.", metavar="S", callback=_positive)]
 _NoDownload = Annotated[bool, typer.Option("--no-download", help="Print URLs instead of saving files.")]
 _JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per picture, one per line.")]
-_Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress, only errors.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors and, on stdout, the paths; no progress.")]
 _Width = Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")]
 _Height = Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")]
 _Steps = Annotated[int | None, typer.Option(help="1 to 100, for the 9B model; 25 if not given.", metavar="N")]

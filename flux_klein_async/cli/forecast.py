@@ -10,12 +10,13 @@ from typing import Any, Final, NamedTuple
 
 from flux_klein_async.batch.manifest import json_line
 from flux_klein_async.batch.rows import Row, next_rows
+from flux_klein_async.cli.answers import per_unit
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen, duration
 from flux_klein_async.journal.base import Claim
-from flux_klein_async.journal.budget import dollars
+from flux_klein_async.journal.budget import dollars, generation_price
 from flux_klein_async.journal.states import Action
-from flux_klein_async.models import TextToImageInput
+from flux_klein_async.models import ModelInfo, TextToImageInput
 
 __all__ = ["BAD_SHOWN", "NEW", "Estimate", "Forecast", "Money", "affordable_at", "published"]
 
@@ -82,11 +83,23 @@ def affordable_at(price: Decimal | float | None, most: float | None, spent: floa
 
 
 class Money(NamedTuple):
-    """The price of a picture if it is known, and the bound if there is one, of which so much was spent before."""
+    """The price of a picture if it is known, and the bound if there is one, of which so much was spent before.
+
+    Attributes:
+        unit: The catalogue's price, in words, if it is not that of a picture.
+    """
 
     price: Decimal | None
     most: float | None
     spent: float
+    unit: str | None = None
+
+    @classmethod
+    def of(cls, entry: ModelInfo | None, most: float | None, spent: float) -> "Money":
+        """The price that a catalogue entry says."""
+        price = None if entry is None else generation_price(entry)
+        known = entry is not None and price is None and entry.base_price_usd is not None
+        return cls(price, most, spent, per_unit(entry) if entry is not None and known else None)
 
     @property
     def affordable(self) -> int | None:
@@ -176,7 +189,9 @@ class Forecast:
         return f"; {self._again:,} may be paid for a second time" if self._again else ""
 
     def _each(self) -> str:
-        return "at an unknown price" if self._money.price is None else f"at {dollars(self._money.price)} each"
+        if self._money.price is None:
+            return f"at {self._money.unit or 'an unknown price'}"
+        return f"at {dollars(self._money.price)} each"
 
     def show(self, screen: Screen, concurrency: int, *, as_json: bool) -> ExitCode:
         """Print the counts, the cost and the time."""
@@ -197,7 +212,9 @@ class Forecast:
         else:
             others = {_WORDS[action]: self._actions[action] for action in _WORDS} | {"bad": self.bad}
             listed = "".join(f", {count:,} {what}" for what, count in others.items() if count)
-            cost = "unknown, the catalogue does not say it" if price is None else dollars(price * new)
+            unit = self._money.unit
+            unknown = "unknown, the catalogue " + (f"says {unit}" if unit else "does not say it")
+            cost = unknown if price is None else dollars(price * new)
             product = f" ({new:,} x {dollars(price)})" if price is not None and new > 1 else ""
             screen.out(f"{new:,} to submit{listed}{self._paid_again()}")
             screen.out(f"Cost: {cost}{product}")

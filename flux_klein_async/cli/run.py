@@ -44,6 +44,7 @@ from flux_klein_async.events import Cancelled, Event, Finished, Held, Polled, Re
 from flux_klein_async.integrations.logging import LogEvents, combine
 from flux_klein_async.journal.budget import dollars, generation_price
 from flux_klein_async.models import (
+    ModelInfo,
     Outcome,
     RequestState,
     brief_url,
@@ -58,7 +59,7 @@ __all__ = [
     "Run",
     "Totals",
     "check_writable",
-    "price_of",
+    "entry_of",
 ]
 
 _GRACE = 30.0  # seconds for running generations once the command is told to stop
@@ -82,10 +83,10 @@ _AGAIN = {
 }
 
 
-def check_writable(directory: Path) -> None:
+def check_writable(directory: Path, option: str = "--output-dir") -> None:
     """Refuse a directory where files cannot be written; nothing is made."""
     if (problem := unwritable(directory)) is not None:
-        raise typer.BadParameter(f"nothing can be written to {str(directory)!r}: {problem}", param_hint="--output-dir")
+        raise typer.BadParameter(f"nothing can be written to {str(directory)!r}: {problem}", param_hint=option)
 
 
 @dataclass(kw_only=True)
@@ -226,8 +227,8 @@ class Totals:
         self.known += outcome.from_journal
         if outcome.error is not None:
             end = _end_of(outcome.error)
-            self.ends[end] += 1
-            self.free += end == "failed" and outcome.error.charged == "no"
+            self.ends["failed before" if end == "failed" and outcome.from_journal else end] += 1
+            self.free += end == "failed" and outcome.error.charged == "no" and not outcome.from_journal
         elif outcome.from_journal:
             self.ends["done before"] += 1
         else:
@@ -529,9 +530,12 @@ class Run:
         if not self._told:
             self._told = True
             what = "Failed" if self.totals.total == 1 else "The rest was not submitted"
-            spent = self.totals.spent_usd if isinstance(error, BudgetExceededError) else 0.0
-            before = f"; --max-spend counts all runs on the journal, {dollars(spent)} before this one" if spent else ""
-            self.screen.note(f"{what}: {error}{before}")
+            more = ""
+            if isinstance(error, BudgetExceededError) and self.manifest is not None:
+                more = "; the same command with a higher --max-spend goes on"
+                if spent := self.totals.spent_usd:
+                    more += f" (it counts all runs on the journal, {dollars(spent)} before this one)"
+            self.screen.note(f"{what}: {error}{more}")
 
     def _report_repeated(self) -> None:
         for sentence, count in self._failures.items():
@@ -547,6 +551,7 @@ class Run:
         all_free = totals.free == totals.ends["failed"]
         free = f" ({'' if all_free else f'{totals.free:,} '}not charged)" if totals.charged and totals.free else ""
         counts = {"done before": totals.ends["done before"], f"failed{free}": totals.ends["failed"]}
+        counts["failed before"] = totals.ends["failed before"]
         counts |= {name: totals.ends[name] for name in _ENDS.values()} | {"left running": len(totals.left)}
         counts["bad"] = max(totals.ends["bad"], totals.bad)
         if totals.total is not None:  # the rest, with items that were not read
@@ -564,7 +569,8 @@ class Run:
         """What a request without a known cost may have cost, in USD: the highest of this run, else the catalogue's."""
         if self.totals.highest_usd is not None or not self.totals.charged or not self.totals.possibly_charged:
             return self.totals.highest_usd
-        price = await price_of(self.client)
+        entry = await entry_of(self.client)
+        price = None if entry is None else generation_price(entry)
         return None if price is None else float(price)
 
     def _possibly_charged(self, each: float | None) -> str:
@@ -589,10 +595,10 @@ class Run:
                 self.screen.note(f"  {self.resume(request_id)}")
 
 
-async def price_of(client: FluxKleinClient) -> Decimal | None:
-    """The catalogue's price of a picture, for the terminal: None if it is not known in 2 s."""
+async def entry_of(client: FluxKleinClient) -> ModelInfo | None:
+    """The model's catalogue entry, for a price on the terminal: None if it is not known in 2 s."""
     with suppress(FluxKleinError):
-        return generation_price(await client.get_model(timeout=_PRICED_WITHIN))
+        return await client.get_model(timeout=_PRICED_WITHIN)
     return None
 
 

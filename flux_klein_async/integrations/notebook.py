@@ -133,5 +133,7 @@ def _read(file: object, number: int) -> tuple[str, bytes]:
         return f"picture {number}", file
     if isinstance(file, str | os.PathLike):
         path = user_path(file)
+        if path.is_dir():
+            raise InvalidInputError(f"{path.name!r} is a directory; its pictures are Path(...).glob('*.png')")
         return path.name, path.read_bytes()
     raise InvalidInputError(f"show takes paths, bytes or outcomes, not {type(file).__name__}")

@@ -70,6 +70,10 @@ def contact_sheet(files: Iterable[File], path: str | os.PathLike[str], *, column
         InvalidInputError: There are no pictures, or too many.
         OSError: The sheet cannot be written.
     """
+    if isinstance(files, str | bytes | os.PathLike):
+        raise InvalidInputError(
+            "A contact sheet takes a list of pictures; those of a directory are Path(...).glob('*.png')"
+        )
     given = list(files)
     if not 0 < len(given) <= _MOST_ON_SHEET:
         raise InvalidInputError(f"A contact sheet takes 1 to {_MOST_ON_SHEET:,} pictures, not {len(given):,}")

@@ -204,7 +204,10 @@ def test_bad_lines_among_the_first_thousand_stop_everything_before_it_begins(
     ran = flux_klein(*ARGUMENTS)
     assert (ran.code, ran.out, ran.err.count("Line "), served.accepted) == (65, "", 20, 0)
     assert "Line 971: prompt: " in ran.err
-    assert ran.err.endswith("10 more.\nNothing was submitted.\n")
+    assert ran.err.endswith("10 more.\nNothing was submitted. --dry-run checks the lines after the first 1,000 too.\n")
+    Path("prompts.jsonl").write_text('{"prompt": "x", "image_urls": ["https://a.example.com/b.png"], "sed": 3}')
+    ran = flux_klein(*ARGUMENTS, "--model", EDIT)  # bad by the catalogue
+    assert (ran.code, ran.err.count("Line "), served.accepted) == (65, 1, 0)
     assert not Path("out").exists()
 
 
@@ -368,7 +371,8 @@ def test_max_spend_limits_all_runs_together(served: Emulator, flux_klein: Comman
         ran = flux_klein(*ARGUMENTS, "--max-spend", bound)
         [line] = [line for line in ran.err.splitlines() if "is left" in line]
         said = f"The rest was not submitted: The next generation may cost $0.01, and ${left} of ${bound} is left; "
-        assert line == f"{said}--max-spend counts all runs on the journal, $0.03 before this one"
+        said += "the same command with a higher --max-spend goes on"
+        assert line == f"{said} (it counts all runs on the journal, $0.03 before this one)"
     assert (flux_klein(*ARGUMENTS, "--max-spend", "0.05").code, served.accepted) == (1, 5)
     assert (flux_klein(*ARGUMENTS).code, served.accepted) == (0, 8)
 
@@ -512,17 +516,28 @@ def test_a_run_that_stops_early_counts_the_bad_lines_that_it_did_not_reach(
     assert "0 of 22 done, 2 bad, 20 not submitted" in ran.err
 
 
+@pytest.mark.parametrize(
+    ("price", "said"),
+    [
+        ({}, "does not say it"),
+        ({"price_unit": "megapixel"}, "does not say it"),
+        ({"base_price_usd": 0.012, "price_unit": "megapixel"}, "says $0.012 per megapixel"),
+    ],
+)
 def test_a_dry_run_counts_every_line_prints_the_first_bad_ones_and_guesses_no_price(
-    served: Emulator, flux_klein: Command
+    served: Emulator, flux_klein: Command, price: dict[str, Any], said: str
 ) -> None:
-    served.fault("model", Reply(200, {"model_id": "a/b"}), probability=1)
+    served.fault("model", Reply(200, {"model_id": "a/b", **price}), probability=1)
     prompts(1001, *[BAD] * 30)
+    lines = Path("prompts.jsonl").read_text().splitlines(keepends=True)
+    Path("prompts.jsonl").write_text("".join(["{}\n", *lines]))  # bad from the start
     ran = flux_klein("batch", "prompts.jsonl", "--dry-run")
     assert (ran.code, ran.err.count("Line ")) == (65, 20)
-    assert ran.out.splitlines()[:2] == ["1,001 to submit, 30 bad", "Cost: unknown, the catalogue does not say it"]
+    assert ran.out.splitlines()[:2] == ["1,001 to submit, 31 bad", f"Cost: unknown, the catalogue {said}"]
     prompts(2)
     ran = flux_klein(*ARGUMENTS, "--dry-run", "--json")
     assert (ran.code, ran.records[0]["submit"], ran.records[0]["cost_usd"]) == (1, 2, None)
+    assert ("of 2, at $0.012 per megapixel;" in flux_klein("batch", "prompts.jsonl").err) == ("megapixel" in said)
 
 
 def test_an_id_that_the_journal_knows_with_another_input_is_a_bad_line_of_a_dry_run(
@@ -678,6 +693,10 @@ def test_a_renewed_token_does_not_pay_for_everything_again(
     monkeypatch.setenv("RUNCOMFY_API_TOKEN", "renewed")
     refused = [flux_klein(*ARGUMENTS), flux_klein(*ARGUMENTS, "--dry-run")]
     assert all("another token" in ran.err and "--new-token" in ran.err and ran.code == 1 for ran in refused)
+    with monkeypatch.context() as mistyped:  # it does not take over
+        mistyped.setenv("RUNCOMFY_API_TOKEN", "mistyped")
+        assert flux_klein(*ARGUMENTS, "--new-token").code == 77
+    assert flux_klein(*ARGUMENTS).code == 1
     gone_on = [flux_klein("batch", "prompts.jsonl", "--new-token"), flux_klein("batch", "prompts.jsonl")]
     assert all("3 of 3 done in out, 3 done before" in ran.err for ran in gone_on)
     assert served.accepted == 3

@@ -61,6 +61,7 @@ REFUSED: list[tuple[str | list[str], int, str]] = [
     ("batch prompts.txt --format xml", 64, "xml"),
     (["batch", "prompts.txt", "--output-dir", __file__], 64, "nothing can be written"),
     (["batch", "prompts.txt", "--dry-run", "--output-dir", __file__], 64, "nothing can be written"),
+    (["batch", "prompts.txt", "--dry-run", "--journal", f"{__file__}/x"], 64, "nothing can be written"),
     ("batch prompts.txt --max-spend -1", 64, "--max-spend"),
     ("batch prompts.txt --concurrency 0", 64, "--concurrency"),
     ("batch prompts.txt --steps 8", 64, f"4b/text-to-image takes no steps; --model {NINE} does"),

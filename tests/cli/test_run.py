@@ -542,7 +542,7 @@ def test_every_end_is_counted_once() -> None:
     for facts, end, possibly_charged in (
         ({"result": result}, "done", 0),
         ({"result": result, "from_journal": True}, "done before", 0),  # an earlier run paid for it
-        ({"error": GenerationFailedError(), "from_journal": True}, "failed", 0),
+        ({"error": GenerationFailedError(), "from_journal": True}, "failed before", 0),
         ({"error": SubmissionUncertainError()}, "uncertain", 1),
         ({"error": ItemClaimedError()}, "claimed by another run", 0),
         ({"error": GenerationCancelledError(request_id="r", charged="no")}, "cancelled", 0),

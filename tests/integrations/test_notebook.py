@@ -79,5 +79,7 @@ async def test_anything_but_a_file_is_refused(klein_client, tmp_path):
     for value in (await klein_client.generate("a cat"), [7]):
         with pytest.raises(InvalidInputError, match=r"not (GenerationResult|int)"):
             show(value)
+    with pytest.raises(InvalidInputError, match="is a directory"):
+        show(tmp_path)
     with pytest.raises(FileNotFoundError):
         show(tmp_path / "gone.png")

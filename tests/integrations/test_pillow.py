@@ -64,6 +64,8 @@ def test_a_sheet_replaces_the_one_before_whole_or_not_at_all(tmp_path: Path) -> 
         contact_sheet([], target)
     with pytest.raises(InvalidInputError, match=r"not 5,001"):
         contact_sheet([b""] * 5001, target)
+    with pytest.raises(InvalidInputError, match="takes a list"):
+        contact_sheet(str(tmp_path), target)
     assert target.read_bytes() == b"before"
     assert contact_sheet([png(1, 1)], target) == target
     with Image.open(target) as sheet:
