@@ -370,15 +370,17 @@ class FluxKleinClient(NotWith):
         """Fetch the result of a request that has ended, as the service has it.
 
         One that completed without a file is returned too: its `urls` is empty, and `raw` is what the service says.
+        Budget and journal learn its cost and its end.
 
         Raises:
             ResultNotReadyError: It has not ended.
             GenerationFailedError, GenerationCancelledError: It ended so.
+            JournalError: The end could not be written.
             APIStatusError, APIConnectionError, InvalidResponseError: After the last attempt.
         """
         accepted = self._accepted(request)
         with self._operation(timeout, request_id=accepted.request_id) as operation:
-            return await calls.fetch_result(operation, accepted.request_id, asked=accepted.asked)
+            return await calls.result(operation, accepted.request_id, accepted.asked)
 
     async def cancel(self, request: str | RequestHandle, *, timeout: Timeout = DEFAULT) -> CancelOutcome:
         """Cancel a queued request; a running one continues and is charged.

@@ -313,6 +313,10 @@ class SubmissionUncertainError(FluxKleinError):
         super().__init__(message, **facts)
         self.raw = raw
 
+    def _advice(self) -> str | None:
+        own_words = self.args and self.args[0] and "may or may not" not in self.args[0]
+        return self.advice or ("it may have been accepted, and charged" if own_words else None)
+
 
 class ResultNotReadyError(FluxKleinError):
     """The generation has not ended yet."""
@@ -348,9 +352,22 @@ class GenerationFailedError(FluxKleinError):
 
 
 class GenerationCancelledError(FluxKleinError):
-    """The generation was cancelled."""
+    """The generation was cancelled.
+
+    Attributes:
+        stopped: Whether the `stop()` of a fan-out cancelled it; another run can submit the item.
+    """
 
     _charged = "no"
+    stopped: bool = False
+
+    @property
+    def retryable(self) -> bool:
+        """Would the same item make sense later, without paying twice? Only if nobody but `stop()` cancelled it."""
+        return self.stopped and self.charged == "no"
+
+    def _advice(self) -> str | None:
+        return self.advice or ("another run can submit it" if self.retryable else None)
 
 
 class WaitTimeoutError(FluxKleinError, TimeoutError):

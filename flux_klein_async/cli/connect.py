@@ -18,9 +18,11 @@ from flux_klein_async.errors import (
     AuthenticationError,
     ConfigurationError,
     FluxKleinError,
+    GenerationFailedError,
     InvalidInputError,
     NotFoundError,
     SubmissionUncertainError,
+    WaitTimeoutError,
 )
 from flux_klein_async.journal.reader import exists, locate
 from flux_klein_async.journal.sql import Location
@@ -196,5 +198,5 @@ def advise(error: FluxKleinError | None, model: str = "") -> None:
         # Not the file's path: it has a user's name, and a manifest can be sent to others.
         source = from_environ(os.environ).token_variable or "the token.json of the vendor's CLI"
         error.advice = f"the token comes from {source}"
-    elif isinstance(error, SubmissionUncertainError):
-        error.advice = None  # the option is named where the error is printed, once
+    elif isinstance(error, SubmissionUncertainError | GenerationFailedError | WaitTimeoutError):
+        error.advice = None  # the option, or the command, is named where the error is printed, once

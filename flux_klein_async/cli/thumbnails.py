@@ -114,6 +114,8 @@ def _made(path: Path, key: str, folder: Path) -> Thumbnail:
         small, (width, height) = thumbnail(path, SIDE)
     except InvalidInputError as error:
         return Thumbnail(note=f"{error}.")
+    except FileNotFoundError:
+        return Thumbnail(note="The file is gone.")
     name = f"{key}.{width}x{height}.webp"
     with replacing(folder / name) as unfinished:
         small.save(unfinished, "WEBP", quality=_QUALITY)

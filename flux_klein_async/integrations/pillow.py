@@ -35,6 +35,7 @@ def thumbnail(file: File, side: int) -> tuple[Image.Image, tuple[int, int]]:
 
     Raises:
         InvalidInputError: It is no picture that Pillow knows, is damaged, or has more than 40 megapixels.
+        FileNotFoundError: There is no such file.
     """
     try:
         with warnings.catch_warnings():
@@ -48,7 +49,7 @@ def thumbnail(file: File, side: int) -> tuple[Image.Image, tuple[int, int]]:
                 return small.convert("RGBA" if small.has_transparency_data else "RGB"), size
     except Image.DecompressionBombError:
         raise InvalidInputError("The picture is too large for a preview") from None
-    except InvalidInputError:
+    except (InvalidInputError, FileNotFoundError):
         raise
     except Exception as error:  # a damaged file makes Pillow raise what it will
         raise InvalidInputError(f"No preview can be made: {type(error).__name__}") from error
@@ -68,7 +69,7 @@ def contact_sheet(files: Iterable[File], path: str | os.PathLike[str], *, column
 
     Raises:
         InvalidInputError: There are no pictures, or too many.
-        OSError: The sheet cannot be written.
+        OSError: A file does not exist, or the sheet cannot be written.
     """
     if isinstance(files, str | bytes | os.PathLike):
         raise InvalidInputError(

@@ -13,7 +13,13 @@ from typing import Self
 from flux_klein_async.api.messages import Response
 from flux_klein_async.api.requests import PAGE, checked_word
 from flux_klein_async.api.responses import ModelPage, read_cancel, read_model, read_models, read_result, read_status
-from flux_klein_async.errors import FluxKleinError, InvalidResponseError, NotFoundError
+from flux_klein_async.errors import (
+    FluxKleinError,
+    GenerationCancelledError,
+    GenerationFailedError,
+    InvalidResponseError,
+    NotFoundError,
+)
 from flux_klein_async.events import Cancelled
 from flux_klein_async.journal.states import EntryState
 from flux_klein_async.misuse import NotForLoop
@@ -32,7 +38,19 @@ from flux_klein_async.operations.operation import Operation
 from flux_klein_async.options import OnAbandon
 from flux_klein_async.schema import every_name
 
-__all__ = ["ModelList", "abandon", "cancel", "cancel_abandoned", "fetch_result", "get_model", "status", "write_result"]
+__all__ = [
+    "ModelList",
+    "abandon",
+    "cancel",
+    "cancel_abandoned",
+    "fetch_result",
+    "get_model",
+    "lags",
+    "record_failure",
+    "record_result",
+    "result",
+    "status",
+]
 
 
 CANCEL_WITHIN = 5.0  # seconds for a cancel that nobody waits for
@@ -52,6 +70,24 @@ async def fetch_result(
     origin = operation.context.api.urls.origin
     read = partial(read_result, request_id=request_id, timings=timings, origin=origin, asked=asked)
     return await operation.exchange(operation.context.api.result(request_id), read)
+
+
+async def result(operation: Operation, request_id: str, asked: int | None) -> GenerationResult:
+    """Fetch the result of a request that nobody here may have waited for, and record how it ended."""
+    try:
+        found = await fetch_result(operation, request_id, asked=asked)
+    except (GenerationFailedError, GenerationCancelledError) as error:
+        await record_failure(operation.context, request_id, error)
+        raise
+    if not lags(found):
+        await record_result(operation.context, found)
+    return found
+
+
+def lags(result: GenerationResult) -> bool:
+    """Whether the output may come later than the word "completed"."""
+    raw = result.raw
+    return raw.get("output") is None and not (raw.get("error_message") or raw.get("error"))
 
 
 async def get_model(operation: Operation, model: str) -> ModelInfo:
@@ -173,12 +209,27 @@ async def cancel_abandoned(context: ClientContext, request_id: str, tag: object)
             context.left_running.discard(request_id)
 
 
-async def write_result(context: ClientContext, result: GenerationResult) -> None:
-    """Write a result into the journal, in the service's own words.
+async def record_failure(
+    context: ClientContext, request_id: str, error: GenerationFailedError | GenerationCancelledError
+) -> None:
+    """Tell budget and journal that a generation failed, and may have been paid for, or was cancelled.
 
     Raises:
         JournalError: It could not be written.
     """
+    cancelled = isinstance(error, GenerationCancelledError)
+    context.budget.settle(request_id, 0.0 if cancelled else None)
+    state = EntryState.CANCELLED if cancelled else EntryState.FAILED
+    await context.write(state, request_id=request_id, error=str(error))
+
+
+async def record_result(context: ClientContext, result: GenerationResult) -> None:
+    """Tell the budget what a result cost, and the journal the result, in the service's own words.
+
+    Raises:
+        JournalError: It could not be written.
+    """
+    context.budget.settle(result.request_id, result.cost_usd)
     if context.journal is not None:
         answer = json.dumps(result.raw).encode()
         error = None if result.urls else str(without_file(result))

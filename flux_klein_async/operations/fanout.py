@@ -173,7 +173,7 @@ class FanOut(NotWith, NotForLoop, Generic[T]):
         No more items are read and nothing more is submitted; a submit on its way has 5 s to be answered. Queued
         requests are cancelled; running ones, which are paid for in any case, are waited for and saved. May be called
         from a signal handler of the loop, from `on_event` and from the items themselves: the task that calls it is
-        never cancelled.
+        never cancelled. What is cancelled ends in a `GenerationCancelledError` that is `retryable`.
         """
         self._wants_rest = False
         if not self._exhausted or self._workers:

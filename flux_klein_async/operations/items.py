@@ -34,7 +34,7 @@ from flux_klein_async.journal.base import Claim, ItemClaims, ItemJournal
 from flux_klein_async.journal.states import Action, EntryState
 from flux_klein_async.models import GenerationResult, SavedFile, whole, without_file
 from flux_klein_async.operations import download
-from flux_klein_async.operations.calls import cancel_abandoned, fetch_result, status, write_result
+from flux_klein_async.operations.calls import cancel_abandoned, fetch_result, record_result, status
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, wrapping_errors
 from flux_klein_async.operations.fanout import Product, dooms, not_submitted
 from flux_klein_async.operations.files import unwritable
@@ -52,6 +52,7 @@ EMULATED = "flux-klein-emulator"  # the Server header of the emulator, which the
 _LOOK_FIRST = (
     "look for it on the site under Library, Generations; if it is not there, resubmit_uncertain=True submits it again"
 )
+_FAILED_BEFORE = "retry_failed=True submits it again"
 
 T = TypeVar("T")
 _Made = tuple[GenerationResult, tuple[SavedFile, ...]]
@@ -177,6 +178,7 @@ class ItemRunner(Generic[T]):
                     operation.halt(not_submitted(error))
         elif not isinstance(self._stopped_by, GenerationCancelledError):
             self._stopped_by = GenerationCancelledError("Stopped before it was submitted", charged="no")
+            self._stopped_by.stopped = True
             for operation in list(self._generating):
                 self._stop_one(operation)
 
@@ -409,7 +411,7 @@ class ItemRunner(Generic[T]):
             raise without_file(known) from error
         if not result.urls:
             raise without_file(result)
-        await write_result(self._context, result)
+        await record_result(self._context, result)
         return result
 
     async def _moved(self, item: _Item, known: GenerationResult, error: DownloadError) -> GenerationResult:
@@ -430,7 +432,7 @@ class ItemRunner(Generic[T]):
             raise error from None
         if not result.urls or result.urls == known.urls:
             raise error
-        await write_result(self._context, result)
+        await record_result(self._context, result)
         return result
 
     async def _fetch(self, item: _Item, request_id: str) -> GenerationResult:
@@ -464,7 +466,8 @@ def _left_alone(claim: Claim) -> FluxKleinError:
             cause=cause,
             advice=_LOOK_FIRST,
         )
-    return GenerationFailedError(request_id=claim.request_id, detail=_recorded(claim, GenerationFailedError))
+    detail = _recorded(claim, GenerationFailedError)
+    return GenerationFailedError(request_id=claim.request_id, detail=detail, advice=_FAILED_BEFORE)
 
 
 def _recorded(claim: Claim, kind: type[FluxKleinError]) -> str | None:

@@ -47,6 +47,8 @@ def checked_names(names: Sequence[str], count: int) -> list[str]:
     for name in names:
         if not _plain(name):
             what = f"{name[:80]!r}" if isinstance(name, str) else f"{name!r:.80}, which is no text; write str(...)"
+            if isinstance(name, str) and len(name) > LONGEST:
+                what += f"; it has more than {LONGEST} bytes"
             raise InvalidInputError(f"Not a plain file name: {what}")
     # Some file systems ignore case, and the ways to compose a letter.
     if len({unicodedata.normalize("NFC", name).casefold() for name in names}) != count:

@@ -70,7 +70,7 @@ class Operation:
     """
 
     # Of the class until they change: thirty attributes are the most that Python keeps in an object without a dict.
-    passed_gate = submitted = accepted = uncertain = gave_up = late = _in_line = _halted = False
+    passed_gate = submitted = accepted = uncertain = gave_up = late = _in_line = _halted = _stopping = False
     on_submit_failed: Callable[[FluxKleinError], None] | None = None
     drop_post: Callable[[], bool] | None = None
     stopped_at: float | None = None
@@ -143,9 +143,11 @@ class Operation:
             raise self._with_id(self._ending()) from None
 
     def _with_id(self, error: FluxKleinError) -> FluxKleinError:
-        """Add the request id, which the wire, a policy and a journal do not know."""
+        """Add the request id, which the wire, a policy and a journal do not know, and whether a stop cancelled it."""
         if error.request_id is None:
             error.request_id = self.request_id
+        if self._stopping and isinstance(error, GenerationCancelledError):
+            error.stopped = True
         return error
 
     def _interrupt(self, ending: Callable[[], FluxKleinError]) -> None:
@@ -199,6 +201,7 @@ class Operation:
 
     def stop(self) -> None:
         """End the call before it submits; a POST that has begun gets 5 s for its answer, and is not repeated."""
+        self._stopping = True
         if self.request_id is not None or self.stopped_at is not None:
             return
         if self._drop_unsent():
@@ -252,6 +255,7 @@ class Operation:
                 state=None if self.state is None else str(self.state),
                 word=self.word,
                 cause=str(last) if last else None,
+                advice="wait_for_result(request_id) goes on",
             )
         if self.uncertain and not isinstance(last, SubmissionUncertainError):
             return SubmissionUncertainError("The deadline passed before the submit was answered")

@@ -67,6 +67,7 @@ _STILL_ON_TIME = 0.9  # of its timeout: a call that has more left has lost no ti
 _NEARLY_ALL = 0.9  # of the generations: what is left must be enough for so many
 
 _FIELD = 40  # characters of a field's name in a log line
+_FIELDS_WITHIN = 10.0  # seconds to read which fields a model has
 _MOST_COMPARED = 100  # names of a model's fields, with one that it does not have
 _NAMES = {KLEIN_4B_TEXT_TO_IMAGE: "FLUX.2 [klein] 4B", KLEIN_9B_TEXT_TO_IMAGE: "FLUX.2 [klein] 9B"}
 _EDIT = "blackforestlabs/flux-2/dev/edit"  # docs/howto/models.md
@@ -160,10 +161,13 @@ def prepare(
 def _warn_of_unknown_fields(context: ClientContext, prepared: PreparedRequest) -> None:
     """Log each field that the model does not have, once: it is sent, and paid for, as it is.
 
-    The fields of other models than the klein ones are known once the client has read their catalogue entry.
+    The catalogue entry of any but a klein model is read beside its first submit, which does not wait for it.
     """
     model = prepared.model
     typed = TYPED.get(model)
+    if typed is None and prepared.unchecked and model not in context.listed_fields:
+        context.note_fields(model, ())  # asked for once, whatever comes of it
+        context.background.queue(lambda: _read_fields(context, prepared))
     known = context.listed_fields.get(model, ()) if typed is None else typed.model_fields
     for name in prepared.unchecked if known else ():
         if name not in known:
@@ -171,6 +175,15 @@ def _warn_of_unknown_fields(context: ClientContext, prepared: PreparedRequest) -
             hint = f" (did you mean {near[0][:_FIELD]!r}?)" if near else ""
             said = f"{_NAMES[model]} has no field" if typed else f"The catalogue lists for {model} no field"
             context.warn_once(f"{said} {name[:_FIELD]!r}{hint}; it is sent as it is")
+
+
+async def _read_fields(context: ClientContext, prepared: PreparedRequest) -> None:
+    try:
+        with Operation(context, _FIELDS_WITHIN, registered=False) as operation:
+            await get_model(operation, prepared.model)
+    except FluxKleinError as error:
+        log.info("The fields of %s are not known, and go as they are: %s", prepared.model, error)
+    _warn_of_unknown_fields(context, prepared)
 
 
 def _typed(kind: type[TextToImageInput] | None, fields: dict[str, Any]) -> TextToImageInput | dict[str, Any]:
@@ -494,6 +507,7 @@ class _Submission:
         elif isinstance(failure, FluxKleinError) and not isinstance(failure, SubmissionUncertainError):
             await self._not_accepted(failure)
         else:
-            await self._uncertain(failure or SubmissionUncertainError(f"No answer within {SEEN_THROUGH:g} s"))
+            late = f"The submit was not answered within {SEEN_THROUGH:g} s"
+            await self._uncertain(failure or SubmissionUncertainError(late))
         if stopped is not None:
             raise stopped

@@ -26,10 +26,9 @@ from flux_klein_async.errors import (
     WaitTimeoutError,
 )
 from flux_klein_async.events import Finished, Polled, StateChanged
-from flux_klein_async.journal.states import EntryState
 from flux_klein_async.misuse import NotForLoop
 from flux_klein_async.models import GenerationResult, RequestState, RequestStatus, Timings, missing_files, without_file
-from flux_klein_async.operations.calls import abandon, fetch_result, write_result
+from flux_klein_async.operations.calls import abandon, fetch_result, lags, record_failure, record_result
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, log, wrapping_errors
 from flux_klein_async.operations.operation import Operation, sleep_until
 from flux_klein_async.operations.submit import AcceptedRequest
@@ -281,7 +280,7 @@ class Poller:
         result = read_result(
             self._result_answer, accepted.request_id, self.timings, origin=origin, asked=accepted.asked
         )
-        return None if _lags(result) else result
+        return None if lags(result) else result
 
     def teach(self, result: GenerationResult) -> None:
         """Let the policy learn from this wait."""
@@ -352,10 +351,7 @@ async def wait(
         raise
     except BaseException as error:
         if not in_users_code and isinstance(error, GenerationFailedError | GenerationCancelledError):
-            cancelled = isinstance(error, GenerationCancelledError)
-            context.budget.settle(request_id, 0.0 if cancelled else None)
-            state = EntryState.CANCELLED if cancelled else EntryState.FAILED
-            await context.write(state, request_id=request_id, error=str(error))
+            await record_failure(context, request_id, error)
         elif (
             # A deadline, a close and a stop come as CancelledError: the scope makes their error of it. WaitTimeoutError
             # comes only from a hold. After any other error there is nothing to cancel.
@@ -365,8 +361,7 @@ async def wait(
         ):
             abandon(operation, request_id, on_abandon)
         raise
-    context.budget.settle(request_id, result.cost_usd)
-    await write_result(context, result)
+    await record_result(context, result)
     if not result.urls:
         raise without_file(result)
     if result.missing:
@@ -398,7 +393,7 @@ async def _conclude(
         try:
             result = await fetch_result(operation, status.request_id, timings, asked=asked)
             last = loop.time() + pause > until
-            if not _lags(result) or (last and status.state is RequestState.COMPLETED):
+            if not lags(result) or (last and status.state is RequestState.COMPLETED):
                 return result
         except (GenerationFailedError, GenerationCancelledError):
             raise
@@ -423,11 +418,6 @@ def _failed(status: RequestStatus) -> GenerationFailedError:
 def _error_in(answer: RequestStatus | GenerationResult) -> Any:
     """What an answer says went wrong; None, or something empty, if it says nothing."""
     return answer.raw.get("error_message") or answer.raw.get("error")
-
-
-def _lags(result: GenerationResult) -> bool:
-    """Whether the output may come later than the word "completed"."""
-    return result.raw.get("output") is None and not _error_in(result)
 
 
 def _late(error: FluxKleinError, state: RequestState) -> bool:

@@ -18,9 +18,8 @@ from .serving import AiohttpWeb, Asgi, post
 from .test_web import CASES
 
 PAGE = (ROOT / "docs" / "web.md").read_text(encoding="utf-8")
-ON_FASTAPI, WITH_A_LIFESPAN, ON_AIOHTTP, WHEN_FULL, WITH_A_JOURNAL, _ = shown(
-    "docs/web.md"
-)  # the last is run as a test
+# The last is run as a test.
+ON_FASTAPI, WITH_A_LIFESPAN, ON_AIOHTTP, AT_ONCE, WHEN_FULL, WITH_A_JOURNAL, _ = shown("docs/web.md")
 
 
 def app_of(block):
@@ -54,6 +53,18 @@ async def test_the_aiohttp_app_serves(service):
     async with AiohttpWeb(app_of(ON_AIOHTTP)["app"]) as server:
         assert ".png" in (await post(server, "/pictures"))[2]
         assert "event: result" in (await post(server, "/pictures/events"))[2]
+
+
+async def test_the_app_that_answers_at_once_gives_the_picture_later(service):
+    async with (
+        AiohttpWeb(app_of(AT_ONCE)["app"]) as server,
+        httpx.AsyncClient(base_url=server.url, trust_env=False) as session,
+    ):
+        ordered = await session.post("/orders", content="a snow leopard")
+        assert ordered.status_code == 202
+        while (answer := await session.get(f"/orders/{ordered.json()['id']}")).status_code != 200:
+            assert answer.status_code == 202
+        assert (answer.headers["content-type"], answer.content[:4]) == ("image/png", b"\x89PNG")
 
 
 async def test_the_app_with_a_lifespan_of_its_own_has_both_states(service):

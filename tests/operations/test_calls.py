@@ -13,6 +13,7 @@ from flux_klein_async import (
     InvalidResponseError,
     NotFoundError,
     RateLimitError,
+    ResultNotReadyError,
     ServerError,
 )
 from flux_klein_async.emulator import (
@@ -111,6 +112,31 @@ async def test_an_abandoned_request_is_cancelled_and_the_answer_is_told(workers,
             [f"Request {error.request_id} was abandoned and could not be cancelled"] if told is None else []
         )
         assert await client.aclose() == ()  # long abandoned: closing does not report it
+
+
+@pytest.mark.parametrize(
+    ("fate", "cost", "end"),
+    [
+        (Generation(cost=0.04), 0.04, "completed"),
+        (Generation(ends="failed", error="no"), None, "failed"),
+        (Generation(ends="cancelled"), 0.0, "cancelled"),
+        (Generation(), None, None),
+    ],
+)
+async def test_budget_and_journal_learn_the_end_from_a_result_that_is_fetched_without_a_wait(
+    klein_emulator, connect, fate, cost, end
+):
+    book = Book()
+    client = connect(journal=book, budget=book)
+    klein_emulator.script("submit", fate)
+    handle = await client.submit("a cat")
+    told = len(book.lines)
+    assert isinstance(await outcome(handle.result()), ResultNotReadyError)
+    await asyncio.sleep(5)
+    if end is None:  # it may still get an output
+        klein_emulator.script("result", Reply(200, {"status": "completed", "output": None}))
+    assert (await outcome(handle.result())).request_id == handle.request_id
+    assert book.lines[told:] == ([] if end is None else [("settle", cost), end])
 
 
 async def test_thousands_of_abandoned_requests_are_cancelled_a_few_at_a_time(klein_emulator, connect):

@@ -340,6 +340,7 @@ async def test_what_comes_before_a_large_body_is_written_is_no_id_and_the_rest_n
 ):
     (tmp_path / "in.png").write_bytes(png(600_000))
     client = connect()
+    await client.get_model(EDIT)  # or the first submit would read it
     klein_emulator.script("model", Unasked(stray, with_head=True))
     await client.get_model()
     found = await outcome(client.generate({"prompt": "night", "image_urls": [tmp_path / "in.png"]}, model=EDIT))

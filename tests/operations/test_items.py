@@ -407,6 +407,7 @@ async def test_files_that_are_nowhere_are_told_as_what_they_are(klein_emulator, 
 
 
 UNSURE = "The submit of an earlier run may or may not have been accepted"
+AGAIN = "retry_failed=True submits it again"
 LOOK_FIRST = (
     "look for it on the site under Library, Generations; if it is not there, resubmit_uncertain=True submits it again"
 )
@@ -422,10 +423,10 @@ LOOK_FIRST = (
             claim(Action.UNCERTAIN, error=str(SubmissionUncertainError(cause="X"))),
             SubmissionUncertainError(f"{UNSURE}: X; {LOOK_FIRST}"),
         ),
-        (claim(Action.FAILED, "r-1"), GenerationFailedError(request_id="r-1")),
+        (claim(Action.FAILED, "r-1"), GenerationFailedError(request_id="r-1", advice=AGAIN)),
         (
             claim(Action.FAILED, "r-1", error=str(GenerationFailedError(request_id="r-1", detail="X"))),
-            GenerationFailedError(request_id="r-1", detail="X"),
+            GenerationFailedError(request_id="r-1", detail="X", advice=AGAIN),
         ),
     ],
     ids=lambda value: value.action.value if isinstance(value, Claim) else None,
@@ -449,6 +450,7 @@ async def test_what_failed_in_an_earlier_run_is_told_in_the_same_words(klein_emu
     first = Shelf(claim(Action.SUBMIT))
     error = (await only(connect(journal=first), first)).error
     shelf = Shelf(claim(Action.FAILED, error.request_id, error=first.entries[-1].error))
+    error.advice = AGAIN
     assert str((await only(connect(journal=shelf), shelf)).error) == str(error)
 
 
@@ -624,6 +626,7 @@ async def test_a_stopped_fan_out_submits_nothing_more_and_waits_for_what_runs(co
     assert [len(outcome.paths) for outcome in made] == [1, 1]
     errors = [outcome.error for outcome in ends.values() if outcome.error is not None]
     assert [(type(error), error.charged) for error in errors] == [(GenerationCancelledError, "no")] * 4
+    assert all(error.retryable and "; another run can submit it" in str(error) for error in errors)
     assert shelf.states().count(EntryState.DOWNLOADED) == 2
     cancelled = {entry.request_id for entry in shelf.entries if entry.state is EntryState.CANCELLED}
     assert len(cancelled) == 2

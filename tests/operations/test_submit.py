@@ -109,16 +109,25 @@ LISTS_NO_SED = f"The catalogue lists for {EDIT} no field 'sed' (did you mean 'se
 
 
 @pytest.mark.parametrize("budget", [None, 1])  # a budget reads the price in the entry
-async def test_a_field_that_the_catalogue_does_not_list_is_logged_once_its_entry_was_read(
-    klein_emulator, connect, caplog, budget
-):
+async def test_a_field_that_the_catalogue_does_not_list_is_logged_once(klein_emulator, connect, caplog, budget):
     client = connect(budget=Budget(budget) if budget else None)
-    for asked in (False, True, True):
-        if asked:
-            await client.get_model(EDIT)
+    for _ in range(2):
         await client.submit({"prompt": "a", "image_urls": ["https://a.b/c.png"], "sed": 3}, model=EDIT)
-        assert [record.getMessage() for record in caplog.records] == [LISTS_NO_SED] * (asked or budget is not None)
+        await asyncio.sleep(1)
+        assert [record.getMessage() for record in caplog.records] == [LISTS_NO_SED]
     assert json.loads(klein_emulator.asked("submit")[-1].body)["sed"] == 3
+    assert klein_emulator.calls["model"] == 1
+
+
+async def test_a_submit_does_not_wait_for_the_catalogue_nor_need_it(klein_emulator, connect, caplog):
+    klein_emulator.script("model", Hang())
+    client, edit = connect(), {"prompt": "a", "image_urls": ["https://a.b/c.png"], "sed": 3}
+    await client.submit(edit, model=EDIT)
+    assert now() == 0.0
+    await asyncio.sleep(11)
+    await client.submit(edit, model=EDIT)
+    assert (klein_emulator.calls["model"], caplog.records) == (1, [])
+    assert await client.aclose() == ()
 
 
 @pytest.mark.parametrize(
@@ -685,7 +694,8 @@ async def test_an_abandoned_submit_is_seen_through_for_five_seconds_and_then_unc
     await abandoned(client)
     await client.get_model()  # it keeps the only connection
     assert now() == 6.0
-    assert [(event.at, event.error) for event in events.of(Uncertain)] == [(6.0, "No answer within 5 s")]
+    late = "The submit was not answered within 5 s; it may have been accepted, and charged"
+    assert [(event.at, event.error) for event in events.of(Uncertain)] == [(6.0, late)]
     await settle()
     assert strays() == []
 
