@@ -108,7 +108,13 @@ class _Batch(run.Options):
             first = [entry.fitted(row) for row in first]
             if bad := self._refused(first):
                 return _told(bad, screen, whole=whole)
-            account = await self._account(stack, service)
+            is_local = connect.is_local(service.base_url)
+            there = await asyncio.to_thread(exists, self._place)
+            account = await self._account(stack, service) if there else None
+            await self._check_paid(first, entry, account, screen, is_local=is_local)
+            if not self.dry_run:  # a run that is refused makes nothing
+                self.output_dir.mkdir(parents=True, exist_ok=True)
+                account = account or await self._account(stack, service)
             spent = (await account.spent()).usd if account is not None else 0.0
             totals = run.Totals(charged=not self.emulator, bound_usd=self.max_spend, spent_usd=spent)
             polling = AdaptivePolling(store=service.store)
@@ -118,8 +124,6 @@ class _Batch(run.Options):
             )
             rows = _chained(first, rest, entry)
             preview = account.items().preview if account is not None else None
-            is_local = connect.is_local(service.base_url)
-            await self._check_paid(first, entry, account, screen, is_local=is_local)
             forgets = is_local and not self.dry_run
             judge = partial(self._judged, preview=preview, forgets=forgets, reads=self.dry_run)
             if self.dry_run:
@@ -270,15 +274,11 @@ class _Batch(run.Options):
         asked = self.resubmit_uncertain and record["request_id"] is None
         return may_be_paid(record) and not asked
 
-    async def _account(self, stack: AsyncExitStack, service: connect.Address) -> JournalAccount | None:
-        """What the journal holds of this account; None for a dry run without a journal, which makes none.
+    async def _account(self, stack: AsyncExitStack, service: connect.Address) -> JournalAccount:
+        """What the journal holds of this account; the journal is made if there is none.
 
         Refuses an account that the journal does not know: it would pay for everything again.
         """
-        if not self.dry_run:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-        elif not await asyncio.to_thread(exists, self._place):
-            return None
         store = StoredJournal(
             self._place,
             retry_failed=self.retry_failed or self.emulator,

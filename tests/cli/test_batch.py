@@ -274,6 +274,17 @@ def test_a_later_line_with_a_field_that_the_catalogue_does_not_list_is_bad(
     assert (bad["id"], bad["input"], bad["error"]["charged"]) == ("b", {"prompt": "x"}, "no")
 
 
+@pytest.mark.parametrize("journal", ["prompts.jsonl", ".", "postgresql://127.0.0.1:1/x"])
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_a_journal_that_cannot_be_used_is_refused_before_anything_is_made(
+    served: Emulator, flux_klein: Command, journal: str, options: tuple[str, ...]
+) -> None:
+    prompts(2)
+    ran = flux_klein(*ARGUMENTS, "--journal", journal, *options)
+    assert (ran.code, ran.out, served.accepted) == (1, "", 0)
+    assert [path.name for path in Path().iterdir()] == ["prompts.jsonl"]
+
+
 def test_an_uncertain_submit_is_reported_and_never_resubmitted_unasked(served: Emulator, flux_klein: Command) -> None:
     prompts(2)
     served.lose_submit()
@@ -641,6 +652,7 @@ def test_a_forgotten_journal_does_not_pay_for_everything_again(
     for options in ([], ["--dry-run"], ["--journal", "other.sqlite"], ["--retry-failed"]):
         ran = flux_klein(*ARGUMENTS, *options)
         assert (ran.code, served.accepted) == (64, 2), options
+        assert not Path("other.sqlite").exists()
     assert "'out/manifest.jsonl' lists 2 rows that the journal " in ran.err
     assert (
         "out/journal.sqlite does not know, among them line 2 of this file, and this run would pay for them again: "
