@@ -30,6 +30,7 @@ from flux_klein_async.errors import (
     APIConnectionError,
     APIStatusError,
     BudgetExceededError,
+    DownloadError,
     FanOutHaltedError,
     FluxKleinError,
     GenerationCancelledError,
@@ -142,6 +143,7 @@ class Totals:
         highest_usd: The highest cost of one of them, or None.
         unpriced: The ids of this run's requests that are or may be charged, with no cost reported and no result.
         uncertain: The indices of the items whose submit may have been accepted, with no id known.
+        earlier: How many items an earlier run submitted that are or may be charged, with no cost known and no result.
         free: How many items failed and were not charged.
         unreported: How many of this run's results came without a cost.
         charged: The service charges; an emulator does not.
@@ -163,6 +165,7 @@ class Totals:
     highest_usd: float | None = None
     unpriced: set[str | None] = field(default_factory=set)
     uncertain: set[object] = field(default_factory=set)
+    earlier: int = 0
     free: int = 0
     unreported: int = 0
     charged: bool = True
@@ -215,7 +218,7 @@ class Totals:
         """An item has ended."""
         if not isinstance(outcome.error, SubmissionUncertainError):
             self.requests.pop(outcome.index, None)
-        elif outcome.index not in self.requests:  # else its id has just come
+        elif outcome.index not in self.requests and not outcome.from_journal:  # else its id has just come
             self.uncertain.add(outcome.index)
         if outcome.result is not None and outcome.result.request_id in self.unpriced:
             self.unpriced.discard(outcome.result.request_id)
@@ -226,6 +229,8 @@ class Totals:
             self._charge(outcome.error.request_id, outcome.error.cost_usd)
         self.known += outcome.from_journal
         if outcome.error is not None:
+            known = isinstance(outcome.error, DownloadError) or getattr(outcome.error, "cost_usd", None) is not None
+            self.earlier += outcome.from_journal and outcome.error.charged != "no" and not known
             end = _end_of(outcome.error)
             self.ends["failed before" if end == "failed" and outcome.from_journal else end] += 1
             self.free += end == "failed" and outcome.error.charged == "no" and not outcome.from_journal
@@ -237,7 +242,7 @@ class Totals:
     @property
     def possibly_charged(self) -> int:
         """How many requests may have been charged at a cost that is not known."""
-        return len(self.unpriced) + len(self.uncertain) + self.unreported
+        return len(self.unpriced) + len(self.uncertain) + self.unreported + self.earlier
 
     @property
     def done(self) -> int:
@@ -578,7 +583,12 @@ class Run:
         if not count or not self.totals.charged:
             return ""
         amount = "an unknown amount" if each is None else f"up to {dollars(count * each)}"
-        return f"; {amount} may have been charged for {count:,} request{'s' if count > 1 else ''} of unknown cost"
+        earlier = self.totals.earlier
+        before = (
+            f", {'' if earlier == count else f'{earlier:,} of them '}submitted by an earlier run" if earlier else ""
+        )
+        plural = "s" if count > 1 else ""
+        return f"; {amount} may have been charged for {count:,} request{plural} of unknown cost{before}"
 
     def _print_left(self) -> None:
         """Print how to resume what is left."""

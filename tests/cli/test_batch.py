@@ -488,6 +488,21 @@ def test_a_batch_says_what_it_is_about_to_spend(
     assert [served.accepted] == before
 
 
+def test_what_an_earlier_run_may_have_paid_for_is_named_by_the_next_run_too(
+    served: Emulator, flux_klein: Command
+) -> None:
+    prompts(3)
+    served.script_prompt("picture 0", error_reply(500, message="no luck", accepted=True))
+    served.script_prompt("picture 1", Generation(ends="failed"))
+    told = "; up to $0.0{} may have been charged for {} requests of unknown cost{}\n"
+    before = "submitted by an earlier run"
+    assert told.format(2, 2, "") in flux_klein("batch", "prompts.jsonl").err
+    assert told.format(2, 2, f", {before}") in flux_klein("batch", "prompts.jsonl").err
+    prompts(4)
+    served.script_prompt("picture 3", Generation(ends="failed"))
+    assert told.format(3, 3, f", 2 of them {before}") in flux_klein("batch", "prompts.jsonl").err
+
+
 def test_a_batch_says_what_it_may_pay_for_a_second_time(
     served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ from flux_klein_async.cli.signals import Stop
 from flux_klein_async.emulator import Emulator, Generation, Hang, Pass, Refuse, Reply, Reset, Rewrite, error_reply
 from flux_klein_async.emulator.scripts import Answer
 from flux_klein_async.errors import (
+    DownloadError,
     FanOutHaltedError,
     GenerationCancelledError,
     GenerationFailedError,
@@ -543,6 +544,10 @@ def test_every_end_is_counted_once() -> None:
         ({"result": result}, "done", 0),
         ({"result": result, "from_journal": True}, "done before", 0),  # an earlier run paid for it
         ({"error": GenerationFailedError(), "from_journal": True}, "failed before", 0),
+        ({"error": GenerationFailedError(request_id="r"), "from_journal": True}, "failed before", 1),
+        ({"error": GenerationFailedError(request_id="r", cost_usd=0.5), "from_journal": True}, "failed before", 0),
+        ({"error": DownloadError(request_id="r"), "from_journal": True}, "failed before", 0),  # the cost is known
+        ({"error": SubmissionUncertainError(), "from_journal": True}, "uncertain", 1),
         ({"error": SubmissionUncertainError()}, "uncertain", 1),
         ({"error": ItemClaimedError()}, "claimed by another run", 0),
         ({"error": GenerationCancelledError(request_id="r", charged="no")}, "cancelled", 0),
