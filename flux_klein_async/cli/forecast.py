@@ -49,18 +49,21 @@ class Estimate:
 
     Attributes:
         count: How many there are.
+        is_learned: Whether all their times were learned, with what they waited in the queue.
     """
 
     def __init__(self, learned: Callable[[int], float | None] = lambda _: None) -> None:
         self._learned = lru_cache(maxsize=256)(lambda step: learned(round(2 ** (step / _STEPS))))
         self._total = self._longest = 0.0
         self.count = 0
+        self.is_learned = True
 
     def add(self, fields: Mapping[str, Any]) -> None:
         """Count one more generation of this input."""
         pixels = math.prod(_side(fields.get(name), default) for name, default in _SIDES.items())
         learned = self._learned(round(_STEPS * math.log2(pixels)))
         seconds = published(pixels) if learned is None else learned
+        self.is_learned = self.is_learned and learned is not None
         self._total += seconds
         self._longest = max(self._longest, seconds)
         self.count += 1
@@ -210,6 +213,8 @@ class Forecast:
             }
             screen.out(json_line({**counts, **facts, "seconds": round(seconds, 3)}))
         else:
+            if self.bad > self._noted:
+                screen.note(f"{self.bad - self._noted:,} more.")
             others = {_WORDS[action]: self._actions[action] for action in _WORDS} | {"bad": self.bad}
             listed = "".join(f", {count:,} {what}" for what, count in others.items() if count)
             unit = self._money.unit
@@ -222,5 +227,6 @@ class Forecast:
                 enough = "enough for all" if self._ends_at is None else f"enough for {affordable:,} of {new:,}"
                 ends = "" if self._ends_at is None else f"; the money ends before line {self._ends_at:,}"
                 screen.out(f"Bound: {self._money.bound()}: {enough}{ends}")
-            screen.out(f"Time: about {duration(seconds)} with {concurrency} at a time, without a queue")
+            basis = "as earlier runs took" if self._estimate.is_learned else "by the published times, without a queue"
+            screen.out(f"Time: about {duration(seconds)} with {concurrency} at a time, {basis}")
         return ExitCode.BAD_INPUT if self.bad else ExitCode.OK if price is not None else ExitCode.OTHER

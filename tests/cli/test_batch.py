@@ -400,12 +400,15 @@ def test_a_model_without_a_price_for_an_output_is_not_started_with_max_spend(
 def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(
     served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("FLUX_KLEIN_STORE")  # its times would be the forecast
     prompts(8)
+    learned = flux_klein(*ARGUMENTS, "--dry-run").out.splitlines()[2]
+    assert learned.endswith(" with 64 at a time, as earlier runs took")
+    monkeypatch.delenv("FLUX_KLEIN_STORE")
     ran = flux_klein(*ARGUMENTS, "--dry-run")
     assert ran.code == 0
     assert ran.out.splitlines()[:2] == ["8 to submit", "Cost: $0.08 (8 x $0.01)"]
-    assert ran.out.splitlines()[2].startswith("Time: about 0.1 s with 64 at a time")
+    published = "Time: about 0.1 s with 64 at a time, by the published times, without a queue"
+    assert ran.out.splitlines()[2] == published
     assert (served.accepted, [*Path().iterdir()]) == (0, [Path("prompts.jsonl")])
 
 
@@ -559,6 +562,7 @@ def test_a_dry_run_counts_every_line_prints_the_first_bad_ones_and_guesses_no_pr
     Path("prompts.jsonl").write_text("".join(["{}\n", *lines]))  # bad from the start
     ran = flux_klein("batch", "prompts.jsonl", "--dry-run")
     assert (ran.code, ran.err.count("Line ")) == (65, 20)
+    assert ran.err.endswith("\n11 more.\n")
     assert ran.out.splitlines()[:2] == ["1,001 to submit, 31 bad", f"Cost: unknown, the catalogue {said}"]
     prompts(2)
     ran = flux_klein(*ARGUMENTS, "--dry-run", "--json")
