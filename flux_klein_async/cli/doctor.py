@@ -40,7 +40,7 @@ _PATIENCE = 10.0  # seconds for each check
 _SKEW = 60.0  # seconds between two clocks that are worth a warning
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)[^;]*?>=([0-9.]+)")  # as the package's own metadata writes them
 _EXTRA = re.compile(r"""^([A-Za-z0-9._-]+).*extra == ['"](\w+)['"]""")
-_EXTRAS = ("cli", "emulator", "testing")
+_NO_FEATURES = {"all", "dev", "docs"}  # extras that bring others, or tools for work on the package itself
 
 # What to do about errors of the network, and about those of the API.
 _ADVICE = {
@@ -157,9 +157,10 @@ class Machine:
     @_check("extras")
     async def _extras(self) -> str:
         needed = [match.groups() for line in _requires() if (match := _EXTRA.match(line))]
-        missing = list(dict.fromkeys(extra for name, extra in needed if extra in _EXTRAS and not _installed(name)))
-        line = ", ".join(extra for extra in _EXTRAS if extra not in missing) or "none"
-        install = f"; for {', '.join(missing)}: pip install 'flux_klein_async[{','.join(missing)}]'"
+        extras = dict.fromkeys(extra for _, extra in needed if extra not in _NO_FEATURES)
+        missing = {extra: None for name, extra in needed if extra in extras and not _installed(name)}
+        line = ", ".join(extra for extra in extras if extra not in missing) or "none"
+        install = f"; not installed: {', '.join(missing)} (pip install 'flux_klein_async[NAME]')"
         return line + (install if missing else "")
 
     @_check("token")

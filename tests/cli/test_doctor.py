@@ -279,13 +279,16 @@ async def test_packages_are_named_and_old_ones_with_the_command_that_updates_the
         assert packages.line.endswith(end)
 
 
+INSTALL = "(pip install 'flux_klein_async[NAME]')"
+
+
 @pytest.mark.parametrize(
     ("missing", "line"),
     [
-        (["emulator"], "cli, testing; for emulator: pip install 'flux_klein_async[emulator]'"),
-        (["cli", "emulator", "dev"], "testing; for cli, emulator: pip install 'flux_klein_async[cli,emulator]'"),
-        (["testing", "cli", "emulator"], "none; for testing, cli, emulator: pip install "),
-        ([], "cli, emulator, testing"),
+        (["redis"], f"testing; not installed: redis {INSTALL}"),
+        (["ray", "redis", "dev", "all", "docs"], f"testing; not installed: ray, redis {INSTALL}"),
+        (["testing", "redis"], f"none; not installed: testing, redis {INSTALL}"),
+        ([], "testing"),
     ],
 )
 async def test_missing_extras_are_named_with_the_command_that_installs_them(
@@ -295,4 +298,11 @@ async def test_missing_extras_are_named_with_the_command_that_installs_them(
     monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda _: needed)
     extras = (await found(Machine(environment=environment(), base_url="")))["extras"]
     assert extras.level is Level.OK
-    assert extras.line.startswith(line)
+    assert extras.line == line
+
+
+async def test_every_extra_that_adds_a_feature_is_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_installed", lambda _: True)
+    extras = (await found(Machine(environment=environment(), base_url="")))["extras"]
+    given = set(doctor.importlib.metadata.metadata("flux_klein_async").get_all("Provides-Extra") or [])
+    assert sorted(extras.line.split(", ")) == sorted(given - {"all", "dev", "docs"})
