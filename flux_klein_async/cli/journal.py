@@ -22,6 +22,7 @@ from flux_klein_async.journal.reader import JournaledRequest, JournalReader, loc
 from flux_klein_async.journal.reader import prune as delete
 from flux_klein_async.journal.sql import Location
 from flux_klein_async.journal.states import EntryState
+from flux_klein_async.journal.writer import EMULATED_TOKEN
 from flux_klein_async.models import brief_url
 from flux_klein_async.text import clipped, cut, shown
 
@@ -160,7 +161,7 @@ def _time(seconds: float) -> str:
 
 def _summary(reader: JournalReader, chosen: dict[str, Any]) -> str:
     """What the chosen requests come to; of a whole journal, what was pruned counts too."""
-    sums = reader.sums(**chosen, free_service=connect.EMULATED_SERVICE)
+    sums = reader.sums(**chosen, free_token=EMULATED_TOKEN)
     total, pruned, whole = sum(sums.counts.values()), sums.pruned_usd, not any(chosen.values())
     unpaid = {EntryState.REFUSED: " (not accepted, or never sent: not charged)"}
     return (
@@ -171,5 +172,5 @@ def _summary(reader: JournalReader, chosen: dict[str, Any]) -> str:
         + (f", {dollars(sums.reserved_usd)} reserved" if sums.reserved_usd else "")
         + (f"; {sums.unpriced} of unknown cost" if sums.unpriced else "")
         + (f"; not counted: {dollars(pruned)} for pruned requests, of any time" if pruned and not whole else "")
-        + (f"; not charged: {dollars(sums.free_usd)} for placeholders of --emulator" if sums.free_usd else "")
+        + (f"; not charged: {dollars(sums.free_usd)} for placeholders of the emulator" if sums.free_usd else "")
     )

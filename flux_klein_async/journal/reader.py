@@ -81,7 +81,7 @@ class Sums(NamedTuple):
         spent_usd: The sum of the costs that are known.
         reserved_usd: What budgets reserved for the others.
         unpriced: How many may be charged at a cost that is not known, with nothing reserved.
-        free_usd: What requests to the free service would have cost; no other amount counts them.
+        free_usd: What requests with the free token would have cost; no other amount counts them.
         pruned_usd: What was spent for requests that were pruned, of any time and state; `spent_usd` is without it.
     """
 
@@ -168,14 +168,14 @@ class JournalReader:
             raise failure
 
     def sums(
-        self, *, states: Collection[EntryState] = (), since: float | None = None, free_service: str | None = None
+        self, *, states: Collection[EntryState] = (), since: float | None = None, free_token: str | None = None
     ) -> Sums:
         """Sum up the requests that `requests` gives for these states and this time.
 
         Args:
             states: Only those in one of these states.
             since: Only those first recorded at this time or later, in seconds since 1970.
-            free_service: The address of a service that charges nothing.
+            free_token: The token of services that charge nothing.
 
         Raises:
             JournalError: The journal cannot be read.
@@ -191,10 +191,11 @@ class JournalReader:
         """  # noqa: S608
         with _errors(self._location):
             found = self._store.execute(query, values).fetchall()
+            unpaying = None if free_token is None else self._store.account_name(free_token)
         counts, unpriced = Counter[EntryState](), 0
         spent = reserved = unpaid = pruned = 0.0
         for word, name, count, cost, unknown, held in found:
-            free = free_service is not None and name.partition("@")[2] == free_service
+            free = name.partition("@")[0] == unpaying
             if word is None:
                 pruned += 0 if free else cost
                 continue

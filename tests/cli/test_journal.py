@@ -14,6 +14,7 @@ from flux_klein_async.journal.states import EntryState
 from flux_klein_async.models import SavedFile
 from tests.databases import Cluster
 from tests.journal.helpers import Run, entry
+from tests.served import in_thread
 
 from .helpers import Command
 
@@ -62,15 +63,27 @@ def test_the_list_is_a_table_with_the_newest_first_and_a_sum_on_stderr(flux_klei
     assert ran.err == "4 requests: 1 uncertain, 1 submitted, 1 downloaded, 1 failed; $0.01 spent, $0.06 reserved\n"
 
 
-def test_placeholders_of_the_emulator_are_no_spending(flux_klein: Command, served: Emulator) -> None:
+def test_placeholders_of_the_emulator_are_no_spending(
+    flux_klein: Command, served: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("prompts.txt").write_text("a cat\na dog\n")
     size = ("--width", "64", "--height", "64", "--quiet")
     flux_klein("batch", "prompts.txt", "--emulator", "--max-spend", "1", *size)
-    free = "not charged: $0.02 for placeholders of --emulator\n"
-    assert flux_klein("journal", "list").err.endswith(f"2 requests: 2 downloaded; $0.00 spent; {free}")
+    free = "not charged: ${} for placeholders of the emulator\n"
+    assert flux_klein("journal", "list").err.endswith(f"2 requests: 2 downloaded; $0.00 spent; {free.format('0.02')}")
     Path("prompts.txt").write_text("a cat\n")
     flux_klein("batch", "prompts.txt", *size)
-    assert flux_klein("journal", "list").err.endswith(f"3 requests: 3 downloaded; $0.01 spent; {free}")
+    assert flux_klein("journal", "list").err.endswith(f"3 requests: 3 downloaded; $0.01 spent; {free.format('0.02')}")
+    with (
+        in_thread(Emulator(profile="fixed:0.01")) as another,
+        monkeypatch.context() as environ,
+    ):  # `flux-klein emulator`
+        environ.setenv("RUNCOMFY_MODEL_API_BASE", another.base_url)
+        environ.setenv("RUNCOMFY_API_TOKEN", another.api_key)
+        Path("prompts.txt").write_text("a bird\n")
+        flux_klein("batch", "prompts.txt", "--journal", "rehearsal.sqlite", *size)
+    listed = flux_klein("journal", "list", "--journal", "rehearsal.sqlite")
+    assert listed.err == f"1 request: 1 downloaded; $0.00 spent; {free.format('0.01')}"
     flux_klein("journal", "prune", "--older-than", "0")
     pruned = "0 requests: none; $0.01 spent, $0.01 of it for pruned requests\n"
     assert flux_klein("journal", "list").err.endswith(pruned)
