@@ -540,7 +540,7 @@ def emulator(
     seed: Annotated[int | None, typer.Option(help="Decides ids, times, faults and pictures.", metavar="N")] = None,
     fault: Annotated[
         list[str] | None,
-        typer.Option(help="A fault and its probability, such as status:503=0.05; repeatable.", metavar="FAULT"),
+        typer.Option(help="One of --faults and its probability, such as status:503=0.05; repeatable.", metavar="FAULT"),
     ] = None,
     faults: Annotated[bool, typer.Option("--faults", help="List every fault by name, and exit.")] = False,
 ) -> None:
