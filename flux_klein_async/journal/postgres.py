@@ -423,6 +423,7 @@ class PostgresStore(JournalStore):
             if self._moved:
                 raise _RefusedError(_POOLED)
             yield
+            self._settle()
             if self.execute("COMMIT").statusmessage != "COMMIT":
                 raise InFailedSqlTransaction("The server undid the transaction")
         except BaseException:

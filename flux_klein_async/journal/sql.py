@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -67,6 +68,16 @@ _INSERT: Final = (
     "INSERT INTO requests (account, item, key, request_id, state, run, reserved, cost, created, updated, model, error,"
     " files, answer, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
+_TOTALS: Final = "SELECT settled, held FROM accounts WHERE id = ?"
+_SAME: Final = "account = ? AND key = ? OR account = ? AND request_id = ?"
+_ACCEPT: Final = (
+    "UPDATE requests SET state = 'submitted', request_id = ?, error = ?, updated = ?"
+    " WHERE account = ? AND key = ? AND state = 'submitting' AND request_id IS NULL AND model IS NOT NULL"
+    " AND NOT EXISTS (SELECT 1 FROM requests WHERE account = ? AND request_id = ?)"
+)
+_NEW_ITEM: Final = (
+    "INSERT INTO items (account, name, content, run, before_claim) VALUES (?, ?, ?, ?, 0) ON CONFLICT DO NOTHING"
+)
 _RAISE: Final = (
     "INSERT INTO highest_costs (account, model, cost) VALUES (?, ?, ?)"
     " ON CONFLICT (account, model) DO UPDATE SET cost = excluded.cost"
@@ -97,6 +108,7 @@ class _Request(NamedTuple):
     """A row of the table of requests, or what an entry adds to one."""
 
     id: int
+    key: str | None
     state: EntryState
     model: str | None
     request_id: str | None
@@ -114,11 +126,24 @@ class _Request(NamedTuple):
         if error is not None:  # a server may have written it: it can be long, or no text that a store can hold
             error = error[:_LONGEST].replace("\0", "\\x00").encode(errors="backslashreplace").decode()
         files = json.dumps([[str(file.path), file.sha256, file.size] for file in entry.files]) if entry.files else None
-        return cls(0, entry.state, entry.model, entry.request_id, reserved, cost, files, entry.answer, error)
+        return cls(0, entry.key, entry.state, entry.model, entry.request_id, reserved, cost, files, entry.answer, error)
 
     @property
     def charge(self) -> Charge:
         return charge(self.state, self.reserved, self.cost)
+
+
+_SELECT: Final = f"SELECT {', '.join(_Request._fields)} FROM requests WHERE "  # noqa: S608  # names of columns
+
+
+class _Books:
+    """What a transaction knows of an account, which no other run changes meanwhile, and what is to be added to it."""
+
+    def __init__(self) -> None:
+        self.due = {"settled": 0, "held": 0, "pruned": 0}
+        self.totals: Charge | None = None  # when they were read
+        self.highest: dict[str | None, int] = {}  # by model
+        self.all_priced = False  # no request is without cost and reservation
 
 
 def _resubmits(action: Action, newest: _Request | None, again: frozenset[EntryState]) -> bool:
@@ -140,7 +165,7 @@ def _claim(action: Action, newest: _Request | None) -> Claim:
 def _check_text(entry: Entry) -> None:
     """Refuse names that a store cannot hold: PostgreSQL has no NUL in texts, and no store lone surrogates."""
     for text in (entry.key, entry.request_id, entry.model):
-        if text is not None and _LONE_OR_NUL.search(text):
+        if text is not None and ("\0" in text or not text.isascii()) and _LONE_OR_NUL.search(text):
             raise JournalError(f"An entry cannot be written: {text[:40]!r} is no text that can be stored")
 
 
@@ -198,6 +223,7 @@ class JournalStore(ABC):
         self._salted = b""
         self._buried: set[tuple[int, int]] = set()  # dead runs, and the accounts in which that was written down
         self._claimed: set[int] = set()  # the items that this run works on
+        self._books: defaultdict[int, _Books] = defaultdict(_Books)  # by account, in this transaction
 
     @abstractmethod
     def execute(self, sql: str, values: Sequence[Any] = ()) -> Any:
@@ -330,6 +356,7 @@ class JournalStore(ABC):
         """Forget what a transaction noted that is undone."""
         self._accounts.clear()
         self._buried.clear()
+        self._books.clear()
 
     # --- accounts. `token` is a token, or as `for_account` makes it a token and a service with a blank between them.
 
@@ -367,7 +394,8 @@ class JournalStore(ABC):
     def totals(self, token: str) -> Charge:
         """What an account has spent and reserved."""
         account = self.account(token)
-        return Charge(*self.execute("SELECT settled, held FROM accounts WHERE id = ?", (account,)).fetchone())
+        self._settle()
+        return Charge(*self.execute(_TOTALS, (account,)).fetchone())
 
     def other_accounts(self, token: str, ignored: Iterable[str] = ()) -> list[str]:
         """The names of all accounts in use, or none if this token's is; accounts of `ignored` tokens do not count."""
@@ -420,13 +448,36 @@ class JournalStore(ABC):
             return
         if entry.key is None and entry.request_id is None:
             raise JournalError(f"An entry of state {entry.state.value} names neither its submit nor its request")
-        self._check_id(account, entry)
-        found = [] if entry.key is None else self._select("account = ? AND key = ?", account, entry.key)
-        if not found and entry.request_id is not None:
-            found = self._select("account = ? AND request_id = ?", account, entry.request_id)
-        for request in found:
-            self._update(account, request, new)
-        if not found and entry.state is not EntryState.REFUSED:  # refused before its intent was written: no request
+        if not self._accept(account, new):
+            self._merge(account, entry, new)
+
+    def _accept(self, account: int, new: _Request) -> bool:
+        """Write the usual course of a submit in one statement: it gets an id, which no other has. Whether it did."""
+        if new.state is not EntryState.SUBMITTED or new.cost is not None or new.files or new.answer:
+            return False
+        values = new.request_id, new.error, self.clock(), account, new.key, account, new.request_id
+        return bool(self.execute(_ACCEPT, values).rowcount)
+
+    def _merge(self, account: int, entry: Entry, new: _Request) -> None:
+        """Add what an entry says to the requests that it is about."""
+        if entry.key is None:
+            rows = self._select("account = ? AND request_id = ?", account, entry.request_id)
+        else:
+            rows = self._select(_SAME, account, entry.key, account, entry.request_id)
+        unnamed = [row for row in rows if row.key is None]
+        found = rows if entry.key is None else [row for row in rows if row.key == entry.key]
+        if entry.key is not None and len(found) + len(unnamed) < len(rows):
+            # A service that gives one id to two submits has lost one of them.
+            raise JournalError(f"The request id {entry.request_id!r} belongs to another submit", charged="unknown")
+        if entry.key is not None and found and found[0].request_id is None:
+            # The request may be known by its id already, to which no submit belonged: both are one.
+            for other in unnamed:
+                self.execute("DELETE FROM requests WHERE id = ?", (other.id,))
+                self._charge(account, _NOTHING, before=other.charge)
+                found = [self._change(account, found[0], other)]
+        for request in found or unnamed:
+            self._change(account, request, new)
+        if not rows and entry.state is not EntryState.REFUSED:  # refused before its intent was written: no request
             self._insert(account, entry, new)
 
     def _item(self, claimed: str | None) -> int | None:
@@ -438,17 +489,9 @@ class JournalStore(ABC):
             raise JournalError(f"This run has not claimed the item {claimed[:40]!r}, and must not submit it")
         return int(found[2])
 
-    def _check_id(self, account: int, entry: Entry) -> None:
-        """Refuse a request id that another submit has: a service that gives one id to two has lost one of them."""
-        if entry.key is not None and entry.request_id is not None:
-            taken = "SELECT 1 FROM requests WHERE account = ? AND request_id = ? AND key <> ? LIMIT 1"
-            if self.execute(taken, (account, entry.request_id, entry.key)).fetchone() is not None:
-                raise JournalError(f"The request id {entry.request_id!r} belongs to another submit", charged="unknown")
-
     def _select(self, condition: str, *values: Any) -> list[_Request]:
-        fields = ", ".join(_Request._fields)
-        rows = self.execute(f"SELECT {fields} FROM requests WHERE {condition}", values).fetchall()  # noqa: S608
-        return [_Request(number, EntryState(state), *rest) for number, state, *rest in rows]
+        rows = self.execute(_SELECT + condition, values).fetchall()
+        return [_Request(number, key, EntryState(state), *rest) for number, key, state, *rest in rows]
 
     def _insert(self, account: int, entry: Entry, new: _Request, item: int | None = None) -> None:
         now, key, request_id = self.clock(), entry.key, entry.request_id
@@ -457,32 +500,27 @@ class JournalStore(ABC):
             raise JournalError(f"The submit {entry.key} was recorded before")
         self._charge(account, new.charge)
         self._learn_cost(account, new)
-
-    def _update(self, account: int, request: _Request, new: _Request) -> None:
-        """Add to a request what an entry says."""
-        if new.request_id is not None and request.request_id is None:
-            # The request may be known by its id already, to which no submit belonged: both are one.
-            for other in self._select("account = ? AND request_id = ? AND key IS NULL", account, new.request_id):
-                self.execute("DELETE FROM requests WHERE id = ?", (other.id,))
-                self._charge(account, _NOTHING, before=other.charge)
-                request = self._change(account, request, other)
-        self._change(account, request, new)
+        self._books[account].all_priced &= new.reserved is not None
 
     def _change(self, account: int, request: _Request, new: _Request) -> _Request:
         """Give a request the state of another row if that ranks higher, and in any case what that row adds."""
-        changed = request._replace(
-            model=request.model or new.model,
-            request_id=request.request_id or new.request_id,
-            cost=request.cost if new.cost is None else new.cost,
-            files=new.files or request.files,
-            answer=new.answer or request.answer,
+        wins = supersedes(new.state, request.state)
+        is_later = new.answer is not None and request.state is new.state  # a later answer, which may hold the files
+        changed = _Request(
+            request.id,
+            request.key,
+            new.state if wins else request.state,
+            request.model or new.model,
+            request.request_id or new.request_id,
+            request.reserved,
+            request.cost if new.cost is None else new.cost,
+            new.files or request.files,
+            new.answer or request.answer,
+            new.error if wins or is_later else request.error,
         )
-        if supersedes(new.state, request.state):
-            changed = changed._replace(state=new.state, error=new.error)
-        elif new.answer is not None and request.state is new.state:  # a later answer, which may hold the files
-            changed = changed._replace(error=new.error)
         # Only the columns that differ, because each indexed column costs time even if its value stays the same.
-        values = {name: value for name, value in changed._asdict().items() if value != getattr(request, name)}
+        fields = zip(_Request._fields, request, changed, strict=True)
+        values = {name: value for name, old, value in fields if value != old}
         if not values:
             return request
         if "state" in values:
@@ -515,20 +553,28 @@ class JournalStore(ABC):
             raise BudgetExceededError(f"A budget is an amount of USD, not {reservation.max_usd:g}")
         account = self.account(token)
         price = max(price, self._highest_cost(account, model))
-        # A request that was submitted without a budget, and whose cost is unknown, is not free: it counts as this one.
-        for request in self._select(f"account = ? AND {_UNPRICED}", account):
-            self.execute("UPDATE requests SET reserved = ? WHERE id = ?", (price, request.id))
-            self._charge(account, charge(request.state, price, None))
-        settled, held = self.totals(token)
+        books = self._books[account]
+        if not books.all_priced:
+            # A request that was submitted without a budget, and whose cost is unknown, is not free: it counts as this.
+            for request in self._select(f"account = ? AND {_UNPRICED}", account):
+                self.execute("UPDATE requests SET reserved = ? WHERE id = ?", (price, request.id))
+                self._charge(account, charge(request.state, price, None))
+            books.all_priced = True
+        if books.totals is None:
+            books.totals = Charge(*self.execute(_TOTALS, (account,)).fetchone())
+        settled, held = books.totals.settled + books.due["settled"], books.totals.held + books.due["held"]
         if settled + held + price > most:
             raise over_budget(from_nano(price), from_nano(settled + held), reservation.max_usd)
         return price
 
     def _highest_cost(self, account: int, model: str | None) -> int:
         """The highest cost of a model beyond its reservation; 0 if none is known."""
-        select = "SELECT cost FROM highest_costs WHERE account = ? AND model = ?"
-        row = self.execute(select, (account, model)).fetchone()
-        return 0 if row is None else int(row[0])
+        highest = self._books[account].highest
+        if model not in highest:
+            select = "SELECT cost FROM highest_costs WHERE account = ? AND model = ?"
+            row = self.execute(select, (account, model)).fetchone()
+            highest[model] = 0 if row is None else int(row[0])
+        return highest[model]
 
     def _learn_cost(self, account: int, request: _Request) -> None:
         """If a request cost more than any of its model before, reserve that much for those that are pending too."""
@@ -538,6 +584,7 @@ class JournalStore(ABC):
         if cost <= self._highest_cost(account, model):
             return
         self.execute(_RAISE, (account, model, cost))
+        self._books[account].highest[model] = cost
         pending = f"account = ? AND reserved < ? AND model = ? AND {_WITHOUT_COST} AND state IN {_PENDING}"
         for other in self._select(pending, account, cost, model):
             self.execute("UPDATE requests SET reserved = ? WHERE id = ?", (cost, other.id))
@@ -548,9 +595,19 @@ class JournalStore(ABC):
             self._add(account, settled=after.settled - before.settled, held=after.held - before.held)
 
     def _add(self, account: int, **amounts: int) -> None:
-        """Add to an account's totals. One that is full stays so: no sum overflows, and no budget is larger."""
-        changes = ", ".join(f"{name} = CASE WHEN {name} < {FULL} THEN {name} + ? ELSE {name} END" for name in amounts)
-        self.execute(f"UPDATE accounts SET {changes} WHERE id = ?", (*amounts.values(), account))  # noqa: S608  # columns
+        """Add to an account's totals, at the end of the transaction."""
+        due = self._books[account].due
+        for name, amount in amounts.items():
+            due[name] = max(-FULL, min(due[name] + amount, FULL))
+
+    def _settle(self) -> None:
+        """Write what is to be added to totals. One that is full stays so: no sum overflows, and no budget is larger."""
+        for account, books in self._books.items():
+            if due := {name: amount for name, amount in books.due.items() if amount}:
+                changes = (f"{name} = CASE WHEN {name} < {FULL} THEN {name} + ? ELSE {name} END" for name in due)
+                update = f"UPDATE accounts SET {', '.join(changes)} WHERE id = ?"  # noqa: S608  # names of columns
+                self.execute(update, (*due.values(), account))
+        self._books.clear()
 
     # --- claims
 
@@ -566,21 +623,20 @@ class JournalStore(ABC):
             InvalidInputError: The id belongs to another input that may be paid for.
         """
         account, name, content = self._identified(token, pass_, model, body, item_id)
+        item = self.insert(_NEW_ITEM, (account, name, content, self.run))
+        if item is not None:
+            self._claimed.add(item)
+            return Claim(item=f"{self.run}-{item}", action=Action.SUBMIT)
         item, action, newest = self._known(account, name, content, item_id, again)
-        is_new = item is None
-        if item is None:
-            insert = "INSERT INTO items (account, name, content, run, before_claim) VALUES (?, ?, ?, ?, 0)"
-            item = self.insert(insert, (account, name, content, self.run)) or 0
         resubmits = _resubmits(action, newest, again)
         claim = replace(_claim(action, newest), item=f"{self.run}-{item}", resubmits=resubmits)
-        if claim.is_ours:
-            if not is_new:
-                # A request that is resumed counts as one of this claim, so that its end frees the item.
-                before = 0 if newest is None else newest.id - (action is Action.RESUME)
-                if newest is None:  # what comes late of another input's request is not this one's
-                    self.execute("UPDATE requests SET item = NULL WHERE item = ?", (item,))
-                update = "UPDATE items SET content = ?, run = ?, before_claim = ? WHERE id = ?"
-                self.execute(update, (content, self.run, before, item))
+        if item is not None and claim.is_ours:
+            # A request that is resumed counts as one of this claim, so that its end frees the item.
+            before = 0 if newest is None else newest.id - (action is Action.RESUME)
+            if newest is None:  # what comes late of another input's request is not this one's
+                self.execute("UPDATE requests SET item = NULL WHERE item = ?", (item,))
+            update = "UPDATE items SET content = ?, run = ?, before_claim = ? WHERE id = ?"
+            self.execute(update, (content, self.run, before, item))
             self._claimed.add(item)
         return claim
 
@@ -612,9 +668,10 @@ class JournalStore(ABC):
         content = hashlib.blake2b(model.encode(errors="surrogatepass") + b"\0" + body, digest_size=16).digest()
         if item_id is not None:
             return self.account(token), ITEM_ID + item_id.encode(errors="surrogatepass"), content
-        upsert = "INSERT INTO passed VALUES (?, ?, 1) ON CONFLICT (pass, name) DO UPDATE SET count = passed.count + 1"
-        self.execute(upsert, (pass_, content))
-        [count] = self.execute("SELECT count FROM passed WHERE pass = ? AND name = ?", (pass_, content)).fetchone()
+        count = 1
+        if not self.execute("INSERT INTO passed VALUES (?, ?, 1) ON CONFLICT DO NOTHING", (pass_, content)).rowcount:
+            self.execute("UPDATE passed SET count = count + 1 WHERE pass = ? AND name = ?", (pass_, content))
+            [count] = self.execute("SELECT count FROM passed WHERE pass = ? AND name = ?", (pass_, content)).fetchone()
         return self.account(token), b"=%s%d" % (content, count), content
 
     def _known(

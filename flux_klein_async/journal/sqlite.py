@@ -439,6 +439,7 @@ class SqliteStore(JournalStore):
         self.db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._settle()
             self.db.execute("COMMIT")
         except BaseException:
             self._undone()

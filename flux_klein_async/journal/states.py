@@ -38,6 +38,8 @@ class EntryState(StrEnum):
     FAILED = "failed"  #: The generation ended without a result.
     CANCELLED = "cancelled"  #: The request was cancelled.
 
+    __hash__ = str.__hash__  # an enumeration's own is written in Python
+
 
 class Action(StrEnum):
     """What to do with an item that was claimed from a journal."""

@@ -346,29 +346,30 @@ class JournalAccount:
                 submit.
             BudgetExceededError: The intent reserves more money than is left.
         """
-        happened = entry.state is not EntryState.SUBMITTING
-        # Nothing is sent for an intent of which its caller hears that it was not written.
-        refused = Entry(state=EntryState.REFUSED, key=entry.key, error=_NOT_SENT)
 
-        def write(store: JournalStore) -> bool:
-            renewed = not (happened or self._has_submitted) and self._may_be_renewed(store)
+        def write(store: JournalStore, entry: Entry = entry) -> None:
             store.record(self._account.text, entry)
+
+        def intend(store: JournalStore) -> bool:
+            renewed = not self._has_submitted and self._may_be_renewed(store)
+            write(store)
             return renewed
 
-        renewed = await self._writer.run(
-            write,
-            self._account,
-            keep=happened,
-            withdraw=None if happened else lambda store: store.record(self._account.text, refused),
-        )
-        if renewed:
+        def withdraw(store: JournalStore) -> None:
+            """Nothing is sent for an intent of which its caller hears that it was not written."""
+            write(store, Entry(state=EntryState.REFUSED, key=entry.key, error=_NOT_SENT))
+
+        if entry.state is not EntryState.SUBMITTING:
+            await self._writer.run(write, self._account, keep=True)
+            return
+        if await self._writer.run(intend, self._account, withdraw=withdraw):
             _log.warning(
                 "%s holds what another token of this service paid for, and nothing of this one: its items are paid for "
                 "again, and a budget starts at zero. If you renewed the token, first call "
                 "await journal.for_account(token, base_url).take_over()",
                 self._writer.name,
             )
-        self._has_submitted |= not happened
+        self._has_submitted = True
 
     def _may_be_renewed(self, store: JournalStore) -> bool:
         """Whether other tokens of this account's service may have been charged, and this one not."""

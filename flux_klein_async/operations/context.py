@@ -102,6 +102,7 @@ class ignoring_errors:  # noqa: N801  # likewise
 
 
 _TELLING = ignoring_errors("on_event")
+_WRITING = wrapping_errors("The journal", JournalError)
 
 # The methods of a limiter or budget that decide about a call. What the others raise is only logged.
 _DECIDING = {"held_until", "admit", "poll_price"}
@@ -367,7 +368,7 @@ class ClientContext:
             JournalError: It could not be written.
         """
         if self.journal is not None:
-            with wrapping_errors("The journal", JournalError):
+            with _WRITING:
                 await self.journal.record(Entry(state=state, **facts))
 
     async def in_thread(self, job: Callable[[], T], kind: type[FluxKleinError] = ConfigurationError) -> T:

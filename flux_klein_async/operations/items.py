@@ -146,12 +146,11 @@ class ItemRunner(Generic[T]):
         if self._claims is None:
             return await self._submit(made)
         item_id = self._id(item)
-        made = replace(made, prepared=replace(prepared, item_id=item_id))
         content = await self._content(made)
         with wrapping_errors("The journal", JournalError):
-            claim = await self._claims.claim(made.prepared.model, content, item_id)
+            claim = await self._claims.claim(prepared.model, content, item_id)
         try:
-            return await self._act(made, claim)
+            return await self._act(replace(made, prepared=replace(prepared, item=claim.item, item_id=item_id)), claim)
         finally:
             with ignoring_errors("The journal"):
                 self._claims.release(claim)
@@ -257,7 +256,7 @@ class ItemRunner(Generic[T]):
             else:
                 return Product(result, files=files, from_journal=True)
         # New; or what was to be resumed or recalled is gone, or may be made again.
-        return await self._submit(replace(item, prepared=replace(item.prepared, item=claim.item)))
+        return await self._submit(item)
 
     async def _of_earlier_run(self, item: _Item, claim: Claim) -> _Made:
         """The result and the files of what an earlier run submitted, or its error."""

@@ -84,6 +84,24 @@ def test_a_weaker_entry_adds_what_it_knows_and_changes_nothing_else(run: Run) ->
     assert (facts["state"], files_from(facts["files"]), run.money()) == ("downloaded", (FILE,), (20, 0))
 
 
+@pytest.mark.parametrize(
+    ("intended", "accepted", "known"),
+    [
+        ({}, {"request_id": "r", "model": "a/b"}, {"request_id": "r", "model": "a/b"}),
+        ({"model": "a/b"}, {"request_id": "r", "model": "c/d"}, {"request_id": "r", "model": "a/b"}),
+        ({"model": "a/b"}, {"request_id": "r", "cost_usd": 0.02}, {"request_id": "r", "cost": 20_000_000}),
+        ({"model": "a/b", "request_id": "r"}, {"request_id": "s"}, {"request_id": "r"}),
+        ({"model": "a/b", "error": "why"}, {"request_id": "r"}, {"request_id": "r", "error": None}),
+    ],
+)
+def test_an_acceptance_adds_what_its_intent_lacks(
+    run: Run, intended: dict[str, Any], accepted: dict[str, Any], known: dict[str, Any]
+) -> None:
+    run.write(entry("submitting", key="k", **intended), entry("submitted", key="k", **accepted))
+    [found] = run.requests()
+    assert {name: found[name] for name in ("state", *known)} == {"state": "submitted", **known}
+
+
 def test_an_error_stays_with_the_state_that_it_explains(run: Run) -> None:
     run.write(intent(), entry("uncertain", key="k", error="no answer"))
     assert run.request()["error"] == "no answer"
@@ -280,6 +298,21 @@ def test_a_higher_cost_is_reserved_for_what_is_pending_too(run: Run) -> None:
     assert run.money() == (41, 3 * 40 + 20)
     run.write(entry("completed", key="submitted", cost_usd=0.04))
     assert run.money() == (81, 2 * 40 + 20)
+    check(run.location)
+
+
+def test_what_shares_a_transaction_counts_at_once(run: Run) -> None:
+    price = Reservation(usd=0.01, max_usd=0.1)
+    with run.store.writing():
+        for key in "ab":
+            run.store.record("", entry("submitting", key=key, model="a/b", reservation=price))
+            run.store.record("", entry("completed", key=key, request_id=f"r-{key}", cost_usd=0.04))
+        with pytest.raises(BudgetExceededError, match=r"may cost \$0\.04, and \$0\.02 of \$0\.10 is left"):
+            run.store.record("", entry("submitting", key="c", model="a/b", reservation=price))
+        assert run.store.totals("") == (80_000_000, 0)
+        for key, reservation in (("a", price), ("b", None), ("c", price)):
+            run.store.record("another", entry("submitting", key=key, reservation=reservation))
+        assert run.store.totals("another") == (0, 30_000_000), "what came without a budget is not free in one"
     check(run.location)
 
 
@@ -764,16 +797,18 @@ def test_each_statement_of_a_run_finds_its_rows_by_an_index(start: Start, monkey
 KEYS = st.sampled_from(["k1", "k2", "k3"])
 REQUESTS = st.sampled_from(["r1", "r2"])
 COSTS = st.none() | st.sampled_from([0.0, 0.01, 0.03])
+MODELS = st.sampled_from([None, "a/b"])
 
 intents = st.builds(
     Entry,
     state=st.just(EntryState.SUBMITTING),
     key=KEYS,
-    reservation=st.none() | st.just(Reservation(usd=0.02, max_usd=9.0)),
+    model=MODELS,
+    reservation=st.none() | st.just(Reservation(usd=0.03, max_usd=9.0)),  # no cost is higher
 )
 LATER = [state for state in EntryState if state is not EntryState.SUBMITTING]
 by_key = st.builds(
-    Entry, state=st.sampled_from(LATER), key=KEYS, request_id=st.none() | REQUESTS, cost_usd=COSTS, error=st.none()
+    Entry, state=st.sampled_from(LATER), key=KEYS, request_id=st.none() | REQUESTS, model=MODELS, cost_usd=COSTS
 )
 by_request = st.builds(Entry, state=st.sampled_from(LATER), request_id=REQUESTS, cost_usd=COSTS)
 
@@ -785,10 +820,12 @@ class Known:
     key: str | None
     request_id: str | None
     state: str
+    model: str | None
     reserved: int | None = None
     cost: int | None = None
 
-    def hear(self, state: str, cost: int | None) -> None:
+    def hear(self, state: str, model: str | None, cost: int | None) -> None:
+        self.model = self.model or model
         self.state = AFTER[self.state, state]
         self.cost = self.cost if cost is None else cost
 
@@ -798,6 +835,10 @@ class Model:
 
     def __init__(self) -> None:
         self.requests: list[Known] = []
+
+    @property
+    def keys(self) -> set[str | None]:
+        return {known.key for known in self.requests}
 
     def record(self, entry: Entry) -> bool:
         """Whether the entry is accepted."""
@@ -813,14 +854,14 @@ class Model:
                 return False
             found = found or same
         if not found and entry.state is not EntryState.REFUSED:
-            self.requests.append(Known(entry.key, entry.request_id, entry.state.value, None, cost))
+            self.requests.append(Known(entry.key, entry.request_id, entry.state.value, entry.model, None, cost))
         for known in found:
             if entry.request_id is not None and known.request_id is None:
                 known.request_id = entry.request_id
                 for other in [one for one in self.requests if (one.key, one.request_id) == (None, entry.request_id)]:
                     self.requests.remove(other)
-                    known.hear(other.state, other.cost)
-            known.hear(entry.state.value, cost)
+                    known.hear(other.state, other.model, other.cost)
+            known.hear(entry.state.value, entry.model, cost)
         return True
 
     def _intend(self, entry: Entry) -> None:
@@ -828,29 +869,36 @@ class Model:
         for known in self.requests:  # what was submitted without a budget is not free in one
             if known.key is not None and known.reserved is None and known.cost is None:
                 known.reserved = reserved
-        self.requests.append(Known(entry.key, None, "submitting", reserved))
+        self.requests.append(Known(entry.key, None, "submitting", entry.model, reserved))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(entries=st.lists(intents | by_key | by_request, max_size=12))
+@given(entries=st.lists(intents | by_key | by_request, max_size=12), together=st.booleans())
 def test_any_sequence_of_entries_ends_as_the_table_says(
-    new_location: Callable[[], Location], entries: list[Entry]
+    new_location: Callable[[], Location], entries: list[Entry], together: bool
 ) -> None:
+    """Each in a transaction of its own, or all in one."""
     model, run = Model(), Run(new_location())
     unsynced = (
         "PRAGMA synchronous = OFF" if isinstance(run.location, SqliteLocation) else "SET synchronous_commit = off"
     )
     run.store.execute(unsynced)
     try:
-        for one in entries:
-            try:
-                run.write(one)
-            except JournalError:
-                assert not model.record(one)
-            else:
-                assert model.record(one)
-        found = [(one["key"], one["request_id"], one["state"], one["cost"]) for one in run.requests()]
-        wanted = [(one.key, one.request_id, one.state, one.cost) for one in model.requests]
+        with run.store.writing() if together else contextlib.nullcontext():
+            for one in entries:
+                if together and one.state is EntryState.SUBMITTING and one.key in model.keys:
+                    continue  # refused, but the requests without a price have its price already
+                try:
+                    if together:
+                        run.store.record("", one)
+                    else:
+                        run.write(one)
+                except JournalError:
+                    assert not model.record(one)
+                else:
+                    assert model.record(one)
+        found = [(one["key"], one["request_id"], one["state"], one["model"], one["cost"]) for one in run.requests()]
+        wanted = [(one.key, one.request_id, one.state, one.model, one.cost) for one in model.requests]
         assert sorted(found, key=repr) == sorted(wanted, key=repr)
         charges = [sum(charge(EntryState(one.state), one.reserved, one.cost)) for one in model.requests]
         totals = run.store.execute("SELECT coalesce(sum(settled + held), 0) FROM accounts").fetchone()
