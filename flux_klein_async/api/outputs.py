@@ -46,6 +46,7 @@ _URL = re.compile(r"(https?)://\S", re.IGNORECASE)
 _DATA = re.compile(  # possessive: megabytes that are none are read once
     r'data:(?:([\w.+-]++)/[\w.+-]++)?(?:;[\w.+-]++=(?:"[^"]*+"|[^;,"]*+))*+(;base64)?,', re.IGNORECASE | re.ASCII
 )
+_PLAIN = re.compile(r"https://\S+")
 _SPACE = re.compile(r"\s")
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?//[^\s/]\S*")  # of whatever scheme, or of none
 _COUNTS = ("filtered", "num_filtered", "filtered_count")  # files that are left out, in words of the service
@@ -95,6 +96,9 @@ def read_output(value: Any, origin: str = "", asked: int | None = None) -> tuple
 
     Plain http is taken from this machine and from `origin`, the base URL's own. `asked`: the pictures asked for.
     """
+    url = value.get("image") if isinstance(value, dict) and len(value) == 1 else None
+    if isinstance(url, str) and _PLAIN.fullmatch(url):  # as of [klein]: what follows would say the same
+        return GenerationOutput(image=url), None if asked is None else max(asked - 1, 0)
     walk = _Walk(origin)
     walk.visit(value)
     files = [file for file in walk.files if file.tells] or [file for file in walk.files if file.inside]

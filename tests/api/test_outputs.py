@@ -64,6 +64,14 @@ def test_finds_every_file_images_first_in_a_stable_order_and_none_twice(value, u
     assert found(value) == urls
 
 
+@pytest.mark.parametrize(
+    "text", [A, BARE, CDN + "\u00e9?a=b#c", f" {A}", f"{A}\x1c", f"{A} ", A.upper(), "https://", CDN + "a b"]
+)
+@pytest.mark.parametrize("asked", [None, 1, 4])
+def test_one_image_alone_is_read_as_beside_another_field(text, asked):
+    assert read_output({"image": text}, "", asked) == read_output({"image": text, "note": None}, "", asked)
+
+
 def test_sorts_files_by_the_name_of_their_field_or_by_their_suffix():
     value = {"image": BARE, "video": {"url": BARE + "v"}, "audio": SONG, "x": [A, FILM, CDN + "z.zip"]}
     assert read_output(value)[0] == GenerationOutput(
