@@ -49,7 +49,7 @@ async def test_every_verb_of_the_service_works(klein_emulator, klein_client):
     [picture] = await klein_client.download_bytes(result)
     assert picture.startswith(b"\x89PNG")
     submit = klein_emulator.records[0]
-    assert submit.body == b'{"prompt": "a snow leopard at dawn", "width": 640, "height": 384}'
+    assert submit.body == b'{"prompt":"a snow leopard at dawn","width":640,"height":384}'
     assert submit.headers["authorization"] == f"Bearer {klein_emulator.api_key}"
     assert submit.headers["content-type"] == "application/json"
     assert submit.headers["user-agent"].startswith("flux_klein_async/")

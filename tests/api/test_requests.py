@@ -94,9 +94,12 @@ PICTURE = HostedFile("https://files.example.com/a.png")
         ({"prompt": "a"}, '{"prompt": "a"}'),
         ({"prompt": "h\u00e9 \u2603 \U0001f406"}, '{"prompt": "h\u00e9 \u2603 \U0001f406"}'),
         ({"a": None, "b": True, "c": 1.5, "d": [1, (2, 3)], "e": {"f": ""}}, None),
-        (TextToImageInput(prompt="a"), '{"prompt": "a", "width": 1024, "height": 1024}'),
-        (TextToImage9BInput(prompt="a"), '{"prompt": "a", "width": 1024, "height": 1024, "steps": 25}'),
-        (TextToImage9BInput(prompt="a", steps=4), '{"prompt": "a", "width": 1024, "height": 1024, "steps": 4}'),
+        (
+            TextToImageInput(prompt="h\u00e9 \u2603 \U0001f406"),
+            '{"prompt":"h\u00e9 \u2603 \U0001f406","width":1024,"height":1024}',
+        ),
+        (TextToImage9BInput(prompt="a"), '{"prompt":"a","width":1024,"height":1024,"steps":25}'),
+        (TextToImage9BInput(prompt="a", steps=4), '{"prompt":"a","width":1024,"height":1024,"steps":4}'),
         (types.MappingProxyType({"a": types.MappingProxyType({"b": 1})}), '{"a": {"b": 1}}'),
         ({"image": PICTURE}, '{"image": "https://files.example.com/a.png"}'),
         (
@@ -110,6 +113,14 @@ PICTURE = HostedFile("https://files.example.com/a.png")
 )
 def test_writes_an_input_as_json(value: Any, body: str | None) -> None:
     assert encode_input(value) == InputBody((json.dumps(value) if body is None else body).encode())
+
+
+def test_a_file_in_a_field_that_a_subclass_adds_is_a_file() -> None:
+    class Edit(TextToImageInput):
+        image: Path
+
+    [(name, file)] = encode_input(Edit(prompt="a", image=Path("a.png"))).files
+    assert (name, file.path) == ("image", Path("a.png"))
 
 
 class Entry:
