@@ -101,7 +101,6 @@ class ignoring_errors:  # noqa: N801  # likewise
         return True
 
 
-_TELLING = ignoring_errors("on_event")
 _WRITING = wrapping_errors("The journal", JournalError)
 
 # The methods of a limiter or budget that decide about a call. What the others raise is only logged.
@@ -343,8 +342,15 @@ class ClientContext:
     def emit(self, kind: Callable[..., Event], /, **facts: Any) -> None:
         """Give the handler, if there is one, an event with the loop's time."""
         if self.on_event is not None:
-            with _TELLING:
-                self.on_event(kind(at=self.loop.time(), **facts))
+            self.tell(kind(at=self.loop.time(), **facts))
+
+    def tell(self, event: Event) -> None:
+        """Give the handler, if there is one, an event."""
+        if self.on_event is not None:
+            try:
+                self.on_event(event)
+            except Exception:
+                log.exception("on_event raised; ignored")
 
     def note_unknown(self, word: str) -> None:
         """Log an undocumented state once."""

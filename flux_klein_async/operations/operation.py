@@ -270,7 +270,8 @@ class Operation:
     def emit(self, kind: Callable[..., Event], /, **facts: Any) -> None:
         """Give the handler, if there is one, an event with the time, request id and tag of this call."""
         if self.context.on_event is not None:
-            self.context.emit(kind, **{"request_id": self.request_id, "tag": self.tag, **facts})
+            facts.setdefault("request_id", self.request_id)
+            self.context.tell(kind(at=self.loop.time(), tag=self.tag, **facts))
 
     @property
     def elapsed(self) -> float:
