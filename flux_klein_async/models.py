@@ -249,6 +249,15 @@ class _AnswerModel(BriefModel):
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())  # "model_" is the service's word
 
 
+_A = TypeVar("_A", bound=_AnswerModel)
+
+
+def read_fields(kind: type[_A], fields: dict[str, Any]) -> _A:
+    """As the constructor, which takes half as long again: it looks for unnamed arguments."""
+    made: _A = kind.__pydantic_validator__.validate_python(fields)
+    return made
+
+
 class RequestStatus(_AnswerModel):
     """What one poll saw (source: docs/wire.md, "Endpoints" and "States").
 

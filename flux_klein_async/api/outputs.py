@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 from flux_klein_async.api.urls import host_of, is_loopback, parsed
 from flux_klein_async.errors import DownloadError
-from flux_klein_async.models import GenerationOutput
+from flux_klein_async.models import GenerationOutput, read_fields
 
 __all__ = ["inline_file", "is_inline", "read_output", "too_large", "url_suffix"]
 
@@ -98,7 +98,7 @@ def read_output(value: Any, origin: str = "", asked: int | None = None) -> tuple
     """
     url = value.get("image") if isinstance(value, dict) and len(value) == 1 else None
     if isinstance(url, str) and _PLAIN.fullmatch(url):  # as of [klein]: what follows would say the same
-        return GenerationOutput(image=url), None if asked is None else max(asked - 1, 0)
+        return read_fields(GenerationOutput, {"image": url}), None if asked is None else max(asked - 1, 0)
     walk = _Walk(origin)
     walk.visit(value)
     files = [file for file in walk.files if file.tells] or [file for file in walk.files if file.inside]
@@ -115,8 +115,7 @@ def read_output(value: Any, origin: str = "", asked: int | None = None) -> tuple
             single[kind] = file.url
         else:
             several[f"{kind}s"].append(file.url)
-    lists = {**several, "not_taken": walk.not_taken}
-    output = GenerationOutput(**single, **{name: tuple(urls) for name, urls in lists.items() if urls})
+    output = read_fields(GenerationOutput, {**single, **several, "not_taken": walk.not_taken})
     return output, _missing(value, walk.gaps, output, asked)
 
 

@@ -236,7 +236,9 @@ def encode_input(value: BaseModel | Mapping[str, Any]) -> InputBody:
         InvalidInputError: It is no JSON object: a foreign type, NaN, a lone surrogate, a cycle.
     """
     try:
-        return InputBody(value.model_dump_json().encode()) if type(value) in _TYPED else _encoded(value)
+        if isinstance(value, BaseModel) and type(value) in _TYPED:
+            return InputBody(value.model_dump_json().encode())
+        return _encoded(value)
     except _UNWRITABLE as error:
         name, cause = _culprit(value, error)
         if name:

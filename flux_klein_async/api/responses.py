@@ -31,6 +31,7 @@ from flux_klein_async.models import (
     RequestState,
     RequestStatus,
     Timings,
+    read_fields,
 )
 from flux_klein_async.text import shown
 
@@ -171,12 +172,15 @@ def read_status(response: Response, request_id: str) -> RequestStatus:
     if not isinstance(data.get("status"), str):
         raise _invalid("The answer holds no status", response, request_id)
     position = data.get("queue_position")
-    return RequestStatus(
-        request_id=request_id,
-        state=RequestState.read(data["status"]),
-        queue_position=position if type(position) is int and position >= 0 else None,
-        instance_id=_text(data.get("instance_id")),
-        raw=data,
+    return read_fields(
+        RequestStatus,
+        {
+            "request_id": request_id,
+            "state": RequestState.read(data["status"]),
+            "queue_position": position if type(position) is int and position >= 0 else None,
+            "instance_id": _text(data.get("instance_id")),
+            "raw": data,
+        },
     )
 
 
@@ -211,16 +215,19 @@ def read_result(
             cause=None if said is None else str(said)[:_EXCERPT],
         )
     files, missing = read_output(data.get("output"), origin, asked)
-    return GenerationResult(
-        request_id=request_id,
-        state=state,
-        output=files,
-        created_at=_time(data.get("created_at")),
-        finished_at=_time(data.get("finished_at")),
-        cost_usd=_amount(data.get("cost")),
-        missing=missing,
-        timings=timings(),
-        raw=data,
+    return read_fields(
+        GenerationResult,
+        {
+            "request_id": request_id,
+            "state": state,
+            "output": files,
+            "created_at": _time(data.get("created_at")),
+            "finished_at": _time(data.get("finished_at")),
+            "cost_usd": _amount(data.get("cost")),
+            "missing": missing,
+            "timings": timings(),
+            "raw": data,
+        },
     )
 
 
