@@ -10,9 +10,10 @@ import asyncio
 import copy
 from collections import OrderedDict
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from inspect import isfunction
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from pydantic import BaseModel
 
@@ -57,7 +58,8 @@ def not_submitted(error: FluxKleinError) -> FluxKleinError:
     return twin
 
 
-class Product(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Product:
     """What was made of an item, or its error; `from_journal` if an earlier run had submitted it and this did not."""
 
     result: GenerationResult | None = None

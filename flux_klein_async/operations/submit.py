@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from itertools import islice
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
@@ -95,7 +95,8 @@ class PreparedRequest:
     item_id: str | None = field(default=None, repr=False)
 
 
-class AcceptedRequest(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedRequest:
     """A request to wait for, and what is known of it beforehand.
 
     Attributes:
@@ -137,17 +138,17 @@ def prepare(
         model = input.default_model if isinstance(input, TextToImage9BInput) else default_model
     model = checked_model_id(model)
     fields: TextToImageInput | Mapping[str, Any]
-    if isinstance(input, str):
-        fields = _typed(TYPED.get(model), {"prompt": input, **size})
-    elif isinstance(input, Mapping):
+    if isinstance(input, Mapping):
         if size:
             raise InvalidInputError("A Mapping goes as it is: put width and height into it")
         fields = input
+    elif isinstance(input, str):
+        fields = _typed(TYPED.get(model), {"prompt": input, **size})
     elif isinstance(input, TextToImageInput):
         fields = _typed(type(input), {**dict(input), **size}) if size else input
     else:
         raise InvalidInputError(f"An input is a string, a typed input or a Mapping, not {slip(input)}")
-    values = vars(fields) if isinstance(fields, TextToImageInput) else fields
+    values = fields if isinstance(fields, Mapping) else vars(fields)
     body, typed = encode_input(fields), TYPED.get(model)
     unchecked = () if typed is not None and type(fields) is typed else tuple(values)
     if typed is not None and body.files:  # it would be paid for, and ignored
