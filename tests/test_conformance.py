@@ -33,7 +33,7 @@ from flux_klein_async.emulator import (
     Truncate,
     error_reply,
 )
-from tests.fakes import outcome
+from tests.fakes import outcome, png
 
 Pair = tuple[Engine, FluxKleinClient]
 
@@ -117,6 +117,14 @@ async def test_an_answer_with_large_headers_and_a_compressed_picture_are_read(pa
     emulator.script("file", Reply(200, gzip.compress(b"\x89PNG\r\n\x1a\n"), {"Content-Encoding": "gzip"}))
     [picture] = await client.download_bytes(await client.generate("a cat"))
     assert picture == b"\x89PNG\r\n\x1a\n"
+
+
+async def test_a_large_body_is_accepted(pair, tmp_path):
+    emulator, client = pair
+    (tmp_path / "in.png").write_bytes(png(600_000))
+    edit = {"prompt": "night", "image_urls": [tmp_path / "in.png"]}
+    assert (await client.generate(edit, model="blackforestlabs/flux-2/dev/edit")).urls
+    assert len(emulator.asked("submit")[-1].body) > 800_000
 
 
 async def test_a_wrong_token_is_refused(pair):

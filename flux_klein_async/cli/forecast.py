@@ -228,5 +228,6 @@ class Forecast:
                 ends = "" if self._ends_at is None else f"; the money ends before line {self._ends_at:,}"
                 screen.out(f"Bound: {self._money.bound()}: {enough}{ends}")
             basis = "as earlier runs took" if self._estimate.is_learned else "by the published times, without a queue"
-            screen.out(f"Time: about {duration(seconds)} with {concurrency} at a time, {basis}")
+            if new:
+                screen.out(f"Time: about {duration(seconds)} with {concurrency} at a time, {basis}")
         return ExitCode.BAD_INPUT if self.bad else ExitCode.OK if price is not None else ExitCode.OTHER

@@ -65,12 +65,13 @@ class Operation:
             knows that it was accepted.
         waits: The call waits for a generation's end: out of time is a `WaitTimeoutError` once the id is known.
         patient: The timeout stands still while the call waits for its slot again, or for the turn of its submit.
+        cancels: The request is cancelled if the wait is abandoned.
         gave_up: An error was raised because the deadline is too near; nothing may be repeated.
         late: The loop was blocked past the deadline, and one last poll may still be sent.
     """
 
     # Of the class until they change: thirty attributes are the most that Python keeps in an object without a dict.
-    passed_gate = submitted = accepted = uncertain = gave_up = late = _in_line = _halted = _stopping = False
+    passed_gate = submitted = accepted = uncertain = gave_up = late = cancels = _in_line = _halted = _stopping = False
     on_submit_failed: Callable[[FluxKleinError], None] | None = None
     drop_post: Callable[[], bool] | None = None
     stopped_at: float | None = None
@@ -255,7 +256,7 @@ class Operation:
                 state=None if self.state is None else str(self.state),
                 word=self.word,
                 cause=str(last) if last else None,
-                advice="wait_for_result(request_id) goes on",
+                advice=None if self.cancels else "wait_for_result(request_id) goes on",
             )
         if self.uncertain and not isinstance(last, SubmissionUncertainError):
             return SubmissionUncertainError("The deadline passed before the submit was answered")

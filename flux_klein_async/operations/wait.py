@@ -328,6 +328,7 @@ async def wait(
         WaitTimeoutError: The deadline is too near for the hold that the service asked for.
     """
     context, request_id = operation.context, accepted.request_id
+    operation.cancels = on_abandon == "cancel"
     in_users_code = False  # what the user's own function raises says nothing about the request, whatever its class
     try:
         poller = Poller(operation, accepted)

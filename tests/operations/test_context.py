@@ -32,7 +32,7 @@ from flux_klein_async.emulator import Generation, Hang, InProcessEmulator, Pass,
 from flux_klein_async.events import Closed, Held, Retrying
 from flux_klein_async.journal.base import NoBudget
 from flux_klein_async.operations import wait
-from flux_klein_async.operations.context import Background, KnownIds, UnderWay
+from flux_klein_async.operations.context import _MOST_MODELS, Background, KnownIds, UnderWay
 from flux_klein_async.operations.operation import sleep_until
 from flux_klein_async.transport.throttle import InProcessLimiter
 from tests.cells import cells
@@ -747,3 +747,10 @@ def test_the_ends_of_earlier_generations_tell_when_so_many_were_left():
         line.enter(20.0)
         line.end(20.0)
     assert fell_to(2) is None, "only the last ends are kept"
+
+
+async def test_the_fields_of_so_many_models_are_remembered(connect):
+    context = connect()._context
+    for number in range(_MOST_MODELS + 5):
+        context.note_fields(f"owner/{number}", ())
+    assert len(context.listed_fields) == _MOST_MODELS

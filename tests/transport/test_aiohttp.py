@@ -132,8 +132,9 @@ TUNNEL = {"getaddrinfo": _local, "sock_connect": lambda *_: _nothing(), "create_
 
 
 @pytest.mark.usefixtures("klein_emulator")
-@pytest.mark.parametrize("phase", ["DNS", "CONNECT"])
-async def test_what_aiohttp_waits_for_without_limit_is_given_up_and_was_never_sent_anything(phase, monkeypatch):
+@pytest.mark.parametrize(("phase", "known"), [("DNS", True), ("CONNECT", True), ("CONNECT", False)])
+async def test_what_aiohttp_waits_for_without_limit_is_given_up_and_was_never_sent_anything(phase, known, monkeypatch):
+    monkeypatch.setattr("flux_klein_async.transport.aiohttp._KNOWN", known)
     stand_in(monkeypatch, TUNNEL if phase == "CONNECT" else PHASES[phase])
     if phase == "CONNECT":
         monkeypatch.setenv("HTTPS_PROXY", "http://proxy.invalid:3128")
@@ -844,3 +845,11 @@ async def test_our_own_connections_are_made_for_a_long_lived_process():
     assert connector._happy_eyeballs_delay == 0.25
     assert not transport._session(Kind.FILE).trust_env
     await transport.aclose()
+
+
+async def test_a_transport_that_is_closed_sends_nothing():
+    transport = made()
+    await outcome(transport.send(request(url="http://127.0.0.1:9/")))
+    await transport.aclose()
+    error = await outcome(transport.send(request(url="http://127.0.0.1:9/")))
+    assert (type(error), "Session is closed" in str(error)) == (ConfigurationError, True)
