@@ -93,9 +93,16 @@ _ELSEWHERE = {
         ("names", "name", "filename"),
         "Files are named by names=['cat.png'] of download, and by to_name= of generate_many and generate_all",
     ),
+    **dict.fromkeys(("progress", "on_progress"), "Write FluxKleinClient(on_event=...), or count the outcomes"),
     "prompt": "The prompt is the first argument: generate('a snow leopard')",
     **dict.fromkeys(("n", "num_images"), "A request makes one picture: generate_many and generate_all make many"),
     "size": "The sides are width= and height=, in pixels",
+}
+
+# Of the verbs that take many items.
+_ELSEWHERE_MANY = {
+    **dict.fromkeys(("key", "id", "ids", "to_key"), "An item's stable id is to_id=lambda item: ..."),
+    "return_exceptions": "No item's error is raised: each is in outcome.error",
 }
 
 _OF_THE_INPUT = (
@@ -114,7 +121,8 @@ def _explained(method: F) -> F:
         if not named.keys() <= known:
             parts = {name: f"Write FluxKleinClient({name}=...)" for name in arguments_of(FluxKleinClient.__init__)}
             otherwise = _OF_THE_INPUT if "width" in known else ""
-            refuse_unknown(method.__qualname__, known, named, {**parts, **_ELSEWHERE}, otherwise)
+            many = _ELSEWHERE_MANY if "to_id" in known else {}
+            refuse_unknown(method.__qualname__, known, named, {**parts, **_ELSEWHERE, **many}, otherwise)
         if len(arguments) > 2:  # the client and the input
             refuse_unnamed(method.__qualname__, method, len(arguments) - 1)
 

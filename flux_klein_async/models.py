@@ -4,7 +4,7 @@ Inputs are strict: a wrong type is refused, not converted. `api.responses` reads
 below and keeps the whole answer in `raw`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
@@ -406,9 +406,13 @@ def missing_files(result: GenerationResult) -> str:
     return f"{lacks}, {there:,} {'is' if there == 1 else 'are'} there (request {result.request_id})"
 
 
-def model_advice(model: str, listed: str = "client.list_models() lists them") -> str:
-    """Where to find the id of a model that the service does not know, and which one may be meant."""
-    near = get_close_matches(model, (KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE), 1, _NEAR)
+def model_advice(
+    model: str,
+    listed: str = "client.list_models() lists them",
+    among: Collection[str] = (KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE),
+) -> str:
+    """Where to find the id of a model that the service does not know, and which one `among` these may be meant."""
+    near = get_close_matches(model, among, 1, _NEAR)
     return "; ".join([listed, *(f"did you mean {name!r}?" for name in near)])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from flux_klein_async.text import cut
 
-__all__ = ["InputField", "every_name", "input_fields"]
+__all__ = ["InputField", "every_name", "input_fields", "misfit"]
 
 _MOST_FIELDS = 200
 _MOST_NODES = 100  # schemas inside one field: references can branch without end
@@ -33,6 +33,9 @@ _TYPES = {
     **dict.fromkeys(("dict", "object"), "object"),
     "null": "null",
 }
+# The words of `InputField.type` for values that are no object, and for lists of them.
+_PLAIN = re.compile(r"(?:list of )?(string|integer|number|boolean|null|(?:[a-z0-9]+ )?files?)")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 # What may add fields to those that a schema names itself.
 _OPEN = ("additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref")
 # What is read of a schema; the rest, however large, is not touched.
@@ -97,6 +100,23 @@ def every_name(schema: Mapping[str, Any] | None) -> Collection[str]:
         return ()
     named = schema.get("properties")
     return named.keys() if isinstance(named, Mapping) else ()
+
+
+def misfit(field: InputField, value: object) -> str | None:
+    """What a value is that can never be what the field takes, such as "an object"; None if it may be.
+
+    A local file is text, as it is sent. Where the schema says nothing certain, every value may be right.
+    """
+    shapes = [_PLAIN.fullmatch(part) for part in field.type.split(" or ")]
+    if not all(shapes):
+        return None
+    is_number = all(shape and shape[1] in ("integer", "number", "null") for shape in shapes)
+    for one in value if field.many and isinstance(value, list) else [value]:
+        if isinstance(one, Mapping | list):
+            return "an object" if isinstance(one, Mapping) else "a list"
+        if isinstance(one, str) and is_number and not _NUMBER.fullmatch(one.strip()):
+            return f"{cut(one, _LONGEST_CHOICE)!r}"
+    return None
 
 
 def _field(name: str, spec: object, required: bool, root: Mapping[str, Any]) -> InputField:

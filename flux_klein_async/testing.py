@@ -30,7 +30,10 @@ if TYPE_CHECKING or find_spec("pytest_asyncio"):
 
     @pytest_asyncio.fixture
     async def klein_emulator(request: pytest.FixtureRequest) -> "AsyncIterator[InProcessEmulator]":
-        """The service, in process and in virtual time, with the published latency of FLUX.2 [klein] 4B."""
+        """The service, in process and in virtual time, with the published latency of FLUX.2 [klein] 4B.
+
+        `@pytest.mark.klein_emulator(workers=2, ...)` gives its options, those of `InProcessEmulator`.
+        """
         from flux_klein_async.emulator import InProcessEmulator  # noqa: PLC0415
 
         test = request.node
@@ -40,7 +43,9 @@ if TYPE_CHECKING or find_spec("pytest_asyncio"):
                 "pyproject.toml, or mark the test with @pytest.mark.asyncio",
                 pytrace=False,
             )
-        async with InProcessEmulator() as emulator:
+        marks = reversed(list(test.iter_markers("klein_emulator")))  # the nearest last
+        options: Any = {name: value for mark in marks for name, value in mark.kwargs.items()}
+        async with InProcessEmulator(**options) as emulator:
             yield emulator
 
     @pytest_asyncio.fixture
@@ -62,6 +67,11 @@ else:
     @pytest.fixture
     def klein_client(klein_emulator: None) -> None:
         """Fails the test: the extra is missing."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the mark."""
+    config.addinivalue_line("markers", "klein_emulator(profile=, workers=, ...): options of the fixture.")
 
 
 @pytest.hookimpl(trylast=True, optionalhook=True)

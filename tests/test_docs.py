@@ -103,6 +103,11 @@ def overview(page: str) -> Iterator[str]:
     for path, options in re.findall(r"^\.\. auto\w+:: ([\w.]+).*\n((?:   :.*\n)*)", page, re.MULTILINE):
         found, text = described(path)
         yield line(path.rpartition(".")[2], text)
+        if inspect.isclass(found) and issubclass(found, BaseException):
+            own = inspect.cleandoc(found.__doc__ or "").partition("\nAttributes:\n")[2].partition("\n\n")[0]
+            facts = re.sub(r"\n {5,}", " ", own)
+            for fact in re.findall(r"^ +(\w+): (.*)", facts, re.MULTILINE):
+                yield "  " + line(*fact)
         if (members := re.search(r":members:(.*)", options)) is not None:
             for name in re.findall(r"\w+", members[1]) or [name for name in vars(found) if name[0] != "_"]:
                 member = getattr(found, name)

@@ -177,6 +177,10 @@ SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], t
         for verb, name, advice in (
             ("generate", "widht", "; did you mean width=?"),
             ("submit", "modle", "; did you mean model=?"),
+            ("generate_many", "key", ". An item's stable id is to_id=lambda item: ..."),
+            ("generate_all", "return_exceptions", ". No item's error is raised: each is in outcome.error"),
+            ("generate_many", "progress", ". Write FluxKleinClient(on_event=...), or count the outcomes"),
+            ("generate", "key", ". Write FluxKleinClient(api_key=...)"),
             ("generate_many", "concurency", "; did you mean concurrency=?"),
             ("generate_all", "max_in_flight", ". Write FluxKleinClient(limits=Limits(max_in_flight=...))"),
         )

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flux_klein_async import ModelInfo
-from flux_klein_async.schema import every_name, input_fields
+from flux_klein_async.schema import every_name, input_fields, misfit
 
 FILE = {"type": "string", "format": "image_uri"}
 SIZE = {"type": "object", "properties": {"width": {"type": "integer"}}}
@@ -116,6 +116,32 @@ def test_fields_come_in_the_order_of_the_schema_and_know_whether_they_are_requir
 )
 def test_a_schema_names_every_field_or_may_allow_others(schema: Any, names: list[str]) -> None:
     assert list(every_name(schema)) == names
+
+
+@pytest.mark.parametrize(
+    ("spec", "value", "found"),
+    [
+        (FILE, "a.png", None),
+        (FILE, {"path": "a.png"}, "an object"),
+        (FILE, ["a.png"], "a list"),
+        ({"type": "array", "format": "image_uris"}, ["a.png", {"path": "a.png"}], "an object"),
+        ({"type": "array", "format": "image_uris"}, {"path": "a.png"}, "an object"),
+        ({"type": "integer"}, "three", "'three'"),
+        ({"type": "integer"}, " 3 ", None),  # many services read it
+        ({"type": "number"}, "-1.5e3", None),
+        ({"type": ["integer", "null"]}, "x" * 70, f"'{'x' * 57}...'"),
+        ({"type": "boolean"}, "yes", None),
+        ({"type": "string"}, 7, None),
+        ({"type": "array", "items": {"type": "integer"}}, [1, [2]], "a list"),
+        ({"type": "array", "items": {"type": "array", "items": {"type": "integer"}}}, [[1]], None),
+        ({"anyOf": [FILE, {"type": "object"}]}, {"path": "a.png"}, None),
+        ({"type": "list"}, [{}], None),
+        ({}, {}, None),
+    ],
+)
+def test_a_value_that_can_never_be_what_a_field_takes_is_named(spec: Any, value: Any, found: str | None) -> None:
+    [field] = input_fields({"properties": {"x": spec}})
+    assert misfit(field, value) == found
 
 
 def test_a_hostile_schema_is_read_in_little_time() -> None:

@@ -8,10 +8,12 @@ pytestmark = pytest.mark.slow
 
 pytest_plugins = ["pytester"]
 
-OPTIONS = ("-q", "-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function")
+OPTIONS = ("-q", "--strict-markers", "-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function")
 
 APPLICATION_TEST = """
 import asyncio
+
+import pytest
 
 async def test_virtual_time(klein_emulator, klein_client):
     result = await klein_client.generate("a cat", width=64, height=64)
@@ -25,13 +27,26 @@ async def test_real_time_elsewhere():
 
 def test_without_a_loop():
     pass
+
+@pytest.mark.klein_emulator(profile="fixed:30", seed=3)
+class TestSlow:
+    @pytest.mark.klein_emulator(workers=1)
+    async def test_marked(self, klein_emulator, klein_client):
+        assert (klein_emulator.seed, klein_emulator.workers) == (3, 1)
+        await klein_client.generate_all(["a", "b"])
+        assert asyncio.get_running_loop().time() >= 60
+        with pytest.raises(AttributeError):
+            klein_emulator.workers = 2  # too late
+
+async def test_unmarked(klein_emulator):
+    assert klein_emulator.workers is None
 """
 
 
 def test_the_fixtures_work_in_a_project_of_its_own(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(APPLICATION_TEST)
     run = pytester.runpytest_inprocess(*OPTIONS, "-o", "asyncio_mode=auto")
-    run.assert_outcomes(passed=3)
+    run.assert_outcomes(passed=5)
 
 
 def test_a_projects_own_choice_of_loop_goes_first(pytester: pytest.Pytester) -> None:

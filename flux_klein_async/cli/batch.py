@@ -29,7 +29,7 @@ from flux_klein_async.batch.rows import Columns, DiskMap, Row, count_rows, next_
 from flux_klein_async.cli import connect, page, run, signals
 from flux_klein_async.cli.commands import Names
 from flux_klein_async.cli.exit_codes import ExitCode
-from flux_klein_async.cli.forecast import BAD_SHOWN, NEW, Estimate, Forecast, Money
+from flux_klein_async.cli.forecast import BAD_SHOWN, CHECKED_FIRST, NEW, Estimate, Forecast, Money
 from flux_klein_async.cli.generate import CatalogueFields, catalogue_fields, checked_fields
 from flux_klein_async.cli.output import Screen
 from flux_klein_async.errors import FluxKleinError, InvalidInputError, JournalError
@@ -49,7 +49,6 @@ from flux_klein_async.polling.adaptive import AdaptivePolling
 
 __all__ = ["batch"]
 
-_CHECKED_FIRST = 1000  # rows that are checked before the first of them is submitted
 _AT_ONCE = 256  # rows about which the journal is asked together
 _FORECAST_WITHIN = 2.0  # seconds for asking the journal about rows before the first submit
 
@@ -96,11 +95,11 @@ class _Batch(run.Options):
         """Check the first rows, say what a run would do, and do it."""
         async with AsyncExitStack() as stack:
             rest = await stack.enter_async_context(aclosing(read_ahead(self._found)))
-            first = await next_rows(rest, _CHECKED_FIRST)
+            first = await next_rows(rest, CHECKED_FIRST)
             if not first:
                 where = "standard input" if self.file == "-" else repr(self.file)
                 raise InvalidInputError(f"There is no prompt in {where}")
-            whole = len(first) < _CHECKED_FIRST
+            whole = len(first) < CHECKED_FIRST
             if bad := self._refused(first):
                 return _told(bad, screen, whole=whole)
             service = await stack.enter_async_context(connect.connected(screen, self.base_url, emulator=self.emulator))
@@ -130,7 +129,8 @@ class _Batch(run.Options):
                 money = Money.of(await client.get_model(), self.max_spend, spent)
                 forecast = Forecast(Estimate(lambda pixels: polling.quantile(self.model, pixels)), money)
                 await forecast.add(rows, judge, screen.note)
-                return forecast.show(screen, self.concurrency, as_json=self.as_json)
+                refused = any(row.problem for row in first)
+                return forecast.show(screen, self.concurrency, as_json=self.as_json, refused=refused)
             manifest = stack.enter_context(await asyncio.to_thread(Manifest, self.output_dir / MANIFEST))
             totals.total = len(first) if whole else await asyncio.to_thread(_count, self.file, self._format)
             if not self.quiet:
@@ -173,7 +173,7 @@ class _Batch(run.Options):
             if self.new_token:
                 await client.get_model()
             if self.model not in TYPED:
-                entry = await catalogue_fields(client, screen, allow_unlisted=self.allow_unlisted)
+                entry = await catalogue_fields(client, self.model, screen, allow_unlisted=self.allow_unlisted)
         entry.check(self.fields)
         return entry
 
@@ -188,7 +188,7 @@ class _Batch(run.Options):
 
     def _again(self, first: list[Row], entry: CatalogueFields) -> Generator[Row, None, None]:
         """All rows of a file that can be read twice, else the first ones."""
-        if len(first) < _CHECKED_FIRST or not user_path(self.file).is_file():
+        if len(first) < CHECKED_FIRST or not user_path(self.file).is_file():
             return (row for row in first)
         rows = self._rows(_opened(self.file))
         return (entry.fitted(row) for row in rows)
@@ -197,7 +197,7 @@ class _Batch(run.Options):
         """How many rows have no line in the manifest after the run; None if they cannot be read again."""
         if totals.total == totals.reached:
             return 0
-        if len(first) == _CHECKED_FIRST and not user_path(self.file).is_file():
+        if len(first) == CHECKED_FIRST and not user_path(self.file).is_file():
             return None
 
         def rows() -> Iterator[Row]:  # opens the file when it is read
@@ -384,7 +384,7 @@ def _told(bad: list[Row], screen: Screen, *, whole: bool) -> ExitCode:
         screen.note(f"Line {row.line}: {row.problem}")
     if len(bad) > len(shown):
         screen.note(f"{len(bad) - len(shown)} more.")
-    unread = "" if whole else f" --dry-run checks the lines after the first {_CHECKED_FIRST:,} too."
+    unread = "" if whole else f" --dry-run checks the lines after the first {CHECKED_FIRST:,} too."
     screen.note(f"Nothing was submitted.{unread}")
     return ExitCode.BAD_INPUT
 

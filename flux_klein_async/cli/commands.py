@@ -76,7 +76,7 @@ def run(argv: Sequence[str]) -> int:
         if hasattr(error, "format_message"):  # click's, which typer bundles or imports, by release
             context = getattr(error, "ctx", None)
             usage = "" if context is None else f"{context.get_usage()}\nTry: {context.command_path} --help\n"
-            for line in f"{usage}Error: {usage_error(error)}".splitlines():
+            for line in f"{usage}Error: {usage_error(error, _takers)}".splitlines():
                 screen.note(line)
             return ExitCode.USAGE
         if os.environ.get(DEBUG_VARIABLE):
@@ -89,6 +89,12 @@ def run(argv: Sequence[str]) -> int:
 def built(name: str) -> Any:
     """One command, or group of commands, as the parser wants it."""
     return typer.main.get_command(PARTS[name])
+
+
+def _takers(option: str) -> list[str]:
+    """The commands that take an option, the one for many pictures first."""
+    names = sorted(PARTS, key=lambda name: name != "batch")
+    return [name for name in names if any(option in parameter.opts for parameter in built(name).params)]
 
 
 def _first_line(part: typer.Typer) -> str:
@@ -224,7 +230,7 @@ def _public(names: list[str]) -> list[str]:
 
 
 _AllowUnlisted = Annotated[
-    bool, typer.Option("--allow-unlisted", help="Send fields that the catalogue does not list for the model.")
+    bool, typer.Option("--allow-unlisted", help="Send what the catalogue does not list: fields, or the model.")
 ]
 _FileHosts = Annotated[
     list[str],

@@ -41,6 +41,7 @@ __all__ = [
     "is_local",
     "is_of_model",
     "journal",
+    "listing",
     "origin_of",
     "store_path",
     "token_of",
@@ -189,11 +190,16 @@ def is_of_model(error: FluxKleinError | None) -> bool:
     return isinstance(error, NotFoundError) and error.request_id is None
 
 
+def listing(model: str) -> str:
+    """The command that finds the model that is meant by a word, or by a whole id."""
+    word = f" {shlex.quote(model)}" if model and "/" not in model else ""
+    return f"see `flux-klein models{word}`"
+
+
 def advise(error: FluxKleinError | None, model: str = "") -> None:
     """Give an error the advice of the command line in place of Python's."""
     if error is not None and is_of_model(error):
-        word = f" {shlex.quote(model)}" if model and "/" not in model else ""
-        error.advice = model_advice(model, f"see `flux-klein models{word}`")
+        error.advice = model_advice(model, listing(model))
     elif isinstance(error, AuthenticationError):
         # Not the file's path: it has a user's name, and a manifest can be sent to others.
         source = from_environ(os.environ).token_variable or "the token.json of the vendor's CLI"

@@ -18,8 +18,9 @@ from flux_klein_async.journal.budget import dollars, generation_price
 from flux_klein_async.journal.states import Action
 from flux_klein_async.models import ModelInfo, TextToImageInput
 
-__all__ = ["BAD_SHOWN", "NEW", "Estimate", "Forecast", "Money", "affordable_at", "published"]
+__all__ = ["BAD_SHOWN", "CHECKED_FIRST", "NEW", "Estimate", "Forecast", "Money", "affordable_at", "published"]
 
+CHECKED_FIRST: Final = 1000  # rows that are checked before the first of them is submitted
 BAD_SHOWN: Final = 20  # bad lines that are printed one by one
 NEW: Final = Claim(item="", action=Action.SUBMIT)
 
@@ -196,8 +197,8 @@ class Forecast:
             return f"at {self._money.unit or 'an unknown price'}"
         return f"at {dollars(self._money.price)} each"
 
-    def show(self, screen: Screen, concurrency: int, *, as_json: bool) -> ExitCode:
-        """Print the counts, the cost and the time."""
+    def show(self, screen: Screen, concurrency: int, *, as_json: bool, refused: bool) -> ExitCode:
+        """Print the counts, the cost and the time; `refused`: a run submits nothing, for its bad rows."""
         price, affordable = self._money.price, self._money.affordable
         new = self._actions[Action.SUBMIT]
         seconds = self._estimate.seconds(concurrency)
@@ -227,7 +228,9 @@ class Forecast:
                 enough = "enough for all" if self._ends_at is None else f"enough for {affordable:,} of {new:,}"
                 ends = "" if self._ends_at is None else f"; the money ends before line {self._ends_at:,}"
                 screen.out(f"Bound: {self._money.bound()}: {enough}{ends}")
-            basis = "as earlier runs took" if self._estimate.is_learned else "by the published times, without a queue"
+            times = "as earlier runs took" if self._estimate.is_learned else "by the published times, without a queue"
             if new:
-                screen.out(f"Time: about {duration(seconds)} with {concurrency} at a time, {basis}")
+                screen.out(f"Time: about {duration(seconds)} with {concurrency} at a time, {times}; saving is extra")
+            if refused:
+                screen.note(f"A run submits nothing while one of the first {CHECKED_FIRST:,} lines is bad.")
         return ExitCode.BAD_INPUT if self.bad else ExitCode.OK if price is not None else ExitCode.OTHER

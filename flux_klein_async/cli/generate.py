@@ -1,12 +1,15 @@
 """`flux-klein generate`: pictures of one prompt."""
 
+import asyncio
 import json
 import shlex
 import sys
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
-from itertools import islice
+from itertools import islice, starmap
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, NoReturn
 
 import typer
@@ -16,19 +19,20 @@ from flux_klein_async.cli import connect, run, signals
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Nowhere, Screen
 from flux_klein_async.client import FluxKleinClient
-from flux_klein_async.errors import FluxKleinError, InvalidInputError
-from flux_klein_async.models import KLEIN_9B_TEXT_TO_IMAGE
+from flux_klein_async.errors import APIConnectionError, AuthenticationError, FluxKleinError, InvalidInputError
+from flux_klein_async.models import KLEIN_9B_TEXT_TO_IMAGE, model_advice
 from flux_klein_async.operations.inputs import check_files
 from flux_klein_async.operations.names import slug
 from flux_klein_async.operations.submit import TYPED, made_input, prepare
 from flux_klein_async.options import Limits
 from flux_klein_async.polling.adaptive import AdaptivePolling
-from flux_klein_async.schema import every_name
+from flux_klein_async.schema import InputField, every_name, misfit
 from flux_klein_async.text import clipped
 
 __all__ = ["CatalogueFields", "catalogue_fields", "checked_fields", "generate"]
 
 _READ_WITHIN: Final = 10.0  # seconds for the catalogue entry before the first submit
+_LISTED_WITHIN: Final = 5.0  # seconds for the names of all models
 _LONGEST: Final = 60  # characters of a field's name in a message
 _MOST_TOLD: Final = 5  # fields of an input that are not listed
 _MOST_COMPARED: Final = 200  # names of the catalogue, for one that is near
@@ -58,8 +62,8 @@ def generate(
             options.client(service, totals, polling=AdaptivePolling(store=service.store)) as client,
         ):
             fields = checked
-            if options.model not in TYPED and checked.keys() != {"prompt"}:
-                entry = await catalogue_fields(client, screen, allow_unlisted=allow_unlisted)
+            if options.model not in TYPED:
+                entry = await catalogue_fields(client, options.model, screen, allow_unlisted=allow_unlisted)
                 entry.check(checked)
                 fields = entry.with_lists(checked)
             size = " of {width} x {height}".format_map(fields) if {"width", "height"} <= fields.keys() else ""
@@ -155,18 +159,22 @@ class CatalogueFields(NamedTuple):
     """What the catalogue says of the fields of a model.
 
     Attributes:
-        names: All of them; empty if that is not known, or others are allowed.
-        lists: Those that take a list.
+        names: All of them; empty if that is not known.
+        described: What it says of some of them, by name.
+        allows_others: What it does not say is sent too.
     """
 
     names: Collection[str] = ()
-    lists: Collection[str] = ()
+    described: Mapping[str, InputField] = MappingProxyType({})
+    allows_others: bool = False
 
-    def problem(self, given: Iterable[str]) -> str | None:
-        """What is wrong with the names of the fields: the service may ignore what it does not know, and charge."""
+    def problem(self, given: Mapping[str, Any]) -> str | None:
+        """What is wrong with the fields: the service may ignore a name that it does not know, and charge."""
+        if self.allows_others:
+            return None
         unlisted = [name for name in given if name not in self.names] if self.names else []
         if not unlisted:
-            return None
+            return "; ".join(filter(None, starmap(self._misfit, given.items()))) or None
         said = "; ".join(f"{clipped(name, _LONGEST)}: {self._no_such(name)}" for name in unlisted[:_MOST_TOLD])
         return f"{said}. It lists {clipped(', '.join(self.names))}; --allow-unlisted sends other fields too"
 
@@ -175,8 +183,15 @@ class CatalogueFields(NamedTuple):
         hint = f" (did you mean {clipped(near, _LONGEST)}?)" if near else ""
         return f"the catalogue lists no such field of this model{hint}"
 
-    def check(self, given: Iterable[str]) -> None:
-        """Refuse fields that are not listed.
+    def _misfit(self, name: str, value: Any) -> str | None:
+        field = self.described.get(name)
+        if field is None or (found := misfit(field, value)) is None:
+            return None
+        hint = '; a local file is {"file": "in.png"}' if field.file is not None else ""
+        return f"{clipped(name, _LONGEST)}: takes {clipped(field.type, _LONGEST)}, not {found}{hint}"
+
+    def check(self, given: Mapping[str, Any]) -> None:
+        """Refuse fields that are not listed, or cannot be what the field takes.
 
         Raises:
             InvalidInputError: There is one.
@@ -196,22 +211,48 @@ class CatalogueFields(NamedTuple):
 
     def with_lists(self, fields: dict[str, Any]) -> dict[str, Any]:
         """The fields, with a single value as a list of one where the field takes a list."""
+
+        def many(name: str) -> bool:
+            return (field := self.described.get(name)) is not None and field.many
+
         return {
-            name: [value] if name in self.lists and not isinstance(value, list) else value
-            for name, value in fields.items()
+            name: [value] if many(name) and not isinstance(value, list) else value for name, value in fields.items()
         }
 
 
-async def catalogue_fields(client: FluxKleinClient, screen: Screen, *, allow_unlisted: bool) -> CatalogueFields:
-    """What the catalogue says of the client's model."""
+async def catalogue_fields(
+    client: FluxKleinClient, model: str, screen: Screen, *, allow_unlisted: bool
+) -> CatalogueFields:
+    """What the catalogue says of a model.
+
+    Raises:
+        InvalidInputError: It has no such model, and what is not listed is not allowed.
+        APIConnectionError, AuthenticationError: As every submit would.
+    """
     try:
         info = await client.get_model(timeout=_READ_WITHIN)
+    except (APIConnectionError, AuthenticationError):
+        raise
     except FluxKleinError as error:
         connect.advise(error)
+        if connect.is_of_model(error) and not allow_unlisted:
+            advice = model_advice(model, connect.listing(model), await _listed(client))
+            raise InvalidInputError(
+                f"Unknown model {clipped(model, _LONGEST)!r}; {advice}; --allow-unlisted submits to it all the same"
+            ) from None
         screen.note(f"The catalogue does not say which fields the model takes, and they go as they are: {error}")
         return CatalogueFields()
-    names = () if allow_unlisted else every_name(info.input_schema)
-    return CatalogueFields(names, {field.name for field in info.input_fields if field.many})
+    described = {field.name: field for field in info.input_fields}
+    return CatalogueFields(every_name(info.input_schema), described, allow_unlisted)
+
+
+async def _listed(client: FluxKleinClient) -> list[str]:
+    """The ids of the catalogue's models, as far as they are known soon."""
+    ids = list(TYPED)
+    with suppress(FluxKleinError, TimeoutError):
+        async with asyncio.timeout(_LISTED_WITHIN):
+            ids += [info.model_id async for info in client.list_models()]
+    return ids
 
 
 def _resume(directory: Path | None, base_url: str | None) -> Callable[[str], str]:

@@ -24,7 +24,7 @@ from flux_klein_async.cli import signals
 from flux_klein_async.cli.exit_codes import ExitCode
 from flux_klein_async.cli.output import Screen
 from flux_klein_async.cli.thumbnails import Thumbnail, make_thumbnails
-from flux_klein_async.errors import FluxKleinError, InvalidInputError
+from flux_klein_async.errors import BudgetExceededError, FluxKleinError, InvalidInputError
 from flux_klein_async.journal.budget import dollars
 from flux_klein_async.paths import replacing
 
@@ -38,6 +38,7 @@ _KEPT = 3600.0  # seconds that files of older pages stay: someone may be reading
 _AFTER_STOP = 5.0  # seconds for the thumbnails of a batch that was stopped
 _NOTICED = 200  # thumbnails whose making is worth a line
 _UNREADABLE_SHOWN = 5
+_NOT_SUBMITTED = "not submitted"  # of `STATES`
 _INTERNAL = ("path", "key", "saved")  # facts of a file that the page does not use
 _MOST_FAILURES = 20  # kinds of error that are listed
 
@@ -216,12 +217,14 @@ def _figures(found: Report, unreached: int) -> Iterator[dict[str, str | None]]:
     def figure(label: str, value: str, *, unit: str = "", note: str = "", tone: str = "") -> dict[str, str | None]:
         return {"label": label, "value": value, "unit": unit, "note": note, "tone": tone}
 
+    money = any(failure.kind == BudgetExceededError.__name__ for failure in found.failures)
     for state in STATES:
-        count = found.counts[state]
+        rest = state == _NOT_SUBMITTED
+        count = found.counts[state] + (unreached if rest else 0)
+        note = f"{'raise --max-spend, and ' if money else ''}run the same command again" if rest else ""
         if count or state in STATES[:3]:
-            yield figure(state.capitalize(), f"{count:,}", tone=state if count and state in STATES[:3] else "")
-    if unreached:
-        yield figure("Not reached", f"{unreached:,}", note="run the same command again")
+            tone = state if count and state in STATES[:3] else ""
+            yield figure(state.capitalize(), f"{count:,}", tone=tone, note=note)
     notes = [f"{found.unpriced:,} without a reported cost"] if found.unpriced else []
     notes += [f"{found.unsettled:,} more may be charged"] if found.unsettled else []
     yield figure("Spent", dollars(found.spent), note="; ".join(notes))

@@ -3,6 +3,7 @@
 Help and a completion load this and `commands` alone. Neither must import what loads pydantic, aiohttp or asyncio.
 """
 
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -15,7 +16,7 @@ __all__ = ["LONGEST", "Command", "Group", "PromptCommand", "SearchOrCommand", "u
 _ALIKE = 0.7  # click's own 0.6 finds --json for --n
 LONGEST = 80
 """Characters of a mistyped word that are repeated."""
-_COUNT = "FLUX.2 [klein] makes one picture per request; `flux-klein generate` takes --count"
+_COUNT = "FLUX.2 [klein] makes one picture per request: `generate` takes --count, and `batch` makes one for each line"
 _ACCESS = "the token comes from RUNCOMFY_API_TOKEN, where other users of this machine cannot read it"
 _GUIDANCE = "FLUX.2 [klein] takes no guidance"
 _SPENDING = "to bound what is spent, `batch` takes --max-spend USD"
@@ -25,16 +26,19 @@ _LOG = "FLUX_KLEIN_DEBUG=1 in the environment prints tracebacks, and the log wit
 _SIZE = "the sides are --width and --height"
 # What users of other models and other commands look for.
 _ELSEWHERE = {
-    "--seed": "FLUX.2 [klein] takes no seed; for a model that does, `generate` takes --input seed=N",
+    "--seed": "FLUX.2 [klein] takes no seed; for a model that does: `generate --input seed=N`, or "
+    '"seed": N in a line of `batch`',
     "--negative-prompt": "FLUX.2 [klein] takes no negative prompt; say in the prompt what you want instead",
-    **dict.fromkeys(("--n", "--num", "--num-images", "--count"), _COUNT),
+    **dict.fromkeys(("-n", "--n", "--num", "--num-images", "--count"), _COUNT),
     **dict.fromkeys(("--budget", "--max-cost", "--cost", "--spend", "--limit", "--max-usd"), _SPENDING),
     **dict.fromkeys(("--parallel", "--jobs", "-j", "--workers", "--threads", "--max-in-flight"), _AT_ONCE),
     **dict.fromkeys(("--retry", "--retries", "--max-retries"), _AGAIN),
     **dict.fromkeys(("--verbose", "-v", "--debug"), _LOG),
+    "-V": "the version is --version",
     **dict.fromkeys(("--resume", "--continue"), "run the same `batch` again: it resumes by itself"),
     **dict.fromkeys(("--guidance", "--guidance-scale"), _GUIDANCE),
-    "--image": "FLUX.2 [klein] takes no picture; for a model that does, `generate` takes --input image_urls=@FILE",
+    "--image": "FLUX.2 [klein] takes no picture; for a model that does: `generate --input image_urls=@FILE`, or "
+    '"image_urls": [{"file": "in.png"}] in a line of `batch`',
     "--lora": "FLUX.2 [klein] takes no LoRA",
     **dict.fromkeys(("--aspect-ratio", "--size"), _SIZE),
     "--prompt": 'a prompt needs no option: `flux-klein generate "a snow leopard"`',
@@ -108,8 +112,8 @@ class SearchOrCommand(Group):
         return list(super().parse_args(ctx, args[1:] if args[:1] == ["list"] else args))
 
 
-def usage_error(error: Any) -> str:
-    """What is wrong with the arguments, in a sentence."""
+def usage_error(error: Any, takers: Callable[[str], Sequence[str]] = lambda _: ()) -> str:
+    """What is wrong with the arguments, in a sentence; `takers` names the commands that take an option."""
     if not hasattr(error, "possibilities") or not hasattr(error, "option_name"):  # all but click's NoSuchOption
         from pydantic import ValidationError  # only then is it loaded already
 
@@ -128,6 +132,8 @@ def usage_error(error: Any) -> str:
     near = near or get_close_matches(name, error.possibilities or (), 1, _ALIKE)
     if name in _ELSEWHERE:
         advice = f": {_ELSEWHERE[name]}"
+    elif error.ctx and error.ctx.parent is not None and (others := takers(name)):
+        advice = f": `flux-klein {others[0]}` takes it"
     elif near:
         advice = f"; did you mean {' or '.join(near)}?"
     elif error.ctx and error.ctx.command.name == "generate" and name in _NAMES:

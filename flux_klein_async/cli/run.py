@@ -7,7 +7,6 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -29,6 +28,7 @@ from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import (
     APIConnectionError,
     APIStatusError,
+    AuthenticationError,
     BudgetExceededError,
     DownloadError,
     FanOutHaltedError,
@@ -353,6 +353,7 @@ class Run:
     _reported: int = field(default=0, init=False)
     _hidden: int = field(default=0, init=False)
     _unreached: int | None = field(default=0, init=False)  # such items; None once another answer came
+    _renamed: int = field(default=0, init=False)  # items whose files got a number, since others had their names
     _told: bool = field(default=False, init=False)  # why the rest was not submitted
     _ended: float = field(default=0.0, init=False)  # when the last item did
 
@@ -375,6 +376,11 @@ class Run:
         async with progress_shown(self.screen, self.totals):
             await self._generate(rows)
             self._report_repeated()
+            if self._renamed:
+                files = "1 item has files" if self._renamed == 1 else f"{self._renamed:,} items have files"
+                self.screen.say(
+                    f"{files} with a number behind the name (-2): other files had it, and none is replaced."
+                )
             seconds = clock() - begun
             price = await self._price_of_unknown()
             await self.client.aclose()  # a submit that was on its way may still get its id, and its cancel an answer
@@ -458,6 +464,8 @@ class Run:
             self._fail(outcome.item, error)
         elif outcome.result is not None and outcome.result.missing:
             self._report(outcome.item.line, missing_files(outcome.result), what="Incomplete")
+        if self.manifest is not None and self.to_name is not None and outcome.paths and not outcome.from_journal:
+            self._renamed += outcome.paths[0].stem != self.to_name(outcome.item)
         if outcome.result is not None and not self.options.as_json:
             for line in outcome.paths or map(brief_url, outcome.result.urls):
                 self.screen.out(line)
@@ -574,7 +582,10 @@ class Run:
         """What a request without a known cost may have cost, in USD: the highest of this run, else the catalogue's."""
         if self.totals.highest_usd is not None or not self.totals.charged or not self.totals.possibly_charged:
             return self.totals.highest_usd
-        entry = await entry_of(self.client)
+        try:
+            entry = await entry_of(self.client)
+        except AuthenticationError:  # in the middle of the run
+            return None
         price = None if entry is None else generation_price(entry)
         return None if price is None else float(price)
 
@@ -606,10 +617,17 @@ class Run:
 
 
 async def entry_of(client: FluxKleinClient) -> ModelInfo | None:
-    """The model's catalogue entry, for a price on the terminal: None if it is not known in 2 s."""
-    with suppress(FluxKleinError):
+    """The model's catalogue entry, for a price on the terminal: None if it is not known in 2 s.
+
+    Raises:
+        AuthenticationError: As every submit would.
+    """
+    try:
         return await client.get_model(timeout=_PRICED_WITHIN)
-    return None
+    except AuthenticationError:
+        raise
+    except FluxKleinError:
+        return None
 
 
 async def _in_thread(job: Callable[[], object]) -> None:

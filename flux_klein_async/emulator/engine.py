@@ -14,7 +14,7 @@ from functools import partial
 from typing import TypeAlias, TypedDict
 
 from flux_klein_async.emulator.endpoints import Route, Service, find_route
-from flux_klein_async.emulator.faults import UNTOLD, fault, faults_at
+from flux_klein_async.emulator.faults import UNTOLD, check_place, fault, faults_at
 from flux_klein_async.emulator.generations import Profile, parse_profile
 from flux_klein_async.emulator.scripts import (
     ENDPOINTS,
@@ -133,6 +133,7 @@ class Engine:
             profile = parse_profile(str(profile))
         workers = profile.workers if workers is None else workers
         self._new_service = partial(Service, profile, seed, workers, api_key, files_url, max_generations)
+        self._profile, self._workers = profile, workers
         self._start(base_url, epoch)
 
     def _start(self, base_url: str, epoch: float) -> None:
@@ -149,6 +150,16 @@ class Engine:
     def reset(self) -> None:
         """Forget what happened and what was scripted since, and start again as constructed."""
         self._start(self.service.base_url, self.service.epoch)
+
+    @property
+    def profile(self) -> Profile:
+        """How long generations take; an argument of the constructor."""
+        return self._profile
+
+    @property
+    def workers(self) -> int | None:
+        """How many generations run side by side; None: no limit. An argument of the constructor."""
+        return self._workers
 
     # --- what happened
 
@@ -270,6 +281,7 @@ class Engine:
     def _check(self, endpoint: str, *answers: Answer | None) -> None:
         for answer in (None, *answers):
             check_answer(endpoint, answer)
+            check_place(endpoint, answer)
             if not self.can_answer(endpoint, answer):
                 raise ValueError(
                     f"a port cannot answer {endpoint!r} with {type(answer).__name__}: use InProcessEmulator"

@@ -31,7 +31,7 @@ from flux_klein_async.emulator.scripts import (
     error_reply,
 )
 
-__all__ = ["FAULTS", "UNTOLD", "Fault", "fault", "faults_at", "parse_fault"]
+__all__ = ["FAULTS", "UNTOLD", "Fault", "check_place", "fault", "faults_at", "parse_fault"]
 
 _JSON = ("submit", "status", "result", "cancel", "model", "models", "categories")
 _HTTP = (*_JSON, "file")
@@ -356,6 +356,17 @@ def fault(name: str) -> Answer:
 def faults_at(endpoint: str, without: Collection[str] = ()) -> list[Answer]:
     """List every fault of the catalogue that can happen at this endpoint, in its order, `without` those named."""
     return [entry.answer for name, entry in FAULTS.items() if endpoint in entry.endpoints and name not in without]
+
+
+def check_place(endpoint: str, answer: Answer | None) -> None:
+    """Refuse a fault of the catalogue at an endpoint where it does nothing.
+
+    Raises:
+        ValueError: The message says where it happens.
+    """
+    for entry in FAULTS.values():
+        if entry.answer is answer and endpoint not in entry.endpoints:
+            raise ValueError(f"the fault {entry.name!r} happens to {', '.join(entry.endpoints)}, not to {endpoint!r}")
 
 
 def parse_fault(text: str) -> list[tuple[str, Answer, float]]:

@@ -698,7 +698,7 @@ class JournalStore(ABC):
             if busy or self._select(f"item = ? AND {_CHARGED} LIMIT 1", item):
                 raise InvalidInputError(
                     f"The journal knows another input by the id {(item_id or '')[:60]!r}, and it may be paid for: give "
-                    "it back its old input, or a new id, which is paid for again"
+                    "it back its old input (fields, model and content of files), or a new id, which is paid for again"
                 )
             return item, Action.SUBMIT, None
         if busy:

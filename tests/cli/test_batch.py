@@ -218,7 +218,7 @@ def test_another_encoding_is_told_once(
     first: int, options: list[str], more: str, served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file of Windows-1252 has it on every line that is not English."""
-    monkeypatch.setattr("flux_klein_async.cli.batch._CHECKED_FIRST", first)
+    monkeypatch.setattr("flux_klein_async.cli.batch.CHECKED_FIRST", first)
     prompts(2)
     with Path("prompts.jsonl").open("ab") as file:
         file.writelines(b'{"prompt": "caf%c"}\n' % byte for byte in [0xE9, *[0xFC] * 30])
@@ -242,7 +242,7 @@ def test_a_later_bad_line_is_reported_and_the_others_are_made(
 ) -> None:
     """Later than the first 1,000; or than fewer, which does not take as long."""
     if first != 1000:
-        monkeypatch.setattr("flux_klein_async.cli.batch._CHECKED_FIRST", first)
+        monkeypatch.setattr("flux_klein_async.cli.batch.CHECKED_FIRST", first)
     bad = {"id": "b", "prompt": "too small", "width": 1}
     prompts(first + 1, BAD, bad, {"prompt": "the last", "width": 64, "height": 64})
     ran = flux_klein("batch", "prompts.jsonl", "--no-download", "--json", "--report")
@@ -263,7 +263,7 @@ def test_a_later_bad_line_is_reported_and_the_others_are_made(
 def test_a_later_line_with_a_field_that_the_catalogue_does_not_list_is_bad(
     served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flux_klein_async.cli.batch._CHECKED_FIRST", 1)
+    monkeypatch.setattr("flux_klein_async.cli.batch.CHECKED_FIRST", 1)
     row = {"prompt": "x", "image_urls": "https://x.example/a.png"}
     prompts(0, row, row | {"id": "b", "sed": 3}, row | {"seed": 3})
     ran = flux_klein("batch", "prompts.jsonl", "--model", EDIT, "--no-download")
@@ -373,6 +373,29 @@ def test_an_error_of_every_submit_ends_the_run_and_the_next_one_resumes_it(
     assert (flux_klein(*ARGUMENTS).code, served.accepted) == (0, 20)
 
 
+def test_a_wrong_token_is_told_before_anything_is_announced(
+    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNCOMFY_API_TOKEN", "wrong-token-1234")
+    prompts(20)
+    for options in ([], ["--model", EDIT]):
+        ran = flux_klein("batch", "prompts.jsonl", *options)
+        assert (ran.code, served.calls["submit"], "Submitting" in ran.err) == (77, 0, False)
+        assert ran.err.count("HTTP 401") == 1
+
+
+def test_files_that_get_a_number_since_others_have_their_names_are_counted(
+    served: Emulator, flux_klein: Command
+) -> None:
+    Path("out").mkdir()
+    Path("out/a.png").touch()
+    prompts(0, {"id": "a", "prompt": "x"}, {"id": "b", "prompt": "x"})
+    numbered = "1 item has files with a number behind the name (-2): other files had it, and none is replaced."
+    assert flux_klein("batch", "prompts.jsonl").err.count(numbered) == 1
+    assert sorted(path.name for path in Path("out").glob("*.png")) == ["a-2.png", "a.png", "b.png"]
+    assert "behind the name" not in flux_klein("batch", "prompts.jsonl").err
+
+
 def test_max_spend_limits_all_runs_together(served: Emulator, flux_klein: Command) -> None:
     prompts(8)
     for accepted in (3, 3):
@@ -402,12 +425,12 @@ def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(
 ) -> None:
     prompts(8)
     learned = flux_klein(*ARGUMENTS, "--dry-run").out.splitlines()[2]
-    assert learned.endswith(" with 64 at a time, as earlier runs took")
+    assert learned.endswith(" with 64 at a time, as earlier runs took; saving is extra")
     monkeypatch.delenv("FLUX_KLEIN_STORE")
     ran = flux_klein(*ARGUMENTS, "--dry-run")
     assert ran.code == 0
     assert ran.out.splitlines()[:2] == ["8 to submit", "Cost: $0.08 (8 x $0.01)"]
-    published = "Time: about 0.1 s with 64 at a time, by the published times, without a queue"
+    published = "Time: about 0.1 s with 64 at a time, by the published times, without a queue; saving is extra"
     assert ran.out.splitlines()[2] == published
     assert (served.accepted, [*Path().iterdir()]) == (0, [Path("prompts.jsonl")])
 
@@ -472,7 +495,7 @@ def test_a_batch_says_what_it_is_about_to_spend(
     assert flux_klein(*arguments).err.startswith("Submitting 6 of 8, at $0.01 each: $0.06 in all; no --max-spend\n")
     ran = flux_klein("batch", "-", "--format", "jsonl", stdin=Path("prompts.jsonl").read_bytes())
     assert ran.err.startswith("Submitting 6 of 8, at $0.01 each: $0.06 in all; no --max-spend\n")
-    for name, value in (("batch._CHECKED_FIRST", 5), ("forecast._AT_ONCE", 4)):
+    for name, value in (("batch.CHECKED_FIRST", 5), ("forecast._AT_ONCE", 4)):
         monkeypatch.setattr(f"flux_klein_async.cli.{name}", value)
     rows = "".join(f"picture {number};64;64\n" for number in range(8))
     Path("prompts.csv").write_text(f'sep=;\nprompt;width;height\n{rows};;\n"";;\n')
@@ -522,7 +545,7 @@ def test_a_batch_says_what_it_may_pay_for_a_second_time(
         assert said.endswith(f"; {count} {again}" if count else "uncertain")
         [facts] = flux_klein(*ARGUMENTS, *options, "--dry-run", "--json").records
         assert (facts["submit"], facts["pays_again"]) == (new, count)
-    monkeypatch.setattr("flux_klein_async.cli.batch._CHECKED_FIRST", 2)
+    monkeypatch.setattr("flux_klein_async.cli.batch.CHECKED_FIRST", 2)
     ran = flux_klein(
         "batch", "-", "--format", "jsonl", "--resubmit-uncertain", stdin=Path("prompts.jsonl").read_bytes()
     )
@@ -536,7 +559,7 @@ def test_a_batch_says_what_it_may_pay_for_a_second_time(
 def test_a_run_that_stops_early_counts_the_bad_lines_that_it_did_not_reach(
     served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flux_klein_async.cli.batch._CHECKED_FIRST", 5)
+    monkeypatch.setattr("flux_klein_async.cli.batch.CHECKED_FIRST", 5)
     prompts(20, BAD, BAD)
     served.script("submit", *[error_reply(400, 400002, message="no balance left")] * 20)
     ran = flux_klein("batch", "prompts.jsonl", "--concurrency", "1")
@@ -562,7 +585,7 @@ def test_a_dry_run_counts_every_line_prints_the_first_bad_ones_and_guesses_no_pr
     Path("prompts.jsonl").write_text("".join(["{}\n", *lines]))  # bad from the start
     ran = flux_klein("batch", "prompts.jsonl", "--dry-run")
     assert (ran.code, ran.err.count("Line ")) == (65, 20)
-    assert ran.err.endswith("\n11 more.\n")
+    assert ran.err.endswith("\n11 more.\nA run submits nothing while one of the first 1,000 lines is bad.\n")
     assert ran.out.splitlines()[:2] == ["1,001 to submit, 31 bad", f"Cost: unknown, the catalogue {said}"]
     prompts(2)
     ran = flux_klein(*ARGUMENTS, "--dry-run", "--json")
@@ -597,7 +620,7 @@ def test_an_edited_line_takes_the_id_of_one_that_was_not_paid_for(
     ran = flux_klein("batch", "prompts.jsonl", *options)
     assert (ran.code, served.accepted) == (65, 2)
     assert "1 of 2 done in out, 1 done before, 1 bad; $0.00 spent" in ran.err  # nothing of what the old input cost
-    assert "another input by the id 'cat', and it may be paid for: give it back its old input, or a new id" in ran.err
+    assert "another input by the id 'cat', and it may be paid for: give it back its old input (fields, " in ran.err
 
 
 def test_lines_come_from_standard_input(served: Emulator, flux_klein: Command) -> None:
@@ -661,7 +684,7 @@ def test_a_forgotten_journal_does_not_pay_for_everything_again(
     served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, str]], first: int
 ) -> None:
     """Also where the row is not among the first, or its submit had an unknown outcome."""
-    monkeypatch.setattr("flux_klein_async.cli.batch._CHECKED_FIRST", first)
+    monkeypatch.setattr("flux_klein_async.cli.batch.CHECKED_FIRST", first)
     served.lose_submit()
     old = [{"prompt": f"x{number}", **row} for number, row in enumerate(rows)]
     prompts(0, *old)

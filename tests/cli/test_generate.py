@@ -129,6 +129,7 @@ def test_what_is_no_json_is_text_and_two_ats_begin_a_text(served: Emulator, flux
 
 def test_without_a_catalogue_a_field_goes_as_it_is_given(served: Emulator, flux_klein: Command) -> None:
     arguments = ("generate", "x", "--input", "image_urls=https://x.example/a.png", "--model", EDIT, "--no-download")
+    arguments += ("--allow-unlisted",)
     served.script("model", error_reply(404))
     ran = flux_klein(*arguments)
     assert (ran.code, sent(served)[0]["image_urls"]) == (65, "https://x.example/a.png")

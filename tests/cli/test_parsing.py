@@ -116,6 +116,9 @@ PICTURE = "--input image_urls=https://x.example/a.png"
 UNLISTED = "the catalogue lists no such field of this model"
 MISTYPED = b'{"prompt": "x", "image_url": "https://x.example/a.png", "\\u001b[2J": 1}'
 TEXT_FOR_FILE = b'{"prompt": "x", "image_urls": ["a.png"]}'
+PATH_FOR_FILE = b'{"prompt": "x", "image_urls": [{"path": "a.png"}]}'
+NO_FILE = 'image_urls: takes image files, not an object; a local file is {"file": "in.png"}'
+GENERATE = ["generate", "x", "--model", EDIT]
 NEWCOMER = [
     Stumble("generate x --output out", 64, "No such option --output; did you mean --output-dir?", "extra argument"),
     Stumble("generate x --dir out", 64, "did you mean --output-dir?"),
@@ -127,7 +130,7 @@ NEWCOMER = [
     Stumble("batch x.txt --negative-prompt y", 64, "takes no negative prompt"),
     Stumble("generate x --num-images 2", 64, "takes --count"),
     Stumble("generate x --n 2", 64, "takes --count", "--json"),
-    Stumble("batch x.txt --count 2", 64, "makes one picture per request; `flux-klein generate` takes --count"),
+    Stumble("batch x.txt --count 2", 64, "one picture per request: `generate` takes --count, and `batch`"),
     Stumble("batch x.txt --budget 3", 64, "No such option --budget: to bound what is spent, `batch` takes --max-spend"),
     Stumble("generate x --max-cost 3", 64, "`batch` takes --max-spend"),
     Stumble("batch x.txt --limit 3", 64, "`batch` takes --max-spend"),
@@ -139,6 +142,12 @@ NEWCOMER = [
     Stumble("generate x -v", 64, "FLUX_KLEIN_DEBUG"),
     Stumble("generate x --token abc", 64, "RUNCOMFY_API_TOKEN", "--json"),
     Stumble("generate --prompt x", 64, "a prompt needs no option"),
+    Stumble("batch x.txt -n 2", 64, "`batch` makes one for each line"),
+    Stumble("batch x.txt --seed 2", 64, '"seed": N in a line of `batch`'),
+    Stumble("generate x --max-spend 2", 64, "No such option --max-spend: `flux-klein batch` takes it"),
+    Stumble("generate x --dry-run", 64, "No such option --dry-run: `flux-klein batch` takes it"),
+    Stumble("batch x.txt --input a=b", 64, "No such option --input: `flux-klein generate` takes it"),
+    Stumble("-V", 64, "the version is --version"),
     Stumble("generate x --aspect-ratio 16:9", 64, "the sides are --width and --height"),
     Stumble("generate x --name a", 64, "--name: `generate` names files after the prompt; `batch` has --names", "dash"),
     Stumble("batch x --name id", 64, "did you mean --names?"),
@@ -191,6 +200,11 @@ NEWCOMER = [
     Stumble(f"generate x {PICTURE} --width 64 --allow-unlisted --model {EDIT}", 0, "1 of 1 done"),
     Stumble(f"{EDITS} --model {EDIT}", 65, f"image_url: {UNLISTED} (did you mean image_urls?)", stdin=MISTYPED),
     Stumble(f"{JSONL} --model {EDIT}", 65, f"Line 1: image_url: {UNLISTED}", stdin=MISTYPED),
+    Stumble(f"{JSONL} --model {EDIT}", 65, f"Line 1: {NO_FILE}", stdin=PATH_FOR_FILE),
+    Stumble([*GENERATE, "--input", 'image_urls={"path": "a.png"}'], 65, NO_FILE),
+    Stumble(f"generate x {PICTURE} --input seed=three --model {EDIT}", 65, "seed: takes integer, not 'three'", "file"),
+    Stumble(f"generate x --model {EDIT}s", 65, f"'{EDIT}s'; see `flux-klein models`; did you mean '{EDIT}'?; "),
+    Stumble(f"{EDITS} --model {EDIT}s", 65, "--allow-unlisted submits to it all the same", "Line", stdin=TEXT_FOR_FILE),
     Stumble(f"{JSONL} --allow-unlisted --model {EDIT}", 0, "1 to submit", stdin=MISTYPED),
     Stumble(f"{JSONL} --width 64 --model {EDIT}", 65, f"Error: width: {UNLISTED}", "Line 1", stdin=TEXT_FOR_FILE),
     Stumble(CSV, 0, "2 to submit", stdin=b"Prompt;Width;Height;\na, b;64.0;64,0;\nc;;;\n"),

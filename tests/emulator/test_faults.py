@@ -5,12 +5,14 @@ import gzip
 import io
 import json
 from contextlib import suppress
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from flux_klein_async.emulator import InProcessEmulator
 from flux_klein_async.emulator.faults import FAULTS, fault, faults_at, parse_fault
 from flux_klein_async.emulator.scripts import Reply, check_answer, error_reply
 
@@ -132,6 +134,13 @@ def test_a_fault_is_read_with_its_endpoints_and_its_probability():
 def test_other_texts_are_refused(text, sentence):
     with pytest.raises(ValueError, match=sentence):
         parse_fault(text)
+
+
+def test_a_fault_is_refused_where_it_does_nothing():
+    emulator = InProcessEmulator()
+    for script in (emulator.script, partial(emulator.fault, probability=0.5)):
+        with pytest.raises(ValueError, match="the fault 'no-status' happens to status, not to 'result'"):
+            script("result", fault("no-status"))
 
 
 def test_the_faults_of_an_endpoint_are_those_that_name_it():
