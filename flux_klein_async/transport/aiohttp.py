@@ -355,7 +355,7 @@ class _Request(aiohttp.ClientRequest):
         self._ssl = True  # as the connector says
         self._traces = []
         self.update_proxy(*(None, None, None) if proxy is None else (proxy.url, None, proxy.headers))
-        if isinstance(data, _GuardedBody):
+        if type(data) is _GuardedBody:  # a payload is of an abstract class, which isinstance asks at length
             self._body = data
             self.headers["Content-Length"] = str(data.size)
         elif self.method != "GET":
