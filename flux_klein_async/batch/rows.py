@@ -27,7 +27,7 @@ from flux_klein_async.operations.inputs import check_files
 from flux_klein_async.operations.submit import TYPED
 from flux_klein_async.options import Limits
 from flux_klein_async.paths import user_path
-from flux_klein_async.text import cut
+from flux_klein_async.text import cut, shown
 
 if TYPE_CHECKING:
     import os
@@ -93,6 +93,11 @@ class Row(NamedTuple):
     number: int = 0
     problem: str | None = None
     is_told: bool = False
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words."""
+        return f"Line {self.line}" if self.id is None else f"Line {self.line} ({shown(cut(self.id, _SHOWN))})"
 
 
 class Columns(NamedTuple):

@@ -381,7 +381,7 @@ def _count(file: str, file_format: FileFormat) -> int | None:
 def _told(bad: list[Row], screen: Screen, *, whole: bool) -> ExitCode:
     shown = [row for row in bad if not row.is_told][:BAD_SHOWN]
     for row in shown:
-        screen.note(f"Line {row.line}: {row.problem}")
+        screen.note(f"{row.place}: {row.problem}")
     if len(bad) > len(shown):
         screen.note(f"{len(bad) - len(shown)} more.")
     unread = "" if whole else f" --dry-run checks the lines after the first {CHECKED_FIRST:,} too."

@@ -152,7 +152,7 @@ class Forecast:
                 self.bad += 1
                 if self._noted < BAD_SHOWN and not row.is_told:
                     self._noted += 1
-                    note(f"Line {row.line}: {row.problem}")
+                    note(f"{row.place}: {row.problem}")
 
     def _count(self, row: Row, claim: Claim) -> None:
         action = claim.action

@@ -76,7 +76,7 @@ def generate(
                 stop=stop,
                 options=options,
                 to_name=lambda _: slug(text or "") or "picture",
-                label=lambda line, what: f"Picture {line} of {count}" if count > 1 else what,
+                label=lambda row, what: f"Picture {row.line} of {count}" if count > 1 else what,
                 resume=None if options.emulator else _resume(options.directory, options.base_url),
                 local_file=lambda name, text: (
                     f"{name}: a text goes as it is; to send a local file write --input {shlex.quote(f'{name}=@{text}')}"

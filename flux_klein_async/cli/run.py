@@ -343,7 +343,7 @@ class Run:
     options: Options
     manifest: Manifest | None = None
     to_name: Callable[[Row], str] | None = None
-    label: Callable[[int, str], str] = "Line {}".format
+    label: Callable[[Row, str], str] = lambda row, _: row.place
     resume: Callable[[str], str] | None = None
     local_file: Callable[[str, str], str] = _file_in_row
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
@@ -445,7 +445,7 @@ class Run:
             if row.is_told:
                 self._hidden += 1
             else:
-                self._report(row.line, row.problem)
+                self._report(row, row.problem)
         self.totals.total = count
 
     async def _end(self, outcome: Outcome[Row]) -> None:
@@ -463,7 +463,7 @@ class Run:
         if error is not None:
             self._fail(outcome.item, error)
         elif outcome.result is not None and outcome.result.missing:
-            self._report(outcome.item.line, missing_files(outcome.result), what="Incomplete")
+            self._report(outcome.item, missing_files(outcome.result), what="Incomplete")
         if self.manifest is not None and self.to_name is not None and outcome.paths and not outcome.from_journal:
             self._renamed += outcome.paths[0].stem != self.to_name(outcome.item)
         if outcome.result is not None and not self.options.as_json:
@@ -496,13 +496,13 @@ class Run:
         paid = error.charged == "yes"  # its result may still hold a file later
         resumable = paid or (error.charged == "unknown" and not isinstance(error, _OVER))
         if self.resume is not None and error.request_id is not None and resumable:
-            self._report(row.line, f"{error}; resume with:", f"  {self.resume(error.request_id)}")
+            self._report(row, f"{error}; resume with:", f"  {self.resume(error.request_id)}")
             return
         again = next((advice for kind, advice in _AGAIN.items() if isinstance(error, kind)), None)
         left_alone = again is not None and self.manifest is not None and not paid
-        self._report(row.line, f"{error}; {again}" if left_alone else str(error))
+        self._report(row, f"{error}; {again}" if left_alone else str(error))
 
-    def _report(self, line: int, sentence: str, *resume: str, what: str = "Failed") -> None:
+    def _report(self, row: Row, sentence: str, *resume: str, what: str = "Failed") -> None:
         """Print a failure, unless there are too many; without a manifest, equal ones once."""
         if self.manifest is None:
             self._failures[sentence] += 1
@@ -512,7 +512,7 @@ class Run:
             self._hidden += 1
             return
         self._reported += 1
-        for part in (f"{self.label(line, what)}: {sentence}", *resume):
+        for part in (f"{self.label(row, what)}: {sentence}", *resume):
             self.screen.note(part)
 
     def _note_reached(self, outcome: Outcome[Row]) -> None:

@@ -269,7 +269,7 @@ def test_a_later_line_with_a_field_that_the_catalogue_does_not_list_is_bad(
     ran = flux_klein("batch", "prompts.jsonl", "--model", EDIT, "--no-download")
     assert (ran.code, served.accepted) == (65, 2)
     assert ", at $0.025 each: $0.05 in all; no --max-spend; 1 bad" in ran.err
-    assert "Line 2: sed: the catalogue lists no such field of this model (did you mean seed?)" in ran.err
+    assert "Line 2 (b): sed: the catalogue lists no such field of this model (did you mean seed?)" in ran.err
     [bad] = [line for line in manifest() if line["error"]]
     assert (bad["id"], bad["input"], bad["error"]["charged"]) == ("b", {"prompt": "x"}, "no")
 
@@ -600,7 +600,7 @@ def test_an_id_that_the_journal_knows_with_another_input_is_a_bad_line_of_a_dry_
         prompts(0, {"id": "pet", "prompt": prompt, "width": 64, "height": 64})
         ran = flux_klein(*ARGUMENTS, *(["--dry-run"] if prompt == "a dog" else []))
     assert (ran.code, ran.out.splitlines()[0]) == (65, "0 to submit, 1 bad")
-    assert "Line 1: " in ran.err
+    assert "Line 1 (pet): " in ran.err
 
 
 @pytest.mark.parametrize(("max_spend", "answer", "code"), [("0.015", None, 1), ("9", "no dogs", 65)])

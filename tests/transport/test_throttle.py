@@ -581,10 +581,9 @@ def test_a_limiter_hears_of_refusals_and_successes():
 async def test_a_slot_is_taken_once_and_given_back_once():
     shared = limiter(slots=1)
     async with Slot(shared) as slot:
-        await slot.take()
-        waiting = asyncio.ensure_future(Slot(shared).take())
+        again, waiting = asyncio.ensure_future(slot.take()), asyncio.ensure_future(Slot(shared).take())
         await settle()
-        assert not waiting.done()
+        assert (again.done(), waiting.done()) == (True, False)
         slot.give()
         await waiting
     another = asyncio.ensure_future(shared.acquire())
