@@ -1,12 +1,13 @@
 """What a file of prompts is, by its name and its first bytes. Quick to import: the command line offers the formats."""
 
+import re
 from enum import StrEnum
 from pathlib import PurePath
 from typing import Final
 
 from flux_klein_async.errors import InvalidInputError
 
-__all__ = ["FileFormat", "foreign", "format_of"]
+__all__ = ["FileFormat", "foreign", "format_of", "mistaken"]
 
 _NOT_UTF8: Final = "not UTF-8; convert it first: iconv -f UTF-16 -t UTF-8"
 # What a file begins with that is no text in UTF-8, and what it is.
@@ -47,6 +48,16 @@ def format_of(file: str) -> FileFormat:
         way = _OTHER_SUFFIXES.get(suffix, "pass --format")
         raise InvalidInputError(f"{PurePath(file).name!r:.80} does not end in {known}; {way}")
     return FileFormat(suffix)
+
+
+def mistaken(line: str) -> str | None:
+    """What a file taken for prompts is by its first line, if that is no prompt of a person; None if it may be one."""
+    text = line.strip()
+    if text.startswith("{") and text.endswith("}") and '"prompt"' in text:
+        return "a JSON object, which would be painted as it stands: pass --format jsonl, or txt if it is a prompt"
+    if "prompt" in [cell.strip(' "').lower() for cell in re.split("[,;\t|]", text)]:
+        return "a header, which would be painted as it stands: pass --format csv, or txt if it is a prompt"
+    return None
 
 
 def foreign(line: bytes) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import typer
 
 from flux_klein_async.api.urls import host_of, is_loopback, parsed
-from flux_klein_async.batch.formats import FileFormat, format_of
+from flux_klein_async.batch.formats import FileFormat, format_of, mistaken
 from flux_klein_async.batch.manifest import (
     MANIFEST,
     Manifest,
@@ -38,7 +38,7 @@ from flux_klein_async.journal.budget import Budget
 from flux_klein_async.journal.reader import exists, locate
 from flux_klein_async.journal.sqlite import SqliteLocation
 from flux_klein_async.journal.states import Action
-from flux_klein_async.journal.writer import JournalAccount, StoredJournal
+from flux_klein_async.journal.writer import EMULATED_TOKEN, JournalAccount, Spending, StoredJournal
 from flux_klein_async.operations.inputs import digest_files
 from flux_klein_async.operations.items import all_there
 from flux_klein_async.operations.names import safe_stem, slug
@@ -110,12 +110,13 @@ class _Batch(run.Options):
             is_local = connect.is_local(service.base_url)
             there = await asyncio.to_thread(exists, self._place)
             account = await self._account(stack, service) if there else None
-            await self._check_paid(first, entry, account, screen, is_local=is_local)
+            is_free = self.emulator or (is_local and service.token == EMULATED_TOKEN)
+            await self._check_paid(first, entry, account, screen, is_local=is_local, is_free=is_free)
             if not self.dry_run:  # a run that is refused makes nothing
                 self.output_dir.mkdir(parents=True, exist_ok=True)
                 account = account or await self._account(stack, service)
-            spent = (await account.spent()).usd if account is not None else 0.0
-            totals = run.Totals(charged=not self.emulator, bound_usd=self.max_spend, spent_usd=spent)
+            spent = await account.spent() if account is not None else Spending(settled_usd=0.0, held_usd=0.0)
+            totals = run.Totals(charged=not self.emulator, bound_usd=self.max_spend, spent_usd=spent.usd)
             polling = AdaptivePolling(store=service.store)
             budget = None if self.max_spend is None else Budget(self.max_spend)
             client = await stack.enter_async_context(
@@ -139,6 +140,7 @@ class _Batch(run.Options):
                 known = await stack.enter_async_context(aclosing(read_ahead(self._again(first, entry))))
                 until = asyncio.get_running_loop().time() + _FORECAST_WITHIN
                 await forecast.add(known, judge, until=until)
+                totals.spent_usd = money.spent
                 totals.recalled, totals.bad, totals.price_usd = forecast.recalled, forecast.bad, money.price
                 if not self.emulator:
                     screen.say(forecast.announced(totals.total))
@@ -183,6 +185,8 @@ class _Batch(run.Options):
         folder = user_path(self.file).parent
         with stream:
             for row in read_rows(stream, self._format, model=self.model, folder=folder, columns=self._columns):
+                if row.number == 0 and self.file_format is None and self._format is FileFormat.TXT and not row.problem:
+                    row = row._replace(problem=mistaken(row.fields["prompt"]))  # noqa: PLW2901
                 # The row's own fields come first, in its order, and win.
                 yield row if row.problem else row._replace(fields={**row.fields, **(self.fields | row.fields)})
 
@@ -216,8 +220,9 @@ class _Batch(run.Options):
         screen: Screen,
         *,
         is_local: bool,
+        is_free: bool,
     ) -> None:
-        """Refuse to pay again for a row that the manifest has and the journal does not know; --emulator says so.
+        """Refuse to pay again for a row that the manifest has and the journal does not know; an emulator says so.
 
         Raises:
             typer.BadParameter: There is one.
@@ -241,7 +246,7 @@ class _Batch(run.Options):
                     return
         listed = f"{str(path)!r} lists {count:,} row{'' if count == 1 else 's'} that the journal {self._place} does not"
         listed += f" know, among them line {row.line:,} of this file"
-        if self.emulator:
+        if is_free:
             screen.note(f"{listed}: made again, which costs nothing.")
             return
         if uncertain:

@@ -250,7 +250,7 @@ _Concurrency = Annotated[int, typer.Option(min=1, help="Generations at a time.",
 _Timeout = Annotated[float, typer.Option(help="Seconds for each picture.", metavar="S", callback=_positive)]
 _NoDownload = Annotated[bool, typer.Option("--no-download", help="Print URLs instead of saving files.")]
 _JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per picture, one per line.")]
-_Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors and, on stdout, the paths; no progress.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and, on stdout, the paths; no progress.")]
 _Width = Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")]
 _Height = Annotated[int | None, typer.Option(help="Pixels, 64 to 2048; 1024 if not given.", metavar="PX")]
 _Steps = Annotated[int | None, typer.Option(help="1 to 100, for the 9B model; 25 if not given.", metavar="N")]
@@ -354,7 +354,7 @@ class Names(StrEnum):
 
 @_runs("batch:batch")
 def batch(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="Prompts: .txt, .jsonl or .csv; - reads standard input.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Prompts: .txt, .jsonl or .csv; - reads text.")],
     *,
     journal: Annotated[
         str | None,
@@ -410,6 +410,7 @@ def batch(
 
     A .txt file has one prompt per line, also where the line begins with #; a .jsonl file one object per line; a .csv
     file a header, and commas, semicolons or tabs. Fields: prompt, and optionally width and height (pixels) and id.
+    Standard input (-) is text unless --format says what it is.
     --width, --height and --steps are for lines without their own. The id recognises a line in the next run; a line
     without one is recognised by its content. The first 1,000 lines are checked before anything is submitted.
 

@@ -16,6 +16,7 @@ from flux_klein_async.cli.output import Screen, duration
 from flux_klein_async.journal.base import Claim
 from flux_klein_async.journal.budget import dollars, generation_price
 from flux_klein_async.journal.states import Action
+from flux_klein_async.journal.writer import Spending
 from flux_klein_async.models import ModelInfo, TextToImageInput
 
 __all__ = ["BAD_SHOWN", "CHECKED_FIRST", "NEW", "Estimate", "Forecast", "Money", "affordable_at", "published"]
@@ -91,19 +92,23 @@ class Money(NamedTuple):
 
     Attributes:
         unit: The catalogue's price, in words, if it is not that of a picture.
+        assumed: How much of what was spent is what the bound counts for requests of unknown cost.
     """
 
     price: Decimal | None
     most: float | None
     spent: float
     unit: str | None = None
+    assumed: float = 0.0
 
     @classmethod
-    def of(cls, entry: ModelInfo | None, most: float | None, spent: float) -> "Money":
+    def of(cls, entry: ModelInfo | None, most: float | None, spent: Spending) -> "Money":
         """The price that a catalogue entry says."""
         price = None if entry is None else generation_price(entry)
         known = entry is not None and price is None and entry.base_price_usd is not None
-        return cls(price, most, spent, per_unit(entry) if entry is not None and known else None)
+        unit = per_unit(entry) if entry is not None and known else None
+        assumed = 0.0 if most is None or price is None else spent.unpriced * float(price)
+        return cls(price, most, spent.usd + assumed, unit, assumed + spent.held_usd)
 
     @property
     def affordable(self) -> int | None:
@@ -114,7 +119,9 @@ class Money(NamedTuple):
         """The bound, in words."""
         if self.most is None:
             return "no --max-spend"
-        return f"--max-spend {dollars(self.most)}" + (f", {dollars(self.spent)} spent before" if self.spent else "")
+        assumed = f" ({dollars(self.assumed)} of it for requests of unknown cost)" if self.assumed else ""
+        before = f", {dollars(self.spent)} spent before{assumed}" if self.spent else ""
+        return f"--max-spend {dollars(self.most)}{before}"
 
 
 class Forecast:

@@ -43,6 +43,9 @@ _ELSEWHERE = {
     **dict.fromkeys(("--aspect-ratio", "--size"), _SIZE),
     "--prompt": 'a prompt needs no option: `flux-klein generate "a snow leopard"`',
     **dict.fromkeys(("--api-key", "--token"), _ACCESS),
+    "--token-file": 'RUNCOMFY_API_TOKEN="$(cat FILE)" before the command reads the token from a file',
+    "--prompt-file": "`flux-klein generate - < FILE` reads the prompt from a file",
+    **dict.fromkeys(("--force", "--overwrite", "-f"), "no file is replaced; new pictures go to another --output-dir"),
 }
 _NAMES = {"--file", "--filename", "--name", "--names"}
 
@@ -124,7 +127,10 @@ def usage_error(error: Any, takers: Callable[[str], Sequence[str]] = lambda _: (
             error.message = "; ".join(findings(error.__cause__).values())
         text = str(error.format_message())
         options = [option for parameter in error.ctx.command.params for option in parameter.opts] if error.ctx else []
-        return f"{text}: a journal goes after --journal" if "extra arg" in text and "--journal" in options else text
+        if "extra arg" not in text or "--journal" not in options:
+            return text
+        is_batch = error.ctx.command.name == "batch"
+        return f"{text}: {'there is one FILE, and ' if is_batch else ''}a journal goes after --journal"
     name = error.option_name
     known = [option for parameter in error.ctx.command.params for option in parameter.opts] if error.ctx else []
     # The rest of a name first ("-m", "--output", "--dir"), then the nearest of what click finds alike.

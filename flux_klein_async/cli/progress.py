@@ -79,10 +79,10 @@ class PlainLines:
 
     def _money(self) -> str | None:
         totals = self._totals
-        spent = dollars(totals.spent_usd + totals.cost_usd)
         if totals.bound_usd is not None:
-            return f"{spent} of {dollars(totals.bound_usd)}"
-        return spent if totals.charged and totals.cost_usd else None
+            runs = " in all runs" if totals.spent_usd else ""
+            return f"{dollars(totals.spent_usd + totals.cost_usd)} of {dollars(totals.bound_usd)}{runs}"
+        return dollars(totals.cost_usd) if totals.charged and totals.cost_usd else None
 
     def _held(self, now: float, slowed: float | None) -> tuple[str | None, str]:
         """Whether the service wants a pause, or refuses calls, and for how long."""

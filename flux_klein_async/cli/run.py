@@ -82,6 +82,7 @@ _AGAIN = {
     "result ID` saves it; if it is not there, --resubmit-uncertain submits it again",
     GenerationFailedError: "--retry-failed submits it again",
 }
+_FETCHED_AGAIN = "the same command fetches it again, for nothing"
 
 
 def check_writable(directory: Path, option: str = "--output-dir") -> None:
@@ -498,9 +499,9 @@ class Run:
         if self.resume is not None and error.request_id is not None and resumable:
             self._report(row, f"{error}; resume with:", f"  {self.resume(error.request_id)}")
             return
-        again = next((advice for kind, advice in _AGAIN.items() if isinstance(error, kind)), None)
-        left_alone = again is not None and self.manifest is not None and not paid
-        self._report(row, f"{error}; {again}" if left_alone else str(error))
+        again = next((advice for kind, advice in _AGAIN.items() if isinstance(error, kind) and not paid), None)
+        again = _FETCHED_AGAIN if isinstance(error, DownloadError) else again
+        self._report(row, str(error) if again is None or self.manifest is None else f"{error}; {again}")
 
     def _report(self, row: Row, sentence: str, *resume: str, what: str = "Failed") -> None:
         """Print a failure, unless there are too many; without a manifest, equal ones once."""

@@ -397,6 +397,12 @@ class JournalStore(ABC):
         self._settle()
         return Charge(*self.execute(_TOTALS, (account,)).fetchone())
 
+    def unpriced(self, token: str) -> int:
+        """How many requests of an account may be charged at an unknown cost, with nothing reserved."""
+        count = f"SELECT count(*) FROM requests WHERE account = ? AND {_UNPRICED} AND {_CHARGED}"  # noqa: S608  # constants
+        [number] = self.execute(count, (self.account(token),)).fetchone()
+        return int(number)
+
     def other_accounts(self, token: str, ignored: Iterable[str] = ()) -> list[str]:
         """The names of all accounts in use, or none if this token's is; accounts of `ignored` tokens do not count."""
         used = {name for [name] in self.execute(_USED_ACCOUNTS)}

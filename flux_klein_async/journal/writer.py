@@ -300,10 +300,13 @@ class Spending:
     Attributes:
         settled_usd: The cost of its requests in USD, as the service reports it.
         held_usd: USD reserved for requests whose cost is not known.
+        unpriced: How many requests may be charged at an unknown cost for which nothing is reserved. A budget reserves
+            for each what its next submit may cost.
     """
 
     settled_usd: float
     held_usd: float
+    unpriced: int = 0
 
     @property
     def usd(self) -> float:
@@ -387,8 +390,10 @@ class JournalAccount:
         Raises:
             JournalError: The journal cannot be read.
         """
-        settled, held = await self._writer.run(lambda store: store.totals(self._account.text), self._account)
-        return Spending(settled_usd=from_nano(settled), held_usd=from_nano(held))
+        (settled, held), unpriced = await self._writer.run(
+            lambda store: (store.totals(self._account.text), store.unpriced(self._account.text)), self._account
+        )
+        return Spending(settled_usd=from_nano(settled), held_usd=from_nano(held), unpriced=unpriced)
 
     async def run_mark(self) -> str:
         """The mark with which this run names its unfinished files.

@@ -411,6 +411,35 @@ def test_max_spend_limits_all_runs_together(served: Emulator, flux_klein: Comman
     assert (flux_klein(*ARGUMENTS).code, served.accepted) == (0, 8)
 
 
+def test_a_bound_counts_what_earlier_runs_without_one_may_have_paid_from_the_first_line_on(
+    served: Emulator, flux_klein: Command
+) -> None:
+    prompts(4)
+    for number in (0, 1, 2):
+        served.fail_prompt(f"picture {number}")
+    assert flux_klein(*ARGUMENTS).code == 1
+    prompts(8)
+    bound = "--max-spend $0.06, $0.04 spent before ($0.03 of it for requests of unknown cost)"
+    ran = flux_klein(*ARGUMENTS, "--max-spend", "0.06", "--dry-run")
+    assert ran.out.splitlines()[2] == f"Bound: {bound}: enough for 2 of 4; the money ends before line 7"
+    ran = flux_klein("batch", "prompts.jsonl", "--max-spend", "0.06")
+    assert f"{bound}, which is enough for 2" in ran.err
+    assert "$0.00 of $0.06 is left" in ran.err
+    assert "(it counts all runs on the journal, $0.04 before this one)" in ran.err
+    assert served.accepted == 6
+
+
+def test_what_an_emulator_at_another_address_made_is_made_again(
+    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flux_klein_async.cli.batch.EMULATED_TOKEN", served.api_key)
+    prompts(1)
+    served.lose_submit()
+    assert flux_klein(*ARGUMENTS, "--journal", "of-another.sqlite").code == 1
+    ran = flux_klein(*ARGUMENTS)
+    assert (ran.code, "made again, which costs nothing" in ran.err) == (0, True)
+
+
 def test_a_model_without_a_price_for_an_output_is_not_started_with_max_spend(
     served: Emulator, flux_klein: Command
 ) -> None:

@@ -116,6 +116,7 @@ PICTURE = "--input image_urls=https://x.example/a.png"
 UNLISTED = "the catalogue lists no such field of this model"
 MISTYPED = b'{"prompt": "x", "image_url": "https://x.example/a.png", "\\u001b[2J": 1}'
 TEXT_FOR_FILE = b'{"prompt": "x", "image_urls": ["a.png"]}'
+CAT = b'{"prompt": "a cat"}\n'
 PATH_FOR_FILE = b'{"prompt": "x", "image_urls": [{"path": "a.png"}]}'
 NO_FILE = 'image_urls: takes image files, not an object; a local file is {"file": "in.png"}'
 GENERATE = ["generate", "x", "--model", EDIT]
@@ -204,6 +205,7 @@ NEWCOMER = [
     Stumble([*GENERATE, "--input", 'image_urls={"path": "a.png"}'], 65, NO_FILE),
     Stumble(f"generate x {PICTURE} --input seed=three --model {EDIT}", 65, "seed: takes integer, not 'three'", "file"),
     Stumble(f"generate x --model {EDIT}s", 65, f"'{EDIT}s'; see `flux-klein models`; did you mean '{EDIT}'?; "),
+    Stumble("generate x --model flux-2/dev/edit", 65, f"; did you mean '{EDIT}'?; "),
     Stumble(f"{EDITS} --model {EDIT}s", 65, "--allow-unlisted submits to it all the same", "Line", stdin=TEXT_FOR_FILE),
     Stumble(f"{JSONL} --allow-unlisted --model {EDIT}", 0, "1 to submit", stdin=MISTYPED),
     Stumble(f"{JSONL} --width 64 --model {EDIT}", 65, f"Error: width: {UNLISTED}", "Line 1", stdin=TEXT_FOR_FILE),
@@ -223,6 +225,13 @@ NEWCOMER = [
     Stumble(CSV, 65, "There is no prompt in standard input", stdin=b"prompt\n"),
     Stumble("batch empty.txt", 65, "There is no prompt in 'empty.txt'"),
     Stumble("batch -", 0, "1 of 1 done", stdin=b"# a number sign\n"),
+    Stumble(
+        "batch -", 65, "Line 1: a JSON object, which would be painted as it stands: pass --format jsonl", stdin=CAT
+    ),
+    Stumble("batch - --format txt", 0, "1 of 1 done", stdin=CAT),
+    Stumble("batch -", 65, "Line 1: a header, which would be painted as it stands", stdin=b"id;Prompt\n1;a hen\n"),
+    Stumble("batch a.txt b.txt", 64, "(b.txt): there is one FILE, and a journal goes after --journal"),
+    Stumble("generate x -q --force", 64, "No such option --force: no file is replaced"),
     Stumble("batch prompts.json", 65, "jq -c '.[]'"),
     Stumble("batch prompts.jsonl.gz", 65, "gunzip"),
     Stumble("batch prompts.xlsx", 65, "save the sheet as CSV in UTF-8"),

@@ -113,14 +113,16 @@ def test_the_live_line_says_what_the_service_does_and_drops_what_matters_least(m
     line = LiveLine(totals, clock)
     clock.now += 6.0
     totals.note(Held(at=clock.now - 1.0, kind="submit", seconds=8.0))
-    words = "1/8 done  0 running  1 queued  1 saving  1 failed  1 uncertain  $1.12 of $25.00  held for 7.0 s  0.5/s"
-    words += "  ETA 10.0 s"
-    assert rendered(line, 130).endswith(f"{words}  6.0 s")
-    assert rendered(line, 80) == words.replace("  0 running  1 queued  1 saving", "").replace("  0.5/s", "")
+    words = "1/8 done  0 running  1 queued  1 saving  1 failed  1 uncertain  $1.12 of $25.00 in all runs"
+    words += "  held for 7.0 s  0.5/s  ETA 10.0 s"
+    assert rendered(line, 142).endswith(f"{words}  6.0 s")
+    assert rendered(line, 92) == words.replace("  0 running  1 queued  1 saving", "").replace("  0.5/s", "")
     assert rendered(line, 50) == "1/8 done  1 failed  1 uncertain  held for 7.0 s"
     assert rendered(line, 9) == "1/8 done"
     clock.now += 8.0
     assert "service slow for 9.0 s" in rendered(line, 110)
+    totals.bound_usd = None
+    assert "  $0.12  " in rendered(line, 142), "without a bound, what this run has spent"
 
 
 async def test_what_libraries_warn_of_is_printed_above_the_live_line(monkeypatch: pytest.MonkeyPatch) -> None:

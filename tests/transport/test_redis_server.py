@@ -97,7 +97,9 @@ def test_six_processes_keep_the_limits_through_kills_silence_and_lost_data(redis
     print(most, shares, polls, rate("submit", "noticed", "silent"))
     assert most["in flight"] <= 50
     assert most["polls a second"] <= 200
-    assert min(polls.values()) >= 0.9 * 200
+    # Shares of the dead come back: without those of two in six it is 0.67. Alone on two cores it is 0.93 to 0.98; what
+    # other work takes is a matter for benchmarks/bench_redis.py, in virtual time.
+    assert min(polls.values()) >= 0.8 * 200
     assert max(shares.values()) <= 1.25 * min(shares.values())
     assert count.between("submit", marks["noticed"], marks["silent"]) == 0
     assert count.between("submit", marks["silent"], marks["back"]) > 0
