@@ -34,6 +34,14 @@ def models(engine, count=1):
     return [getattr(ask(engine, "/v1/models"), "status", None) for _ in range(count)]
 
 
+def test_what_was_given_to_the_constructor_can_be_read_and_not_set():
+    engine = Engine(profile="queue:3")
+    assert (engine.profile.name, engine.workers, Engine(workers=2).workers) == ("queue", 3, 2)
+    for name in ("profile", "workers"):
+        with pytest.raises(AttributeError):  # it would change nothing
+            setattr(engine, name, 7)
+
+
 def test_scripted_answers_come_in_turn_and_then_the_normal_one():
     engine = Engine(script={"models": [error_reply(429, retry_after=1), None]})
     engine.script("models", Hang())
