@@ -187,7 +187,8 @@ class APIStatusError(FluxKleinError):
         detail: Its message, or its list of the fields at fault.
         headers: The response headers; names in lower case.
         body: The response body as text, at most 2,000 characters.
-        retry_after: Seconds to wait before the next call, as the service asked; or None.
+        retry_after: Seconds to wait before the next call, as the service asked, but at most 120, as long as the client
+            itself waits; or None.
     """
 
     def __init__(
@@ -441,7 +442,7 @@ class BudgetExceededError(FluxKleinError):
 
 
 class FanOutHaltedError(FluxKleinError):
-    """Submit after submit ended uncertain, or generation after generation without a file.
+    """Submit after submit ended uncertain, or generation after generation was completed without a file.
 
     Nothing more is submitted (`Limits.halt_after`).
 

@@ -412,8 +412,9 @@ def model_advice(
     among: Collection[str] = (KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE),
 ) -> str:
     """Where to find the id of a model that the service does not know, and which one `among` these may be meant."""
-    ends = [name for name in among if model and name.endswith(f"/{model}")]  # the owner was left out
-    near = ends[:1] or get_close_matches(model, among, 1, _NEAR)
+    others = [name for name in among if name != model]
+    ends = [name for name in others if model and name.endswith(f"/{model}")]  # the owner was left out
+    near = ends[:1] or get_close_matches(model, others, 1, _NEAR)
     return "; ".join([listed, *(f"did you mean {name!r}?" for name in near)])
 
 

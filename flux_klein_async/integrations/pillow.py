@@ -7,13 +7,16 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps
 
 from flux_klein_async.errors import InvalidInputError
-from flux_klein_async.paths import replacing
+from flux_klein_async.misuse import slip
+from flux_klein_async.models import Outcome
+from flux_klein_async.paths import replacing, user_path
 
 __all__ = ["contact_sheet", "thumbnail"]
 
@@ -55,42 +58,65 @@ def thumbnail(file: File, side: int) -> tuple[Image.Image, tuple[int, int]]:
         raise InvalidInputError(f"No preview can be made: {type(error).__name__}") from error
 
 
-def contact_sheet(files: Iterable[File], path: str | os.PathLike[str], *, columns: int | None = None) -> Path:
+def contact_sheet(
+    files: Iterable[File | Outcome[Any]], path: str | os.PathLike[str], *, columns: int | None = None
+) -> Path:
     """Save many pictures on one PNG, in order, row by row; the file is replaced whole or not at all.
 
     Args:
-        files: Paths or contents, at most 5,000; `client.download` and `client.download_bytes` give both. What cannot
-            be shown leaves its place empty.
-        path: Where the sheet goes.
+        files: Paths, contents or outcomes, at most 5,000; `client.download` and `client.download_bytes` give the first
+            two. A file that is no picture, and an outcome that failed, leaves its place empty.
+        path: Where the sheet goes; its directory is made.
         columns: Pictures side by side; about as many as there are rows, by default.
 
     Returns:
         The path.
 
     Raises:
-        InvalidInputError: There are no pictures, or too many.
+        InvalidInputError: There are no pictures, or too many; or a value is neither a file nor an outcome with files.
         OSError: A file does not exist, or the sheet cannot be written.
     """
+    target = user_path(path)
+    if target.suffix.lower() != ".png":
+        raise InvalidInputError(f"A contact sheet is a PNG: give it a name such as sheet.png, not {target.name!r:.80}")
     if isinstance(files, str | bytes | os.PathLike):
         raise InvalidInputError(
             "A contact sheet takes a list of pictures; those of a directory are Path(...).glob('*.png')"
         )
-    given = list(files)
+    given = [part for file in files for part in _pictures_of(file)]
     if not 0 < len(given) <= _MOST_ON_SHEET:
         raise InvalidInputError(f"A contact sheet takes 1 to {_MOST_ON_SHEET:,} pictures, not {len(given):,}")
     side = min(256, math.isqrt(_SHEET_PIXELS // len(given)))
     columns = min(len(given), columns or math.ceil(math.sqrt(len(given) * 1.5)))
     rows = math.ceil(len(given) / columns)
     sheet = Image.new("RGB", (columns * (side + _GAP) + _GAP, rows * (side + _GAP) + _GAP), _PAPER)
+    problem, shown = None, 0
     for number, file in enumerate(given):
         try:
             small, _ = thumbnail(file, side)
-        except InvalidInputError:
+        except InvalidInputError as error:
+            problem = error
             continue
+        shown += 1
         left = _GAP + number % columns * (side + _GAP) + (side - small.width) // 2
         top = _GAP + number // columns * (side + _GAP) + (side - small.height) // 2
         sheet.paste(small, (left, top), small if small.mode == "RGBA" else None)
-    target = Path(path)
+    if not shown:
+        raise InvalidInputError(f"None of {len(given):,} can be shown: {problem}")
+    target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as unfinished:
         sheet.save(unfinished, "PNG")
     return target
+
+
+def _pictures_of(file: object) -> Sequence[File]:
+    if isinstance(file, str | bytes | os.PathLike):
+        return [file]
+    if not isinstance(file, Outcome):
+        raise InvalidInputError(
+            f"A contact sheet takes paths, contents or outcomes, not {slip(file)}; client.download(result, directory) "
+            "gives paths"
+        )
+    if file.result is not None and not file.paths:
+        raise InvalidInputError("The outcome has no files: generate_many and generate_all save them with directory=")
+    return file.paths or [b""]  # nothing to show in its place

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flux_klein_async.errors import InvalidInputError
+from flux_klein_async.errors import GenerationFailedError, InvalidInputError
 from flux_klein_async.integrations.pillow import contact_sheet, thumbnail
+from flux_klein_async.models import GenerationOutput, GenerationResult, Outcome, RequestState, SavedFile
 
 RED, BLUE = (200, 20, 20), (20, 20, 200)
+RESULT = GenerationResult(request_id="an-id", state=RequestState.COMPLETED, output=GenerationOutput())
 
 
 def png(width: int, height: int, color: tuple[int, ...] = RED) -> bytes:
@@ -71,4 +73,28 @@ def test_a_sheet_replaces_the_one_before_whole_or_not_at_all(tmp_path: Path) -> 
     with Image.open(target) as sheet:
         assert sheet.size == (272, 272)
     with pytest.raises(FileNotFoundError):
-        contact_sheet([png(1, 1)], tmp_path / "gone" / "s.png")
+        contact_sheet([tmp_path / "gone.png"], target)
+    assert contact_sheet([png(1, 1)], tmp_path / "new" / "s.png").exists()
+
+
+def test_a_sheet_takes_outcomes_and_is_never_blank(tmp_path: Path) -> None:
+    picture, target = tmp_path / "a.png", tmp_path / "s.png"
+    picture.write_bytes(png(64, 64))
+    saved = SavedFile(path=picture, sha256="", size=1)
+    made = Outcome(index=0, item="a", result=RESULT, files=(saved,))
+    failed = Outcome(index=1, item="b", error=GenerationFailedError())
+    with Image.open(contact_sheet([failed, made], target, columns=2)) as sheet:
+        assert [sheet.getpixel((8 + 128 + 264 * x, 8 + 128)) for x in (0, 1)] == [sheet.getpixel((0, 0)), RED]
+    target.unlink()
+    for files, problem in (
+        ([failed], "None of 1 can be shown: No preview can be made"),
+        ([Outcome(index=0, item="a", result=RESULT)], "no files: generate_many and generate_all save them with direc"),
+        ([RESULT], "not GenerationResult; client.download"),
+        ([[picture]], "not list"),
+        ([7], "not int"),
+    ):
+        with pytest.raises(InvalidInputError, match=problem):
+            contact_sheet(files, target)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match=r"is a PNG: give it a name such as sheet.png, not 's.jpg'"):
+        contact_sheet([picture], tmp_path / "s.jpg")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
