@@ -174,8 +174,8 @@ SENTENCES: list[tuple[FluxKleinError, str]] = [
     (
         FanOutHaltedError(possibly_charged=1),
         (
-            "Submit after submit ended uncertain, or generation after generation without a file; nothing more is "
-            "submitted, and up to 1 request may have been charged"
+            "Submit after submit ended uncertain, or generation after generation was completed without a file; nothing "
+            "more is submitted, and up to 1 request may have been charged"
         ),
     ),
 ]

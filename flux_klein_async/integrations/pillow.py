@@ -14,7 +14,6 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from flux_klein_async.errors import InvalidInputError
-from flux_klein_async.misuse import slip
 from flux_klein_async.models import Outcome
 from flux_klein_async.paths import replacing, user_path
 
@@ -114,8 +113,8 @@ def _pictures_of(file: object) -> Sequence[File]:
         return [file]
     if not isinstance(file, Outcome):
         raise InvalidInputError(
-            f"A contact sheet takes paths, contents or outcomes, not {slip(file)}; client.download(result, directory) "
-            "gives paths"
+            f"A contact sheet takes paths, contents or outcomes, not {type(file).__name__}; "
+            "client.download(result, directory) gives paths"
         )
     if file.result is not None and not file.paths:
         raise InvalidInputError("The outcome has no files: generate_many and generate_all save them with directory=")
