@@ -347,9 +347,8 @@ def canonical(body: bytes) -> bytes:
     RFC 8785: a URL in another form is another URL.
     """
     try:
-        value = json.loads(body, parse_float=_number)
-        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return text.encode(errors="surrogatepass")  # see InputBody.content
+        value = _DECODER.decode(body.decode(errors="surrogatepass"))
+        return _CANONICAL.encode(value).encode(errors="surrogatepass")  # see InputBody.content
     except (ValueError, RecursionError):  # nested as deep as Python can just encode
         return body
 
@@ -357,3 +356,7 @@ def canonical(body: bytes) -> bytes:
 def _number(text: str) -> int | float:
     value = float(text)
     return int(value) if value.is_integer() else value
+
+
+_DECODER = json.JSONDecoder(parse_float=_number)  # made once: `json.loads` would make one for each body
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)

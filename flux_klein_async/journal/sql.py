@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import cache
 from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
@@ -48,6 +49,7 @@ ITEM_ID: Final = b"id:"  # begins the name of an item that has an id
 _LONGEST: Final = 2100  # characters of an error: no sentence of this package is longer
 _LOST: Final = "The process ended before the service's answer was written down"
 _NOTHING: Final = Charge(0, 0)
+_REMEMBERED: Final = 10_000  # contents of a pass in memory, 1.5 MB; what comes after them is kept on the disk
 _LONE_OR_NUL: Final = re.compile("[\0\ud800-\udfff]")
 _CLAIMED_ITEM: Final = re.compile("([0-9]{1,18})-([0-9]{1,18})")  # the run that claimed it, and the item
 
@@ -134,6 +136,11 @@ class _Request(NamedTuple):
 
 
 _SELECT: Final = f"SELECT {', '.join(_Request._fields)} FROM requests WHERE "  # noqa: S608  # names of columns
+
+
+@cache
+def _update(*columns: str) -> str:
+    return f"UPDATE requests SET {', '.join(f'{name} = ?' for name in columns)}, updated = ? WHERE id = ?"  # noqa: S608
 
 
 class _Books:
@@ -223,6 +230,7 @@ class JournalStore(ABC):
         self._salted = b""
         self._buried: set[tuple[int, int]] = set()  # dead runs, and the accounts in which that was written down
         self._claimed: set[int] = set()  # the items that this run works on
+        self._passed: defaultdict[int, dict[bytes, int]] = defaultdict(dict)  # by pass: how often each content came
         self._books: defaultdict[int, _Books] = defaultdict(_Books)  # by account, in this transaction
 
     @abstractmethod
@@ -278,7 +286,7 @@ class JournalStore(ABC):
                 f"CREATE TABLE runs (id {cls.row_id}, name TEXT NOT NULL UNIQUE, began DOUBLE PRECISION NOT NULL)",
                 f"""CREATE TABLE requests (
                     id {cls.row_id}, account BIGINT NOT NULL, item BIGINT, key TEXT, request_id TEXT,
-                    state TEXT NOT NULL CHECK (state IN {_listed(STATES)}), run BIGINT NOT NULL,
+                    state TEXT NOT NULL, run BIGINT NOT NULL,
                     reserved BIGINT, cost BIGINT, created DOUBLE PRECISION NOT NULL, updated DOUBLE PRECISION NOT NULL,
                     model TEXT, error TEXT, files TEXT, answer {cls.blob}, body {cls.blob})""",
                 "CREATE UNIQUE INDEX requests_by_key ON requests (account, key) WHERE key IS NOT NULL",
@@ -306,7 +314,7 @@ class JournalStore(ABC):
 
     def begin(self, name: str) -> None:
         """Begin a run, and end those that died."""
-        # What came in each pass over items: on the disk, because it may be a million items.
+        # What came in each pass over items beyond the first: on the disk, because it may be a million items.
         key = "PRIMARY KEY (pass, name)"
         self.execute(f"CREATE TEMP TABLE passed (pass BIGINT, name {self.blob}, count BIGINT, {key})")
         for run, other in self.execute("SELECT id, name FROM runs").fetchall():
@@ -526,16 +534,12 @@ class JournalStore(ABC):
         )
         # Only the columns that differ, because each indexed column costs time even if its value stays the same.
         fields = zip(_Request._fields, request, changed, strict=True)
-        values = {name: value for name, old, value in fields if value != old}
+        values = {name: value for name, old, value in fields if value is not old and value != old}
         if not values:
             return request
-        if "state" in values:
-            values["state"] = changed.state.value
-        columns = ", ".join(f"{name} = ?" for name in values)
-        self.execute(
-            f"UPDATE requests SET {columns}, updated = ? WHERE id = ?",  # noqa: S608  # names of columns
-            (*values.values(), self.clock(), request.id),
-        )
+        if wins:
+            values["state"] = new.state.value
+        self.execute(_update(*values), (*values.values(), self.clock(), request.id))
         self._charge(account, changed.charge, before=request.charge)
         if "cost" in values:
             self._learn_cost(account, changed)
@@ -665,6 +669,7 @@ class JournalStore(ABC):
 
     def end_pass(self, pass_: int) -> None:
         """Forget what came in a pass."""
+        self._passed.pop(pass_, None)
         self.execute("DELETE FROM passed WHERE pass = ?", (pass_,))
 
     def _identified(
@@ -674,11 +679,20 @@ class JournalStore(ABC):
         content = hashlib.blake2b(model.encode(errors="surrogatepass") + b"\0" + body, digest_size=16).digest()
         if item_id is not None:
             return self.account(token), ITEM_ID + item_id.encode(errors="surrogatepass"), content
-        count = 1
-        if not self.execute("INSERT INTO passed VALUES (?, ?, 1) ON CONFLICT DO NOTHING", (pass_, content)).rowcount:
-            self.execute("UPDATE passed SET count = count + 1 WHERE pass = ? AND name = ?", (pass_, content))
-            [count] = self.execute("SELECT count FROM passed WHERE pass = ? AND name = ?", (pass_, content)).fetchone()
-        return self.account(token), b"=%s%d" % (content, count), content
+        return self.account(token), b"=%s%d" % (content, self._occurrence(pass_, content)), content
+
+    def _occurrence(self, pass_: int, content: bytes) -> int:
+        """How often this content has come in a pass, now included."""
+        known = self._passed[pass_]
+        if content in known or len(known) < _REMEMBERED:
+            known[content] = count = known.get(content, 0) + 1
+            return count
+        row = pass_, content
+        if self.execute("INSERT INTO passed VALUES (?, ?, 1) ON CONFLICT DO NOTHING", row).rowcount:
+            return 1
+        self.execute("UPDATE passed SET count = count + 1 WHERE pass = ? AND name = ?", row)
+        [count] = self.execute("SELECT count FROM passed WHERE pass = ? AND name = ?", row).fetchone()
+        return int(count)
 
     def _known(
         self, account: int, name: bytes, content: bytes, item_id: str | None, again: frozenset[EntryState]

@@ -132,10 +132,11 @@ class Writer:
         """
         if self._closing is not None:
             raise JournalError(f"{self.name} is closed")
-        future: asyncio.Future[T] = self._bind().create_future()
+        loop = self._bind()
+        future: asyncio.Future[T] = loop.create_future()
         self._waiting.append(_Operation(operation, future, account, keep, withdraw))
         if self._job is None and (self._timer is None or len(self._waiting) == 1):
-            self._schedule()
+            self._schedule(loop)
         try:
             return await future
         except asyncio.CancelledError:
@@ -175,21 +176,20 @@ class Writer:
             raise JournalError(f"{self.name} was first used in another event loop; make one object for each loop")
         return loop
 
-    def _schedule(self) -> None:
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin a transaction now, or a little after the last if several callers shared that one."""
-        loop = self._bind()
         if self._timer is not None:
             self._timer.cancel()
         if self._closing is None and loop.time() < self._next:
-            self._timer = loop.call_at(self._next, self._begin)
+            self._timer = loop.call_at(self._next, self._begin, loop)
         else:
-            self._begin()
+            self._begin(loop)
 
-    def _begin(self) -> None:
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="flux-klein-journal")
             self._process = os.getpid()
-        loop, self._timer = self._bind(), None
+        self._timer = None
         batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
         self._next = loop.time() + _INTERVAL if len(batch) > 1 else 0.0  # a lone caller never waits
         again, self._unwritten = self._unwritten, []
@@ -201,7 +201,7 @@ class Writer:
         self._job.add_done_callback(self._committed)
 
     def _committed(self, job: "asyncio.Future[list[_Done]]") -> None:
-        self._job = None
+        loop, self._job = job.get_loop(), None
         for operation, value, error, later in job.result():
             if later is not None:
                 self._unwritten.append(later)
@@ -212,21 +212,21 @@ class Writer:
             else:
                 operation.future.set_exception(error)
         if self._waiting:
-            self._schedule()
+            self._schedule(loop)
         elif self._unwritten and self._closing is None:
-            self._timer = self._bind().call_later(_AGAIN, self._begin)
+            self._timer = loop.call_later(_AGAIN, self._begin, loop)
 
     async def _close(self) -> None:
         loop = self._bind()
         end = loop.time() + _CLOSING
         if self._timer is not None:
             self._timer.cancel()
-            self._begin()
+            self._begin(loop)
         while self._job is not None:
             await asyncio.wait([self._job])
             if self._job is None and self._unwritten and loop.time() < end:
                 await asyncio.sleep(_AGAIN)
-                self._begin()
+                self._begin(loop)
         if self._thread is None:
             return
         try:

@@ -52,6 +52,7 @@ EMULATED = "flux-klein-emulator"  # the Server header of the emulator, which the
 _LOOK_FIRST = (
     "look for it on the site under Library, Generations; if it is not there, resubmit_uncertain=True submits it again"
 )
+_CLAIMING = wrapping_errors("The journal", JournalError)
 _FAILED_BEFORE = "retry_failed=True submits it again"
 
 T = TypeVar("T")
@@ -145,12 +146,13 @@ class ItemRunner(Generic[T]):
         made = _Item(index, prepared, self._stem(item))
         if self._claims is None:
             return await self._submit(made)
-        item_id = self._id(item)
+        prepared.item_id = self._id(item)
         content = await self._content(made)
-        with wrapping_errors("The journal", JournalError):
-            claim = await self._claims.claim(prepared.model, content, item_id)
+        with _CLAIMING:
+            claim = await self._claims.claim(prepared.model, content, prepared.item_id)
+        prepared.item = claim.item
         try:
-            return await self._act(replace(made, prepared=replace(prepared, item=claim.item, item_id=item_id)), claim)
+            return await self._act(made, claim)
         finally:
             with ignoring_errors("The journal"):
                 self._claims.release(claim)

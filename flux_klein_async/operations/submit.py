@@ -74,7 +74,7 @@ _EDIT = "blackforestlabs/flux-2/dev/edit"  # docs/howto/models.md
 TYPED: Final = {KLEIN_4B_TEXT_TO_IMAGE: TextToImageInput, KLEIN_9B_TEXT_TO_IMAGE: TextToImage9BInput}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class PreparedRequest:
     """One submit, ready to be sent once its local files are read.
 
@@ -82,7 +82,7 @@ class PreparedRequest:
         pixels: Width times height, where known.
         asked: The pictures that the input asks for, where it says so.
         unchecked: The names of the fields that are sent without a check.
-        item: The journal's name of the item that it is for, if there is one.
+        item: The journal's name of the item that it is for, once it is claimed.
         item_id: The user's id of that item, or None.
     """
 

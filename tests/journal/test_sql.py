@@ -581,7 +581,11 @@ def test_a_result_without_a_file_is_recalled_and_may_be_submitted_again_by_one_r
 # --- how an item is recognised
 
 
-def test_items_without_an_id_are_known_by_content_and_occurrence(start: Start) -> None:
+@pytest.mark.parametrize("in_memory", [2, 1, 0])
+def test_items_without_an_id_are_known_by_content_and_occurrence(
+    start: Start, in_memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flux_klein_async.journal.sql._REMEMBERED", in_memory)
     run = start()
     first, second, other = [run.claim(body, number=1) for body in (b"1", b"1", b"2")]
     another = run.claim(b"1", model="c/d", number=1)
@@ -741,6 +745,7 @@ def test_an_account_of_an_earlier_version_goes_to_the_first_service_that_comes(s
 
 
 def test_each_statement_of_a_run_finds_its_rows_by_an_index(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flux_klein_async.journal.sql._REMEMBERED", 0)
     run = start()
     run.submit("k0")
     run = reopened(start, run)
