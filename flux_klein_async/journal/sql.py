@@ -50,6 +50,7 @@ _LONGEST: Final = 2100  # characters of an error: no sentence of this package is
 _LOST: Final = "The process ended before the service's answer was written down"
 _NOTHING: Final = Charge(0, 0)
 _REMEMBERED: Final = 10_000  # contents of a pass in memory, 1.5 MB; what comes after them is kept on the disk
+_UNDER_WAY: Final = 10_000  # requests that are found without reading them
 _LONE_OR_NUL: Final = re.compile("[\0\ud800-\udfff]")
 _CLAIMED_ITEM: Final = re.compile("([0-9]{1,18})-([0-9]{1,18})")  # the run that claimed it, and the item
 
@@ -72,10 +73,15 @@ _INSERT: Final = (
 )
 _TOTALS: Final = "SELECT settled, held FROM accounts WHERE id = ?"
 _SAME: Final = "account = ? AND key = ? OR account = ? AND request_id = ?"
+# The usual course of a submit: it gets an id, which no other has; it completes, and nothing was written meanwhile.
 _ACCEPT: Final = (
     "UPDATE requests SET state = 'submitted', request_id = ?, error = ?, updated = ?"
-    " WHERE account = ? AND key = ? AND state = 'submitting' AND request_id IS NULL AND model IS NOT NULL"
+    " WHERE id = ? AND state = 'submitting' AND request_id IS NULL"
     " AND NOT EXISTS (SELECT 1 FROM requests WHERE account = ? AND request_id = ?)"
+)
+_COMPLETE: Final = (
+    "UPDATE requests SET state = 'completed', cost = ?, answer = ?, error = ?, updated = ?"
+    " WHERE id = ? AND state = 'submitted' AND cost IS NULL AND answer IS NULL AND coalesce(reserved, -1) = ?"
 )
 _NEW_ITEM: Final = (
     "INSERT INTO items (account, name, content, run, before_claim) VALUES (?, ?, ?, ?, 0) ON CONFLICT DO NOTHING"
@@ -230,6 +236,9 @@ class JournalStore(ABC):
         self._salted = b""
         self._buried: set[tuple[int, int]] = set()  # dead runs, and the accounts in which that was written down
         self._claimed: set[int] = set()  # the items that this run works on
+        # The requests that this run has under way, by key or by account and id. As nobody else usually writes to them,
+        # they are not read again; what is written says what must not have changed.
+        self._own: dict[str | tuple[int, str], _Request] = {}
         self._passed: defaultdict[int, dict[bytes, int]] = defaultdict(dict)  # by pass: how often each content came
         self._books: defaultdict[int, _Books] = defaultdict(_Books)  # by account, in this transaction
 
@@ -364,6 +373,7 @@ class JournalStore(ABC):
         """Forget what a transaction noted that is undone."""
         self._accounts.clear()
         self._buried.clear()
+        self._own.clear()
         self._books.clear()
 
     # --- accounts. `token` is a token, or as `for_account` makes it a token and a service with a blank between them.
@@ -462,15 +472,32 @@ class JournalStore(ABC):
             return
         if entry.key is None and entry.request_id is None:
             raise JournalError(f"An entry of state {entry.state.value} names neither its submit nor its request")
-        if not self._accept(account, new):
+        own = self._own.pop(entry.key or (account, entry.request_id or ""), None)
+        if own is None or new.files or not (self._accept(account, own, new) or self._complete(account, own, new)):
             self._merge(account, entry, new)
 
-    def _accept(self, account: int, new: _Request) -> bool:
-        """Write the usual course of a submit in one statement: it gets an id, which no other has. Whether it did."""
-        if new.state is not EntryState.SUBMITTED or new.cost is not None or new.files or new.answer:
+    def _accept(self, account: int, own: _Request, new: _Request) -> bool:
+        """Write in one statement that a submit was accepted. Whether it was the usual course."""
+        request_id = new.request_id
+        if new.state is not EntryState.SUBMITTED or request_id is None or new.cost is not None or new.answer:
             return False
-        values = new.request_id, new.error, self.clock(), account, new.key, account, new.request_id
-        return bool(self.execute(_ACCEPT, values).rowcount)
+        values = request_id, new.error, self.clock(), own.id, account, request_id
+        if not self.execute(_ACCEPT, values).rowcount:
+            return False
+        self._own[account, request_id] = own._replace(state=new.state)
+        return True
+
+    def _complete(self, account: int, own: _Request, new: _Request) -> bool:
+        """Write in one statement that a request has a result. Whether it was the usual course."""
+        if new.state is not EntryState.COMPLETED:
+            return False
+        reserved = -1 if own.reserved is None else own.reserved
+        values = new.cost, new.answer, new.error, self.clock(), own.id, reserved
+        if not self.execute(_COMPLETE, values).rowcount:
+            return False
+        self._charge(account, charge(new.state, own.reserved, new.cost), before=own.charge)
+        self._learn_cost(account, own._replace(cost=new.cost))
+        return True
 
     def _merge(self, account: int, entry: Entry, new: _Request) -> None:
         """Add what an entry says to the requests that it is about."""
@@ -510,8 +537,13 @@ class JournalStore(ABC):
     def _insert(self, account: int, entry: Entry, new: _Request, item: int | None = None) -> None:
         now, key, request_id = self.clock(), entry.key, entry.request_id
         row = (account, item, key, request_id, entry.state.value, self.run, new.reserved, new.cost, now, now)
-        if self.insert(_INSERT, (*row, entry.model, new.error, new.files, new.answer, entry.body)) is None:
+        number = self.insert(_INSERT, (*row, entry.model, new.error, new.files, new.answer, entry.body))
+        if number is None:
             raise JournalError(f"The submit {entry.key} was recorded before")
+        if key is not None and new.model is not None:
+            if len(self._own) >= _UNDER_WAY:
+                self._own.clear()
+            self._own[key] = new._replace(id=number)
         self._charge(account, new.charge)
         self._learn_cost(account, new)
         self._books[account].all_priced &= new.reserved is not None

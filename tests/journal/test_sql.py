@@ -102,6 +102,66 @@ def test_an_acceptance_adds_what_its_intent_lacks(
     assert {name: found[name] for name in ("state", *known)} == {"state": "submitted", **known}
 
 
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        (),
+        (entry("submitted", request_id="r", cost_usd=0.02),),
+        (entry("submitted", request_id="r", answer=b"{}"),),
+        (entry("completed", request_id="r", cost_usd=0.02, answer=b"{}"),),
+        (entry("cancelled", request_id="r", error="why"),),
+        (entry("submitting", key="other", model="a/b"), entry("completed", key="other", request_id="o", cost_usd=5.0)),
+    ],
+)
+@pytest.mark.parametrize(
+    "last",
+    [
+        entry("completed", request_id="r", cost_usd=0.01, answer=b'{"a": 1}'),
+        entry("completed", request_id="r", error="no file"),
+        entry("completed", key="k", request_id="r", cost_usd=0.03),
+        entry("completed", request_id="r", answer=b'{"a": 1}', files=(FILE,)),
+        entry("submitted", key="k", request_id="r", answer=b'{"a": 1}'),
+        entry("failed", request_id="r", error="why"),
+    ],
+)
+def test_what_a_run_has_under_way_is_written_as_if_it_were_read(
+    start: Start, meanwhile: tuple[Entry, ...], last: Entry
+) -> None:
+    run, other = start(), start()
+
+    def outcome(token: str, *, is_read: bool) -> list[tuple[Any, ...]]:
+        write(run.store, intent(), entry("submitted", key="k", request_id="r"), token=token)
+        write(other.store, *meanwhile, token=token)
+        if is_read:
+            run.store._own.clear()
+        write(run.store, last, token=token)
+        columns = "key, request_id, state, reserved, cost, model, error, files, answer"
+        account = run.store.account(token)
+        rows = run.store.execute(f"SELECT {columns} FROM requests WHERE account = ? ORDER BY id", (account,)).fetchall()
+        return [*rows, run.store.execute("SELECT settled, held FROM accounts WHERE id = ?", (account,)).fetchone()]
+
+    assert outcome("a", is_read=False) == outcome("b", is_read=True)
+    check(run.location)
+
+
+def test_what_is_undone_is_not_under_way(run: Run) -> None:
+    with pytest.raises(OSError, match="full"), run.store.writing():
+        run.store.record("", intent("a"))
+        raise OSError("full")
+    run.write(intent("b"), entry("submitted", key="a", request_id="r"))
+    assert [(one["key"], one["state"]) for one in run.requests()] == [("b", "submitting"), ("a", "submitted")]
+
+
+def test_a_run_remembers_a_bounded_number_of_requests_under_way(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flux_klein_async.journal.sql._UNDER_WAY", 2)
+    for key in "abcde":
+        run.write(entry("submitting", key=key, model="a/b"))
+        assert len(run.store._own) <= 2
+    run.write(*(entry("submitted", key=key, request_id=f"r-{key}") for key in "abcde"))
+    run.write(*(entry("completed", request_id=f"r-{key}", cost_usd=0.01) for key in "abcde"))
+    assert (run.states(), run.store._own) == (["completed"] * 5, {})
+
+
 def test_an_error_stays_with_the_state_that_it_explains(run: Run) -> None:
     run.write(intent(), entry("uncertain", key="k", error="no answer"))
     assert run.request()["error"] == "no answer"
