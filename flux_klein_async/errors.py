@@ -431,11 +431,6 @@ class DownloadError(FluxKleinError):
         self.status_code = status_code
         self._transient = transient
 
-    @property
-    def retryable(self) -> bool:
-        """Whether the failure may pass; downloading again costs nothing."""
-        return self.transient
-
 
 class BudgetExceededError(FluxKleinError):
     """The next submit could exceed the budget."""

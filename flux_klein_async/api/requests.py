@@ -218,6 +218,7 @@ _FILE_WAY = "a local file is a pathlib.Path"
 _WAYS = {
     "read": _FILE_WAY,
     "save": "save the picture, and give its pathlib.Path",
+    "paths": "a local file is one of its .paths",
     "tolist": f"write its .tolist(); {_FILE_WAY}",
     "isoformat": "write its .isoformat()",
     "__float__": "write float(...)",

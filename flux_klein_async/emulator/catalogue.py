@@ -35,8 +35,8 @@ class Field:
             facts.update(type="array", items={"type": "string"})
         return {key: value for key, value in facts.items() if value is not None}
 
-    def refusal(self, value: Any) -> tuple[str, str] | None:
-        """Say as (type, sentence) why a value is refused; None if it is fine.
+    def refusal(self, value: Any, own: str) -> tuple[str, str] | None:
+        """Say as (type, sentence) why a value is refused; None if it is fine. `own`: how URLs of own files begin.
 
         As in the service, booleans are not integers and floats are not rounded.
         """
@@ -45,7 +45,7 @@ class Field:
             files = value if self.type == "image_uris" else [value]
             if not isinstance(files, list) or not files:
                 return "list_type", "Input should be a list of at least one file"
-            return next((wrong for file in files if (wrong := _file_refusal(kind, file))), None)
+            return next((wrong for file in files if (wrong := _file_refusal(kind, file, own))), None)
         if isinstance(value, bool) is not (kind == "boolean") or not isinstance(value, _TYPES[kind]):
             return f"{kind}_type", f"Input should be a valid {kind}"
         low, high = self.minimum, self.maximum
@@ -71,10 +71,10 @@ _MOST_BYTES = {"image": 6 * 2**20, "video": 32 * 2**20, "audio": 32 * 2**20}
 _MOST_PIXELS = 32_000_000
 
 
-def _file_refusal(kind: str, value: Any) -> tuple[str, str] | None:
+def _file_refusal(kind: str, value: Any, own: str) -> tuple[str, str] | None:
     declared, comma, text = str(value).partition(";base64,")
     if not isinstance(value, str) or not (comma and declared.startswith("data:")):
-        plain = isinstance(value, str) and value.startswith("https://")
+        plain = isinstance(value, str) and value.startswith(("https://", own))
         return None if plain else ("url_type", "Input should be an HTTPS URL or a base64 data URI")
     try:
         data = base64.b64decode(text, validate=True)
@@ -148,8 +148,11 @@ HOSTED = {"image": (".png",), "images": (".1.png", ".2.png"), "video": (".mp4",)
 MODELS: dict[str, Model] = {model.model_id: model for model in _MODELS}
 
 
-def refusals(model: Model, given: Any) -> list[dict[str, Any]]:
-    """List what is wrong with an input, each entry pointing at its field; empty if nothing is."""
+def refusals(model: Model, given: Any, own: str = "https://") -> list[dict[str, Any]]:
+    """List what is wrong with an input, each entry pointing at its field; empty if nothing is.
+
+    `own`: how the URLs of the emulator's own files begin, which on a port are no HTTPS URLs.
+    """
     if not isinstance(given, dict):
         return [_detail((), "model_type", "Input should be a JSON object")]
     wrong = []
@@ -157,7 +160,7 @@ def refusals(model: Model, given: Any) -> list[dict[str, Any]]:
         if field.name not in given:
             if field.required:
                 wrong.append(_detail((field.name,), "missing", "Field required"))
-        elif refusal := field.refusal(given[field.name]):
+        elif refusal := field.refusal(given[field.name], own):
             wrong.append(_detail((field.name,), *refusal))
     return wrong
 

@@ -171,7 +171,7 @@ class Service:
             given = json.loads(body, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             return _refused([{"loc": ["body"], "msg": f"Invalid JSON: {error}", "type": "json_invalid"}]), None
-        if wrong := refusals(model, given):
+        if wrong := refusals(model, given, f"{self._files_url()}/"):
             return _refused(wrong), None
         request_id = str(uuid.UUID(int=self._ids.getrandbits(128), version=4))
         seconds = self.profile.duration(self._durations, *_size(given)) if plan.after is None else plan.after

@@ -136,4 +136,7 @@ def _read(file: object, number: int) -> tuple[str, bytes]:
         if path.is_dir():
             raise InvalidInputError(f"{path.name!r} is a directory; its pictures are Path(...).glob('*.png')")
         return path.name, path.read_bytes()
-    raise InvalidInputError(f"show takes paths, bytes or outcomes, not {type(file).__name__}")
+    raise InvalidInputError(
+        f"show takes paths, bytes or outcomes, not {type(file).__name__}; "
+        "client.download(result, directory) gives paths"
+    )

@@ -82,7 +82,8 @@ def contact_sheet(
         raise InvalidInputError(
             "A contact sheet takes a list of pictures; those of a directory are Path(...).glob('*.png')"
         )
-    given = [part for file in files for part in _pictures_of(file)]
+    pictures = list(files)
+    given = [part for file in pictures for part in _pictures_of(file)]
     if not 0 < len(given) <= _MOST_ON_SHEET:
         raise InvalidInputError(f"A contact sheet takes 1 to {_MOST_ON_SHEET:,} pictures, not {len(given):,}")
     side = min(256, math.isqrt(_SHEET_PIXELS // len(given)))
@@ -101,7 +102,8 @@ def contact_sheet(
         top = _GAP + number // columns * (side + _GAP) + (side - small.height) // 2
         sheet.paste(small, (left, top), small if small.mode == "RGBA" else None)
     if not shown:
-        raise InvalidInputError(f"None of {len(given):,} can be shown: {problem}")
+        errors = (file.error for file in pictures if isinstance(file, Outcome))
+        raise InvalidInputError(f"None of {len(given):,} can be shown: {next(filter(None, errors), problem)}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as unfinished:
         sheet.save(unfinished, "PNG")

@@ -125,13 +125,13 @@ def error_response(error: FluxKleinError) -> ErrorResponse:
         "message": message,
         "request_id": error.request_id,
         "charged": error.charged,
-        # A restarted server has a new FluxKleinClient: a call that cost nothing can be repeated there.
-        "retryable": error.charged == "no" if isinstance(error, ClientClosedError) else error.retryable,
+        # The HTTP client repeats the whole call, which may submit. A restarted server has a new FluxKleinClient.
+        "retryable": error.charged == "no" and (error.retryable or isinstance(error, ClientClosedError)),
     }
     if status == 422:
         body["fields"] = _invalid_fields(error)
     headers = {}
-    if isinstance(error, APIStatusError) and error.retryable and error.retry_after is not None:
+    if isinstance(error, APIStatusError) and body["retryable"] and error.retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     return ErrorResponse(status=status, body=body, headers=headers)
 

@@ -465,6 +465,7 @@ class StoredJournal(JournalAccount, NotWith):
         resubmit_uncertain: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`retry_failed`, `resubmit_uncertain`, `clock`: as for the class."""
         self._name = f"{type(self).__name__}({str(location)!r})"
         again = {EntryState.FAILED: retry_failed, EntryState.UNCERTAIN: resubmit_uncertain}
         self.location = location

@@ -293,7 +293,11 @@ class ItemRunner(Generic[T]):
             return await wait(operation, accepted, on_abandon=self._on_abandon)
 
         result = await self._in_slot(item, run)
-        return Product(result, files=await self._files(item, result))
+        try:
+            return Product(result, files=await self._files(item, result))
+        except DownloadError as error:
+            error.paid_by_this_call = self._claims is None  # with a journal the same item is not paid for again
+            raise
 
     async def _check_directory(self) -> None:
         """Refuse, before anything is paid for, a directory that cannot be written to.

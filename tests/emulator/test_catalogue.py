@@ -87,6 +87,13 @@ def test_files_go_inline_or_as_addresses(model, given):
     assert refusals(MODELS[model], {"prompt": "x", **given}) == []
 
 
+def test_the_emulators_own_files_are_fetched_from_any_address():
+    def kinds(url):
+        return [wrong["type"] for wrong in refusals(MODELS[EDIT], {"prompt": "x", "image_urls": [url]}, "http://a:80/")]
+
+    assert [kinds(url) for url in ("http://a:80/b.png", "http://a:8080/b.png", URL)] == [[], ["url_type"], []]
+
+
 @pytest.mark.parametrize(
     ("model", "given", "kind"),
     [

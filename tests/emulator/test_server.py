@@ -11,6 +11,7 @@ from contextlib import suppress
 import aiohttp
 import pytest
 
+from flux_klein_async import FluxKleinClient
 from flux_klein_async.emulator import (
     Cut,
     Drop,
@@ -143,6 +144,16 @@ async def test_a_video_is_hosted_too_and_can_come_byte_by_byte():
 
 
 GET = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def test_a_picture_of_its_own_is_edited_by_its_url():
+    async with (
+        Emulator(profile="fixed:0.05") as emulator,
+        FluxKleinClient(emulator.api_key, base_url=emulator.base_url) as client,
+    ):
+        made = await client.generate("a", width=64, height=64)
+        edit = {"prompt": "b", "image_urls": [made.image_url]}
+        assert (await client.generate(edit, model="blackforestlabs/flux-2/dev/edit")).image_url != made.image_url
 
 
 async def test_a_reset_resets_the_connection():

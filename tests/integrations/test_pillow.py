@@ -87,7 +87,8 @@ def test_a_sheet_takes_outcomes_and_is_never_blank(tmp_path: Path) -> None:
         assert [sheet.getpixel((8 + 128 + 264 * x, 8 + 128)) for x in (0, 1)] == [sheet.getpixel((0, 0)), RED]
     target.unlink()
     for files, problem in (
-        ([failed], "None of 1 can be shown: No preview can be made"),
+        ([failed], "None of 1 can be shown: The generation failed"),
+        ([b"no picture"], "None of 1 can be shown: No preview can be made"),
         ([Outcome(index=0, item="a", result=RESULT)], "no files: generate_many and generate_all save them with direc"),
         ([RESULT], "not GenerationResult; client.download"),
         ([[picture]], "not list"),

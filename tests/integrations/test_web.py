@@ -39,11 +39,10 @@ CASES = [
     (fk.BudgetExceededError(SECRET), 402, "payment_required", "no", False),
     (fk.RateLimitError(status_code=429, retry_after=2.1), 429, "rate_limited", "no", True),
     (fk.RateLimitError(status_code=429), 429, "rate_limited", "no", True),
-    (fk.ResultNotReadyError(request_id=ID), 409, "not_ready", "unknown", True),
+    (fk.ResultNotReadyError(request_id=ID), 409, "not_ready", "unknown", False),
     (fk.GenerationFailedError(request_id=ID, detail=SECRET), 502, "generation_failed", "unknown", False),
     (fk.GenerationCancelledError(request_id=ID), 409, "generation_cancelled", "no", False),
-    (fk.WaitTimeoutError(request_id=ID), 504, "wait_timeout", "unknown", True),
-    (paid(fk.WaitTimeoutError(request_id=ID)), 504, "wait_timeout", "unknown", False),
+    (fk.WaitTimeoutError(request_id=ID), 504, "wait_timeout", "unknown", False),  # after `submit` in the same handler
     (fk.SubmissionUncertainError(cause=SECRET, raw=SECRET), 502, "submission_uncertain", "unknown", False),
     (fk.ConfigurationError(SECRET), 500, "internal_error", "no", False),
     (fk.ItemClaimedError(SECRET, request_id=ID), 409, "in_progress", "no", True),
@@ -60,7 +59,7 @@ CASES = [
     (fk.APIStatusError(status_code=418, detail=SECRET), 502, "upstream_error", "no", False),
     (fk.AuthenticationError(status_code=401, detail=SECRET), 502, "upstream_error", "no", False),
     (fk.PermissionDeniedError(status_code=403, detail=SECRET), 502, "upstream_error", "no", False),
-    (fk.DownloadError(SECRET, url=SECRET), 502, "upstream_error", "yes", False),
+    (fk.DownloadError(SECRET, url=SECRET, transient=True), 502, "upstream_error", "yes", False),
     (fk.FanOutHaltedError(SECRET), 502, "upstream_error", "unknown", False),
     (fk.FluxKleinError(SECRET), 502, "upstream_error", "no", False),
 ]

@@ -422,18 +422,19 @@ async def test_an_item_keeps_its_place_until_its_files_are_saved(klein_emulator,
 
 
 @pytest.mark.parametrize(
-    ("answers", "retryable"),
+    ("answers", "transient"),
     [([error_reply(404)], False), ([Reply(200, png(), cut=Cut(10))] * 5, True), ([Hang()], True)],
     ids=["refused", "incomplete", "silent"],
 )
 async def test_a_download_that_fails_is_its_items_error_and_the_result_can_be_fetched_again(
-    klein_emulator, connect, tmp_path, answers, retryable
+    klein_emulator, connect, tmp_path, answers, transient
 ):
     klein_emulator.script("file", *answers)
     client = connect(timeout=20)
     [bad, good] = await client.generate_all(["a", "b"], concurrency=1, directory=tmp_path)
     assert type(bad.error) is DownloadError
-    assert (bad.error.charged, bad.error.retryable, bad.result, bad.paths) == ("yes", retryable, None, ())
+    assert (bad.error.charged, bad.error.transient, bad.result, bad.paths) == ("yes", transient, None, ())
+    assert not bad.error.retryable, "the item would be paid for again"
     assert (good.error, [path.parent for path in good.paths]) == (None, [tmp_path])
     again = await client.download(await client.result(bad.error.request_id or ""), tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([*again, *good.paths])

@@ -262,7 +262,7 @@ async def test_a_large_file_is_read_once_however_often_it_is_posted_and_not_kept
     client = connect(journal=book)
     requests, seen, refusals = sent(client), [], catalogue.refusals
     klein_emulator.script("submit", error_reply(429, retry_after=1), Generation(after=30))
-    monkeypatch.setattr(endpoints, "refusals", lambda model, given: seen.append(given) or refusals(model, given))
+    monkeypatch.setattr(endpoints, "refusals", lambda model, given, *rest: seen.append(given) or refusals(model, given))
     task = asyncio.ensure_future(
         client.generate({"prompt": "x", "image_urls": [tmp_path / "a.png"]}, model=EDIT, tag="a tag")
     )

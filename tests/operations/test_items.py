@@ -388,6 +388,14 @@ async def test_files_that_have_moved_since_are_found_where_the_service_has_them_
     assert klein_emulator.accepted == 1
 
 
+async def test_an_item_without_its_files_makes_sense_again_where_a_journal_pays_for_it_once(
+    klein_emulator, connect, tmp_path
+):
+    klein_emulator.fault("file", Reply(503), probability=1)
+    outcome = await only_new(connect(journal=Shelf()), directory=tmp_path)
+    assert (type(outcome.error), outcome.error.retryable) == (DownloadError, True)
+
+
 @pytest.mark.parametrize(
     ("result", "told"),
     [(None, "answered HTTP 404"), (error_reply(404, 404001), "a new id"), (error_reply(500), "HTTP 404")],
