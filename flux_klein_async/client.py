@@ -416,8 +416,9 @@ class FluxKleinClient(NotWith):
             timeout: Seconds for polling and fetching together.
             on_abandon: When the deadline passes or the task is cancelled: "cancel" asks the service to cancel,
                 "leave" sends nothing.
-            on_status: A plain function that receives each change of state or queue position. If it raises, the call
-                ends with that exception, and the request is treated as `on_abandon` says.
+            on_status: A plain function that receives each change of state or queue position that a poll sees (the
+                default policy polls when a result is likely; `FixedPolling` steadily). If it raises, the call ends with
+                that exception, and the request is treated as `on_abandon` says.
 
         Raises:
             WaitTimeoutError: The deadline passed; the request can be resumed.
@@ -457,8 +458,9 @@ class FluxKleinClient(NotWith):
             timeout: Seconds for the slot, the submit, the wait, repeats and the fetch together.
             on_abandon: When the deadline passes or the task is cancelled: "cancel" asks the service to cancel,
                 "leave" sends nothing.
-            on_status: A plain function that receives each change of state or queue position. If it raises, the call
-                ends with that exception, and the request is treated as `on_abandon` says.
+            on_status: A plain function that receives each change of state or queue position that a poll sees (the
+                default policy polls when a result is likely; `FixedPolling` steadily). If it raises, the call ends with
+                that exception, and the request is treated as `on_abandon` says.
             tag: Any object; the events of this generation carry it.
 
         Raises:

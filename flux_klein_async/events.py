@@ -132,6 +132,8 @@ class Retrying(Event):
 class Finished(Event):
     """A generation completed, and its result was fetched.
 
+    Each wait for one request ends in an event of its own.
+
     Attributes:
         seconds: Since the call began.
         polls: Number of polls.
@@ -159,6 +161,7 @@ class Failed(Event):
         call: The number of the call in this process.
         verb: The name of the call. "generate", "submit" and "wait_for_result" are about the generation; "download" and
             "download_bytes" are about files only.
+        cost_usd: The cost in USD, if the generation was charged without a file and its result says so.
     """
 
     error_type: str
@@ -167,6 +170,7 @@ class Failed(Event):
     model: str | None = None
     call: int | None = None
     verb: str | None = None
+    cost_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -191,7 +191,12 @@ def _public_https(url: str) -> str:
     return url
 
 
-_Pixels = Annotated[int, Field(ge=64, le=2048, description="pixels"), BeforeValidator(whole)]
+def _from_table(value: object) -> object:
+    """A whole number: a data frame with gaps holds 64.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else whole(value)
+
+
+_Pixels = Annotated[int, Field(ge=64, le=2048, description="pixels"), BeforeValidator(_from_table)]
 
 
 class _StrictModel(BriefModel):
@@ -223,7 +228,7 @@ class TextToImage9BInput(TextToImageInput):
 
     default_model: ClassVar[str] = KLEIN_9B_TEXT_TO_IMAGE
 
-    steps: Annotated[int, Field(ge=1, le=100), BeforeValidator(whole)] = 25
+    steps: Annotated[int, Field(ge=1, le=100), BeforeValidator(_from_table)] = 25
 
 
 class HostedFile(_StrictModel):

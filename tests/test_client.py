@@ -118,7 +118,7 @@ async def test_an_id_that_could_lead_elsewhere_is_refused_before_anything_is_sen
         {"on_abandon": "forget"},
         {"width": 63},
         {"height": 2049},
-        {"width": 512.0},
+        {"width": 512.5},
         {"width": True},
         {"width": "512"},
         {"model": "../x"},

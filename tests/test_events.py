@@ -19,7 +19,7 @@ FIELDS = {
     "Closed": {"left_running"},
     "Downloaded": {"paths", "seconds", "sha256"},
     "Event": set(),
-    "Failed": {"call", "error", "error_type", "model", "seconds", "verb"},
+    "Failed": {"call", "cost_usd", "error", "error_type", "model", "seconds", "verb"},
     "Finished": {"cost_usd", "lag_max", "polls", "model", "seconds"},
     "Held": {"kind", "seconds"},
     "LimiterChanged": {"available", "error"},

@@ -1,5 +1,6 @@
 """Inputs are strict, states are read tolerantly, results are easy to use."""
 
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -45,9 +46,9 @@ def assert_refused(kind: Any, **fields: Any) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_input_takes_a_prompt_and_sizes_from_64_to_2048_and_nothing_else(kind: type[TextToImageInput]) -> None:
     for side in ("width", "height"):
-        for value in (64, 65, 1024, 2047, 2048):
+        for value in (64, 65, 1024, 2047, 2048, 512.0):
             assert getattr(kind.model_validate({"prompt": "a", side: value}), side) == value
-        for other in (63, 2049, 0, -64, 10**400, True, False, 512.0, 512.5, "512", b"512", None, [512]):
+        for other in (63, 2049, 0, -64, 10**400, True, False, 512.5, nan, inf, "512", b"512", None, [512]):
             assert_refused(kind, prompt="a", **{side: other})
     for prompt in ("", "  \n\t\u00a0\u2003", None, b"a", 5):
         assert_refused(kind, prompt=prompt)
@@ -56,9 +57,9 @@ def test_an_input_takes_a_prompt_and_sizes_from_64_to_2048_and_nothing_else(kind
 
 
 def test_the_9b_input_alone_takes_1_to_100_steps() -> None:
-    for steps in (1, 100):
+    for steps in (1, 100, 4.0):
         assert TextToImage9BInput(prompt="a", steps=steps).steps == steps
-    for other in (0, 101, True, 4.0, "4"):
+    for other in (0, 101, True, 4.5, "4"):
         assert_refused(TextToImage9BInput, prompt="a", steps=other)
     assert_refused(TextToImageInput, prompt="a", steps=4)
 

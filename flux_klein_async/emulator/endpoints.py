@@ -118,7 +118,7 @@ class Service:
     def __post_init__(self, workers: int | None, max_generations: int) -> None:
         self.queue = Queue(workers, keep=max_generations)
         # Streams of their own: drawing one more duration does not change the ids that follow.
-        self._ids = random.Random(f"{self.seed}/ids")
+        self.ids = random.Random(f"{self.seed}/ids")
         self._durations = random.Random(f"{self.seed}/durations")
         self._last_id = ""
 
@@ -173,7 +173,7 @@ class Service:
             return _refused([{"loc": ["body"], "msg": f"Invalid JSON: {error}", "type": "json_invalid"}]), None
         if wrong := refusals(model, given, f"{self._files_url()}/"):
             return _refused(wrong), None
-        request_id = str(uuid.UUID(int=self._ids.getrandbits(128), version=4))
+        request_id = str(uuid.UUID(int=self.ids.getrandbits(128), version=4))
         seconds = self.profile.duration(self._durations, *_size(given)) if plan.after is None else plan.after
         kept = {name: given[name] for name in _KEPT_FIELDS if name in given}
         job = Job(request_id, model, kept, now, seconds, plan)

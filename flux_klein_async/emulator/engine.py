@@ -148,8 +148,13 @@ class Engine:
             self.script(endpoint, *answers)
 
     def reset(self) -> None:
-        """Forget what happened and what was scripted since, and start again as constructed."""
-        self._start(self.service.base_url, self.service.epoch)
+        """Forget what happened and what was scripted since, and start again as constructed.
+
+        Only request ids go on, because a client that stays refuses one that it knows.
+        """
+        before = self.service
+        self._start(before.base_url, before.epoch)
+        self.service.ids = before.ids
 
     @property
     def profile(self) -> Profile:

@@ -60,10 +60,11 @@ def combine(*handlers: Handler | None) -> Handler:
 class LogEvents:
     """An `on_event` handler that logs.
 
-    A record's message is the event's name and its facts in one line. The same facts are attributes of the record, as
-    with `extra=`, so that a JSON formatter finds them: `klein_event`, `klein_request_id`, `klein_tag`, `klein_at`
-    (seconds on the loop's clock), and `klein_` before each field of the event. Fields that are None are left out. Texts
-    are cut at 300 characters and tuples at 10 entries; a tag that is neither text nor number is shown as its type.
+    A record's message is the event's name and its facts in one line of at most 300 characters, an error last. The same
+    facts are attributes of the record, as with `extra=`, so that a JSON formatter finds them: `klein_event`,
+    `klein_request_id`, `klein_tag`, `klein_at` (seconds on the loop's clock), and `klein_` before each field of the
+    event. Fields that are None are left out. Texts are cut at 300 characters and tuples at 10 entries; a tag that is
+    neither text nor number is shown as its type.
 
     Args:
         logger: The logger to use; None is `flux_klein_async.events`.
@@ -80,6 +81,8 @@ class LogEvents:
         name = re.sub(r"\B[A-Z]", r"_\g<0>", type(event).__name__).lower()
         values = ((field.name, getattr(event, field.name)) for field in dataclasses.fields(event))
         facts = {key: plain(value) for key, value in values if value is not None}
+        if "error" in facts:  # last: the line is cut, and numbers are short
+            facts["error"] = facts.pop("error")
         if isinstance(event, Closed):
             facts["left_running_count"] = len(event.left_running)  # the list itself is cut
         line = " ".join(f"{key}={_short(value)}" for key, value in facts.items() if key != "at")

@@ -216,9 +216,7 @@ class Telemetry:
         if event.lag_max is not None:
             record.attributes["flux_klein.lag"] = event.lag_max
             self._instruments.lag.record(event.lag_max, record.model)
-        if event.cost_usd is not None:
-            record.attributes["flux_klein.cost"] = event.cost_usd
-            self._instruments.cost.add(max(0.0, event.cost_usd), record.model)
+        self._add_cost(record, event.cost_usd)
         self._end(record, event, "completed")
 
     def _failed(self, event: Failed | Uncertain) -> None:
@@ -229,7 +227,13 @@ class Telemetry:
             record.retries += 1
             record.add_event("retry", retry.at, _retry_attributes(retry))
         error_type = event.error_type if isinstance(event, Failed) else "SubmissionUncertainError"
+        self._add_cost(record, event.cost_usd if isinstance(event, Failed) else None)
         self._end(record, event, _OUTCOMES.get(error_type, "error"), error_type, event.error)
+
+    def _add_cost(self, record: _Open, usd: float | None) -> None:
+        if usd is not None:
+            record.attributes["flux_klein.cost"] = usd
+            self._instruments.cost.add(max(0.0, usd), record.model)
 
     def _cancelled(self, event: Cancelled) -> None:
         if event.cancelled or event.abandoned:

@@ -32,6 +32,8 @@ _MOST: Final = 500  # operations in one transaction: other processes wait for it
 # Seconds between the beginnings of two transactions that several callers share: a commit takes as much CPU as ten
 # entries, and other callers arrive while one lasts.
 _INTERVAL: Final = 0.01
+_MANY: Final = 8  # callers that share a transaction: for so long the next caller waits an interval for others, too
+_COMPANY: Final = 0.1
 FORKED: Final = "The journal was opened before this process was forked: open it in the process that uses it"
 _NOT_SENT: Final = "The journal was lost before the submit was sent"
 _AGAIN: Final = 1.0  # seconds until what could not be written is tried again
@@ -101,6 +103,7 @@ class Writer:
         self._job: asyncio.Future[list[_Done]] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._next = 0.0  # the loop time before which no transaction begins
+        self._company_until = 0.0
         self._closing: asyncio.Task[None] | None = None
         self._process = os.getpid()  # the one that has the thread
         self.mark = ""  # this run's, once somebody asked for it
@@ -136,6 +139,8 @@ class Writer:
         future: asyncio.Future[T] = loop.create_future()
         self._waiting.append(_Operation(operation, future, account, keep, withdraw))
         if self._job is None and (self._timer is None or len(self._waiting) == 1):
+            if (now := loop.time()) < self._company_until:
+                self._next = max(self._next, now + _INTERVAL)
             self._schedule(loop)
         try:
             return await future
@@ -192,6 +197,8 @@ class Writer:
         self._timer = None
         batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
         self._next = loop.time() + _INTERVAL if len(batch) > 1 else 0.0  # a lone caller never waits
+        if len(batch) >= _MANY:
+            self._company_until = loop.time() + _COMPANY
         again, self._unwritten = self._unwritten, []
         try:
             self._job = loop.run_in_executor(self._thread, self._commit, again + batch)

@@ -296,6 +296,7 @@ class Operation:
             model=model,
             call=self.number,
             verb=verb,
+            cost_usd=getattr(error, "cost_usd", None),
         )
 
     # --- calling

@@ -234,13 +234,22 @@ def test_reset_starts_again_as_constructed():
         engine.fail_prompt("a snow leopard")
         return models(engine), submit(engine), dict(engine.completions)
 
-    before = story()
+    answered, request_id, completions = story()
     engine.fault("models", Reply(500), probability=1)
     engine.reset()
     assert (len(engine.records), engine.accepted, engine.spent_usd) == (0, 0, 0.0)
     assert (engine.base_url, engine.service.epoch) == ("https://b", 7.0)
-    assert story() == before
+    again, other_id, completed = story()
+    assert (again, list(completed.values())) == (answered, list(completions.values()))
+    assert other_id != request_id, "for a client that knows the first"
     assert models(engine) == [200]
+
+
+async def test_a_client_goes_on_after_a_reset(klein_emulator, klein_client):
+    first = await klein_client.generate("a cat")
+    klein_emulator.reset()
+    assert (await klein_client.generate("a cat")).request_id != first.request_id
+    assert klein_emulator.accepted == 1
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,11 @@ TABLE = [
         INFO,
         "finished request_id=r seconds=1.000 polls=2 lag_max=0.100",
     ),
-    (events.Failed(at=1.0, error_type="E", error="a\nb"), ERROR, r"failed error_type=E error=a\nb"),
+    (
+        events.Failed(at=1.0, error_type="E", error="a\nb", seconds=1.5, cost_usd=0.01),
+        ERROR,
+        r"failed error_type=E seconds=1.500 cost_usd=0.010 error=a\nb",
+    ),
     (events.Cancelled(at=1.0, cancelled=False), INFO, "cancelled cancelled=False abandoned=False"),
     (events.Cancelled(at=1.0, cancelled=True, abandoned=True), INFO, "cancelled cancelled=True abandoned=True"),
     (events.Cancelled(at=1.0, cancelled=None, abandoned=True), WARNING, "cancelled abandoned=True"),

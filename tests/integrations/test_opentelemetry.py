@@ -247,6 +247,7 @@ async def cancelled(client: Any, _: InProcessEmulator) -> None:
 ENDS = {
     "fails": (generated, fault("fails"), "failed", "GenerationFailedError"),
     "is cancelled by the service": (generated, fault("is-cancelled"), "cancelled", "GenerationCancelledError"),
+    "is charged without a file": (generated, Generation(output={}), "failed", "GenerationFailedError"),
     "is refused": (generated, error_reply(422, 422001), "error", "InputRejectedError"),
     "reply is lost": (generated, Reset(accepted=True), "uncertain", "SubmissionUncertainError"),
     "is refused, bare": (submitted, error_reply(422, 422001), "error", "InputRejectedError"),
@@ -286,6 +287,8 @@ async def test_every_end_is_recorded_exactly_once(end, client, memory, klein_emu
     exported = "".join(span.to_json() for span in memory.exporter.get_finished_spans())
     assert PROMPT not in exported
     assert klein_emulator.api_key not in exported
+    if answer == Generation(output={}):
+        assert memory.counts("flux_klein.cost") == klein_emulator.spent_usd == 0.01
 
 
 async def test_repeats_of_a_submit_are_in_its_span(client, memory, klein_emulator):

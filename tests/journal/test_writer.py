@@ -144,6 +144,23 @@ def test_many_who_write_one_after_the_other_share_transactions_ten_milliseconds_
     assert elapsed == pytest.approx(0.04)
 
 
+@pytest.mark.parametrize(("callers", "waits"), [(9, [0.01, 0.0]), (8, [0.0, 0.0])])
+def test_who_comes_soon_after_many_waits_for_company(location: Location, callers: int, waits: list[float]) -> None:
+    async def body() -> list[float]:
+        loop, waited = asyncio.get_running_loop(), []
+        async with journal_at(location) as journal:
+            # The first goes alone, and the others together.
+            await asyncio.gather(*(journal.record(entry("submitting", key=str(number))) for number in range(callers)))
+            for pause in (0.05, 0.1):
+                await asyncio.sleep(pause)
+                start = loop.time()
+                await journal.record(entry("submitting", key=f"after {pause}"))
+                waited.append(loop.time() - start)
+        return waited
+
+    assert in_virtual_time(body()) == pytest.approx(waits)
+
+
 def test_closing_does_not_wait_for_the_next_turn(location: Location) -> None:
     async def body() -> float:
         journal = journal_at(location)

@@ -212,10 +212,11 @@ def test_what_can_be_an_index_is_a_whole_number() -> None:
         ("a", {"height": 2049}, "height: 2049 is more than 2048"),
         (
             "a",
-            {"width": 512.0, "height": "512"},
-            "width: 512.0 is not a whole number; height: '512' is not a whole number",
+            {"width": 512.5, "height": "512"},
+            "width: 512.5 is not a whole number; height: '512' is not a whole number",
         ),
         ("a", {"width": True}, "width: True is not a whole number"),
+        ("a", {"width": float("nan")}, "width: nan is not a whole number"),
         (TextToImageInput(prompt="a"), {"width": 0}, "width: 0 is less than 64"),
         ({"prompt": "a"}, {"width": 512}, "A Mapping goes as it is: put width and height into it"),
         ({"prompt": "a"}, {"height": 512}, "A Mapping goes as it is: put width and height into it"),
