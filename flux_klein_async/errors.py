@@ -433,7 +433,14 @@ class DownloadError(FluxKleinError):
 
 
 class BudgetExceededError(FluxKleinError):
-    """The next submit could exceed the budget."""
+    """The next submit could exceed the budget.
+
+    Attributes:
+        reserved_usd: USD reserved for requests of unknown cost at more than the catalogue's price, because the service
+            charged that once; what they cost less can be spent again. 0 otherwise.
+    """
+
+    reserved_usd: float = 0.0
 
 
 class FanOutHaltedError(FluxKleinError):

@@ -547,6 +547,8 @@ class Run:
             more = ""
             if isinstance(error, BudgetExceededError) and self.manifest is not None:
                 more = "; the same command with a higher --max-spend goes on"
+                if error.reserved_usd:
+                    more = "; the same command goes on once these have ended, or with a higher --max-spend"
                 if spent := self.totals.spent_usd:
                     more += f" (it counts all runs on the journal, {dollars(spent)} before this one)"
             self.screen.note(f"{what}: {error}{more}")

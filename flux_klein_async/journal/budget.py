@@ -41,12 +41,17 @@ def dollars(amount: Decimal | float) -> str:
     return f"${amount:f}" if has_more else f"${amount:.2f}"
 
 
-def over_budget(usd: Decimal | float, committed: Decimal | float, limit: Decimal | float) -> BudgetExceededError:
-    """The error of a submit at this price, for which too little is left."""
+def over_budget(
+    usd: Decimal | float, committed: Decimal | float, limit: Decimal | float, reserved: Decimal | float = 0
+) -> BudgetExceededError:
+    """The error of a submit at this price, for which too little is left; `reserved`: as its `reserved_usd`."""
     left = max(Decimal(0), Decimal(str(limit)) - Decimal(str(committed)))
-    return BudgetExceededError(
-        f"The next generation may cost {dollars(usd)}, and {dollars(left)} of {dollars(limit)} is left", charged="no"
-    )
+    sentence = f"The next generation may cost {dollars(usd)}, and {dollars(left)} of {dollars(limit)} is left"
+    if reserved:
+        sentence += f", beside {dollars(reserved)} reserved for requests that may cost less"
+    error = BudgetExceededError(sentence, charged="no")
+    error.reserved_usd = float(reserved)
+    return error
 
 
 @named_arguments({})
@@ -95,9 +100,11 @@ class Budget:
             BudgetExceededError: Too little is left, or the model's price is not known.
             FluxKleinError: The catalogue could not be read.
         """
-        usd = max(await self._price(model, price), self._highest.get(model, Decimal(0)))
+        known = await self._price(model, price)
+        usd = max(known, self._highest.get(model, Decimal(0)))
         if self._committed + usd > self._limit:
-            raise over_budget(usd, self._committed, self._limit)
+            reserved = sum((held for _, held in self._reserved.values()), Decimal(0))
+            raise over_budget(usd, self._committed, self._limit, reserved if usd > known else 0)
         self._committed += usd
         self._reserved[key] = model, usd
         return Reservation(usd=float(usd), max_usd=float(self._limit))

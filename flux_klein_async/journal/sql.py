@@ -593,7 +593,7 @@ class JournalStore(ABC):
         most = inf if reservation.max_usd == inf else to_nano(reservation.max_usd, most=from_nano(FULL))
         if most is None:
             raise BudgetExceededError(f"A budget is an amount of USD, not {reservation.max_usd:g}")
-        account = self.account(token)
+        account, known = self.account(token), price
         price = max(price, self._highest_cost(account, model))
         books = self._books[account]
         if not books.all_priced:
@@ -606,7 +606,8 @@ class JournalStore(ABC):
             books.totals = Charge(*self.execute(_TOTALS, (account,)).fetchone())
         settled, held = books.totals.settled + books.due["settled"], books.totals.held + books.due["held"]
         if settled + held + price > most:
-            raise over_budget(from_nano(price), from_nano(settled + held), reservation.max_usd)
+            reserved = from_nano(held) if price > known else 0
+            raise over_budget(from_nano(price), from_nano(settled + held), reservation.max_usd, reserved)
         return price
 
     def _highest_cost(self, account: int, model: str | None) -> int:

@@ -44,6 +44,22 @@ async def test_a_reservation_counts_until_it_is_freed_or_settled():
     assert budget.committed_usd == Decimal("0.25")
 
 
+async def test_what_is_reserved_beyond_the_catalogues_price_is_told_because_it_may_become_free():
+    budget, price = Budget(1), Catalogue(entry())
+    for key in "ab":
+        await budget.reserve(key, "a/b", price)
+        budget.accepted(key, f"r-{key}")
+    budget.settle("r-a", 0.6)
+    with pytest.raises(BudgetExceededError, match=r"is left, beside \$0\.60 reserved for requests that may") as caught:
+        await budget.reserve("c", "a/b", price)
+    assert caught.value.reserved_usd == 0.6
+    budget.settle("r-b", 0.1)
+    assert await budget.reserve("c", "another", price) == Reservation(usd=0.1, max_usd=1.0)
+    with pytest.raises(BudgetExceededError, match=r"\$0\.20 of \$0\.20 is left$") as caught:
+        await Budget(0.2).reserve("k", "a/b", Catalogue(entry(0.3)))
+    assert caught.value.reserved_usd == 0
+
+
 @pytest.mark.parametrize(
     ("steps", "committed"),
     [

@@ -322,6 +322,14 @@ def test_what_a_model_cost_beyond_its_price_is_reserved_for_it_from_then_on(star
         0.04,
         0.05,
     ]
+    with pytest.raises(BudgetExceededError, match=r"is left$"):
+        bought(one, "nothing is reserved", None, most=0.2)
+    one.write(
+        Entry(state=EntryState.SUBMITTING, key="pending", model="a/b", reservation=Reservation(usd=0.01, max_usd=9))
+    )
+    with pytest.raises(BudgetExceededError, match=r"is left, beside \$0\.05 reserved for requests that may cost less"):
+        bought(one, "h", None, most=0.2)
+    one.write(entry("refused", key="pending"))
     assert bought(one, "f", 0.005, model="c/d") == bought(one, "g", 0.01, model="c/d") == 0.01
     with pytest.raises(BudgetExceededError, match=r"may cost \$0\.05, and \$0\.025 of \$0\.20 is left"):
         bought(one, "h", None, most=0.2)
