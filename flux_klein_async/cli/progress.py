@@ -33,8 +33,10 @@ class PlainLines:
         self._totals = totals
         self._clock = clock
         self._begun = self._last = clock()
-        self._ends = deque([(self._begun, 0)], maxlen=_SAMPLES)  # instants, and how many items had ended by work
+        # Instants, and how many items had ended by work, and by the journal's answer.
+        self._ends = deque([(self._begun, 0, totals.known)], maxlen=_SAMPLES)
         self._rate = 0.0
+        self._recalls = False  # more than it works, and more than was foreseen: nobody knows how many are left
         self._quarter = 0
 
     def tick(self) -> None:
@@ -94,15 +96,17 @@ class PlainLines:
         """Items a second over the last half minute of work, without those that the journal answered, and their time."""
         ended, now = self._totals.worked, now - self._totals.recalling
         if now - self._ends[-1][0] >= _SAMPLE:
-            self._ends.append((now, ended))
-        begun, before = self._ends[0]
+            self._ends.append((now, ended, self._totals.known))
+        begun, before, known = self._ends[0]
+        foreseen = self._totals.ends["done before"] <= self._totals.recalled
+        self._recalls = not foreseen and self._totals.known - known > ended - before
         self._rate = (ended - before) / (now - begun) if now > begun else 0.0
         return f"{self._rate:.1f}/s" if self._rate else None, ""
 
     def _left(self) -> str | None:
         """How long the rest takes at this rate, or the money lasts."""
         to_work = self._totals.to_work
-        return None if to_work is None or not self._rate else f"ETA {duration(to_work / self._rate)}"
+        return None if to_work is None or not self._rate or self._recalls else f"ETA {duration(to_work / self._rate)}"
 
 
 class LiveLine(PlainLines):

@@ -84,6 +84,18 @@ def test_rate_and_eta_count_the_work_of_this_run_alone(facts: dict[str, float], 
     assert words == ["510/1000 done", "0 running", rate, f"ETA {eta}", "2.0 s"]
 
 
+def test_there_is_no_eta_while_the_journal_answers_more_than_was_foreseen() -> None:
+    clock, totals = Clock(), Totals(total=10_000, recalled=100)
+    lines = PlainLines(totals, clock)
+    seen = []
+    for known, made in ((90, 2), (2_000, 0), (10, 3_000)):
+        totals.known += known
+        totals.ends.update({"done before": known, "done": made})
+        clock.now += 40.0
+        seen.append(any(text.startswith("ETA") for text, _ in lines._words()))
+    assert seen == [True, False, True]
+
+
 def rendered(line: LiveLine, width: int) -> str:
     console = Console(file=io.StringIO(), width=width)
     line._console = console
