@@ -102,6 +102,7 @@ _ELSEWHERE = {
 # Of the verbs that take many items.
 _ELSEWHERE_MANY = {
     **dict.fromkeys(("key", "id", "ids", "to_key"), "An item's stable id is to_id=lambda item: ..."),
+    **dict.fromkeys(("max_concurrency", "workers"), "How many items are worked on at a time is concurrency="),
     "return_exceptions": "No item's error is raised: each is in outcome.error",
 }
 

@@ -43,8 +43,10 @@ if TYPE_CHECKING or find_spec("pytest_asyncio"):
                 "pyproject.toml, or mark the test with @pytest.mark.asyncio",
                 pytrace=False,
             )
-        marks = reversed(list(test.iter_markers("klein_emulator")))  # the nearest last
-        options: Any = {name: value for mark in marks for name, value in mark.kwargs.items()}
+        marks = list(test.iter_markers("klein_emulator"))
+        if any(mark.args for mark in marks):
+            pytest.fail('@pytest.mark.klein_emulator takes names, as in (profile="fixed:9")', pytrace=False)
+        options: Any = {name: value for mark in reversed(marks) for name, value in mark.kwargs.items()}  # nearest last
         async with InProcessEmulator(**options) as emulator:
             yield emulator
 

@@ -178,6 +178,7 @@ SLIPS: dict[str, tuple[Callable[[FluxKleinClient], Any], Callable[[Any], Any], t
             ("generate", "widht", "; did you mean width=?"),
             ("submit", "modle", "; did you mean model=?"),
             ("generate_many", "key", ". An item's stable id is to_id=lambda item: ..."),
+            ("generate_all", "max_concurrency", ". How many items are worked on at a time is concurrency="),
             ("generate_all", "return_exceptions", ". No item's error is raised: each is in outcome.error"),
             ("generate_many", "progress", ". Write FluxKleinClient(on_event=...), or count the outcomes"),
             ("generate", "key", ". Write FluxKleinClient(api_key=...)"),

@@ -87,10 +87,16 @@ async def test_that_is_marked(klein_client):
 
 def test_that_awaits_nothing(klein_client, klein_emulator):
     assert klein_emulator.base_url in repr(klein_client)
+
+@pytest.mark.asyncio
+@pytest.mark.klein_emulator("fixed:9")
+async def test_with_an_option_without_its_name(klein_client):
+    pass
 """
     )
     run = pytester.runpytest_inprocess(*OPTIONS, "-o", "asyncio_mode=strict")
-    run.assert_outcomes(passed=2, errors=1)
+    run.assert_outcomes(passed=2, errors=2)
+    assert '@pytest.mark.klein_emulator takes names, as in (profile="fixed:9")' in run.stdout.str()
     assert 'asyncio_mode = "auto"' in run.stdout.str()
     assert "@pytest.mark.asyncio" in run.stdout.str()
 

@@ -275,7 +275,11 @@ def error_reply(
     detail: Any = None,
     accepted: bool = False,
 ) -> Reply:
-    """Build the service's usual error body; `retry_after` is a number of seconds or an HTTP date."""
+    """Build the service's usual error body; `retry_after` is a number of seconds or an HTTP date.
+
+    A `code` that the service does not have, or that contradicts the status, leaves it open whether a submit was
+    accepted: see docs/wire.md, "Errors".
+    """
     extra = {"error_code": code, "detail": detail}
     body = {"error_message": message, **{name: value for name, value in extra.items() if value is not None}}
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
