@@ -438,9 +438,11 @@ class BudgetExceededError(FluxKleinError):
     Attributes:
         reserved_usd: USD reserved for requests of unknown cost at more than the catalogue's price, because the service
             charged that once; what they cost less can be spent again. 0 otherwise.
+        price_known: Whether the price is known; otherwise no budget is large enough.
     """
 
     reserved_usd: float = 0.0
+    price_known: bool = True
 
 
 class FanOutHaltedError(FluxKleinError):

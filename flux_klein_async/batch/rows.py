@@ -289,8 +289,11 @@ def _cells(text: str, separator: str) -> list[str]:
     try:
         return next(csv.reader([text], delimiter=separator, strict=True), [])
     except csv.Error as error:
-        hint = ": save the file with line ends of LF or CRLF" if "\r" in text.rstrip("\r\n") else ""
-        raise ValueError(f"not CSV: {error}{hint}") from None
+        if "\r" in text.rstrip("\r\n"):
+            raise ValueError(f"not CSV: {error}: save the file with line ends of LF or CRLF") from None
+        if "new-line character" in str(error):  # the record went on to the next line, because of one of its quotes
+            raise ValueError('not CSV: a quote within a field: write the field as "a 12"" screen"') from None
+        raise ValueError(f"not CSV: {error}") from None
 
 
 class _Header(NamedTuple):

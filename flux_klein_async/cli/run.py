@@ -319,7 +319,8 @@ def _state_after(event: Event) -> RequestState | None:
 
 
 def _file_in_row(name: str, text: str) -> str:
-    return f"{name}: a text goes as it is; to send a local file write {json_line({'file': text})} in its place"
+    written = json_line({"file": text.removeprefix("@")})
+    return f"{name}: a text goes as it is; to send a local file write {written} in its place"
 
 
 @dataclass(kw_only=True)
@@ -545,7 +546,9 @@ class Run:
             self._told = True
             what = "Failed" if self.totals.total == 1 else "The rest was not submitted"
             more = ""
-            if isinstance(error, BudgetExceededError) and self.manifest is not None:
+            if isinstance(error, BudgetExceededError) and not error.price_known:
+                more = "; without --max-spend it is submitted, whatever it costs"
+            elif isinstance(error, BudgetExceededError) and self.manifest is not None:
                 more = "; the same command with a higher --max-spend goes on"
                 if error.reserved_usd:
                     more = "; the same command goes on once these have ended, or with a higher --max-spend"
@@ -573,6 +576,8 @@ class Run:
         if totals.total is not None:  # the rest, with items that were not read
             ended = totals.reached + counts["bad"] - totals.ends["bad"]
             counts[_NOT_SUBMITTED] = max(0, totals.total - ended - len(totals.requests))
+        if counts["bad"] > totals.ends["bad"]:  # the run did not come to all of them
+            counts["bad (--dry-run names them)"] = counts.pop("bad")
         others = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
         where = f" in {self.options.output_dir}" if not self.options.no_download and totals.done else ""
         spent = f"; {dollars(totals.cost_usd)} spent" if totals.charged else ""

@@ -141,9 +141,11 @@ class Budget:
                 info = await price(model)
                 usd = generation_price(info)
                 if usd is None:
-                    raise BudgetExceededError(
+                    error = BudgetExceededError(
                         f"The price of a generation of {model} is not known (price {info.base_price_usd}, unit "
                         f"{info.price_unit}); a budget allows no submit at an unknown price"
                     )
+                    error.price_known = False
+                    raise error
                 self._prices[model] = (loop.time(), usd)
             return usd

@@ -164,6 +164,11 @@ def test_a_csv_size_that_is_not_a_number_is_named() -> None:
     ]
 
 
+def test_a_quote_within_a_csv_field_is_named_for_what_it_is() -> None:
+    text = b'prompt\na 12" screen\na 14" screen\nthe last\n'
+    assert read(text, CSV)[0] == bad(2, 'not CSV: a quote within a field: write the field as "a 12"" screen"')
+
+
 def test_columns_can_be_named_and_left_out() -> None:
     data = b"notes,Text,prompt,,width\nn,a,p,u,64\n"
     columns = Columns("text", ignore_extra=True)

@@ -446,7 +446,7 @@ def test_a_model_without_a_price_for_an_output_is_not_started_with_max_spend(
     prompts(2)
     ran = flux_klein(*ARGUMENTS, "--max-spend", "100", "--model", "emulator/any/text-to-video")
     assert (ran.code, served.accepted) == (1, 0)
-    assert "at an unknown price" in ran.err
+    assert "at an unknown price; without --max-spend it is submitted, whatever it costs\n" in ran.err
 
 
 def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(
@@ -594,7 +594,7 @@ def test_a_run_that_stops_early_counts_the_bad_lines_that_it_did_not_reach(
     ran = flux_klein("batch", "prompts.jsonl", "--concurrency", "1")
     assert ran.code == 77
     assert ran.err.splitlines()[0].endswith("; no --max-spend; 2 bad")
-    assert "0 of 22 done, 2 bad, 20 not submitted" in ran.err
+    assert "0 of 22 done, 20 not submitted, 2 bad (--dry-run names them)" in ran.err
 
 
 @pytest.mark.parametrize(

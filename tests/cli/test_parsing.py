@@ -192,6 +192,7 @@ NEWCOMER = [
     Stumble("batch -", 65, "Line 1: prompt: the control character U+001B is not allowed; remove it", stdin=b"a\x1b"),
     Stumble(f"generate x --input image_urls=a.png --model {EDIT}", 65, "write --input image_urls=@a.png", "pathlib"),
     Stumble(f"{EDITS} --model {EDIT}", 65, 'write {"file": "a.png"} in its place', "pathlib", stdin=TEXT_FOR_FILE),
+    Stumble(f"{EDITS} --model {EDIT}", 65, 'write {"file": "a.png"} in', stdin=TEXT_FOR_FILE.replace(b"a.p", b"@a.p")),
     Stumble(
         f"generate x {PICTURE} --input widht=64 --input sed=3 --model {EDIT}",
         65,
