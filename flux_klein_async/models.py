@@ -169,6 +169,12 @@ def whole(value: object) -> object:
         return value
 
 
+def from_float(value: float | str) -> int | float:
+    """A number with a point or an exponent; a whole one is an integer, as data frames mean 1024.0."""
+    number = float(value)
+    return int(number) if number.is_integer() else number
+
+
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("the prompt is blank")
@@ -192,8 +198,7 @@ def _public_https(url: str) -> str:
 
 
 def _from_table(value: object) -> object:
-    """A whole number: a data frame with gaps holds 64.0."""
-    return int(value) if isinstance(value, float) and value.is_integer() else whole(value)
+    return from_float(value) if isinstance(value, float) else whole(value)
 
 
 _Pixels = Annotated[int, Field(ge=64, le=2048, description="pixels"), BeforeValidator(_from_table)]

@@ -19,7 +19,7 @@ from flux_klein_async.api.messages import Kind, Request
 from flux_klein_async.api.urls import ApiUrls
 from flux_klein_async.errors import InputRejectedError, InvalidInputError
 from flux_klein_async.misuse import slip
-from flux_klein_async.models import TextToImage9BInput, TextToImageInput, whole
+from flux_klein_async.models import TextToImage9BInput, TextToImageInput, from_float, whole
 from flux_klein_async.text import shown
 
 __all__ = [
@@ -354,10 +354,5 @@ def canonical(body: bytes) -> bytes:
         return body
 
 
-def _number(text: str) -> int | float:
-    value = float(text)
-    return int(value) if value.is_integer() else value
-
-
-_DECODER = json.JSONDecoder(parse_float=_number)  # made once: `json.loads` would make one for each body
+_DECODER = json.JSONDecoder(parse_float=from_float)  # made once: `json.loads` would make one for each body
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)

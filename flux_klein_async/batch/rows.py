@@ -22,7 +22,13 @@ from pydantic import ValidationError
 from flux_klein_async.api.requests import InputFile, encode_input
 from flux_klein_async.batch.formats import FileFormat, foreign
 from flux_klein_async.errors import InvalidInputError, JournalError
-from flux_klein_async.models import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE, TextToImageInput, findings
+from flux_klein_async.models import (
+    KLEIN_4B_TEXT_TO_IMAGE,
+    KLEIN_9B_TEXT_TO_IMAGE,
+    TextToImageInput,
+    findings,
+    from_float,
+)
 from flux_klein_async.operations.inputs import check_files
 from flux_klein_async.operations.submit import TYPED
 from flux_klein_async.options import Limits
@@ -264,13 +270,7 @@ def _no_number(word: str) -> NoReturn:
     raise ValueError(f"{word} is not a number in JSON")
 
 
-def _number(word: str) -> float:
-    """A number with a point or an exponent; a whole one is an integer, as data frames mean 1024.0."""
-    number = float(word)
-    return int(number) if number.is_integer() else number
-
-
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number, parse_float=_number)
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number, parse_float=from_float)
 
 
 def _json_fields(text: str) -> dict[str, Any]:

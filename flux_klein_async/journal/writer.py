@@ -32,8 +32,8 @@ _MOST: Final = 500  # operations in one transaction: other processes wait for it
 # Seconds between the beginnings of two transactions that several callers share: a commit takes as much CPU as ten
 # entries, and other callers arrive while one lasts.
 _INTERVAL: Final = 0.01
-_MANY: Final = 8  # callers that share a transaction: for so long the next caller waits an interval for others, too
-_COMPANY: Final = 0.1
+_MANY: Final = 8  # callers of one transaction, soon after which a lone caller waits an interval for others, too
+_SOON: Final = 0.1  # seconds
 FORKED: Final = "The journal was opened before this process was forked: open it in the process that uses it"
 _NOT_SENT: Final = "The journal was lost before the submit was sent"
 _AGAIN: Final = 1.0  # seconds until what could not be written is tried again
@@ -103,7 +103,7 @@ class Writer:
         self._job: asyncio.Future[list[_Done]] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._next = 0.0  # the loop time before which no transaction begins
-        self._company_until = 0.0
+        self._company_until = 0.0  # the loop time until which a lone caller waits for others
         self._closing: asyncio.Task[None] | None = None
         self._process = os.getpid()  # the one that has the thread
         self.mark = ""  # this run's, once somebody asked for it
@@ -196,9 +196,9 @@ class Writer:
             self._process = os.getpid()
         self._timer = None
         batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
-        self._next = loop.time() + _INTERVAL if len(batch) > 1 else 0.0  # a lone caller never waits
+        self._next = loop.time() + _INTERVAL if len(batch) > 1 else 0.0
         if len(batch) >= _MANY:
-            self._company_until = loop.time() + _COMPANY
+            self._company_until = loop.time() + _SOON
         again, self._unwritten = self._unwritten, []
         try:
             self._job = loop.run_in_executor(self._thread, self._commit, again + batch)

@@ -87,7 +87,7 @@ def test_files_go_inline_or_as_addresses(model, given):
     assert refusals(MODELS[model], {"prompt": "x", **given}) == []
 
 
-def test_the_emulators_own_files_are_fetched_from_any_address():
+def test_the_emulators_own_files_are_taken_at_any_address():
     def kinds(url):
         return [wrong["type"] for wrong in refusals(MODELS[EDIT], {"prompt": "x", "image_urls": [url]}, "http://a:80/")]
 
