@@ -413,6 +413,7 @@ class DownloadError(FluxKleinError):
     Attributes:
         url: The file's URL, without its query.
         status_code: The HTTP status, or None.
+        cost_usd: What the generation cost in USD, or None if the service does not say.
     """
 
     _charged = "yes"
@@ -423,12 +424,14 @@ class DownloadError(FluxKleinError):
         *,
         url: str | None = None,
         status_code: int | None = None,
+        cost_usd: float | None = None,
         transient: bool = False,
         **facts: Any,
     ) -> None:
         super().__init__(message, **facts)
         self.url = url
         self.status_code = status_code
+        self.cost_usd = cost_usd
         self._transient = transient
 
 

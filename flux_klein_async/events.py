@@ -90,10 +90,12 @@ class Held(Event):
     Attributes:
         kind: `submit`, `read` or `file`.
         seconds: For how long.
+        status_code: The HTTP status of its answer.
     """
 
     kind: str
     seconds: float
+    status_code: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +121,7 @@ class Retrying(Event):
         error: What went wrong, as a sentence.
         kind: `submit`, `read`, `cancel` or `file`.
         call: The number of the call in this process.
+        status_code: The HTTP status of the answer, or None if there was none.
     """
 
     attempt: int
@@ -126,6 +129,7 @@ class Retrying(Event):
     error: str
     kind: str | None = None
     call: int | None = None
+    status_code: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

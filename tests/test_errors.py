@@ -70,7 +70,7 @@ FACTS: dict[type[FluxKleinError], dict[str, Any]] = {
     GenerationFailedError: {"detail": {"reason": "out of memory"}, "raw": {"output": {}}, "cost_usd": 0.01},
     WaitTimeoutError: {"elapsed": 30.0, "polls": 7, "state": "unknown", "word": "TIMED_OUT"},
     FanOutHaltedError: {"reason": "5 submits in a row ended uncertain", "possibly_charged": 7},
-    DownloadError: {"url": "https://files.example/a.png", "status_code": 503, "transient": True},
+    DownloadError: {"url": "https://files.example/a.png", "status_code": 503, "cost_usd": 0.01, "transient": True},
 }
 
 

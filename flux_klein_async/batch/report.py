@@ -14,6 +14,7 @@ import struct
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any, Final, Self
 from urllib.parse import quote
 
 from flux_klein_async import errors
-from flux_klein_async.batch.manifest import MANIFEST, Record, json_line, read_manifest
+from flux_klein_async.batch.manifest import MANIFEST, Record, every_record, json_line, read_manifest
 from flux_klein_async.batch.rows import DiskMap
 from flux_klein_async.errors import FluxKleinError, InvalidInputError
 from flux_klein_async.text import cut
@@ -54,7 +55,9 @@ _ADVICE: Final[dict[type[FluxKleinError], str]] = {
     errors.PermissionDeniedError: "Ask the owner of the account, then run the same command again.",
     errors.InsufficientBalanceError: "Top up the balance, then run the same command again.",
     errors.ConfigurationError: "Check the set-up with `flux-klein doctor`, then run the same command again.",
-    errors.BudgetExceededError: "Raise `--max-spend`, then run the same command again.",
+    errors.BudgetExceededError: (
+        "Raise `--max-spend`, or leave it out if the price is not known, then run the same command again."
+    ),
     errors.InvalidInputError: "Correct this line of the file as the error says, then run the same command again.",
     errors.InputRejectedError: "Correct this line of the file, then run the same command again.",
     errors.NotFoundError: "Check the model's name. Requests are gone after 7 days.",
@@ -134,7 +137,8 @@ class Report:
         counts: How many items ended in each of `STATES`.
         ends: For each row, in order, the place of its end in `STATES`, as a digit.
         pictures: The pictures that are there, in the order of the input, by the key of their content.
-        spent: The sum of the costs that the service reported, in USD.
+        spent: The sum of the costs that the service reported, in USD, with those of earlier requests of an item.
+        replaced: How many of these requests are of no row.
         unpriced: How many results came without a cost.
         unsettled: How many items without a result may have been charged.
         failures: What went wrong, most frequent first.
@@ -151,8 +155,7 @@ class Report:
         """
         self.folder = folder
         self.counts: Counter[str] = Counter()
-        self.spent = 0.0
-        self.unpriced = self.unsettled = 0
+        self.unpriced = self.unsettled = self.replaced = 0
         self.unreadable: list[int] = []
         self.pictures: dict[str, Path] = {}
         self._failures: dict[tuple[str, str], Failure] = {}
@@ -173,6 +176,7 @@ class Report:
                 # By the input's order; indexes may be of several files, and of any size.
                 place = max(-(2**63), min(found["index"], 2**63 - 1)) + 2**63
                 self._rows.put(struct.pack(">QQ", place, number), json_line(found).encode())
+            self.spent, self.replaced = _spent(manifest)
             ends = []
             for found in self.rows():
                 ends.append(str(STATES.index(found["state"])))
@@ -216,7 +220,6 @@ class Report:
         self._saved.extend(islice(saved, 1))
         if found["seconds"] is not None:
             self._seconds.append(found["seconds"])
-        self.spent += found["cost"] or 0.0
         self.unpriced += state == "done" and found["cost"] is None
         if error is not None:
             self.unsettled += found["cost"] is None and error["charged"] != "no"
@@ -251,6 +254,19 @@ def row(record: Record, folder: str) -> dict[str, Any]:
         "files": [_file(file, folder) for file in files[:_MOST_FILES]],
         "error": None if error is None else _error(error),
     }
+
+
+def _spent(manifest: Path) -> tuple[float, int]:
+    """The sum of the costs of all requests in USD, and how many of them are in no item's last line."""
+    counts = []
+    with closing(DiskMap()) as costs:
+        for records in (read_manifest(manifest), every_record(manifest)):
+            for record in records:
+                if (cost := _number(record.get("cost_usd"))) is not None:
+                    request = record["request_id"] or [record["id"], record["index"]]
+                    costs.put(json.dumps(request).encode(), struct.pack("d", cost))
+            counts.append(sum(1 for _ in costs.values()))
+        return math.fsum(cost for data in costs.values() for cost in struct.unpack("d", data)), counts[1] - counts[0]
 
 
 def _asked(given: object) -> str:

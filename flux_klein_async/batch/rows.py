@@ -403,16 +403,17 @@ def _checked(
     typed: type[TextToImageInput] | None, folder: Path, lines_of_ids: "DiskMap", line: int, given: dict[str, Any]
 ) -> Row:
     """The row of these fields, of which None counts as not given."""
-    names = tuple(given) if typed is None else (*typed.model_fields, "id")
-    _refuse_unknown(given, names)
-    fields = {name: with_files(given[name], folder) for name in names if given.get(name) is not None}
-    row_id = fields.pop("id", None)
+    row_id = given.get("id")
     row_id = str(row_id) if type(row_id) is int else row_id
     _check_id(row_id)
     if row_id is not None and (before := lines_of_ids.get(row_id.encode())) is not None:
         raise ValueError(f"line {before!r} has the same id")
-    prompt = fields.get("prompt")
+    prompt = given.get("prompt")
+    names = tuple(given) if typed is None else (*typed.model_fields, "id")
     try:
+        _refuse_unknown(given, names)
+        fields = {name: with_files(given[name], folder) for name in names if given.get(name) is not None}
+        fields.pop("id", None)
         check_prompt(prompt)
         if typed is not None:
             typed(**fields)

@@ -115,7 +115,7 @@ class _Batch(run.Options):
             if not self.dry_run:  # a run that is refused makes nothing
                 self.output_dir.mkdir(parents=True, exist_ok=True)
                 account = account or await self._account(stack, service)
-            spent = await account.spent() if account is not None else Spending(settled_usd=0.0, held_usd=0.0)
+            spent = await account.spent(self.model) if account is not None else Spending(settled_usd=0.0, held_usd=0.0)
             totals = run.Totals(charged=not self.emulator, bound_usd=self.max_spend, spent_usd=spent.usd)
             polling = AdaptivePolling(store=service.store)
             budget = None if self.max_spend is None else Budget(self.max_spend)
@@ -176,7 +176,7 @@ class _Batch(run.Options):
                 await client.get_model()
             if self.model not in TYPED:
                 entry = await catalogue_fields(client, self.model, screen, allow_unlisted=self.allow_unlisted)
-        entry.check(self.fields)
+        entry.check(self.fields, is_whole=False)
         return entry
 
     def _rows(self, stream: BinaryIO) -> Generator[Row, None, None]:
@@ -198,14 +198,14 @@ class _Batch(run.Options):
         return (entry.fitted(row) for row in rows)
 
     async def _unreached(self, first: list[Row], entry: CatalogueFields, totals: run.Totals) -> int | None:
-        """How many rows have no line in the manifest after the run; None if they cannot be read again."""
+        """How many good rows have no line in the manifest after the run; None if they cannot be read again."""
         if totals.total == totals.reached:
             return 0
         if len(first) == CHECKED_FIRST and not user_path(self.file).is_file():
             return None
 
         def rows() -> Iterator[Row]:  # opens the file when it is read
-            yield from self._again(first, entry)
+            yield from (row for row in self._again(first, entry) if row.problem is None)
 
         try:
             return await asyncio.to_thread(unreached, self.output_dir / MANIFEST, rows())

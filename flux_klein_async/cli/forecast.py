@@ -91,6 +91,7 @@ class Money(NamedTuple):
     """The price of a picture if it is known, and the bound if there is one, of which so much was spent before.
 
     Attributes:
+        listed: The catalogue's price, if the service has charged more; that is the price then.
         unit: The catalogue's price, in words, if it is not that of a picture.
         assumed: How much of what was spent is what the bound counts for requests of unknown cost.
     """
@@ -98,22 +99,37 @@ class Money(NamedTuple):
     price: Decimal | None
     most: float | None
     spent: float
+    listed: Decimal | None = None
     unit: str | None = None
     assumed: float = 0.0
 
     @classmethod
     def of(cls, entry: ModelInfo | None, most: float | None, spent: Spending) -> "Money":
-        """The price that a catalogue entry says."""
-        price = None if entry is None else generation_price(entry)
+        """The price that a catalogue entry says, or the service has charged, if that is more."""
+        price, listed = None if entry is None else generation_price(entry), None
         known = entry is not None and price is None and entry.base_price_usd is not None
         unit = per_unit(entry) if entry is not None and known else None
+        if price is not None and (charged := Decimal(str(spent.highest_usd))) > price:
+            price, listed = charged, price
         assumed = 0.0 if most is None or price is None else spent.unpriced * float(price)
-        return cls(price, most, spent.usd + assumed, unit, assumed + spent.held_usd)
+        return cls(price, most, spent.usd + assumed, listed, unit, assumed + spent.held_usd)
 
     @property
     def affordable(self) -> int | None:
         """How many pictures the bound has room for; None if that is not known, or there is no bound."""
         return affordable_at(self.price, self.most, self.spent)
+
+    @property
+    def each(self) -> str:
+        """The price of a picture, in words."""
+        if self.price is None:
+            return self.unit or "an unknown price"
+        return f"{dollars(self.price)} each{self.of_before}"
+
+    @property
+    def of_before(self) -> str:
+        """That the price is not the catalogue's, in words."""
+        return "" if self.listed is None else f" (as charged before; the catalogue says {dollars(self.listed)})"
 
     def bound(self) -> str:
         """The bound, in words."""
@@ -185,7 +201,7 @@ class Forecast:
         price, affordable = self._money.price, self._money.affordable
         rest = self._paid_again() + (f"; {self.bad:,} bad" if self.bad else "")
         if total is None:
-            return f"Submitting lines as they come, {self._each()}; {self._money.bound()}{rest}"
+            return f"Submitting lines as they come, at {self._money.each}; {self._money.bound()}{rest}"
         upto = "up to " if self._unread else ""
         cost = "" if price is None else f": {upto}{dollars(price * new)}"
         if total > self._judged:
@@ -194,15 +210,10 @@ class Forecast:
         else:
             begin, more, cost = f"Submitting {upto}{new:,} of {total:,}", "", cost and f"{cost} in all"
         ends = f", which is enough for {affordable:,}" if affordable is not None and affordable < new else ""
-        return f"{begin}, {self._each()}{cost}{more}; {self._money.bound()}{ends}{rest}"
+        return f"{begin}, at {self._money.each}{cost}{more}; {self._money.bound()}{ends}{rest}"
 
     def _paid_again(self) -> str:
         return f"; {self._again:,} may be paid for a second time" if self._again else ""
-
-    def _each(self) -> str:
-        if self._money.price is None:
-            return f"at {self._money.unit or 'an unknown price'}"
-        return f"at {dollars(self._money.price)} each"
 
     def show(self, screen: Screen, concurrency: int, *, as_json: bool, refused: bool) -> ExitCode:
         """Print the counts, the cost and the time; `refused`: a run submits nothing, for its bad rows."""
@@ -230,7 +241,7 @@ class Forecast:
             cost = unknown if price is None else dollars(price * new)
             product = f" ({new:,} x {dollars(price)})" if price is not None and new > 1 else ""
             screen.out(f"{new:,} to submit{listed}{self._paid_again()}")
-            screen.out(f"Cost: {cost}{product}")
+            screen.out(f"Cost: {cost}{product}{self._money.of_before}")
             if self._money.most is not None and price is not None:
                 enough = "enough for all" if self._ends_at is None else f"enough for {affordable:,} of {new:,}"
                 ends = "" if self._ends_at is None else f"; the money ends before line {self._ends_at:,}"

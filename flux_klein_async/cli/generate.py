@@ -190,20 +190,26 @@ class CatalogueFields(NamedTuple):
         hint = '; a local file is {"file": "in.png"}' if field.file is not None else ""
         return f"{clipped(name, _LONGEST)}: takes {clipped(field.type, _LONGEST)}, not {found}{hint}"
 
-    def check(self, given: Mapping[str, Any]) -> None:
-        """Refuse fields that are not listed, or cannot be what the field takes.
+    def lacking(self, given: Mapping[str, Any]) -> str | None:
+        """Which fields are missing that the service must have."""
+        needed = [field.name for field in self.described.values() if field.required and field.default is None]
+        missing = [] if self.allows_others else [name for name in needed if given.get(name) is None]
+        return "; ".join(f"{clipped(name, _LONGEST)}: is missing" for name in missing[:_MOST_TOLD]) or None
+
+    def check(self, given: Mapping[str, Any], *, is_whole: bool = True) -> None:
+        """Refuse fields that are not listed, or cannot be what the field takes; and a whole input that lacks one.
 
         Raises:
             InvalidInputError: There is one.
         """
-        if (problem := self.problem(given)) is not None:
+        if (problem := self.problem(given) or (self.lacking(given) if is_whole else None)) is not None:
             raise InvalidInputError(problem)
 
     def fitted(self, row: Row) -> Row:
         """A row as it is submitted, or with what is wrong with its fields."""
         if row.problem is not None:
             return row
-        if (problem := self.problem(row.fields)) is not None:
+        if (problem := self.problem(row.fields) or self.lacking(row.fields)) is not None:
             return row._replace(
                 fields={"prompt": row.fields["prompt"]} if "prompt" in row.fields else {}, problem=problem
             )

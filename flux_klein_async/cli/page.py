@@ -57,7 +57,7 @@ def report(*, directory: Path, contact_sheet: bool, quiet: bool) -> ExitCode:
 async def after_batch(folder: Path, screen: Screen, stop: signals.Stop, unreached: int | None) -> None:
     """Write the page and say where it is, or why there is none: a batch that is done does not fail with it.
 
-    `unreached`: how many rows of the input the manifest does not have; None if that is not known.
+    `unreached`: how many good rows of the input the manifest does not have; None if that is not known.
     """
     if stop.code is not None:
         screen.say("Writing the report. Press Ctrl-C to quit without.")
@@ -221,11 +221,13 @@ def _figures(found: Report, unreached: int) -> Iterator[dict[str, str | None]]:
     for state in STATES:
         rest = state == _NOT_SUBMITTED
         count = found.counts[state] + (unreached if rest else 0)
-        note = f"{'raise --max-spend, and ' if money else ''}run the same command again" if rest else ""
+        again = "the budget allows no more: see below" if money else "run the same command again"
+        note = again if rest else ""
         if count or state in STATES[:3]:
             tone = state if count and state in STATES[:3] else ""
             yield figure(state.capitalize(), f"{count:,}", tone=tone, note=note)
-    notes = [f"{found.unpriced:,} without a reported cost"] if found.unpriced else []
+    notes = [f"with {found.replaced:,} earlier request{'s' if found.replaced > 1 else ''}"] if found.replaced else []
+    notes += [f"{found.unpriced:,} without a reported cost"] if found.unpriced else []
     notes += [f"{found.unsettled:,} more may be charged"] if found.unsettled else []
     yield figure("Spent", dollars(found.spent), note="; ".join(notes))
     if (rate := found.rate) is not None:

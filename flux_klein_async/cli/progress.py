@@ -87,10 +87,12 @@ class PlainLines:
         return dollars(totals.cost_usd) if totals.charged and totals.cost_usd else None
 
     def _held(self, now: float, slowed: float | None) -> tuple[str | None, str]:
-        """Whether the service wants a pause, or refuses calls, and for how long."""
+        """Whether the service wants a pause, or refuses calls, for how long, and with which status."""
+        status = self._totals.refusal
+        why = "" if status is None else f" (HTTP {status})"
         if now < self._totals.held_until:
-            return f"held for {duration(self._totals.held_until - now)}", "bold yellow"
-        return None if slowed is None else f"service slow for {duration(slowed)}", "yellow"
+            return f"held for {duration(self._totals.held_until - now)}{why}", "bold yellow"
+        return None if slowed is None else f"service slow for {duration(slowed)}{why}", "yellow"
 
     def _speed(self, now: float) -> tuple[str | None, str]:
         """Items a second over the last half minute of work, without those that the journal answered, and their time."""

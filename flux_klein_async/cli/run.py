@@ -64,7 +64,7 @@ __all__ = [
 ]
 
 _GRACE = 30.0  # seconds for running generations once the command is told to stop
-_UNREACHED = 5  # items at the beginning without a connection, or of an unknown model, after which no more are tried
+_UNREACHED = 5  # items at the beginning that found no service, model or readiness, after which no more are tried
 _MOST_REPORTED = 20  # failures that are printed; a manifest has all of them
 _CLAIMED = "claimed by another run"
 _SLOWED = 10.0  # seconds after a refusal during which the service counts as slow
@@ -156,6 +156,7 @@ class Totals:
         bad: How many items are known to be refused here, whether or not the run has come to them.
         recalling: Seconds in which the journal answered and nothing was generated.
         held_until: The instant before which the service wants no calls (`Retry-After`).
+        refusal: The HTTP status of its last refusal, or None if there was no answer.
         polls, generations: Polls, and submits that were accepted.
         requests: The request ids and states of the items under way, by index of the fan-out.
     """
@@ -178,6 +179,7 @@ class Totals:
     bad: int = 0
     recalling: float = 0.0
     held_until: float = -math.inf
+    refusal: int | None = None
     _slowed: float = 0.0
     _refused: float = -math.inf
     polls: int = 0
@@ -191,7 +193,7 @@ class Totals:
         self._note_cost(event)
         if isinstance(event, Held | Retrying) and event.kind in {"submit", "read"}:
             self._slowed = self._slowed if self.slowed_for(event.at) is not None else event.at
-            self._refused = event.at
+            self._refused, self.refusal = event.at, event.status_code
             if isinstance(event, Held):
                 self.held_until = max(self.held_until, event.at + event.seconds)
         state, tag = _state_after(event), event.tag
@@ -352,6 +354,7 @@ class Run:
     _codes: set[ExitCode] = field(default_factory=set, init=False)
     _stopping: bool = field(default=False, init=False)
     _failures: Counter[str] = field(default_factory=Counter, init=False)
+    _advised: set[str] = field(default_factory=set, init=False)
     _reported: int = field(default=0, init=False)
     _hidden: int = field(default=0, init=False)
     _unreached: int | None = field(default=0, init=False)  # such items; None once another answer came
@@ -502,7 +505,11 @@ class Run:
             return
         again = next((advice for kind, advice in _AGAIN.items() if isinstance(error, kind) and not paid), None)
         again = _FETCHED_AGAIN if isinstance(error, DownloadError) else again
-        self._report(row, str(error) if again is None or self.manifest is None else f"{error}; {again}")
+        if again is None or self.manifest is None or again in self._advised:  # advice is given once
+            self._report(row, str(error))
+        else:
+            self._advised.add(again)
+            self._report(row, f"{error}; {again}")
 
     def _report(self, row: Row, sentence: str, *resume: str, what: str = "Failed") -> None:
         """Print a failure, unless there are too many; without a manifest, equal ones once."""
@@ -518,16 +525,16 @@ class Run:
             self.screen.note(part)
 
     def _note_reached(self, outcome: Outcome[Row]) -> None:
-        """Count an item that got no connection, or whose model is unknown, while no other answer has come."""
+        """Count an item whose submit was not answered, or refused as all of them may be, before any was accepted."""
         if self._unreached is None:
             return
         error, totals = outcome.error, self.totals
-        answered = totals.generations or totals.polls or totals.held_until > -math.inf
-        of_model = connect.is_of_model(error)
-        if answered or (isinstance(error, APIStatusError | SubmissionUncertainError) and not of_model):
+        refused = isinstance(error, APIStatusError) and (error.transient or connect.is_of_model(error))
+        answered = isinstance(error, SubmissionUncertainError) or (isinstance(error, APIStatusError) and not refused)
+        if totals.generations or totals.polls or answered:
             self._unreached = None
-        else:
-            self._unreached += of_model or (isinstance(error, APIConnectionError) and error.charged == "no")
+        elif isinstance(error, APIStatusError | APIConnectionError):
+            self._unreached += error.charged == "no"
 
     def _report_unreachable(self, error: FluxKleinError | None) -> None:
         self._told = True
@@ -535,6 +542,9 @@ class Run:
             self.screen.note("The other rows name the same model; nothing was submitted")
             return
         self._codes.add(ExitCode.UNAVAILABLE)
+        if isinstance(error, APIStatusError):
+            self.screen.note(f"The service refuses every submit (HTTP {error.status_code}); nothing was submitted")
+            return
         self.screen.note(
             f"The service cannot be reached at {connect.origin_of(self.options.base_url)}: check the network, "
             "--base-url or the proxy; nothing was submitted"

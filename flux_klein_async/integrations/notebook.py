@@ -72,7 +72,8 @@ def show(files: Iterable[File | Outcome[Any]] | File | Outcome[Any], width: int 
         OSError: A file cannot be read.
     """
     # A result is iterable as well: pydantic gives its fields.
-    many = [files] if isinstance(files, str | bytes | os.PathLike | Outcome | GenerationResult) else files
+    is_one = isinstance(files, str | bytes | os.PathLike | Outcome | GenerationResult)
+    many = [files] if is_one or not isinstance(files, Iterable) else files
     shown = [part for number, file in enumerate(many, 1) for part in _parts(file, number)]
     return Pictures(_told_apart(_told_apart(shown, _differing), _named), int(width))
 

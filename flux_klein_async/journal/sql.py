@@ -421,6 +421,10 @@ class JournalStore(ABC):
         [number] = self.execute(count, (self.account(token),)).fetchone()
         return int(number)
 
+    def highest_cost(self, token: str, model: str | None) -> int:
+        """The highest cost of an account's generations of a model, if it was more than its reservation; else 0."""
+        return self._highest_cost(self.account(token), model)
+
     def other_accounts(self, token: str, ignored: Iterable[str] = ()) -> list[str]:
         """The names of all accounts in use, or none if this token's is; accounts of `ignored` tokens do not count."""
         used = {name for [name] in self.execute(_USED_ACCOUNTS)}

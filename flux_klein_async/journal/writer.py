@@ -309,11 +309,14 @@ class Spending:
         held_usd: USD reserved for requests whose cost is not known.
         unpriced: How many requests may be charged at an unknown cost for which nothing is reserved. A budget reserves
             for each what its next submit may cost.
+        highest_usd: The highest cost of a generation of the model in USD, if it was more than was reserved for it; a
+            budget reserves that much for the next ones. 0 if there was none, or no model was asked for.
     """
 
     settled_usd: float
     held_usd: float
     unpriced: int = 0
+    highest_usd: float = 0.0
 
     @property
     def usd(self) -> float:
@@ -391,16 +394,22 @@ class JournalAccount:
         """Begin a pass over items."""
         return ItemPass(self._writer, self._account, self._again)
 
-    async def spent(self) -> Spending:
-        """What the account has spent.
+    async def spent(self, model: str | None = None) -> Spending:
+        """What the account has spent, and what a generation of a model has cost at most.
 
         Raises:
             JournalError: The journal cannot be read.
         """
-        (settled, held), unpriced = await self._writer.run(
-            lambda store: (store.totals(self._account.text), store.unpriced(self._account.text)), self._account
+        return await self._writer.run(lambda store: self._spent(store, model), self._account)
+
+    def _spent(self, store: JournalStore, model: str | None) -> Spending:
+        settled, held = store.totals(self._account.text)
+        return Spending(
+            settled_usd=from_nano(settled),
+            held_usd=from_nano(held),
+            unpriced=store.unpriced(self._account.text),
+            highest_usd=from_nano(store.highest_cost(self._account.text, model)),
         )
-        return Spending(settled_usd=from_nano(settled), held_usd=from_nano(held), unpriced=unpriced)
 
     async def run_mark(self) -> str:
         """The mark with which this run names its unfinished files.

@@ -412,7 +412,7 @@ class ClientContext:
             # What is wrong with one call, such as a 404, says nothing about the others.
             if isinstance(error, APIStatusError) and error.transient and now + seconds > self.holds.get(kind, _NONE)[0]:
                 self.holds[kind] = now + seconds, type(error), error.status_code
-            self.emit(Held, kind=kind.value, seconds=seconds)
+            self.emit(Held, kind=kind.value, seconds=seconds, status_code=response.status)
 
     def not_sent(self, kind: Kind, until: float) -> APIStatusError:
         """The error of a call that is not sent because of a hold: like that of the answer behind the hold, if known."""

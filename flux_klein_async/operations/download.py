@@ -146,13 +146,17 @@ def _check_files(operation: Operation, result: GenerationResult, verb: str) -> N
 
 @contextmanager
 def _reported(operation: Operation, result: GenerationResult, verb: str) -> Iterator[None]:
-    """Report a verb's failure as an event; a deadline that passed is a `DownloadError`."""
+    """Report a verb's failure as an event, with the cost; a deadline that passed is a `DownloadError`."""
     with operation.reporting(verb):
         try:
-            yield
-        except APITimeoutError as error:
-            cause = str(error).removesuffix(f" (request {result.request_id})")  # the new error says it
-            raise DownloadError(request_id=result.request_id, transient=True, cause=cause) from error
+            try:
+                yield
+            except APITimeoutError as error:
+                cause = str(error).removesuffix(f" (request {result.request_id})")  # the new error says it
+                raise DownloadError(request_id=result.request_id, transient=True, cause=cause) from error
+        except DownloadError as error:
+            error.cost_usd = result.cost_usd
+            raise
 
 
 class _Transfer(Generic[T]):

@@ -431,7 +431,11 @@ class ItemRunner(Generic[T]):
                 "give it a new id"
             )
             raise DownloadError(
-                gone, url=error.url, status_code=error.status_code, request_id=known.request_id
+                gone,
+                url=error.url,
+                status_code=error.status_code,
+                cost_usd=known.cost_usd,
+                request_id=known.request_id,
             ) from None
         except FluxKleinError:
             raise error from None

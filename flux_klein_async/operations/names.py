@@ -67,14 +67,17 @@ def _plain(name: object) -> bool:
 
 
 def checked_stem(name: object) -> str:
-    """The name of files without number and suffix, if it is one plain file name.
+    """The name of files without number and suffix, as `to_name` gave it, if it is one plain file name.
 
     Raises:
         InvalidInputError: It is not, or there is no room for a suffix.
     """
-    [stem] = checked_names([name], 1)  # type: ignore[list-item]
+    try:
+        [stem] = checked_names([name], 1)  # type: ignore[list-item]
+    except InvalidInputError as error:
+        raise InvalidInputError(f"to_name: {error}") from None
     if len(stem.encode()) > _LONGEST_STEM:
-        raise InvalidInputError(f"A file name of more than {_LONGEST_STEM} bytes: {stem[:80]!r}")
+        raise InvalidInputError(f"to_name: A file name of more than {_LONGEST_STEM} bytes: {stem[:80]!r}")
     return stem
 
 

@@ -18,6 +18,7 @@ from flux_klein_async.errors import (
     ClientClosedError,
     FluxKleinError,
     GenerationCancelledError,
+    GenerationFailedError,
     NotFoundError,
     SubmissionUncertainError,
     WaitTimeoutError,
@@ -296,7 +297,7 @@ class Operation:
             model=model,
             call=self.number,
             verb=verb,
-            cost_usd=getattr(error, "cost_usd", None),
+            cost_usd=error.cost_usd if isinstance(error, GenerationFailedError) else None,
         )
 
     # --- calling
@@ -411,7 +412,13 @@ class Operation:
         if not refused_for_now(error) and not context.quota.take():
             raise error
         self.emit(
-            Retrying, attempt=failures + 1, seconds=until - now, error=str(error), kind=kind.value, call=self.number
+            Retrying,
+            attempt=failures + 1,
+            seconds=until - now,
+            error=str(error),
+            kind=kind.value,
+            call=self.number,
+            status_code=getattr(error, "status_code", None),
         )
         await sleep_until(self.loop, until)
 

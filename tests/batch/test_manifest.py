@@ -138,7 +138,7 @@ def test_paths_are_relative_to_the_manifest_wherever_the_process_stands(
         (GenerationCancelledError(request_id="abc"), "abc", "cancelled"),
         (WaitTimeoutError(request_id="abc", state="in_progress"), "abc", "in_progress"),
         (WaitTimeoutError(request_id="abc"), "abc", "unknown"),
-        (DownloadError("disk full", request_id="abc", transient=True), "abc", "completed"),
+        (DownloadError("disk full", request_id="abc", transient=True, cost_usd=0.5), "abc", "completed"),
         (NotFoundError(request_id="abc"), "abc", "unknown"),
     ],
 )

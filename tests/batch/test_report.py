@@ -198,6 +198,16 @@ def test_a_report_counts_the_last_end_of_each_item_in_the_order_of_the_input(tmp
         assert (second.kind, second.state, second.count) == ("SubmissionUncertainError", "uncertain", 1)
 
 
+def test_what_was_spent_counts_every_request_of_an_item_once(tmp_path: Path) -> None:
+    earlier = failed("GenerationFailedError", 1, "yes") | {"request_id": "earlier", "cost_usd": 0.02}
+    unsaved = failed("DownloadError", 2, "yes") | {"cost_usd": 0.04}
+    write(
+        tmp_path, record(0), record(0, files=[{"path": "a.png"}]), earlier, record(1), unsaved, record(3, request_id=[])
+    )
+    with Report(tmp_path) as found:
+        assert (found.spent, found.replaced, found.unsettled) == (pytest.approx(0.09), 1, 0)
+
+
 def test_equal_and_enormous_indexes_keep_their_rows(tmp_path: Path) -> None:
     write(tmp_path, record(10**30), record(0, id="a"), record(0, id="b", request_id="b"), record(-(10**30)))
     with Report(tmp_path) as found:

@@ -299,9 +299,11 @@ def test_a_bad_row_of_another_model_says_why(data: dict[str, Any], problem: str)
 
 def test_a_bad_row_keeps_its_prompt_and_an_id_that_is_its_own() -> None:
     rows = [{"id": "a", "prompt": "x", "width": 1}, {"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}]
-    first, _, twice = read("\n".join(map(json.dumps, rows)).encode(), JSONL)
+    rows += [{"id": "b", "prompt": "x", "sed": 1}]
+    first, _, twice, unknown = read("\n".join(map(json.dumps, rows)).encode(), JSONL)
     assert (first.id, first.fields, first.problem) == ("a", {"prompt": "x"}, "width: 1 is less than 64")
     assert twice == bad(3, "line 2 has the same id")
+    assert (unknown.place, unknown.fields) == ("Line 4 (b)", {"prompt": "x"})
 
 
 def test_a_row_nested_too_deeply_is_bad() -> None:

@@ -265,12 +265,13 @@ def test_a_later_line_with_a_field_that_the_catalogue_does_not_list_is_bad(
 ) -> None:
     monkeypatch.setattr("flux_klein_async.cli.batch.CHECKED_FIRST", 1)
     row = {"prompt": "x", "image_urls": "https://x.example/a.png"}
-    prompts(0, row, row | {"id": "b", "sed": 3}, row | {"seed": 3})
+    prompts(0, row, row | {"id": "b", "sed": 3}, row | {"seed": 3}, {"prompt": "x", "id": "c"})
     ran = flux_klein("batch", "prompts.jsonl", "--model", EDIT, "--no-download")
     assert (ran.code, served.accepted) == (65, 2)
-    assert ", at $0.025 each: $0.05 in all; no --max-spend; 1 bad" in ran.err
+    assert ", at $0.025 each: $0.05 in all; no --max-spend; 2 bad" in ran.err
     assert "Line 2 (b): sed: the catalogue lists no such field of this model (did you mean seed?)" in ran.err
-    [bad] = [line for line in manifest() if line["error"]]
+    assert "Line 4 (c): image_urls: is missing" in ran.err
+    [bad, _] = [line for line in manifest() if line["error"]]
     assert (bad["id"], bad["input"], bad["error"]["charged"]) == ("b", {"prompt": "x"}, "no")
 
 
@@ -505,6 +506,21 @@ def test_a_dry_run_says_where_the_money_ends(served: Emulator, flux_klein: Comma
     ran = flux_klein(*ARGUMENTS, "--dry-run", "--max-spend", "0.08")
     assert ran.out.splitlines()[2] == "Bound: --max-spend $0.08, $0.02 spent before: enough for all"
     assert served.accepted == 2
+
+
+def test_what_the_service_charged_once_is_the_price_of_the_next_run(served: Emulator, flux_klein: Command) -> None:
+    prompts(1)
+    served.script("submit", Generation(cost=0.04))
+    flux_klein(*ARGUMENTS, "--max-spend", "0.05")
+    prompts(4)
+    before = "(as charged before; the catalogue says $0.01)"
+    ran = flux_klein(*ARGUMENTS, "--dry-run", "--max-spend", "0.12")
+    assert ran.out.splitlines()[1:3] == [
+        f"Cost: $0.12 (3 x $0.04) {before}",
+        "Bound: --max-spend $0.12, $0.04 spent before: enough for 2 of 3; the money ends before line 4",
+    ]
+    ran = flux_klein("batch", "prompts.jsonl", "--max-spend", "0.12")
+    assert ran.err.startswith(f"Submitting 3 of 4, at $0.04 each {before}: $0.12 in all; --max-spend $0.12, ")
 
 
 def test_a_batch_says_what_it_is_about_to_spend(

@@ -104,21 +104,22 @@ def test_a_report_says_how_many_thumbnails_are_missing(
 
 @pytest.mark.parametrize("resumed", [False, True])
 def test_the_page_of_a_batch_says_how_many_rows_were_not_reached(
-    flux_klein: Command, served: Emulator, resumed: bool
+    flux_klein: Command, served: Emulator, monkeypatch: pytest.MonkeyPatch, resumed: bool
 ) -> None:
-    """Of the input: also after a second run that stopped earlier than the first."""
-    lines = [json.dumps({"prompt": f"picture {number}", "width": 64, "height": 64}) for number in range(9)]
+    """Good rows of the input: also after a second run that stopped earlier than the first."""
+    monkeypatch.setattr("flux_klein_async.cli.batch.CHECKED_FIRST", 5)
+    lines = [json.dumps({"prompt": f"picture {number}", "width": 64, "height": 64}) for number in range(9)] + ["{"]
     Path("prompts.jsonl").write_text("\n".join(lines))
     batch = ("batch", "prompts.jsonl", "--concurrency", "1", "--max-spend", "0.04")
     if resumed:
         flux_klein(*batch)
         assert "and 4 rows of the input not reached" in Path("out/index.html").read_text()
-        Path("prompts.jsonl").write_text("\n".join([lines[0], lines[8], *lines[1:8]]))
+        Path("prompts.jsonl").write_text("\n".join([lines[0], lines[8], *lines[1:8], lines[9]]))
     flux_klein(*batch)
     page, left = Path("out/index.html").read_text(), 3 if resumed else 4
     assert f"<p>{9 - left} items, and {left} rows of the input not reached" in page
     assert re.search(r"<dt>Not submitted</dt>\s*<dd>5</dd>", page)  # as the terminal counts them
-    assert "raise --max-spend, and run the same command again" in page
+    assert "the budget allows no more: see below" in page
     flux_klein("report", "out")
     assert "items; rows that no run reached are not among them" in Path("out/index.html").read_text()
     flux_klein("batch", "prompts.jsonl")

@@ -124,15 +124,15 @@ def test_the_live_line_says_what_the_service_does_and_drops_what_matters_least(m
     totals.note(Finished(at=0.0, request_id="r", tag=3, seconds=1.0, polls=1, lag_max=0.0, cost_usd=None))
     line = LiveLine(totals, clock)
     clock.now += 6.0
-    totals.note(Held(at=clock.now - 1.0, kind="submit", seconds=8.0))
+    totals.note(Held(at=clock.now - 1.0, kind="submit", seconds=8.0, status_code=503))
     words = "1/8 done  0 running  1 queued  1 saving  1 failed  1 uncertain  $1.12 of $25.00 in all runs"
-    words += "  held for 7.0 s  0.5/s  ETA 10.0 s"
-    assert rendered(line, 142).endswith(f"{words}  6.0 s")
-    assert rendered(line, 92) == words.replace("  0 running  1 queued  1 saving", "").replace("  0.5/s", "")
-    assert rendered(line, 50) == "1/8 done  1 failed  1 uncertain  held for 7.0 s"
+    words += "  held for 7.0 s (HTTP 503)  0.5/s  ETA 10.0 s"
+    assert rendered(line, 153).endswith(f"{words}  6.0 s")
+    assert rendered(line, 103) == words.replace("  0 running  1 queued  1 saving", "").replace("  0.5/s", "")
+    assert rendered(line, 61) == "1/8 done  1 failed  1 uncertain  held for 7.0 s (HTTP 503)"
     assert rendered(line, 9) == "1/8 done"
     clock.now += 8.0
-    assert "service slow for 9.0 s" in rendered(line, 110)
+    assert "service slow for 9.0 s (HTTP 503)" in rendered(line, 110)
     totals.bound_usd = None
     assert "  $0.12  " in rendered(line, 142), "without a bound, what this run has spent"
 

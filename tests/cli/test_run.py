@@ -290,6 +290,14 @@ async def test_a_service_that_was_never_reached_ends_the_run(bench, klein_emulat
     assert ("4 more: see " in err, "0 done, 5 failed (not charged)" in err) == (tried == 5, tried == 5)
 
 
+async def test_a_service_that_refuses_every_submit_ends_the_run(bench, klein_emulator, capsys):
+    klein_emulator.script("submit", *[error_reply(503, retry_after=1)] * 500)
+    assert await bench(timeout=10.0).run(rows(30), concurrency=1) == ExitCode.UNAVAILABLE
+    err = capsys.readouterr().err
+    assert "The service refuses every submit (HTTP 503); nothing was submitted" in err
+    assert "0 done, 5 failed (not charged)" in err
+
+
 async def test_an_unknown_model_ends_the_run(bench, klein_emulator, capsys):
     klein_emulator.script("submit", *[error_reply(404)] * 30)
     assert await bench().run(rows(30), manifest=None, concurrency=1) == ExitCode.BAD_INPUT

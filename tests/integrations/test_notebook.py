@@ -76,8 +76,8 @@ def test_contents_are_numbered():
 
 
 async def test_anything_but_a_file_is_refused(klein_client, tmp_path):
-    for value in (await klein_client.generate("a cat"), [7]):
-        with pytest.raises(InvalidInputError, match=r"not (GenerationResult|int)"):
+    for value in (await klein_client.generate("a cat"), [7], 7, InvalidInputError("x")):
+        with pytest.raises(InvalidInputError, match=r"not (GenerationResult|int|InvalidInputError)"):
             show(value)
     with pytest.raises(InvalidInputError, match="is a directory"):
         show(tmp_path)

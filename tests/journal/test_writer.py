@@ -427,6 +427,11 @@ async def test_what_an_account_spent(journal: StoredJournal) -> None:
     await journal.record(entry("completed", request_id="r", cost_usd=0.01))
     assert await journal.spent() == Spending(settled_usd=0.01, held_usd=0.02)
     assert (await journal.spent()).usd == 0.03
+    await journal.record(entry("submitting", key="l", model="a/b", reservation=Reservation(usd=0.02, max_usd=1.0)))
+    await journal.record(entry("submitted", key="l", request_id="s"))
+    await journal.record(entry("completed", request_id="s", cost_usd=0.04))
+    known = [(await journal.spent(model)).highest_usd for model in ("a/b", "c/d", None)]
+    assert known == [0.04, 0.0, 0.0], "of the model, if the service charged more than was reserved"
     assert (await journal.for_account("token").spent()).usd == 0.0
 
 

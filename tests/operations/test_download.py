@@ -485,8 +485,8 @@ async def test_an_item_whose_files_fail_reports_them_under_its_index(klein_emula
     klein_emulator.script("file", Reply(404))
     events = Events()
     [item] = await connect(on_event=events).generate_all(["a cat"], directory=tmp_path)
-    assert type(item.error) is DownloadError
-    assert [(told.verb, told.tag) for told in events.of(Failed)] == [("download", 0)]
+    assert (type(item.error), item.error.cost_usd) == (DownloadError, 0.01)
+    assert [(told.verb, told.tag, told.cost_usd) for told in events.of(Failed)] == [("download", 0, None)], "not twice"
 
 
 # --- when it is given up

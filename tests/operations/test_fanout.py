@@ -726,6 +726,7 @@ async def test_a_name_that_is_no_plain_file_name_is_refused_before_it_is_paid_fo
 ):
     [entry] = await connect().generate_all(["a cat"], to_name=lambda _: name, directory=tmp_path)
     assert (type(entry.error), klein_emulator.accepted) == (InvalidInputError, 0)
+    assert str(entry.error).startswith("to_name: ")
 
 
 async def test_no_file_is_replaced_by_that_of_another_item_or_run(klein_emulator, connect, tmp_path):
