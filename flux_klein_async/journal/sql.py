@@ -52,7 +52,7 @@ _NOTHING: Final = Charge(0, 0)
 _REMEMBERED: Final = 10_000  # contents of a pass in memory, 1.5 MB; what comes after them is kept on the disk
 _UNDER_WAY: Final = 10_000  # requests that are found without reading them
 _LONE_OR_NUL: Final = re.compile("[\0\ud800-\udfff]")
-_CLAIMED_ITEM: Final = re.compile("([0-9]{1,18})-([0-9]{1,18})")  # the run that claimed it, and the item
+_DIGITS: Final = 18  # of the number of an item at most
 
 
 def _listed(states: Iterable[EntryState]) -> str:
@@ -67,20 +67,22 @@ _PENDING: Final = _listed((EntryState.SUBMITTING, EntryState.SUBMITTED, EntrySta
 # An uncertain submit may have been accepted: it stays until somebody knows.
 _ENDED: Final = _listed(state for state in STATES if STATES[state].ended and state is not EntryState.UNCERTAIN)
 _PRUNABLE: Final = f"FROM requests WHERE state IN {_ENDED} AND updated < ?"
-_INSERT: Final = (
-    "INSERT INTO requests (account, item, key, request_id, state, run, reserved, cost, created, updated, model, error,"
-    " files, answer, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
-)
+_COLUMNS: Final = "account, item, key, state, run, reserved, created, updated, model, body"
+_FACTS: Final = "request_id, cost, error, files, answer"  # which an intent does not have yet
+_NO_FACTS: Final = (None,) * 5
+_VALUES: Final = "?, ?, ?, ?, ?, nullif(?, -1), ?, ?, ?, ?"
+_INTEND: Final = f"INSERT INTO requests ({_COLUMNS}) VALUES ({_VALUES}) ON CONFLICT DO NOTHING"  # noqa: S608
+_INSERT: Final = f"INSERT INTO requests ({_COLUMNS}, {_FACTS}) VALUES ({_VALUES}{', ?' * 5}) ON CONFLICT DO NOTHING"  # noqa: S608
 _TOTALS: Final = "SELECT settled, held FROM accounts WHERE id = ?"
 _SAME: Final = "account = ? AND key = ? OR account = ? AND request_id = ?"
 # The usual course of a submit: it gets an id, which no other has; it completes, and nothing was written meanwhile.
 _ACCEPT: Final = (
-    "UPDATE requests SET state = 'submitted', request_id = ?, error = ?, updated = ?"
+    "UPDATE requests SET state = 'submitted', request_id = ?, error = NULL, updated = ?"
     " WHERE id = ? AND state = 'submitting' AND request_id IS NULL"
     " AND NOT EXISTS (SELECT 1 FROM requests WHERE account = ? AND request_id = ?)"
 )
 _COMPLETE: Final = (
-    "UPDATE requests SET state = 'completed', cost = ?, answer = ?, error = ?, updated = ?"
+    "UPDATE requests SET state = 'completed', cost = ?, answer = ?, error = NULL, updated = ?"
     " WHERE id = ? AND state = 'submitted' AND cost IS NULL AND answer IS NULL AND coalesce(reserved, -1) = ?"
 )
 _NEW_ITEM: Final = (
@@ -149,6 +151,14 @@ def _update(*columns: str) -> str:
     return f"UPDATE requests SET {', '.join(f'{name} = ?' for name in columns)}, updated = ? WHERE id = ?"  # noqa: S608
 
 
+class _Own(NamedTuple):
+    """What a run knows of a request that it has under way: the number of its row, its model and what is reserved."""
+
+    id: int
+    model: str
+    reserved: int | None
+
+
 class _Books:
     """What a transaction knows of an account, which no other run changes meanwhile, and what is to be added to it."""
 
@@ -173,6 +183,11 @@ def _claim(action: Action, newest: _Request | None) -> Claim:
     answer = newest.answer if isinstance(newest.answer, bytes) else None  # otherwise the service is asked again
     files = files_from(newest.files)
     return replace(claim, request_id=newest.request_id, answer=answer, files=files, error=newest.error)
+
+
+def _blob(data: bytes | None) -> bytearray | None:
+    """Bytes for a statement: for `bytes`, as for None, sqlite3 looks for an adapter at each use, which takes longer."""
+    return None if data is None else bytearray(data)
 
 
 def _check_text(entry: Entry) -> None:
@@ -238,7 +253,7 @@ class JournalStore(ABC):
         self._claimed: set[int] = set()  # the items that this run works on
         # The requests that this run has under way, by key or by account and id. As nobody else usually writes to them,
         # they are not read again; what is written says what must not have changed.
-        self._own: dict[str | tuple[int, str], _Request] = {}
+        self._own: dict[str | tuple[int, str], _Own] = {}
         self._passed: defaultdict[int, dict[bytes, int]] = defaultdict(dict)  # by pass: how often each content came
         self._books: defaultdict[int, _Books] = defaultdict(_Books)  # by account, in this transaction
 
@@ -466,10 +481,11 @@ class JournalStore(ABC):
                 belongs to another submit of the account, so that it says nothing about this one.
         """
         _check_text(entry)
-        account, new = self.account(token), _Request.of(entry)
+        account = self.account(token)
         if entry.state is EntryState.SUBMITTING:
             if entry.key is None:
                 raise JournalError("An intent needs the key of its submit")
+            new = _Request.of(entry)
             if entry.reservation is not None:
                 new = new._replace(reserved=self._check_budget(token, entry.model, entry.reservation))
             self._insert(account, entry, new, self._item(entry.item))
@@ -477,30 +493,31 @@ class JournalStore(ABC):
         if entry.key is None and entry.request_id is None:
             raise JournalError(f"An entry of state {entry.state.value} names neither its submit nor its request")
         own = self._own.pop(entry.key or (account, entry.request_id or ""), None)
-        if own is None or new.files or not (self._accept(account, own, new) or self._complete(account, own, new)):
-            self._merge(account, entry, new)
+        if own is None or entry.files or entry.error is not None or not self._follow(account, own, entry):
+            self._merge(account, entry, _Request.of(entry))
 
-    def _accept(self, account: int, own: _Request, new: _Request) -> bool:
-        """Write in one statement that a submit was accepted. Whether it was the usual course."""
-        request_id = new.request_id
-        if new.state is not EntryState.SUBMITTED or request_id is None or new.cost is not None or new.answer:
+    def _follow(self, account: int, own: _Own, entry: Entry) -> bool:
+        """Write in one statement what usually comes next of a request under way. Whether it was that."""
+        if entry.state is EntryState.COMPLETED:
+            return self._complete(account, own, entry.cost_usd, entry.answer)
+        if entry.state is EntryState.SUBMITTED and entry.cost_usd is None and not entry.answer and entry.request_id:
+            return self._accept(account, own, entry.request_id)
+        return False
+
+    def _accept(self, account: int, own: _Own, request_id: str) -> bool:
+        if not self.execute(_ACCEPT, (request_id, self.clock(), own.id, account, request_id)).rowcount:
             return False
-        values = request_id, new.error, self.clock(), own.id, account, request_id
-        if not self.execute(_ACCEPT, values).rowcount:
-            return False
-        self._own[account, request_id] = own._replace(state=new.state)
+        self._own[account, request_id] = own
         return True
 
-    def _complete(self, account: int, own: _Request, new: _Request) -> bool:
-        """Write in one statement that a request has a result. Whether it was the usual course."""
-        if new.state is not EntryState.COMPLETED:
-            return False
+    def _complete(self, account: int, own: _Own, cost_usd: float | None, answer: bytes | None) -> bool:
+        cost = None if cost_usd is None else to_nano(cost_usd)
         reserved = -1 if own.reserved is None else own.reserved
-        values = new.cost, new.answer, new.error, self.clock(), own.id, reserved
-        if not self.execute(_COMPLETE, values).rowcount:
+        if not self.execute(_COMPLETE, (cost, _blob(answer), self.clock(), own.id, reserved)).rowcount:
             return False
-        self._charge(account, charge(new.state, own.reserved, new.cost), before=own.charge)
-        self._learn_cost(account, own._replace(cost=new.cost))
+        if cost is not None:
+            self._add(account, settled=cost, held=-(own.reserved or 0))
+            self._learn_cost(account, own.model, own.reserved, cost)
         return True
 
     def _merge(self, account: int, entry: Entry, new: _Request) -> None:
@@ -529,27 +546,30 @@ class JournalStore(ABC):
         """The number of an item that this run has claimed: no run submits for the claim of another or dead one."""
         if claimed is None:
             return None
-        found = _CLAIMED_ITEM.fullmatch(claimed)
-        if found is None or int(found[1]) != self.run:
+        run, _, item = claimed.partition("-")
+        if run != str(self.run) or not (item.isascii() and item.isdecimal() and len(item) <= _DIGITS):
             raise JournalError(f"This run has not claimed the item {claimed[:40]!r}, and must not submit it")
-        return int(found[2])
+        return int(item)
 
     def _select(self, condition: str, *values: Any) -> list[_Request]:
         rows = self.execute(_SELECT + condition, values).fetchall()
         return [_Request(number, key, EntryState(state), *rest) for number, key, state, *rest in rows]
 
     def _insert(self, account: int, entry: Entry, new: _Request, item: int | None = None) -> None:
-        now, key, request_id = self.clock(), entry.key, entry.request_id
-        row = (account, item, key, request_id, entry.state.value, self.run, new.reserved, new.cost, now, now)
-        number = self.insert(_INSERT, (*row, entry.model, new.error, new.files, new.answer, entry.body))
+        now, key, state = self.clock(), entry.key, entry.state.value
+        reserved = -1 if new.reserved is None else new.reserved
+        row = account, item, key, state, self.run, reserved, now, now, entry.model, _blob(entry.body)
+        facts = new.request_id, new.cost, new.error, new.files, new.answer
+        number = self.insert(_INTEND, row) if facts == _NO_FACTS else self.insert(_INSERT, (*row, *facts))
         if number is None:
-            raise JournalError(f"The submit {entry.key} was recorded before")
+            raise JournalError(f"The submit {key} was recorded before")
         if key is not None and new.model is not None:
             if len(self._own) >= _UNDER_WAY:
                 self._own.clear()
-            self._own[key] = new._replace(id=number)
-        self._charge(account, new.charge)
-        self._learn_cost(account, new)
+            self._own[key] = _Own(number, new.model, new.reserved)
+        if new.reserved is not None or new.cost is not None:
+            self._charge(account, new.charge)
+            self._learn_cost(account, new.model, new.reserved, new.cost)
         self._books[account].all_priced &= new.reserved is not None
 
     def _change(self, account: int, request: _Request, new: _Request) -> _Request:
@@ -578,7 +598,7 @@ class JournalStore(ABC):
         self.execute(_update(*values), (*values.values(), self.clock(), request.id))
         self._charge(account, changed.charge, before=request.charge)
         if "cost" in values:
-            self._learn_cost(account, changed)
+            self._learn_cost(account, changed.model, changed.reserved, changed.cost)
         return changed
 
     # --- the budget, which all processes share that use the journal
@@ -623,10 +643,9 @@ class JournalStore(ABC):
             highest[model] = 0 if row is None else int(row[0])
         return highest[model]
 
-    def _learn_cost(self, account: int, request: _Request) -> None:
+    def _learn_cost(self, account: int, model: str | None, reserved: int | None, cost: int | None) -> None:
         """If a request cost more than any of its model before, reserve that much for those that are pending too."""
-        cost, model = request.cost, request.model
-        if cost is None or model is None or cost <= (request.reserved or 0):
+        if cost is None or model is None or cost <= (reserved or 0):
             return
         if cost <= self._highest_cost(account, model):
             return
@@ -670,7 +689,7 @@ class JournalStore(ABC):
             InvalidInputError: The id belongs to another input that may be paid for.
         """
         account, name, content = self._identified(token, pass_, model, body, item_id)
-        item = self.insert(_NEW_ITEM, (account, name, content, self.run))
+        item = self.insert(_NEW_ITEM, (account, _blob(name), _blob(content), self.run))
         if item is not None:
             self._claimed.add(item)
             return Claim(item=f"{self.run}-{item}", action=Action.SUBMIT)

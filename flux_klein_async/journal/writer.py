@@ -359,22 +359,10 @@ class JournalAccount:
                 submit.
             BudgetExceededError: The intent reserves more money than is left.
         """
-
-        def write(store: JournalStore, entry: Entry = entry) -> None:
-            store.record(self._account.text, entry)
-
-        def intend(store: JournalStore) -> bool:
-            renewed = not self._has_submitted and self._may_be_renewed(store)
-            write(store)
-            return renewed
-
-        def withdraw(store: JournalStore) -> None:
-            """Nothing is sent for an intent of which its caller hears that it was not written."""
-            write(store, Entry(state=EntryState.REFUSED, key=entry.key, error=_NOT_SENT))
-
         if entry.state is not EntryState.SUBMITTING:
-            await self._writer.run(write, self._account, keep=True)
+            await self._writer.run(partial(self._write, entry), self._account, keep=True)
             return
+        intend, withdraw = partial(self._intend, entry), partial(self._withdraw, entry)
         if await self._writer.run(intend, self._account, withdraw=withdraw):
             _log.warning(
                 "%s holds what another token of this service paid for, and nothing of this one: its items are paid for "
@@ -383,6 +371,19 @@ class JournalAccount:
                 self._writer.name,
             )
         self._has_submitted = True
+
+    def _write(self, entry: Entry, store: JournalStore) -> None:
+        store.record(self._account.text, entry)
+
+    def _intend(self, entry: Entry, store: JournalStore) -> bool:
+        """Write an intent; whether it is the first of a token that may have been renewed."""
+        renewed = not self._has_submitted and self._may_be_renewed(store)
+        self._write(entry, store)
+        return renewed
+
+    def _withdraw(self, entry: Entry, store: JournalStore) -> None:
+        """Nothing is sent for an intent of which its caller hears that it was not written."""
+        self._write(Entry(state=EntryState.REFUSED, key=entry.key, error=_NOT_SENT), store)
 
     def _may_be_renewed(self, store: JournalStore) -> bool:
         """Whether other tokens of this account's service may have been charged, and this one not."""
