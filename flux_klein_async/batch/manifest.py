@@ -169,7 +169,9 @@ class Manifest:
         ended = record(outcome)
         for file in ended["files"]:
             file["path"] = self._relative(Path(file["path"]))
-        if self._ends.get(_item(ended)) == _end(ended) and not self._is_stale(ended):
+        # A submit of this run may be charged beside the one before it, of which the same is known.
+        is_new = isinstance(outcome.error, errors.SubmissionUncertainError) and not outcome.from_journal
+        if self._ends.get(_item(ended)) == _end(ended) and not is_new and not self._is_stale(ended):
             return False
         with _advised(self.path):
             data = json_line(ended).encode() + b"\n"

@@ -13,12 +13,12 @@ import stat
 import struct
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote
 
 from flux_klein_async import errors
@@ -27,7 +27,7 @@ from flux_klein_async.batch.rows import DiskMap
 from flux_klein_async.errors import FluxKleinError, InvalidInputError
 from flux_klein_async.text import cut
 
-__all__ = ["STATES", "Failure", "Report", "advice", "percentile", "rate", "row"]
+__all__ = ["STATES", "Failure", "Money", "Report", "advice", "percentile", "rate", "row"]
 
 STATES: Final = ("done", "failed", "uncertain", "cancelled", "not submitted")
 """How an item can have ended, in the order of the page."""
@@ -70,8 +70,8 @@ _ADVICE: Final[dict[type[FluxKleinError], str]] = {
 _MAY_BE_CHARGED: Final = "It may still be made, and charged. Run the same command again to collect it."
 _ADVICE_IF: Final[dict[tuple[str, str | None], str]] = {
     ("GenerationFailedError", "yes"): (
-        "It was charged and gave no file. Change the prompt, or run the command again with `--retry-failed` to pay "
-        "again."
+        "It was charged and gave no file. Run the same command again to ask for the file once more, for free. If there "
+        "is still none, `--retry-failed` pays again; another prompt may do better."
     ),
     ("GenerationCancelledError", "yes"): _MAY_BE_CHARGED,
     ("GenerationCancelledError", "unknown"): _MAY_BE_CHARGED,
@@ -137,10 +137,7 @@ class Report:
         counts: How many items ended in each of `STATES`.
         ends: For each row, in order, the place of its end in `STATES`, as a digit.
         pictures: The pictures that are there, in the order of the input, by the key of their content.
-        spent: The sum of the costs that the service reported, in USD, with those of earlier requests of an item.
-        replaced: How many of these requests are of no row.
-        unpriced: How many results came without a cost.
-        unsettled: How many items without a result may have been charged.
+        money: What the requests cost.
         failures: What went wrong, most frequent first.
         unreadable: The numbers of the manifest's lines that are passed over.
         changed: When the manifest was changed last, in seconds of the epoch.
@@ -155,7 +152,7 @@ class Report:
         """
         self.folder = folder
         self.counts: Counter[str] = Counter()
-        self.unpriced = self.unsettled = self.replaced = 0
+        self._priced = 0
         self.unreadable: list[int] = []
         self.pictures: dict[str, Path] = {}
         self._failures: dict[tuple[str, str], Failure] = {}
@@ -176,7 +173,7 @@ class Report:
                 # By the input's order; indexes may be of several files, and of any size.
                 place = max(-(2**63), min(found["index"], 2**63 - 1)) + 2**63
                 self._rows.put(struct.pack(">QQ", place, number), json_line(found).encode())
-            self.spent, self.replaced = _spent(manifest)
+            self.money = Money.of(every_record(manifest))
             ends = []
             for found in self.rows():
                 ends.append(str(STATES.index(found["state"])))
@@ -205,6 +202,11 @@ class Report:
         return sorted(self._failures.values(), key=lambda failure: -failure.count)
 
     @property
+    def replaced(self) -> int:
+        """How many requests of a known cost were replaced by a later one of the same item."""
+        return max(0, self.money.priced - self._priced)
+
+    @property
     def rate(self) -> float | None:
         """Files a second while files were saved, or None."""
         return rate(self._saved)
@@ -215,14 +217,13 @@ class Report:
 
     def _count(self, found: dict[str, Any]) -> None:
         state, error = found["state"], found["error"]
+        self._priced += found["cost"] is not None
         self.counts[state] += 1
         saved = (file["saved"] for file in found["files"] if file["saved"] is not None)
         self._saved.extend(islice(saved, 1))
         if found["seconds"] is not None:
             self._seconds.append(found["seconds"])
-        self.unpriced += state == "done" and found["cost"] is None
         if error is not None:
-            self.unsettled += found["cost"] is None and error["charged"] != "no"
             first = Failure(error["type"], state, error["todo"], error["message"])
             self._failures.setdefault((error["type"], error["todo"]), first).count += 1
 
@@ -256,17 +257,41 @@ def row(record: Record, folder: str) -> dict[str, Any]:
     }
 
 
-def _spent(manifest: Path) -> tuple[float, int]:
-    """The sum of the costs of all requests in USD, and how many of them are in no item's last line."""
-    counts = []
-    with closing(DiskMap()) as costs:
-        for records in (read_manifest(manifest), every_record(manifest)):
-            for record in records:
-                if (cost := _number(record.get("cost_usd"))) is not None:
-                    request = record["request_id"] or [record["id"], record["index"]]
-                    costs.put(json.dumps(request).encode(), struct.pack("d", cost))
-            counts.append(sum(1 for _ in costs.values()))
-        return math.fsum(cost for data in costs.values() for cost in struct.unpack("d", data)), counts[1] - counts[0]
+_UNSETTLED: Final = -2.0
+_UNPRICED: Final = -1.0
+
+
+class Money(NamedTuple):
+    """What the requests of a manifest cost, also those that a later one of the same item replaced.
+
+    Attributes:
+        spent: The sum of the costs that the service reported, in USD.
+        priced: How many requests that is.
+        unpriced: How many results came without a cost.
+        unsettled: How many others may have been charged, at most: a submit without an answer counts, even if a later
+            run learned which request it was.
+    """
+
+    spent: float
+    priced: int
+    unpriced: int
+    unsettled: int
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> Self:
+        """Sum up all lines of a manifest."""
+        with closing(DiskMap()) as known:  # by request: its cost, or why there is none
+            for number, record in enumerate(records):
+                cost, error = _number(record.get("cost_usd")), record["error"]
+                if cost is None and isinstance(error, dict) and error.get("charged") == "no":
+                    continue
+                missing = _UNPRICED if error is None else _UNSETTLED
+                request = json.dumps(record["request_id"] or [number]).encode()
+                before = known.get(request)
+                known.put(request, max(missing if cost is None else cost, _UNSETTLED if before is None else before))
+            values = array("d", known.values())
+        costs = [value for value in values if value >= 0]
+        return cls(math.fsum(costs), len(costs), values.count(_UNPRICED), values.count(_UNSETTLED))
 
 
 def _asked(given: object) -> str:

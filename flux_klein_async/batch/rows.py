@@ -497,15 +497,14 @@ class DiskMap:
         ):
             self._do(statement)
 
-    def put(self, key: bytes, value: int | bytes) -> None:
+    def put(self, key: bytes, value: float | bytes) -> None:
         """Set the value of a key."""
         self._do("INSERT OR REPLACE INTO map VALUES (?, ?)", key, value)
 
-    def get(self, key: bytes) -> int | bytes | None:
+    def get(self, key: bytes) -> Any:
         """The value of a key, or None."""
         row = self._do("SELECT value FROM map WHERE key = ?", key)
-        found: int | bytes | None = row[0] if row else None
-        return found
+        return row[0] if row else None
 
     def values(self) -> Iterator[Any]:
         """All values, in the order of their keys."""
@@ -516,7 +515,7 @@ class DiskMap:
         """Delete everything."""
         self._database.close()
 
-    def _do(self, statement: str, *values: int | bytes) -> Any:
+    def _do(self, statement: str, *values: float | bytes) -> Any:
         try:
             return self._database.execute(statement, values).fetchone()
         except sqlite3.OperationalError as error:

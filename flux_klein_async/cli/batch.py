@@ -100,7 +100,7 @@ class _Batch(run.Options):
                 where = "standard input" if self.file == "-" else repr(self.file)
                 raise InvalidInputError(f"There is no prompt in {where}")
             whole = len(first) < CHECKED_FIRST
-            if bad := self._refused(first):
+            if self.model in TYPED and (bad := self._refused(first)):  # else the catalogue finds more
                 return _told(bad, screen, whole=whole)
             service = await stack.enter_async_context(connect.connected(screen, self.base_url, emulator=self.emulator))
             entry = await self._entry(service, screen)

@@ -226,10 +226,11 @@ def _figures(found: Report, unreached: int) -> Iterator[dict[str, str | None]]:
         if count or state in STATES[:3]:
             tone = state if count and state in STATES[:3] else ""
             yield figure(state.capitalize(), f"{count:,}", tone=tone, note=note)
+    spent, _, unpriced, unsettled = found.money
     notes = [f"with {found.replaced:,} earlier request{'s' if found.replaced > 1 else ''}"] if found.replaced else []
-    notes += [f"{found.unpriced:,} without a reported cost"] if found.unpriced else []
-    notes += [f"{found.unsettled:,} more may be charged"] if found.unsettled else []
-    yield figure("Spent", dollars(found.spent), note="; ".join(notes))
+    notes += [f"{unpriced:,} without a reported cost"] if unpriced else []
+    notes += [f"up to {unsettled:,} more may be charged"] if unsettled else []
+    yield figure("Spent", dollars(spent), note="; ".join(notes))
     if (rate := found.rate) is not None:
         number, unit = (rate, "a second") if rate >= 1 else (rate * 60, "a minute")
         yield figure("Rate", f"{number:,.1f}", unit=unit)

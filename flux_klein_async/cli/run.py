@@ -551,10 +551,13 @@ class Run:
         )
 
     def _report_stopped_by(self, error: FluxKleinError) -> None:
-        """Print once why nothing more is submitted."""
-        if not self._told:
+        """Print once why nothing more is submitted; of a halt after the last item, its failures have told enough."""
+        is_end = isinstance(error, FanOutHaltedError) and self.totals.ends.total() == self.totals.total
+        if not self._told and (not is_end or self.totals.ends[_NOT_SUBMITTED]):
             self._told = True
-            what = "Failed" if self.totals.total == 1 else "The rest was not submitted"
+            some = self.totals.generations or self.totals.done or self.totals.ends["uncertain"]
+            what = "The rest was not submitted" if some else "Nothing was submitted"
+            what = "Failed" if self.totals.total == 1 else what
             more = ""
             if isinstance(error, BudgetExceededError) and not error.price_known:
                 more = "; without --max-spend it is submitted, whatever it costs"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -169,7 +170,7 @@ def test_each_end_that_differs_is_written_and_the_last_line_counts(tmp_path: Pat
         done(0, request_id="def"),
         done(0, saved(Path("/a.png"))),
         failed(0),
-        failed(0, SubmissionUncertainError(request_id="abc")),
+        replace(failed(0, SubmissionUncertainError(request_id="abc")), from_journal=True),
         failed(0, WaitTimeoutError(request_id="abc", state="in_queue")),
         failed(0, WaitTimeoutError(request_id="abc", state="in_progress")),
         failed(0, InvalidInputError("bad")),
@@ -186,6 +187,15 @@ def test_each_end_that_differs_is_written_and_the_last_line_counts(tmp_path: Pat
         assert not manifest.append(failed(0, JournalError("still full")))
     assert len(written(path)) == len(ends)
     assert list(read_manifest(path)) == written(path)[-1:]
+
+
+def test_each_uncertain_submit_has_its_line(tmp_path: Path) -> None:
+    """Each may be charged; the journal's answer about one is not another."""
+    submit = failed(0, SubmissionUncertainError())
+    for outcome, is_written in ((submit, True), (replace(submit, from_journal=True), False), (submit, True)):
+        with Manifest(tmp_path / "m") as manifest:
+            assert manifest.append(outcome) == is_written
+    assert len(written(tmp_path / "m")) == 2
 
 
 def test_other_items_are_other_items(tmp_path: Path) -> None:

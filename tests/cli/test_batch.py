@@ -260,6 +260,16 @@ def test_a_later_bad_line_is_reported_and_the_others_are_made(
     assert [line["error"] for line in read_manifest("out/manifest.jsonl")] == [None] * (first + 4)
 
 
+def test_what_a_file_and_what_the_catalogue_tells_of_bad_lines_is_told_together(
+    served: Emulator, flux_klein: Command
+) -> None:
+    row = {"prompt": "x", "image_urls": "https://x.example/a.png"}
+    prompts(0, row | {"sed": 3}, row | {"image_urls": {"file": "gone.png"}})
+    ran = flux_klein("batch", "prompts.jsonl", "--model", EDIT)
+    assert (ran.code, served.accepted) == (65, 0)
+    assert [line.partition(":")[0] for line in ran.err.splitlines()] == ["Line 1", "Line 2", "Nothing was submitted."]
+
+
 def test_a_later_line_with_a_field_that_the_catalogue_does_not_list_is_bad(
     served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

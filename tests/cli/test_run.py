@@ -298,6 +298,14 @@ async def test_a_service_that_refuses_every_submit_ends_the_run(bench, klein_emu
     assert "0 done, 5 failed (not charged)" in err
 
 
+async def test_where_nothing_or_all_was_submitted_no_rest_is_told_of(bench, klein_emulator, capsys):
+    klein_emulator.script("submit", *[Reset(accepted=True)] * 5, error_reply(401, 401001))
+    assert await bench().run(rows(5)) == ExitCode.OTHER
+    assert "not submitted" not in capsys.readouterr().err
+    assert await bench().run(rows(5), concurrency=1) == ExitCode.NO_ACCESS
+    assert "Nothing was submitted: The token is missing" in capsys.readouterr().err
+
+
 async def test_an_unknown_model_ends_the_run(bench, klein_emulator, capsys):
     klein_emulator.script("submit", *[error_reply(404)] * 30)
     assert await bench().run(rows(30), manifest=None, concurrency=1) == ExitCode.BAD_INPUT
