@@ -27,7 +27,7 @@ from flux_klein_async.batch.rows import DiskMap
 from flux_klein_async.errors import FluxKleinError, InvalidInputError
 from flux_klein_async.text import cut
 
-__all__ = ["STATES", "Failure", "Money", "Report", "advice", "percentile", "rate", "row"]
+__all__ = ["STATES", "Costs", "Failure", "Report", "advice", "percentile", "rate", "row"]
 
 STATES: Final = ("done", "failed", "uncertain", "cancelled", "not submitted")
 """How an item can have ended, in the order of the page."""
@@ -137,7 +137,7 @@ class Report:
         counts: How many items ended in each of `STATES`.
         ends: For each row, in order, the place of its end in `STATES`, as a digit.
         pictures: The pictures that are there, in the order of the input, by the key of their content.
-        money: What the requests cost.
+        costs: What the requests cost.
         failures: What went wrong, most frequent first.
         unreadable: The numbers of the manifest's lines that are passed over.
         changed: When the manifest was changed last, in seconds of the epoch.
@@ -173,7 +173,7 @@ class Report:
                 # By the input's order; indexes may be of several files, and of any size.
                 place = max(-(2**63), min(found["index"], 2**63 - 1)) + 2**63
                 self._rows.put(struct.pack(">QQ", place, number), json_line(found).encode())
-            self.money = Money.of(every_record(manifest))
+            self.costs = Costs.of(every_record(manifest))
             ends = []
             for found in self.rows():
                 ends.append(str(STATES.index(found["state"])))
@@ -204,7 +204,7 @@ class Report:
     @property
     def replaced(self) -> int:
         """How many requests of a known cost were replaced by a later one of the same item."""
-        return max(0, self.money.priced - self._priced)
+        return max(0, self.costs.priced - self._priced)
 
     @property
     def rate(self) -> float | None:
@@ -261,7 +261,7 @@ _UNSETTLED: Final = -2.0
 _UNPRICED: Final = -1.0
 
 
-class Money(NamedTuple):
+class Costs(NamedTuple):
     """What the requests of a manifest cost, also those that a later one of the same item replaced.
 
     Attributes:

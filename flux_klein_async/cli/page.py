@@ -226,7 +226,7 @@ def _figures(found: Report, unreached: int) -> Iterator[dict[str, str | None]]:
         if count or state in STATES[:3]:
             tone = state if count and state in STATES[:3] else ""
             yield figure(state.capitalize(), f"{count:,}", tone=tone, note=note)
-    spent, _, unpriced, unsettled = found.money
+    spent, _, unpriced, unsettled = found.costs
     notes = [f"with {found.replaced:,} earlier request{'s' if found.replaced > 1 else ''}"] if found.replaced else []
     notes += [f"{unpriced:,} without a reported cost"] if unpriced else []
     notes += [f"up to {unsettled:,} more may be charged"] if unsettled else []

@@ -9,7 +9,7 @@ import random
 import re
 import uuid
 from collections.abc import Mapping
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -18,7 +18,9 @@ from flux_klein_async.emulator.catalogue import HOSTED, MODELS, categories, desc
 from flux_klein_async.emulator.generations import Job, Profile, Queue
 from flux_klein_async.emulator.scripts import Endpoint, Generation, Reply
 
-__all__ = ["Placeholder", "Route", "Service", "find_route"]
+__all__ = ["UNKNOWN", "Placeholder", "Route", "Service", "find_route"]
+
+UNKNOWN = "X-Flux-Klein-Emulator"  # a header that tells a client: this request is not of this emulator, and was free
 
 # --- routes
 
@@ -148,7 +150,8 @@ class Service:
         if route.model_id is not None and route.model_id not in MODELS:
             return _error(404, 404001, f"Unknown model {route.model_id!r}")
         if route.request_id is not None and route.request_id not in self.queue.jobs:
-            return _error(404, 404001, "Unknown, deleted or expired request")
+            reply = _error(404, 404001, "Unknown, deleted or expired request")
+            return replace(reply, headers={UNKNOWN: "unknown"})
         return None
 
     def _read(self, route: Route, now: float) -> Reply:

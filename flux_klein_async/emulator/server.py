@@ -27,7 +27,7 @@ from flux_klein_async.emulator.scripts import Answer, Drop, Endless, Garbage, Ha
 
 __all__ = ["SERVER", "AsyncOnly", "Closing", "Emulator", "HttpServer", "encode_head", "encode_response"]
 
-SERVER = "flux-klein-emulator"  # tells a client that what is unknown here was never charged
+SERVER = "flux-klein-emulator"
 
 # --- answers as bytes
 

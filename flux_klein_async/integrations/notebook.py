@@ -107,6 +107,8 @@ def _parts(file: object, number: int) -> list[_Shown]:
     prompt, fields = _prompt(file), _fields(file.item)
     if file.error is not None:
         return [_Shown(f"item {file.index} failed", prompt=prompt, failure=str(file.error), fields=fields)]
+    if not file.paths:
+        raise InvalidInputError("The outcome has no files: generate_many and generate_all save them with directory=")
     return [_Shown(*_read(path, number), prompt=prompt, fields=fields) for path in file.paths]
 
 

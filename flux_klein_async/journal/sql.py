@@ -424,21 +424,24 @@ class JournalStore(ABC):
             [self._salted] = self.execute("SELECT value FROM settings WHERE name = 'salt'").fetchone()
         return hashlib.blake2b(data, key=self._salted, digest_size=size).digest()
 
-    def totals(self, token: str) -> Charge:
-        """What an account has spent and reserved."""
-        account = self.account(token)
+    def accounts(self) -> list[int]:
+        """The numbers of all accounts."""
+        return [number for [number] in self.execute("SELECT id FROM accounts").fetchall()]
+
+    def totals(self, *accounts: int) -> Charge:
+        """What accounts have spent and reserved."""
         self._settle()
-        return Charge(*self.execute(_TOTALS, (account,)).fetchone())
+        found = [self.execute(_TOTALS, (account,)).fetchone() for account in accounts]
+        return Charge(sum(settled for settled, _ in found), sum(held for _, held in found))
 
-    def unpriced(self, token: str) -> int:
-        """How many requests of an account may be charged at an unknown cost, with nothing reserved."""
+    def unpriced(self, *accounts: int) -> int:
+        """How many requests of accounts may be charged at an unknown cost, with nothing reserved."""
         count = f"SELECT count(*) FROM requests WHERE account = ? AND {_UNPRICED} AND {_CHARGED}"  # noqa: S608  # constants
-        [number] = self.execute(count, (self.account(token),)).fetchone()
-        return int(number)
+        return sum(int(self.execute(count, (account,)).fetchone()[0]) for account in accounts)
 
-    def highest_cost(self, token: str, model: str | None) -> int:
-        """The highest cost of an account's generations of a model, if it was more than its reservation; else 0."""
-        return self._highest_cost(self.account(token), model)
+    def highest_cost(self, model: str | None, *accounts: int) -> int:
+        """The highest cost of generations of a model, if it was more than its reservation; else 0."""
+        return max((self._highest_cost(account, model) for account in accounts), default=0)
 
     def other_accounts(self, token: str, ignored: Iterable[str] = ()) -> list[str]:
         """The names of all accounts in use, or none if this token's is; accounts of `ignored` tokens do not count."""

@@ -324,6 +324,16 @@ class Spending:
         return self.settled_usd + self.held_usd
 
 
+def _spending(store: JournalStore, model: str | None, *accounts: int) -> Spending:
+    settled, held = store.totals(*accounts)
+    return Spending(
+        settled_usd=from_nano(settled),
+        held_usd=from_nano(held),
+        unpriced=store.unpriced(*accounts),
+        highest_usd=from_nano(store.highest_cost(model, *accounts)),
+    )
+
+
 def _account_of(token: Secret, base_url: str | None) -> Secret:
     """Name the account of a token at a service, for a store; no token has a blank.
 
@@ -401,16 +411,8 @@ class JournalAccount:
         Raises:
             JournalError: The journal cannot be read.
         """
-        return await self._writer.run(lambda store: self._spent(store, model), self._account)
-
-    def _spent(self, store: JournalStore, model: str | None) -> Spending:
-        settled, held = store.totals(self._account.text)
-        return Spending(
-            settled_usd=from_nano(settled),
-            held_usd=from_nano(held),
-            unpriced=store.unpriced(self._account.text),
-            highest_usd=from_nano(store.highest_cost(self._account.text, model)),
-        )
+        account = self._account
+        return await self._writer.run(lambda store: _spending(store, model, store.account(account.text)), account)
 
     async def run_mark(self) -> str:
         """The mark with which this run names its unfinished files.
@@ -518,6 +520,14 @@ class StoredJournal(JournalAccount, NotWith):
             JournalError: Entries are lost, or the journal could not be closed properly.
         """
         await self._writer.aclose()
+
+    async def spent(self, model: str | None = None) -> Spending:
+        """What all accounts of the journal have spent together, and what a generation of a model has cost at most.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+        return await self._writer.run(lambda store: _spending(store, model, *store.accounts()), None)
 
     def for_account(self, token: str, base_url: str | None = None) -> JournalAccount:
         """Return the account of this token at a service; the journal holds a salted hash of the token, never the token.

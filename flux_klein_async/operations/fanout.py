@@ -171,9 +171,10 @@ class FanOut(NotWith, NotForLoop, Generic[T]):
         """Begin to end in good order: continue taking outcomes, and the iterator ends soon.
 
         No more items are read and nothing more is submitted; a submit on its way has 5 s to be answered. Queued
-        requests are cancelled; running ones, which are paid for in any case, are waited for and saved. May be called
-        from a signal handler of the loop, from `on_event` and from the items themselves: the task that calls it is
-        never cancelled. What is cancelled ends in a `GenerationCancelledError` that is `retryable`.
+        requests are cancelled; running ones, which are paid for in any case, are waited for and saved, each until its
+        timeouts end: to bound that, cancel the task that takes the outcomes. May be called from a signal handler of the
+        loop, from `on_event` and from the items themselves: the task that calls it is never cancelled. What is
+        cancelled ends in a `GenerationCancelledError` that is `retryable`.
         """
         self._wants_rest = False
         if not self._exhausted or self._workers:

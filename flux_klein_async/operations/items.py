@@ -48,7 +48,7 @@ from flux_klein_async.transport.throttle import Slot
 
 __all__ = ["EMULATED", "ItemRunner", "all_there"]
 
-EMULATED = "flux-klein-emulator"  # the Server header of the emulator, which the core does not import
+EMULATED = "x-flux-klein-emulator"  # a header of the emulator, which the core does not import
 _LOOK_FIRST = (
     "look for it on the site under Library, Generations; if it is not there, resubmit_uncertain=True submits it again"
 )
@@ -350,7 +350,7 @@ class ItemRunner(Generic[T]):
 
         The service proper may stand behind an address of this machine too. It does not say that it is an emulator.
         """
-        return self._is_local and error.headers.get("server") == EMULATED
+        return self._is_local and EMULATED in error.headers
 
     async def _in_slot(
         self, item: _Item, run: Callable[[Operation], Awaitable[GenerationResult]], *, request_id: str | None = None

@@ -189,7 +189,7 @@ def test_a_report_counts_the_last_end_of_each_item_in_the_order_of_the_input(tmp
         assert [STATES[int(end)] for end in found.ends] == [shown["state"] for shown in rows]
         assert found.counts == {"done": 3, "uncertain": 1, "failed": 2}
         assert [path.name for path in found.pictures.values()] == ["0.png", "1.png", "2.png", "3.png"]
-        assert found.money == (0.02, 2, 1, 3)
+        assert found.costs == (0.02, 2, 1, 3)
         assert found.unreadable == [2, 5]
         assert (found.seconds(0.5), found.seconds(0.95)) == (pytest.approx(0.85), pytest.approx(9.85))
         assert found.rate == 0.5  # one file of each item; the pause before the last does not count
@@ -205,7 +205,7 @@ def test_what_was_spent_counts_every_request_of_an_item_once(tmp_path: Path) -> 
         tmp_path, record(0), record(0, files=[{"path": "a.png"}]), earlier, record(1), unsaved, record(3, request_id=[])
     )
     with Report(tmp_path) as found:
-        assert (found.money, found.replaced) == ((pytest.approx(0.09), 5, 0, 0), 1)
+        assert (found.costs, found.replaced) == ((pytest.approx(0.09), 5, 0, 0), 1)
 
 
 def test_what_may_have_been_charged_stays_when_a_later_request_replaces_it(tmp_path: Path) -> None:
@@ -214,10 +214,10 @@ def test_what_may_have_been_charged_stays_when_a_later_request_replaces_it(tmp_p
     late = failed("WaitTimeoutError", 3, "unknown")
     write(tmp_path, uncertain, uncertain, lost, free, late, record(0), record(1, request_id="s"), record(2), record(3))
     with Report(tmp_path) as found:
-        assert found.money == (pytest.approx(0.04), 4, 0, 3), "two of the first item, one of the second"
+        assert found.costs == (pytest.approx(0.04), 4, 0, 3), "two of the first item, one of the second"
     write(tmp_path, late, record(3, cost_usd=None), record(4, cost_usd=0), record(4, cost_usd=None))
     with Report(tmp_path) as found:
-        assert found.money == (0.0, 1, 1, 0)
+        assert found.costs == (0.0, 1, 1, 0)
 
 
 def test_equal_and_enormous_indexes_keep_their_rows(tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ async def test_anything_but_a_file_is_refused(klein_client, tmp_path):
     for value in (await klein_client.generate("a cat"), [7], 7, InvalidInputError("x")):
         with pytest.raises(InvalidInputError, match=r"not (GenerationResult|int|InvalidInputError)"):
             show(value)
+    with pytest.raises(InvalidInputError, match="The outcome has no files: generate_many and generate_all save them"):
+        show(await klein_client.generate_all(["a cat"]))
     with pytest.raises(InvalidInputError, match="is a directory"):
         show(tmp_path)
     with pytest.raises(FileNotFoundError):

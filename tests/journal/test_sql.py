@@ -377,10 +377,12 @@ def test_what_shares_a_transaction_counts_at_once(run: Run) -> None:
             run.store.record("", entry("completed", key=key, request_id=f"r-{key}", cost_usd=0.04))
         with pytest.raises(BudgetExceededError, match=r"may cost \$0\.04, and \$0\.02 of \$0\.10 is left"):
             run.store.record("", entry("submitting", key="c", model="a/b", reservation=price))
-        assert run.store.totals("") == (80_000_000, 0)
+        assert run.store.totals(run.store.account("")) == (80_000_000, 0)
         for key, reservation in (("a", price), ("b", None), ("c", price)):
             run.store.record("another", entry("submitting", key=key, reservation=reservation))
-        assert run.store.totals("another") == (0, 30_000_000), "what came without a budget is not free in one"
+        assert run.store.totals(run.store.account("another")) == (0, 30_000_000), (
+            "what came without a budget is not free in one"
+        )
     check(run.location)
 
 
@@ -469,7 +471,10 @@ def test_accounts_share_neither_requests_nor_money(run: Run) -> None:
     write(run.store, entry("completed", request_id="r", cost_usd=0.02), token="one")
     assert run.states() == ["completed", "submitted"]
     with run.store.writing():
-        assert (run.store.totals("one"), run.store.totals("two")) == ((20_000_000, 0), (0, 10_000_000))
+        assert (run.store.totals(run.store.account("one")), run.store.totals(run.store.account("two"))) == (
+            (20_000_000, 0),
+            (0, 10_000_000),
+        )
 
 
 @pytest.mark.parametrize(

@@ -432,6 +432,12 @@ async def test_what_an_account_spent(journal: StoredJournal) -> None:
     await journal.record(entry("completed", request_id="s", cost_usd=0.04))
     known = [(await journal.spent(model)).highest_usd for model in ("a/b", "c/d", None)]
     assert known == [0.04, 0.0, 0.0], "of the model, if the service charged more than was reserved"
+    other = journal.for_account("other")
+    await other.record(entry("submitting", key="m", model="a/b"))
+    await other.record(entry("completed", key="m", request_id="t", cost_usd=0.5))
+    every, own = await journal.spent("a/b"), await other.spent("a/b")
+    assert (every.settled_usd, every.highest_usd) == (0.55, 0.5), "of all accounts"
+    assert (own.settled_usd, own.held_usd) == (0.5, 0.0)
     assert (await journal.for_account("token").spent()).usd == 0.0
 
 

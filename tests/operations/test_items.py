@@ -22,7 +22,7 @@ from flux_klein_async.emulator import (
     error_reply,
     fault,
 )
-from flux_klein_async.emulator.server import SERVER
+from flux_klein_async.emulator.endpoints import UNKNOWN
 from flux_klein_async.errors import (
     AuthenticationError,
     BudgetExceededError,
@@ -234,7 +234,16 @@ async def test_a_request_that_the_emulator_still_has_is_waited_for(klein_emulato
 
 
 def test_the_emulator_says_what_it_is_in_one_word():
-    assert EMULATED == SERVER
+    assert UNKNOWN.lower() == EMULATED
+
+
+async def test_a_404_that_a_test_asks_for_is_the_services_own(klein_emulator, connect):
+    klein_emulator.service.base_url = "http://localhost:8188"
+    handle = await connect().submit("a cat")
+    klein_emulator.script("status", *[error_reply(404, 404001)] * 90)
+    shelf = Shelf(claim(Action.RESUME, handle.request_id))
+    outcome = await only(connect(journal=shelf, timeout=60), shelf)
+    assert (type(outcome.error), klein_emulator.accepted) == (NotFoundError, 1)
 
 
 async def kept(client: Any) -> tuple[Any, Claim]:
