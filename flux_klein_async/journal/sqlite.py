@@ -504,7 +504,8 @@ class SqliteJournal(StoredJournal):
     shows that it is alive; a forked process cannot use its parent's object. `PostgresJournal` is for several machines.
 
     A client uses the account of its token at its service: what another token, or the same token at another address,
-    submitted is neither resumed nor recalled. Used directly, the journal is an account without a token.
+    submitted is neither resumed nor recalled. Used directly, the journal is an account without a token; `spent` alone
+    is of all accounts.
 
     Args:
         path: The file.
