@@ -61,7 +61,8 @@ def show(files: Iterable[File | Outcome[Any]] | File | Outcome[Any], width: int 
     """Show the files of `client.download(...)`, `client.download_bytes(...)` or outcomes.
 
     An outcome is labelled with its prompt; where several have the same, also with the fields in which they differ, such
-    as `width=64`, else the name of the file. One that failed shows its error.
+    as `width=64`, else the name of the file, as an item without a prompt of its own is. One that failed shows its
+    error.
 
     Args:
         files: One or many: paths, which are read now, contents, or outcomes of a fan-out with a directory.
@@ -106,10 +107,11 @@ def _parts(file: object, number: int) -> list[_Shown]:
         return [_Shown(*_read(file, number))]
     prompt, fields = _prompt(file), _fields(file.item)
     if file.error is not None:
-        return [_Shown(f"item {file.index} failed", prompt=prompt, failure=str(file.error), fields=fields)]
+        label = prompt or f"item {file.index}"
+        return [_Shown(f"item {file.index} failed", prompt=label, failure=str(file.error), fields=fields)]
     if not file.paths:
         raise InvalidInputError("The outcome has no files: generate_many and generate_all save them with directory=")
-    return [_Shown(*_read(path, number), prompt=prompt, fields=fields) for path in file.paths]
+    return [_Shown(*_read(path, number), prompt=prompt or path.name, fields=fields) for path in file.paths]
 
 
 def _fields(item: object) -> dict[str, Any]:
@@ -122,12 +124,12 @@ def _fields(item: object) -> dict[str, Any]:
     }
 
 
-def _prompt(outcome: Outcome[Any]) -> str:
-    """The prompt of an item, as far as it is to be seen; otherwise its number."""
+def _prompt(outcome: Outcome[Any]) -> str | None:
+    """The prompt of an item, as far as it is to be seen; None if it is not."""
     item = outcome.item
     prompt = item.get("prompt") if isinstance(item, Mapping) else getattr(item, "prompt", item)
     if not isinstance(prompt, str):
-        return f"item {outcome.index}"
+        return None
     return cut(prompt, _LONGEST)
 
 

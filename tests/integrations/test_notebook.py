@@ -61,6 +61,12 @@ def test_a_failure_is_labelled_with_its_prompt_as_text():
         assert f"<b>{label}</b>: &lt;b&gt;</p>" in failed._repr_html_()
 
 
+async def test_an_item_without_a_prompt_is_labelled_with_its_file(klein_client, tmp_path):
+    options = {"to_input": lambda row: row[1], "to_name": lambda row: row[0], "directory": tmp_path}
+    page = show(await klein_client.generate_all([("j1", "a cat")], **options))._repr_html_()
+    assert "<figcaption>j1.png</figcaption>" in page
+
+
 async def test_an_outcome_whose_file_is_no_picture_is_a_name(tmp_path):
     (tmp_path / "a.bin").write_bytes(b"nonsense")
     saved = SavedFile(path=tmp_path / "a.bin", sha256="", size=8)
