@@ -229,7 +229,7 @@ def _figures(found: Report, unreached: int) -> Iterator[dict[str, str | None]]:
     spent, _, unpriced, unsettled = found.costs
     notes = [f"with {found.replaced:,} earlier request{'s' if found.replaced > 1 else ''}"] if found.replaced else []
     notes += [f"{unpriced:,} without a reported cost"] if unpriced else []
-    notes += [f"up to {unsettled:,} more may be charged"] if unsettled else []
+    notes += [f"up to {unsettled:,} more request{'s' if unsettled > 1 else ''} may be charged"] if unsettled else []
     yield figure("Spent", dollars(spent), note="; ".join(notes))
     if (rate := found.rate) is not None:
         number, unit = (rate, "a second") if rate >= 1 else (rate * 60, "a minute")
