@@ -512,7 +512,7 @@ class FluxKleinClient(NotWith):
         timeout: Timeout = DEFAULT,
         on_abandon: OnAbandon = "cancel",
         directory: str | os.PathLike[str] | None = None,
-        to_name: Callable[[T], str] | None = None,
+        to_name: Callable[[T], str | int] | None = None,
     ) -> FanOut[T]:
         """Generate for many items: an async context manager that gives an async iterator of `Outcome`.
 
@@ -598,7 +598,7 @@ class FluxKleinClient(NotWith):
         timeout: Timeout = DEFAULT,
         on_abandon: OnAbandon = "cancel",
         directory: str | os.PathLike[str] | None = None,
-        to_name: Callable[[T], str] | None = None,
+        to_name: Callable[[T], str | int] | None = None,
     ) -> list[Outcome[T]]:
         """Generate for many items, as `generate_many` does, and return the outcomes in the order of the items.
 

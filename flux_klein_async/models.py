@@ -520,6 +520,18 @@ class Outcome(Generic[T]):
         """The paths of its files."""
         return tuple(file.path for file in self.files)
 
+    @property
+    def request_id(self) -> str | None:
+        """The id of its request, or None if none is known."""
+        known = self.result or self.error
+        return None if known is None else known.request_id
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What its generation cost in USD, also if it gave no file; None if that is not known, or nothing was made."""
+        cost: float | None = getattr(self.result or self.error, "cost_usd", None)
+        return cost
+
     def __repr__(self) -> str:
         facts = {"index": self.index, "item": shortened(self.item)}  # here already: an array compares with nothing
         facts |= {name: getattr(self, name) for name in ("result", "error", "paths")}

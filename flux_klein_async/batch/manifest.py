@@ -70,9 +70,7 @@ def end_facts(outcome: Outcome[Any]) -> Record:
     if outcome.result is not None:
         facts |= result_facts(outcome.result)
     if error is not None:
-        facts |= {"request_id": error.request_id, "state": _state_after(error)}
-        if isinstance(error, errors.GenerationFailedError | errors.DownloadError):
-            facts["cost_usd"] = error.cost_usd
+        facts |= {"request_id": error.request_id, "state": _state_after(error), "cost_usd": outcome.cost_usd}
     facts["files"] = [file_facts(file) for file in outcome.files]
     return {**facts, "error": None if error is None else error_facts(error)}
 

@@ -110,7 +110,10 @@ def _parts(file: object, number: int) -> list[_Shown]:
         label = prompt or f"item {file.index}"
         return [_Shown(f"item {file.index} failed", prompt=label, failure=str(file.error), fields=fields)]
     if not file.paths:
-        raise InvalidInputError("The outcome has no files: generate_many and generate_all save them with directory=")
+        raise InvalidInputError(
+            "The outcome has no files: await client.download(outcome.result, directory) saves them; generate_many and "
+            "generate_all do with directory="
+        )
     return [_Shown(*_read(path, number), prompt=prompt or path.name, fields=fields) for path in file.paths]
 
 
@@ -128,7 +131,7 @@ def _prompt(outcome: Outcome[Any]) -> str | None:
     """The prompt of an item, as far as it is to be seen; None if it is not."""
     item = outcome.item
     prompt = item.get("prompt") if isinstance(item, Mapping) else getattr(item, "prompt", item)
-    if not isinstance(prompt, str):
+    if not isinstance(prompt, str) or not prompt.strip():
         return None
     return cut(prompt, _LONGEST)
 

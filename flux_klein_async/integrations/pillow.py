@@ -119,5 +119,8 @@ def _pictures_of(file: object) -> Sequence[File]:
             "client.download(result, directory) gives paths"
         )
     if file.result is not None and not file.paths:
-        raise InvalidInputError("The outcome has no files: generate_many and generate_all save them with directory=")
+        raise InvalidInputError(
+            "The outcome has no files: await client.download(outcome.result, directory) saves them; generate_many and "
+            "generate_all do with directory="
+        )
     return file.paths or [b""]  # nothing to show in its place

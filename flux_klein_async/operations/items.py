@@ -110,7 +110,7 @@ class ItemRunner(Generic[T]):
         context: ClientContext,
         to_prepared: Callable[[T], PreparedRequest],
         to_id: Callable[[T], str | int | None] | None,
-        to_name: Callable[[T], str] | None,
+        to_name: Callable[[T], str | int] | None,
         *,
         timeout: float | None,
         on_abandon: OnAbandon,
@@ -241,7 +241,8 @@ class ItemRunner(Generic[T]):
         """The name of the item's files, checked before anything is paid for."""
         if self._to_name is None:
             return None
-        return checked_stem(from_user("to_name", self._to_name, item))
+        name = whole(from_user("to_name", self._to_name, item))
+        return checked_stem(str(name) if type(name) is int else name)  # the key of a database's row
 
     async def _act(self, item: _Item, claim: Claim) -> Product:
         """Do what the journal's knowledge of the item calls for."""

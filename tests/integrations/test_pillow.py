@@ -89,7 +89,7 @@ def test_a_sheet_takes_outcomes_and_is_never_blank(tmp_path: Path) -> None:
     for files, problem in (
         ([failed], "None of 1 can be shown: The generation failed"),
         ([b"no picture"], "None of 1 can be shown: No preview can be made"),
-        ([Outcome(index=0, item="a", result=RESULT)], "no files: generate_many and generate_all save them with direc"),
+        ([Outcome(index=0, item="a", result=RESULT)], "no files: await client.download"),
         ([RESULT], "not GenerationResult; client.download"),
         ([[picture]], "not list"),
         ([7], "not int"),

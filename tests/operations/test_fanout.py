@@ -434,6 +434,8 @@ async def test_a_download_that_fails_is_its_items_error_and_the_result_can_be_fe
     [bad, good] = await client.generate_all(["a", "b"], concurrency=1, directory=tmp_path)
     assert type(bad.error) is DownloadError
     assert (bad.error.charged, bad.error.transient, bad.result, bad.paths) == ("yes", transient, None, ())
+    assert (bad.cost_usd, bad.request_id, good.cost_usd) == (0.01, bad.error.request_id, 0.01)
+    assert good.request_id == good.result.request_id
     assert not bad.error.retryable, "the item would be paid for again"
     assert (good.error, [path.parent for path in good.paths]) == (None, [tmp_path])
     again = await client.download(await client.result(bad.error.request_id or ""), tmp_path)
@@ -718,9 +720,12 @@ async def test_the_names_of_an_items_files_are_the_users(klein_emulator, connect
         height=64,
     )
     assert [path.name for entry in outcomes for path in entry.paths] == ["cat.png", "dog.png"]
+    numbered = {"to_input": lambda _: "a cat", "to_name": lambda key: key, "directory": tmp_path}
+    [entry] = await connect().generate_all([7], **numbered)
+    assert [path.name for path in entry.paths] == ["7.png"], "the key of a database's row"
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "", "nul", "a\0b", 7, None, "x" * 201])
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "nul", "a\0b", 7.5, True, None, "x" * 201])
 async def test_a_name_that_is_no_plain_file_name_is_refused_before_it_is_paid_for(
     klein_emulator, connect, tmp_path, name
 ):
