@@ -86,6 +86,7 @@ _LONGEST_PROMPT: Final = 4000  # characters on the page; the manifest has all of
 _LONGEST_TEXT: Final = 600  # characters of another text
 _MOST_FILES: Final = 16  # of one row
 _PAUSE: Final = 60.0  # seconds without a new file: nothing ran, and a rate does not count them
+_UNSETTLED, _UNPRICED = -2.0, -1.0  # in place of the cost of a request that may be charged, and of one that is
 _PHASES: Final = ("submit", "queued", "running", "fetch")
 
 
@@ -257,10 +258,6 @@ def row(record: Record, folder: str) -> dict[str, Any]:
     }
 
 
-_UNSETTLED: Final = -2.0
-_UNPRICED: Final = -1.0
-
-
 class Costs(NamedTuple):
     """What the requests of a manifest cost, also those that a later one of the same item replaced.
 
@@ -290,8 +287,9 @@ class Costs(NamedTuple):
                 before = known.get(request)
                 known.put(request, max(missing if cost is None else cost, _UNSETTLED if before is None else before))
             values = array("d", known.values())
-        costs = [value for value in values if value >= 0]
-        return cls(math.fsum(costs), len(costs), values.count(_UNPRICED), values.count(_UNSETTLED))
+        unpriced, unsettled = values.count(_UNPRICED), values.count(_UNSETTLED)
+        spent = math.fsum(value for value in values if value >= 0)
+        return cls(spent, len(values) - unpriced - unsettled, unpriced, unsettled)
 
 
 def _asked(given: object) -> str:
