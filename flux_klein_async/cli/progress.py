@@ -71,7 +71,7 @@ class PlainLines:
             (self._money(), "", 4),
             (*self._held(now, slowed), 2),
             (*self._speed(now), 7),
-            (self._left(), "", 3),
+            (self._left(now), "", 3),
             (duration(now - self._begun), "dim", 9),
         ]
         shown = [word for word in words if word[0] is not None]
@@ -87,11 +87,13 @@ class PlainLines:
         return dollars(totals.cost_usd) if totals.charged and totals.cost_usd else None
 
     def _held(self, now: float, slowed: float | None) -> tuple[str | None, str]:
-        """Whether the service wants a pause, or refuses calls, for how long, and with which status."""
+        """Whether the service wants a pause, fails or refuses calls, for how long, and with which status."""
         status = self._totals.refusal
         why = "" if status is None else f" (HTTP {status})"
         if now < self._totals.held_until:
             return f"held for {duration(self._totals.held_until - now)}{why}", "bold yellow"
+        if (failing := self._totals.failing_for(now)) is not None:
+            return f"every call fails for {duration(failing)}", "bold red"
         return None if slowed is None else f"service slow for {duration(slowed)}{why}", "yellow"
 
     def _speed(self, now: float) -> tuple[str | None, str]:
@@ -105,10 +107,10 @@ class PlainLines:
         self._rate = (ended - before) / (now - begun) if now > begun else 0.0
         return f"{self._rate:.1f}/s" if self._rate else None, ""
 
-    def _left(self) -> str | None:
-        """How long the rest takes at this rate, or the money lasts."""
-        to_work = self._totals.to_work
-        return None if to_work is None or not self._rate or self._recalls else f"ETA {duration(to_work / self._rate)}"
+    def _left(self, now: float) -> str | None:
+        """How long the rest takes at this rate, or the money lasts; None if nobody can know."""
+        to_work, unknown = self._totals.to_work, self._recalls or self._totals.failing_for(now) is not None
+        return None if to_work is None or not self._rate or unknown else f"ETA {duration(to_work / self._rate)}"
 
 
 class LiveLine(PlainLines):

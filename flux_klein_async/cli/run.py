@@ -67,6 +67,7 @@ _GRACE = 30.0  # seconds for running generations once the command is told to sto
 _UNREACHED = 5  # items at the beginning that found no service, model or readiness, after which no more are tried
 _MOST_REPORTED = 20  # failures that are printed; a manifest has all of them
 _CLAIMED = "claimed by another run"
+_FAILING = 2.0  # seconds in which every call fails, after which that is said
 _SLOWED = 10.0  # seconds after a refusal during which the service counts as slow
 _PRICED_WITHIN = 2.0  # seconds for the price of what may have been charged
 _NOT_SUBMITTED = "not submitted"
@@ -146,6 +147,7 @@ class Totals:
         uncertain: The indices of the items whose submit may have been accepted, with no id known.
         earlier: How many items an earlier run submitted that are or may be charged, with no cost known and no result.
         free: How many items failed and were not charged.
+        passing: How many of these failed for now, for example without a network.
         unreported: How many of this run's results came without a cost.
         charged: The service charges; an emulator does not.
         bound_usd: What may be spent, or None.
@@ -157,6 +159,7 @@ class Totals:
         recalling: Seconds in which the journal answered and nothing was generated.
         held_until: The instant before which the service wants no calls (`Retry-After`).
         refusal: The HTTP status of its last refusal, or None if there was no answer.
+        failing_since: When the first call failed after the last one that did not; None if none did.
         polls, generations: Polls, and submits that were accepted.
         requests: The request ids and states of the items under way, by index of the fan-out.
     """
@@ -169,6 +172,7 @@ class Totals:
     uncertain: set[object] = field(default_factory=set)
     earlier: int = 0
     free: int = 0
+    passing: int = 0
     unreported: int = 0
     charged: bool = True
     bound_usd: float | None = None
@@ -180,6 +184,7 @@ class Totals:
     recalling: float = 0.0
     held_until: float = -math.inf
     refusal: int | None = None
+    failing_since: float | None = None
     _slowed: float = 0.0
     _refused: float = -math.inf
     polls: int = 0
@@ -191,6 +196,10 @@ class Totals:
         self.polls += isinstance(event, Polled)
         self.generations += isinstance(event, Submitted)
         self._note_cost(event)
+        if isinstance(event, Retrying) or (isinstance(event, Polled) and event.error is not None):
+            self.failing_since = event.at if self.failing_since is None else self.failing_since
+        elif isinstance(event, Polled | Submitted | Finished):
+            self.failing_since = None
         if isinstance(event, Held | Retrying) and event.kind in {"submit", "read"}:
             self._slowed = self._slowed if self.slowed_for(event.at) is not None else event.at
             self._refused, self.refusal = event.at, event.status_code
@@ -236,7 +245,9 @@ class Totals:
             self.earlier += outcome.from_journal and outcome.error.charged != "no" and not known
             end = _end_of(outcome.error)
             self.ends["failed before" if end == "failed" and outcome.from_journal else end] += 1
-            self.free += end == "failed" and outcome.error.charged == "no" and not outcome.from_journal
+            is_free = end == "failed" and outcome.error.charged == "no" and not outcome.from_journal
+            self.free += is_free
+            self.passing += is_free and outcome.error.transient
         elif outcome.from_journal:
             self.ends["done before"] += 1
         else:
@@ -290,6 +301,11 @@ class Totals:
     def running(self) -> int:
         """How many are generated."""
         return len(self.requests) - self.queued - self.saving
+
+    def failing_for(self, now: float) -> float | None:
+        """For how many seconds every call has failed; None for less than 2 s."""
+        since = now if self.failing_since is None else self.failing_since
+        return now - since if now - since >= _FAILING else None
 
     def slowed_for(self, now: float) -> float | None:
         """For how many seconds the service has been refusing calls; None 10 s after the last hold or refusal."""
@@ -490,7 +506,7 @@ class Run:
         if isinstance(error, GenerationCancelledError) and error.charged == "no" and self._stopping:
             return  # cancelled as asked; the next run submits it
         self._codes.add(exit_code(error))
-        if isinstance(error, ItemClaimedError | FanOutHaltedError):
+        if isinstance(error, ItemClaimedError):
             return  # the summary counts them
         if _not_submitted(error):
             self._report_stopped_by(error)
@@ -631,6 +647,9 @@ class Run:
         if self.resume is None:
             if self.manifest is not None and not claimed and (left or self.stop.code is not None):
                 self.screen.say("Run the same command again to resume it.")
+            elif self.manifest is not None and not self._told and (passing := self.totals.passing):
+                lines = "1 line" if passing == 1 else f"{passing:,} lines"
+                self.screen.say(f"{lines} failed for now, at no charge: run the same command again.")
         elif left:
             self.screen.note("Still queued or running, and may be charged; resume with:")
             for request_id in left:

@@ -5,6 +5,7 @@ import io
 import logging
 import sys
 import warnings
+from functools import partial
 
 import pytest
 from rich.console import Console
@@ -13,7 +14,7 @@ from flux_klein_async.cli.output import Screen
 from flux_klein_async.cli.progress import LiveLine, PlainLines, _Notes, progress_shown
 from flux_klein_async.cli.run import Totals
 from flux_klein_async.errors import DownloadError, FluxKleinError, SubmissionUncertainError
-from flux_klein_async.events import Finished, Held, Submitted
+from flux_klein_async.events import Finished, Held, Polled, Submitted
 from flux_klein_async.models import GenerationOutput, GenerationResult, Outcome, RequestState
 
 
@@ -133,6 +134,15 @@ def test_the_live_line_says_what_the_service_does_and_drops_what_matters_least(m
     assert rendered(line, 9) == "1/8 done"
     clock.now += 8.0
     assert "service slow for 9.0 s (HTTP 503)" in rendered(line, 110)
+    assert "ETA" in rendered(line, 153)
+    polled = partial(Polled, request_id="r", tag=3, poll=1, state=None)
+    totals.note(polled(at=clock.now, error="Cannot connect"))
+    clock.now += 3.0
+    totals.note(polled(at=clock.now, error="Cannot connect"))
+    assert "every call fails for 3.0 s" in rendered(line, 153)
+    assert "ETA" not in rendered(line, 153)
+    totals.note(polled(at=clock.now, error=None))
+    assert "fails" not in rendered(line, 153)
     totals.bound_usd = None
     assert "  $0.12  " in rendered(line, 142), "without a bound, what this run has spent"
 

@@ -288,6 +288,7 @@ async def test_a_service_that_was_never_reached_ends_the_run(bench, klein_emulat
     assert err.count(said) == (tried == 5)
     assert len(list(read_manifest(it.manifest.path))) == tried
     assert ("4 more: see " in err, "0 done, 5 failed (not charged)" in err) == (tried == 5, tried == 5)
+    assert ("29 lines failed for now, at no charge: run the same command again." in err) == (tried == 30)
 
 
 async def test_a_service_that_refuses_every_submit_ends_the_run(bench, klein_emulator, capsys):
