@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from flux_klein_async import KLEIN_4B_TEXT_TO_IMAGE, KLEIN_9B_TEXT_TO_IMAGE
 from flux_klein_async.api.urls import host_of, is_public, parsed
-from flux_klein_async.errors import FluxKleinError, GenerationFailedError
+from flux_klein_async.errors import FluxKleinError, GenerationFailedError, InvalidInputError
 from flux_klein_async.schema import InputField, input_fields
 from flux_klein_async.text import cut
 
@@ -384,6 +384,14 @@ class GenerationResult(_AnswerModel):
             if url:
                 return url
         raise without_file(self, "an image")
+
+
+def not_saved() -> InvalidInputError:
+    """The error where the saved files of an outcome are wanted, and it has none."""
+    return InvalidInputError(
+        "The outcome has no files: await client.download(outcome.result, directory) saves them; generate_many and "
+        "generate_all do with directory="
+    )
 
 
 def without_file(result: GenerationResult, what: str = "a file") -> GenerationFailedError:

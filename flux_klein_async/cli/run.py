@@ -241,7 +241,7 @@ class Totals:
             self._charge(outcome.error.request_id, outcome.error.cost_usd)
         self.known += outcome.from_journal
         if outcome.error is not None:
-            known = isinstance(outcome.error, DownloadError) or getattr(outcome.error, "cost_usd", None) is not None
+            known = isinstance(outcome.error, DownloadError) or outcome.cost_usd is not None
             self.earlier += outcome.from_journal and outcome.error.charged != "no" and not known
             end = _end_of(outcome.error)
             self.ends["failed before" if end == "failed" and outcome.from_journal else end] += 1

@@ -11,7 +11,7 @@ from html import escape
 from typing import Any, Final, NamedTuple
 
 from flux_klein_async.errors import InvalidInputError
-from flux_klein_async.models import GenerationResult, Outcome
+from flux_klein_async.models import GenerationResult, Outcome, not_saved
 from flux_klein_async.operations.files import WIDTH, figure
 from flux_klein_async.paths import user_path
 from flux_klein_async.text import cut
@@ -110,10 +110,7 @@ def _parts(file: object, number: int) -> list[_Shown]:
         label = prompt or f"item {file.index}"
         return [_Shown(f"item {file.index} failed", prompt=label, failure=str(file.error), fields=fields)]
     if not file.paths:
-        raise InvalidInputError(
-            "The outcome has no files: await client.download(outcome.result, directory) saves them; generate_many and "
-            "generate_all do with directory="
-        )
+        raise not_saved()
     return [_Shown(*_read(path, number), prompt=prompt or path.name, fields=fields) for path in file.paths]
 
 

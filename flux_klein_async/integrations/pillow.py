@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from flux_klein_async.errors import InvalidInputError
-from flux_klein_async.models import Outcome
+from flux_klein_async.models import Outcome, not_saved
 from flux_klein_async.paths import replacing, user_path
 
 __all__ = ["contact_sheet", "thumbnail"]
@@ -119,8 +119,5 @@ def _pictures_of(file: object) -> Sequence[File]:
             "client.download(result, directory) gives paths"
         )
     if file.result is not None and not file.paths:
-        raise InvalidInputError(
-            "The outcome has no files: await client.download(outcome.result, directory) saves them; generate_many and "
-            "generate_all do with directory="
-        )
+        raise not_saved()
     return file.paths or [b""]  # nothing to show in its place

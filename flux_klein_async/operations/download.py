@@ -149,11 +149,12 @@ def _reported(operation: Operation, result: GenerationResult, verb: str) -> Iter
     """Report a verb's failure as an event, with the cost; a deadline that passed is a `DownloadError`."""
     with operation.reporting(verb):
         try:
-            try:
-                yield
-            except APITimeoutError as error:
-                cause = str(error).removesuffix(f" (request {result.request_id})")  # the new error says it
-                raise DownloadError(request_id=result.request_id, transient=True, cause=cause) from error
+            yield
+        except APITimeoutError as error:
+            cause = str(error).removesuffix(f" (request {result.request_id})")  # the new error says it
+            raise DownloadError(
+                request_id=result.request_id, cost_usd=result.cost_usd, transient=True, cause=cause
+            ) from error
         except DownloadError as error:
             error.cost_usd = result.cost_usd
             raise

@@ -228,9 +228,7 @@ class ItemRunner(Generic[T]):
 
     def _id(self, item: T) -> str | None:
         """The item's id; None if it has none, and is known by its content."""
-        item_id = None if self._to_id is None else whole(from_user("to_id", self._to_id, item))
-        if isinstance(item_id, int) and not isinstance(item_id, bool):
-            item_id = str(item_id)  # the key of a database's row
+        item_id = None if self._to_id is None else _named("to_id", self._to_id, item)
         if item_id is None or (isinstance(item_id, str) and item_id):
             return item_id
         raise InvalidInputError(
@@ -241,8 +239,7 @@ class ItemRunner(Generic[T]):
         """The name of the item's files, checked before anything is paid for."""
         if self._to_name is None:
             return None
-        name = whole(from_user("to_name", self._to_name, item))
-        return checked_stem(str(name) if type(name) is int else name)  # the key of a database's row
+        return checked_stem(_named("to_name", self._to_name, item))
 
     async def _act(self, item: _Item, claim: Claim) -> Product:
         """Do what the journal's knowledge of the item calls for."""
@@ -464,6 +461,12 @@ class ItemRunner(Generic[T]):
         # Every name is compared if an earlier run may have saved the files, one if another run may be saving them now.
         compared = math.inf if again else 1 if self._claims is not None else 0
         return tuple(await download.save(operation, result, directory, stem=item.stem, compared=compared))
+
+
+def _named(name: str, make: Callable[[T], object], item: T) -> object:
+    """What the user's function makes of an item: of a whole number, the key of a database's row, its text."""
+    made = whole(from_user(name, make, item))
+    return str(made) if isinstance(made, int) and not isinstance(made, bool) else made
 
 
 def _left_alone(claim: Claim) -> FluxKleinError:
