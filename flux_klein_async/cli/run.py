@@ -68,6 +68,8 @@ _UNREACHED = 5  # items at the beginning that found no service, model or readine
 _MOST_REPORTED = 20  # failures that are printed; a manifest has all of them
 _CLAIMED = "claimed by another run"
 _FAILING = 2.0  # seconds in which every call fails, after which that is said
+_TRIED_EACH = 5.0  # seconds after which a row is tried while every call fails
+_OUTAGE_CHECKED_EACH = 0.2  # seconds
 _SLOWED = 10.0  # seconds after a refusal during which the service counts as slow
 _PRICED_WITHIN = 2.0  # seconds for the price of what may have been charged
 _NOT_SUBMITTED = "not submitted"
@@ -457,6 +459,7 @@ class Run:
         async for row in rows:
             count += 1
             if row.problem is None:
+                await self._outlast_outage()
                 yield row
                 continue
             self.totals.ends["bad"] += 1
@@ -468,6 +471,13 @@ class Run:
             else:
                 self._report(row, row.problem)
         self.totals.total = count
+
+    async def _outlast_outage(self) -> None:
+        """Return once calls succeed, or after 5 s: while every call fails, few rows come to their turn and fail."""
+        clock = asyncio.get_running_loop().time
+        latest = clock() + _TRIED_EACH
+        while self.totals.generations and self.totals.failing_for(now := clock()) is not None and now < latest:
+            await asyncio.sleep(_OUTAGE_CHECKED_EACH)
 
     async def _end(self, outcome: Outcome[Row]) -> None:
         before, self._ended = self._ended, asyncio.get_running_loop().time()

@@ -291,6 +291,23 @@ async def test_a_service_that_was_never_reached_ends_the_run(bench, klein_emulat
     assert ("29 lines failed for now, at no charge: run the same command again." in err) == (tried == 30)
 
 
+async def test_in_an_outage_a_row_is_tried_each_five_seconds(bench, klein_emulator):
+    klein_emulator.script("submit", None, Reply(422, "", {"Connection": "close"}))
+    klein_emulator.script("connect", Pass(), *[Refuse()] * 60)
+    it, begun = bench(), now()
+    await it.run(rows(30), concurrency=1)
+    assert it.totals.ends == {"done": 17, "failed": 13}
+    assert 12 * 5.0 < now() - begun < 12 * 8.0
+
+
+async def test_rows_go_on_as_soon_as_an_outage_is_over(bench):
+    it, begun = bench(), now()
+    it.totals.generations, it.totals.failing_since = 1, begun - 3.0
+    asyncio.get_running_loop().call_later(1.0, setattr, it.totals, "failing_since", None)
+    await it.run(rows(1))
+    assert 1.0 < now() - begun < 2.5
+
+
 async def test_a_service_that_refuses_every_submit_ends_the_run(bench, klein_emulator, capsys):
     klein_emulator.script("submit", *[error_reply(503, retry_after=1)] * 500)
     assert await bench(timeout=10.0).run(rows(30), concurrency=1) == ExitCode.UNAVAILABLE
