@@ -202,7 +202,7 @@ class Manifest:
 
 
 def read_manifest(
-    path: "str | os.PathLike[str]", *, on_unreadable: Callable[[int], object] = lambda _: None
+    path: "str | os.PathLike[str]", *, on_unreadable: Callable[[int], object] | None = None
 ) -> Iterator[Record]:
     """The last line of each item, in the order of the file; lines that are not of a manifest are passed over.
 
@@ -281,7 +281,7 @@ def recognised(item_id: str | None, given: object) -> bytes:
 
 
 def _records(
-    path: "str | os.PathLike[str]", on_unreadable: Callable[[int], object] = lambda _: None
+    path: "str | os.PathLike[str]", on_unreadable: Callable[[int], object] | None = None
 ) -> Iterator[tuple[int, Record]]:
     """The lines of a manifest, with their numbers."""
     with _advised(path), open(path, "rb", opener=_opened) as file:  # Path.open takes no opener
@@ -292,7 +292,7 @@ def _records(
                 known = None
             if _is_record(known):
                 yield number, known
-            else:
+            elif on_unreadable is not None:
                 on_unreadable(number)
 
 

@@ -407,7 +407,7 @@ def _checked(
     row_id = str(row_id) if type(row_id) is int else row_id
     _check_id(row_id)
     if row_id is not None and (before := lines_of_ids.get(row_id.encode())) is not None:
-        raise ValueError(f"line {before!r} has the same id")
+        raise ValueError(f"line {before!r} has the same id, {row_id!r:.80}")
     prompt = given.get("prompt")
     names = tuple(given) if typed is None else (*typed.model_fields, "id")
     try:

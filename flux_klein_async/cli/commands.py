@@ -4,6 +4,7 @@ Help and a completion load this module and no other command's: it must import no
 asyncio.
 """
 
+import math
 import os
 import shlex
 import traceback
@@ -246,6 +247,12 @@ def _positive(seconds: float) -> float:
     return seconds
 
 
+def _amount(usd: float | None) -> float | None:
+    if usd is not None and not 0 <= usd < math.inf:
+        raise typer.BadParameter(f"{usd:g} is no amount of money: give it in USD, 0 or more")
+    return usd
+
+
 _Concurrency = Annotated[int, typer.Option(min=1, help="Generations at a time.", metavar="N")]
 _Timeout = Annotated[float, typer.Option(help="Seconds for each picture.", metavar="S", callback=_positive)]
 _NoDownload = Annotated[bool, typer.Option("--no-download", help="Print URLs instead of saving files.")]
@@ -372,7 +379,9 @@ def batch(
         bool, typer.Option("--ignore-extra-columns", help="Leave out unknown columns of a .csv file.")
     ] = False,
     concurrency: _Concurrency = 64,
-    max_spend: Annotated[float | None, typer.Option(min=0, help="For all runs on the journal.", metavar="USD")] = None,
+    max_spend: Annotated[
+        float | None, typer.Option(help="For all runs on the journal.", metavar="USD", callback=_amount)
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check FILE and DIR, and print what it would cost.")
     ] = False,

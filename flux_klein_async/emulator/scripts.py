@@ -256,7 +256,10 @@ def check_answer(endpoint: str, answer: Answer | None) -> None:
         return
     kind = type(answer).__name__
     if not isinstance(answer, Answer):
-        raise TypeError(f"{answer!r:.80} is no answer: write one such as fault('503'), Reply(503) or Generation()")
+        more = "write one such as fault('503'), Reply(503) or Generation()"
+        if isinstance(answer, list | tuple):
+            more = "several answers are several arguments, so write a * before them"
+        raise TypeError(f"{answer!r:.80} is no answer: {more}")
     if endpoint == "connect":
         if not isinstance(answer, Pass | Hang | Refuse | Drop):
             raise ValueError(f"'connect' can be answered with Pass, Hang, Refuse or Drop, not with {kind}")

@@ -248,7 +248,7 @@ def test_an_id_that_came_before_is_bad_and_the_id_of_a_bad_row_is_free(file_form
     csv.writer(out).writerows([["prompt", "id"], *rows])
     data = "\n".join(json.dumps({"prompt": text, "id": i}) for text, i in rows)
     first, _, twice, last = read((out.getvalue() if file_format is CSV else data).encode(), file_format)
-    assert twice == bad(first.line + 2, f"line {first.line} has the same id")
+    assert twice == bad(first.line + 2, f"line {first.line} has the same id, 'x'")
     assert last.problem is None
 
 
@@ -302,7 +302,7 @@ def test_a_bad_row_keeps_its_prompt_and_an_id_that_is_its_own() -> None:
     rows += [{"id": "b", "prompt": "x", "sed": 1}]
     first, _, twice, unknown = read("\n".join(map(json.dumps, rows)).encode(), JSONL)
     assert (first.id, first.fields, first.problem) == ("a", {"prompt": "x"}, "width: 1 is less than 64")
-    assert twice == bad(3, "line 2 has the same id")
+    assert twice == bad(3, "line 2 has the same id, 'a'")
     assert (unknown.place, unknown.fields) == ("Line 4 (b)", {"prompt": "x"})
 
 

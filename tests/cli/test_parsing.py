@@ -163,6 +163,8 @@ NEWCOMER = [
     Stumble("journal list", 65, "out/journal.sqlite: name one with --journal", "Missing option"),
     Stumble("generate x -m a/b", 64, "No such option -m; did you mean --model?"),
     Stumble("generate x --timeout 0", 64, "0 is not more than 0 seconds"),
+    Stumble("batch x.txt --max-spend nan", 64, "nan is no amount of money: give it in USD, 0 or more"),
+    Stumble("batch x.txt --max-spend inf", 64, "inf is no amount of money"),
     Stumble("batch .", 64, "'.' is a directory: name a file of prompts", "does not end in"),
     Stumble("batch x.txt --output-dir /proc/x", 64, "cannot be made; make it, or choose another", "download again"),
     Stumble("generate a snow leopard", 64, "put quotes around a prompt of several words"),
