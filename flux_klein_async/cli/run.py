@@ -69,7 +69,7 @@ _MOST_REPORTED = 20  # failures that are printed; a manifest has all of them
 _CLAIMED = "claimed by another run"
 _FAILING = 2.0  # seconds in which every call fails, after which that is said
 _TRIED_EACH = 5.0  # seconds after which a row is tried while every call fails
-_OUTAGE_CHECKED_EACH = 0.2  # seconds
+_OUTAGE_CHECKS = 25  # in that time, of whether calls succeed again
 _SLOWED = 10.0  # seconds after a refusal during which the service counts as slow
 _PRICED_WITHIN = 2.0  # seconds for the price of what may have been charged
 _NOT_SUBMITTED = "not submitted"
@@ -475,9 +475,10 @@ class Run:
     async def _outlast_outage(self) -> None:
         """Return once calls succeed, or after 5 s: while every call fails, few rows come to their turn and fail."""
         clock = asyncio.get_running_loop().time
-        latest = clock() + _TRIED_EACH
-        while self.totals.generations and self.totals.failing_for(now := clock()) is not None and now < latest:
-            await asyncio.sleep(_OUTAGE_CHECKED_EACH)
+        for _ in range(_OUTAGE_CHECKS):
+            if not self.totals.generations or self.totals.failing_for(clock()) is None:
+                return
+            await asyncio.sleep(_TRIED_EACH / _OUTAGE_CHECKS)
 
     async def _end(self, outcome: Outcome[Row]) -> None:
         before, self._ended = self._ended, asyncio.get_running_loop().time()
