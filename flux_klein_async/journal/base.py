@@ -7,7 +7,7 @@ paid.
 
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from flux_klein_async.journal.states import Action, EntryState
 from flux_klein_async.models import ModelInfo, SavedFile, brief_repr
@@ -26,8 +26,8 @@ __all__ = [
 ]
 
 
-def _repr_without_prompt(value: Any) -> str:
-    return brief_repr(value, {name: getattr(value, name) for name in value.__slots__ if name not in {"body", "answer"}})
+def _repr_without_prompt(value: "Entry | Claim") -> str:
+    return brief_repr(value, {name: part for name, part in value._asdict().items() if name not in {"body", "answer"}})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +43,7 @@ class Reservation:
     max_usd: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(NamedTuple):  # as a frozen dataclass it would take 2 µs more to make
     """What a journal records about a request at one moment.
 
     Attributes:
@@ -74,11 +73,11 @@ class Entry:
     files: tuple[SavedFile, ...] = ()
     error: str | None = None
 
-    __repr__ = _repr_without_prompt
+    def __repr__(self) -> str:
+        return _repr_without_prompt(self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(NamedTuple):
     """An item, what to do with it, and what its journal knows about it.
 
     Attributes:
@@ -106,7 +105,8 @@ class Claim:
         """Whether this run is to work on the item: no other run can claim it until the work ends."""
         return self.resubmits or self.action in {Action.SUBMIT, Action.RESUME}
 
-    __repr__ = _repr_without_prompt
+    def __repr__(self) -> str:
+        return _repr_without_prompt(self)
 
 
 class Journal(Protocol):

@@ -15,7 +15,6 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import cache
 from math import inf
 from pathlib import Path
@@ -179,10 +178,10 @@ def _claim(action: Action, newest: _Request | None) -> Claim:
     """What is known about an item, as the claim of no run."""
     claim = Claim(item="0-0", action=action)
     if newest is None or action is Action.SUBMIT:
-        return replace(claim, pays_again=newest is not None and STATES[newest.state].charged)
+        return claim._replace(pays_again=newest is not None and STATES[newest.state].charged)
     answer = newest.answer if isinstance(newest.answer, bytes) else None  # otherwise the service is asked again
     files = files_from(newest.files)
-    return replace(claim, request_id=newest.request_id, answer=answer, files=files, error=newest.error)
+    return claim._replace(request_id=newest.request_id, answer=answer, files=files, error=newest.error)
 
 
 def _blob(data: bytes | None) -> bytearray | None:
@@ -698,7 +697,7 @@ class JournalStore(ABC):
             return Claim(item=f"{self.run}-{item}", action=Action.SUBMIT)
         item, action, newest = self._known(account, name, content, item_id, again)
         resubmits = _resubmits(action, newest, again)
-        claim = replace(_claim(action, newest), item=f"{self.run}-{item}", resubmits=resubmits)
+        claim = _claim(action, newest)._replace(item=f"{self.run}-{item}", resubmits=resubmits)
         if item is not None and claim.is_ours:
             # A request that is resumed counts as one of this claim, so that its end frees the item.
             before = 0 if newest is None else newest.id - (action is Action.RESUME)

@@ -4,11 +4,12 @@ Also what follows from them: the cancel of a request that nobody waits for, and 
 """
 
 import asyncio
-import json
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Self
+
+from pydantic_core import to_json
 
 from flux_klein_async.api.messages import Response
 from flux_klein_async.api.requests import PAGE, checked_word
@@ -231,7 +232,7 @@ async def record_result(context: ClientContext, result: GenerationResult) -> Non
     """
     context.budget.settle(result.request_id, result.cost_usd)
     if context.journal is not None:
-        answer = json.dumps(result.raw).encode()
+        answer = to_json(result.raw)
         error = None if result.urls else str(without_file(result))
         await context.write(
             EntryState.COMPLETED, request_id=result.request_id, cost_usd=result.cost_usd, answer=answer, error=error

@@ -1,7 +1,6 @@
 """What is written down, and the budget that limits nothing."""
 
 import asyncio
-import dataclasses
 
 import pytest
 
@@ -25,9 +24,9 @@ def test_the_default_budget_allows_everything_without_asking_the_price() -> None
 
 def test_an_entry_needs_only_its_state_and_cannot_be_changed() -> None:
     entry = Entry(state=EntryState.FAILED)
-    values = dataclasses.asdict(entry)
+    values = entry._asdict()
     assert (values.pop("state"), values.pop("files"), set(values.values())) == ("failed", (), {None})
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         entry.state = EntryState.COMPLETED  # type: ignore[misc]
 
 

@@ -878,7 +878,7 @@ COSTS = st.none() | st.sampled_from([0.0, 0.01, 0.03])
 MODELS = st.sampled_from([None, "a/b"])
 
 intents = st.builds(
-    Entry,
+    entry,  # for a NamedTuple, hypothesis would make the fields with defaults too
     state=st.just(EntryState.SUBMITTING),
     key=KEYS,
     model=MODELS,
@@ -886,9 +886,9 @@ intents = st.builds(
 )
 LATER = [state for state in EntryState if state is not EntryState.SUBMITTING]
 by_key = st.builds(
-    Entry, state=st.sampled_from(LATER), key=KEYS, request_id=st.none() | REQUESTS, model=MODELS, cost_usd=COSTS
+    entry, state=st.sampled_from(LATER), key=KEYS, request_id=st.none() | REQUESTS, model=MODELS, cost_usd=COSTS
 )
-by_request = st.builds(Entry, state=st.sampled_from(LATER), request_id=REQUESTS, cost_usd=COSTS)
+by_request = st.builds(entry, state=st.sampled_from(LATER), request_id=REQUESTS, cost_usd=COSTS)
 
 
 @dataclass

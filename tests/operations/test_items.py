@@ -343,7 +343,7 @@ async def test_a_result_that_was_written_down_is_read_again_without_a_call(klein
 
 async def test_a_result_that_was_too_long_to_be_written_down_is_asked_for(klein_emulator, connect):
     result, known = await kept(connect)
-    shelf = Shelf(replace(known, answer=None))
+    shelf = Shelf(known._replace(answer=None))
     outcome = await only(connect(journal=shelf), shelf)
     assert outcome.result.urls == result.urls
     assert klein_emulator.accepted == 1
@@ -387,7 +387,7 @@ async def test_files_that_have_moved_since_are_found_where_the_service_has_them_
     known = await saved(connect, tmp_path / "first")
     moved = known.answer.replace(b"/files/", b"/files/elsewhere/")
     assert moved != known.answer
-    shelf = Shelf(replace(known, answer=moved))
+    shelf = Shelf(known._replace(answer=moved))
     outcome = await only(connect(journal=shelf), shelf, directory=tmp_path / "second")
     assert [path.read_bytes() for path in outcome.paths] == [known.files[0].path.read_bytes()]
     assert outcome.from_journal
