@@ -53,6 +53,11 @@ def format_of(file: str) -> FileFormat:
 def mistaken(line: str) -> str | None:
     """What a file taken for prompts is by its first line, if that is no prompt of a person; None if it may be one."""
     text = line.strip()
+    if re.match(r'\[\s*($|[{"])', text):
+        return (
+            "a JSON array, which would be painted as it stands: write an object on each line (jq -c '.[]'), or pass "
+            "--format txt if it is a prompt"
+        )
     if text.startswith("{") and text.endswith("}") and '"prompt"' in text:
         return "a JSON object, which would be painted as it stands: pass --format jsonl, or txt if it is a prompt"
     if "prompt" in [cell.strip(' "').lower() for cell in re.split("[,;\t|]", text)]:

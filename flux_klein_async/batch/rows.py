@@ -262,7 +262,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of which no field is there twice; json alone would let the last one win."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        raise ValueError(f"the field {_twice(name for name, _ in pairs)} is there twice")
+        raise ValueError(f"the field {_twice(name for name, _ in pairs)} is there twice: remove one of them")
     return fields
 
 
@@ -353,7 +353,7 @@ def _header(text: str, separators: str, columns: Columns, hint: str) -> _Header:
         )
     named = [field for field in fields if field]
     if len(set(named)) < len(named):
-        raise ValueError(f"the column {_twice(named)} is there twice")
+        raise ValueError(f"the column {_twice(named)} is there twice: remove or rename one of them")
     return _Header(fields, separator)
 
 
@@ -445,7 +445,7 @@ def _check_id(row_id: object) -> None:
     if not row_id.strip():
         raise ValueError("id: blank; leave it out if the row has none")
     if len(row_id) > _LONGEST_ID:
-        raise ValueError(f"id: longer than {_LONGEST_ID} characters")
+        raise ValueError(f"id: {row_id[:20]!r}... has {len(row_id):,} characters, of at most {_LONGEST_ID}: shorten it")
     _refuse_control("id", row_id, _NOT_IN_IDS)
 
 

@@ -85,7 +85,10 @@ class _Batch(run.Options):
         named = self.journal
         self._place = locate(self.output_dir / "journal.sqlite") if named is None else connect.journal(named)
         if isinstance(self._place, SqliteLocation):
-            run.check_writable(self._place.path.parent, "--journal")
+            folder = self._place.path.parent
+            run.check_writable(folder, "--journal")
+            if named is not None and not folder.exists():
+                raise typer.BadParameter(f"make the directory {str(folder)!r} first", param_hint="--journal")
         self._format = self.file_format or _format_of(self.file)
         self._columns = _columns(self._format, self.prompt_column, ignore_extra=self.ignore_extra_columns)
         checked_fields(self.model, {}, "a prompt", self.fields)
@@ -152,6 +155,7 @@ class _Batch(run.Options):
                 options=self,
                 to_name=None if self.names is Names.REQUEST else partial(_named, self.names),
                 manifest=manifest,
+                spending=None if account is None else partial(account.spent, self.model),
             ).generate(rows)
             if totals.done > 0 and not self.no_download if self.report is None else self.report:
                 await page.after_batch(self.output_dir, screen, stop, await self._unreached(first, entry, totals))

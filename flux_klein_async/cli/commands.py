@@ -206,11 +206,13 @@ def _at_home(path: Path | None) -> Path | None:
     return None if path is None else user_path(path)
 
 
-def _folder(path: Path | None) -> Path | None:
+def _folder(text: str) -> Path:
     from flux_klein_async.operations.names import looks_like_file  # for a command that runs
 
-    path = _at_home(path)
-    if path is not None and looks_like_file(path):
+    if not str(text):
+        raise typer.BadParameter("the name of the directory is empty, as of a variable that is not set")
+    path = user_path(text)
+    if looks_like_file(path):
         raise typer.BadParameter(
             f"{str(path)!r:.80} looks like a file; this is the directory where files go: `generate` names them after "
             "the prompt, `batch` as --names says, `result` by the request id"
@@ -317,7 +319,7 @@ def generate(
     allow_unlisted: _AllowUnlisted = False,
     output_dir: Annotated[
         Path,
-        typer.Option("--output-dir", "-o", help="Where the files go.", metavar="DIR", callback=_folder),
+        typer.Option("--output-dir", "-o", help="Where the files go.", metavar="DIR", parser=_folder),
     ] = Path("out"),
     concurrency: _Concurrency = 64,
     timeout: _Timeout = 120.0,
@@ -369,7 +371,7 @@ def batch(
     ] = None,
     output_dir: Annotated[
         Path,
-        typer.Option("--output-dir", "-o", help="Where files and manifest.jsonl go.", metavar="DIR", callback=_folder),
+        typer.Option("--output-dir", "-o", help="Where files and manifest.jsonl go.", metavar="DIR", parser=_folder),
     ] = Path("out"),
     file_format: Annotated[FileFormat | None, typer.Option("--format", help="Else by the name of FILE.")] = None,
     prompt_column: Annotated[
@@ -493,7 +495,7 @@ def result(
     request_id: _RequestId,
     output_dir: Annotated[
         Path | None,
-        typer.Option("--output-dir", "-o", help="Save the files here.", metavar="DIR", callback=_folder),
+        typer.Option("--output-dir", "-o", help="Save the files here.", metavar="DIR", parser=_folder),
     ] = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until the request ends.", metavar="S")] = 0.0,
     journal: Annotated[

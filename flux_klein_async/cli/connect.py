@@ -2,9 +2,10 @@
 
 import os
 import shlex
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,12 +21,14 @@ from flux_klein_async.errors import (
     FluxKleinError,
     GenerationFailedError,
     InvalidInputError,
+    JournalError,
     NotFoundError,
     SubmissionUncertainError,
     WaitTimeoutError,
 )
 from flux_klein_async.journal.reader import exists, locate
 from flux_klein_async.journal.sql import Location
+from flux_klein_async.journal.sqlite import SqliteLocation, connect
 from flux_klein_async.journal.writer import EMULATED_TOKEN
 from flux_klein_async.models import model_advice
 from flux_klein_async.options import BASE_URL_VARIABLE, TOKEN_VARIABLES, Environment, from_environ
@@ -62,6 +65,14 @@ def journal(name: str) -> Location:
         place = locate(name)
     except ConfigurationError as error:
         raise typer.BadParameter(str(error), param_hint="--journal") from None
+    if not name:
+        raise typer.BadParameter("the name is empty, as of a variable that is not set", param_hint="--journal")
+    if isinstance(place, SqliteLocation):
+        with suppress(OSError, sqlite3.Error):  # told when it is opened to be written
+            try:
+                connect(place.path).close()
+            except JournalError as error:
+                raise typer.BadParameter(str(error), param_hint="--journal") from None
     if place.has_password:
         raise typer.BadParameter(
             "leave the password out: set PGPASSWORD or PGPASSFILE, or name a service (PGSERVICE)",

@@ -136,8 +136,8 @@ def usage_error(error: Any, takers: Callable[[str], Sequence[str]] = lambda _: (
     # The rest of a name first ("-m", "--output", "--dir"), then the nearest of what click finds alike.
     near = [option for option in known if option.startswith(f"-{name}") or (len(name) > 3 and name[1:] in option)]
     near = near or get_close_matches(name, error.possibilities or (), 1, _ALIKE)
-    if name in _ELSEWHERE:
-        advice = f": {_ELSEWHERE[name]}"
+    if (known_as := name.replace("_", "-")) in _ELSEWHERE:
+        advice = f": {_ELSEWHERE[known_as]}"
     elif error.ctx and error.ctx.parent is not None and (others := takers(name)):
         advice = f": `flux-klein {others[0]}` takes it"
     elif near:

@@ -6,7 +6,8 @@ It decides nothing about the service: the client and the journal know what to su
 import asyncio
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -30,6 +31,7 @@ from flux_klein_async.errors import (
     APIStatusError,
     AuthenticationError,
     BudgetExceededError,
+    ConfigurationError,
     DownloadError,
     FanOutHaltedError,
     FluxKleinError,
@@ -38,12 +40,15 @@ from flux_klein_async.errors import (
     InputRejectedError,
     InvalidInputError,
     ItemClaimedError,
+    JournalError,
     NotFoundError,
+    PermissionDeniedError,
     SubmissionUncertainError,
 )
 from flux_klein_async.events import Cancelled, Event, Finished, Held, Polled, Retrying, StateChanged, Submitted
 from flux_klein_async.integrations.logging import LogEvents, combine
 from flux_klein_async.journal.budget import dollars, generation_price
+from flux_klein_async.journal.writer import Spending
 from flux_klein_async.models import (
     ModelInfo,
     Outcome,
@@ -71,6 +76,7 @@ _FAILING = 2.0  # seconds in which every call fails, after which that is said
 _TRIED_EACH = 5.0  # seconds after which a row is tried while every call fails
 _OUTAGE_CHECKS = 25  # in that time, of whether calls succeed again
 _SLOWED = 10.0  # seconds after a refusal during which the service counts as slow
+_NOTHING = 1e-6  # USD; less comes of rounding
 _PRICED_WITHIN = 2.0  # seconds for the price of what may have been charged
 _NOT_SUBMITTED = "not submitted"
 _ENDS = {
@@ -147,7 +153,6 @@ class Totals:
         highest_usd: The highest cost of one of them, or None.
         unpriced: The ids of this run's requests that are or may be charged, with no cost reported and no result.
         uncertain: The indices of the items whose submit may have been accepted, with no id known.
-        earlier: How many items an earlier run submitted that are or may be charged, with no cost known and no result.
         free: How many items failed and were not charged.
         passing: How many of these failed for now, for example without a network.
         unreported: How many of this run's results came without a cost.
@@ -172,7 +177,6 @@ class Totals:
     highest_usd: float | None = None
     unpriced: set[str | None] = field(default_factory=set)
     uncertain: set[object] = field(default_factory=set)
-    earlier: int = 0
     free: int = 0
     passing: int = 0
     unreported: int = 0
@@ -243,8 +247,6 @@ class Totals:
             self._charge(outcome.error.request_id, outcome.error.cost_usd)
         self.known += outcome.from_journal
         if outcome.error is not None:
-            known = isinstance(outcome.error, DownloadError) or outcome.cost_usd is not None
-            self.earlier += outcome.from_journal and outcome.error.charged != "no" and not known
             end = _end_of(outcome.error)
             self.ends["failed before" if end == "failed" and outcome.from_journal else end] += 1
             is_free = end == "failed" and outcome.error.charged == "no" and not outcome.from_journal
@@ -257,8 +259,8 @@ class Totals:
 
     @property
     def possibly_charged(self) -> int:
-        """How many requests may have been charged at a cost that is not known."""
-        return len(self.unpriced) + len(self.uncertain) + self.unreported + self.earlier
+        """How many requests of this run may have been charged at a cost that is not known."""
+        return len(self.unpriced) + len(self.uncertain) + self.unreported
 
     @property
     def done(self) -> int:
@@ -320,6 +322,13 @@ def _not_submitted(error: FluxKleinError) -> bool:
     return isinstance(error, FanOutHaltedError) or ((stopped or dooms(error)) and error.charged == "no")
 
 
+def _refuses_all(error: FluxKleinError) -> bool:
+    """Whether also the submits that are on their way get this error."""
+    if isinstance(error, BudgetExceededError):
+        return not error.price_known
+    return isinstance(error, AuthenticationError | PermissionDeniedError | ConfigurationError)
+
+
 def _end_of(error: FluxKleinError) -> str:
     if _not_submitted(error):
         return _NOT_SUBMITTED
@@ -356,6 +365,7 @@ class Run:
         label: Names the row of a line in a message; what happened to it may be its name.
         resume: The command that resumes a request, for runs without a journal.
         local_file: How to write that a text of a field is the name of a local file.
+        spending: What all runs on the journal have spent.
     """
 
     client: FluxKleinClient
@@ -368,6 +378,7 @@ class Run:
     label: Callable[[Row, str], str] = lambda row, _: row.place
     resume: Callable[[str], str] | None = None
     local_file: Callable[[str, str], str] = _file_in_row
+    spending: Callable[[], Awaitable[Spending]] | None = None
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _codes: set[ExitCode] = field(default_factory=set, init=False)
     _stopping: bool = field(default=False, init=False)
@@ -377,6 +388,7 @@ class Run:
     _hidden: int = field(default=0, init=False)
     _unreached: int | None = field(default=0, init=False)  # such items; None once another answer came
     _renamed: int = field(default=0, init=False)  # items whose files got a number, since others had their names
+    _begun: int = field(default=0, init=False)  # items that have had their turn, or have it
     _told: bool = field(default=False, init=False)  # why the rest was not submitted
     _ended: float = field(default=0.0, init=False)  # when the last item did
 
@@ -405,10 +417,11 @@ class Run:
                     f"{files} with a number behind the name (-2): other files had it, and none is replaced."
                 )
             seconds = clock() - begun
-            price = await self._price_of_unknown()
+            spending = await self._in_all_runs()
+            price = await self._price_of_unknown(spending)
             await self.client.aclose()  # a submit that was on its way may still get its id, and its cancel an answer
         self.stop.before_leaving = restore_terminal
-        self.screen.say(self._summary(seconds) + self._possibly_charged(price))
+        self.screen.say(self._summary(seconds) + self._possibly_charged(price) + self._elsewhere(price, spending))
         self._print_left()
         return worst(self._codes) if self.stop.code is None else self.stop.code
 
@@ -460,6 +473,7 @@ class Run:
             count += 1
             if row.problem is None:
                 await self._outlast_outage()
+                self._begun += 1
                 yield row
                 continue
             self.totals.ends["bad"] += 1
@@ -582,7 +596,9 @@ class Run:
         is_end = isinstance(error, FanOutHaltedError) and self.totals.ends.total() == self.totals.total
         if not self._told and (not is_end or self.totals.ends[_NOT_SUBMITTED]):
             self._told = True
+            under_way = self._begun - self.totals.ends.total() + self.totals.ends["bad"]
             some = self.totals.generations or self.totals.done or self.totals.ends["uncertain"]
+            some = some or (under_way and not _refuses_all(error))
             what = "The rest was not submitted" if some else "Nothing was submitted"
             what = "Failed" if self.totals.total == 1 else what
             more = ""
@@ -626,9 +642,17 @@ class Run:
         polls = f", {totals.polls / totals.generations:.1f} polls each" if totals.generations else ""
         return f"{totals.done:,}{total} done{where}{others}{spent}{rate}{polls}, {duration(seconds)}"
 
-    async def _price_of_unknown(self) -> float | None:
+    async def _in_all_runs(self) -> Spending:
+        """What all runs have spent; nothing if there is no journal, or it cannot be read."""
+        if self.spending is not None and self.totals.charged:
+            with suppress(JournalError):
+                return await self.spending()
+        return Spending(settled_usd=0.0, held_usd=0.0)
+
+    async def _price_of_unknown(self, spending: Spending) -> float | None:
         """What a request without a known cost may have cost, in USD: the highest of this run, else the catalogue's."""
-        if self.totals.highest_usd is not None or not self.totals.charged or not self.totals.possibly_charged:
+        any_unknown = self.totals.possibly_charged or spending.unpriced
+        if self.totals.highest_usd is not None or not self.totals.charged or not any_unknown:
             return self.totals.highest_usd
         try:
             entry = await entry_of(self.client)
@@ -642,12 +666,19 @@ class Run:
         if not count or not self.totals.charged:
             return ""
         amount = "an unknown amount" if each is None else f"up to {dollars(count * each)}"
-        earlier = self.totals.earlier
-        before = (
-            f", {'' if earlier == count else f'{earlier:,} of them '}submitted by an earlier run" if earlier else ""
-        )
         plural = "s" if count > 1 else ""
-        return f"; {amount} may have been charged for {count:,} request{plural} of unknown cost{before}"
+        return f"; {amount} may have been charged for {count:,} request{plural} of unknown cost"
+
+    def _elsewhere(self, each: float | None, spending: Spending) -> str:
+        """What other runs on the journal may have been charged beyond the known costs, in words."""
+        own = self.totals.possibly_charged
+        others = spending.held_usd + (spending.unpriced - own) * (each or 0.0)
+        amount = f"up to {dollars(others)}"
+        if each is None and spending.unpriced > own:
+            amount = "an unknown amount"
+        elif others < _NOTHING:
+            return ""
+        return f"; {amount} may have been charged for requests of other runs"
 
     def _print_left(self) -> None:
         """Print how to resume what is left."""

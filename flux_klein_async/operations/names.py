@@ -49,7 +49,7 @@ def checked_names(names: Sequence[str], count: int) -> list[str]:
             what = f"{name[:80]!r}" if isinstance(name, str) else f"{name!r:.80}, which is no text; write str(...)"
             if isinstance(name, str) and len(name) > LONGEST:
                 what += f"; it has more than {LONGEST} bytes"
-            raise InvalidInputError(f"Not a plain file name: {what}")
+            raise InvalidInputError(f"Not a plain file name: {what}; write one without a folder, such as 'cat.png'")
     # Some file systems ignore case, and the ways to compose a letter.
     if len({unicodedata.normalize("NFC", name).casefold() for name in names}) != count:
         raise InvalidInputError("The same file name was given twice")

@@ -1,5 +1,6 @@
 """What each exception of aiohttp means here, by class. Pure."""
 
+import os
 from pathlib import PurePath
 from types import TracebackType
 
@@ -74,13 +75,26 @@ def map_error(error: BaseException, redactor: Redactor, guard: BodyGuard | None)
             meaning = APIConnectionError
     elif guard is not None and meaning is InvalidResponseError:
         meaning = APIConnectionError  # nothing was sent, so a proxy answered CONNECT
-    cause = redactor.text(f"{type(error).__name__}: {error}")[:500]
+    cause = redactor.text(_in_words(error))[:500]
     if issubclass(meaning, APIConnectionError):
         sent = (guard is None or guard.written) if sent is None else sent
         return meaning(_ADVICE.get(type(error), ""), cause=cause, sent=sent)
     return meaning("The session cannot be used" if meaning is ConfigurationError else "", cause=cause)
 
 
+def _in_words(error: BaseException) -> str:
+    """What went wrong: where the network failed in the words of the system, else with the type that Python gives it."""
+    where, system = "", error
+    if isinstance(error, aiohttp.ClientConnectorError) and type(error) in _UNCONNECTED:
+        where, system = f"cannot connect to {error.host}:{error.port}: ", error.os_error
+    elif type(error) is not aiohttp.ClientOSError:
+        return f"{type(error).__name__}: {error}"
+    if not isinstance(system, OSError) or not system.errno:
+        return f"{type(error).__name__}: {error}"
+    return where + (os.strerror(system.errno) if system.errno > 0 else str(system.strerror))  # a resolver's are below 0
+
+
+_UNCONNECTED = (aiohttp.ClientConnectorError, aiohttp.ClientConnectorDNSError)
 _WITH_SECRETS = (PurePath(aiohttp.__file__).parent, PurePath(__file__).parent)
 
 

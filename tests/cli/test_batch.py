@@ -285,14 +285,17 @@ def test_a_later_line_with_a_field_that_the_catalogue_does_not_list_is_bad(
     assert (bad["id"], bad["input"], bad["error"]["charged"]) == ("b", {"prompt": "x"}, "no")
 
 
-@pytest.mark.parametrize("journal", ["prompts.jsonl", ".", "postgresql://127.0.0.1:1/x"])
+@pytest.mark.parametrize(
+    ("journal", "code"),
+    [("prompts.jsonl", 64), (".", 64), ("", 64), ("missing/run.sqlite", 64), ("postgresql://127.0.0.1:1/x", 1)],
+)
 @pytest.mark.parametrize("options", [(), ("--dry-run",)])
 def test_a_journal_that_cannot_be_used_is_refused_before_anything_is_made(
-    served: Emulator, flux_klein: Command, journal: str, options: tuple[str, ...]
+    served: Emulator, flux_klein: Command, journal: str, code: int, options: tuple[str, ...]
 ) -> None:
     prompts(2)
     ran = flux_klein(*ARGUMENTS, "--journal", journal, *options)
-    assert (ran.code, ran.out, served.accepted) == (1, "", 0)
+    assert (ran.code, ran.out, served.accepted) == (code, "", 0)
     assert [path.name for path in Path().iterdir()] == ["prompts.jsonl"]
 
 
@@ -569,19 +572,25 @@ def test_a_batch_says_what_it_is_about_to_spend(
     assert [served.accepted] == before
 
 
-def test_what_an_earlier_run_may_have_paid_for_is_named_by_the_next_run_too(
-    served: Emulator, flux_klein: Command
+@pytest.mark.parametrize("bound", [(), ("--max-spend", "5")])
+def test_what_other_runs_may_have_paid_for_is_named_too(
+    served: Emulator, flux_klein: Command, bound: tuple[str, ...]
 ) -> None:
+    """Also for requests that a later one of the same line has replaced."""
     prompts(3)
     served.script_prompt("picture 0", error_reply(500, message="no luck", accepted=True))
     served.script_prompt("picture 1", Generation(ends="failed"))
-    told = "; up to $0.0{} may have been charged for {} requests of unknown cost{}\n"
-    before = "submitted by an earlier run"
-    assert told.format(2, 2, "") in flux_klein("batch", "prompts.jsonl").err
-    assert told.format(2, 2, f", {before}") in flux_klein("batch", "prompts.jsonl").err
+    told = "; up to $0.0{} may have been charged for {}"
+    own, others = "{} request{} of unknown cost", "requests of other runs"
+    batch = ("batch", "prompts.jsonl", *bound)
+    assert told.format(2, own.format(2, "s")) + "\n" in flux_klein(*batch).err
+    assert told.format(2, others) + "\n" in flux_klein(*batch).err
     prompts(4)
     served.script_prompt("picture 3", Generation(ends="failed"))
-    assert told.format(3, 3, f", 2 of them {before}") in flux_klein("batch", "prompts.jsonl").err
+    both = told.format(1, own.format(1, "")) + told.format(2, others)
+    assert both in flux_klein(*batch).err
+    both = told.format(2, own.format(2, "s")) + told.format(3, others)
+    assert both in flux_klein(*batch, "--retry-failed").err
 
 
 def test_a_batch_says_what_it_may_pay_for_a_second_time(

@@ -234,7 +234,7 @@ def test_a_file_that_is_no_journal_is_an_error_and_stays(
     assert f"There is no journal {path}: name one with --journal" in ran.err
     path.write_text("notes")
     ran = flux_klein("journal", *arguments, "--journal", str(path))
-    assert (ran.code, path.read_text()) == (1, "notes")
+    assert (ran.code, path.read_text()) == (64, "notes")
     assert "is not a journal of this package and was left as it is" in ran.err
     ran = flux_klein("journal", *arguments)
     assert (ran.code, "journal.sqlite: name one with --journal" in ran.err) == (65, True)

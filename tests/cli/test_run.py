@@ -24,7 +24,6 @@ from flux_klein_async.cli.signals import Stop
 from flux_klein_async.emulator import Emulator, Generation, Hang, Pass, Refuse, Reply, Reset, Rewrite, error_reply
 from flux_klein_async.emulator.scripts import Answer
 from flux_klein_async.errors import (
-    DownloadError,
     FanOutHaltedError,
     GenerationCancelledError,
     GenerationFailedError,
@@ -289,6 +288,20 @@ async def test_a_service_that_was_never_reached_ends_the_run(bench, klein_emulat
     assert len(list(read_manifest(it.manifest.path))) == tried
     assert ("4 more: see " in err, "0 done, 5 failed (not charged)" in err) == (tried == 5, tried == 5)
     assert ("29 lines failed for now, at no charge: run the same command again." in err) == (tried == 30)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "told"),
+    [
+        (error_reply(400, 400002), "The rest was not submitted: No balance"),
+        (error_reply(401), "Nothing was submitted: "),
+    ],
+)
+async def test_what_is_on_its_way_may_be_submitted_yet(bench, klein_emulator, capsys, refusal, told):
+    """A balance may have been enough for it; a token is as wrong for it."""
+    klein_emulator.script("submit", Pass(delay=1.0), *[refusal] * 9)
+    await bench().run(rows(9))
+    assert told in capsys.readouterr().err
 
 
 async def test_in_an_outage_a_row_is_tried_each_five_seconds(bench, klein_emulator):
@@ -578,10 +591,8 @@ def test_every_end_is_counted_once() -> None:
         ({"result": result}, "done", 0),
         ({"result": result, "from_journal": True}, "done before", 0),  # an earlier run paid for it
         ({"error": GenerationFailedError(), "from_journal": True}, "failed before", 0),
-        ({"error": GenerationFailedError(request_id="r"), "from_journal": True}, "failed before", 1),
-        ({"error": GenerationFailedError(request_id="r", cost_usd=0.5), "from_journal": True}, "failed before", 0),
-        ({"error": DownloadError(request_id="r"), "from_journal": True}, "failed before", 0),  # the cost is known
-        ({"error": SubmissionUncertainError(), "from_journal": True}, "uncertain", 1),
+        ({"error": GenerationFailedError(request_id="r"), "from_journal": True}, "failed before", 0),
+        ({"error": SubmissionUncertainError(), "from_journal": True}, "uncertain", 0),
         ({"error": SubmissionUncertainError()}, "uncertain", 1),
         ({"error": ItemClaimedError()}, "claimed by another run", 0),
         ({"error": GenerationCancelledError(request_id="r", charged="no")}, "cancelled", 0),

@@ -1,5 +1,7 @@
 """Every failure of aiohttp has a meaning of ours; nothing of the request is kept."""
 
+import errno
+import socket
 import traceback
 from collections.abc import Iterator
 
@@ -72,6 +74,10 @@ def sample(cls: type[BaseException]) -> BaseException:
     return cls(f"about {TOKEN}")
 
 
+def unconnected(trouble: OSError) -> BaseException:
+    return aiohttp.ClientConnectorError(ConnectionKey("a.b", 1, True, True, None, None, None), trouble)
+
+
 def guard(written: bool) -> BodyGuard:
     found = BodyGuard()
     if written:
@@ -102,11 +108,27 @@ def test_a_mapped_error_is_ours_keeps_type_and_text_and_drops_the_request(cls, w
     error = map_error(sample(cls), Redactor(TOKEN), guard(written))
     assert isinstance(error, FluxKleinError)
     assert (error.__cause__, error.__context__) == (None, None)
-    assert cls.__name__ in str(error)
+    in_words = cls in {aiohttp.ClientConnectorError, aiohttp.ClientConnectorDNSError}
+    assert ("cannot connect to api.invalid:443: Operation not permitted" if in_words else cls.__name__) in str(error)
     assert ("session" in str(error)) is isinstance(error, ConfigurationError)
     assert TOKEN not in f"{error} {vars(error)}"
     if isinstance(error, APIConnectionError):
         assert error.sent is written
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (aiohttp.ClientOSError(errno.ECONNRESET, "reset"), "Connection reset by peer"),
+        (
+            unconnected(OSError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 1)")),
+            "cannot connect to a.b:1: Connection refused",
+        ),
+        (unconnected(socket.gaierror(-2, "Name not known")), "cannot connect to a.b:1: Name not known"),
+    ],
+)
+def test_a_failure_of_the_network_is_told_in_the_words_of_the_system(error, words):
+    assert str(map_error(error, Redactor(TOKEN), None)) == f"The connection to the service failed: {words}"
 
 
 @pytest.mark.parametrize(
