@@ -26,7 +26,7 @@ RUNS: list[tuple[str, str, str]] = [
     ("bench_burst.py", "", "--turns 1"),
     ("bench_overhead.py", "", "--generations 64 --concurrency 64 --turns 5"),
     ("bench_events.py", "", "--generations 32 --turns 3"),
-    ("bench_journal.py", "", "--generations 64 --turns 3"),
+    ("bench_journal.py", "", "--turns 3"),
     ("bench_in_flight.py", "", "--count 200 --seconds 20"),
     ("bench_faults.py", "", "--quick"),
 ]
