@@ -379,9 +379,7 @@ def _csv_fields(header: _Header, text: str) -> dict[str, Any] | None:
     for name in ("width", "height"):
         cell = fields.get(name, "")
         whole = _WHOLE.fullmatch(cell)
-        if cell.strip() and whole is None:
-            raise ValueError(f"{name}: not a whole number of pixels: {_quoted(cell)}")
-        fields[name] = int(whole[1]) if whole else None
+        fields[name] = int(whole[1]) if whole else cell.strip() or None  # a text is refused with the row's other fields
     return fields
 
 

@@ -174,7 +174,7 @@ class Machine:
         try:
             mode = os.stat(path or "").st_mode & 0o777  # noqa: PTH116  # one small call
         except OSError:
-            return "none"
+            return f"none at {path}, where the vendor's CLI writes it" if path else "none"
         if os.name == "posix" and mode & 0o077:
             raise _Unusual(Level.WARNING, f"others can read {path} (mode {mode:o}): chmod 600 {path}")
         return f"{path}, readable by you alone"

@@ -162,10 +162,9 @@ def test_a_bad_row_is_named_and_the_next_is_read(file_format: FileFormat, line: 
 
 
 def test_a_csv_size_that_is_not_a_number_is_named() -> None:
-    assert read(b"prompt,width\na,wide\nb,1024.5\n", CSV) == [
-        bad(2, "width: not a whole number of pixels: 'wide'"),
-        bad(3, "width: not a whole number of pixels: '1024.5'"),
-    ]
+    wide, broken = read(b"id,prompt,width\nx,a,wide\n,b,1024.5\n", CSV)
+    assert (wide.place, wide.problem) == ("Line 2 (x)", "width: 'wide' is not a whole number")
+    assert broken.problem == "width: '1024.5' is not a whole number"
 
 
 def test_a_quote_within_a_csv_field_is_named_for_what_it_is() -> None:
