@@ -528,8 +528,9 @@ class FluxKleinClient(NotWith):
             to_id: Maps an item to the stable id that a journal uses to recognise it. None: by its content (as JSON, in
                 whatever order its keys are), and by how often the same content came before it. Without a journal it
                 has no effect, which is logged once.
-            timeout: Seconds for each item, from when it has its slot, without the time in which the service takes no
-                submits for now; with `directory`, as many again for its files.
+            timeout: Seconds for each item, from when it has its slot, without the time in which it waits for a slot
+                again after a refusal, or for its submit's turn. A `Retry-After` counts (at most 120 s): one that
+                outlasts the timeout fails the items whose turn it is. With `directory`, as many again for the files.
             on_abandon: What to do with an item's request when the fan-out is left or its deadline passes.
             directory: Where each item's files are saved, while other items generate. If they cannot be saved, the
                 outcome is a `DownloadError` with the id to fetch the result again. If nothing can be written there,
