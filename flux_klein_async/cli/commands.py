@@ -209,7 +209,7 @@ def _at_home(path: Path | None) -> Path | None:
 def _folder(text: str) -> Path:
     from flux_klein_async.operations.names import looks_like_file  # for a command that runs
 
-    if not str(text):
+    if not text:
         raise typer.BadParameter("the name of the directory is empty, as of a variable that is not set")
     path = user_path(text)
     if looks_like_file(path):

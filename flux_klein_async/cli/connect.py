@@ -5,7 +5,7 @@ import shlex
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -61,18 +61,19 @@ class MissingExtraError(FluxKleinError):
 
 def journal(name: str) -> Location:
     """The place of a journal; a password in it would be shown to everyone who lists processes."""
+    if not name:
+        raise typer.BadParameter("the name is empty, as of a variable that is not set", param_hint="--journal")
     try:
         place = locate(name)
     except ConfigurationError as error:
         raise typer.BadParameter(str(error), param_hint="--journal") from None
-    if not name:
-        raise typer.BadParameter("the name is empty, as of a variable that is not set", param_hint="--journal")
     if isinstance(place, SqliteLocation):
-        with suppress(OSError, sqlite3.Error):  # told when it is opened to be written
-            try:
-                connect(place.path).close()
-            except JournalError as error:
-                raise typer.BadParameter(str(error), param_hint="--journal") from None
+        try:
+            connect(place.path).close()
+        except JournalError as error:
+            raise typer.BadParameter(str(error), param_hint="--journal") from None
+        except (OSError, sqlite3.Error):  # there is no file yet; any other trouble is told when the journal is used
+            pass
     if place.has_password:
         raise typer.BadParameter(
             "leave the password out: set PGPASSWORD or PGPASSFILE, or name a service (PGSERVICE)",

@@ -329,6 +329,10 @@ def _refuses_all(error: FluxKleinError) -> bool:
     return isinstance(error, AuthenticationError | PermissionDeniedError | ConfigurationError)
 
 
+def _up_to(usd: float | None) -> str:
+    return "an unknown amount" if usd is None else f"up to {dollars(usd)}"
+
+
 def _end_of(error: FluxKleinError) -> str:
     if _not_submitted(error):
         return _NOT_SUBMITTED
@@ -388,7 +392,7 @@ class Run:
     _hidden: int = field(default=0, init=False)
     _unreached: int | None = field(default=0, init=False)  # such items; None once another answer came
     _renamed: int = field(default=0, init=False)  # items whose files got a number, since others had their names
-    _begun: int = field(default=0, init=False)  # items that have had their turn, or have it
+    _turns: int = field(default=0, init=False)  # items that have had their turn, or have it
     _told: bool = field(default=False, init=False)  # why the rest was not submitted
     _ended: float = field(default=0.0, init=False)  # when the last item did
 
@@ -473,7 +477,7 @@ class Run:
             count += 1
             if row.problem is None:
                 await self._outlast_outage()
-                self._begun += 1
+                self._turns += 1
                 yield row
                 continue
             self.totals.ends["bad"] += 1
@@ -596,7 +600,7 @@ class Run:
         is_end = isinstance(error, FanOutHaltedError) and self.totals.ends.total() == self.totals.total
         if not self._told and (not is_end or self.totals.ends[_NOT_SUBMITTED]):
             self._told = True
-            under_way = self._begun - self.totals.ends.total() + self.totals.ends["bad"]
+            under_way = self._turns - self.totals.ends.total() + self.totals.ends["bad"]
             some = self.totals.generations or self.totals.done or self.totals.ends["uncertain"]
             some = some or (under_way and not _refuses_all(error))
             what = "The rest was not submitted" if some else "Nothing was submitted"
@@ -665,20 +669,17 @@ class Run:
         count = self.totals.possibly_charged
         if not count or not self.totals.charged:
             return ""
-        amount = "an unknown amount" if each is None else f"up to {dollars(count * each)}"
+        amount = _up_to(None if each is None else count * each)
         plural = "s" if count > 1 else ""
         return f"; {amount} may have been charged for {count:,} request{plural} of unknown cost"
 
     def _elsewhere(self, each: float | None, spending: Spending) -> str:
         """What other runs on the journal may have been charged beyond the known costs, in words."""
-        own = self.totals.possibly_charged
-        others = spending.held_usd + (spending.unpriced - own) * (each or 0.0)
-        amount = f"up to {dollars(others)}"
-        if each is None and spending.unpriced > own:
-            amount = "an unknown amount"
-        elif others < _NOTHING:
+        unpriced = spending.unpriced - self.totals.possibly_charged
+        others = None if each is None and unpriced > 0 else spending.held_usd + unpriced * (each or 0.0)
+        if others is not None and others < _NOTHING:
             return ""
-        return f"; {amount} may have been charged for requests of other runs"
+        return f"; {_up_to(others)} may have been charged for requests of other runs"
 
     def _print_left(self) -> None:
         """Print how to resume what is left."""

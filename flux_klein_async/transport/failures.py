@@ -63,7 +63,7 @@ _ADVICE: dict[type[BaseException], str] = {
 
 
 def map_error(error: BaseException, redactor: Redactor, guard: BodyGuard | None) -> FluxKleinError:
-    """The package's error for a failure of aiohttp: its type and text, and no reference to it.
+    """The package's error for a failure of aiohttp: what it says, in words, and no reference to it.
 
     aiohttp's errors hold the request with its headers, so none of them is chained. Once a paid body was written, no
     error says that nothing was sent: a borrowed session's trace or middleware may raise anything after the answer.
@@ -84,12 +84,10 @@ def map_error(error: BaseException, redactor: Redactor, guard: BodyGuard | None)
 
 def _in_words(error: BaseException) -> str:
     """What went wrong: where the network failed in the words of the system, else with the type that Python gives it."""
-    where, system = "", error
+    where, system = "", error if type(error) is aiohttp.ClientOSError else None
     if isinstance(error, aiohttp.ClientConnectorError) and type(error) in _UNCONNECTED:
         where, system = f"cannot connect to {error.host}:{error.port}: ", error.os_error
-    elif type(error) is not aiohttp.ClientOSError:
-        return f"{type(error).__name__}: {error}"
-    if not isinstance(system, OSError) or not system.errno:
+    if system is None or not system.errno:
         return f"{type(error).__name__}: {error}"
     return where + (os.strerror(system.errno) if system.errno > 0 else str(system.strerror))  # a resolver's are below 0
 
