@@ -529,8 +529,8 @@ class FluxKleinClient(NotWith):
                 whatever order its keys are), and by how often the same content came before it. Without a journal it
                 has no effect, which is logged once.
             timeout: Seconds for each item, from when it has its slot, without the time in which it waits for a slot
-                again after a refusal, or for its submit's turn. A `Retry-After` counts (at most 120 s): one that
-                outlasts the timeout fails the items whose turn it is. With `directory`, as many again for the files.
+                again after a refusal, for its submit's turn, or before its first submit for the end of a `Retry-After`.
+                After its own refusal that counts (at most 120 s). With `directory`, as many again for the files.
             on_abandon: What to do with an item's request when the fan-out is left or its deadline passes.
             directory: Where each item's files are saved, while other items generate. If they cannot be saved, the
                 outcome is a `DownloadError` with the id to fetch the result again. If nothing can be written there,

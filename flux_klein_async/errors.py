@@ -379,6 +379,7 @@ class WaitTimeoutError(FluxKleinError, TimeoutError):
         polls: Number of polls.
         state: The last state seen, or None.
         word: The service's word for it, if that is `unknown`.
+        cancelling: Whether the client cancels the request, if it is still queued (`on_abandon="cancel"`).
     """
 
     _transient = True
@@ -391,6 +392,7 @@ class WaitTimeoutError(FluxKleinError, TimeoutError):
         polls: int = 0,
         state: str | None = None,
         word: str | None = None,
+        cancelling: bool = False,
         **facts: Any,
     ) -> None:
         super().__init__(message, **facts)
@@ -398,13 +400,15 @@ class WaitTimeoutError(FluxKleinError, TimeoutError):
         self.polls = polls
         self.state = state
         self.word = word
+        self.cancelling = cancelling
 
     def _summary(self) -> str:
         after = f" after {self.elapsed:.3g} s" if self.elapsed is not None else ""
         word = f" ({self.word!r})" if self.word else ""
         seen = f"last seen {self.state}{word}" if self.state else "not seen yet"
         plural = "" if self.polls == 1 else "s"
-        return f"The deadline passed{after}; {seen} in {self.polls} poll{plural}; it may still finish"
+        end = "it is cancelled, unless it runs already" if self.cancelling else "it may still finish"
+        return f"The deadline passed{after}; {seen} in {self.polls} poll{plural}; {end}"
 
 
 class DownloadError(FluxKleinError):

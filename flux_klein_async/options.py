@@ -93,10 +93,10 @@ class Limits:
         max_request_bytes: Largest body of a submit with local files (64 MiB); they take a third more than on disk.
         file_hosts: Hosts that files may come from besides the service's own: a name such as "cdn.example.com" is that
             host alone, ".example.com" also every host below it. Only public hosts over HTTPS, at each redirect.
-        halt_after: So many submits of a fan-out that end uncertain in a row, or so many generations that are completed
-            without a file (those that failed do not count), stop it from submitting more (`FanOutHaltedError`); None
-            never does. Submits that are under way at that moment are not taken back, so that up to `max_in_flight` may
-            be charged.
+        halt_after: So many submits of a fan-out that end uncertain in a row, in the order in which they began, or so
+            many generations that are completed without a file (those that failed do not count), stop it from submitting
+            more (`FanOutHaltedError`); None never does. Submits that are under way at that moment are not taken back,
+            so that up to `max_in_flight` may be charged.
     """
 
     max_in_flight: int = 64

@@ -68,7 +68,7 @@ FACTS: dict[type[FluxKleinError], dict[str, Any]] = {
     InvalidResponseError: {"status_code": 302},
     SubmissionUncertainError: {"raw": "<html>"},
     GenerationFailedError: {"detail": {"reason": "out of memory"}, "raw": {"output": {}}, "cost_usd": 0.01},
-    WaitTimeoutError: {"elapsed": 30.0, "polls": 7, "state": "unknown", "word": "TIMED_OUT"},
+    WaitTimeoutError: {"elapsed": 30.0, "polls": 7, "state": "unknown", "word": "TIMED_OUT", "cancelling": True},
     FanOutHaltedError: {"reason": "5 submits in a row ended uncertain", "possibly_charged": 7},
     DownloadError: {"url": "https://files.example/a.png", "status_code": 503, "cost_usd": 0.01, "transient": True},
 }
@@ -147,6 +147,10 @@ SENTENCES: list[tuple[FluxKleinError, str]] = [
     ),
     (GenerationFailedError(), "The generation failed"),
     (GenerationFailedError(detail="out of memory"), "The generation failed: out of memory"),
+    (
+        WaitTimeoutError(elapsed=30.0, polls=2, state="in_queue", cancelling=True),
+        "The deadline passed after 30 s; last seen in_queue in 2 polls; it is cancelled, unless it runs already",
+    ),
     (WaitTimeoutError(), "The deadline passed; not seen yet in 0 polls; it may still finish"),
     (
         WaitTimeoutError(polls=2, state="unknown", word="TIMED_OUT"),

@@ -47,7 +47,10 @@ _ADVICE: Final[dict[type[FluxKleinError], str]] = {
     ),
     errors.GenerationFailedError: "Run the command again with `--retry-failed`.",
     errors.GenerationCancelledError: "Nothing was made. Run the same command again to submit it.",
-    errors.WaitTimeoutError: "It may still finish. Run the same command again to collect it.",
+    errors.WaitTimeoutError: (
+        "Run the same command again: it waits for the request, or submits it again if it was cancelled in the queue. A "
+        "longer --timeout waits longer."
+    ),
     errors.DownloadError: (
         "It is paid for. Run the same command again within 7 days of the generation to download it for free."
     ),

@@ -177,7 +177,7 @@ class Engine:
 
     @property
     def accepted(self) -> int:
-        """How many submits the real service would have charged: those accepted, whatever their replies said."""
+        """How many submits were accepted, whatever their replies said, those cancelled in the queue among them."""
         return self.service.accepted
 
     @property

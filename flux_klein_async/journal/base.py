@@ -48,7 +48,8 @@ class Entry(NamedTuple):  # as a frozen dataclass it would take 2 µs more to ma
 
     Attributes:
         state: The state of the request.
-        key: Identifies one submit before it has a request id; None for a request that another process submitted.
+        key: Identifies one submit before it has a request id, and each repeat of a refused one; None for a request that
+            another process submitted.
         item: With the intent only: `Claim.item`, if the submit is for a claimed item.
         request_id: The service's id, once known.
         model: The model's id, if known.

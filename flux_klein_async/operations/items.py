@@ -74,6 +74,45 @@ def _without_file(error: FluxKleinError) -> bool:
     return paid or isinstance(error, ResultNotReadyError)
 
 
+class _Row:
+    """How many ended badly in a row, in the order in which they began: of many at once, the lost ones may end first.
+
+    What is under way ends a row, since it may yet end well. What ended neither well nor badly is left out.
+    """
+
+    def __init__(self) -> None:
+        self._bad: dict[int, bool | None] = {}  # how they ended, by number, behind the first that is under way
+        self._first = self._next = 0
+        self._before = 0  # the row that ends before the first
+
+    def begin(self) -> int:
+        """One begins; returns its number."""
+        self._next += 1
+        return self._next - 1
+
+    def is_under_way(self, number: int) -> bool:
+        """Whether it has not ended."""
+        return number >= self._first and number not in self._bad
+
+    def end(self, number: int, bad: bool | None) -> int:
+        """One ended; None: neither well nor badly. Returns how many bad ones stand in a row there."""
+        self._bad[number] = bad
+        row = 0 if bad is False else bool(bad) + self._beside(number, -1) + self._beside(number, 1)
+        while self._first in self._bad:
+            bad = self._bad.pop(self._first)
+            self._first += 1
+            if bad is not None:
+                self._before = self._before + 1 if bad else 0
+        return row
+
+    def _beside(self, number: int, step: int) -> int:
+        count, number = 0, number + step
+        while number in self._bad and self._bad[number] is not False:
+            count += bool(self._bad[number])
+            number += step
+        return count + self._before if number < self._first else count
+
+
 class _Losses:
     """Counts what may have been charged and gave no file, and finds the row of it that halts a fan-out.
 
@@ -83,21 +122,37 @@ class _Losses:
 
     def __init__(self, halt_after: int | None) -> None:
         self._halt_after = halt_after
-        self._in_a_row = {"submits": 0, "generations": 0}
+        self._rows = {"submits": _Row(), "generations": _Row()}
         self._count = 0
+        self._last: FluxKleinError | None = None
         self.halted_by: FanOutHaltedError | None = None
 
-    def good(self, what: str) -> None:
-        """One was accepted, or has files."""
-        self._in_a_row[what] = 0
+    def begin(self, what: str) -> int:
+        """One begins; returns its number."""
+        return self._rows[what].begin()
 
-    def bad(self, what: str, end: str, error: FluxKleinError | None) -> None:
+    def good(self, what: str, number: int) -> None:
+        """One was accepted, or has files."""
+        self._end(what, number, bad=False)
+
+    def bad(self, what: str, number: int, error: FluxKleinError | None) -> None:
         """One ended uncertain, or without a file."""
         self._count += 1
-        self._in_a_row[what] = row = self._in_a_row[what] + 1
-        if self.halted_by is None and row == self._halt_after:
-            reason = f"{row} {what if row > 1 else what[:-1]} in a row ended {end}"
-            self.halted_by = FanOutHaltedError(reason=reason, cause=error and (error.cause or str(error)))
+        self._last = error
+        self._end(what, number, bad=True)
+
+    def neither(self, what: str, number: int) -> None:
+        """One ended otherwise, if it has not ended yet."""
+        if self._rows[what].is_under_way(number):
+            self._end(what, number, bad=None)
+
+    def _end(self, what: str, number: int, *, bad: bool | None) -> None:
+        row, most = self._rows[what].end(number, bad), self._halt_after
+        if self.halted_by is None and most is not None and row >= most:
+            end = "uncertain" if what == "submits" else "without a file"
+            reason = f"{most} {what if most > 1 else what[:-1]} in a row ended {end}"
+            cause = self._last and (self._last.cause or str(self._last))
+            self.halted_by = FanOutHaltedError(reason=reason, cause=cause)
         if self.halted_by is not None:
             self.halted_by.possibly_charged = self._count
 
@@ -203,23 +258,28 @@ class ItemRunner(Generic[T]):
         stopped = isinstance(self._stopped_by, GenerationCancelledError)
         return None if stopped else self._losses.halted_by
 
-    def _submit_failed(self, error: FluxKleinError) -> None:
-        if isinstance(error, SubmissionUncertainError):
-            self._losses.bad("submits", "uncertain", error)
-            self._stop_if_halted()
-        elif dooms(error):
-            self.stop(error)
+    def _posted(self, number: int, error: FluxKleinError | None) -> None:
+        """A POST was accepted, or ended in this error."""
+        if error is None:
+            self._losses.good("submits", number)
+        elif isinstance(error, SubmissionUncertainError):
+            self._losses.bad("submits", number, error)
+        else:
+            self._losses.neither("submits", number)
+            if dooms(error):
+                self.stop(error)
+        self._stop_if_halted()
 
     def _stop_if_halted(self) -> None:
         if self._losses.halted_by is not None:
             self.stop(self._losses.halted_by)
 
-    def _generated(self, has_file: bool, error: FluxKleinError | None = None) -> None:
+    def _generated(self, number: int, has_file: bool, error: FluxKleinError | None = None) -> None:
         """A generation was completed."""
         if has_file:
-            self._losses.good("generations")
+            self._losses.good("generations", number)
         else:
-            self._losses.bad("generations", "without a file", error)
+            self._losses.bad("generations", number, error)
             self._stop_if_halted()
 
     def _check_wanted(self) -> None:
@@ -285,7 +345,6 @@ class ItemRunner(Generic[T]):
 
         async def run(operation: Operation) -> GenerationResult:
             accepted = await submit(operation, item.prepared, on_abandon=self._on_abandon)
-            self._losses.good("submits")
             if operation.stopped_at is not None:  # while it was on its way
                 self._cancel(operation, accepted.request_id)
             return await wait(operation, accepted, on_abandon=self._on_abandon)
@@ -366,22 +425,32 @@ class ItemRunner(Generic[T]):
                 slot=slot,
                 patient=True,
             )
-            operation.on_submit_failed = self._submit_failed
+            losses, post, generation = self._losses, None, self._losses.begin("generations")
+
+            def on_post() -> Callable[[FluxKleinError | None], None]:
+                nonlocal post
+                post = losses.begin("submits")
+                return partial(self._posted, post)
+
+            operation.on_post = on_post
             try:
                 self._generating.add(operation)  # `stop` may end it
                 with operation.reporting("generate", item.prepared.model), operation:
                     result = await run(operation)
+                self._generated(generation, has_file=bool(result.urls))
             except SubmissionUncertainError as error:
-                if error is not operation.last_error:  # it was abandoned at its deadline, before its answer came
-                    self._submit_failed(error)
+                if error is not operation.last_error and post is not None:  # it was abandoned before its answer came
+                    self._posted(post, error)
                 raise
             except FluxKleinError as error:
                 if _without_file(error):
-                    self._generated(has_file=False, error=error)
+                    self._generated(generation, has_file=False, error=error)
                 raise
             finally:  # its task goes on without it
                 self._generating.discard(operation)
-            self._generated(has_file=bool(result.urls))
+                losses.neither("generations", generation)
+                if post is not None:
+                    losses.neither("submits", post)
             return result
 
     async def _recall(self, item: _Item, claim: Claim) -> _Made:

@@ -53,27 +53,28 @@ class Operation:
         number: The number of the call in this process.
         request_id: The request's id, as soon as it is known.
         slot: The slot that the generation runs in, or None.
-        on_submit_failed: Called at once with the error of a submit, even if it will be repeated.
+        on_post: Called when a POST begins, if it is set; what it returns is told its end at once: None if the POST
+            was accepted, or its error, even if it will be repeated.
         drop_post: Drops the POST under way and returns True, or returns False: its body has begun to be written. None
             while there is no POST.
         accepted: The POST under way was accepted, and its id is being written down.
         stopped_at: When a stop found a POST under way that could not be dropped; None if none did.
-        passed_gate: The submit has passed the gate, and its next admission need not wait there.
         submitted: A submit of this very call was accepted.
         uncertain: A submit's body has begun to be written, and its answer will not be known here.
         last_error: What the last attempt ended in.
         missing: The last poll's error, if every poll was answered that the request is not found, and nothing here
             knows that it was accepted.
         waits: The call waits for a generation's end: out of time is a `WaitTimeoutError` once the id is known.
-        patient: The timeout stands still while the call waits for its slot again, or for the turn of its submit.
+        patient: The timeout stands still while the call waits for its slot again, for the turn of its submit, or before
+            its first POST for the end of a hold.
         cancels: The request is cancelled if the wait is abandoned.
         gave_up: An error was raised because the deadline is too near; nothing may be repeated.
         late: The loop was blocked past the deadline, and one last poll may still be sent.
     """
 
     # Of the class until they change: thirty attributes are the most that Python keeps in an object without a dict.
-    passed_gate = submitted = accepted = uncertain = gave_up = late = cancels = _in_line = _halted = _stopping = False
-    on_submit_failed: Callable[[FluxKleinError], None] | None = None
+    submitted = accepted = uncertain = gave_up = late = cancels = _in_line = _halted = _stopping = False
+    on_post: Callable[[], Callable[[FluxKleinError | None], None]] | None = None
     drop_post: Callable[[], bool] | None = None
     stopped_at: float | None = None
     last_error: FluxKleinError | None = None
@@ -250,12 +251,14 @@ class Operation:
             if last is self.missing is not None:
                 return self.missing
             early = not self.late and (self.deadline is None or self.loop.time() < self.deadline)
+            end = "is cancelled, unless it runs already" if self.cancels else "may still finish"
             return WaitTimeoutError(
-                "The service wants no such call before the deadline; the request may still finish" if early else "",
+                f"The service wants no such call before the deadline; the request {end}" if early else "",
                 elapsed=self.loop.time() - self.started,
                 polls=self.polls,
                 state=None if self.state is None else str(self.state),
                 word=self.word,
+                cancelling=self.cancels,
                 cause=str(last) if last else None,
                 advice=None if self.cancels else "wait_for_result(request_id) goes on",
             )
@@ -310,7 +313,10 @@ class Operation:
         """
         while True:
             while self.held(kind):
-                await sleep_until(self.loop, self.after_hold(kind))
+                if kind is Kind.SUBMIT and self.patient and self.last_error is None:
+                    await self.off_the_clock(sleep_until(self.loop, self.context.limiter.admit(kind)))
+                else:
+                    await sleep_until(self.loop, self.after_hold(kind))
             if kind is Kind.SUBMIT:
                 await self._submit_turn()
             elif poll_price is not None:
@@ -369,6 +375,7 @@ class Operation:
         *,
         allows: Callable[[FluxKleinError], bool],
         attempts: int | None,
+        before_pause: Callable[[FluxKleinError], Awaitable[None]] | None = None,
     ) -> T:
         """Make a call, and repeat it while `allows` says that this is harmless, inside deadline and quota.
 
@@ -386,6 +393,8 @@ class Operation:
             return not self.gave_up and not halted and allows(error)
 
         async def pause() -> None:
+            if before_pause is not None:
+                await before_pause(last)
             await self._pause(kind, failures, last)
 
         try:
@@ -478,11 +487,8 @@ class Admission:
         operation, kind, context = self._operation, self._kind, self._operation.context
         if kind is Kind.SUBMIT and operation.slot is not None and not operation.slot.held:
             await operation.off_the_clock(operation.slot.take())
-        passed, operation.passed_gate = operation.passed_gate, False
         while True:
-            if not passed or operation.held(kind):
-                await operation.gate(kind, self._poll_price)
-            passed = False
+            await operation.gate(kind, self._poll_price)
             if context.lanes.take(kind):  # in this very step of the loop, so that no hold came
                 break
             await context.lanes.wait(kind, poll=self._poll_price is not None)

@@ -44,7 +44,7 @@ from flux_klein_async.models import (
 from flux_klein_async.operations.calls import abandon, get_model
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, log, wrapping_errors
 from flux_klein_async.operations.inputs import read_body
-from flux_klein_async.operations.operation import SEEN_THROUGH, Operation
+from flux_klein_async.operations.operation import SEEN_THROUGH, Admission, Operation
 from flux_klein_async.options import Limits, OnAbandon
 from flux_klein_async.text import plain, shown
 from flux_klein_async.transport.base import BodyGuard
@@ -280,7 +280,7 @@ async def _body_of(context: ClientContext, body: InputBody) -> bytes | memoryvie
 
 
 class _Submission:
-    """One submit, with the key that identifies it in journal and budget."""
+    """One submit, with the key that identifies it in the budget, and in the journal each POST of it."""
 
     def __init__(
         self, operation: Operation, prepared: PreparedRequest, body: bytes | memoryview, on_abandon: OnAbandon
@@ -292,6 +292,8 @@ class _Submission:
         self._request = operation.context.api.submit(prepared.model, body)
         self._posting: asyncio.Future[str] | None = None  # the latest POST
         self._key = secrets.token_hex(8)
+        self._intents = 0
+        self._intent: str | None = None  # the key of the one that is open: what a killed process leaves is uncertain
         self._failures = self._refusals = 0
         self._accepted_as: str | None = None
         self._handed_over = False  # the background sees the POST through
@@ -312,24 +314,19 @@ class _Submission:
 
     async def _run(self) -> str:
         operation, prepared = self._operation, self._prepared
-        reservation = await self._context.budget.reserve(
+        self._reservation = await self._context.budget.reserve(
             self._key, prepared.model, lambda model: get_model(operation, model)
         )
         _warn_of_unknown_fields(self._context, prepared)  # a budget may just have read the catalogue
-        try:  # not written down while it waits: what a killed process leaves would count as uncertain
-            await operation.gate(Kind.SUBMIT)
-            self._check_time_left()
-            operation.passed_gate = True
-        except BaseException:
-            self._context.budget.release(self._key)
-            raise
-        recorded = prepared.body.recorded
         try:
-            await self._write(EntryState.SUBMITTING, item=prepared.item, body=recorded, reservation=reservation)
-            request_id = await operation.repeat(Kind.SUBMIT, self._attempt, allows=self._judge, attempts=None)
+            request_id = await operation.repeat(
+                Kind.SUBMIT, self._attempt, allows=self._judge, attempts=None, before_pause=self._close_intent
+            )
         except asyncio.CancelledError:
             if not self._handed_over:
-                self._context.background.queue(self._not_accepted)
+                self._context.budget.release(self._key)
+                if self._intent is not None:
+                    self._context.background.queue(self._close_intent)
             raise
         except SubmissionUncertainError as error:
             await self._uncertain(error)
@@ -338,6 +335,7 @@ class _Submission:
             if error.request_id is None:  # otherwise it was accepted, and only the journal failed
                 await self._not_accepted(error)
             if isinstance(error, InputRejectedError):
+                recorded = prepared.body.recorded
                 error.single, error.file_names = single_values(recorded, error), file_names(recorded, error)
             elif isinstance(error, NotFoundError) and error.request_id is None:
                 error.advice = model_advice(prepared.model)
@@ -351,7 +349,7 @@ class _Submission:
         A timeout that was too short from the start is the caller's own choice.
 
         Raises:
-            APITimeoutError: Nine of ten such generations take longer than what is left.
+            FluxKleinError: Nine of ten such generations take longer than what is left.
         """
         operation, quantile = self._operation, getattr(self._context.polling, "quantile", None)
         if operation.deadline is None or quantile is None or not operation.waits:
@@ -364,10 +362,22 @@ class _Submission:
             takes = quantile(self._prepared.model, self._prepared.pixels, _NEARLY_ALL)
         if takes is not None and left < takes <= operation.deadline - operation.started:
             sentence = f"The turn of the submit came with {left:.1f} s left, and a generation takes up to {takes:.1f} s"
-            raise operation.out_of_time(APITimeoutError(sentence, sent=False))
+            raise operation.out_of_time(operation.last_error or APITimeoutError(sentence, sent=False))
 
     async def _write(self, state: EntryState, **facts: Any) -> None:
-        await self._context.write(state, key=self._key, model=self._prepared.model, **facts)
+        await self._context.write(state, key=self._intent, model=self._prepared.model, **facts)
+
+    async def _open_intent(self) -> None:
+        """Write down that a POST is about to be sent; each has an intent of its own."""
+        self._intents += 1
+        self._intent = self._key if self._intents == 1 else f"{self._key}-{self._intents}"
+        item, body = self._prepared.item, self._prepared.body.recorded
+        await self._write(EntryState.SUBMITTING, item=item, body=body, reservation=self._reservation)
+
+    async def _close_intent(self, error: FluxKleinError | None = None) -> None:
+        """Write down that the latest POST was not accepted, or not sent."""
+        if self._intent is not None:
+            await self._write_end(EntryState.REFUSED, str(error) if error else None)
 
     def _judge(self, error: FluxKleinError) -> bool:
         """Count a failure, and give the slot back at a refusal for now; whether to repeat: it was not accepted.
@@ -384,25 +394,39 @@ class _Submission:
         return self._failures < policy.attempts and classify(error, self._request) is Verdict.RETRY
 
     async def _attempt(self) -> str:
+        """POST once, when it may; no intent is open while it waits for that."""
         operation = self._operation
-        async with operation.admission(Kind.SUBMIT) as admission:
-            if operation.deadline is not None and self._context.loop.time() >= operation.deadline:
-                raise operation.out_of_time(operation.last_error)  # too late to wait for anything
-            guard = BodyGuard()
-            operation.drop_post = guard.drop  # before the task, which may begin eagerly
-            self._posting = post = self._context.loop.create_task(self._post(guard), name="flux_klein_async submit")
-            try:
-                return await asyncio.shield(post)
-            except asyncio.CancelledError:
-                admission.outlived_by(post)
-                self._give_up(post, guard)
-                raise
-            except FluxKleinError as error:
-                if operation.on_submit_failed is not None:
-                    operation.on_submit_failed(error)  # before the connection goes to the next submit
-                raise
-            finally:
-                operation.drop_post = None
+        while True:
+            async with operation.admission(Kind.SUBMIT) as admission:
+                self._check_time_left()
+                await self._open_intent()
+                if not operation.held(Kind.SUBMIT):  # else a hold came meanwhile
+                    return await self._send(admission)
+            await self._close_intent()
+
+    async def _send(self, admission: Admission) -> str:
+        operation = self._operation
+        if operation.deadline is not None and self._context.loop.time() >= operation.deadline:
+            raise operation.out_of_time(operation.last_error)  # too late to wait for anything
+        guard = BodyGuard()
+        operation.drop_post = guard.drop  # before the task, which may begin eagerly
+        self._posting = post = self._context.loop.create_task(self._post(guard), name="flux_klein_async submit")
+        tell_end = operation.on_post() if operation.on_post is not None else None
+        try:
+            request_id = await asyncio.shield(post)
+        except asyncio.CancelledError:
+            admission.outlived_by(post)
+            self._give_up(post, guard)
+            raise
+        except FluxKleinError as error:
+            if tell_end is not None:
+                tell_end(error)  # before the connection goes to the next submit
+            raise
+        finally:
+            operation.drop_post = None
+        if tell_end is not None:
+            tell_end(None)
+        return request_id
 
     async def _post(self, guard: BodyGuard) -> str:
         """Send once, read the answer, write the id down: all of it, even if nobody waits any more."""
@@ -450,7 +474,7 @@ class _Submission:
     async def _not_accepted(self, error: FluxKleinError | None = None) -> None:
         """It was not accepted: give the money back, and write that down."""
         self._context.budget.release(self._key)
-        await self._write_end(EntryState.REFUSED, str(error) if error else None)
+        await self._close_intent(error)
 
     async def _uncertain(self, error: BaseException) -> None:
         """It may have been accepted: say so everywhere. The money stays reserved."""
@@ -463,10 +487,12 @@ class _Submission:
 
     async def _write_end(self, state: EntryState, error: str | None) -> None:
         """Write how it ended. If cancelled here, finish in the background; otherwise it would stay "submitting"."""
+        write = partial(self._context.write, state, key=self._intent, model=self._prepared.model, error=error)
+        self._intent = None
         try:
-            await self._write(state, error=error)
+            await write()
         except asyncio.CancelledError:
-            self._context.background.queue(lambda: self._write(state, error=error))
+            self._context.background.queue(write)
             raise
 
     def _give_up(self, post: "asyncio.Task[str]", guard: BodyGuard) -> None:

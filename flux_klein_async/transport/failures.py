@@ -84,7 +84,8 @@ def map_error(error: BaseException, redactor: Redactor, guard: BodyGuard | None)
 
 def _in_words(error: BaseException) -> str:
     """What went wrong: where the network failed in the words of the system, else with the type that Python gives it."""
-    where, system = "", error if type(error) is aiohttp.ClientOSError else None
+    where = ""
+    system: OSError | None = error if type(error) is aiohttp.ClientOSError else None
     if isinstance(error, aiohttp.ClientConnectorError) and type(error) in _UNCONNECTED:
         where, system = f"cannot connect to {error.host}:{error.port}: ", error.os_error
     if system is None or not system.errno:

@@ -44,7 +44,7 @@ from flux_klein_async.events import Downloaded, Event, Failed, Finished, Held, P
 from flux_klein_async.journal.base import Claim, Entry
 from flux_klein_async.journal.states import Action, EntryState
 from flux_klein_async.operations import items
-from flux_klein_async.operations.items import EMULATED
+from flux_klein_async.operations.items import EMULATED, _Row
 from tests.fakes import now, settle, strays
 from tests.operations.helpers import EVERY_SECOND, Book
 
@@ -1013,6 +1013,56 @@ async def test_a_refusal_in_between_breaks_no_row(klein_emulator, connect):
     assert ends(found) == {"SubmissionUncertainError": 5, "InputRejectedError": 1, "FanOutHaltedError": 3}
 
 
+async def test_an_item_that_has_not_submitted_yet_waits_out_a_hold_longer_than_its_timeout(klein_emulator, connect):
+    """The one that was refused itself cannot: its time has begun."""
+    klein_emulator.script("submit", error_reply(429, retry_after=60))
+    found = await connect(timeout=10).generate_all(list("abcd"), concurrency=1)
+    assert [type(one.error).__name__ for one in found] == ["RateLimitError", *["NoneType"] * 3]
+    assert 60 < now() < 70
+    klein_emulator.script("submit", error_reply(429, retry_after=60))
+    async with connect(timeout=10).generate_many(list("ab"), concurrency=1) as outcomes:
+        asyncio.get_running_loop().call_later(5, outcomes.stop)
+        begun = now()
+        assert [type(one.error).__name__ async for one in outcomes] == ["RateLimitError", "GenerationCancelledError"]
+        assert now() == begun + 5
+
+
+@pytest.mark.parametrize(
+    ("lost", "good"),
+    [(CUT, Pass(delay=1.0)), (Generation(output={}, after=0.1), Generation(after=1.0))],
+    ids=["submits", "generations"],
+)
+async def test_a_few_of_many_at_once_that_are_lost_before_the_others_end_halt_nothing(
+    klein_emulator, connect, lost, good
+):
+    klein_emulator.script("submit", *[*[good] * 3, lost] * 16)
+    found = await connect().generate_all([str(n) for n in range(64)])
+    assert Counter(one.error is None for one in found) == {True: 48, False: 16}
+    assert FanOutHaltedError.__name__ not in ends(found)
+
+
+@pytest.mark.parametrize(
+    ("begun", "ended", "rows"),
+    [
+        (4, "0b 1b 2b 3b", [1, 2, 3, 4]),
+        (4, "3b 1b 0b 2b", [1, 1, 2, 4]),  # in the order in which they began
+        (5, "0b 1b 3b 4b 2g", [1, 2, 1, 2, 0]),  # a good one ends a row
+        (5, "0b 1b 3b 4b 2n", [1, 2, 1, 2, 4]),  # what is neither is left out
+        (5, "0b 1b 3n 4b 2b", [1, 2, 0, 1, 4]),
+        (5, "0b 1b 4n 3n 2n", [1, 2, 0, 0, 2]),
+        (9, "1g 2b 0b 4b 3b 8b", [0, 1, 1, 1, 3, 1]),
+    ],
+)
+def test_a_row_is_counted_in_the_order_in_which_they_began(begun, ended, rows):
+    row = _Row()
+    assert [row.begin() for _ in range(begun)] == list(range(begun))
+    found = [row.end(int(end[0]), {"b": True, "g": False, "n": None}[end[1]]) for end in ended.split()]
+    assert found == rows
+    assert [row.is_under_way(number) for number in range(begun)] == [
+        str(number) not in ended for number in range(begun)
+    ]
+
+
 async def test_none_never_halts(klein_emulator, connect):
     klein_emulator.fault("submit", CUT, probability=1)
     found = await connect(limits=Limits(halt_after=None)).generate_all([str(n) for n in range(90)])
@@ -1061,7 +1111,7 @@ NOTHING = Generation(output={})
 
 @pytest.mark.parametrize("resumed", [False, True])
 async def test_generations_that_all_end_without_a_file_halt_the_fan_out(klein_emulator, connect, resumed):
-    klein_emulator.script("submit", *[NOTHING] * 60)
+    klein_emulator.script("submit", *[Generation(output={}, after=1.0)] * 60)
     known = [(await connect().submit("a cat")).request_id for _ in range(5)] if resumed else []
     shelf = Shelf(*[claim(Action.RESUME, request_id) for request_id in known])
     client = connect(limits=Limits(max_in_flight=4), journal=shelf)

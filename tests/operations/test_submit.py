@@ -6,6 +6,7 @@ import itertools
 import json
 import types
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -899,6 +900,32 @@ async def test_what_is_written_down_is_enough_to_know_a_submit_again(klein_emula
     assert book.entries[-1].key not in {None, intent.key}
 
 
+@pytest.mark.parametrize(
+    ("begins", "limits", "slow", "delay"),
+    [
+        pytest.param([0.0], Limits(), 0.0, 0.0, id="for its next attempt"),
+        pytest.param([0.0, 0.5], Limits(max_connections=1), 0.0, 1.0, id="for a connection"),
+        pytest.param([0.0, 1.5], Limits(), 1.0, 1.0, id="after a hold that came while it was written"),
+    ],
+)
+async def test_no_intent_is_open_while_a_submit_waits(klein_emulator, connect, begins, limits, slow, delay):
+    """What a killed process leaves open is uncertain, and a person must look for it."""
+    book = Book(submitting=slow)
+    client = connect(journal=book, limits=limits)
+    klein_emulator.script("submit", replace(error_reply(429, retry_after=30), delay=delay))
+    submits = []
+    for begin in begins:
+        await asyncio.sleep(begin - now())
+        submits.append(asyncio.ensure_future(client.submit("a cat")))
+    await asyncio.sleep(10)
+    ended = Counter(entry.state for entry in book.entries)
+    assert ended[EntryState.SUBMITTING] == ended[EntryState.REFUSED] >= 1
+    await asyncio.gather(*submits)
+    opened = [entry.key for entry in book.entries if entry.state is EntryState.SUBMITTING]
+    closed = [entry.key for entry in book.entries if entry.state is not EntryState.SUBMITTING]
+    assert sorted(opened) == sorted(closed) == sorted(set(opened))
+
+
 DEFECTS = [
     ("submitting", None, JournalError, "no"),
     ("refused", error_reply(422), JournalError, "no"),
@@ -1029,7 +1056,7 @@ async def test_an_abandoned_submit_that_was_accepted_but_not_written_down_is_sti
 @pytest.mark.parametrize(
     ("answer", "ends"),
     [
-        (error_reply(429, retry_after=5), ["release", "refused"]),
+        (error_reply(429, retry_after=5), ["refused", "release"]),
         (Reply(422, {"message": "no cats"}, delay=2.0), ["release", "refused"]),
         (Reply(500, {}, delay=2.0), ["uncertain"]),
         (Reset(delay=2.0), ["uncertain"]),

@@ -1093,9 +1093,12 @@ class CrowdedLanes(Lanes):
 
 
 @pytest.mark.parametrize(("on_abandon", "goes_on"), [("leave", True), ("cancel", False)])
-async def test_a_wait_out_of_time_says_how_to_go_on_where_the_request_is_left(
-    klein_emulator, connect, on_abandon, goes_on
-):
+async def test_a_wait_out_of_time_says_what_becomes_of_the_request(klein_emulator, connect, on_abandon, goes_on):
     klein_emulator.script("submit", Generation(after=100))
     error = await outcome(connect().generate("a cat", timeout=3, on_abandon=on_abandon))
     assert (type(error), "wait_for_result(request_id) goes on" in str(error)) == (WaitTimeoutError, goes_on)
+    assert ("may still finish" in str(error), "is cancelled" in str(error), error.cancelling) == (
+        goes_on,
+        not goes_on,
+        not goes_on,
+    )
