@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 PRICE: Final = 10_000_000  # billionths of a USD: what the emulator's catalogue says
-_FREE: Final = {"refused", "cancelled"}
+_FREE: Final = {"repeated", "refused", "cancelled"}
 
 
 class JournaledRequest(NamedTuple):
@@ -183,7 +183,7 @@ def _audit_submits(requests: list[JournaledRequest], submits: list[Submit], rule
     wrong["lost"] += max(0, len(accepted - known) - unsure)
     wrong["invented"] += len(known - accepted)
     wrong["again"] += sum(request.state not in rules.again for request in requests[:-1])
-    forgiven = sum(request.state in rules.again - {"refused"} for request in requests)
+    forgiven = sum(request.state in rules.again - {"repeated", "refused"} for request in requests)
     wrong["twice"] += max(0, len(accepted) - 1 - forgiven)
 
 

@@ -32,6 +32,7 @@ from typing import Any, Literal
 from flux_klein_async.text import cut, shown
 
 __all__ = [
+    "LOOK_FOR_IT",
     "APIConnectionError",
     "APIStatusError",
     "APITimeoutError",
@@ -64,6 +65,7 @@ __all__ = [
 ]
 
 Charged = Literal["no", "yes", "unknown"]
+LOOK_FOR_IT = "look for it on the site under Library, Generations"
 _IN_REPR = 200  # characters of a sentence in a repr
 _LONGEST = 2100  # characters of a detail in a sentence; the attribute has all of it
 
@@ -75,7 +77,7 @@ class FluxKleinError(Exception):
         request_id: The request's id, or None before it is known.
         paid_by_this_call: Whether this call had a submit accepted.
         cause: Type and text of the underlying exception, if it could not be chained.
-        advice: What to do about it, the end of the sentence; or None.
+        advice: What to do about it, the end of the sentence, instead of what the class advises; or None.
     """
 
     _transient: bool = False
@@ -314,9 +316,12 @@ class SubmissionUncertainError(FluxKleinError):
         super().__init__(message, **facts)
         self.raw = raw
 
-    def _advice(self) -> str | None:
+    def _advice(self) -> str:
+        if self.advice:
+            return self.advice
         own_words = self.args and self.args[0] and "may or may not" not in self.args[0]
-        return self.advice or ("it may have been accepted, and charged" if own_words else None)
+        charged = "it may have been accepted, and charged" if own_words else None
+        return "; ".join(filter(None, (charged, LOOK_FOR_IT if self.advice is None else None)))
 
 
 class ResultNotReadyError(FluxKleinError):

@@ -143,7 +143,10 @@ SENTENCES: list[tuple[FluxKleinError, str]] = [
     (InvalidResponseError(status_code=302), "The answer contradicts the API's documentation"),
     (
         SubmissionUncertainError(raw="<html>"),
-        "The submit may or may not have been accepted; it is not repeated, since you may have paid for it",
+        (
+            "The submit may or may not have been accepted; it is not repeated, since you may have paid for it; look "
+            "for it on the site under Library, Generations"
+        ),
     ),
     (GenerationFailedError(), "The generation failed"),
     (GenerationFailedError(detail="out of memory"), "The generation failed: out of memory"),
@@ -216,7 +219,9 @@ def test_a_class_without_docstring_is_named_by_its_class() -> None:
 def test_exports_every_class_of_the_tree() -> None:
     own = [cls for cls in CLASSES if cls.__module__ == errors.__name__]
     public = {cls.__name__ for cls in own if not cls.__name__.startswith("_")}
-    assert public | {"Charged", "by_known_code", "refuses_account", "status_error_class"} == set(errors.__all__)
+    assert public | {"LOOK_FOR_IT", "Charged", "by_known_code", "refuses_account", "status_error_class"} == set(
+        errors.__all__
+    )
 
 
 def test_is_caught_as_what_a_caller_expects() -> None:

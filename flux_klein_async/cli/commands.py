@@ -684,6 +684,7 @@ def list_requests(
     \b
     States:
       submitting  may have been sent; the answer is not recorded yet
+      repeated    refused for now, and submitted again: not charged
       refused     not accepted by the service, or never sent: not charged
       uncertain   may or may not have been accepted
       submitted   accepted: queued or running, as far as the journal knows

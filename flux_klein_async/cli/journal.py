@@ -163,7 +163,10 @@ def _summary(reader: JournalReader, chosen: dict[str, Any]) -> str:
     """What the chosen requests come to; of a whole journal, what was pruned counts too."""
     sums = reader.sums(**chosen, free_token=EMULATED_TOKEN)
     total, pruned, whole = sum(sums.counts.values()), sums.pruned_usd, not any(chosen.values())
-    unpaid = {EntryState.REFUSED: " (not accepted, or never sent: not charged)"}
+    unpaid = {
+        EntryState.REPEATED: " (refused for now, and submitted again: not charged)",
+        EntryState.REFUSED: " (not accepted, or never sent: not charged)",
+    }
     return (
         f"{total} request{'' if total == 1 else 's'}: "
         + (", ".join(f"{count} {state}{unpaid.get(state, '')}" for state, count in sums.counts.items()) or "none")

@@ -27,6 +27,7 @@ from flux_klein_async.cli.progress import progress_shown
 from flux_klein_async.cli.signals import Stop
 from flux_klein_async.client import FluxKleinClient
 from flux_klein_async.errors import (
+    LOOK_FOR_IT,
     APIConnectionError,
     APIStatusError,
     AuthenticationError,
@@ -87,8 +88,8 @@ _ENDS = {
 }
 _OVER = (GenerationFailedError, NotFoundError)  # nothing is left to resume
 _AGAIN = {
-    SubmissionUncertainError: "look for it on the site under Library, Generations; if it is there, `flux-klein "
-    "result ID` saves it; if it is not there, --resubmit-uncertain submits it again",
+    SubmissionUncertainError: f"{LOOK_FOR_IT}; if it is there, `flux-klein result ID` saves it; if it is not there, "
+    "--resubmit-uncertain submits it again",
     GenerationFailedError: "--retry-failed submits it again",
 }
 _FETCHED_AGAIN = "the same command fetches it again, for nothing"
@@ -505,6 +506,8 @@ class Run:
         self.totals.end(outcome)
         error = outcome.error
         connect.advise(error, self.options.model)
+        if isinstance(error, SubmissionUncertainError) and self.manifest is not None:
+            error.advice = ""  # it is given once, with the option
         if isinstance(error, InputRejectedError) and error.file_names:
             error.advice = "; ".join(starmap(self.local_file, error.file_names.items()))
         # An item without a turn before the run was stopped: what the manifest says of it stays true.

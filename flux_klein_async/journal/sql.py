@@ -64,8 +64,11 @@ _UNPRICED: Final = f"{_WITHOUT_COST} AND reserved IS NULL"  # submitted without 
 _CHARGED: Final = f"state IN {_listed(state for state in STATES if STATES[state].charged)}"
 _PENDING: Final = _listed((EntryState.SUBMITTING, EntryState.SUBMITTED, EntryState.UNCERTAIN))  # a cost may still come
 # An uncertain submit may have been accepted: it stays until somebody knows.
-_ENDED: Final = _listed(state for state in STATES if STATES[state].ended and state is not EntryState.UNCERTAIN)
-_PRUNABLE: Final = f"FROM requests WHERE state IN {_ENDED} AND updated < ?"
+_UNSENT: Final = {EntryState.REPEATED, EntryState.REFUSED}
+_KEPT: Final = {EntryState.SUBMITTING, EntryState.UNCERTAIN, EntryState.SUBMITTED}
+_PRUNABLE: Final = (
+    f"FROM requests WHERE state IN {_listed(state for state in STATES if state not in _KEPT)} AND updated < ?"
+)
 _COLUMNS: Final = "account, item, key, state, run, reserved, created, updated, model, body"
 _FACTS: Final = "request_id, cost, error, files, answer"  # which an intent does not have yet
 _NO_FACTS: Final = (None,) * 5
@@ -541,7 +544,7 @@ class JournalStore(ABC):
                 found = [self._change(account, found[0], other)]
         for request in found or unnamed:
             self._change(account, request, new)
-        if not rows and entry.state is not EntryState.REFUSED:  # refused before its intent was written: no request
+        if not rows and entry.state not in _UNSENT:  # not sent before its intent was written: no request
             self._insert(account, entry, new)
 
     def _item(self, claimed: str | None) -> int | None:

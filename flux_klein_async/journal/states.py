@@ -30,6 +30,7 @@ class EntryState(StrEnum):
     """The state of a request as the journal knows it."""
 
     SUBMITTING = "submitting"  #: The submit may have been sent; its answer is not recorded.
+    REPEATED = "repeated"  #: The submit was refused for now, or never sent; the same call submits again.
     REFUSED = "refused"  #: The submit was not accepted: refused by the service, or never sent.
     UNCERTAIN = "uncertain"  #: The submit may or may not have been accepted.
     SUBMITTED = "submitted"  #: The submit was accepted and the request id is known.
@@ -66,12 +67,13 @@ class StateRule(NamedTuple):
 STATES: Final[Mapping[EntryState, StateRule]] = {
     EntryState.SUBMITTING: StateRule(0, ended=False, charged=True, action=Action.UNCERTAIN),
     EntryState.UNCERTAIN: StateRule(1, ended=True, charged=True, action=Action.UNCERTAIN),
-    EntryState.REFUSED: StateRule(2, ended=True, charged=False, action=Action.SUBMIT),
-    EntryState.SUBMITTED: StateRule(3, ended=False, charged=True, action=Action.RESUME),
-    EntryState.FAILED: StateRule(4, ended=True, charged=True, action=Action.FAILED),
-    EntryState.CANCELLED: StateRule(4, ended=True, charged=False, action=Action.SUBMIT),
-    EntryState.COMPLETED: StateRule(5, ended=True, charged=True, action=Action.RECALL),
-    EntryState.DOWNLOADED: StateRule(6, ended=True, charged=True, action=Action.RECALL),
+    EntryState.REPEATED: StateRule(2, ended=False, charged=False, action=Action.SUBMIT),
+    EntryState.REFUSED: StateRule(3, ended=True, charged=False, action=Action.SUBMIT),
+    EntryState.SUBMITTED: StateRule(4, ended=False, charged=True, action=Action.RESUME),
+    EntryState.FAILED: StateRule(5, ended=True, charged=True, action=Action.FAILED),
+    EntryState.CANCELLED: StateRule(5, ended=True, charged=False, action=Action.SUBMIT),
+    EntryState.COMPLETED: StateRule(6, ended=True, charged=True, action=Action.RECALL),
+    EntryState.DOWNLOADED: StateRule(7, ended=True, charged=True, action=Action.RECALL),
 }
 
 

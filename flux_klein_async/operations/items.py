@@ -16,6 +16,7 @@ from flux_klein_async.api.messages import Response
 from flux_klein_async.api.responses import read_result
 from flux_klein_async.api.urls import host_of, is_loopback, parsed
 from flux_klein_async.errors import (
+    LOOK_FOR_IT,
     BudgetExceededError,
     ConfigurationError,
     DownloadError,
@@ -49,9 +50,7 @@ from flux_klein_async.transport.throttle import Slot
 __all__ = ["EMULATED", "ItemRunner", "all_there"]
 
 EMULATED = "x-flux-klein-emulator"  # a header of the emulator, which the core does not import
-_LOOK_FIRST = (
-    "look for it on the site under Library, Generations; if it is not there, resubmit_uncertain=True submits it again"
-)
+_LOOK_FIRST = f"{LOOK_FOR_IT}; if it is not there, resubmit_uncertain=True submits it again"
 _CLAIMING = wrapping_errors("The journal", JournalError)
 _FAILED_BEFORE = "retry_failed=True submits it again"
 
@@ -554,8 +553,8 @@ def _left_alone(claim: Claim) -> FluxKleinError:
 
 def _recorded(claim: Claim, kind: type[FluxKleinError]) -> str | None:
     """The recorded error, without what an error of its kind says anyway."""
-    text = (claim.error or "").removesuffix(f" (request {claim.request_id})")
-    return text.removeprefix(str(kind())).removeprefix(": ") or None
+    text = (claim.error or "").removesuffix(f" (request {claim.request_id})").removesuffix(f"; {LOOK_FOR_IT}")
+    return text.removeprefix(str(kind(advice=""))).removeprefix(": ") or None
 
 
 def all_there(files: tuple[SavedFile, ...], directory: Path) -> bool:

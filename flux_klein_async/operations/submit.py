@@ -293,7 +293,7 @@ class _Submission:
         self._posting: asyncio.Future[str] | None = None  # the latest POST
         self._key = secrets.token_hex(8)
         self._intents = 0
-        self._intent: str | None = None  # the key of the one that is open: what a killed process leaves is uncertain
+        self._intent: str | None = None  # the key of the latest: one that a killed process leaves open is uncertain
         self._failures = self._refusals = 0
         self._accepted_as: str | None = None
         self._handed_over = False  # the background sees the POST through
@@ -320,7 +320,7 @@ class _Submission:
         _warn_of_unknown_fields(self._context, prepared)  # a budget may just have read the catalogue
         try:
             request_id = await operation.repeat(
-                Kind.SUBMIT, self._attempt, allows=self._judge, attempts=None, before_pause=self._close_intent
+                Kind.SUBMIT, self._attempt, allows=self._judge, attempts=None, before_pause=self._put_off
             )
         except asyncio.CancelledError:
             if not self._handed_over:
@@ -374,6 +374,11 @@ class _Submission:
         item, body = self._prepared.item, self._prepared.body.recorded
         await self._write(EntryState.SUBMITTING, item=item, body=body, reservation=self._reservation)
 
+    async def _put_off(self, error: FluxKleinError | None = None) -> None:
+        """Write down that the latest POST was not accepted, or not sent, and another one follows."""
+        if self._intent is not None:
+            await self._write_end(EntryState.REPEATED, str(error) if error else None)
+
     async def _close_intent(self, error: FluxKleinError | None = None) -> None:
         """Write down that the latest POST was not accepted, or not sent."""
         if self._intent is not None:
@@ -394,7 +399,7 @@ class _Submission:
         return self._failures < policy.attempts and classify(error, self._request) is Verdict.RETRY
 
     async def _attempt(self) -> str:
-        """POST once, when it may; no intent is open while it waits for that."""
+        """POST once, when it may; no intent is open while it waits."""
         operation = self._operation
         while True:
             async with operation.admission(Kind.SUBMIT) as admission:
@@ -402,7 +407,7 @@ class _Submission:
                 await self._open_intent()
                 if not operation.held(Kind.SUBMIT):  # else a hold came meanwhile
                     return await self._send(admission)
-            await self._close_intent()
+            await self._put_off()
 
     async def _send(self, admission: Admission) -> str:
         operation = self._operation
@@ -488,7 +493,6 @@ class _Submission:
     async def _write_end(self, state: EntryState, error: str | None) -> None:
         """Write how it ended. If cancelled here, finish in the background; otherwise it would stay "submitting"."""
         write = partial(self._context.write, state, key=self._intent, model=self._prepared.model, error=error)
-        self._intent = None
         try:
             await write()
         except asyncio.CancelledError:

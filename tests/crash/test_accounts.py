@@ -63,7 +63,9 @@ class Scene:
         self.run.close()
         books = Accounts(self.folder / "journal.sqlite", self.folder, submits, [CAT], seed=0)
         return {
-            what for what, count in audit(books, Rules(frozenset({"refused", "cancelled"} | again))).items() if count
+            what
+            for what, count in audit(books, Rules(frozenset({"repeated", "refused", "cancelled"} | again))).items()
+            if count
         }
 
 

@@ -17,8 +17,8 @@ __all__ = ["NOTHING", "SUBMITTED_AGAIN", "Books", "Fixed", "OnDisk", "Written", 
 NOTHING = "nothing"
 _PRICE = 0.01  # USD: the emulator's for a picture
 # The next run submits the item once more: nothing was accepted for it, or it was cancelled unpaid.
-SUBMITTED_AGAIN = {NOTHING, "refused", "cancelled"}
-_WITHOUT_ID = {NOTHING, "refused", "uncertain"}
+SUBMITTED_AGAIN = {NOTHING, "repeated", "refused", "cancelled"}
+_WITHOUT_ID = {NOTHING, "repeated", "refused", "uncertain"}
 # "failed" is also one that completed without a file.
 _ENDS = {"completed": ("completed",), "downloaded": ("completed",), "failed": ("failed", "completed")}
 

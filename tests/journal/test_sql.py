@@ -501,6 +501,7 @@ def test_what_was_heard_of_a_request_before_its_submit_is_kept_with_it(
     [
         ([], Action.SUBMIT, {}),
         (["submitting"], Action.UNCERTAIN, {"error": LOST}),
+        (["submitting", "repeated"], Action.SUBMIT, {}),
         (["submitting", "refused"], Action.SUBMIT, {}),
         (["submitting", "uncertain"], Action.UNCERTAIN, {"error": "why"}),
         (["submitting", "submitted"], Action.RESUME, {"request_id": "r"}),
@@ -582,11 +583,13 @@ def test_an_item_whose_abandoned_submit_is_under_way_is_taken(run: Run) -> None:
     [
         ([], Action.CLAIMED),
         (["submitting"], Action.CLAIMED),
+        (["submitting", "repeated"], Action.CLAIMED),  # it is submitted again there
         (["submitting", "submitted"], Action.CLAIMED),
         (["submitting", "submitted", "completed"], Action.RECALL),
         (["submitting", "submitted", "failed"], Action.FAILED),
         (["submitting", "submitted", "cancelled"], Action.SUBMIT),
         (["submitting", "refused"], Action.SUBMIT),
+        (["submitting", "repeated", "refused"], Action.SUBMIT),
         (["submitting", "uncertain"], Action.UNCERTAIN),
     ],
 )
@@ -931,7 +934,7 @@ class Model:
             if entry.key is not None and any(known.key not in {None, entry.key} for known in same):
                 return False
             found = found or same
-        if not found and entry.state is not EntryState.REFUSED:
+        if not found and entry.state not in {EntryState.REPEATED, EntryState.REFUSED}:
             self.requests.append(Known(entry.key, entry.request_id, entry.state.value, entry.model, None, cost))
         for known in found:
             if entry.request_id is not None and known.request_id is None:

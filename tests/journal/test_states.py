@@ -8,15 +8,16 @@ from flux_klein_async.journal.states import STATES, Charge, EntryState, charge, 
 
 # A row for the state that a request is in, a column for the entry that comes: what the request is then.
 _TABLE = """
-            submitting  refused    uncertain   submitted   completed   downloaded  failed     cancelled
-submitting  submitting  refused    uncertain   submitted   completed   downloaded  failed     cancelled
-refused     refused     refused    refused     submitted   completed   downloaded  failed     cancelled
-uncertain   uncertain   refused    uncertain   submitted   completed   downloaded  failed     cancelled
-submitted   submitted   submitted  submitted   submitted   completed   downloaded  failed     cancelled
-completed   completed   completed  completed   completed   completed   downloaded  completed  completed
-downloaded  downloaded  downloaded downloaded  downloaded  downloaded  downloaded  downloaded downloaded
-failed      failed      failed     failed      failed      completed   downloaded  failed     failed
-cancelled   cancelled   cancelled  cancelled   cancelled   completed   downloaded  cancelled  cancelled
+            submitting repeated   refused    uncertain  submitted  completed  downloaded failed     cancelled
+submitting  submitting repeated   refused    uncertain  submitted  completed  downloaded failed     cancelled
+repeated    repeated   repeated   refused    repeated   submitted  completed  downloaded failed     cancelled
+refused     refused    refused    refused    refused    submitted  completed  downloaded failed     cancelled
+uncertain   uncertain  repeated   refused    uncertain  submitted  completed  downloaded failed     cancelled
+submitted   submitted  submitted  submitted  submitted  submitted  completed  downloaded failed     cancelled
+completed   completed  completed  completed  completed  completed  completed  downloaded completed  completed
+downloaded  downloaded downloaded downloaded downloaded downloaded downloaded downloaded downloaded downloaded
+failed      failed     failed     failed     failed     failed     completed  downloaded failed     failed
+cancelled   cancelled  cancelled  cancelled  cancelled  cancelled  completed  downloaded cancelled  cancelled
 """
 _HEADINGS, *_ROWS = [row.split() for row in _TABLE.strip().splitlines()]
 AFTER = {(row[0], entry): then for row in _ROWS for entry, then in zip(_HEADINGS, row[1:], strict=True)}
@@ -31,12 +32,16 @@ def test_what_is_known_for_certain_never_gives_way_to_what_is_known_less_well() 
     }
     assert found == AFTER
     assert set(STATES) == set(EntryState)
-    assert {state for state in STATES if not STATES[state].ended} == {EntryState.SUBMITTING, EntryState.SUBMITTED}
+    assert {state for state in STATES if not STATES[state].ended} == {
+        EntryState.SUBMITTING,
+        EntryState.REPEATED,
+        EntryState.SUBMITTED,
+    }
 
 
 def test_a_request_counts_with_its_cost_or_else_with_its_reservation() -> None:
     for state in EntryState:
-        free = state in {EntryState.REFUSED, EntryState.CANCELLED}
+        free = state in {EntryState.REPEATED, EntryState.REFUSED, EntryState.CANCELLED}
         assert charge(state, 7, None) == Charge(0, 0 if free else 7)
         assert charge(state, 7, 5) == Charge(0 if free else 5, 0)
         assert charge(state, 7, 0) == charge(state, None, None) == Charge(0, 0)

@@ -438,7 +438,7 @@ LOOK_FIRST = (
         (claim(Action.UNCERTAIN), SubmissionUncertainError(UNSURE, advice=LOOK_FIRST)),
         (
             claim(Action.UNCERTAIN, error=str(SubmissionUncertainError(cause="X"))),
-            SubmissionUncertainError(f"{UNSURE}: X; {LOOK_FIRST}"),
+            SubmissionUncertainError(UNSURE, cause="X", advice=LOOK_FIRST),
         ),
         (claim(Action.FAILED, "r-1"), GenerationFailedError(request_id="r-1", advice=AGAIN)),
         (

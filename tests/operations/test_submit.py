@@ -47,7 +47,7 @@ from flux_klein_async.emulator import (
     Reset,
     error_reply,
 )
-from flux_klein_async.errors import InvalidInputError
+from flux_klein_async.errors import LOOK_FOR_IT, InvalidInputError
 from flux_klein_async.events import Cancelled, Submitted, Uncertain
 from flux_klein_async.journal.base import Entry
 from flux_klein_async.journal.sqlite import SqliteJournal
@@ -696,7 +696,7 @@ async def test_an_abandoned_submit_is_seen_through_for_five_seconds_and_then_unc
     await abandoned(client)
     await client.get_model()  # it keeps the only connection
     assert now() == 6.0
-    late = "The submit was not answered within 5 s; it may have been accepted, and charged"
+    late = f"The submit was not answered within 5 s; it may have been accepted, and charged; {LOOK_FOR_IT}"
     assert [(event.at, event.error) for event in events.of(Uncertain)] == [(6.0, late)]
     await settle()
     assert strays() == []
@@ -919,11 +919,26 @@ async def test_no_intent_is_open_while_a_submit_waits(klein_emulator, connect, b
         submits.append(asyncio.ensure_future(client.submit("a cat")))
     await asyncio.sleep(10)
     ended = Counter(entry.state for entry in book.entries)
-    assert ended[EntryState.SUBMITTING] == ended[EntryState.REFUSED] >= 1
+    assert ended[EntryState.SUBMITTING] == ended[EntryState.REPEATED] >= 1
     await asyncio.gather(*submits)
     opened = [entry.key for entry in book.entries if entry.state is EntryState.SUBMITTING]
     closed = [entry.key for entry in book.entries if entry.state is not EntryState.SUBMITTING]
     assert sorted(opened) == sorted(closed) == sorted(set(opened))
+
+
+async def test_a_turn_that_fails_for_now_is_waited_for_again_without_an_intent(klein_emulator, connect):
+    class Moody(InProcessLimiter):
+        moods = 1
+
+        async def turn(self, kind: Kind, price: float = 1.0) -> None:
+            if kind is Kind.SUBMIT and self.moods:
+                self.moods -= 1
+                raise APITimeoutError("no turn in time", sent=False)
+            await super().turn(kind, price)
+
+    book = Book()
+    await connect(journal=book, limits=Moody(Limits())).submit("a cat")
+    assert (book.lines, klein_emulator.accepted) == (["submitting", "submitted"], 1)
 
 
 DEFECTS = [
@@ -1056,7 +1071,7 @@ async def test_an_abandoned_submit_that_was_accepted_but_not_written_down_is_sti
 @pytest.mark.parametrize(
     ("answer", "ends"),
     [
-        (error_reply(429, retry_after=5), ["refused", "release"]),
+        (error_reply(429, retry_after=5), ["repeated", "release", "refused"]),
         (Reply(422, {"message": "no cats"}, delay=2.0), ["release", "refused"]),
         (Reply(500, {}, delay=2.0), ["uncertain"]),
         (Reset(delay=2.0), ["uncertain"]),
