@@ -33,6 +33,7 @@ from flux_klein_async.text import cut, shown
 
 __all__ = [
     "LOOK_FOR_IT",
+    "OF_EARLIER_RUN",
     "APIConnectionError",
     "APIStatusError",
     "APITimeoutError",
@@ -66,6 +67,7 @@ __all__ = [
 
 Charged = Literal["no", "yes", "unknown"]
 LOOK_FOR_IT = "look for it on the site under Library, Generations"
+OF_EARLIER_RUN = "The submit of an earlier run may or may not have been accepted"
 _IN_REPR = 200  # characters of a sentence in a repr
 _LONGEST = 2100  # characters of a detail in a sentence; the attribute has all of it
 
@@ -412,7 +414,8 @@ class WaitTimeoutError(FluxKleinError, TimeoutError):
         word = f" ({self.word!r})" if self.word else ""
         seen = f"last seen {self.state}{word}" if self.state else "not seen yet"
         plural = "" if self.polls == 1 else "s"
-        end = "it is cancelled, unless it runs already" if self.cancelling else "it may still finish"
+        is_cancelled = self.cancelling and self.state != "in_progress"
+        end = "it is cancelled, unless it runs already" if is_cancelled else "it may still finish"
         return f"The deadline passed{after}; {seen} in {self.polls} poll{plural}; {end}"
 
 
@@ -442,6 +445,11 @@ class DownloadError(FluxKleinError):
         self.status_code = status_code
         self.cost_usd = cost_usd
         self._transient = transient
+
+    def _advice(self) -> str | None:
+        if self.advice is not None or self.request_id is None:
+            return self.advice
+        return "it is paid for: client.result(request_id) and client.download fetch it again, for nothing"
 
 
 class BudgetExceededError(FluxKleinError):

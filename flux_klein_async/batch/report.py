@@ -22,9 +22,9 @@ from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote
 
 from flux_klein_async import errors
-from flux_klein_async.batch.manifest import MANIFEST, Record, every_record, json_line, read_manifest
+from flux_klein_async.batch.manifest import MANIFEST, Record, every_record, json_line, read_manifest, recognised
 from flux_klein_async.batch.rows import DiskMap
-from flux_klein_async.errors import FluxKleinError, InvalidInputError
+from flux_klein_async.errors import OF_EARLIER_RUN, FluxKleinError, InvalidInputError
 from flux_klein_async.text import cut
 
 __all__ = ["STATES", "Costs", "Failure", "Report", "advice", "percentile", "rate", "row"]
@@ -269,7 +269,7 @@ class Costs(NamedTuple):
         priced: How many requests that is.
         unpriced: How many results came without a cost.
         unsettled: How many others may have been charged, at most: a submit without an answer counts, even if a later
-            run learned which request it was.
+            run learned which request it was. What a run says of an earlier run's submit counts once.
     """
 
     spent: float
@@ -280,13 +280,19 @@ class Costs(NamedTuple):
     @classmethod
     def of(cls, records: Iterable[Record]) -> Self:
         """Sum up all lines of a manifest."""
-        with closing(DiskMap()) as known:  # by request: its cost, or why there is none
+        # By request, its cost or why there is none; and the items whose submit has no id.
+        with closing(DiskMap()) as known, closing(DiskMap()) as items:
             for number, record in enumerate(records):
                 cost, error = _number(record.get("cost_usd")), record["error"]
                 if cost is None and isinstance(error, dict) and error.get("charged") == "no":
                     continue
                 missing = _UNPRICED if error is None else _UNSETTLED
                 request = json.dumps(record["request_id"] or [number]).encode()
+                if record["request_id"] is None:
+                    item = recognised(record["id"], [record["index"], record["input"]])
+                    if items.get(item) and (_error(error)["message"] or "").startswith(OF_EARLIER_RUN):
+                        continue
+                    items.put(item, 1)
                 before = known.get(request)
                 known.put(request, max(missing if cost is None else cost, _UNSETTLED if before is None else before))
             values = array("d", known.values())

@@ -18,6 +18,7 @@ from flux_klein_async.cli.output import Screen
 from flux_klein_async.errors import (
     AuthenticationError,
     ConfigurationError,
+    DownloadError,
     FluxKleinError,
     GenerationFailedError,
     InvalidInputError,
@@ -218,3 +219,5 @@ def advise(error: FluxKleinError | None, model: str = "") -> None:
         error.advice = f"the token comes from {source}"
     elif isinstance(error, SubmissionUncertainError | GenerationFailedError | WaitTimeoutError):
         error.advice = None  # the option, or the command, is named where the error is printed, once
+    elif isinstance(error, DownloadError):
+        error.advice = error.advice or ""  # likewise

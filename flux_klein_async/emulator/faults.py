@@ -378,7 +378,10 @@ def parse_fault(text: str) -> list[tuple[str, Answer, float]]:
     what, equals, chance = text.partition("=")
     endpoint, colon, name = what.strip().partition(":")
     if not (equals and colon):
-        raise ValueError(f"a fault is written ENDPOINT:FAULT=PROBABILITY, such as status:503=0.05, not {text!r:.80}")
+        raise ValueError(
+            f"a fault is written ENDPOINT:FAULT=PROBABILITY, such as status:503=0.05, not {text!r:.80}; "
+            "`flux-klein emulator --faults` lists the names"
+        )
     try:
         probability = float(chance)
     except ValueError:

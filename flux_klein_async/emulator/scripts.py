@@ -278,7 +278,10 @@ def error_reply(
     detail: Any = None,
     accepted: bool = False,
 ) -> Reply:
-    """Build the service's usual error body; `retry_after` is a number of seconds or an HTTP date.
+    """Build the service's usual error body.
+
+    `retry_after` is a number of seconds, or an HTTP date; in process the emulator's clock begins at "Thu, 01 Jan 2026
+    00:00:00 GMT", and a date more than a day ahead of it is absurd to the client.
 
     A `code` that the service does not have, or that contradicts the status, leaves it open whether a submit was
     accepted: see docs/wire.md, "Errors".

@@ -57,7 +57,7 @@ class _Shown(NamedTuple):
         return f'<figure style="{style}">{shown}<figcaption>{escape(label)}</figcaption></figure>'
 
 
-def show(files: Iterable[File | Outcome[Any]] | File | Outcome[Any], width: int = WIDTH) -> Pictures:
+def show(files: Iterable[File | Iterable[File] | Outcome[Any]] | File | Outcome[Any], width: int = WIDTH) -> Pictures:
     """Show the files of `client.download(...)`, `client.download_bytes(...)` or outcomes.
 
     An outcome is labelled with its prompt; where several have the same, also with the fields in which they differ, such
@@ -65,7 +65,8 @@ def show(files: Iterable[File | Outcome[Any]] | File | Outcome[Any], width: int 
     error.
 
     Args:
-        files: One or many: paths, which are read now, contents, or outcomes of a fan-out with a directory.
+        files: One or many: paths, which are read now, contents, lists of them, or outcomes of a fan-out with a
+            directory.
         width: The width of each, in pixels on the page.
 
     Raises:
@@ -103,6 +104,8 @@ def _named(part: _Shown, _: list[_Shown]) -> str:
 
 
 def _parts(file: object, number: int) -> list[_Shown]:
+    if isinstance(file, list | tuple):  # what one `download` gave
+        return [part for each in file for part in _parts(each, number)]
     if not isinstance(file, Outcome):
         return [_Shown(*_read(file, number))]
     prompt, fields = _prompt(file), _fields(file.item)

@@ -58,13 +58,13 @@ def thumbnail(file: File, side: int) -> tuple[Image.Image, tuple[int, int]]:
 
 
 def contact_sheet(
-    files: Iterable[File | Outcome[Any]], path: str | os.PathLike[str], *, columns: int | None = None
+    files: Iterable[File | Iterable[File] | Outcome[Any]], path: str | os.PathLike[str], *, columns: int | None = None
 ) -> Path:
     """Save many pictures on one PNG, in order, row by row; the file is replaced whole or not at all.
 
     Args:
-        files: Paths, contents or outcomes, at most 5,000; `client.download` and `client.download_bytes` give the first
-            two. A file that is no picture, and an outcome that failed, leaves its place empty.
+        files: Paths, contents, lists of them (`client.download` and `client.download_bytes` give those) or outcomes;
+            at most 5,000 pictures. A file that is no picture, and an outcome that failed, leaves its place empty.
         path: Where the sheet goes; its directory is made.
         columns: Pictures side by side; about as many as there are rows, by default.
 
@@ -111,6 +111,8 @@ def contact_sheet(
 
 
 def _pictures_of(file: object) -> Sequence[File]:
+    if isinstance(file, list | tuple):  # what one `download` gave
+        return [part for each in file for part in _pictures_of(each)]
     if isinstance(file, str | bytes | os.PathLike):
         return [file]
     if not isinstance(file, Outcome):

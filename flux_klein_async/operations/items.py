@@ -17,6 +17,7 @@ from flux_klein_async.api.responses import read_result
 from flux_klein_async.api.urls import host_of, is_loopback, parsed
 from flux_klein_async.errors import (
     LOOK_FOR_IT,
+    OF_EARLIER_RUN,
     BudgetExceededError,
     ConfigurationError,
     DownloadError,
@@ -502,6 +503,7 @@ class ItemRunner(Generic[T]):
                 status_code=error.status_code,
                 cost_usd=known.cost_usd,
                 request_id=known.request_id,
+                advice="",
             ) from None
         except FluxKleinError:
             raise error from None
@@ -542,7 +544,7 @@ def _left_alone(claim: Claim) -> FluxKleinError:
     if claim.action is Action.UNCERTAIN:
         cause = _recorded(claim, SubmissionUncertainError)
         return SubmissionUncertainError(
-            "The submit of an earlier run may or may not have been accepted",
+            OF_EARLIER_RUN,
             request_id=claim.request_id,
             cause=cause,
             advice=_LOOK_FIRST,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from flux_klein_async import errors
 from flux_klein_async.batch.manifest import json_line
 from flux_klein_async.batch.report import STATES, Report, advice, percentile, rate, row
-from flux_klein_async.errors import FluxKleinError, InvalidInputError
+from flux_klein_async.errors import OF_EARLIER_RUN, FluxKleinError, InvalidInputError
 
 TIMINGS = {"submit": 0.1, "queued": 0.2, "running": 0.5, "fetch": 0.05, "lag_max": 0.03, "polls": 3}
 
@@ -218,6 +218,27 @@ def test_what_may_have_been_charged_stays_when_a_later_request_replaces_it(tmp_p
     write(tmp_path, late, record(3, cost_usd=None), record(4, cost_usd=0), record(4, cost_usd=None))
     with Report(tmp_path) as found:
         assert found.costs == (0.0, 1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "most"),
+    [
+        (["own", "of an earlier run", "of an earlier run"], 1),  # of another run at the same time, or a later one
+        (["of an earlier run", "of an earlier run"], 1),  # the one that submitted it was killed
+        (["of an earlier run", "own"], 2),  # submitted again
+        (["own", "of an earlier run", "own"], 2),
+    ],
+)
+@pytest.mark.parametrize("item_id", [None, "the id"])
+def test_what_several_runs_say_of_one_uncertain_submit_counts_once(
+    tmp_path: Path, lines: list[str], most: int, item_id: str | None
+) -> None:
+    said = {"own": "The submit may or may not have been accepted", "of an earlier run": f"{OF_EARLIER_RUN}: why"}
+    ends = [failed("SubmissionUncertainError", 0, "unknown", said[line]) for line in lines]
+    other = failed("SubmissionUncertainError", 1, "unknown", said["of an earlier run"]) | {"request_id": None}
+    write(tmp_path, *[end | {"request_id": None, "id": item_id} for end in ends], other)
+    with Report(tmp_path) as found:
+        assert found.costs.unsettled == most + 1
 
 
 def test_equal_and_enormous_indexes_keep_their_rows(tmp_path: Path) -> None:

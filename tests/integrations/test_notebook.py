@@ -24,6 +24,8 @@ async def test_downloaded_files_are_in_the_page_itself(klein_client, tmp_path):
         assert base64.b64decode(data) == paths[0].read_bytes()
     assert 'width="384"' in show(paths)._repr_html_()
     assert repr(show(paths)) == f"Pictures({result.request_id}.png)"
+    name = f"{result.request_id}.png"
+    assert repr(show([paths, contents])) == f"Pictures({name}, picture 2)", "what two downloads gave"
 
 
 async def test_outcomes_are_shown_as_their_files(klein_client, tmp_path):

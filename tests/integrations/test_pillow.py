@@ -91,11 +91,14 @@ def test_a_sheet_takes_outcomes_and_is_never_blank(tmp_path: Path) -> None:
         ([b"no picture"], "None of 1 can be shown: No preview can be made"),
         ([Outcome(index=0, item="a", result=RESULT)], "no files: await client.download"),
         ([RESULT], "not GenerationResult; client.download"),
-        ([[picture]], "not list"),
         ([7], "not int"),
     ):
         with pytest.raises(InvalidInputError, match=problem):
             contact_sheet(files, target)  # type: ignore[arg-type]
+    contact_sheet([[picture, picture], [picture]], target, columns=3)  # what three downloads gave
+    with Image.open(target) as sheet:
+        assert sheet.size == (3 * 264 + 8, 272)
+    target.unlink()
     with pytest.raises(InvalidInputError, match=r"is a PNG: give it a name such as sheet.png, not 's.jpg'"):
         contact_sheet([picture], tmp_path / "s.jpg")
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
