@@ -52,7 +52,7 @@ WITHIN = {
     "half a line": 4,
     "line": 4,
 }
-AGAIN = Rules(again=frozenset({"refused", "cancelled", "uncertain"}))
+AGAIN = Rules(again=frozenset({"repeated", "refused", "cancelled", "uncertain"}))
 
 
 class Instant(NamedTuple):

@@ -185,7 +185,7 @@ class ItemJournal(RuleBasedStateMachine):
             assert len(jobs) <= self.bare
             return
         wanted = 1 + sum(states[state] for state in self.again)
-        unpaid = states["refused"] + states["cancelled"]
+        unpaid = states["repeated"] + states["refused"] + states["cancelled"]
         assert states.total() - unpaid <= wanted, "it was submitted again, and nobody asked for that"
         paid = Counter(job.state for job in jobs.values())
         assert paid.total() - paid["cancelled"] <= wanted, "it was paid twice"

@@ -226,7 +226,17 @@ def test_the_check_finds_damage_of_the_file(path: Path) -> None:
         check(path)
 
 
-STATES = ["submitting", "refused", "uncertain", "submitted", "completed", "downloaded", "failed", "cancelled"]
+STATES = [
+    "submitting",
+    "repeated",
+    "refused",
+    "uncertain",
+    "submitted",
+    "completed",
+    "downloaded",
+    "failed",
+    "cancelled",
+]
 PRICE = Reservation(usd=0.01, max_usd=9.0)
 
 
@@ -238,7 +248,7 @@ def fill(run: Run) -> None:
         if state != "submitting":
             cost = 0.004 if state == "completed" else None
             run.write(
-                entry("submitted", key=state, request_id=state) if state not in STATES[:3] else entry(state, key=state)
+                entry("submitted", key=state, request_id=state) if state not in STATES[:4] else entry(state, key=state)
             )
             run.write(entry(state, key=state, cost_usd=cost))
 
@@ -255,13 +265,13 @@ def test_what_ended_before_a_time_is_pruned_and_its_cost_stays_counted(
     late = run.claim(b"late")
     run.write(entry("submitting", key="late", item=late.item), entry("failed", key="late"))
     run.close()
-    assert prune(location, 2000.0, clock=lambda: 3000.0, dry_run=True) == 5
-    assert prune(location, 2000.0, clock=lambda: 3000.0) == 5
+    assert prune(location, 2000.0, clock=lambda: 3000.0, dry_run=True) == 6
+    assert prune(location, 2000.0, clock=lambda: 3000.0) == 6
     assert prune(location, 2000.0, clock=lambda: 3000.0) == 0
     run = start()
     assert run.states() == ["uncertain", "uncertain", "submitted", "failed"]
     new = {state for state in STATES if run.claim(state.encode()).action is Action.SUBMIT}
-    assert new == {"refused", "completed", "downloaded", "failed", "cancelled"}
+    assert new == {"repeated", "refused", "completed", "downloaded", "failed", "cancelled"}
     assert (sum(run.money()), run.money()[1]) == (total, 30), "reserved for the three that are still open"
     check(location)
 
