@@ -605,7 +605,8 @@ class FluxKleinClient(NotWith):
 
         Raises:
             InvalidInputError: As `generate_many`. An item's own error is its outcome; an error that dooms every
-                further submit is the outcome of every item that was not submitted.
+                further submit is the outcome of every item that was not submitted. With a journal, what an earlier run
+                submitted is waited for all the same, where only the money is at its end.
         """
         fan_out = self.generate_many(
             items,

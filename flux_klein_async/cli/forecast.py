@@ -178,7 +178,8 @@ class Forecast:
                     note(f"{row.place}: {row.problem}")
 
     def _count(self, row: Row, claim: Claim) -> None:
-        action = claim.action
+        without_file = claim.action is Action.RECALL and claim.error is not None
+        action = Action.FAILED if without_file else claim.action  # as a run counts it
         self._again += claim.pays_again
         if action is Action.SUBMIT:
             if self._actions[action] == self._money.affordable:

@@ -93,6 +93,7 @@ _AGAIN = {
     GenerationFailedError: "--retry-failed submits it again",
 }
 _FETCHED_AGAIN = "the same command fetches it again, for nothing"
+_ASKED_AGAIN = "the same command asks for it again, for nothing"
 
 
 def check_writable(directory: Path, option: str = "--output-dir") -> None:
@@ -444,6 +445,7 @@ class Run:
                     to_name=None if self.options.no_download else self.to_name,
                 ) as outcomes,
             ):
+                outcomes.reads_on = self.totals.total is not None  # a pipe may never end
                 self.stop.gently(partial(self._wind_up, outcomes.stop, grace))
                 async for outcome in outcomes:
                     self._note_reached(outcome)
@@ -553,6 +555,7 @@ class Run:
             return
         again = next((advice for kind, advice in _AGAIN.items() if isinstance(error, kind) and not paid), None)
         again = _FETCHED_AGAIN if isinstance(error, DownloadError) else again
+        again = _ASKED_AGAIN if paid and isinstance(error, GenerationFailedError) else again
         if again is None or self.manifest is None or again in self._advised:  # advice is given once
             self._report(row, str(error))
         else:

@@ -21,6 +21,7 @@ from flux_klein_async.errors import (
     AuthenticationError,
     BudgetExceededError,
     ConfigurationError,
+    FanOutHaltedError,
     FluxKleinError,
     InsufficientBalanceError,
     InvalidInputError,
@@ -32,7 +33,7 @@ from flux_klein_async.errors import (
 from flux_klein_async.misuse import NEEDS_ASYNCIO, NotForLoop, NotWith, slip
 from flux_klein_async.models import GenerationResult, Outcome, SavedFile
 
-__all__ = ["FanOut", "Product", "dooms", "not_submitted"]
+__all__ = ["FanOut", "Product", "dooms", "ends_only_submits", "not_submitted"]
 
 _TAKE = "generate_many and generate_all take"  # `items`
 
@@ -48,6 +49,11 @@ def dooms(error: FluxKleinError) -> bool:
     if isinstance(error, JournalError):  # nothing is submitted that cannot be written down
         return not isinstance(error, ItemClaimedError)
     return isinstance(error, ConfigurationError | AuthenticationError | InsufficientBalanceError | BudgetExceededError)
+
+
+def ends_only_submits(error: BaseException | None) -> bool:
+    """Whether what an earlier run submitted can still be waited for, and its files fetched, which costs nothing."""
+    return isinstance(error, BudgetExceededError | InsufficientBalanceError | FanOutHaltedError)
 
 
 def not_submitted(error: FluxKleinError) -> FluxKleinError:
@@ -73,6 +79,10 @@ class FanOut(NotWith, NotForLoop, Generic[T]):
 
     At most `concurrency` items are under way; at most as many more have ended and wait to be taken, so that a slow
     reader slows the reading of items. Items are read only when there is room for them.
+
+    Attributes:
+        reads_on: Once nothing more can be paid for, read all other items all the same, for what an earlier run
+            submitted. Of the others no outcome is given (in ordered mode, the error).
     """
 
     def __init__(
@@ -90,6 +100,7 @@ class FanOut(NotWith, NotForLoop, Generic[T]):
         `on_stop` is told by which error submitting ends, or None for the user's wish. `halted_by` says, each time that
         an item has ended, by which error all of them together end it.
         """
+        self.reads_on = False
         self._make = make
         self._on_stop = on_stop
         self._halted_by = halted_by
@@ -184,7 +195,7 @@ class FanOut(NotWith, NotForLoop, Generic[T]):
     async def all(self) -> list[Outcome[T]]:
         """Every outcome, in the order of the items; an error that dooms the rest is the outcome of all the rest."""
         outcomes = []
-        self._wants_rest = True
+        self._wants_rest = self.reads_on = True
         async with self:
             try:
                 async for outcome in self:
@@ -223,8 +234,13 @@ class FanOut(NotWith, NotForLoop, Generic[T]):
         while (found := await self._read_one()) is not None:
             self._hire(2)
             index, item = found
-            self._ended[index] = await self._outcome(index, item)
-            self._news.set()
+            outcome = await self._outcome(index, item)
+            if outcome is None:
+                self._held -= 1
+                self._room.set()
+            else:
+                self._ended[index] = outcome
+                self._news.set()
 
     async def _read_one(self) -> tuple[int, T] | None:
         """The next item, once there is room for it; None if there is none or no more shall be read."""
@@ -257,13 +273,18 @@ class FanOut(NotWith, NotForLoop, Generic[T]):
         self._read += 1
         return self._read - 1, item
 
-    async def _outcome(self, index: int, item: T) -> Outcome[T]:
-        if isinstance(self._failure, FluxKleinError):  # it came while the item was waited for
-            return Outcome(index=index, item=item, error=not_submitted(self._failure))
+    async def _outcome(self, index: int, item: T) -> Outcome[T] | None:
+        """How an item ended; None if it came after the end of all submits, and would have been submitted."""
+        before = self._failure  # it came while the item was waited for
+        reads_on = self.reads_on and ends_only_submits(before)
+        if isinstance(before, FluxKleinError) and not reads_on:
+            return Outcome(index=index, item=item, error=not_submitted(before))
         try:
             made = await self._make(index, item)
         except FluxKleinError as error:
             made = Product(error=error)
+        if reads_on and type(made.error) is type(before) and not (self._wants_rest or self._ordered):
+            return None
         self._end_if(self._halted_by() or (made.error if made.error is not None and dooms(made.error) else None))
         return Outcome(
             index=index,
@@ -280,9 +301,10 @@ class FanOut(NotWith, NotForLoop, Generic[T]):
             self._on_stop(failure)
 
     def _fail(self, failure: BaseException) -> None:
-        """Read no more items; those under way continue."""
+        """Read no more items, unless for what is free; those under way continue."""
         self._failure = self._failure or failure
-        self._read_no_more()
+        if not (self.reads_on and ends_only_submits(self._failure) and ends_only_submits(failure)):
+            self._read_no_more()
 
     def _read_no_more(self) -> None:
         """Read no more, and do not wait for an item that comes some time."""

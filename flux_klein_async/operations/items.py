@@ -38,7 +38,7 @@ from flux_klein_async.models import GenerationResult, SavedFile, whole, without_
 from flux_klein_async.operations import download
 from flux_klein_async.operations.calls import cancel_abandoned, fetch_result, record_result, status
 from flux_klein_async.operations.context import ClientContext, ignoring_errors, wrapping_errors
-from flux_klein_async.operations.fanout import Product, dooms, not_submitted
+from flux_klein_async.operations.fanout import Product, dooms, ends_only_submits, not_submitted
 from flux_klein_async.operations.files import unwritable
 from flux_klein_async.operations.inputs import digest_files
 from flux_klein_async.operations.names import checked_stem
@@ -195,7 +195,8 @@ class ItemRunner(Generic[T]):
         Raises:
             FluxKleinError: The item's own error.
         """
-        self._check_wanted()
+        if self._claims is None or not ends_only_submits(self._stopped_by):
+            self._check_wanted()
         with wrapping_errors("The input", InvalidInputError):  # a Mapping or path of the user's may raise anything
             prepared = self._to_prepared(item)
         made = _Item(index, prepared, self._stem(item))
@@ -341,6 +342,7 @@ class ItemRunner(Generic[T]):
     # --- to a result
 
     async def _submit(self, item: _Item) -> Product:
+        self._check_wanted()
         await self._check_directory()
 
         async def run(operation: Operation) -> GenerationResult:

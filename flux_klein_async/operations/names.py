@@ -45,25 +45,32 @@ def checked_names(names: Sequence[str], count: int) -> list[str]:
     if isinstance(names, str) or not isinstance(names, Sized) or len(names) != count:
         raise InvalidInputError(f"names must be a list of {count} file names, one for each file")
     for name in names:
-        if not _plain(name):
-            what = f"{name[:80]!r}" if isinstance(name, str) else f"{name!r:.80}, which is no text; write str(...)"
-            if isinstance(name, str) and len(name) > LONGEST:
-                what += f"; it has more than {LONGEST} bytes"
-            raise InvalidInputError(f"Not a plain file name: {what}; write one without a folder, such as 'cat.png'")
+        if problem := _problem(name):
+            if not isinstance(name, str):
+                raise InvalidInputError(f"Not a plain file name: {name!r:.80} {problem}")
+            instead = safe_stem(name[:LONGEST])[:80] or "cat.png"
+            raise InvalidInputError(f"Not a plain file name: {name[:80]!r} {problem}; write one such as {instead!r}")
     # Some file systems ignore case, and the ways to compose a letter.
     if len({unicodedata.normalize("NFC", name).casefold() for name in names}) != count:
         raise InvalidInputError("The same file name was given twice")
     return list(names)
 
 
-def _plain(name: object) -> bool:
-    if not isinstance(name, str) or _BAD_CHARACTERS.search(name) or _RESERVED.fullmatch(name):
-        return False
+def _problem(name: object) -> str | None:
+    """Why this is no plain file name on every common system, or None if it is one."""
+    if not isinstance(name, str):
+        return "is no text: write str(...)"
+    if bad := _BAD_CHARACTERS.search(name):
+        return "names a folder" if bad[0] in "/\\" else f"has the character {bad[0]!r}, which some systems refuse"
+    if _RESERVED.fullmatch(name):
+        return "is reserved on Windows"
     try:
-        fits = 0 < len(name.encode()) <= LONGEST
+        length = len(name.encode())
     except UnicodeEncodeError:
-        return False
-    return fits and name[-1] not in ". "  # some file systems drop these from the end
+        return "is no Unicode text"
+    if not 0 < length <= LONGEST:
+        return f"has more than {LONGEST} bytes" if length else "is empty"
+    return "ends in a dot or a space, which some systems drop" if name[-1] in ". " else None
 
 
 def checked_stem(name: object) -> str:

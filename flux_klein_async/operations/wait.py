@@ -4,6 +4,7 @@ A failed poll tells nothing and is not repeated: the schedule goes on. The polic
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
@@ -43,6 +44,7 @@ _ENOUGH = 3  # waits in a row without early results, after which the client asks
 _FIRST_AGAIN = 0.05  # seconds before a result that is not there yet is asked for again; then twice as long
 _LONGEST_AGAIN = 1.0
 _SAVED_EVERY = 200  # waits after which what was learned is saved: a process may be killed before it closes
+_LONGEST_SILENCE = 60.0  # seconds for the answer of a poll, after others that were not answered in time
 _WORD = 40  # characters of an unknown state
 _ASKING_THE_POLICY = wrapping_errors("The poll policy")
 _TELLS_NOTHING = (APIConnectionError, APIStatusError, InvalidResponseError)
@@ -141,6 +143,9 @@ class Poller:
                     context.no_early_results = 0
             except _TELLS_NOTHING as error:
                 failure = operation.last_error = error
+                if isinstance(error, APITimeoutError) and error.sent:  # a slow service may need longer
+                    silence = min(2 * self._status_request.silence, _LONGEST_SILENCE)
+                    self._status_request = replace(self._status_request, silence=silence)
                 if direct and (isinstance(error, InvalidResponseError | APITimeoutError) or not error.retryable):
                     self._poll_status(error)
         self._seen = self._loop.time()

@@ -625,11 +625,29 @@ def test_a_run_that_stops_early_counts_the_bad_lines_that_it_did_not_reach(
 ) -> None:
     monkeypatch.setattr("flux_klein_async.cli.batch.CHECKED_FIRST", 5)
     prompts(20, BAD, BAD)
-    served.script("submit", *[error_reply(400, 400002, message="no balance left")] * 20)
+    served.script("submit", *[error_reply(401)] * 20)
     ran = flux_klein("batch", "prompts.jsonl", "--concurrency", "1")
     assert ran.code == 77
     assert ran.err.splitlines()[0].endswith("; no --max-spend; 2 bad")
     assert "0 of 22 done, 20 not submitted, 2 bad (--dry-run names them)" in ran.err
+
+
+def test_a_run_without_money_reads_on_and_collects_what_earlier_runs_paid_for(
+    served: Emulator, flux_klein: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Done, without its file, failed; and bad lines are named."""
+    monkeypatch.setattr("flux_klein_async.cli.batch.CHECKED_FIRST", 5)
+    small = ("--width", "64", "--height", "64", "--concurrency", "1", "--max-spend", "0.03")
+    served.script_prompt("failed", Generation(ends="failed"))
+    Path("prompts.txt").write_text("done\nfailed\nno file\n")
+    flux_klein("batch", "prompts.txt", *small)
+    Path("out/0002-no-file.png").unlink()
+    lines = [json.dumps({"prompt": prompt}) for prompt in ("new", "done", "another", "failed", "no file")]
+    Path("prompts.jsonl").write_text("\n".join([*lines, json.dumps(BAD), json.dumps({"prompt": "third"})]))
+    ran = flux_klein("batch", "prompts.jsonl", *small)
+    assert served.accepted == 3
+    assert sorted(ran.out.split()) == ["out/0000-done.png", "out/0004-no-file.png"]
+    assert "2 of 7 done in out, 2 done before, 1 failed before, 1 bad, 3 not submitted; $0.00 spent" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -1063,6 +1063,25 @@ def test_a_row_is_counted_in_the_order_in_which_they_began(begun, ended, rows):
     ]
 
 
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_what_an_earlier_run_paid_for_is_collected_though_no_money_is_left(klein_emulator, connect, ordered):
+    known = (await connect().submit("c")).request_id
+    claims = [claim(Action.SUBMIT), claim(Action.SUBMIT), claim(Action.RESUME, known), claim(Action.SUBMIT)]
+    client = connect(journal=Shelf(*claims), budget=Budget(0))
+    found = await client.generate_all(list("abcd"), concurrency=1)
+    assert [one.error is None for one in found] == [False, False, True, False]
+    assert ends(found) == {"BudgetExceededError": 3, "NoneType": 1}
+    assert klein_emulator.accepted == 1
+    client, given = connect(journal=Shelf(*claims), budget=Budget(0)), []
+    outcomes = client.generate_many(list("abcd"), concurrency=1, ordered=ordered)
+    outcomes.reads_on = True
+    with pytest.raises(BudgetExceededError):
+        async with outcomes:
+            async for outcome in outcomes:
+                given.append((outcome.item, outcome.error is None))
+    assert given == [("a", False), *[("b", False)] * ordered, ("c", True), *[("d", False)] * ordered]
+
+
 async def test_none_never_halts(klein_emulator, connect):
     klein_emulator.fault("submit", CUT, probability=1)
     found = await connect(limits=Limits(halt_after=None)).generate_all([str(n) for n in range(90)])

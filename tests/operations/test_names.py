@@ -56,6 +56,27 @@ def test_refuses_names_that_are_not_one_plain_name_for_each_file(names: Any, cou
         checked_names(names, count)
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("order:17", "'order:17' has the character ':', which some systems refuse; write one such as 'order_17'"),
+        ("a/b", "'a/b' names a folder; write one such as 'a_b'"),
+        ("..\\b", r"'..\\b' names a folder; write one such as '__b'"),
+        ("aux.png", "'aux.png' is reserved on Windows; write one such as '_aux'"),
+        ("", "'' is empty; write one such as 'cat.png'"),
+        ("a ", "'a ' ends in a dot or a space, which some systems drop; write one such as 'a'"),
+        ("x" * 256, f"'{'x' * 80}' has more than 255 bytes; write one such as '{'x' * 80}'"),
+        ("\ud800a", r"'\ud800a' is no Unicode text; write one such as '_a'"),
+        (7, "7 is no text: write str(...)"),
+    ],
+    ids=ascii,
+)
+def test_a_name_that_is_refused_is_told_why_and_what_to_write(name: Any, told: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        checked_names([name], 1)
+    assert str(caught.value) == f"Not a plain file name: {told}"
+
+
 def test_a_directory_looks_like_a_file_unless_it_is_there(tmp_path: Path) -> None:
     names = ("cat.PNG", "film.webm", "v1.5", "out")
     assert [looks_like_file(tmp_path / name) for name in names] == [True, True, False, False]

@@ -1092,6 +1092,19 @@ class CrowdedLanes(Lanes):
         return self._delay
 
 
+@pytest.mark.parametrize("takes", [4.0, 8.0, 50.0])
+async def test_a_service_that_is_slow_to_answer_polls_is_seen_all_the_same(klein_emulator, connect, takes):
+    klein_emulator.fault("status", Pass(takes), probability=1)
+    await connect().generate("a cat", timeout=200)
+    assert klein_emulator.calls["status"] <= 6  # 5, 10, 20, 40 s are too short for the slowest
+
+
+async def test_a_poll_on_a_dead_connection_still_fails_within_five_seconds(klein_emulator, connect):
+    klein_emulator.script("status", Hang())
+    await connect().generate("a cat")
+    assert now() < 5 + 2
+
+
 @pytest.mark.parametrize(("on_abandon", "goes_on"), [("leave", True), ("cancel", False)])
 async def test_a_wait_out_of_time_says_what_becomes_of_the_request(klein_emulator, connect, on_abandon, goes_on):
     klein_emulator.script("submit", Generation(after=100))
