@@ -155,11 +155,11 @@ def _polls(good: Cell, *, retryable: bool) -> list[Row]:
         *BARE,
         *SLOW,
     )
-    odd = ("slow", "no-status", "other-id", "unknown-state", "gone-back", "odd-position")
+    odd = ("no-status", "other-id", "unknown-state", "gone-back", "odd-position")
     return [
         *((faults, good, Cell(error, 1, "submitted", "unknown")) for faults, error in REFUSED.items()),
         (saw_nothing + odd, good, out_of_time),
-        _same(("date-away", *LARGE, "gzip-zeros", "done-too-soon", "failed-too-soon"), good),
+        _same(("slow", "date-away", *LARGE, "gzip-zeros", "done-too-soon", "failed-too-soon"), good),
     ]
 
 
