@@ -555,7 +555,7 @@ def emulator(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.", metavar="PORT")] = 0,
     profile: Annotated[str, typer.Option(help="Times: klein, queue, queue:WORKERS or fixed:SECONDS.")] = "klein",
     workers: Annotated[int | None, typer.Option(min=0, help="Generations at a time, even 0.", metavar="N")] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides ids, times, faults and pictures.", metavar="N")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides times and faults.", metavar="N")] = None,
     fault: Annotated[
         list[str] | None,
         typer.Option(help="One of --faults and its probability, such as status:503=0.05; repeatable.", metavar="FAULT"),

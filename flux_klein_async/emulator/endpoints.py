@@ -182,7 +182,7 @@ class Service:
         job = Job(request_id, model, kept, now, seconds, plan)
         self.queue.add(job)
         self.accepted += 1
-        self.spent_usd = round(self.spent_usd + job.cost, 6)
+        self._charge(job, 1)
         said = self._last_id if plan.same_id and self._last_id else request_id
         self._last_id = said
         urls = self._urls(said, "status", "result", "cancel")
@@ -228,9 +228,14 @@ class Service:
     def _cancel(self, job: Job, now: float) -> Reply:
         cancelled = self.queue.cancel(job, now)
         if cancelled:
-            self.spent_usd = round(self.spent_usd - job.cost, 6)
+            self._charge(job, -1)
         outcome = "cancelled" if cancelled else "not_cancellable"
         return Reply(200, {"request_id": job.request_id, "status": _word(job, job.state), "outcome": outcome})
+
+    def _charge(self, job: Job, times: int) -> None:
+        """Count the cost of a generation, or take it back; one that ends cancelled costs nothing."""
+        if job.plan.ends != "cancelled":
+            self.spent_usd = round(self.spent_usd + times * job.cost, 6)
 
     def _file(self, route: Route) -> Reply:
         job, name = self.queue.jobs.get(route.request_id or ""), route.file or ""

@@ -78,7 +78,8 @@ class EmulatorOptions(TypedDict, total=False):
 
     Keys:
         profile: `klein`, `queue`, `queue:WORKERS`, `fixed:SECONDS` or a `Profile`; default `klein`.
-        seed: decides request ids, durations, faults and pictures; default 0 in process, a random one on a port.
+        seed: decides durations, faults and, in process, request ids and pictures; default 0 in process, a random one
+            on a port.
         workers: generations that run side by side, instead of the profile's number; 0: none ever starts.
         api_key: the one token that is accepted; default `emulator-token`.
         script: by endpoint, what its first calls get; see `Engine.script()`.
@@ -105,7 +106,7 @@ class Engine:
     reached and the wall clock's seconds at instant 0.
 
     Attributes:
-        seed: What decides ids, durations, faults and pictures.
+        seed: What decides durations, faults and, in process, ids and pictures.
         api_key: The token to give to a client.
         records: The last requests, oldest first.
         calls: How often each endpoint was called; `connect` counts attempts to connect.
@@ -182,7 +183,7 @@ class Engine:
 
     @property
     def spent_usd(self) -> float:
-        """What the accepted generations cost, less those that were cancelled in the queue."""
+        """What the accepted generations cost, less those that were cancelled."""
         return self.service.spent_usd
 
     @property

@@ -7,6 +7,7 @@ an answer says is the engine's affair.
 import asyncio
 import gzip
 import json
+import random
 import secrets
 import socket
 import struct
@@ -314,8 +315,8 @@ class Emulator(Engine, AsyncOnly):
 
     `async with Emulator() as emulator:` listens on `emulator.base_url` until the block ends. `round_trip` seconds lie
     between a request and its answer, half before it takes effect and half after. Of `connect`, only `Drop` can be
-    scripted: the kernel does the rest. Without a `seed` it takes a random one: request ids name files and journal
-    entries, and the next emulator must not repeat those of this one.
+    scripted: the kernel does the rest. Its request ids are random, whatever the `seed`: they name files and journal
+    entries, and the next emulator must not repeat those of this one. Without a `seed` it takes a random one.
     """
 
     def __init__(
@@ -323,6 +324,7 @@ class Emulator(Engine, AsyncOnly):
     ) -> None:
         options.setdefault("seed", secrets.randbits(32))
         super().__init__(**options)
+        self.service.ids = random.Random()
         self.round_trip = round_trip
         self._address = (host, port)
         self._running: tuple[asyncio.Server, HttpServer] | None = None

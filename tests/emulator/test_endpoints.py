@@ -202,8 +202,11 @@ def test_an_output_can_have_the_address_of_its_file_in_it():
 
 
 def test_a_generation_can_cost_something_else():
-    engine = make_engine(workers=1, script={"submit": [Generation(cost=0.04), Generation(cost=0.5)]})
-    first, waiting = submit(engine), submit(engine)
+    given = [Generation(cost=0.04), Generation(cost=0.5), Generation(cost=9.0, ends="cancelled")]
+    engine = make_engine(workers=1, script={"submit": given})
+    first, waiting, free = submit(engine), submit(engine), submit(engine)
+    assert engine.spent_usd == 0.54
+    ask(engine, f"/v1/requests/{free}/cancel", method="POST")
     assert engine.spent_usd == 0.54
     ask(engine, f"/v1/requests/{waiting}/cancel", method="POST")
     assert engine.spent_usd == 0.04

@@ -133,6 +133,18 @@ async def test_pictures_are_drawn_on_another_thread_and_only_once(monkeypatch):
     assert threads[0] is not threading.main_thread()
 
 
+async def test_no_two_emulators_on_a_port_give_the_same_ids_whatever_their_seed():
+    """Or the second would contradict the journal of the first."""
+    ids = []
+    for _ in range(2):
+        async with Emulator(seed=7) as emulator, open_session(emulator) as session:
+            for _ in range(2):
+                async with session.post(SUBMIT, json={"prompt": "x"}) as response:
+                    ids.append((await response.json())["request_id"])
+                emulator.reset()
+    assert len(set(ids)) == 4
+
+
 async def test_a_video_is_hosted_too_and_can_come_byte_by_byte():
     script = {"file": [Rewrite(headers={"X-Odd": "yes"}, dribble=1e-9)]}
     async with Emulator(profile="fixed:0", script=script) as emulator, open_session(emulator) as session:
