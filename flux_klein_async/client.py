@@ -582,6 +582,7 @@ class FluxKleinClient(NotWith):
             ordered=ordered,
             on_stop=runner.stop,
             halted_by=runner.halted_by,
+            unanswered=runner.unanswered,
         )
 
     @_explained

@@ -397,6 +397,7 @@ class Run:
     _turns: int = field(default=0, init=False)  # items that have had their turn, or have it
     _told: bool = field(default=False, init=False)  # why the rest was not submitted
     _ended: float = field(default=0.0, init=False)  # when the last item did
+    _unanswered: Callable[[], int] = field(default=lambda: 0, init=False)  # how many submits are on their way
 
     async def generate(self, rows: AsyncIterator[Row]) -> ExitCode:
         """Generate every good row and report the bad ones; the code of the worst item, or of what stopped the run."""
@@ -407,6 +408,9 @@ class Run:
 
         def leave() -> None:
             restore_terminal()
+            on_their_way = self._unanswered()
+            self.totals.ends["uncertain"] += on_their_way
+            self.totals.uncertain |= {("on its way", number) for number in range(on_their_way)}
             price = self.totals.price_usd if self.totals.highest_usd is None else self.totals.highest_usd
             self.screen.say(
                 self._summary(clock() - begun) + self._possibly_charged(None if price is None else float(price))
@@ -423,9 +427,9 @@ class Run:
                     f"{files} with a number behind the name (-2): other files had it, and none is replaced."
                 )
             seconds = clock() - begun
-            spending = await self._in_all_runs()
-            price = await self._price_of_unknown(spending)
+            price = await self._price_of_unknown(await self._in_all_runs())
             await self.client.aclose()  # a submit that was on its way may still get its id, and its cancel an answer
+            spending = await self._in_all_runs()  # what was not sent is written down by now
         self.stop.before_leaving = restore_terminal
         self.screen.say(self._summary(seconds) + self._possibly_charged(price) + self._elsewhere(price, spending))
         self._print_left()
@@ -445,6 +449,7 @@ class Run:
                     to_name=None if self.options.no_download else self.to_name,
                 ) as outcomes,
             ):
+                self._unanswered = lambda: outcomes.unanswered
                 outcomes.reads_on = self.totals.total is not None  # a pipe may never end
                 self.stop.gently(partial(self._wind_up, outcomes.stop, grace))
                 async for outcome in outcomes:

@@ -5,6 +5,7 @@ own way. The second signal ends the process at once.
 """
 
 import asyncio
+import math
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,8 @@ _HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
 if _HANGUP is not None:
     SIGNALS[_HANGUP] = ExitCode.HUNG_UP
 
+_ONE_SIGNAL = 0.1  # seconds: GNU `timeout` signals the command and then its group, and is one reason to stop
+
 
 class Stop:
     """Whether to stop, why, and how.
@@ -35,6 +38,7 @@ class Stop:
     def __init__(self, task: "asyncio.Task[Any]") -> None:
         self._end: Callable[[], object] = task.cancel
         self.code: ExitCode | None = None
+        self._signalled = -math.inf  # when, on the loop's clock
         self.before_leaving: Callable[[], object] = lambda: None
 
     def gently(self, end: Callable[[], object]) -> None:
@@ -51,7 +55,11 @@ class Stop:
 
     def signalled(self, number: signal.Signals) -> None:
         """Handle a signal: the first one stops the command, the second one ends the process."""
+        now = asyncio.get_running_loop().time()
+        before, self._signalled = self._signalled, now
         if self.code in SIGNALS.values():
+            if now - before < _ONE_SIGNAL:
+                return
             if number == _HANGUP:  # from the kernel and the shell, or after SIGTERM from systemd: nobody repeats it
                 return
             self.before_leaving()

@@ -94,16 +94,19 @@ class FanOut(NotWith, NotForLoop, Generic[T]):
         ordered: bool,
         on_stop: Callable[[FluxKleinError | None], None] = lambda _: None,
         halted_by: Callable[[], FluxKleinError | None] = lambda: None,
+        unanswered: Callable[[], int] = lambda: 0,
     ) -> None:
         """`make` generates an item.
 
         `on_stop` is told by which error submitting ends, or None for the user's wish. `halted_by` says, each time that
-        an item has ended, by which error all of them together end it.
+        an item has ended, by which error all of them together end it. `unanswered` says how many submits are on their
+        way.
         """
         self.reads_on = False
         self._make = make
         self._on_stop = on_stop
         self._halted_by = halted_by
+        self._unanswered = unanswered
         self._concurrency = concurrency
         self._ordered = ordered
         self._workers: set[asyncio.Task[None]] = set()
@@ -177,6 +180,11 @@ class FanOut(NotWith, NotForLoop, Generic[T]):
         outcome = self._ended.pop(self._next, None)
         self._next += outcome is not None
         return outcome
+
+    @property
+    def unanswered(self) -> int:
+        """How many submits are on their way now: each may be accepted, and charged."""
+        return self._unanswered()
 
     def stop(self) -> None:
         """Begin to end in good order: continue taking outcomes, and the iterator ends soon.

@@ -94,6 +94,11 @@ class _Row:
         """Whether it has not ended."""
         return number >= self._first and number not in self._bad
 
+    @property
+    def under_way(self) -> int:
+        """How many have not ended."""
+        return self._next - self._first - len(self._bad)
+
     def end(self, number: int, bad: bool | None) -> int:
         """One ended; None: neither well nor badly. Returns how many bad ones stand in a row there."""
         self._bad[number] = bad
@@ -126,6 +131,11 @@ class _Losses:
         self._count = 0
         self._last: FluxKleinError | None = None
         self.halted_by: FanOutHaltedError | None = None
+
+    @property
+    def unanswered(self) -> int:
+        """How many submits are on their way."""
+        return self._rows["submits"].under_way
 
     def begin(self, what: str) -> int:
         """One begins; returns its number."""
@@ -258,6 +268,10 @@ class ItemRunner(Generic[T]):
         """The error by which all items together end the fan-out, or None; nothing halts what the user has stopped."""
         stopped = isinstance(self._stopped_by, GenerationCancelledError)
         return None if stopped else self._losses.halted_by
+
+    def unanswered(self) -> int:
+        """How many submits are on their way: each may be accepted."""
+        return self._losses.unanswered
 
     def _posted(self, number: int, error: FluxKleinError | None) -> None:
         """A POST was accepted, or ended in this error."""

@@ -452,6 +452,22 @@ async def test_a_second_signal_says_how_to_resume_what_still_runs_and_ends_the_p
     assert await running == ExitCode.INTERRUPTED
 
 
+async def test_a_second_signal_counts_submits_that_are_on_their_way_as_uncertain(
+    bench, klein_emulator, capsys, monkeypatch
+):
+    klein_emulator.script("submit", None, *[Hang(accepted=True)] * 2)
+    it, left = bench(), []
+    monkeypatch.setattr(os, "_exit", lambda _: left.append(capsys.readouterr().err))
+    for seconds in (2, 3):
+        asyncio.get_running_loop().call_later(seconds, it.stop.signalled, signal.SIGINT)
+    running = asyncio.ensure_future(it.run(rows(3)))
+    await asyncio.sleep(4)
+    [summary] = [line for line in left[0].splitlines() if "uncertain;" in line]
+    assert summary.startswith("1 of 3 done, 2 uncertain; $0.01 spent, ")
+    assert summary.endswith("; up to $0.02 may have been charged for 2 requests of unknown cost")
+    await running
+
+
 async def test_a_request_that_was_cancelled_is_not_left_to_resume(bench, klein_emulator, capsys):
     klein_emulator.script("submit", Generation(after=3600.0))
     it = bench()
