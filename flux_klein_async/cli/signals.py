@@ -58,7 +58,7 @@ class Stop:
         now = asyncio.get_running_loop().time()
         before, self._signalled = self._signalled, now
         if self.code in SIGNALS.values():
-            if now - before < _ONE_SIGNAL:
+            if number == signal.SIGTERM and now - before < _ONE_SIGNAL:
                 return
             if number == _HANGUP:  # from the kernel and the shell, or after SIGTERM from systemd: nobody repeats it
                 return
