@@ -492,11 +492,10 @@ class _Submission:
 
     async def _write_end(self, state: EntryState, error: str | None) -> None:
         """Write how it ended. If cancelled here, finish in the background; otherwise it would stay "submitting"."""
-        write = partial(self._context.write, state, key=self._intent, model=self._prepared.model, error=error)
         try:
-            await write()
+            await self._write(state, error=error)
         except asyncio.CancelledError:
-            self._context.background.queue(write)
+            self._context.background.queue(lambda: self._write(state, error=error))
             raise
 
     def _give_up(self, post: "asyncio.Task[str]", guard: BodyGuard) -> None:
