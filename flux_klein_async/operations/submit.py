@@ -492,10 +492,11 @@ class _Submission:
 
     async def _write_end(self, state: EntryState, error: str | None) -> None:
         """Write how it ended. If cancelled here, finish in the background; otherwise it would stay "submitting"."""
+        write = partial(self._context.write, state, key=self._intent, model=self._prepared.model, error=error)
         try:
-            await self._write(state, error=error)
+            await write()
         except asyncio.CancelledError:
-            self._context.background.queue(lambda: self._write(state, error=error))
+            self._context.background.queue(write)
             raise
 
     def _give_up(self, post: "asyncio.Task[str]", guard: BodyGuard) -> None:
